@@ -1,0 +1,190 @@
+"""Before/after: what the tuned model writes to prompts that training never saw, beside what the initial model writes.
+
+Both models answer the same prompts with the same random numbers, so that most of what differs is the models. The interval
+of the mean difference is a bootstrap over prompts (Efron 1979): the answers to one prompt are not independent.
+Next to the score stand the figures that show a score bought with bad text: distance (KL), length, variety, repetition,
+and perplexity under the initial model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from konomi.config import CompareConfig, RolloutConfig
+from konomi.data.batch import micro_batches, scatter_rows
+from konomi.data.records import Prompt
+from konomi.data.tokens import Tokens
+from konomi.models.policy import reference_logprobs
+from konomi.rewards.base import Reward, score
+from konomi.rollout.sampler import make_draws, sample
+
+BATCH = 64
+MICRO_BATCH_TOKENS = 2048
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model wrote: responses in the order of the items, and what is said of each."""
+
+    texts: list[str]
+    ids: list[list[int]]
+    scores: list[float]
+    kl: list[float]
+    """nats/response against the initial model."""
+    initial_logprob: list[float]
+    """nats/response under the initial model."""
+
+
+def compare(
+    before: PreTrainedModel,
+    after: PreTrainedModel,
+    tokens: Tokens,
+    prompts: Sequence[Prompt],
+    reward: Reward,
+    *,
+    rollout: RolloutConfig,
+    config: CompareConfig,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> dict[str, Any]:
+    """Let both models answer and return the figures and texts of ``compare.json``."""
+    held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
+    extra = [Prompt(text) for text in config.extra]
+    items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]
+    answers = {
+        name: _answer(model, before, tokens, items, reward, rollout, config.seed, autocast)
+        for name, model in (("before", before), ("after", after))
+    }
+    counted = len(held_out) * config.samples
+    b, a = answers["before"], answers["after"]
+    shown = [i for i, (_, number) in enumerate(items) if number == 0]
+    return {
+        "version": 1,
+        "prompts": len(held_out),
+        "samples": config.samples,
+        "seed": config.seed,
+        "temperature": rollout.temperature,
+        "before": _figures(b, counted),
+        "after": _figures(a, counted),
+        "difference": paired_difference(b.scores[:counted], a.scores[:counted], config.samples, config.seed),
+        "texts": [
+            {
+                "prompt": items[i][0].text,
+                "before": b.texts[i],
+                "after": a.texts[i],
+                "score_before": b.scores[i],
+                "score_after": a.scores[i],
+                "held_out": i < counted,
+            }
+            for i in shown
+        ],
+    }
+
+
+def paired_difference(before: Sequence[float], after: Sequence[float], samples: int, seed: int) -> dict[str, Any]:
+    """Mean of after - before, its 95 % bootstrap interval over prompts, and who won how often.
+
+    Args:
+        before, after: scores, ``samples`` in a row for each prompt.
+        samples: answers a prompt.
+        seed: of the resampling.
+    """
+    gaps = np.asarray(after) - np.asarray(before)
+    by_prompt = gaps.reshape(-1, samples).mean(axis=1)
+    picks = np.random.default_rng(seed).integers(len(by_prompt), size=(RESAMPLES, len(by_prompt)))
+    low, high = np.quantile(by_prompt[picks].mean(axis=1), [0.025, 0.975])
+    return {
+        "mean": float(gaps.mean()),
+        "low": float(low),
+        "high": float(high),
+        "level": 0.95,
+        "wins": int((gaps > 0).sum()),
+        "losses": int((gaps < 0).sum()),
+        "ties": int((gaps == 0).sum()),
+    }
+
+
+def distinct(ids: Sequence[Sequence[int]], n: int) -> float:
+    """Share of different n-grams of tokens among all n-grams of all responses (Li et al. 2016).
+
+    >>> distinct([[1, 2, 1, 2]], 2)
+    0.6666666666666666
+    """
+    grams = [gram for row in ids for gram in _grams(row, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repetition(ids: Sequence[Sequence[int]], n: int = 2) -> float:
+    """Share of a response's n-grams that stood in it before; the mean over responses.
+
+    >>> repetition([[1, 2, 1, 2], [1, 2, 3, 4]])
+    0.16666666666666666
+    """
+    shares = []
+    for row in ids:
+        grams = Counter(_grams(row, n))
+        if grams:
+            shares.append(1 - len(grams) / grams.total())
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def _grams(row: Sequence[int], n: int) -> list[tuple[int, ...]]:
+    return [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
+
+
+def _figures(answers: Answers, count: int) -> dict[str, float]:
+    ids, scores = answers.ids[:count], np.asarray(answers.scores[:count])
+    tokens = sum(map(len, ids))
+    return {
+        "score_mean": float(scores.mean()),
+        "score_std": float(scores.std(ddof=1)) if count > 1 else 0.0,
+        "kl": float(np.mean(answers.kl[:count])),
+        "length": tokens / count,
+        "distinct_1": distinct(ids, 1),
+        "distinct_2": distinct(ids, 2),
+        "repetition": repetition(ids),
+        "perplexity": float(np.exp(-sum(answers.initial_logprob[:count]) / tokens)),
+    }
+
+
+def _answer(
+    model: PreTrainedModel,
+    initial: PreTrainedModel,
+    tokens: Tokens,
+    items: Sequence[tuple[Prompt, int]],
+    reward: Reward,
+    rollout_config: RolloutConfig,
+    seed: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Answers:
+    queries = [tokens.query(prompt.text, None) for prompt, _ in items]
+    ids: list[list[int]] = []
+    kl: list[float] = []
+    logprob: list[float] = []
+    for start in range(0, len(items), BATCH):
+        here = slice(start, start + BATCH)
+        draws = make_draws(rollout_config, seed, [("compare", prompt.key, number) for prompt, number in items[here]])
+        with autocast():
+            rollout = sample(model, tokens, queries[here], draws, rollout_config)
+            rows = micro_batches(rollout.lengths.cpu(), torch.arange(len(rollout)), MICRO_BATCH_TOKENS)
+            parts = [rollout.select(part) for part in rows]
+            of_initial = [reference_logprobs(initial, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts]
+            own = of_initial
+            if model is not initial:
+                own = [reference_logprobs(model, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts]
+        initial_B = scatter_rows(of_initial, rows, len(rollout))[:, 0]
+        ids += rollout.response_ids()
+        kl += (scatter_rows(own, rows, len(rollout))[:, 0] - initial_B).tolist()
+        logprob += initial_B.tolist()
+    texts = [tokens.decode(row) for row in ids]
+    columns = {name: [p.columns.get(name) for p, _ in items] for name in items[0][0].columns}
+    scores = score(reward, [tokens.decode(q) for q in queries], texts, columns, save_to=None)
+    return Answers(texts, ids, scores, kl, logprob)

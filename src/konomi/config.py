@@ -1,0 +1,346 @@
+"""Every decision of a run: one frozen model a stage, read from TOML, changed by ``--set section.key=value``.
+
+A field's docstring says its unit, its usual range and what turning it up does; its default is the vetted setting.
+This module imports neither torch nor anything that does, so that a mistake is told before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from konomi.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _ordered(name: str, pair: tuple[int, int] | None) -> None:
+    if pair is not None and pair[0] > pair[1]:
+        raise ValueError(f"{name} = [{pair[0]}, {pair[1]}]: the first has to be the smaller one")
+
+
+class Section(BaseModel):
+    """The base of all sections: frozen, keyword only, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ModelConfig(Section):
+    """The language model that is moved."""
+
+    name: str = "embedded:gemma3-270m"
+    """A hub name, a directory, a .gguf file, or an embedded model."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository ships. Off: such a model is refused."""
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    """Precision of matrix products. auto: bf16 where the processor or GPU has it in hardware, else fp32. fp64 is for tests."""
+
+
+class DataConfig(Section):
+    """The prompts."""
+
+    prompts: str = "embedded:openings-ja"
+    """A .jsonl, .csv, .parquet or .txt file, a hub data set's name, or an embedded list."""
+    column: str = "text"
+    """Column (or JSON key) that holds the text. The other columns reach reward functions by name."""
+    subset: str | None = None
+    """Configuration name of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set, for example refs/convert/parquet."""
+    query_tokens: tuple[Positive, Positive] | None = None
+    """Cut each text to its first n tokens, n uniform in [low, high], BOTH ENDS INCLUSIVE (special tokens that the tokenizer
+    puts in front come on top). A shorter text stays whole. None: every text stays whole."""
+    max_query_tokens: Positive = 512
+    """A longer query is refused, so that one stray text cannot fill the memory."""
+    held_out: Share = 0.2
+    """Share of the texts that training never sees, chosen by the hash of the text: the before/after uses them."""
+    limit: Positive | None = None
+    """Read no more than this many rows."""
+
+    @model_validator(mode="after")
+    def _range(self) -> DataConfig:
+        _ordered("query_tokens", self.query_tokens)
+        return self
+
+
+class RolloutConfig(Section):
+    """How responses are drawn: always from the policy itself, so that what is scored is what was drawn."""
+
+    response_tokens: tuple[Positive, Positive] = (10, 24)
+    """Response length in tokens, uniform in [low, high], BOTH ENDS INCLUSIVE (see stop)."""
+    stop: Literal["length", "eos", "both"] = "both"
+    """length: at the drawn length, an end-of-text token is a token like any other. eos: at the end of text, at most `high`
+    tokens. both: at whichever comes first."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the logits in sampling and in every log-probability of policy and reference. Usual 0.7 to 1.0."""
+    missing_eos: Literal["keep", "subtract", "replace"] = "keep"
+    """What happens to the score of a response that was cut before its end of text: nothing, `missing_eos_score` is
+    subtracted, or the score is replaced by it. For stop = "eos"."""
+    missing_eos_score: float = 1.0
+    """In units of the raw score. See missing_eos."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _exact_sampling(cls, data: Any) -> Any:
+        inexact = {
+            "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size", "min_length",
+            "min_new_tokens", "num_beams", "logits_processor", "bad_words_ids", "do_sample", "epsilon_cutoff", "eta_cutoff",
+        }  # fmt: skip
+        if isinstance(data, Mapping) and (used := sorted(inexact & set(data))):
+            raise ValueError(
+                f"{', '.join(used)}: not offered. PPO differentiates the distribution that it samples from; cutting or bending "
+                "it on one side only makes the importance ratio and the KL wrong (the KL turns negative). Use temperature, which "
+                "is applied on both sides"
+            )
+        return data
+
+    @model_validator(mode="after")
+    def _range(self) -> RolloutConfig:
+        _ordered("response_tokens", self.response_tokens)
+        return self
+
+
+class ClassifierReward(Section):
+    """Reward = what a text classifier says of one label."""
+
+    kind: Literal["classifier"] = "classifier"
+    name: str = "embedded:asari"
+    """embedded:asari (Japanese sentiment), or any sequence-classification model: hub name or directory."""
+    label: str | int = "positive"
+    """The label whose score is the reward, by name or index."""
+    use: Literal["logit", "probability", "log-odds"] = "logit"
+    """logit: the raw output (embedded:asari: the log-odds). probability: after soft-max, 0 to 1. log-odds: log p/(1-p)."""
+    text: Literal["both", "response"] = "both"
+    """Score prompt + response, or the response alone."""
+    batch_size: Positive = 32
+    """Texts a forward pass."""
+    max_length: Positive = 512
+    """Longer texts are cut, in the classifier's own tokens."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository ships."""
+
+
+class FunctionReward(Section):
+    """Reward = a Python function of one's own."""
+
+    kind: Literal["function"]
+    name: str
+    """package.module:function or path/to/file.py:function. It is called with the arguments that it names, out of `texts`,
+    `prompts`, `responses` and the data set's other columns (lists of equal length), and returns one number a text."""
+
+
+RewardConfig = Annotated[ClassifierReward | FunctionReward, Field(discriminator="kind")]
+
+
+class PPOConfig(Section):
+    """Proximal policy optimisation (Schulman et al. 2017) with a KL penalty (Ziegler et al. 2019)."""
+
+    episodes: Positive = 1024
+    """Responses drawn in the whole run. A multiple of batch_size."""
+    batch_size: Positive = 64
+    """Responses an update. Larger: steadier, slower. Usual 64 to 512."""
+    mini_batch_size: Positive = 16
+    """Responses an optimiser step. Divides batch_size."""
+    micro_batch_tokens: Positive = 1024
+    """Tokens (padding included) in one forward pass: bounds memory, changes no result beyond float error."""
+    epochs: Positive = 2
+    """Passes over each batch. Usual 1 to 4."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1.41e-5
+    """Of the policy's weights. Usual 1e-6 to 3e-5."""
+    value_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Of the value head's weights."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """linear: the learning rates fall to 0 over the run."""
+    adam_eps: Annotated[float, Field(gt=0)] = 1e-5
+    """Larger than the usual 1e-8: small gradients of the first steps are not blown up."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    gamma: Share = 1.0
+    """Discount a token."""
+    lam: Share = 0.95
+    """Lambda of the generalised advantage estimate: 1 trusts returns, 0 trusts the critic."""
+    clip: Annotated[float, Field(gt=0)] = 0.2
+    """The probability ratio is held within 1 +- clip."""
+    value_clip: Annotated[float, Field(gt=0)] = 0.2
+    """Values are held within +- value_clip of the old ones, in normalised score units."""
+    vf_coef: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the value loss."""
+    whiten_advantages: bool = True
+    """Shift and scale the advantages of the whole batch to mean 0, deviation 1."""
+    normalize_scores: bool = True
+    """Subtract the mean and divide by the deviation of the initial model's scores, so that the KL coefficient means the same
+    for every reward."""
+    baseline_samples: Positive = 64
+    """Samples of the initial model from which that mean and deviation are taken."""
+    kl_penalty: Literal["k1", "abs", "k2", "full"] = "k1"
+    """Per-token KL in the reward. k1: log-ratio (unbiased, the usual). abs, k2: its size, half its square. full: exact over
+    the vocabulary (slower)."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.2
+    """Weight of the KL, in normalised score units per nat. The first value where kl_controller = "adaptive"."""
+    kl_controller: Literal["adaptive", "fixed"] = "adaptive"
+    """adaptive: the coefficient is moved so that the KL comes to kl_target."""
+    kl_target: Annotated[float, Field(gt=0)] = 6.0
+    """In nats per response. Higher: further from the initial model."""
+    kl_horizon: Positive = 10_000
+    """Episodes in which the coefficient can change by about a fifth. Smaller: reacts faster."""
+    kl_cap: Annotated[float, Field(gt=0)] = 30.0
+    """In nats per response. The run stops when an update's mean KL is above it; the last good checkpoint becomes the model."""
+
+    @model_validator(mode="after")
+    def _divisions(self) -> PPOConfig:
+        for whole, part in (("episodes", "batch_size"), ("batch_size", "mini_batch_size")):
+            if (a := getattr(self, whole)) % (b := getattr(self, part)):
+                raise ValueError(
+                    f"{whole} = {a} is not a multiple of {part} = {b}; the nearest that are: {a // b * b or b}, {(a // b + 1) * b}"
+                )
+        if self.kl_controller == "adaptive" and self.kl_cap <= self.kl_target:
+            raise ValueError(f"kl_cap = {self.kl_cap} has to be above kl_target = {self.kl_target}")
+        return self
+
+    @property
+    def updates(self) -> int:
+        """Updates of the whole run."""
+        return self.episodes // self.batch_size
+
+
+class CompareConfig(Section):
+    """The before/after."""
+
+    prompts: Positive = 128
+    """Held-out prompts, at most."""
+    extra: tuple[str, ...] = ()
+    """Further prompts whose texts are shown but do not count."""
+    samples: Positive = 1
+    """Responses a prompt and model."""
+    seed: int = 20_000
+    """Seed of the paired draws: prompt i has the same random stream under both models."""
+
+
+class RunConfig(Section):
+    """Where the run is kept and told."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of everything random in the run."""
+    name: str | None = None
+    """Run name; the default is made from the time."""
+    save_every: Positive = 4
+    """Updates between checkpoints. The last update is always saved."""
+    keep: Positive = 1
+    """Checkpoints kept."""
+    samples: Positive = 4
+    """Texts kept of every update, in samples.jsonl."""
+    mlflow: bool = True
+    """Log to MLflow: to MLFLOW_TRACKING_URI if set, else to mlflow.db beside the run."""
+    experiment: str = "konomi"
+    """MLflow experiment."""
+
+
+class PPOJob(Section):
+    """A whole `konomi ppo` file."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = ClassifierReward()
+    ppo: PPOConfig = PPOConfig()
+    compare: CompareConfig = CompareConfig()
+    run: RunConfig = RunConfig()
+
+
+JobT = TypeVar("JobT", bound=Section)
+
+
+def load(path: str | Path, kind: type[JobT], overrides: Sequence[str] = ()) -> JobT:
+    """Read a TOML file into ``kind`` and apply ``section.key=value`` overrides (a value is TOML, else a plain string).
+
+    Relative file names in it are taken from the current directory, as on the command line.
+
+    Raises:
+        ConfigError: the file is missing or not TOML; a key is unknown; a value is of the wrong type or contradicts another.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. See examples/ for configurations to start from") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a directory; a TOML file is needed") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return build(kind, data, overrides, where=str(path))
+
+
+def build(kind: type[JobT], data: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "config") -> JobT:
+    """Make ``kind`` of plain data with overrides applied; see :func:`load`."""
+    merged: dict[str, Any] = json.loads(json.dumps(data))
+    for item in overrides:
+        _override(merged, item)
+    try:
+        return kind.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, kind, where)) from None
+
+
+def _override(data: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        raise ConfigError(f"--set {item}: write section.key=value, for example --set ppo.episodes=512")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for part in parts[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {item}: {part} is not a section")
+    data[parts[-1]] = value
+
+
+def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        path = [str(part) for part in problem["loc"]]
+        at = ".".join(part for part in path if part not in ("classifier", "function"))
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(kind, path[:-1])
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            lines.append(f"{where}: {at}: unknown key; {hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = problem.get("input")
+            shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+            lines.append(f"{where}: {at or kind.__name__}: {message}{shown}")
+    return "\n".join(lines)
+
+
+def _known_keys(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {"classifier": ClassifierReward, "function": FunctionReward}
+    current = kind
+    for part in path:
+        if part in sections:
+            current = sections[part]
+        elif part in current.model_fields and isinstance(annotation := current.model_fields[part].annotation, type):
+            current = annotation
+    return sorted(current.model_fields)

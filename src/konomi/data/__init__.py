@@ -1,0 +1,1 @@
+"""Prompts: records, where they are read from, and their way into token ids."""

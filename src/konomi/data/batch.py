@@ -1,0 +1,108 @@
+"""The batch that travels from the sampler to the losses, and its division into micro-batches.
+
+Shape suffixes: B sequences, R response tokens (the longest), L query + response tokens (the longest), N valid tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from konomi.data.tokens import lengths_to_mask
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Queries and the responses drawn for them.
+
+    Masks come from lengths, never from token ids: the end of text is a token that was drawn and is learnt from.
+    """
+
+    ids: Tensor
+    """[B, L] int64: query, then response, then padding of no meaning."""
+    query_lengths: Tensor
+    """[B] int64."""
+    response_lengths: Tensor
+    """[B] int64, at least 1."""
+    ended: Tensor
+    """[B] bool: the last response token is the end of text and stopped the response."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] int64: query + response tokens."""
+        return self.query_lengths + self.response_lengths
+
+    @property
+    def mask(self) -> Tensor:
+        """[B, R] bool: True is a response token."""
+        return lengths_to_mask(self.response_lengths, int(self.response_lengths.max()))
+
+    def select(self, rows: Tensor) -> Rollout:
+        """The given rows, without the padding that they do not need."""
+        rows = rows.to(self.ids.device)
+        width = int(self.lengths[rows].max())
+        return Rollout(
+            self.ids[rows, :width], self.query_lengths[rows], self.response_lengths[rows], self.ended[rows]
+        )
+
+    def to(self, device: torch.device) -> Rollout:
+        """The same on another device."""
+        return Rollout(*(t.to(device) for t in (self.ids, self.query_lengths, self.response_lengths, self.ended)))
+
+    def query_ids(self) -> list[list[int]]:
+        """Each query's tokens, without padding."""
+        return [row[:q].tolist() for row, q in zip(self.ids, self.query_lengths.tolist(), strict=True)]
+
+    def response_ids(self) -> list[list[int]]:
+        """Each response's tokens, without padding; the end of text included where it was drawn."""
+        ends = zip(self.ids, self.query_lengths.tolist(), self.lengths.tolist(), strict=True)
+        return [row[q:end].tolist() for row, q, end in ends]
+
+
+def scatter_rows(parts: Sequence[Tensor], rows: Sequence[Tensor], size: int) -> Tensor:
+    """Put rows that were computed in micro-batches back in their places, padded with 0 to the longest.
+
+    Args:
+        parts: tensors [b_i, R_i].
+        rows: for each of them the [b_i] places of its rows.
+        size: rows in all.
+
+    Returns:
+        [size, R].
+    """
+    out = parts[0].new_zeros(size, max(part.shape[1] for part in parts))
+    for part, at in zip(parts, rows, strict=True):
+        out[at, : part.shape[1]] = part
+    return out
+
+
+def micro_batches(lengths: Tensor, rows: Tensor, budget: int) -> list[Tensor]:
+    """Divide ``rows`` into micro-batches of like length, each of at most ``budget`` tokens with its padding.
+
+    Sorted by length, so that little is padding; a row that alone is over the budget is a micro-batch of its own.
+
+    Args:
+        lengths: [B] tokens of every sequence.
+        rows: [b] the rows to divide.
+        budget: rows times longest row, in tokens.
+
+    Returns:
+        Index tensors that together hold every row once.
+
+    >>> [part.tolist() for part in micro_batches(torch.tensor([9, 2, 8, 3]), torch.arange(4), 20)]
+    [[0, 2], [3, 1]]
+    """
+    order = rows[lengths[rows].argsort(descending=True, stable=True)]
+    parts: list[Tensor] = []
+    start = 0
+    while start < len(order):
+        fit = max(1, budget // int(lengths[order[start]]))
+        parts.append(order[start : start + fit])
+        start += fit
+    return parts

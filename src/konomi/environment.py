@@ -1,0 +1,54 @@
+"""What a run ran on: versions, processor, git commit. Imports nothing heavy; takes no name of a person or host."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from typing import Any
+
+from konomi import __version__
+
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "pydantic", "numpy", "mlflow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of konomi, Python and the packages that decide results; one that is not installed is left out."""
+    found = {"konomi": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)  # reads a text file: the package is not imported
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Operating system, processor and number of its logical cores."""
+    return {"platform": platform.platform(), "cpu": _cpu(), "cpus": os.cpu_count()}
+
+
+def git() -> dict[str, Any] | None:
+    """Commit of the current directory's work tree, and whether tracked files differ from it; None outside of git."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, timeout=10, text=True, encoding="utf-8").stdout
+
+    try:
+        commit = ask("rev-parse", "--verify", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "--untracked-files=no").strip())}
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):  # no git, no repository, no commit yet
+        return None
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,165 @@
+"""The policy: a causal language model with a value head; and the frozen reference it is held to.
+
+A sequence is laid out query, response, padding. Attention is causal, so padding on the right changes nothing and no
+attention mask is needed; the trunk runs over all positions, the vocabulary head and the value head over the positions
+that predict a response token alone: no [B, L, V] tensor ever exists.
+
+Shape suffixes: B sequences, L tokens, R response tokens, N valid response tokens of the batch in row order, V vocabulary,
+D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from konomi.errors import ModelError
+from konomi.ops import entropy, full_kl, selected_logprobs
+from konomi.data.batch import Rollout
+
+HEAD_TOKENS = 512
+"""Tokens that go through the vocabulary head at a time."""
+VALUE_HEAD_FILE = "value_head.safetensors"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy says of a rollout; 0 at padding."""
+
+    logprobs: Tensor
+    """[B, R] float32: log-probability of each response token, nats."""
+    values: Tensor
+    """[B, R] float32: value before each response token, normalised score."""
+    entropy: Tensor | None = None
+    """[B, R] float32: entropy of the distribution that the token was drawn from, nats, without gradient; if asked for."""
+
+
+class Policy(nn.Module):
+    """A causal language model and a value head on its last hidden state.
+
+    The value head is a linear map that begins at zero: the first critic says the mean of the normalised scores, 0.
+    """
+
+    def __init__(self, lm: PreTrainedModel) -> None:
+        super().__init__()
+        check_head(lm)
+        self.lm = lm
+        weight = head_weight(lm)
+        self.value_head = nn.Linear(weight.shape[1], 1, dtype=weight.dtype)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+
+    def forward(self, rollout: Rollout, temperature: float = 1.0, with_entropy: bool = False) -> Evaluation:
+        """Log-probabilities under the temperature and values of a rollout's response tokens; both carry gradients."""
+        hidden_ND, targets_N = response_hidden(self.lm, rollout)
+        logprobs_N, entropy_N = _through_head(self.lm, hidden_ND, targets_N, temperature, with_entropy)
+        values_N = self.value_head(hidden_ND.to(self.value_head.weight.dtype)).squeeze(-1)
+        return Evaluation(
+            _rows(logprobs_N, rollout), _rows(values_N, rollout), None if entropy_N is None else _rows(entropy_N, rollout)
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it."""
+        self.lm.save_pretrained(directory)
+        save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, directory / VALUE_HEAD_FILE)
+
+    def load_value_head(self, directory: Path) -> None:
+        """Read the value head that :meth:`save` wrote.
+
+        Raises:
+            ModelError: there is none, it cannot be read, or it is of another width.
+        """
+        path = directory / VALUE_HEAD_FILE
+        try:
+            self.value_head.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(f"{path}: no value head of this model can be read there: {error}") from error
+
+
+def make_reference(lm: PreTrainedModel) -> PreTrainedModel:
+    """A frozen copy of a language model."""
+    return cast(PreTrainedModel, copy.deepcopy(lm).requires_grad_(False).eval())
+
+
+@torch.no_grad()
+def reference_logprobs(lm: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
+    """[B, R] log-probability (nats) of each response token under a frozen model; 0 at padding."""
+    hidden_ND, targets_N = response_hidden(lm, rollout)
+    return _rows(_through_head(lm, hidden_ND, targets_N, temperature, with_entropy=False)[0], rollout)
+
+
+@torch.no_grad()
+def token_full_kl(lm: PreTrainedModel, reference: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
+    """[B, R] exact KL(policy || reference) (nats) before each response token; 0 at padding."""
+    hidden_ND, _ = response_hidden(lm, rollout)
+    ref_hidden_ND, _ = response_hidden(reference, rollout)
+    chunks = zip(hidden_ND.split(HEAD_TOKENS), ref_hidden_ND.split(HEAD_TOKENS), strict=True)
+    kl_N = torch.cat(
+        [full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks]
+    )
+    return _rows(kl_N, rollout)
+
+
+def response_hidden(lm: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """The last hidden state [N, D] at each position that predicts a response token, and that token [N], in row order."""
+    hidden_BLD = lm.base_model(input_ids=rollout.ids, use_cache=False).last_hidden_state
+    row_N, step_N = rollout.mask.nonzero(as_tuple=True)
+    at_N = rollout.query_lengths[row_N] + step_N
+    return hidden_BLD[row_N, at_N - 1], rollout.ids[row_N, at_N]
+
+
+def head_logits(lm: PreTrainedModel, hidden: Tensor, temperature: float) -> Tensor:
+    """[..., V] logits over the vocabulary, divided by the temperature."""
+    logits: Tensor = lm.get_output_embeddings()(hidden)
+    cap = getattr(lm.config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def head_weight(lm: PreTrainedModel) -> Tensor:
+    """[V, D] weight of the vocabulary head."""
+    return cast(Tensor, lm.get_output_embeddings().weight)
+
+
+@torch.no_grad()
+def check_head(lm: PreTrainedModel) -> None:
+    """Make sure that trunk + head, as called here, is the model: a family may scale or shift between them.
+
+    Raises:
+        ModelError: the logits differ from the model's own.
+    """
+    ids = torch.arange(3, device=lm.device).remainder(lm.config.get_text_config().vocab_size)[None]
+    hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    ours, theirs = head_logits(lm, hidden, 1.0).float(), lm(input_ids=ids, use_cache=False).logits.float()
+    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+        raise ModelError(
+            f"{type(lm).__name__}: this family changes its hidden states or logits between trunk and head in a way that konomi "
+            "does not know, so its log-probabilities would be wrong. GPT-2, Llama, Qwen and Gemma families work"
+        )
+
+
+def _through_head(
+    lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    # The same division into chunks with and without gradients: so the same bits, and a ratio of exactly 1 at first.
+    logprobs, entropies = [], []
+    for hidden, targets in zip(hidden_ND.split(HEAD_TOKENS), targets_N.split(HEAD_TOKENS), strict=True):
+        logits = head_logits(lm, hidden, temperature)
+        logprobs.append(selected_logprobs(logits, targets))
+        if with_entropy:
+            entropies.append(entropy(logits.detach()))
+    return torch.cat(logprobs), torch.cat(entropies) if with_entropy else None
+
+
+def _rows(flat_N: Tensor, rollout: Rollout) -> Tensor:
+    mask_BR = rollout.mask
+    return torch.zeros(mask_BR.shape, dtype=flat_N.dtype, device=flat_N.device).masked_scatter(mask_BR, flat_N)

@@ -1,0 +1,38 @@
+"""The equations of RLHF with PPO, as pure functions of tensors.
+
+One topic a file: sums under masks (``masked``), log-probabilities and entropy (``logprobs``), distance from the
+reference and shaped rewards (``kl``), advantages (``advantages``), losses (``losses``). Only torch is imported; nothing
+here reads a setting, draws a random number, edits its input, moves a tensor between devices, or logs.
+
+Conventions: True in a mask counts. Index t is response token t: its log-probability, the value before it, the reward
+after it. Shape suffixes: B sequences, R response positions, V vocabulary, N tokens in any leading shape.
+"""
+
+from konomi.ops.advantages import gae
+from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, k3, kl_per_token, shaped_rewards
+from konomi.ops.logprobs import entropy, selected_logprobs
+from konomi.ops.losses import explained_variance, policy_loss, value_loss
+from konomi.ops.masked import Moments, masked_mean, masked_sum, masked_var, merge, merge_all, moments, whiten
+
+__all__ = [
+    "KlKind",
+    "Moments",
+    "adaptive_kl_coef",
+    "entropy",
+    "explained_variance",
+    "full_kl",
+    "gae",
+    "k3",
+    "kl_per_token",
+    "masked_mean",
+    "masked_sum",
+    "masked_var",
+    "merge",
+    "merge_all",
+    "moments",
+    "policy_loss",
+    "selected_logprobs",
+    "shaped_rewards",
+    "value_loss",
+    "whiten",
+]

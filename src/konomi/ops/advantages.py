@@ -1,0 +1,47 @@
+"""Generalised advantage estimation on ragged responses.
+
+Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation" (arXiv:1506.02438).
+One timeline: ``values[t]`` is the estimate before response token t, ``rewards[t]`` comes after it.
+
+Shapes: B sequences, R response positions. Mask: True counts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from konomi.ops.checks import check_shapes
+from konomi.ops.masked import zero_masked
+
+
+def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantage and return of every token: a reward is shared out, by ``lam``, between the critic and what came after.
+
+    ``delta[t] = r[t] + gamma V[t+1] - V[t]``, ``A[t] = sum_l (gamma lam)^l delta[t+l]`` (eq. 16), ``return = A + V``,
+    with V = 0 after the last token: a response that was cut off counts as ended. ``lam = 0`` is the one-step error
+    (eq. 17), ``lam = 1`` the discounted sum of rewards minus ``V[t]`` (eq. 18).
+
+    ``rewards_BR``, ``values_BR`` [B, R] in score units; ``mask_BR`` [B, R], right-padded as a rule: a masked position
+    anywhere is skipped as if it were not there. ``gamma`` (discount a token) and ``lam`` in 0..1. Returns
+    ``(advantages_BR, returns_BR)``, score units, 0 where masked.
+
+    Where we differ: TRL 0.11 lets the recursion run through the padding, so that rewards which whitening had shifted
+    away from 0 there leak into every shorter response; here padding has no reward.
+
+    >>> rewards, values = torch.tensor([[0.0, 1.0, 5.0]]), torch.tensor([[0.5, 0.5, 5.0]])
+    >>> gae(rewards, values, torch.tensor([[True, True, False]]), gamma=1.0, lam=0.5)
+    (tensor([[0.2500, 0.5000, 0.0000]]), tensor([[0.7500, 1.0000, 0.0000]]))
+    """
+    check_shapes(rewards_BR=rewards_BR, values_BR=values_BR, mask_BR=mask_BR)
+    rewards_BR, values_BR = zero_masked(rewards_BR, mask_BR), zero_masked(values_BR, mask_BR)
+    next_value_B = next_advantage_B = torch.zeros_like(values_BR[:, 0])
+    advantages_RB = []
+    for t in reversed(range(mask_BR.shape[1])):
+        valid_B, value_B = mask_BR[:, t], values_BR[:, t]
+        delta_B = rewards_BR[:, t] + gamma * next_value_B - value_B
+        next_advantage_B = torch.where(valid_B, delta_B + gamma * lam * next_advantage_B, next_advantage_B)
+        next_value_B = torch.where(valid_B, value_B, next_value_B)
+        advantages_RB.append(next_advantage_B)
+    advantages_BR = zero_masked(torch.stack(advantages_RB[::-1], dim=1), mask_BR)
+    return advantages_BR, advantages_BR + values_BR

@@ -1,0 +1,107 @@
+"""How far the policy has moved from the reference, what that costs, and how the price is steered.
+
+The penalty and its controller are from Ziegler et al. 2019, "Fine-tuning language models from human preferences"
+(arXiv:1909.08593); the estimators k1, k2, k3 from Schulman 2020, "Approximating KL divergence"
+(http://joschu.net/blog/kl-approx.html). With ``d = log p(y) - log q(y)``, p the policy, q the reference, y sampled
+from p, the mean of k1 and of k3 is KL(p || q). Used inside the reward k1 gives the right policy gradient;
+none of them does when it is differentiated as a loss.
+
+Shapes: B sequences, R response positions, V vocabulary. Mask: True counts. Unit: nats/token.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from konomi.ops.checks import check_shapes
+from konomi.ops.masked import widen, zero_masked
+
+KlKind = Literal["k1", "abs", "k2"]
+
+
+def kl_per_token(logprobs_BR: Tensor, ref_logprobs_BR: Tensor, kind: KlKind = "k1") -> Tensor:
+    """Estimate the KL of each sampled token from its two log-probabilities.
+
+    ``k1 = d``, ``abs = |d|``, ``k2 = d^2 / 2`` with ``d = log p - log q`` (Schulman 2020). ``abs`` and ``k2`` are never
+    negative but biased. TRL 0.11 calls the three kl, abs and mse. Arguments [B, R] (any shape), nats/token; returns the
+    same.
+
+    >>> p, q = torch.tensor([-1.0, -2.0]), torch.tensor([-2.0, -1.5])
+    >>> kl_per_token(p, q, "k1"), kl_per_token(p, q, "k2")
+    (tensor([ 1.0000, -0.5000]), tensor([0.5000, 0.1250]))
+    """
+    check_shapes(logprobs=logprobs_BR, ref_logprobs=ref_logprobs_BR)
+    gap_BR = widen(logprobs_BR) - widen(ref_logprobs_BR)
+    if kind == "k1":
+        return gap_BR
+    if kind == "abs":
+        return gap_BR.abs()
+    if kind == "k2":
+        return 0.5 * gap_BR.square()
+    raise ValueError(f"kind is {kind!r}: take k1, abs or k2")
+
+
+def k3(logprobs_BR: Tensor, ref_logprobs_BR: Tensor) -> Tensor:
+    """Estimate KL(p || q) per token without bias and never below 0, for logs: ``k3 = exp(-d) - 1 + d`` (Schulman 2020).
+
+    Arguments [B, R] (any shape), nats/token; returns the same. Of finite mean only where p covers q.
+
+    >>> k3(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -2.0]))
+    tensor([0.0000, 0.3679])
+    """
+    gap_BR = kl_per_token(logprobs_BR, ref_logprobs_BR)
+    return torch.expm1(-gap_BR) + gap_BR
+
+
+def full_kl(logits_NV: Tensor, ref_logits_NV: Tensor) -> Tensor:
+    """Exact KL(policy || reference) of each position: ``sum_v p_v (log p_v - log q_v)`` (Kullback & Leibler 1951).
+
+    Logits (or log-probabilities) [..., V]; returns [...], nats/token, 0 or more. What the policy never says (p = 0)
+    costs 0 whatever q is; infinite if the policy says what the reference cannot.
+
+    >>> p, q = torch.tensor([0.98, 0.01, 0.01]), torch.tensor([0.01, 0.01, 0.98])
+    >>> full_kl(p.log(), q.log())
+    tensor(4.4474)
+    """
+    check_shapes(logits=logits_NV, ref_logits=ref_logits_NV)
+    logprobs_NV, ref_logprobs_NV = (widen(x).log_softmax(-1) for x in (logits_NV, ref_logits_NV))
+    probs_NV = logprobs_NV.exp()
+    return (probs_NV * torch.where(probs_NV > 0, logprobs_NV - ref_logprobs_NV, 0)).sum(-1)
+
+
+def shaped_rewards(kl_BR: Tensor, scores_B: Tensor, mask_BR: Tensor, kl_coef: Tensor | float) -> Tensor:
+    """Reward of each token: the KL penalty everywhere, the score on the last valid token of its row.
+
+    ``r[b, t] = -kl_coef kl[b, t] + [t is the last valid token of b] score[b]`` (Ziegler et al. 2019, eq. 2, spread over
+    tokens). ``kl_BR`` [B, R] nats/token, of token t; ``scores_B`` [B] score; ``mask_BR`` [B, R]; ``kl_coef`` score/nat.
+    Returns [B, R] score, index t after token t, 0 where masked. A row without a valid token raises: its score would be
+    lost.
+
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> shaped_rewards(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([3.0]), mask, 0.5)
+    tensor([[-0.5000,  2.0000,  0.0000]])
+    """
+    check_shapes(kl_BR=kl_BR, scores_B=scores_B, mask_BR=mask_BR)
+    if not mask_BR.any(1).all():
+        raise ValueError("a row of mask_BR has no valid token, so its score has no place: drop empty responses first")
+    left_BR = mask_BR.flip(1).cumsum(1).flip(1)  # valid tokens from t on
+    last_BR = mask_BR & (left_BR == 1)
+    penalty_BR = -kl_coef * zero_masked(kl_BR, mask_BR)
+    return penalty_BR + torch.where(last_BR, widen(scores_B).unsqueeze(1), 0)
+
+
+def adaptive_kl_coef(coef: float, kl: float, *, target: float, horizon: float, episodes: float) -> float:
+    """The next KL coefficient: up when the KL was above its target, down when below.
+
+    ``e = clip(kl / target - 1, -0.2, 0.2)``, ``coef' = coef (1 + e episodes / horizon)`` (Ziegler et al. 2019, section
+    2.2, whose gain K is ``episodes / horizon`` here, as in their code). ``kl`` and ``target`` nats/response,
+    ``episodes`` those of this update, ``horizon`` in episodes. A ``kl`` of NaN gives NaN.
+
+    >>> round(adaptive_kl_coef(0.2, 12.0, target=6.0, horizon=10_000, episodes=256), 6)
+    0.201024
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coef * (1 + error * episodes / horizon)

@@ -1,0 +1,1 @@
+"""Responses drawn from the policy, and the batches they travel in."""

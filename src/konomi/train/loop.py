@@ -1,0 +1,211 @@
+"""What every trainer shares: Accelerate, the optimiser, sums over processes, random state, checkpoints, signals.
+
+A checkpoint is a directory of safetensors and JSON, never a pickle: opening one runs no code. It is written under another
+name and renamed, so that a kill leaves the one before it whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from konomi.errors import RunError
+from konomi.models.policy import Policy
+
+STATE_FILE, OPTIMIZER_FILE, RANDOM_FILE = "trainer.json", "optimizer.safetensors", "random.safetensors"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one update did."""
+
+    update: int
+    """1 is the first."""
+    episodes: int
+    """Responses drawn so far."""
+    metrics: dict[str, float]
+    """See docs/metrics.md."""
+    samples: list[dict[str, Any]]
+    """Some of the texts: prompt, response, score, kl (nats/response)."""
+
+
+def choose_precision(wanted: str) -> Literal["fp32", "bf16", "fp64"]:
+    """bf16 where the machine multiplies it in hardware, else fp32; anything but "auto" is taken as it is."""
+    if wanted != "auto":
+        return wanted  # type: ignore[return-value]
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    in_hardware = capabilities.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if in_hardware or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+@dataclass
+class Sums:
+    """Means over everything that any process saw: each is a sum and the count of what was summed."""
+
+    totals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
+        """Add to the mean ``name``."""
+        old_total, old_count = self.totals.get(name, (0.0, 0.0))
+        self.totals[name] = (old_total + float(total), old_count + float(count))
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means over all processes."""
+        pairs = torch.tensor(list(self.totals.values()), dtype=torch.float64, device=accelerator.device)
+        pairs = accelerator.reduce(pairs, reduction="sum")
+        return {
+            name: total / count if count else 0.0
+            for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)
+        }
+
+
+class Engine:
+    """The policy and its optimiser on whatever machine there is."""
+
+    def __init__(self, policy: Policy, groups: list[dict[str, Any]], adam_eps: float, precision: str) -> None:
+        self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        self.precision = precision
+        if precision == "fp64":
+            policy.double()
+        optimizer = torch.optim.Adam(groups, eps=adam_eps, fused=True)
+        self.base_rates = [group["lr"] for group in groups]
+        self.policy = policy.to(self.accelerator.device)
+        self.wrapped: nn.Module
+        self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
+
+    def set_rate(self, factor: float) -> None:
+        """Set every learning rate to ``factor`` times its first value."""
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
+
+    def sync(self, last: bool) -> AbstractContextManager[Any]:
+        """Let processes exchange gradients only in the last micro-batch of a mini-batch."""
+        return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over processes."""
+        summed: Tensor = self.accelerator.reduce(x, reduction="sum")
+        return summed
+
+    def save(self, directory: Path, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint: policy, value head, optimiser, random states and ``state`` (JSON)."""
+        if not self.accelerator.is_main_process:
+            return
+        draft = directory.with_name(f".{directory.name}.{os.getpid()}")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        self.policy.save(draft)
+        save_file(self._optimizer_tensors(), draft / OPTIMIZER_FILE)
+        save_file(_random_state(), draft / RANDOM_FILE)
+        (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        shutil.rmtree(directory, ignore_errors=True)
+        draft.rename(directory)
+
+    def load(self, directory: Path) -> dict[str, Any]:
+        """Take everything from a checkpoint and return its ``state``.
+
+        Raises:
+            RunError: it is not a whole checkpoint of this model.
+        """
+        try:
+            state: dict[str, Any] = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
+            load_weights(self.policy, directory)
+            self._load_optimizer(load_file(directory / OPTIMIZER_FILE))
+            _set_random_state(load_file(directory / RANDOM_FILE))
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            raise RunError(f"{directory}: not a whole checkpoint of this model: {error}") from error
+        return state
+
+    def _names(self) -> dict[nn.Parameter, str]:
+        return {parameter: name for name, parameter in self.policy.named_parameters()}
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        names = self._names()
+        return {
+            f"{names[parameter]}/{key}": torch.as_tensor(value).contiguous()
+            for parameter, values in self.optimizer.state.items()
+            for key, value in values.items()
+        }
+
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        parameters = {name: parameter for parameter, name in self._names().items()}
+        self.optimizer.state.clear()
+        for full_name, tensor in tensors.items():
+            name, key = full_name.rsplit("/", 1)
+            parameter = parameters[name]
+            self.optimizer.state[parameter][key] = tensor.to(parameter.device)
+
+
+def load_weights(policy: Policy, directory: Path) -> None:
+    """Take the weights of the language model and the value head from a directory that :meth:`Policy.save` wrote."""
+    result = policy.lm.load_state_dict(load_weight_files(directory), strict=False)
+    tied = set(policy.lm.all_tied_weights_keys)
+    if result.unexpected_keys or set(result.missing_keys) - tied:
+        raise RunError(f"{directory}: the weights there are of another model")
+    policy.load_value_head(directory)
+
+
+def load_weight_files(directory: Path) -> dict[str, Tensor]:
+    """All tensors of a model directory, of one file or several."""
+    files = sorted(directory.glob("model*.safetensors"))
+    if not files:
+        raise RunError(f"{directory}: no model*.safetensors there")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def _random_state() -> dict[str, Tensor]:
+    """The global random states, for reward functions that draw from them; konomi itself draws from named streams."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    assert kind == "MT19937"
+    return {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_rest": torch.tensor([version, float("nan") if gauss is None else gauss], dtype=torch.float64),
+        "numpy": torch.from_numpy(keys.astype(np.int64)),
+        "numpy_rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
+    }
+
+
+def _set_random_state(state: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(state["torch"])
+    version, gauss = state["python_rest"].tolist()
+    random.setstate((int(version), tuple(state["python"].tolist()), None if gauss != gauss else gauss))
+    position, has_gauss, cached = state["numpy_rest"].tolist()
+    np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), cached))
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[list[str]]:
+    """Collect the names of SIGINT and SIGTERM instead of dying by them; a second one kills at once."""
+    received: list[str] = []
+
+    def handler(number: int, _: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+
+    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)

@@ -1,0 +1,369 @@
+"""PPO on responses: draw, score, hold to the reference by a KL penalty, estimate advantages, take clipped steps.
+
+Schulman et al. 2017 (arXiv:1707.06347); the KL penalty and its controller after Ziegler et al. 2019 (arXiv:1909.08593).
+The equations are in `konomi.ops`; here is the order in which they are used, and what is remembered between updates.
+
+Shape suffixes: B sequences, R response tokens.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from konomi import ops
+from konomi.config import DataConfig, PPOConfig, RolloutConfig
+from konomi.data.batch import Rollout, micro_batches, scatter_rows
+from konomi.data.records import Prompt
+from konomi.data.tokens import Tokens
+from konomi.errors import ConfigError, RunError
+from konomi.models.policy import Evaluation, Policy, reference_logprobs, token_full_kl
+from konomi.rewards.base import Reward, score
+from konomi.rollout.queries import QueryStream
+from konomi.rollout.sampler import make_draws, sample
+from konomi.seeds import stream_seed
+from konomi.train.loop import Engine, StepResult, Sums
+
+RATIO_TOLERANCE = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.02}
+"""How far the probability ratio may be from 1 before the first optimiser step of an update."""
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with all that the losses need; tensors [B, R], 0 at padding, nats and normalised scores."""
+
+    rollout: Rollout
+    mask: Tensor
+    logprobs: Tensor
+    values: Tensor
+    kl: Tensor
+    entropy: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def select(self, rows: Tensor) -> Experience:
+        """The given rows, without the padding that they do not need."""
+        rollout = self.rollout.select(rows)
+        width = rollout.mask.shape[1]
+        rest = {k: v[rows, :width] for k, v in vars(self).items() if k != "rollout"}
+        return Experience(rollout, **rest)
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """Mean and deviation of the initial model's scores: normalised score = (score - mean) / std."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    count: int = 0
+
+
+class PPOTrainer:
+    """Iterate over it: each step is one update and yields a `StepResult`. It prints nothing and writes nothing.
+
+    Args:
+        policy: what is trained.
+        reference: what it is held to: a frozen copy of the initial model, from :func:`konomi.make_reference`.
+        tokens: the tokenizer.
+        prompts: what is asked, in a new order each epoch.
+        reward: texts -> scores.
+        ppo, rollout, data: settings.
+        seed: of everything random.
+        precision: fp32, bf16 (mixed) or fp64.
+        failed_texts: file for the texts at which the reward failed.
+
+    Raises:
+        ConfigError: the mini-batch cannot be divided among the processes.
+        RunError: the reward failed, or a number is not finite.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: PreTrainedModel,
+        tokens: Tokens,
+        prompts: Sequence[Prompt],
+        reward: Reward,
+        *,
+        ppo: PPOConfig | None = None,
+        rollout: RolloutConfig | None = None,
+        data: DataConfig | None = None,
+        seed: int = 0,
+        precision: str = "fp32",
+        failed_texts: Path | None = None,
+    ) -> None:
+        self.ppo, self.rollout_config = ppo or PPOConfig(), rollout or RolloutConfig()
+        self.policy, self.tokens, self.reward, self.seed, self.failed_texts = policy, tokens, reward, seed, failed_texts
+        self.queries = QueryStream(prompts, tokens, data or DataConfig(), seed)
+        groups = [
+            {"params": list(policy.lm.parameters()), "lr": self.ppo.learning_rate},
+            {"params": list(policy.value_head.parameters()), "lr": self.ppo.value_learning_rate},
+        ]
+        self.engine = Engine(policy, groups, self.ppo.adam_eps, precision)
+        self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
+        self.processes = self.engine.accelerator.num_processes
+        if self.ppo.mini_batch_size % self.processes:
+            raise ConfigError(
+                f"ppo.mini_batch_size = {self.ppo.mini_batch_size} cannot be divided among {self.processes} processes"
+            )
+        self.update = 0
+        self.kl_coef = self.ppo.kl_coef
+        self.scale: ScoreScale | None = None
+        self.stop_reason: str | None = None
+
+    def __iter__(self) -> Iterator[StepResult]:
+        while self.update < self.ppo.updates and self.stop_reason is None:
+            yield self.step()
+
+    def baseline(self) -> list[dict[str, Any]]:
+        """Draw and score the initial model's samples that set the score scale; returns them.
+
+        The first :meth:`step` does it if it was not done before.
+        """
+        count = max(2, self.ppo.baseline_samples)
+        prompts, queries = self.queries.take(0, count)
+        draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in range(count)])
+        with self.engine.accelerator.autocast():
+            rollout = sample(self.reference, self.tokens, queries, draws, self.rollout_config)
+        scores_B = torch.tensor(self._score(prompts, rollout), dtype=torch.float64)
+        if self.ppo.normalize_scores:
+            std = float(scores_B.std())
+            self.scale = ScoreScale(float(scores_B.mean()), std if std > 0 else 1.0, count)
+        else:
+            self.scale = ScoreScale(count=count)
+        return self._samples(rollout, scores_B, torch.zeros(count), count)
+
+    def step(self) -> StepResult:
+        """One update: draw, score, and train unless the KL is over its cap."""
+        if self.scale is None:
+            self.baseline()
+        start = time.perf_counter()
+        first = self.update * self.ppo.batch_size
+        everyone = range(first, first + self.ppo.batch_size)
+        prompts, queries = self.queries.take(first, self.ppo.batch_size)
+        mine = slice(self.engine.accelerator.process_index, None, self.processes)
+        draws = make_draws(self.rollout_config, self.seed, [("rollout", i) for i in everyone[mine]])
+        with self.engine.accelerator.autocast():
+            rollout = sample(self.policy.lm, self.tokens, queries[mine], draws, self.rollout_config)
+        drawn = time.perf_counter()
+        scores_B = torch.tensor(self._score(prompts[mine], rollout), dtype=torch.float64)
+        scored = time.perf_counter()
+        plan = self._plan(rollout, epoch=0)
+        experience = self._experience(rollout, scores_B, plan)
+        evaluated = time.perf_counter()
+        sums = self._describe(experience, scores_B)
+        kl = sums.means(self.engine.accelerator)["objective/kl"]
+        rate = 1.0 - self.update / self.ppo.updates if self.ppo.schedule == "linear" else 1.0
+        if kl > self.ppo.kl_cap:
+            self.stop_reason = (
+                f"the KL of update {self.update + 1} is {kl:.1f} nats/response, over the cap ppo.kl_cap = {self.ppo.kl_cap:g}"
+            )
+        else:
+            self.engine.set_rate(rate)
+            self._train(experience, plan, sums)
+        trained = time.perf_counter()
+        metrics = _finish(sums.means(self.engine.accelerator), self.ppo.vf_coef)
+        metrics["objective/kl_coef"] = self.kl_coef
+        metrics["ppo/learning_rate"] = self.ppo.learning_rate * rate
+        phases = {"rollout": drawn - start, "reward": scored - drawn, "score": evaluated - scored, "train": trained - evaluated}
+        metrics |= {f"time/ppo/{k}": v for k, v in (phases | {"total": trained - start}).items()}
+        metrics["episodes/per_second"] = self.ppo.batch_size / (trained - start)
+        metrics["tokens/per_second"] = float(rollout.lengths.sum()) * self.processes / (trained - start)
+        metrics["memory/peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        if self.ppo.kl_controller == "adaptive" and self.stop_reason is None:
+            self.kl_coef = ops.adaptive_kl_coef(
+                self.kl_coef, kl, target=self.ppo.kl_target, horizon=self.ppo.kl_horizon, episodes=self.ppo.batch_size
+            )
+        self.update += 1
+        samples = self._samples(rollout, scores_B, experience.kl.sum(1), len(rollout))
+        return StepResult(self.update, self.update * self.ppo.batch_size, metrics, samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and controller state; weights, optimiser and random states are the engine's."""
+        return {
+            "update": self.update,
+            "episodes": self.update * self.ppo.batch_size,
+            "kl_coef": self.kl_coef,
+            "score_scale": asdict(self.scale or ScoreScale()),
+            "seed": self.seed,
+        }
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint from which :meth:`load` goes on to the same bits."""
+        self.engine.save(directory, self.state_dict())
+
+    def load(self, directory: Path) -> None:
+        """Take all state from a checkpoint."""
+        state = self.engine.load(directory)
+        self.update, self.kl_coef, self.seed = state["update"], state["kl_coef"], state["seed"]
+        self.scale = ScoreScale(**state["score_scale"])
+        self.stop_reason = None
+
+    def _score(self, prompts: Sequence[Prompt], rollout: Rollout) -> list[float]:
+        queries = [self.tokens.decode(ids) for ids in rollout.query_ids()]
+        responses = [self.tokens.decode(ids) for ids in rollout.response_ids()]
+        columns = {name: [p.columns.get(name) for p in prompts] for name in prompts[0].columns}
+        scores = score(self.reward, queries, responses, columns, save_to=self.failed_texts)
+        config = self.rollout_config
+        if config.missing_eos == "keep":
+            return scores
+        kept = 0.0 if config.missing_eos == "replace" else 1.0
+        sign = 1.0 if config.missing_eos == "replace" else -1.0
+        return [
+            s if ended else kept * s + sign * config.missing_eos_score
+            for s, ended in zip(scores, rollout.ended.tolist(), strict=True)
+        ]
+
+    def _plan(self, rollout: Rollout, epoch: int) -> list[list[Tensor]]:
+        """The mini-batches of an epoch, each a list of micro-batches of row numbers."""
+        generator = torch.Generator().manual_seed(
+            stream_seed(self.seed, "mini-batches", self.update, epoch, self.engine.accelerator.process_index)
+        )
+        order = torch.randperm(len(rollout), generator=generator)
+        lengths = rollout.lengths.cpu()
+        size = self.ppo.mini_batch_size // self.processes
+        return [micro_batches(lengths, rows, self.ppo.micro_batch_tokens) for rows in order.split(size)]
+
+    @torch.no_grad()
+    def _experience(self, rollout: Rollout, scores_B: Tensor, plan: list[list[Tensor]]) -> Experience:
+        """Evaluate in the first epoch's micro-batches, so that the first ratio is 1 to the bit; then the advantages."""
+        ppo, temperature, count = self.ppo, self.rollout_config.temperature, len(rollout)
+        rows = [part for mini_batch in plan for part in mini_batch]
+        evaluations: list[Evaluation] = []
+        references, kls = [], []
+        for part in rows:
+            chosen = rollout.select(part)
+            evaluations.append(self.engine.wrapped(chosen, temperature, with_entropy=True))
+            with self.engine.accelerator.autocast():
+                references.append(reference_logprobs(self.reference, chosen, temperature))
+                if ppo.kl_penalty == "full":
+                    kls.append(token_full_kl(self.policy.lm, self.reference, chosen, temperature))
+        logprobs_BR = scatter_rows([e.logprobs for e in evaluations], rows, count)
+        values_BR = scatter_rows([e.values for e in evaluations], rows, count)
+        entropy_BR = scatter_rows([e.entropy for e in evaluations if e.entropy is not None], rows, count)
+        reference_BR = scatter_rows(references, rows, count)
+        mask_BR = rollout.mask
+        k1_BR = logprobs_BR - reference_BR
+        if ppo.kl_penalty == "full":
+            penalty_BR = scatter_rows(kls, rows, count)
+        else:
+            penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
+        assert self.scale is not None
+        normal_B = ((scores_B - self.scale.mean) / self.scale.std).to(logprobs_BR)
+        rewards_BR = ops.shaped_rewards(penalty_BR, normal_B, mask_BR, self.kl_coef)
+        advantages_BR, returns_BR = ops.gae(rewards_BR, values_BR, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
+        if ppo.whiten_advantages:
+            advantages_BR = self._whiten(advantages_BR, mask_BR)
+        return Experience(
+            rollout, mask_BR, logprobs_BR, values_BR, k1_BR, entropy_BR, rewards_BR, advantages_BR, returns_BR
+        )
+
+    def _whiten(self, x_BR: Tensor, mask_BR: Tensor) -> Tensor:
+        count = self.engine.total(mask_BR.sum().to(x_BR))
+        mean = self.engine.total(ops.masked_sum(x_BR, mask_BR)) / count
+        squares = self.engine.total(ops.masked_sum((x_BR - mean) ** 2, mask_BR))
+        return ops.whiten(x_BR, mask_BR, mean=mean, var=squares / (count - 1).clamp(min=1))
+
+    def _describe(self, e: Experience, scores_B: Tensor) -> Sums:
+        """What is known before training."""
+        sums, responses, valid = Sums(), len(scores_B), e.mask.sum()
+        sums.add("objective/kl", e.kl.sum(), responses)
+        sums.add("objective/entropy", e.entropy.sum(), responses)
+        sums.add("ppo/policy/entropy", e.entropy.sum(), valid)
+        sums.add("ppo/mean_scores", scores_B.sum(), responses)
+        sums.add("square/scores", (scores_B**2).sum(), responses)
+        sums.add("ppo/mean_non_score_reward", -self.kl_coef * e.kl.sum(), valid)
+        sums.add("ppo/policy/advantages_mean", e.advantages.sum(), valid)
+        sums.add("ppo/returns/mean", e.returns.sum(), valid)
+        sums.add("square/returns", (e.returns.double() ** 2).sum(), valid)
+        sums.add("ppo/val/mean", e.values.sum(), valid)
+        sums.add("square/values", (e.values.double() ** 2).sum(), valid)
+        sums.add("mean/residual", ((e.returns - e.values) * e.mask).sum(), valid)
+        sums.add("square/residual", (((e.returns - e.values) * e.mask).double() ** 2).sum(), valid)
+        sums.add("tokens/queries_len_mean", e.rollout.query_lengths.sum(), responses)
+        sums.add("tokens/responses_len_mean", e.rollout.response_lengths.sum(), responses)
+        sums.add("tokens/ended_share", e.rollout.ended.sum(), responses)
+        return sums
+
+    def _train(self, experience: Experience, first_plan: list[list[Tensor]], sums: Sums) -> None:
+        for epoch in range(self.ppo.epochs):
+            plan = first_plan if epoch == 0 else self._plan(experience.rollout, epoch)
+            for number, parts in enumerate(plan):
+                valid = sum(experience.mask[part].sum() for part in parts)
+                count = self.engine.total(torch.as_tensor(valid, device=self.engine.accelerator.device))
+                self.engine.optimizer.zero_grad()
+                for part in parts:
+                    last = part is parts[-1]
+                    chosen = experience.select(part)
+                    with self.engine.sync(last):
+                        loss, ratio = self._losses(chosen, count, sums)
+                        if epoch == 0 and number == 0:
+                            self._assert_ratio(ratio, chosen.mask)
+                        self.engine.accelerator.backward(loss * self.processes)
+                norm = self.engine.accelerator.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
+                if norm is not None and not torch.isfinite(norm):
+                    raise RunError(
+                        f"update {self.update + 1}: the gradient is not finite. The last checkpoint is untouched; try a lower "
+                        "ppo.learning_rate, or model.precision = \"fp32\""
+                    )
+                sums.add("ppo/policy/grad_norm", float(norm or 0.0), 1)
+                self.engine.optimizer.step()
+
+    def _losses(self, e: Experience, count: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
+        new = self.engine.wrapped(e.rollout, self.rollout_config.temperature)
+        pg_loss, pg = ops.policy_loss(new.logprobs, e.logprobs, e.advantages, e.mask, clip=self.ppo.clip, count=count)
+        v_loss, v = ops.value_loss(new.values, e.values, e.returns, e.mask, clip=self.ppo.value_clip, count=count)
+        here = e.mask.sum()
+        sums.add("ppo/loss/policy", pg_loss.detach() * count, here)
+        sums.add("ppo/loss/value", v_loss.detach() * count, here)
+        names = {
+            "ppo/policy/clipfrac": pg["clipped"], "ppo/policy/approxkl": pg["approx_kl"], "ppo/policy/policykl": pg["policy_kl"],
+            "ppo/policy/ratio": pg["ratio"], "ppo/val/clipfrac": v["clipped"], "ppo/val/error": v["error"],
+            "ppo/val/vpred": v["prediction"],
+        }  # fmt: skip
+        for name, total in names.items():
+            sums.add(name, total, here)
+        return pg_loss + self.ppo.vf_coef * v_loss, (new.logprobs.detach() - e.logprobs).exp()
+
+    def _assert_ratio(self, ratio_BR: Tensor, mask_BR: Tensor) -> None:
+        gap = float((ratio_BR - 1.0).abs()[mask_BR].max())
+        allowed = RATIO_TOLERANCE[self.engine.precision]
+        if self.engine.accelerator.device.type != "cpu":
+            allowed = max(allowed, 1e-4)  # kernels there may order their sums anew each time
+        if not gap <= allowed:
+            raise RunError(
+                f"update {self.update + 1}: before its first step the probability ratio is off 1 by {gap:.2g} (allowed: {allowed:g}). "
+                "The model does not give the same log-probabilities twice: is dropout on, or a layer random?"
+            )
+
+    def _samples(self, rollout: Rollout, scores_B: Tensor, kl_B: Tensor, count: int) -> list[dict[str, Any]]:
+        rows = zip(rollout.query_ids(), rollout.response_ids(), scores_B.tolist(), kl_B.tolist(), strict=True)
+        return [
+            {"prompt": self.tokens.decode(q), "response": self.tokens.decode(r), "score": s, "kl": k} for q, r, s, k in rows
+        ][:count]
+
+
+def _finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:
+    """Turn means of squares into deviations and variances."""
+    variance = {
+        name: max(0.0, means.pop(f"square/{name}") - means[mean] ** 2)
+        for name, mean in (
+            ("scores", "ppo/mean_scores"), ("returns", "ppo/returns/mean"), ("values", "ppo/val/mean"), ("residual", "mean/residual"),
+        )
+    }  # fmt: skip
+    means.pop("mean/residual")
+    means["ppo/std_scores"] = variance["scores"] ** 0.5
+    means["ppo/returns/var"], means["ppo/val/var"] = variance["returns"], variance["values"]
+    means["ppo/val/var_explained"] = 1 - variance["residual"] / variance["returns"] if variance["returns"] else 0.0
+    if "ppo/loss/policy" in means:
+        means["ppo/loss/total"] = means["ppo/loss/policy"] + vf_coef * means["ppo/loss/value"]
+    return means

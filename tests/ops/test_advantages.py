@@ -1,0 +1,100 @@
+import torch
+from hypothesis import given
+
+import oracles
+from konomi.ops import gae, kl_per_token, shaped_rewards
+from oracles import close, discounts, quick, ragged
+
+
+def test_closed_form():
+    """Lengths 5 and 6, values 0, log-probability gap -1, coefficient 0.2, scores 1 and 2, gamma 1, lambda 0.95."""
+    mask = torch.arange(6)[None, :] < torch.tensor([5, 6])[:, None]
+    logprobs = torch.full((2, 6), -2.0, dtype=torch.float64)
+    scores = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    rewards = shaped_rewards(kl_per_token(logprobs, logprobs + 1), scores, mask, 0.2)
+    advantages, returns = gae(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=0.95)
+    expected = [
+        [1.719382, 1.599350, 1.473000, 1.340000, 1.200000, 0.0],
+        [2.607194, 2.533889, 2.456725, 2.375500, 2.290000, 2.200000],
+    ]
+    close(advantages, torch.tensor(expected), 1e-6)
+    close(returns, advantages)
+
+
+@quick
+@given(ragged(), discounts, discounts)
+def test_is_the_loop(batch, gamma, lam):
+    rewards, values = batch.normal(), batch.normal(scale=2, shift=1)
+    actual = gae(rewards, values, batch.mask, gamma=gamma, lam=lam)
+    expected = oracles.gae(batch.rows(rewards), batch.rows(values), gamma, lam)
+    for one, other in zip(actual, expected, strict=True):
+        close(one, batch.pad(other))
+
+
+@quick
+@given(ragged(holes=True), discounts, discounts)
+def test_a_mask_is_deletion(batch, gamma, lam):
+    rewards, values = batch.normal(), batch.normal(shift=1)
+    advantages, returns = gae(rewards, values, batch.mask, gamma=gamma, lam=lam)
+    for b, valid in enumerate(batch.mask):
+        alone = torch.ones(1, int(valid.sum()), dtype=torch.bool)
+        expected = gae(rewards[b : b + 1, valid], values[b : b + 1, valid], alone, gamma=gamma, lam=lam)
+        close(advantages[b : b + 1, valid], expected[0])
+        close(returns[b : b + 1, valid], expected[1])
+    assert (advantages[~batch.mask] == 0).all()
+    assert (returns[~batch.mask] == 0).all()
+
+
+@quick
+@given(ragged(), discounts, discounts)
+def test_padding_changes_nothing(batch, gamma, lam):
+    rewards, values = batch.normal(), batch.normal()
+    wider = [torch.nn.functional.pad(x, (0, 3), value=float("nan")) for x in (rewards, values)]
+    mask = torch.nn.functional.pad(batch.mask, (0, 3), value=False)
+    narrow = gae(rewards, values, batch.mask, gamma=gamma, lam=lam)
+    for one, other in zip(gae(*wider, mask, gamma=gamma, lam=lam), narrow, strict=True):
+        close(one[:, :-3], other)
+
+
+@quick
+@given(ragged(), discounts)
+def test_lambda_1_is_the_discounted_sum_of_rewards_minus_the_value(batch, gamma):
+    rewards, values = batch.normal(), batch.normal()
+    advantages, returns = gae(rewards, values, batch.mask, gamma=gamma, lam=1.0)
+    sums = [
+        [sum(gamma ** (s - t) * row[s] for s in range(t, len(row))) for t in range(len(row))]
+        for row in batch.rows(rewards)
+    ]
+    close(returns, batch.pad(sums))
+    close(advantages, batch.pad(sums) - values.where(batch.mask, 0))
+
+
+@quick
+@given(ragged(), discounts)
+def test_lambda_0_is_the_one_step_error(batch, gamma):
+    rewards, values = batch.normal(), batch.normal()
+    advantages, _ = gae(rewards, values, batch.mask, gamma=gamma, lam=0.0)
+    after = torch.nn.functional.pad(values, (0, 1))[:, 1:].nan_to_num()
+    close(advantages, (rewards + gamma * after - values).where(batch.mask, 0))
+
+
+def test_inputs_are_left_alone_and_gradients_are_finite():
+    nan = float("nan")
+    rewards = torch.tensor([[1.0, 2.0, nan], [1.0, nan, nan]], requires_grad=True)
+    values = torch.tensor([[0.5, 1.0, nan], [2.0, nan, nan]], requires_grad=True)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    before = [x.detach().clone() for x in (rewards, values)]
+    advantages, returns = gae(rewards, values, mask, gamma=0.9, lam=0.8)
+    (advantages.sum() + returns.sum()).backward()
+    for x, old in zip((rewards, values), before, strict=True):
+        torch.testing.assert_close(x.detach(), old, equal_nan=True, rtol=0, atol=0)
+        assert x.grad.isfinite().all()
+        assert (x.grad[~mask] == 0).all()
+
+
+def test_half_precision_is_widened():
+    rewards, values = torch.rand(2, 4, generator=torch.Generator().manual_seed(0)).bfloat16().expand(2, 2, 4)
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    actual = gae(rewards, values, mask, gamma=0.9, lam=0.8)
+    for one, other in zip(actual, gae(rewards.float(), values.float(), mask, gamma=0.9, lam=0.8), strict=True):
+        close(one, other, 0.0)

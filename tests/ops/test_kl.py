@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracles
+from konomi.ops import adaptive_kl_coef, full_kl, k3, kl_per_token, shaped_rewards
+from oracles import close, quick, ragged
+
+INF = float("inf")
+seeds = st.integers(0, 2**31)
+
+
+def distributions(seed, *shape):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+@pytest.mark.parametrize("kind", ["k1", "abs", "k2", "k3"])
+@quick
+@given(seed=seeds)
+def test_estimators_are_the_loop(kind, seed):
+    p, q = distributions(seed, 2, 3)
+    actual = k3(p, q) if kind == "k3" else kl_per_token(p, q, kind)
+    pairs = zip(p.flatten().tolist(), q.flatten().tolist(), strict=True)
+    expected = torch.tensor([oracles.kl_term(x, y, kind) for x, y in pairs], dtype=torch.float64)
+    close(actual, expected.reshape(2, 3))
+
+
+def test_equal_log_probabilities_cost_nothing():
+    p, _ = distributions(0, 2, 3)
+    for estimate in (kl_per_token(p, p), kl_per_token(p, p, "abs"), kl_per_token(p, p, "k2"), k3(p, p)):
+        assert (estimate == 0).all()
+
+
+def test_an_unknown_kind():
+    with pytest.raises(ValueError, match="k1, abs or k2"):
+        kl_per_token(torch.zeros(1, 1), torch.zeros(1, 1), "full")
+
+
+@quick
+@given(seeds)
+def test_k1_and_k3_are_right_on_average(seed):
+    p, q = (x.log_softmax(-1) for x in distributions(seed, 6))
+    for estimate in (kl_per_token(p, q), k3(p, q)):
+        close((p.exp() * estimate).sum(), full_kl(p, q))
+    assert (k3(p, q) >= 0).all()
+
+
+@quick
+@given(seeds, st.integers(1, 6))
+def test_full_kl_is_the_loop(seed, vocabulary):
+    p, q = distributions(seed, 4, vocabulary)
+    expected = [oracles.full_kl(x, y) for x, y in zip(p.tolist(), q.tolist(), strict=True)]
+    close(full_kl(p, q), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_full_kl_in_closed_form():
+    p, q = (torch.tensor(x, dtype=torch.float64) for x in ([0.98, 0.01, 0.01], [0.01, 0.01, 0.98]))
+    close(full_kl(p.log(), q.log()), 0.97 * math.log(98))
+    close(full_kl(p.log(), q.log()), 4.4474, 1e-5)
+    assert full_kl(p.log(), p.log()) == 0
+
+
+def test_full_kl_where_a_token_is_impossible():
+    p, q = torch.tensor([0.0, 1.0, -INF]), torch.tensor([0.5, 0.0, 2.0])
+    p.requires_grad_()
+    kl = full_kl(p, q)
+    close(kl, oracles.full_kl(p.tolist(), q.tolist()), 1e-6)
+    (gradient,) = torch.autograd.grad(kl, p)
+    assert gradient.isfinite().all()
+    assert gradient[2] == 0
+    assert full_kl(q, p) == INF
+    assert full_kl(p, p) == 0, "impossible for both"
+    assert full_kl(torch.tensor([0.0, -800.0]), torch.tensor([0.0, -INF])) == 0, "too rare for a float"
+
+
+def test_half_precision_is_widened():
+    p, q = (x.to(torch.bfloat16) for x in distributions(0, 3, 40))
+    close(full_kl(p, q), full_kl(p.float(), q.float()), 0.0)
+    close(kl_per_token(p, q, "k2"), kl_per_token(p.float(), q.float(), "k2"), 0.0)
+    close(k3(p, q), k3(p.float(), q.float()), 0.0)
+
+
+@quick
+@given(ragged(holes=True), st.floats(0.01, 2))
+def test_shaped_rewards_are_the_loop(batch, kl_coef):
+    kl, scores = batch.normal(), batch.normal(scale=2).nansum(1)
+    expected = batch.pad(oracles.shaped_rewards(batch.rows(kl), scores.tolist(), kl_coef))
+    close(shaped_rewards(kl, scores, batch.mask, kl_coef), expected)
+    close(shaped_rewards(kl, scores, batch.mask, torch.tensor(kl_coef, dtype=torch.float64)), expected)
+
+
+def test_an_empty_response_has_no_place_for_its_score():
+    mask = torch.tensor([[True, False], [False, False]])
+    with pytest.raises(ValueError, match="no valid token"):
+        shaped_rewards(torch.zeros(2, 2), torch.zeros(2), mask, 0.2)
+
+
+def test_adaptive_kl_coef_stands_still_at_the_target_and_is_clipped_both_ways():
+    def step(kl):
+        return adaptive_kl_coef(0.5, kl, target=4.0, horizon=1000, episodes=100)
+
+    assert step(4.0) == 0.5
+    assert step(4.4) == pytest.approx(0.5 * 1.01)
+    assert step(3.6) == pytest.approx(0.5 * 0.99)
+    assert step(4.8) == step(400.0) == pytest.approx(0.5 * 1.02)
+    assert step(3.2) == step(-400.0) == pytest.approx(0.5 * 0.98)
+    assert math.isnan(step(math.nan)), "not hidden by the clip"
