@@ -150,6 +150,7 @@ def ragged(draw: st.DrawFn, holes: bool = False) -> Ragged:
 
 
 def close(actual: Tensor, expected: Tensor | float, tolerance: float = 1e-9) -> None:
-    """Fail unless both are equal within ``tolerance``, absolute and relative, in shape too."""
-    expected = torch.as_tensor(expected, dtype=actual.dtype)  # a float keeps its digits
-    torch.testing.assert_close(actual.detach(), expected.detach(), rtol=tolerance, atol=tolerance)
+    """Fail unless both are equal within ``tolerance``, absolute and relative, in shape too; NaN equals nothing."""
+    actual, expected = actual.detach(), torch.as_tensor(expected, dtype=actual.dtype).detach()
+    assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert torch.allclose(actual, expected, rtol=tolerance, atol=tolerance), f"{actual}, expected {expected}"

@@ -66,7 +66,7 @@ def tiny_model(family: str, *, vocab: int = VOCAB, seed: int = 0, **changes: Any
 
 
 def tiny_tokenizer(*, bos: bool = True) -> Any:
-    """Return the character-level fast tokenizer. ``bos``: put ``<bos>`` in front, as Gemma does; never ``<eos>`` behind."""
+    """Return the character-level fast tokenizer; ``bos``: put ``<bos>`` in front, as Gemma does."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -184,7 +184,8 @@ def _answer(
         ids += rollout.response_ids()
         kl += (scatter_rows(own, rows, len(rollout))[:, 0] - initial_B).tolist()
         logprob += initial_B.tolist()
-    texts = [tokens.decode(row) for row in ids]
+    pairs = [tokens.split(query, row) for query, row in zip(queries, ids, strict=True)]
+    texts = [response for _, response in pairs]
     columns = {name: [p.columns.get(name) for p, _ in items] for name in items[0][0].columns}
-    scores = score(reward, [tokens.decode(q) for q in queries], texts, columns, save_to=None)
+    scores = score(reward, [prompt for prompt, _ in pairs], texts, columns, save_to=None)
     return Answers(texts, ids, scores, kl, logprob)

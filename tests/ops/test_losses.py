@@ -107,7 +107,7 @@ def test_policy_loss_by_hand(ratio, advantage, loss, slope):
     new = torch.tensor([ratio], dtype=torch.float64).log().requires_grad_()
     actual, sums = policy_loss(new, torch.zeros(1).double(), torch.tensor([advantage]), torch.tensor([True]), clip=0.2)
     close(actual, loss)
-    close(*gradient(actual, new), torch.tensor([slope]).double())
+    close(*gradient(actual, new), torch.tensor([slope], dtype=torch.float64))
     assert sums["clipped"] == (slope == 0)
 
 
@@ -124,7 +124,7 @@ def test_value_loss_by_hand(value, target, loss, slope):
     new, old = torch.tensor([value], dtype=torch.float64, requires_grad=True), torch.zeros(1).double()
     actual, sums = value_loss(new, old, torch.tensor([target]).double(), torch.tensor([True]), clip=0.5)
     close(actual, loss)
-    close(*gradient(actual, new), torch.tensor([slope]).double())
+    close(*gradient(actual, new), torch.tensor([slope], dtype=torch.float64))
     assert sums["clipped"] == (slope == 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ class Prompt:
 
     Attributes:
         text: as it was read, white space and all.
-        columns: the row's other columns by name; reward functions get them.
+        columns: the row's other columns by name, the same names in all prompts of a source; reward functions get them.
     """
 
     text: str
@@ -23,20 +22,10 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """32 hex digits that name the text, whichever way its accents are encoded and whatever white space is around it.
+        """32 hex digits that name the text, whichever way its accents are encoded and whatever white space is around.
 
         >>> Prompt("caf\\u00e9").key == Prompt(" cafe\\u0301 ").key
         True
         """
         text = unicodedata.normalize("NFC", self.text).strip()
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
-    """Return the columns of ``prompts`` as lists of equal length; None where a row lacks a column that another has.
-
-    >>> columns_of([Prompt("a", {"x": 1}), Prompt("b", {"y": 2})])
-    {'x': [1, None], 'y': [None, 2]}
-    """
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
-    return {name: [prompt.columns.get(name) for prompt in prompts] for name in names}

@@ -1,7 +1,7 @@
 """Where prompts come from: a file, a data set of the hub, or an embedded list.
 
-Files of text are read by the standard library and not through ``datasets``: a mistake is then told as ``file:line: what is
-wrong``, and nothing is copied into a cache. This module imports neither torch nor anything that does at import.
+Files of text are read by the standard library and not through ``datasets``: a mistake is then told as ``file:line: what
+is wrong``, and nothing is copied into a cache. This module imports neither torch nor anything that does at import.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ EMBEDDED = "embedded:"
 Row = tuple[str, dict[str, Any]]
 _FORMATS = ".jsonl, .csv, .parquet or .txt"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
-_FILE_LIKE = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|txt|text|md|xlsx?|arrow|zip|gz|zst|bz2|ya?ml|toml)", re.IGNORECASE)
+_FILE_LIKE = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|txt|text|md|xlsx?|arrow|zip|gz|zst|bz2|ya?ml|toml)", re.I)
 
 
 def load_prompts(config: DataConfig) -> list[Prompt]:
     """Return the prompts that ``config`` names, in the order of the source; of equal texts (by key) the first is kept.
+
+    A column that a row lacks and another has is None.
 
     Raises:
         DataError: the source cannot be found, reached or read; a row has no text; there are no rows.
@@ -48,14 +50,16 @@ def load_prompts(config: DataConfig) -> list[Prompt]:
         prompts.setdefault(prompt.key, prompt)
     if not prompts:
         raise DataError(f"{source}: no rows in it; at least one text is needed")
-    return list(prompts.values())
+    # JSON rows may differ in their keys; a reward function that names one must find it in every batch
+    names = dict.fromkeys(name for prompt in prompts.values() for name in prompt.columns)
+    return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in names}) for prompt in prompts.values()]
 
 
 def split_held_out(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt], list[Prompt]]:
-    """Return (train, held out). A text's side depends on its key alone, so adding, removing or reordering others moves none.
+    """Return (train, held out). A text's side depends on its key alone: other texts coming or going change nothing.
 
-    ``share`` is the expected share held out, 0 to 1: of few texts it can be more or fewer, and even none. What a smaller
-    share holds out, a larger one does too.
+    ``share`` is the expected share held out, 0 to 1: of few texts it can be more or fewer, and even none. What a
+    smaller share holds out, a larger one does too.
 
     Raises:
         DataError: no text is left for training.
@@ -123,9 +127,9 @@ def _open(config: DataConfig) -> tuple[str, Iterator[Row]]:
             if _HUB_NAME.fullmatch(name) and not _FILE_LIKE.fullmatch(path.suffix):
                 return name, _hub_rows(config)
             raise DataError(f"{name}: no such file (seen from {Path.cwd()})")
-    used = [key for key in ("subset", "split", "revision") if getattr(config, key) != DataConfig.model_fields[key].default]
-    if used:
-        raise ConfigError(f"data.{used[0]}: for data sets of the hub; {name} is a file. Remove it")
+    for key in ("subset", "split", "revision"):
+        if getattr(config, key) != DataConfig.model_fields[key].default:
+            raise ConfigError(f"data.{key}: for data sets of the hub; {name} is a file. Remove it")
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         return name, _jsonl_rows(path)
@@ -167,7 +171,8 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}; one object a line is needed") from error
+            message = f"not JSON: {error.msg} at column {error.colno}; one object a line is needed"
+            raise DataError(f"{where}: {message}") from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: JSON that cannot be read: {error}") from error
         if not isinstance(row, dict):
@@ -208,8 +213,8 @@ def _csv_rows(path: Path, column: str) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -239,9 +244,9 @@ def _hub_rows(config: DataConfig) -> Iterator[Row]:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if problem is None:
             hint = "check data.prompts, data.subset, data.split and data.revision"
-            raise DataError(f"{name}: no such file, and as a data set of the hub it cannot be read: {error}\n({hint})") from error
+            raise DataError(f"{name}: no such file; as a data set of the hub: {error}\n({hint})") from error
         raise DataError(
-            f"{name}: no such file, and as a data set of the hub it is not in the cache and cannot be fetched ({problem}). "
+            f"{name}: no such file; as a data set of the hub it is not in the cache and cannot be fetched ({problem}). "
             f"Without a network, set data.prompts to a local {_FORMATS} file or to embedded:openings-ja"
         ) from error
     _need_column(name, data.column_names, config.column)
@@ -251,7 +256,7 @@ def _hub_rows(config: DataConfig) -> Iterator[Row]:
 
 @contextmanager
 def _hub_offline(offline: bool) -> Iterator[None]:
-    """Make the hub's libraries look into their cache only: they read their switch at import and offer no argument for it."""
+    """Make the hub's libraries look into their cache only: the switch is read at import, no argument sets it."""
     import datasets
     from huggingface_hub import constants
 
@@ -280,7 +285,7 @@ def _text(where: str, row: dict[str, Any], column: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {column!r} has half a character (a lone surrogate) at position {error.start}") from error
+        raise DataError(f"{where}: {column!r} has half a character (a surrogate) at position {error.start}") from error
     return text
 
 

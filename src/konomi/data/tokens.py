@@ -6,7 +6,6 @@ Shapes: B sequences, L the longest of them.
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +22,8 @@ _PROBES = ("a", "1", "あ")
 class Tokens:
     """A tokenizer, as a language model that goes on writing needs it.
 
-    The special tokens that a tokenizer puts in front of a text are kept (Gemma was trained with ``<bos>``), those that it
-    puts behind never (T5's ``</s>`` would ask the model to go on after the end of the text).
+    The special tokens that a tokenizer puts in front of a text are kept (Gemma was trained with ``<bos>``), those that
+    it puts behind never (T5's ``</s>`` would ask the model to go on after the end of the text).
 
     Attributes:
         tokenizer: the transformers tokenizer.
@@ -42,7 +41,7 @@ class Tokens:
         self.leading: list[int] = self._leading()
 
     def _leading(self) -> list[int]:
-        """Find what is put in front from an ordinary text, so that a text that itself begins with ``<bos>`` cannot mislead."""
+        """Find what is put in front of an ordinary text: one that itself begins with ``<bos>`` would mislead."""
         for probe in _PROBES:
             plain = self._plain([probe])[0]
             full = list(self.tokenizer(probe, verbose=False)["input_ids"])
@@ -63,18 +62,20 @@ class Tokens:
         return self.query(text, None)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids``, special tokens left out. May begin or end in half a character, shown as U+FFFD."""
+        """Return the text of ``ids`` without special tokens. It may begin or end in half a character (U+FFFD)."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def split(self, query: Sequence[int], response: Sequence[int]) -> tuple[str, str]:
         """Return the texts of a query and of its response, which together are the text of both.
 
-        Decoding the response by itself is not that: SentencePiece decoders drop the space in front of the first word, and
-        a character that the cut went through would be lost on both sides (here it belongs to the response).
+        Decoding the response by itself is not that: SentencePiece decoders drop the space in front of the first word,
+        and a character that the cut went through would be lost on both sides (here it belongs to the response).
         """
         whole = self.decode([*query, *response])
-        prompt = os.path.commonprefix([self.decode(query), whole])
+        prompt = self.decode(query)
+        while not whole.startswith(prompt):
+            prompt = prompt[:-1]
         return prompt, whole[len(prompt) :]
 
     def query(self, text: str, length: int | None) -> list[int]:
@@ -84,15 +85,17 @@ class Tokens:
     def queries(
         self, prompts: Sequence[Prompt], query_tokens: tuple[int, int] | None, seed: int, epoch: int, max_tokens: int
     ) -> list[list[int]]:
-        """Return the query of each prompt: the whole text, or its first n tokens, n uniform in ``query_tokens`` inclusive.
+        """Return each prompt's query: the whole text, or its first n tokens, n uniform in ``query_tokens`` inclusive.
 
         n depends on the run's seed, the epoch and the text, and on nothing else.
 
         Raises:
             DataError: a query is longer than ``max_tokens``, or has no tokens.
         """
+        if not prompts:
+            return []
         rows = []
-        for prompt, plain in zip(prompts, self._plain([prompt.text for prompt in prompts]) if prompts else [], strict=True):
+        for prompt, plain in zip(prompts, self._plain([prompt.text for prompt in prompts]), strict=True):
             if query_tokens is not None:
                 low, high = query_tokens
                 plain = plain[: low + stream_seed(seed, "query", epoch, prompt.key) % (high - low + 1)]
@@ -100,8 +103,8 @@ class Tokens:
             start = prompt.text if len(prompt.text) <= 30 else prompt.text[:30] + "..."
             if len(row) > max_tokens:
                 raise DataError(
-                    f"the text {start!r} makes a query of {len(row)} tokens, more than data.max_query_tokens = {max_tokens}; "
-                    "shorten or remove it, cut texts with data.query_tokens, or raise the limit"
+                    f"the text {start!r} makes a query of {len(row)} tokens, more than data.max_query_tokens = "
+                    f"{max_tokens}; shorten or remove it, cut texts with data.query_tokens, or raise the limit"
                 )
             if not row:
                 raise DataError(f"the text {start!r} has no tokens in this model's vocabulary; remove it")

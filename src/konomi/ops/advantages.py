@@ -34,7 +34,7 @@ def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float,
     (tensor([[0.2500, 0.5000, 0.0000]]), tensor([[0.7500, 1.0000, 0.0000]]))
     """
     check_shapes(rewards_BR=rewards_BR, values_BR=values_BR, mask_BR=mask_BR)
-    rewards_BR, values_BR = zero_masked(rewards_BR, mask_BR), zero_masked(values_BR, mask_BR)
+    values_BR = zero_masked(values_BR, mask_BR)
     next_value_B = next_advantage_B = torch.zeros_like(values_BR[:, 0])
     advantages_RB = []
     for t in reversed(range(mask_BR.shape[1])):

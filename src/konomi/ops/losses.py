@@ -43,7 +43,6 @@ def policy_loss(
     (tensor(-1.2000), tensor(1.), tensor(2.))
     """
     check_shapes(logprobs=logprobs_BR, old_logprobs=old_logprobs_BR, advantages=advantages_BR, mask=mask_BR)
-    advantages_BR = zero_masked(advantages_BR, mask_BR)
     log_ratio_BR = zero_masked(logprobs_BR, mask_BR) - zero_masked(old_logprobs_BR, mask_BR)
     ratio_BR = log_ratio_BR.exp()
     plain_BR = -advantages_BR * ratio_BR

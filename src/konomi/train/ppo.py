@@ -209,8 +209,7 @@ class PPOTrainer:
         self.stop_reason = None
 
     def _score(self, prompts: Sequence[Prompt], rollout: Rollout) -> list[float]:
-        queries = [self.tokens.decode(ids) for ids in rollout.query_ids()]
-        responses = [self.tokens.decode(ids) for ids in rollout.response_ids()]
+        queries, responses = self._texts(rollout)
         columns = {name: [p.columns.get(name) for p in prompts] for name in prompts[0].columns}
         scores = score(self.reward, queries, responses, columns, save_to=self.failed_texts)
         config = self.rollout_config
@@ -346,10 +345,12 @@ class PPOTrainer:
             )
 
     def _samples(self, rollout: Rollout, scores_B: Tensor, kl_B: Tensor, count: int) -> list[dict[str, Any]]:
-        rows = zip(rollout.query_ids(), rollout.response_ids(), scores_B.tolist(), kl_B.tolist(), strict=True)
-        return [
-            {"prompt": self.tokens.decode(q), "response": self.tokens.decode(r), "score": s, "kl": k} for q, r, s, k in rows
-        ][:count]
+        rows = zip(*self._texts(rollout), scores_B.tolist(), kl_B.tolist(), strict=True)
+        return [{"prompt": q, "response": r, "score": s, "kl": k} for q, r, s, k in rows][:count]
+
+    def _texts(self, rollout: Rollout) -> tuple[list[str], list[str]]:
+        pairs = [self.tokens.split(q, r) for q, r in zip(rollout.query_ids(), rollout.response_ids(), strict=True)]
+        return [q for q, _ in pairs], [r for _, r in pairs]
 
 
 def _finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:

@@ -1,0 +1,222 @@
+"""The command line. Each verb imports what it needs when it runs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from konomi import __version__
+from konomi.errors import ConfigError, KonomiError
+
+if TYPE_CHECKING:
+    from konomi.config import PPOJob
+    from konomi.job import Observer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="RLHF end to end: move a language model toward what people like better, without letting it drift from where it began."
+    "\n\nStart with [bold]konomi demo --quick[/bold] (two minutes), then [bold]konomi demo[/bold].",
+)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given several times.", show_default=False),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory that holds the runs; each run is a new one inside.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random. Same seed, same machine: same run.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
+
+
+def _told(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn our errors into one message and an exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except KonomiError as error:
+            typer.echo(f"konomi: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt as stopped:
+            typer.echo(f"konomi: {stopped or 'stopped'}", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"konomi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@_told
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of two minutes: too short to learn much.")] = False,
+    out: Out = Path("runs"),
+    seed: Seed = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole job on the embedded models: no download, no GPU, nothing asked.
+
+    Gemma 3 270M continues Japanese openings; the reward is how positive a Japanese sentiment classifier finds the text;
+    PPO moves the model toward it. At the end: before/after on openings it never saw, a report, the model.
+    """
+    from konomi.config import PPOJob, load
+    from konomi.data.sources import embedded_file
+
+    overrides = _overrides(set_, seed)
+    if quick:
+        overrides = [*QUICK, *overrides]
+    job = load(embedded_file("demo.toml"), PPOJob, overrides)
+    _run(job, out, as_json, minutes="2" if quick else "10 to 15")
+
+
+QUICK = (
+    "ppo.episodes=48", "ppo.batch_size=16", "ppo.mini_batch_size=8", "ppo.baseline_samples=16", "compare.prompts=12",
+    "compare.samples=1",
+)  # fmt: skip
+
+
+@app.command()
+@_told
+def ppo(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="The job; see examples/.", show_default=False)] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped, from its last checkpoint.", show_default=False)
+    ] = None,
+    out: Out = Path("runs"),
+    seed: Seed = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model with PPO toward a reward.
+
+    Ctrl-C finishes the update, saves, and says how to go on; a second Ctrl-C stops at once.
+    """
+    from konomi.config import PPOJob, load
+
+    if (config is None) == (resume is None):
+        raise ConfigError("give a CONFIG.toml to start a run, or --resume RUN to go on with one")
+    if config is not None:
+        _run(load(config, PPOJob, _overrides(set_, seed)), out, as_json)
+    elif resume is not None:
+        from konomi.job import resumed_job
+
+        _run(resumed_job(resume, _overrides(set_, seed)), resume.parent, as_json, resume=resume)
+
+
+@app.command()
+@_told
+def compare(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run that has ended.")],
+    prompts: Annotated[int | None, typer.Option(min=1, help="Held-out prompts at most.", show_default=False)] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Responses a prompt and model.", show_default=False)] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A further prompt, shown but not counted; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Let the model before and the model after a run answer held-out prompts again, and compare."""
+    from konomi.config import CompareConfig, PPOJob, build
+    from konomi.runs import RunDir
+
+    own = build(PPOJob, RunDir.open(run).config, where=str(run / "config.json")).compare
+    given = {"prompts": prompts, "samples": samples, "extra": prompt or None, "seed": seed}
+    config = CompareConfig(**{**own.model_dump(), **{k: v for k, v in given.items() if v is not None}})
+    from konomi.job import compare_run
+
+    observer = _observer()
+    result = compare_run(run, config, observer)
+    _result(result, as_json)
+
+
+@app.command()
+@_told
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")]) -> None:
+    """Write RUN/report.html: curves, before/after and texts in one file that needs no network."""
+    from konomi.report import write_report
+    from konomi.runs import RunDir
+
+    typer.echo(write_report(RunDir.open(run)))
+
+
+@app.command()
+@_told
+def generate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="RUN/model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m.")],
+    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to go on from; may be repeated.")],
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses a prompt.")] = 1,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 40,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Lower: safer, duller.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Let a model continue prompts: one line a response."""
+    from konomi.job import generate_texts
+
+    rows = generate_texts(model, prompt, samples, tokens, temperature, seed, _observer())
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+    else:
+        for row in rows:
+            typer.echo(row["prompt"] + row["response"])
+
+
+def _overrides(given: list[str] | None, seed: int | None) -> list[str]:
+    return [*(given or []), *([] if seed is None else [f"run.seed={seed}"])]
+
+
+def _observer() -> Observer:
+    from konomi.console import make_observer
+
+    return make_observer()
+
+
+def _run(job: PPOJob, out: Path, as_json: bool, resume: Path | None = None, minutes: str | None = None) -> None:
+    observer = _observer()
+    if minutes:
+        observer.say(f"This takes about {minutes} minutes on two processor cores; nothing is asked. Ctrl-C saves and stops.")
+    from konomi.job import run_ppo
+
+    result = run_ppo(job, out, observer, resume)
+    _result(result, as_json)
+    if result["status"] != "finished":
+        raise typer.Exit(1)
+
+
+def _result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        from konomi.console import print_result
+
+        print_result(result)
+
+
+def main() -> None:
+    """Entry point of the ``konomi`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # Japanese on a console of another encoding must not end the run
+            stream.reconfigure(errors="backslashreplace")
+    app()

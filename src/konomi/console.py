@@ -1,0 +1,200 @@
+"""What the command line shows of a job: a live table on a terminal, plain lines elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from konomi.job import Observer
+from konomi.runs import RunDir
+from konomi.train.loop import StepResult
+
+ROWS = 12
+"""Updates in the live table."""
+COLUMNS = (
+    ("update", "update"), ("episodes", "episodes"), ("eps/s", "episodes/per_second"), ("score", "ppo/mean_scores"),
+    ("± std", "ppo/std_scores"), ("KL nats/resp", "objective/kl"), ("KL coef", "objective/kl_coef"),
+    ("entropy", "objective/entropy"), ("clip %", "ppo/policy/clipfrac"), ("expl. var", "ppo/val/var_explained"), ("left", "left"),
+)  # fmt: skip
+
+
+def make_observer() -> Observer:
+    """The observer that suits where stderr goes."""
+    console = Console(stderr=True, highlight=False)
+    return LiveObserver(console) if console.is_terminal else PlainObserver()
+
+
+class _Timed(Observer):
+    """Knows how long the rest will take."""
+
+    def __init__(self) -> None:
+        self.updates, self.seconds = 0, []
+
+    updates: int
+    seconds: list[float]
+
+    def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
+        self.updates = updates
+
+    def cells(self, result: StepResult) -> dict[str, str]:
+        """Column -> what stands in it."""
+        self.seconds.append(result.metrics["time/ppo/total"])
+        recent = sorted(self.seconds[-5:])[len(self.seconds[-5:]) // 2]
+        left = recent * (self.updates - result.update)
+        numbers = {key: f"{result.metrics[key]:.3g}" for _, key in COLUMNS if key in result.metrics}
+        numbers["objective/kl_coef"] = f"{result.metrics['objective/kl_coef']:.3f}"
+        numbers["ppo/policy/clipfrac"] = f"{100 * result.metrics.get('ppo/policy/clipfrac', 0.0):.1f}"
+        for key in ("ppo/mean_scores", "ppo/std_scores", "objective/kl", "ppo/val/var_explained", "episodes/per_second"):
+            numbers[key] = f"{result.metrics[key]:.2f}"
+        return {
+            **numbers,
+            "update": f"{result.update}/{self.updates}",
+            "episodes": str(result.episodes),
+            "left": f"{int(left) // 60}:{int(left) % 60:02d}",
+        }
+
+
+class PlainObserver(_Timed):
+    """One plain line an update: for logs and pipes."""
+
+    def _line(self, text: str) -> None:
+        Console(stderr=True, no_color=True, highlight=False, soft_wrap=True, force_terminal=False).print(escape(text))
+
+    def say(self, text: str) -> None:
+        self._line(text)
+
+    def warn(self, text: str) -> None:
+        self._line(f"warning: {text}")
+
+    def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
+        super().start(run, facts, updates)
+        for label, text in facts.items():
+            self._line(f"{label}: {text}")
+        self._line(f"run: {run.path}")
+
+    def before(self, samples: list[dict[str, Any]]) -> None:
+        for sample in samples[:4]:
+            self._line(f"before: {_one_line(sample)}")
+
+    def step(self, result: StepResult) -> None:
+        cells = self.cells(result)
+        self._line("  ".join(f"{label} {cells[key]}" for label, key in COLUMNS if key in cells))
+
+
+class LiveObserver(_Timed):
+    """A table that grows, with a few current texts below."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self.rows: list[dict[str, str]] = []
+        self.live: Live | None = None
+
+    def say(self, text: str) -> None:
+        self._stop()
+        self.console.print(f"[bold]›[/bold] {escape(text)}")
+
+    def warn(self, text: str) -> None:
+        self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+
+    def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
+        super().start(run, facts, updates)
+        table = Table.grid(padding=(0, 2))
+        for label, text in {**facts, "run": str(run.path)}.items():
+            table.add_row(Text(label, style="dim"), Text(text))
+        self.console.print(table)
+
+    def before(self, samples: list[dict[str, Any]]) -> None:
+        self.console.print(_texts("The initial model writes", samples[:6]))
+
+    def step(self, result: StepResult) -> None:
+        self.rows.append(self.cells(result))
+        table = Table(box=None, padding=(0, 1), header_style="bold")
+        for label, _ in COLUMNS:
+            table.add_column(label, justify="right", no_wrap=True)
+        for row in self.rows[-ROWS:]:
+            table.add_row(*(row.get(key, "") for _, key in COLUMNS))
+        shown = Group(table, Text(), _texts(f"After update {result.update}", result.samples[:4]))
+        if self.live is None:
+            self.live = Live(console=self.console, auto_refresh=False)
+            self.live.start()
+        self.live.update(shown, refresh=True)
+        if result.update == self.updates:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """The before/after on stdout, and what may be done next."""
+    console = Console(highlight=False)
+    comparison = result["compare"]
+    before, after, gap = comparison["before"], comparison["after"], comparison["difference"]
+    table = Table(title=f"Before / after on {comparison['prompts']} held-out prompts × {comparison['samples']}", title_justify="left")
+    for label in ("", "before", "after"):
+        table.add_column(label, justify="left" if not label else "right")
+    for label, key in (
+        ("mean score", "score_mean"), ("KL, nats/response", "kl"), ("length, tokens", "length"), ("distinct-1", "distinct_1"),
+        ("distinct-2", "distinct_2"), ("repetition", "repetition"), ("perplexity under the initial model", "perplexity"),
+    ):  # fmt: skip
+        table.add_row(label, f"{before[key]:.3g}", f"{after[key]:.3g}")
+    console.print(table)
+    console.print(
+        f"Score difference {gap['mean']:+.2f}, 95 % interval {gap['low']:+.2f} to {gap['high']:+.2f}; "
+        f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}\n"
+    )
+    extra = [t for t in comparison["texts"] if not t["held_out"]]
+    for text in (extra + [t for t in comparison["texts"] if t["held_out"]])[: len(extra) + 4]:
+        console.print(Text(text["prompt"], style="bold"))
+        console.print(Text(f"  before {text['score_before']:+6.2f}  {_flat(text['before'])}"))
+        console.print(Text(f"  after  {text['score_after']:+6.2f}  {_flat(text['after'])}"))
+    console.print()
+    places = {"report": result["report"], "model": result.get("model"), "MLflow": result.get("mlflow")}
+    for label, place in places.items():
+        if place:
+            console.print(Text(f"{label:8} {place}"), soft_wrap=True)
+    if result.get("model"):
+        _next(console, result)
+
+
+def _next(console: Console, result: dict[str, Any]) -> None:
+    commands = {
+        f"konomi generate {result['model']} -p 今日の天気は -n 5": "let it write",
+        f"konomi compare {result['run']} --samples 4": "compare on more draws",
+    }
+    if str(result.get("mlflow") or "").startswith("sqlite:"):
+        commands[f"mlflow ui --backend-store-uri {result['mlflow']}"] = "all runs side by side"
+    commands["konomi ppo examples/demo.toml --set ppo.kl_target=3"] = "stay closer to where it began"
+    console.print("\nNext:")
+    width = max(cell_len(c) for c in commands)
+    for command, why in commands.items():
+        console.print(Text(f"  {command}{' ' * (width - cell_len(command))}  # {why}"), soft_wrap=True)
+
+
+def _texts(title: str, samples: list[dict[str, Any]]) -> Group:
+    lines = [Text(title, style="bold")]
+    for sample in samples:
+        line = Text(f"{sample['score']:+6.2f}  ", style="dim")
+        line.append(_flat(sample["prompt"]), style="dim")
+        line.append(_flat(sample["response"]), style="default")
+        lines.append(line)
+    return Group(*lines)
+
+
+def _one_line(sample: dict[str, Any]) -> str:
+    return f"{sample['score']:+.2f}  {_flat(sample['prompt'])}|{_flat(sample['response'])}"
+
+
+def _flat(text: str) -> str:
+    """On one line and without control characters: what a model writes must not steer the terminal."""
+    return "".join(c if c.isprintable() else "␤" if c == "\n" else "·" for c in text)

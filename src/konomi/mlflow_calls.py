@@ -1,0 +1,96 @@
+"""What stands between tracking.py and MLflow's habits: long waits, chatter, telemetry, addresses."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import sqlite3
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+}
+UPLOAD = ENVIRONMENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+_LOGGERS = ("mlflow", "alembic", "urllib3", "sqlalchemy")
+
+
+def without_password(text: str) -> str:
+    """``text`` with the user and password of any address in it left out."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address by which SQLAlchemy, and so MLflow, knows the SQLite file ``path``."""
+    text = path.as_posix()
+    if set("%?#").isdisjoint(text):  # MLflow makes the directory that an address spells: escape only where it must be
+        return f"sqlite:///{text}"
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=text).render_as_string()
+
+
+def check_database(uri: str) -> None:
+    """Fail at once if a database cannot be reached; MLflow would try ten times, for 100 seconds."""
+    from sqlalchemy.engine import make_url
+
+    if urlsplit(uri).scheme.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mssql"):
+        return
+    url = make_url(uri)
+    if url.drivername == "sqlite" and url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(url.database, timeout=3)) as database:
+            database.execute("PRAGMA schema_version")
+    elif url.host and url.port:
+        socket.create_connection((url.host, url.port), timeout=3).close()
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """Everything by which a store or its driver says that it cannot be used. The first call imports mlflow (3 s)."""
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+    from urllib3.exceptions import HTTPError
+
+    # ImportError: the driver of the database that the address names is not installed
+    return (
+        MlflowException,
+        RequestException,
+        HTTPError,
+        SQLAlchemyError,
+        CommandError,
+        sqlite3.Error,
+        OSError,
+        ImportError,
+    )
+
+
+@contextmanager
+def quiet(environment: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that the user has not set, hold MLflow's own messages back, and put everything back after."""
+    added = {name: value for name, value in environment.items() if name not in os.environ}
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    os.environ.update(added)
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's dependencies deprecate one another
+            yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+        for name, level in levels.items():
+            if logging.getLogger(name).level == logging.CRITICAL:  # else the import of mlflow has set one of its own
+                logging.getLogger(name).setLevel(level)

@@ -1,0 +1,1 @@
+"""Language models: loading, the policy with its value head, reward models."""

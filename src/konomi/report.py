@@ -1,0 +1,261 @@
+"""The page of a run: one HTML file that shows what changed, needs nothing from outside, and can be sent by mail.
+
+Texts that a model or a data file wrote are never trusted: all are escaped, characters that reorder or hide text are
+shown as their code, and a content security policy allows the page's own style and script by their hashes, nothing else.
+The words of the page are in templates/report.json, in every language at once; a switch on the page picks one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from konomi import charts, files
+from konomi.charts import Chart
+from konomi.errors import DataError
+from konomi.markup import flat, number, security_policy, signed, words
+from konomi.runs import RunDir
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+TEMPLATES = Path(__file__).parent / "templates"
+COMPARE_VERSION = 1
+SAMPLE_UPDATES = 12
+"""Updates whose texts are shown, spread over the run."""
+TEXTS_OPEN = 8
+"""Before/after texts that are shown without a click, of each kind."""
+
+Metrics = Sequence[Mapping[str, Any]]
+
+# key of the chart, metric, unit, whether 0 is on the axis
+_CURVES = (
+    ("score", "ppo/mean_scores", "unit_score", False),
+    ("kl", "objective/kl", "unit_nats", True),
+    ("kl_coef", "objective/kl_coef", "unit_coef", True),
+    ("entropy", "objective/entropy", "unit_nats", False),
+    ("response_length", "tokens/responses_len_mean", "unit_tokens", False),
+    ("policy_loss", "ppo/loss/policy", None, False),
+    ("value_loss", "ppo/loss/value", None, True),
+    ("learning_rate", "ppo/learning_rate", None, True),
+)
+_FIGURES = (
+    ("score_mean", "unit_score", "score_std"),
+    ("kl", "unit_nats", None),
+    ("length", "unit_tokens", None),
+    ("distinct_1", None, None),
+    ("distinct_2", None, None),
+    ("repetition", None, None),
+    ("perplexity", None, None),
+)
+
+
+def write_report(run: RunDir) -> Path:
+    """Write ``report.html`` of a run from what its directory holds by now, and return the path.
+
+    Whatever is missing (updates, before/after, sample texts) is left out or said to be missing.
+
+    Raises:
+        DataError: a file of the run is damaged, or compare.json was written by a newer konomi.
+        RunError: the page cannot be written.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    labels: dict[str, dict[str, str]] = json.loads((TEMPLATES / "report.json").read_text(encoding="utf-8"))
+
+    def t(key: str) -> Markup:
+        span = Markup('<span class="{0}" lang="{0}">{1}</span>')
+        return Markup("").join(span.format(lang, label[key]) for lang, label in labels.items())
+
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"words": words, "number": number, "signed": signed, "flat": flat}
+    page = environment.get_template("report.html").render(
+        labels=labels,
+        t=t,
+        size=charts,
+        style=Markup(style),
+        script=Markup(script),
+        policy=security_policy(style, script),
+        **_content(run, t),
+    )
+    files.write_atomic(run.report, page.encode("utf-8"))
+    return run.report
+
+
+def _content(run: RunDir, t: Any) -> dict[str, Any]:
+    info, config, metrics = run.info, run.config, run.read_metrics()
+    compare = _read_compare(run)
+    return {
+        "name": info.get("name") or run.path.name,
+        "status": info.get("status") if info.get("status") in ("finished", "failed", "stopped") else "running",
+        "reason": info.get("reason"),
+        "git": info.get("git"),
+        "tiles": _tiles(info, config, metrics, compare, t),
+        "facts": _facts(info, config),
+        "compare": compare,
+        "charts": _charts(config, metrics, compare),
+        "samples": _samples(run),
+        "config": json.dumps(config, ensure_ascii=False, indent=2),
+        "info": json.dumps(info, ensure_ascii=False, indent=2),
+    }
+
+
+def _facts(info: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    model, reward = config.get("model", {}), config.get("reward", {})
+    machine, versions = info.get("machine", {}), info.get("versions", {})
+    detail = ", ".join(str(reward[key]) for key in ("label", "use", "text") if reward.get(key) is not None)
+    rows = [
+        ("model", " ".join(str(model[key]) for key in ("name", "revision") if model.get(key))),
+        ("reward", f"{reward.get('kind', '')} {reward.get('name', '')}" + (f" ({detail})" if detail else "")),
+        ("seed", str(info.get("seed", ""))),
+        ("precision", str(info.get("precision") or model.get("precision", ""))),
+        ("machine", f"{machine.get('cpu', '')} × {machine.get('cpus', '')}, {machine.get('platform', '')}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ("started", str(info.get("started", "")).replace("T", " ").replace("+00:00", " UTC")),
+    ]
+    return [(key, value) for key, value in rows if value.strip()]
+
+
+def _tiles(
+    info: Mapping[str, Any], config: Mapping[str, Any], metrics: Metrics, compare: Mapping[str, Any] | None, t: Any
+) -> list[tuple[str, str, Any]]:
+    tiles: list[tuple[str, str, Any]] = []
+    first, last = (metrics[0], metrics[-1]) if metrics else ({}, {})
+    if compare:
+        row, gap = compare["rows"][0], compare["difference"]
+        note = f"{signed(gap['mean'])} [{signed(gap['low'])}, {signed(gap['high'])}]"
+        tiles.append(("score_mean", f"{number(row['before'])} → {number(row['after'])}", note))
+        count = sum(gap[key] or 0 for key in ("wins", "losses", "ties"))
+        tiles.append(("wins", f"{number(gap['wins'])} / {count}", ""))
+        tiles.append(("kl_short", number(compare["rows"][1]["after"]), t("unit_nats")))
+    elif metrics:
+        ends = [line.get("ppo/mean_scores") for line in (first, last)]
+        tiles.append(("score_mean", f"{number(ends[0])} → {number(ends[1])}", ""))
+        tiles.append(("kl_short", number(last.get("objective/kl")), t("unit_nats")))
+    ppo = config.get("ppo", {})
+    planned = ppo["episodes"] // ppo["batch_size"] if ppo.get("episodes") and ppo.get("batch_size") else None
+    done = str(last.get("update", 0))
+    episodes = t("episodes") + " " + number(last["episodes"]) if "episodes" in last else ""
+    tiles.append(("updates", f"{done} / {planned}" if planned else done, episodes))
+    if duration := _duration(info, last):
+        tiles.append(("duration", duration, ""))
+    return tiles
+
+
+def _duration(info: Mapping[str, Any], last: Mapping[str, Any]) -> str | None:
+    """Hours, minutes and seconds from the start to the end, or to the last update of a run that has none."""
+    try:
+        started = datetime.fromisoformat(str(info.get("started")))
+        ended = datetime.fromisoformat(info["ended"]).timestamp() if info.get("ended") else last.get("time")
+    except ValueError:
+        return None
+    return None if ended is None else str(timedelta(seconds=max(0, round(ended - started.timestamp()))))
+
+
+def _read_compare(run: RunDir) -> dict[str, Any] | None:
+    found = run.read_json(run.compare.name)
+    if found is None:
+        return None
+    if not isinstance(found, dict) or found.get("version") != COMPARE_VERSION:
+        version = found.get("version") if isinstance(found, dict) else None
+        raise DataError(
+            f"{run.compare}: format {version!r}, this konomi reads {COMPARE_VERSION}; update konomi, or make the "
+            "before/after again"
+        )
+    before, after = found.get("before", {}), found.get("after", {})
+    rows = [
+        {
+            "label": "kl_short" if key == "kl" else key,
+            "unit": unit,
+            "before": before.get(key),
+            "after": after.get(key),
+            "before_spread": before.get(spread) if spread else None,
+            "after_spread": after.get(spread) if spread else None,
+            "difference": _minus(after.get(key), before.get(key)),
+        }
+        for key, unit, spread in _FIGURES
+    ]
+    gap = dict.fromkeys(("mean", "low", "high", "wins", "losses", "ties")) | found.get("difference", {})
+    texts = [_text(item) for item in found.get("texts", [])]
+    groups = [
+        ("held_out_prompts", [x for x in texts if x["held_out"]]),
+        ("extra_prompts", [x for x in texts if not x["held_out"]]),
+    ]
+    return {
+        "prompts": found.get("prompts", ""),
+        "samples": found.get("samples", ""),
+        "rows": rows,
+        "difference": gap,
+        "level": f"{100 * found.get('difference', {}).get('level', 0.95):g} %",
+        "texts": [(key, items[:TEXTS_OPEN], items[TEXTS_OPEN:]) for key, items in groups],
+    }
+
+
+def _text(item: Mapping[str, Any]) -> dict[str, Any]:
+    gap = _minus(item.get("score_after"), item.get("score_before"))
+    keys = ("prompt", "before", "after", "score_before", "score_after")
+    return {key: item.get(key, "") for key in keys} | {
+        "held_out": item.get("held_out", True),
+        "difference": gap,
+        "direction": "" if not gap else "up" if gap > 0 else "down",
+    }
+
+
+def _minus(a: Any, b: Any) -> float | None:
+    return a - b if isinstance(a, (int, float)) and isinstance(b, (int, float)) else None
+
+
+def _charts(config: Mapping[str, Any], metrics: Metrics, compare: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    updates = [line["update"] for line in metrics]
+    ppo = config.get("ppo", {})
+    target = ppo.get("kl_target") if ppo.get("kl_controller", "adaptive") == "adaptive" else None
+    found: list[dict[str, Any]] = []
+
+    def add(key: str, chart: Chart | None, unit: str | None, about: str | None, x: tuple[str, str | None]) -> None:
+        if chart is not None:
+            found.append(
+                {"key": key, "title": key, "unit": unit, "about": about, "chart": chart, "x_key": x[0], "x_unit": x[1]}
+            )
+
+    for key, metric, unit, zero in _CURVES:
+        spread = [line.get("ppo/std_scores") for line in metrics] if key == "score" else None
+        across = target if key == "kl" else None
+        chart = charts.over_updates(updates, [m.get(metric) for m in metrics], spread=spread, target=across, zero=zero)
+        about = "score_about" if key == "score" else "kl_about" if across is not None else None
+        add(key, chart, unit, about, ("update", None))
+    add("path", _path(metrics, updates, compare), "unit_score", "path_about", ("kl", "unit_nats"))
+    return found
+
+
+def _path(metrics: Metrics, updates: Sequence[int], compare: Mapping[str, Any] | None) -> Chart | None:
+    kl, scores = ([line.get(key) for line in metrics] for key in ("objective/kl", "ppo/mean_scores"))
+    whole = [(x, y) for x, y in zip(kl, scores, strict=True) if x is not None and y is not None]
+    marks = {"first": whole[0], "last": whole[-1]} if len(whole) > 1 else {}
+    if compare:
+        score_row, kl_row = compare["rows"][:2]
+        for side in ("before", "after"):
+            if kl_row[side] is not None and score_row[side] is not None:
+                marks[side] = (kl_row[side], score_row[side])
+    return charts.path(updates, kl, scores, marks)
+
+
+def _samples(run: RunDir) -> list[tuple[int, list[dict[str, Any]]]]:
+    by_update: dict[int, list[dict[str, Any]]] = {}
+    for line in run.read_samples():
+        keys = ("prompt", "response", "score", "kl")
+        by_update.setdefault(line["update"], []).append({key: line.get(key, "") for key in keys})
+    updates = sorted(by_update)
+    if len(updates) > SAMPLE_UPDATES:
+        updates = [updates[round(i * (len(updates) - 1) / (SAMPLE_UPDATES - 1))] for i in range(SAMPLE_UPDATES)]
+    return [(update, by_update[update]) for update in updates]

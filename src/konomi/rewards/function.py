@@ -1,0 +1,141 @@
+"""Reward = a Python function of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from konomi import config as configuration
+from konomi.errors import ConfigError
+from konomi.rewards.base import as_floats
+
+_OWN = ("texts", "prompts", "responses")
+# what running a module commonly ends in; anything else passes through with its traceback
+_IMPORT_ERRORS = (
+    ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, OSError, RuntimeError,
+)  # fmt: skip
+
+
+class FunctionReward:
+    """Calls ``package.module:function`` or ``path/to/file.py:function`` with the arguments that the function names.
+
+    They are lists of equal length, copies that the function may change: ``texts`` (prompt + response), ``prompts``,
+    ``responses``, and the data set's other columns by name (a column with one of these three names is not passed on).
+    A function with ``**kwargs`` gets all. What it returns is checked by :func:`konomi.rewards.base.as_floats`.
+
+    While the module is imported, the current directory (``package.module``) or the file's directory is searched first;
+    later it is not, so imports belong at the top of the file.
+    """
+
+    def __init__(self, config: configuration.FunctionReward) -> None:
+        self.name = config.name
+        self._function = _find(config.name)
+        self._wanted, self._required, self._all = _parameters(self._function, config.name)
+
+    def check(self, columns: Iterable[str]) -> None:
+        """Raise ConfigError if the function cannot be called where the data set has these other columns."""
+        have = dict.fromkeys([*_OWN, *columns])
+        if missing := [name for name in self._required if name not in have]:
+            raise ConfigError(
+                f"reward.name: {self.name} needs {', '.join(map(repr, missing))}, which is not a column of the data; "
+                f"available: {', '.join(have)}. Rename the argument, or give it a default"
+            )
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> list[float]:
+        """Return what the function returns for the texts, as floats.
+
+        Raises:
+            ConfigError: the function needs a column that is not there.
+            RunError: it did not return one finite number a text. What the function itself raises comes through.
+        """
+        self.check(columns)
+        offered = {**columns, "texts": texts, "prompts": prompts, "responses": responses}
+        given = {name: list(value) for name, value in offered.items() if self._all or name in self._wanted}
+        return as_floats(self._function(**given), texts, self.name)
+
+
+def _find(name: str) -> Callable[..., Any]:
+    module_name, colon, attribute = name.rpartition(":")
+    if not colon or not module_name or not attribute.isidentifier():
+        raise ConfigError(f"reward.name: {name}: write package.module:function or path/to/file.py:function")
+    module = _import(module_name, name)
+    if not hasattr(module, attribute):
+        own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ConfigError(
+            f"reward.name: {module_name} has no {attribute!r}; callable there: {', '.join(own) or 'nothing'}"
+        )
+    function = getattr(module, attribute)
+    if not callable(function):
+        raise ConfigError(f"reward.name: {name} is a {type(function).__name__}; a function is needed")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(f"reward.name: {name} is an async function; a plain one is needed (it may call asyncio.run)")
+    return function  # type: ignore[no-any-return]
+
+
+def _import(module_name: str, name: str) -> ModuleType:
+    path = Path(module_name).expanduser()
+    is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
+        raise ConfigError(f"reward.name: {module_name}: no such file (seen from {Path.cwd()})")
+    try:
+        with _searched_first(path.resolve().parent if is_file else Path.cwd()):
+            return _run_file(path.resolve()) if is_file else importlib.import_module(module_name)
+    except _IMPORT_ERRORS as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        at = "" if isinstance(error, (ImportError, SyntaxError)) else f" ({frame.filename}, line {frame.lineno})"
+        raise ConfigError(f"reward.name: {name}: cannot be imported: {type(error).__name__}: {error}{at}") from error
+
+
+def _run_file(path: Path) -> ModuleType:
+    # a name of its own, so that a file called json.py hides nothing and two files with one name do not meet
+    module_name = f"_konomi_reward_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=6).hexdigest()}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None  # true of every .py file
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their own module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
+
+
+@contextmanager
+def _searched_first(directory: Path) -> Iterator[None]:
+    entry = str(directory)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the module itself may have taken it out
+            sys.path.remove(entry)
+
+
+def _parameters(function: Callable[..., Any], name: str) -> tuple[list[str], list[str], bool]:
+    """Return the names that the function takes, those it cannot do without, and whether it takes any."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"reward.name: {name}: its arguments cannot be read; wrap it in a def") from error
+    if only := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]:
+        raise ConfigError(f"reward.name: {name}: argument {only[0]!r} cannot be given by name; remove the / behind it")
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    required = [p.name for p in named if p.default is p.empty]
+    return [p.name for p in named], required, any(p.kind is p.VAR_KEYWORD for p in parameters)

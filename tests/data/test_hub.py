@@ -1,0 +1,149 @@
+"""Hub data sets, against a hub in miniature on this machine.
+
+The hub's libraries read their address and the place of their cache at import, so they are tried in another process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import konomi
+from konomi.data.sources import hub_problem
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+REVIEWS = "".join(json.dumps({"review": f"text {i}", "label": i}) + "\n" for i in range(5)).encode()
+FILES = {
+    "someone/reviews": {
+        "README.md": b"# reviews\n",
+        "train.jsonl": REVIEWS,
+        "test.jsonl": REVIEWS[: len(REVIEWS) // 5],
+    },
+    "someone/script": {"README.md": b"# script\n", "script.py": b"raise SystemExit\n"},
+}
+
+CASES = """
+import json, sys
+from konomi.config import DataConfig
+from konomi.data.sources import load_prompts
+from konomi.errors import KonomiError
+
+def run(**settings):
+    try:
+        return [[prompt.text, prompt.columns] for prompt in load_prompts(DataConfig(**settings))]
+    except KonomiError as error:
+        return type(error).__name__ + ": " + str(error)
+
+for case in json.loads(sys.argv[1]):
+    print("RESULT", json.dumps(run(**case)), flush=True)
+"""
+
+CASES_ONLINE: dict[str, dict[str, Any]] = {
+    "plain": {"prompts": "someone/reviews", "column": "review"},
+    "split and limit": {"prompts": "someone/reviews", "column": "review", "split": "test", "limit": 2},
+    "column": {"prompts": "someone/reviews"},
+    "split": {"prompts": "someone/reviews", "column": "review", "split": "nope"},
+    "revision": {"prompts": "someone/reviews", "column": "review", "revision": "nope"},
+    "script": {"prompts": "someone/script"},
+    "unknown": {"prompts": "someone/nothing"},
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None: ...
+
+    def _answer(self, body: bytes, code: int = 200, **headers: str) -> None:
+        self.send_response(code)
+        for key, value in {"Content-Length": str(len(body)), "X-Repo-Commit": SHA, **headers}.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = self.path.partition("?")[0].strip("/").split("/")
+        if path == [""]:
+            return self._answer(b"hub")
+        api = path[0] == "api"
+        path = path[1:] if api else path
+        files = FILES.get("/".join(path[1:3]))
+        if files is None:
+            return self._answer(b"", 404, X_Error_Code="RepoNotFound")
+        rest = path[3:]
+        if len(rest) > 1 and rest[1] not in ("main", SHA):
+            return self._answer(b"", 404, X_Error_Code="RevisionNotFound")
+        if not api:
+            body = files.get("/".join(rest[2:]))
+            if body is None:
+                return self._answer(b"", 404, X_Error_Code="EntryNotFound")
+            return self._answer(body, ETag=f'"{hashlib.sha1(body).hexdigest()}"')
+        listing = [
+            {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+            for name, body in files.items()
+        ]
+        if rest[:1] in (["tree"], ["paths-info"]):
+            return self._answer(json.dumps(listing).encode())
+        info = {"id": "/".join(path[1:3]), "sha": SHA, "siblings": [{"rfilename": name} for name in files]}
+        return self._answer(json.dumps(info).encode())
+
+    do_HEAD = do_POST = do_GET
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def run(cases: dict[str, dict[str, Any]], home: Path, endpoint: str) -> dict[str, Any]:
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "DATASETS_"))}
+    environ |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+    environ["PYTHONPATH"] = str(Path(konomi.__file__).parents[1])
+    command = [sys.executable, "-c", CASES, json.dumps(list(cases.values()))]
+    done = subprocess.run(command, cwd=home, env=environ, capture_output=True, text=True, timeout=120)
+    lines = [line.removeprefix("RESULT ") for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert len(lines) == len(cases), done.stderr
+    return dict(zip(cases, map(json.loads, lines), strict=True))
+
+
+@pytest.mark.parametrize("path", ["", "/datasets/someone/nothing"])
+def test_a_hub_that_answers_is_reachable(hub: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub + path)
+    assert hub_problem() is None
+    # its certificate is not trusted, or as here it has none: for the hub's own client to judge
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.replace("http:", "https:"))
+    assert hub_problem() is None
+
+
+def test_hub_data_sets(hub: str, tmp_path: Path) -> None:
+    online = run(CASES_ONLINE, tmp_path, hub)
+    every = [[f"text {i}", {"label": i}] for i in range(5)]
+    assert online["plain"] == every
+    assert online["split and limit"] == every[:1]
+    assert online["column"] == ("DataError: someone/reviews: no column 'text'; it has: review, label. Set data.column")
+    assert "Should be one of ['train', 'test']" in online["split"]
+    assert "Revision 'nope' doesn't exist" in online["revision"]
+    assert 'set data.revision = "refs/convert/parquet"' in online["script"]
+    assert "someone/nothing: no such file; as a data set of the hub: Dataset" in online["unknown"]
+
+    # no one listens on port 9: what is in the cache is used, the rest is told
+    offline = run({name: CASES_ONLINE[name] for name in ("plain", "script")}, tmp_path, "http://127.0.0.1:9")
+    assert offline["plain"] == every
+    assert "not in the cache and cannot be fetched (http://127.0.0.1:9" in offline["script"]

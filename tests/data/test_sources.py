@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from konomi.config import DataConfig
+from konomi.data.records import Prompt
+from konomi.data.sources import embedded_file, hub_problem, load_prompts, split_held_out
+from konomi.errors import ConfigError, DataError
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def load(path: Path, **settings: Any) -> list[Prompt]:
+    return load_prompts(DataConfig(prompts=str(path), **settings))
+
+
+def texts(path: Path, **settings: Any) -> list[str]:
+    return [prompt.text for prompt in load(path, **settings)]
+
+
+def refused(path: Path | str, *parts: str, error: type[Exception] = DataError, **settings: Any) -> str:
+    with pytest.raises(error) as caught:
+        load_prompts(DataConfig(prompts=str(path), **settings))
+    for part in parts:
+        assert part in str(caught.value)
+    return str(caught.value)
+
+
+# what is read
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", '{"text": "今日は", "topic": 1}\n\n{"text": " b ", "other": [2]}\n')
+    assert load(path) == [Prompt("今日は", {"topic": 1, "other": None}), Prompt(" b ", {"topic": None, "other": [2]})]
+
+
+def test_jsonl_splits_lines_at_line_feeds_only(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", '{"text": "a\u2028b\x85c"}\r\n{"text": "d"}')
+    assert texts(path) == ["a\u2028b\x85c", "d"]
+
+
+def test_txt_is_one_prompt_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.txt", "one\r\n\n  \ntwo, too\n")
+    assert texts(path) == ["one", "two, too"]
+    assert texts(path, column="any") == ["one", "two, too"]
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", 'text,label\r\n"a, ""b""\r\nc",0\r\n\r\nd,1\r\n')
+    assert load(path) == [Prompt('a, "b"\r\nc', {"label": "0"}), Prompt("d", {"label": "1"})]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "p.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [0, 1]}), path)
+    assert load(path) == [Prompt("a", {"label": 0}), Prompt("b", {"label": 1})]
+    refused(path, f"{path}: no column 'txt' (did you mean 'text'?)", "it has: text, label", column="txt")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None]}), path)
+    refused(path, f"{path}: row 2: 'text' is null")
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.txt"])
+def test_a_byte_order_mark_is_tolerated(tmp_path: Path, name: str) -> None:
+    body = {"p.jsonl": '{"text": "a"}', "p.csv": "text\na", "p.txt": "a"}[name]
+    assert texts(write(tmp_path / name, b"\xef\xbb\xbf" + body.encode())) == ["a"]
+
+
+def test_the_file_ending_may_be_in_capitals(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "P.TXT", "a")) == ["a"]
+
+
+def test_of_equal_texts_the_first_is_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", '{"text": "a", "n": 1}\n{"text": "b", "n": 2}\n{"text": " a", "n": 3}\n')
+    assert load(path) == [Prompt("a", {"n": 1}), Prompt("b", {"n": 2})]
+
+
+def test_limit_reads_no_further(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", '{"text": "a"}\n{"text": "a"}\nnot JSON\n')
+    assert texts(path, limit=2) == ["a"]
+
+
+def test_embedded_lists() -> None:
+    for name in ("openings-ja", "openings-en"):
+        prompts = load_prompts(DataConfig(prompts=f"embedded:{name}"))
+        assert len(prompts) >= 20
+        assert len(embedded_file(name).read_text(encoding="utf-8").splitlines()) == len(prompts)
+    assert embedded_file("embedded:openings-ja") == embedded_file("openings-ja")
+
+
+# what is refused
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    refused(tmp_path / "none.jsonl", "none.jsonl: no such file", "seen from")
+    refused("none.csv", "none.csv: no such file")
+    refused("a/b/c", "a/b/c: no such file")
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    refused(tmp_path, "a directory", ".jsonl")
+
+
+@pytest.mark.parametrize("name", ["p.json", "p"])
+def test_an_unknown_ending(tmp_path: Path, name: str) -> None:
+    refused(write(tmp_path / name, "a"), "file ending", ".jsonl, .csv, .parquet or .txt")
+
+
+def test_no_such_embedded_list() -> None:
+    refused("embedded:openings-jp", "did you mean 'openings-ja'?", "embedded:openings-en")
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.txt"])
+def test_not_utf8(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, b"abc\n" + "今日".encode("cp932"))
+    refused(path, f"{path}:2: not UTF-8", "byte 4", "iconv -f CP932")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that even root cannot read")
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").symlink_to("/proc/self/mem")
+    refused(tmp_path / "p.txt", "p.txt: cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("{'text': 'b'}", "not JSON: Expecting property name"),
+        ('{"text": "b"', "not JSON"),
+        ('["b"]', 'a list; each line has to be an object such as {"text": "..."}'),
+        ('"b"', "a text; each line"),
+        ("3", "a number; each line"),
+        ("null", "null; each line"),
+        pytest.param("[" * 100_000, "JSON that cannot be read", id="deep"),
+        pytest.param('{"text": "b", "n": ' + "1" * 5000 + "}", "JSON that cannot be read", id="long number"),
+        ('{"txt": "b"}', "no column 'text' (did you mean 'txt'?); it has: txt. Set data.column"),
+        ("{}", "no column 'text'; it has: none"),
+        ('{"text": 1}', "'text' is a number"),
+        ('{"text": true}', "'text' is true or false"),
+        ('{"text": null}', "'text' is null"),
+        ('{"text": {}}', "'text' is an object"),
+        ('{"text": ""}', "'text' is blank"),
+        ('{"text": " \\n\\u3000"}', "'text' is blank"),
+        ('{"text": "ab\\ud800"}', "half a character (a surrogate) at position 2"),
+    ],
+)
+def test_bad_jsonl_rows_are_told_with_file_and_line(tmp_path: Path, line: str, part: str) -> None:
+    path = write(tmp_path / "p.jsonl", '{"text": "a"}\n\n' + line + "\n")
+    refused(path, f"{path}:3: ", part)
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "part"),
+    [
+        ("a,b\n1,2\n", 1, "no column 'text'; it has: a, b. Set data.column; the first line of a CSV file"),
+        ("text,b,b\n", 1, "two columns are named 'b'"),
+        ('text,b\n"x\ny",1\nz\n', 4, "1 fields, but the header names 2"),
+        ("text,b\nx,1,2\n", 2, "3 fields, but the header names 2"),
+        ('text\n"a" b\n', 2, "not CSV"),
+        ('text\n"a\n', 2, "not CSV"),
+        ('text,b\n"x\ny",1\n ,2\n', 4, "'text' is blank"),
+    ],
+)
+def test_bad_csv(tmp_path: Path, body: str, line: int, part: str) -> None:
+    path = write(tmp_path / "p.csv", body)
+    refused(path, f"{path}:{line}: ", part)
+
+
+def test_bad_parquet(tmp_path: Path) -> None:
+    refused(write(tmp_path / "p.parquet", "text\na\n"), "not a Parquet file")
+    refused(write(tmp_path / "empty.parquet", ""), "not a Parquet file")
+
+
+@pytest.mark.parametrize(("name", "body"), [("p.jsonl", ""), ("p.txt", " \n\n"), ("p.csv", ""), ("p.csv", "text\n")])
+def test_empty_files(tmp_path: Path, name: str, body: str) -> None:
+    refused(write(tmp_path / name, body), "no rows")
+
+
+@pytest.mark.parametrize("setting", [{"subset": "ja"}, {"split": "test"}, {"revision": "main"}])
+def test_settings_for_the_hub_are_refused_with_a_file(tmp_path: Path, setting: dict[str, str]) -> None:
+    refused(write(tmp_path / "p.txt", "a"), f"data.{next(iter(setting))}", error=ConfigError, **setting)
+
+
+def test_the_hub_is_not_reachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # no one listens there
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert "127.0.0.1:9" in (hub_problem() or "")
+    refused("someone/some-reviews", "someone/some-reviews", "cannot be fetched", "127.0.0.1:9", "embedded:openings-ja")
+    assert constants.HF_HUB_OFFLINE is False
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub_problem() == "HF_HUB_OFFLINE is set"
+
+
+# held out
+
+
+def some(count: int) -> list[Prompt]:
+    return [Prompt(f"text {number}") for number in range(count)]
+
+
+def test_held_out_is_about_the_share() -> None:
+    train, held_out = split_held_out(some(2000), 0.2)
+    assert len(train) + len(held_out) == 2000
+    assert abs(len(held_out) - 400) < 4 * (2000 * 0.2 * 0.8) ** 0.5
+    assert split_held_out(some(5), 0.0) == (some(5), [])
+
+
+def test_a_text_stays_on_its_side() -> None:
+    _, held_out = split_held_out(some(200), 0.2)
+    _, of_more = split_held_out([Prompt("another"), *reversed(some(400))], 0.2)
+    assert {p.key for p in held_out} == {p.key for p in of_more} & {p.key for p in some(200)}
+    _, of_larger_share = split_held_out(some(200), 0.5)
+    assert {p.key for p in held_out} < {p.key for p in of_larger_share}
+
+
+def test_none_left_for_training() -> None:
+    with pytest.raises(DataError, match=r"data.held_out = 1.0: all of the 3 texts are held out"):
+        split_held_out(some(3), 1.0)
+
+
+def test_embedded_prompts_are_json_with_text() -> None:
+    for line in embedded_file("openings-ja").read_text(encoding="utf-8").splitlines():
+        assert json.loads(line)["text"].strip()

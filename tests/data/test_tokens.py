@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from konomi.data.records import Prompt
+from konomi.data.tokens import Tokens, lengths_to_mask, pad_left, pad_right
+from konomi.errors import DataError, ModelError
+from tiny import BOS_ID, EOS_ID, tiny_tokenizer
+
+
+def fast(model: Any, template: str | None = None, decoder: Any = None, **special: str) -> Any:
+    """A fast tokenizer over ``model``; ``template`` as in "<s> $A </s>"."""
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(model)
+    tokenizer.add_special_tokens(sorted(special.values()))
+    if template:
+        ids = [(token, tokenizer.token_to_id(token)) for token in sorted(special.values())]
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    if decoder is not None:
+        tokenizer.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def bytes_tokenizer(template: str | None = None, **special: str) -> Any:
+    """256 bytes, so that characters can be cut through; the first special tokens are 256, 257, ..."""
+    from tokenizers import decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[])
+    tokenizer = fast(model, template, decoders.ByteLevel(), **special)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+def sentencepiece_like(template: str | None = None, **special: str) -> Any:
+    """Words with a ▁ for the space in front, whose decoder takes the first one off (as T5 and Llama do)."""
+    from tokenizers import decoders, models, pre_tokenizers
+
+    words = {word: i for i, word in enumerate(["<unk>", "▁", "▁the", "▁rain", "▁that", "▁a"])}
+    tokenizer = fast(models.WordLevel(words, unk_token="<unk>"), template, decoders.Metaspace(), **special)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    return tokenizer
+
+
+def test_a_leading_special_token_is_kept() -> None:
+    tokens = Tokens(tiny_tokenizer())
+    assert tokens.leading == [BOS_ID]
+    assert tokens.encode("ab") == [BOS_ID, 2, 3]
+    assert tokens.encode("") == [BOS_ID]
+    assert Tokens(tiny_tokenizer(bos=False)).encode("ab") == [2, 3]
+
+
+def test_a_trailing_special_token_is_dropped() -> None:
+    tokens = Tokens(sentencepiece_like("$A </s>", eos_token="</s>"))
+    assert tokens.tokenizer("the rain")["input_ids"] == [2, 3, 6]  # as T5 does
+    assert tokens.encode("the rain") == [2, 3]
+    both = Tokens(sentencepiece_like("<s> $A </s>", bos_token="<s>", eos_token="</s>"))
+    assert both.encode("the rain") == [both.tokenizer.bos_token_id, 2, 3]
+
+
+def test_a_sentencepiece_model_under_the_t5_tokenizer(tmp_path: Path) -> None:
+    """As rinna/japanese-gpt2-small is stored: spiece.model and the class's name."""
+    import sentencepiece
+    from transformers import AutoTokenizer
+
+    with open(tmp_path / "spiece.model", "wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(["今日の天気は雨です", "この商品は良い"] * 20), model_writer=file,
+            vocab_size=40, hard_vocab_limit=False, minloglevel=2,
+        )  # fmt: skip
+    settings = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    tokens = Tokens(AutoTokenizer.from_pretrained(tmp_path))
+    whole = tokens.tokenizer("今日の天気は")["input_ids"]
+    assert whole[-1] == tokens.tokenizer.eos_token_id
+    assert tokens.encode("今日の天気は") == whole[:-1]
+    assert tokens.decode(tokens.encode("今日の天気は")) == "今日の天気は"
+    assert tokens.eos_ids == {whole[-1]}
+
+
+def test_a_text_that_looks_special_keeps_its_tokens() -> None:
+    tokens = Tokens(bytes_tokenizer("<s> $A </s>", bos_token="<s>", eos_token="</s>"))
+    bos, eos = tokens.tokenizer.bos_token_id, tokens.tokenizer.eos_token_id
+    a = tokens.encode("a")[1]
+    assert tokens.encode("<s>a</s>") == [bos, bos, a, eos]
+    assert tokens.query("<s>a</s>", 2) == [bos, bos, a]
+
+
+def test_a_tokenizer_without_ordinary_tokens_is_refused() -> None:
+    from tokenizers import models
+
+    with pytest.raises(ModelError, match="cannot be told from"):
+        Tokens(fast(models.BPE(vocab={}, merges=[]), eos_token="</s>"))
+
+
+def test_eos_and_pad() -> None:
+    tokens = Tokens(tiny_tokenizer())
+    assert (tokens.eos_ids, tokens.pad_id) == (frozenset([EOS_ID]), EOS_ID)
+    padded = Tokens(bytes_tokenizer(eos_token="</s>", pad_token="<pad>"))
+    assert padded.pad_id == padded.tokenizer.pad_token_id != padded.tokenizer.eos_token_id
+    bare = Tokens(bytes_tokenizer())
+    assert (bare.eos_ids, bare.pad_id) == (frozenset(), 0)
+
+
+def test_decode_skips_special_tokens_and_cleans_nothing_up() -> None:
+    tokens = Tokens(tiny_tokenizer())
+    assert tokens.decode([BOS_ID, 2, 28, 28, 3, EOS_ID]) == "a  b"
+    assert Tokens(bytes_tokenizer()).decode(Tokens(bytes_tokenizer()).encode("it 's , so")) == "it 's , so"
+
+
+def test_split_keeps_the_space_between_query_and_response() -> None:
+    tokens = Tokens(sentencepiece_like())
+    query, response = tokens.encode("the rain"), tokens.encode("that")
+    assert tokens.decode(query) + tokens.decode(response) == "the rainthat"
+    assert tokens.split(query, response) == ("the rain", " that")
+
+
+def test_split_gives_a_cut_character_to_the_response() -> None:
+    tokens = Tokens(bytes_tokenizer())
+    row = tokens.encode("雨だ")
+    assert len(row) == 6
+    for cut in range(7):
+        prompt, response = tokens.split(row[:cut], row[cut:])
+        assert prompt + response == "雨だ"
+        assert prompt == "雨だ"[: cut // 3]
+    assert tokens.split(row[:3], row[3:5]) == ("雨", "\ufffd")
+
+
+def test_split_leaves_the_end_of_text_out() -> None:
+    tokens = Tokens(tiny_tokenizer())
+    assert tokens.split([BOS_ID, 2, 3], [4, EOS_ID]) == ("ab", "c")
+    assert tokens.split([BOS_ID, 2, 3], [EOS_ID]) == ("ab", "")
+
+
+def test_a_query_counts_text_tokens_only() -> None:
+    tokens = Tokens(tiny_tokenizer())
+    assert tokens.query("abcdef", 3) == [BOS_ID, 2, 3, 4]
+    assert tokens.query("ab", 3) == [BOS_ID, 2, 3]
+    assert tokens.query("ab", None) == [BOS_ID, 2, 3]
+
+
+def prompts(count: int, length: int = 26) -> list[Prompt]:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return [
+        Prompt(letters[i % 26] + letters[i // 26 % 26] + letters[i // 676 % 26] + "x" * (length - 3))
+        for i in range(count)
+    ]
+
+
+def test_cut_lengths_are_uniform_and_both_ends_occur() -> None:
+    tokens = Tokens(tiny_tokenizer(bos=False))
+    rows = tokens.queries(prompts(3000), (10, 24), seed=0, epoch=0, max_tokens=512)
+    counts = Counter(map(len, rows))
+    assert set(counts) == set(range(10, 25))
+    expected = 3000 / 15
+    # chi-square with 14 degrees of freedom: 36.1 is passed once in a thousand seeds
+    assert sum((counts[n] - expected) ** 2 / expected for n in range(10, 25)) < 36.1
+
+
+def test_a_cut_depends_on_seed_epoch_and_text_only() -> None:
+    tokens = Tokens(tiny_tokenizer())
+    some = prompts(40)
+
+    def lengths(chosen: list[Prompt], seed: int = 0, epoch: int = 0) -> list[int]:
+        return [len(row) for row in tokens.queries(chosen, (10, 24), seed, epoch, 512)]
+
+    assert lengths(some) == lengths(some)
+    assert lengths(some[::-1]) == lengths(some)[::-1]
+    assert lengths(some[7:9]) == lengths(some)[7:9]
+    assert lengths(some, seed=1) != lengths(some)
+    assert lengths(some, epoch=1) != lengths(some)
+
+
+def test_whole_and_short_texts() -> None:
+    tokens = Tokens(tiny_tokenizer())
+    assert tokens.queries([Prompt("ab")], (10, 24), 0, 0, 512) == [[BOS_ID, 2, 3]]
+    assert tokens.queries([Prompt("abc")], None, 0, 0, 512) == [[BOS_ID, 2, 3, 4]]
+    assert tokens.queries([Prompt("abc")], (2, 2), 0, 0, 512) == [[BOS_ID, 2, 3]]
+    assert tokens.queries([], None, 0, 0, 512) == []
+
+
+def test_a_query_that_is_too_long_is_refused() -> None:
+    tokens = Tokens(tiny_tokenizer())
+    long = Prompt("abc" * 20)
+    with pytest.raises(
+        DataError, match=r"'(abc){10}\.\.\.' makes a query of 61 tokens, more than data.max_query_tokens = 60"
+    ):
+        tokens.queries([long], None, 0, 0, 60)
+    assert len(tokens.queries([long], None, 0, 0, 61)[0]) == 61
+    assert len(tokens.queries([long], (3, 5), 0, 0, 60)) == 1  # what is cut off does not count
+
+
+def test_a_query_without_tokens_is_refused() -> None:
+    from tokenizers import normalizers
+
+    tokens = Tokens(bytes_tokenizer())
+    tokens.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\x00", "")
+    with pytest.raises(DataError, match="has no tokens"):
+        tokens.queries([Prompt("\x00")], None, 0, 0, 512)
+    kept = Tokens(tiny_tokenizer())
+    assert kept.queries([Prompt("")], None, 0, 0, 512) == [[BOS_ID]]
+
+
+def test_masks_and_padding() -> None:
+    rows = [[5], [6, 7, 8], []]
+    ids_BL, lengths_B = pad_right(rows, 9)
+    assert ids_BL.tolist() == [[5, 9, 9], [6, 7, 8], [9, 9, 9]]
+    assert lengths_B.tolist() == [1, 3, 0]
+    assert ids_BL.dtype == lengths_B.dtype == torch.int64
+    mask_BL = lengths_to_mask(lengths_B, 3)
+    assert mask_BL.tolist() == [[True, False, False], [True, True, True], [False, False, False]]
+    assert ids_BL[mask_BL].tolist() == [5, 6, 7, 8]
+    left_BL, lengths_B = pad_left(rows, 9)
+    assert left_BL.tolist() == [[9, 9, 5], [6, 7, 8], [9, 9, 9]]
+    assert lengths_B.tolist() == [1, 3, 0]
+    assert left_BL[lengths_to_mask(lengths_B, 3).flip(-1)].tolist() == [5, 6, 7, 8]
+
+
+def test_padding_of_nothing() -> None:
+    for pad in (pad_right, pad_left):
+        ids_BL, lengths_B = pad([], 0)
+        assert (tuple(ids_BL.shape), tuple(lengths_B.shape)) == ((0, 0), (0,))

@@ -1,0 +1,313 @@
+"""Loading by name: what is handed on, and what is refused with which advice."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tiny import FAMILIES, VOCAB, save_tiny, tiny_model, tiny_tokenizer
+
+from konomi.config import ModelConfig
+from konomi.errors import ModelError
+from konomi.models.load import load_causal_lm
+
+DROPOUT = {
+    "gpt2": {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5},
+    "llama": {"attention_dropout": 0.5},
+    "qwen": {"attention_dropout": 0.5},
+    "gemma3": {"attention_dropout": 0.5},
+}
+IDS = torch.tensor([[0, 5, 6, 7, 8, 9, 10, 11]])
+
+
+def load(name: Path | str, **changes: Any) -> Any:
+    return load_causal_lm(ModelConfig(name=str(name), **changes))
+
+
+def edit(directory: Path, **changes: Any) -> Path:
+    """Change keys of the directory's config.json."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    (directory / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+    return directory
+
+
+def save_other(directory: Path, model: Any) -> Path:
+    model.save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_directory_loads_without_dropout(family: str, tmp_path: Path) -> None:
+    original = tiny_model(family, **DROPOUT[family])
+    assert not torch.equal(original.train()(IDS).logits, original(IDS).logits)  # these rates do something
+    loaded = load(save_other(tmp_path, original))
+    assert (loaded.source, loaded.revision, loaded.note) == (str(tmp_path), None, None)
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32} and not loaded.model.training
+    logits = loaded.model(IDS).logits
+    assert torch.allclose(logits, original.eval()(IDS).logits, atol=1e-6)
+    assert torch.equal(loaded.model.train()(IDS).logits, logits)
+    config = loaded.model.config.to_dict()
+    assert [config[key] for key in DROPOUT[family]] == [0.0] * len(DROPOUT[family])
+    ids = loaded.tokenizer("hello world").input_ids
+    assert ids[0] == 0 and loaded.tokenizer.decode(ids, skip_special_tokens=True) == "hello world"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bf16_comes_back_as_fp32(family: str, tmp_path: Path) -> None:
+    original = tiny_model(family).to(torch.bfloat16)
+    loaded = load(save_other(tmp_path, original)).model
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert all(torch.equal(a.float(), b) for a, b in zip(original.parameters(), loaded.parameters(), strict=True))
+
+
+def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "gpt2")
+    state = torch.get_rng_state()
+    load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_console_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    save_tiny(tmp_path, "llama")
+    capfd.readouterr()
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    load(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert transformers.utils.logging.is_progress_bar_enabled() == bars
+
+
+@pytest.fixture(scope="module")
+def spiece(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A SentencePiece model of a few Japanese lines."""
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("spiece")
+    lines = ["今日の天気は晴れです。", "この商品はとても良い。", "明日の天気は雨でしょう。", "今日は良い天気だ。"] * 20
+    (folder / "text.txt").write_text("\n".join(lines), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_prefix=str(folder / "spiece"), vocab_size=56, pad_id=3, pad_piece="[PAD]",
+        hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    return (folder / "spiece.model").read_bytes()
+
+
+def test_gpt2_with_a_t5_tokenizer(spiece: bytes, tmp_path: Path) -> None:
+    """The layout of rinna/japanese-gpt2-small: no tokenizer.json, spiece.model, tokenizer_class T5Tokenizer."""
+    tiny_model("gpt2", vocab=64).save_pretrained(tmp_path)
+    (tmp_path / "spiece.model").write_bytes(spiece)
+    special = {"eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>", "pad_token": "[PAD]", "extra_ids": 0}
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "T5Tokenizer", "additional_special_tokens": [], **special}), encoding="utf-8"
+    )
+    loaded = load(tmp_path)
+    ids = loaded.tokenizer("今日の天気は").input_ids
+    assert ids[-1] == loaded.tokenizer.eos_token_id and loaded.tokenizer.unk_token_id not in ids
+    assert loaded.tokenizer.decode(ids, skip_special_tokens=True) == "今日の天気は"
+    assert loaded.model(torch.tensor([ids])).logits.shape == (1, len(ids), 64)
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "gpt2")
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        ModelError, match=r"only pytorch_model\.bin, which can run code.*convert it once.*save_pretrained"
+    ):
+        load(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(ModelError, match=r"no \.safetensors file"):
+        load(tmp_path)
+
+
+def test_directories_that_hold_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json, so it is not a saved model"):
+        load(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"no config\.json.*merge it into its base model"):
+        load(tmp_path)
+    save_tiny(tmp_path, "gpt2")
+    for content in ("{", "{}", '{"model_type": "nonesuch"}'):
+        (tmp_path / "config.json").write_text(content, encoding="utf-8")
+        with pytest.raises(ModelError, match="its config cannot be read"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_missing_tokenizer_is_told(family: str, tmp_path: Path) -> None:
+    save_tiny(tmp_path, family)
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        load(tmp_path)
+
+
+def test_a_damaged_tokenizer_is_told(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "llama")
+    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match="its tokenizer cannot be read"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"\xff" * 100, lambda b: b""])
+def test_damaged_weights_are_told(damage: Any, tmp_path: Path) -> None:
+    weights = save_tiny(tmp_path, "llama") / "model.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    with pytest.raises(ModelError, match=r"a \.safetensors file is damaged or cut short"):
+        load(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"lack 9 weights .* such as model\.layers\.2\."):
+        load(edit(save_tiny(tmp_path / "more", "llama"), num_hidden_layers=3, layer_types=None))
+    with pytest.raises(ModelError, match=r"do not fit: .* is \[29, 32\], should be \[40, 32\]"):
+        load(edit(save_tiny(tmp_path / "wider", "llama"), vocab_size=40))
+    file = save_tiny(tmp_path / "nan", "llama") / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="not finite"):
+        load(tmp_path / "nan")
+
+
+def test_other_kinds_of_model_are_refused(tmp_path: Path) -> None:
+    small = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = transformers.BertForMaskedLM(transformers.BertConfig(**small, intermediate_size=16))
+    with pytest.raises(ModelError, match="not causal: its output at a token changes"):
+        load(save_other(tmp_path / "bert", bert))
+    roberta = transformers.XLMRobertaConfig(**small, intermediate_size=16)
+    with pytest.raises(ModelError, match=r"lack \d+ weights .*of another kind of model"):
+        load(save_other(tmp_path / "classifier", transformers.XLMRobertaForSequenceClassification(roberta)))
+    t5 = transformers.T5Config(vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    with pytest.raises(ModelError, match="a t5 model is not a causal language model"):
+        load(save_other(tmp_path / "t5", transformers.T5ForConditionalGeneration(t5)))
+    vit = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    with pytest.raises(ModelError, match="a vit model is not a causal language model"):
+        load(save_other(tmp_path / "vit", transformers.ViTModel(vit)))
+
+
+def test_a_quantised_model_is_refused(tmp_path: Path) -> None:
+    save_tiny(tmp_path, "llama")
+    with pytest.raises(ModelError, match=r"weights are quantised \(gptq\) and cannot be trained"):
+        load(edit(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4}))
+
+
+def test_code_of_a_repository_runs_only_if_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    save_tiny(tmp_path / "own", "gpt2")
+    (tmp_path / "own" / "own.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import GPT2Config, GPT2LMHeadModel\n"
+        f"Path({str(tmp_path / 'ran')!r}).write_text('x')\n"
+        "class OwnConfig(GPT2Config):\n    model_type = 'own'\n"
+        "class OwnModel(GPT2LMHeadModel):\n    config_class = OwnConfig\n",
+        encoding="utf-8",
+    )
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    edit(tmp_path / "own", model_type="own", auto_map=auto_map, architectures=["OwnModel"])
+    with pytest.raises(ModelError, match=r"set model\.trust_remote_code = true"):
+        load(tmp_path / "own")
+    assert not (tmp_path / "ran").exists()
+    loaded = load(tmp_path / "own", trust_remote_code=True)
+    assert type(loaded.model).__name__ == "OwnModel" and (tmp_path / "ran").exists()
+
+
+def test_names_that_name_nothing(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="a file; give the model's directory"):
+        load(tmp_path / "model.safetensors")
+    for name in (f"{tmp_path}/none", "./none", "~/none", "a/b/c", "", "a b"):
+        with pytest.raises(ModelError, match="no such directory, and not a hub name"):
+            load(name)
+    with pytest.raises(ModelError, match=r"model\.revision = 'v1' is for hub models only"):
+        load(save_tiny(tmp_path / "tiny", "gpt2"), revision="v1")
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    """A hub of our own on this machine, which serves <tmp_path>/hub/<owner>/<model>, and an empty hub cache."""
+    from huggingface_hub import constants
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            model, _, rest = self.path.removeprefix("/").partition("/resolve/")
+            revision, _, name = rest.partition("/")
+            file = tmp_path / "hub" / model / name
+            found = revision in ("main", COMMIT) and name and file.is_file()
+            body = file.read_bytes() if found else b""
+            self.send_response(200 if found else 404)
+            if (tmp_path / "hub" / model).is_dir() and revision in ("main", COMMIT):
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("ETag", f'"{name}"')
+                if not found:
+                    self.send_header("X-Error-Code", "EntryNotFound")
+            elif rest:
+                known = (tmp_path / "hub" / model).is_dir()
+                self.send_header("X-Error-Code", "RevisionNotFound" if known else "RepoNotFound")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_model_loads_and_then_without_the_hub(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "hub" / "someone" / "tiny", "llama")
+    first = load("someone/tiny")
+    assert (first.source, first.revision) == ("someone/tiny", COMMIT)
+    hub.shutdown()
+    hub.server_close()
+    again = load("someone/tiny")
+    assert again.revision == COMMIT
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
+    with pytest.raises(ModelError, match="its config is not in the hub cache, and the hub cannot be reached"):
+        load("someone/tiny", revision="v2")
+
+
+def test_what_the_hub_does_not_have(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"someone/none: .*not a valid model identifier"):
+        load("someone/none")
+    weights = save_tiny(tmp_path / "hub" / "someone" / "pickled", "gpt2") / "model.safetensors"
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(ModelError, match=r"has no \.safetensors weights.*convert it once"):
+        load("someone/pickled")
+    with pytest.raises(ModelError, match="nonesuch"):
+        load("someone/pickled", revision="nonesuch")
+
+
+def test_without_hub_and_copy_the_embedded_model_is_named(
+    hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(ModelError, match=r"the hub http://127.* cannot be reached\. .*embedded:gemma3-270m"):
+        load("someone/none")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set.*embedded:gemma3-270m"):
+        load("someone/none")

@@ -1,0 +1,40 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mutants
+
+
+def test_every_fragment_stands_exactly_once_in_the_sources():
+    assert mutants.misplaced() == []
+    assert len(set(mutants.MUTANTS)) == len(mutants.MUTANTS) > 100
+
+
+def test_a_fragment_that_is_gone_or_not_unique_is_an_error(monkeypatch, capsys):
+    stale = [mutants.Mutant("kl.py", "no such line", "", ""), mutants.Mutant("kl.py", "return", "", "")]
+    monkeypatch.setattr(mutants, "MUTANTS", stale)
+    assert mutants.main([]) == 1
+    printed = capsys.readouterr().out
+    assert "kl.py: 0 times: no such line" in printed
+    assert "times: return" in printed
+
+
+@pytest.mark.parametrize("file", ["masked.py", "logprobs.py", "kl.py", "advantages.py", "losses.py", "checks.py"])
+def test_every_file_has_mutants(file):
+    assert any(mutant.file == file for mutant in mutants.MUTANTS)
+
+
+@pytest.mark.skipif(not hasattr(mutants.os, "fork"), reason="the script forks")
+def test_a_handful_is_killed():
+    """All of them take minutes: ``python tests/mutants.py``."""
+    chosen = [
+        next(i for i, mutant in enumerate(mutants.MUTANTS) if mutant.note == note)
+        for note in ("sign of the penalty", "no lambda in the trace", "the optimistic term")
+    ]
+    script = [sys.executable, str(Path(mutants.__file__)), *map(str, chosen)]
+    answer = subprocess.run(script, capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "3 mutants, 3 killed, 0 survive" in answer.stdout
+    assert answer.stdout.count(".py::test_") == 3
