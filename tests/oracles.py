@@ -11,14 +11,21 @@ import os
 from dataclasses import dataclass, field
 
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 Rows = list[list[float]]
 
+FAST = (
+    "KONOMI_FAST_TESTS" in os.environ
+)  # for the mutants: that a test fails is enough, the smallest example is not needed
 quick = settings(
-    max_examples=int(os.environ.get("KONOMI_EXAMPLES", "30")), deadline=None, derandomize=True, database=None
+    max_examples=12 if FAST else 30,
+    phases=[Phase.generate] if FAST else list(Phase),
+    deadline=None,
+    derandomize=True,
+    database=None,
 )
 discounts = st.floats(0.05, 0.99)  # gamma and lambda: never 0 or 1, where wrong code looks right
 

@@ -25,7 +25,17 @@ CONFIG = {
     "reward": {"kind": "classifier", "name": "embedded:asari", "label": "positive", "use": "logit", "text": "both"},
     "ppo": {"episodes": 1024, "batch_size": 64, "kl_target": 6.0, "kl_controller": "adaptive"},
 }
-CURVES = ["score", "kl", "kl_coef", "entropy", "response_length", "policy_loss", "value_loss", "learning_rate", "path"]
+CURVES = [
+    "score_mean",
+    "kl_short",
+    "kl_coef",
+    "entropy",
+    "response_length",
+    "policy_loss",
+    "value_loss",
+    "learning_rate",
+    "path",
+]
 VOID = {"meta", "input", "link", "br", "img", "hr", "base"}
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -210,7 +220,7 @@ def test_gaps_and_unknown_metrics(tmp_path: Path) -> None:
             update, {"ppo/mean_scores": score, "ppo/std_scores": 0.5, "objective/kl": math.nan, "own": 1.0}
         )
     text, _ = read(run)
-    assert dots(text) == {"score": 3}
+    assert dots(text) == {"score_mean": 3}
     (line,) = re.findall(r'<path class="line" d="([^"]*)"', text)
     (band,) = re.findall(r'<path class="band" d="([^"]*)"', text)
     assert line.count("M") == 2 and line.count("L") == 1
@@ -229,7 +239,7 @@ def test_samples_of_a_long_run_are_thinned_evenly(tmp_path: Path) -> None:
     shown = re.findall(r"応答(\d+)<", text)
     assert len(shown) == SAMPLE_UPDATES and shown[0] == "1" and shown[-1] == "100"
     assert len(page.all("details", open="")) >= 2
-    assert dots(text)["score"] == 100
+    assert dots(text)["score_mean"] == 100
 
 
 def test_hostile_texts_are_inert(tmp_path: Path) -> None:

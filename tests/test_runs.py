@@ -253,6 +253,7 @@ def test_a_killed_writer_leaves_files_that_can_be_read(tmp_path: Path) -> None:
 
 
 def test_importing_it_is_cheap() -> None:
-    code = "import sys, konomi.runs, konomi.tracking, konomi.report\nprint(*({'torch', 'mlflow', 'numpy'} & set(sys.modules)))"
+    code = "import sys, konomi.runs, konomi.tracking, konomi.report; "
+    code += "print(*({'torch', 'mlflow', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

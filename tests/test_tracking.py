@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from konomi.mlflow_calls import ENVIRONMENT, check_database, quiet, sqlite_uri, without_password
+from konomi.mlflow_calls import ENVIRONMENT, opening, quiet, sqlite_uri, without_password
 from konomi.tracking import PATIENCE, MlflowSink, flatten
 
 PARAMS = {
@@ -94,7 +94,8 @@ def test_any_path_has_an_address(tmp_path: Path, name: str) -> None:
 
     path = tmp_path / name / "mlflow.db"
     assert make_url(sqlite_uri(path)).database == path.as_posix()
-    check_database(sqlite_uri(path))
+    with opening(sqlite_uri(path)):
+        pass
     assert path.parent.is_dir()
 
 
@@ -124,7 +125,7 @@ def test_sqlite_store_holds_everything(store: Path, tmp_path: Path, capfd: pytes
     assert run.data.tags["mlflow.source.git.commit"] == "c" * 40 and run.data.tags["konomi.git.dirty"] == "True"
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("openings", "0" * 32)
-    assert sorted(p.name for p in store.iterdir()) == ["mlartifacts", "mlflow.db"]
+    assert sorted(p.name for p in store.iterdir()) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
@@ -176,6 +177,23 @@ def test_an_experiment_that_another_run_makes_at_the_same_time(store: Path) -> N
     late: Any = Late()
     assert sink._experiment_id(late) == client.get_experiment_by_name("k").experiment_id
     assert asked == ["k", "k"]
+
+
+def test_runs_that_start_together_share_a_new_store(tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from konomi.tracking import MlflowSink
+        sink = MlflowSink("k", sys.argv[2], {"a": 1}, Path(sys.argv[1]), print)
+        sink.log(1, {"m": 1.0})
+        sink.end()
+        print(sink.complete)
+    """
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), n], stdout=subprocess.PIPE, text=True)
+        for n in "ab"
+    ]
+    assert [process.communicate()[0] for process in both] == ["True\n", "True\n"]
 
 
 def test_nothing_global_is_changed(store: Path) -> None:

@@ -42,7 +42,8 @@ def tiny_config(family: str, *, vocab: int = VOCAB, **changes: Any) -> Any:
     if family == "llama":
         return transformers.LlamaConfig(**{**ids, **sizes, **changes})
     if family == "qwen":
-        return transformers.Qwen2Config(**{**ids, **sizes, **changes})
+        # Qwen3: of a saved Qwen2 model transformers 5 ignores the tokenizer's class and makes it byte-level
+        return transformers.Qwen3Config(**{**ids, **sizes, "head_dim": 8, **changes})
     if family == "gemma3":
         own = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16, "tie_word_embeddings": True}
         own["layer_types"] = ["sliding_attention", "full_attention"]

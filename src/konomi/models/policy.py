@@ -48,10 +48,13 @@ class Policy(nn.Module):
     The value head is a linear map that begins at zero: the first critic says the mean of the normalised scores, 0.
     """
 
-    def __init__(self, lm: PreTrainedModel) -> None:
+    def __init__(self, lm: PreTrainedModel, freeze_embeddings: bool = False) -> None:
         super().__init__()
         check_head(lm)
         self.lm = lm
+        if freeze_embeddings:
+            lm.get_input_embeddings().requires_grad_(False)
+            lm.get_output_embeddings().requires_grad_(False)
         weight = head_weight(lm)
         self.value_head = nn.Linear(weight.shape[1], 1, dtype=weight.dtype)
         nn.init.zeros_(self.value_head.weight)
@@ -84,9 +87,10 @@ class Policy(nn.Module):
             raise ModelError(f"{path}: no value head of this model can be read there: {error}") from error
 
 
-def make_reference(lm: PreTrainedModel) -> PreTrainedModel:
-    """A frozen copy of a language model."""
-    return cast(PreTrainedModel, copy.deepcopy(lm).requires_grad_(False).eval())
+def make_reference(policy: Policy) -> PreTrainedModel:
+    """A frozen copy of a policy's language model as it is now. Weights that the policy does not train are shared, not copied."""
+    shared = {id(p): p for p in policy.lm.parameters() if not p.requires_grad}
+    return cast(PreTrainedModel, copy.deepcopy(policy.lm, memo=dict(shared)).requires_grad_(False).eval())
 
 
 @torch.no_grad()

@@ -106,4 +106,4 @@ def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -
     check_shapes(values=values_BR, returns=returns_BR, mask=mask_BR)
     returns_BR = zero_masked(returns_BR, mask_BR)
     total, left = masked_var(returns_BR, mask_BR), masked_var(returns_BR - values_BR, mask_BR)
-    return torch.where(total > 0, 1 - left / torch.where(total > 0, total, 1), 0)
+    return torch.where(total > 0, 1 - left / total, 0)

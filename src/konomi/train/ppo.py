@@ -105,7 +105,7 @@ class PPOTrainer:
         self.policy, self.tokens, self.reward, self.seed, self.failed_texts = policy, tokens, reward, seed, failed_texts
         self.queries = QueryStream(prompts, tokens, data or DataConfig(), seed)
         groups = [
-            {"params": list(policy.lm.parameters()), "lr": self.ppo.learning_rate},
+            {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": self.ppo.learning_rate},
             {"params": list(policy.value_head.parameters()), "lr": self.ppo.value_learning_rate},
         ]
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision)

@@ -1,0 +1,137 @@
+"""A whole PPO run in the tiny world, in milliseconds an update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from konomi.config import DataConfig, PPOConfig, RolloutConfig
+from konomi.data.batch import Rollout
+from konomi.data.records import Prompt
+from konomi.data.tokens import Tokens
+from konomi.models.policy import Policy, make_reference
+from konomi.rollout.sampler import make_draws, sample
+from konomi.train.ppo import PPOTrainer
+from tiny import tiny_model, tiny_tokenizer
+
+PROMPTS = [
+    Prompt(text, {"weight": i})
+    for i, text in enumerate(["the cat", "a", "once upon a time", "rain", "we saw", "hello there", "q", "zebras run far"])
+]
+
+
+class CountA:
+    """The letters "a" of the response, plus noise of some global generator if asked for."""
+
+    def __init__(self, noise: str = "") -> None:
+        self.name, self.noise = "count-a", noise
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> list[float]:
+        return [response.count("a") + self._noise() for response in responses]
+
+    def _noise(self) -> float:
+        import random
+
+        import numpy as np
+
+        draws = {"torch": lambda: float(torch.randn(())), "numpy": np.random.normal, "python": lambda: random.gauss(0, 1)}
+        return float(draws[self.noise]()) if self.noise else 0.0
+
+
+class Constant:
+    """One score for all texts."""
+
+    def __init__(self, value: float) -> None:
+        self.name, self.value = "constant", value
+
+    def __call__(self, texts: Sequence[str], **_: Any) -> list[float]:
+        return [self.value] * len(texts)
+
+
+def sharp_model(family: str, *, seed: int = 0, **changes: Any) -> Any:
+    """A float64 model whose next token depends much on all tokens before it: random weights of the usual size do not."""
+    return tiny_model(family, seed=seed, initializer_range=0.3, **changes).double()
+
+
+def without_dropout(family: str, **changes: Any) -> Any:
+    """A model as `konomi.models.load` hands it on."""
+    rates = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if family == "gpt2" else {}
+    return tiny_model(family, **{**rates, **changes})
+
+
+def disturbed(model: Any, size: float = 0.05, seed: int = 5) -> None:
+    """Move the trained weights of a model a little, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += size * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+
+
+def tiny_rollout(model: Any, count: int = 9, *, seed: int = 0, **rollout: Any) -> Rollout:
+    """Queries of 1 to 20 tokens and responses of 1 to 9."""
+    config = RolloutConfig(**{"response_tokens": (1, 9), **rollout})
+    names = [("rollout", i) for i in range(count)]
+    return sample(model, Tokens(tiny_tokenizer()), ragged_queries(count, seed), make_draws(config, seed, names), config)
+
+
+def ragged_queries(count: int, seed: int = 0) -> list[list[int]]:
+    """Queries of 1 to 20 tokens, the first of them the longest."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [20, 1, *torch.randint(1, 21, (count,), generator=generator).tolist()][:count]
+    return [torch.randint(2, 29, (n,), generator=generator).tolist() for n in lengths]
+
+
+def tiny_trainer(
+    family: str = "gpt2",
+    *,
+    model: Any = None,
+    reward: Any = None,
+    freeze: bool = False,
+    shift: float = 0.0,
+    seed: int = 0,
+    precision: str = "fp32",
+    failed_texts: Path | None = None,
+    rollout: Mapping[str, Any] | None = None,
+    **ppo: Any,
+) -> PPOTrainer:
+    """A trainer of its own model; ``shift``: the policy is that far from the reference already."""
+    policy = Policy(model if model is not None else without_dropout(family), freeze_embeddings=freeze)
+    reference = make_reference(policy)
+    if shift:
+        disturbed(policy, shift)
+    settings = {
+        "episodes": 64, "batch_size": 16, "mini_batch_size": 8, "micro_batch_tokens": 100, "baseline_samples": 16,
+        "learning_rate": 1e-3, "value_learning_rate": 1e-2, "kl_coef": 0.05,
+    }  # fmt: skip
+    return PPOTrainer(
+        policy, reference, Tokens(tiny_tokenizer()), PROMPTS, reward or CountA(),
+        ppo=PPOConfig(**{**settings, **ppo}), rollout=RolloutConfig(**{"response_tokens": (3, 7), **(rollout or {})}),
+        data=DataConfig(query_tokens=(2, 6)), seed=seed, precision=precision, failed_texts=failed_texts,
+    )  # fmt: skip
+
+
+def chance(observed: torch.Tensor, shares: torch.Tensor) -> float:
+    """Pearson's chi-square test: how likely counts as far off as these are, if the shares are right."""
+    counts, expected = observed.double(), shares.double() * observed.sum()
+    rare = expected < 5  # taken together: the test is for larger cells
+    if rare.any():
+        counts, expected = (torch.cat([x[~rare], x[rare].sum(0, keepdim=True)]) for x in (counts, expected))
+    counts, expected = counts[expected > 0], expected[expected > 0]
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    return float(torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2, dtype=torch.float64), statistic / 2))
+
+
+def facts(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics without times and memory."""
+    return {k: v for k, v in metrics.items() if not k.startswith(("time/", "memory/")) and not k.endswith("per_second")}
