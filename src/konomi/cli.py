@@ -17,7 +17,7 @@ from konomi.errors import ConfigError, KonomiError
 
 if TYPE_CHECKING:
     from konomi.config import PPOJob
-    from konomi.job import Observer
+    from konomi.observer import Observer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,10 +33,16 @@ app = typer.Typer(
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given several times.", show_default=False),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given several times.", show_default=False
+    ),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory that holds the runs; each run is a new one inside.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random. Same seed, same machine: same run.", show_default=False)]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Directory that holds the runs; each run is a new one inside.")
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of everything random. Same seed, same machine: same run.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
 
 
@@ -65,7 +71,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -73,7 +81,9 @@ def _root(
 @app.command()
 @_told
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of two minutes: too short to learn much.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smoke run of two minutes: too short to learn much.")
+    ] = False,
     out: Out = Path("runs"),
     seed: Seed = None,
     set_: Set = None,
@@ -84,13 +94,13 @@ def demo(
     Gemma 3 270M continues Japanese openings; the reward is how positive a Japanese sentiment classifier finds the text;
     PPO moves the model toward it. At the end: before/after on openings it never saw, a report, the model.
     """
-    from konomi.config import PPOJob, load
+    from konomi.config import PPOJob, load_config
     from konomi.data.sources import embedded_file
 
     overrides = _overrides(set_, seed)
     if quick:
         overrides = [*QUICK, *overrides]
-    job = load(embedded_file("demo.toml"), PPOJob, overrides)
+    job = load_config(embedded_file("demo.toml"), PPOJob, overrides)
     _run(job, out, as_json, minutes="2" if quick else "10 to 15")
 
 
@@ -103,9 +113,14 @@ QUICK = (
 @app.command()
 @_told
 def ppo(
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="The job; see examples/.", show_default=False)] = None,
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.toml", help="The job; see examples/.", show_default=False)
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped, from its last checkpoint.", show_default=False)
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Go on with a run that was stopped, from its last checkpoint.", show_default=False
+        ),
     ] = None,
     out: Out = Path("runs"),
     seed: Seed = None,
@@ -116,12 +131,12 @@ def ppo(
 
     Ctrl-C finishes the update, saves, and says how to go on; a second Ctrl-C stops at once.
     """
-    from konomi.config import PPOJob, load
+    from konomi.config import PPOJob, load_config
 
     if (config is None) == (resume is None):
         raise ConfigError("give a CONFIG.toml to start a run, or --resume RUN to go on with one")
     if config is not None:
-        _run(load(config, PPOJob, _overrides(set_, seed)), out, as_json)
+        _run(load_config(config, PPOJob, _overrides(set_, seed)), out, as_json)
     elif resume is not None:
         from konomi.job import resumed_job
 
@@ -133,8 +148,12 @@ def ppo(
 def compare(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run that has ended.")],
     prompts: Annotated[int | None, typer.Option(min=1, help="Held-out prompts at most.", show_default=False)] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Responses a prompt and model.", show_default=False)] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="A further prompt, shown but not counted; may be repeated.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Responses a prompt and model.", show_default=False)
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A further prompt, shown but not counted; may be repeated.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draws.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
@@ -165,7 +184,12 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of
 @app.command()
 @_told
 def generate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="RUN/model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="RUN/model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."
+        ),
+    ],
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to go on from; may be repeated.")],
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses a prompt.")] = 1,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 40,
@@ -197,7 +221,9 @@ def _observer() -> Observer:
 def _run(job: PPOJob, out: Path, as_json: bool, resume: Path | None = None, minutes: str | None = None) -> None:
     observer = _observer()
     if minutes:
-        observer.say(f"This takes about {minutes} minutes on two processor cores; nothing is asked. Ctrl-C saves and stops.")
+        observer.say(
+            f"This takes about {minutes} minutes on two processor cores; nothing is asked. Ctrl-C saves and stops."
+        )
     from konomi.job import run_ppo
 
     result = run_ppo(job, out, observer, resume)

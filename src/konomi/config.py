@@ -6,8 +6,8 @@ This module imports neither torch nor anything that does, so that a mistake is t
 
 from __future__ import annotations
 
+import copy
 import difflib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -160,6 +160,9 @@ class PPOConfig(Section):
     """Responses drawn in the whole run. A multiple of batch_size."""
     batch_size: Positive = 64
     """Responses an update. Larger: steadier, slower. Usual 64 to 512."""
+    responses_per_prompt: Positive = 1
+    """Responses to each prompt of a batch. Above 1 each score is compared with the mean of its siblings (leave-one-out
+    baseline), which takes the prompt's share out of the noise. Divides batch_size. Usual 1 or 4."""
     mini_batch_size: Positive = 16
     """Responses an optimiser step. Divides batch_size."""
     micro_batch_tokens: Positive = 1024
@@ -209,7 +212,9 @@ class PPOConfig(Section):
 
     @model_validator(mode="after")
     def _divisions(self) -> PPOConfig:
-        for whole, part in (("episodes", "batch_size"), ("batch_size", "mini_batch_size")):
+        for whole, part in (
+            ("episodes", "batch_size"), ("batch_size", "mini_batch_size"), ("batch_size", "responses_per_prompt"),
+        ):  # fmt: skip
             if (a := getattr(self, whole)) % (b := getattr(self, part)):
                 raise ValueError(
                     f"{whole} = {a} is not a multiple of {part} = {b}; the nearest that are: {a // b * b or b}, {(a // b + 1) * b}"
@@ -271,7 +276,7 @@ class PPOJob(Section):
 JobT = TypeVar("JobT", bound=Section)
 
 
-def load(path: str | Path, kind: type[JobT], overrides: Sequence[str] = ()) -> JobT:
+def load_config(path: str | Path, kind: type[JobT], overrides: Sequence[str] = ()) -> JobT:
     """Read a TOML file into ``kind`` and apply ``section.key=value`` overrides (a value is TOML, else a plain string).
 
     Relative file names in it are taken from the current directory, as on the command line.
@@ -286,6 +291,8 @@ def load(path: str | Path, kind: type[JobT], overrides: Sequence[str] = ()) -> J
         raise ConfigError(f"{path}: no such file. See examples/ for configurations to start from") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: a directory; a TOML file is needed") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
@@ -294,8 +301,8 @@ def load(path: str | Path, kind: type[JobT], overrides: Sequence[str] = ()) -> J
 
 
 def build(kind: type[JobT], data: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "config") -> JobT:
-    """Make ``kind`` of plain data with overrides applied; see :func:`load`."""
-    merged: dict[str, Any] = json.loads(json.dumps(data))
+    """Make ``kind`` of plain data with overrides applied; see :func:`load_config`."""
+    merged: dict[str, Any] = copy.deepcopy(dict(data))
     for item in overrides:
         _override(merged, item)
     try:

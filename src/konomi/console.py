@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console, Group
@@ -12,9 +11,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from konomi.job import Observer
-from konomi.runs import RunDir
-from konomi.train.loop import StepResult
+from konomi.observer import Observer
+
+if TYPE_CHECKING:
+    from konomi.runs import RunDir
+    from konomi.train.loop import StepResult
 
 ROWS = 12
 """Updates in the live table."""
@@ -51,7 +52,13 @@ class _Timed(Observer):
         numbers = {key: f"{result.metrics[key]:.3g}" for _, key in COLUMNS if key in result.metrics}
         numbers["objective/kl_coef"] = f"{result.metrics['objective/kl_coef']:.3f}"
         numbers["ppo/policy/clipfrac"] = f"{100 * result.metrics.get('ppo/policy/clipfrac', 0.0):.1f}"
-        for key in ("ppo/mean_scores", "ppo/std_scores", "objective/kl", "ppo/val/var_explained", "episodes/per_second"):
+        for key in (
+            "ppo/mean_scores",
+            "ppo/std_scores",
+            "objective/kl",
+            "ppo/val/var_explained",
+            "episodes/per_second",
+        ):
             numbers[key] = f"{result.metrics[key]:.2f}"
         return {
             **numbers,
@@ -140,7 +147,10 @@ def print_result(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     comparison = result["compare"]
     before, after, gap = comparison["before"], comparison["after"], comparison["difference"]
-    table = Table(title=f"Before / after on {comparison['prompts']} held-out prompts × {comparison['samples']}", title_justify="left")
+    table = Table(
+        title=f"Before / after on {comparison['prompts']} held-out prompts × {comparison['samples']}",
+        title_justify="left",
+    )
     for label in ("", "before", "after"):
         table.add_column(label, justify="left" if not label else "right")
     for label, key in (

@@ -1,6 +1,6 @@
 """A whole `konomi ppo` job: from a configuration to a run directory with the model, the before/after and the report.
 
-What the job does it tells an :class:`Observer`; the command line draws it, Python code may ignore it.
+What the job does it tells an `Observer`; the command line draws it, Python code may ignore it.
 """
 
 from __future__ import annotations
@@ -12,40 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from konomi.compare import compare
-from konomi.config import CompareConfig, ModelConfig, PPOJob, build
+from konomi.compare import compare_models
+from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.data.records import Prompt
 from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.errors import ConfigError, DataError, RunError
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
+from konomi.observer import Observer
 from konomi.report import write_report
 from konomi.rewards import build_reward
 from konomi.rewards.base import Reward
+from konomi.rollout.sampler import make_draws, sample
 from konomi.runs import RunDir
 from konomi.tracking import MlflowSink
-from konomi.train.loop import StepResult, choose_precision, load_weights, stop_on_signal
+from konomi.train.loop import choose_precision, load_weights, stop_on_signal
 from konomi.train.ppo import PPOTrainer
-
-
-class Observer:
-    """Hears what a job does. This one ignores it."""
-
-    def say(self, text: str) -> None:
-        """A step began, or something is worth knowing."""
-
-    def warn(self, text: str) -> None:
-        """Something went wrong that does not stop the run."""
-
-    def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
-        """The run is set up: label -> what it will work with."""
-
-    def before(self, samples: list[dict[str, Any]]) -> None:
-        """Texts of the initial model."""
-
-    def step(self, result: StepResult) -> None:
-        """One update is done."""
 
 
 class Checkpoints:
@@ -147,7 +130,9 @@ def _train(
                 checkpoints.save(trainer)
             if signals and not last:
                 run.set_status("stopped", f"{signals[0]} after update {result.update}")
-                raise KeyboardInterrupt(f"stopped after update {result.update}; go on with: konomi ppo --resume {run.path}")
+                raise KeyboardInterrupt(
+                    f"stopped after update {result.update}; go on with: konomi ppo --resume {run.path}"
+                )
 
 
 def _finish(
@@ -160,7 +145,7 @@ def _finish(
     trainer.policy.save(run.model)
     trainer.tokens.tokenizer.save_pretrained(run.model)
     observer.say("Before/after: both models answer held-out prompts")
-    comparison = compare(
+    comparison = compare_models(
         trainer.reference, trainer.policy.lm, trainer.tokens, held_out, reward,
         rollout=job.rollout, config=job.compare, autocast=trainer.engine.accelerator.autocast,
     )  # fmt: skip
@@ -171,7 +156,9 @@ def _finish(
     if sink:
         sides = ("before", "after", "difference")
         sink.log(trainer.update, {f"compare/{side}/{k}": v for side in sides for k, v in comparison[side].items()})
-        sink.log_artifacts([report, run.compare, run.samples, run.metrics, run.path / "config.json", run.path / "run.json"])
+        sink.log_artifacts(
+            [report, run.compare, run.samples, run.metrics, run.path / "config.json", run.path / "run.json"]
+        )
         sink.end("FINISHED" if trainer.stop_reason is None else "KILLED")
     return {
         "run": str(run.path),
@@ -236,7 +223,7 @@ def compare_run(path: Path, config: CompareConfig | None, observer: Observer) ->
     precision = choose_precision(job.model.precision)
     autocast = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no").autocast
     observer.say("Both models answer held-out prompts")
-    comparison = compare(
+    comparison = compare_models(
         before.model, after.model, Tokens(before.tokenizer), held_out, reward,
         rollout=job.rollout, config=config or job.compare, autocast=autocast,
     )  # fmt: skip
@@ -305,3 +292,22 @@ def _ends(run: RunDir) -> Iterator[None]:
     except BaseException as error:
         run.set_status("failed", f"{type(error).__name__}: {error}")
         raise
+
+
+def generate_texts(
+    model: str, prompts: list[str], samples: int, length: int, temperature: float, seed: int, observer: Observer
+) -> list[dict[str, str]]:
+    """Let a model continue prompts, ``samples`` times each, until its end of text or ``length`` tokens."""
+    blank = [text for text in prompts if not text.strip()]
+    if blank:
+        raise DataError("--prompt: a blank text; give the beginning of what the model is to write")
+    loaded = load_causal_lm(ModelConfig(name=model), progress=observer.say)
+    tokens = Tokens(loaded.tokenizer)
+    config = RolloutConfig(response_tokens=(1, length), stop="eos", temperature=temperature)
+    items = [(text, i) for text in prompts for i in range(samples)]
+    queries = [tokens.query(text, None) for text, _ in items]
+    rollout = sample(
+        loaded.model, tokens, queries, make_draws(config, seed, [("generate", *item) for item in items]), config
+    )
+    pairs = zip(rollout.query_ids(), rollout.response_ids(), strict=True)
+    return [dict(zip(("prompt", "response"), tokens.split(query, response), strict=True)) for query, response in pairs]

@@ -73,7 +73,10 @@ def test_sources_are_pure_and_short(path):
     tree = ast.parse(source)
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert all(name in ("__future__", "typing", "torch") or name.startswith("konomi.ops.") for name in imported)
+    assert all(
+        name in ("__future__", "collections.abc", "typing", "torch") or name.startswith("konomi.ops.")
+        for name in imported
+    )
     called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}
     assert not called & {"item", "to_", "cpu", "cuda", "numpy", "tolist", "rand", "randn", "manual_seed"}
     assert not [name for name in called if re.fullmatch(r"[a-z]\w*[a-z0-9]_", name)], "no in-place edits"

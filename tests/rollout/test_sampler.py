@@ -82,7 +82,7 @@ def test_rows_that_leave_the_batch_change_nothing(
     models: dict[str, Any], tokens: Tokens, family: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """0: finished rows never leave; 1.01: each leaves at once."""
-    config, queries = settings("eos", 1, 14, temperature=1.3), ragged_queries(12, seed=4)
+    config, queries = settings("both", 1, 14, temperature=1.3), ragged_queries(12, seed=4)
     before = run(models[family], tokens, queries, config, range(12))
     monkeypatch.setattr(sampler, "KEEP_ROWS", share)
     after = run(models[family], tokens, queries, config, range(12))

@@ -47,9 +47,7 @@ class Rollout:
         """The given rows, without the padding that they do not need."""
         rows = rows.to(self.ids.device)
         width = int(self.lengths[rows].max())
-        return Rollout(
-            self.ids[rows, :width], self.query_lengths[rows], self.response_lengths[rows], self.ended[rows]
-        )
+        return Rollout(self.ids[rows, :width], self.query_lengths[rows], self.response_lengths[rows], self.ended[rows])
 
     def to(self, device: torch.device) -> Rollout:
         """The same on another device."""

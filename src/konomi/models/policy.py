@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from konomi.errors import ModelError
-from konomi.ops import entropy, full_kl, selected_logprobs
 from konomi.data.batch import Rollout
+from konomi.errors import ModelError
+from konomi.ops import entropy, full_kl, linear_logprobs, selected_logprobs
 
 HEAD_TOKENS = 512
 """Tokens that go through the vocabulary head at a time."""
@@ -38,8 +38,8 @@ class Evaluation:
     """[B, R] float32: log-probability of each response token, nats."""
     values: Tensor
     """[B, R] float32: value before each response token, normalised score."""
-    entropy: Tensor | None = None
-    """[B, R] float32: entropy of the distribution that the token was drawn from, nats, without gradient; if asked for."""
+    entropy: Tensor
+    """[B, R] float32: entropy of the distribution that the token was drawn from, nats; carries no gradient."""
 
 
 class Policy(nn.Module):
@@ -60,14 +60,13 @@ class Policy(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
-    def forward(self, rollout: Rollout, temperature: float = 1.0, with_entropy: bool = False) -> Evaluation:
-        """Log-probabilities under the temperature and values of a rollout's response tokens; both carry gradients."""
+    def forward(self, rollout: Rollout, temperature: float = 1.0) -> Evaluation:
+        """Evaluate a rollout's response tokens; log-probabilities and values carry gradients."""
         hidden_ND, targets_N = response_hidden(self.lm, rollout)
-        logprobs_N, entropy_N = _through_head(self.lm, hidden_ND, targets_N, temperature, with_entropy)
-        values_N = self.value_head(hidden_ND.to(self.value_head.weight.dtype)).squeeze(-1)
-        return Evaluation(
-            _rows(logprobs_N, rollout), _rows(values_N, rollout), None if entropy_N is None else _rows(entropy_N, rollout)
-        )
+        logprobs_N, entropy_N = _through_head(self.lm, hidden_ND, targets_N, temperature)
+        with torch.autocast(hidden_ND.device.type, enabled=False):  # bfloat16 would round values to 8 bits
+            values_N = self.value_head(hidden_ND.to(self.value_head.weight.dtype)).squeeze(-1)
+        return Evaluation(_rows(logprobs_N, rollout), _rows(values_N, rollout), _rows(entropy_N, rollout))
 
     def save(self, directory: Path) -> None:
         """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it."""
@@ -97,7 +96,7 @@ def make_reference(policy: Policy) -> PreTrainedModel:
 def reference_logprobs(lm: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
     """[B, R] log-probability (nats) of each response token under a frozen model; 0 at padding."""
     hidden_ND, targets_N = response_hidden(lm, rollout)
-    return _rows(_through_head(lm, hidden_ND, targets_N, temperature, with_entropy=False)[0], rollout)
+    return _rows(_through_head(lm, hidden_ND, targets_N, temperature)[0], rollout)
 
 
 @torch.no_grad()
@@ -123,7 +122,7 @@ def response_hidden(lm: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tens
 def head_logits(lm: PreTrainedModel, hidden: Tensor, temperature: float) -> Tensor:
     """[..., V] logits over the vocabulary, divided by the temperature."""
     logits: Tensor = lm.get_output_embeddings()(hidden)
-    cap = getattr(lm.config, "final_logit_softcapping", None)
+    cap = _soft_cap(lm)
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)
     return logits if temperature == 1.0 else logits / temperature
@@ -152,16 +151,22 @@ def check_head(lm: PreTrainedModel) -> None:
 
 
 def _through_head(
-    lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float, with_entropy: bool
-) -> tuple[Tensor, Tensor | None]:
-    # The same division into chunks with and without gradients: so the same bits, and a ratio of exactly 1 at first.
+    lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [N] with gradients, and entropies [N] without."""
+    if _soft_cap(lm) is None and getattr(lm.get_output_embeddings(), "bias", None) is None:
+        logprobs_N, entropy_N = linear_logprobs(hidden_ND, head_weight(lm), targets_N, temperature)
+        return logprobs_N, entropy_N
     logprobs, entropies = [], []
     for hidden, targets in zip(hidden_ND.split(HEAD_TOKENS), targets_N.split(HEAD_TOKENS), strict=True):
         logits = head_logits(lm, hidden, temperature)
         logprobs.append(selected_logprobs(logits, targets))
-        if with_entropy:
-            entropies.append(entropy(logits.detach()))
-    return torch.cat(logprobs), torch.cat(entropies) if with_entropy else None
+        entropies.append(entropy(logits.detach()))
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _soft_cap(lm: PreTrainedModel) -> float | None:
+    return getattr(lm.config, "final_logit_softcapping", None)
 
 
 def _rows(flat_N: Tensor, rollout: Rollout) -> Tensor:

@@ -1,6 +1,7 @@
 """The equations of RLHF with PPO, as pure functions of tensors.
 
-One topic a file: sums under masks (``masked``), log-probabilities and entropy (``logprobs``), distance from the
+One topic a file: sums under masks (``masked``), log-probabilities and entropy (``logprobs``; ``head``
+without logits), distance from the
 reference and shaped rewards (``kl``), advantages (``advantages``), losses (``losses``). Only torch is imported; nothing
 here reads a setting, draws a random number, edits its input, moves a tensor between devices, or logs.
 
@@ -8,7 +9,8 @@ Conventions: True in a mask counts. Index t is response token t: its log-probabi
 after it. Shape suffixes: B sequences, R response positions, V vocabulary, N tokens in any leading shape.
 """
 
-from konomi.ops.advantages import gae
+from konomi.ops.advantages import gae, leave_one_out
+from konomi.ops.head import linear_logprobs
 from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, k3, kl_per_token, shaped_rewards
 from konomi.ops.logprobs import entropy, selected_logprobs
 from konomi.ops.losses import explained_variance, policy_loss, value_loss
@@ -24,6 +26,8 @@ __all__ = [
     "gae",
     "k3",
     "kl_per_token",
+    "leave_one_out",
+    "linear_logprobs",
     "masked_mean",
     "masked_sum",
     "masked_var",

@@ -45,3 +45,21 @@ def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float,
         advantages_RB.append(next_advantage_B)
     advantages_BR = zero_masked(torch.stack(advantages_RB[::-1], dim=1), mask_BR)
     return advantages_BR, advantages_BR + values_BR
+
+
+def leave_one_out(scores_B: Tensor, group: int) -> Tensor:
+    """Each score less the mean of the others in its group: ``A_i = s_i - 1/(k-1) sum_{j != i} s_j``.
+
+    ``scores_B`` [B], the ``group`` = k >= 2 responses to one prompt in a row. Returns [B], score. The baseline does not
+    depend on the response that it is subtracted from, so the policy gradient stays unbiased (Kool et al. 2019; Ahmadian
+    et al. 2024, arXiv:2402.14740, eq. 8).
+
+    >>> leave_one_out(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2)
+    tensor([-2.,  2.,  0.,  0.])
+    """
+    check_shapes(scores_B=scores_B)
+    if group < 2 or len(scores_B) % group:
+        raise ValueError(f"group is {group}: give 2 or more, and a divisor of the {len(scores_B)} scores")
+    grouped = scores_B.reshape(-1, group)
+    others = (grouped.sum(1, keepdim=True) - grouped) / (group - 1)
+    return (grouped - others).reshape(-1)

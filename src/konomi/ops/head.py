@@ -1,25 +1,27 @@
 """Log-probabilities straight from hidden states: the vocabulary head and its soft-max without the logits.
 
-The logits of a batch over a vocabulary of 262,144 are larger than the model. Here they exist in blocks of the vocabulary
-that fit the processor's cache: the soft-max is summed block by block as in online normalisation (Milakov and Gimelshein
-2018, arXiv:1805.02867), and the gradient with respect to the hidden state is summed along the way, as FlashAttention (Dao et
-al. 2022, arXiv:2205.14135, algorithm 1) sums values: ``d log p(y) / d h = w_y - sum_v p_v w_v`` needs nothing that the
-backward pass would bring but one factor a token.
+The logits of a batch over a vocabulary of 262,144 are larger than the model. Here they exist in blocks of the
+vocabulary that fit the processor's cache: the soft-max is summed block by block as in online normalisation (Milakov and
+Gimelshein 2018, arXiv:1805.02867), and the gradient with respect to the hidden state is summed along the way, as
+FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1) sums values: ``d log p(y) / d h = w_y - sum_v p_v w_v``
+needs nothing that the backward pass would bring but one factor a token.
 
 Shape suffixes: N tokens, D width, V vocabulary, x a block of the vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from konomi.ops.checks import check_shapes
+from konomi.ops.masked import widen
 
-BLOCK_ELEMENTS = 2**21
-"""Logits that exist at one time."""
+BLOCK_ELEMENTS = 2**19
+"""Logits that exist at one time; but a block is never narrower than 1024 tokens of the vocabulary."""
 
 
 def linear_logprobs(
@@ -28,38 +30,58 @@ def linear_logprobs(
     """Log-probability of each target and entropy under ``soft-max(h W^T / temperature)``.
 
     ``log p(y) = l_y - log sum_v exp l_v`` with ``l = h W^T / temperature``, and ``H = -sum_v p_v log p_v``.
-    ``hidden_ND`` [N, D]; ``weight_VD`` [V, D]; ``targets_N`` [N] int64. Returns ([N], [N]), nats/token. Gradients flow from
-    the log-probability to hidden states and weights; the entropy carries none. Equal to `selected_logprobs` and `entropy`
-    of the logits to rounding.
+    ``hidden_ND`` [N, D]; ``weight_VD`` [V, D]; ``targets_N`` [N] int64, ids in 0..V-1. Returns ([N], [N]), nats/token.
+    Gradients flow from the log-probability to hidden states and weights; the entropy carries none. Equal to
+    `selected_logprobs` and `entropy` of the logits to rounding. Hidden states and weights must be finite.
+
+    Matrix products are in the type of the hidden states, or in that of autocast where it is on; all else, and what is
+    returned, in float32 at least. Second derivatives are not there: ``create_graph=True`` raises ``RuntimeError``.
 
     >>> logprobs, entropy = linear_logprobs(torch.zeros(1, 3), torch.ones(4, 3), torch.tensor([2]))
     >>> logprobs, entropy
     (tensor([-1.3863]), tensor([1.3863]))
     """
     check_shapes(hidden_ND=hidden_ND, weight_VD=weight_VD, targets_N=targets_N)
-    logprobs_N, entropy_N = _LinearLogprobs.apply(hidden_ND, weight_VD, targets_N, 1.0 / temperature)
+    device = hidden_ND.device.type
+    if torch.is_autocast_enabled(device) and hidden_ND.dtype != torch.float64:
+        # here, once: the backward pass, which runs outside of autocast, has to repeat the products in the same type
+        hidden_ND = hidden_ND.to(torch.get_autocast_dtype(device))
+    # asked here: inside of the function the grad mode is always off, and requires_grad does not tell under no_grad
+    wanted = torch.is_grad_enabled() and hidden_ND.requires_grad
+    inputs = (hidden_ND, weight_VD, targets_N, 1.0 / temperature, wanted)
+    logprobs_N, entropy_N = _LinearLogprobs.apply(*inputs)  # type: ignore[no-untyped-call]
     return logprobs_N, entropy_N
 
 
-def _blocks(hidden_ND: Tensor, weight_VD: Tensor) -> list[Tensor]:
-    return list(weight_VD.split(max(1024, BLOCK_ELEMENTS // max(1, len(hidden_ND)))))
+def _blocks(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
+    """Yield of each block: its rows of the weight, them, its logits, whether it has the target, and in which column."""
+    size = max(1024, BLOCK_ELEMENTS // len(hidden_ND))
+    for start in range(0, len(weight_VD), size):
+        weight_xD = weight_VD[start : start + size].to(hidden_ND.dtype)
+        logits_Nx = widen(hidden_ND @ weight_xD.T) * scale
+        column_N = targets_N - start
+        inside_N = (column_N >= 0) & (column_N < len(weight_xD))
+        yield slice(start, start + size), weight_xD, logits_Nx, inside_N, torch.where(inside_N, column_N, 0)
 
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, slope_wanted: bool
     ) -> tuple[Tensor, Tensor]:
-        wanted = ctx.needs_input_grad[0]
-        kind = torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
-        top_N = torch.full((len(hidden_ND),), -torch.inf, dtype=kind, device=hidden_ND.device)
-        sum_N, moment_N = torch.zeros_like(top_N), torch.zeros_like(top_N)  # of e^(l - top), and of (l - top) e^(l - top)
-        mean_ND = torch.zeros_like(hidden_ND, dtype=kind) if wanted else None  # of e^(l - top) w, until divided by the sum
-        for weight_xD in _blocks(hidden_ND, weight_VD):
-            logits_Nx = (hidden_ND @ weight_xD.T).to(kind) * scale
+        sum_N = widen(hidden_ND.new_zeros(len(hidden_ND)))  # of e^(l - top)
+        moment_N = torch.zeros_like(sum_N)  # of (l - top) e^(l - top)
+        mean_ND = widen(torch.zeros_like(hidden_ND)) if slope_wanted else None  # of e^(l - top) w, until over the sum
+        # finite, so that the first block's fade is 0 and not NaN
+        top_N = torch.full_like(sum_N, torch.finfo(sum_N.dtype).min)
+        taken_N = torch.full_like(sum_N, torch.nan)
+        for _, weight_xD, logits_Nx, inside_N, column_N in _blocks(hidden_ND, weight_VD, targets_N, scale):
+            # the logit that is summed itself: h w_y computed apart is rounded apart, and log p could exceed 0
+            taken_N = torch.where(inside_N, logits_Nx.gather(1, column_N[:, None]).squeeze(1), taken_N)
             higher_N = torch.maximum(top_N, logits_Nx.amax(-1))
-            # nothing summed yet: the shift is 0, not -inf times 0
-            shift_N = torch.where(sum_N > 0, top_N - higher_N, torch.zeros_like(top_N))
+            shift_N = top_N - higher_N
             fade_N = shift_N.exp()
             gaps_Nx = logits_Nx - higher_N[:, None]
             weights_Nx = gaps_Nx.exp()
@@ -68,28 +90,29 @@ class _LinearLogprobs(torch.autograd.Function):
             if mean_ND is not None:
                 mean_ND = fade_N[:, None] * mean_ND + weights_Nx.to(weight_xD.dtype) @ weight_xD
             top_N = higher_N
-        of_target_ND = weight_VD[targets_N].to(kind)
-        taken_N = (hidden_ND.to(kind) * of_target_ND).sum(-1) * scale
-        norm_N = top_N + sum_N.log()
-        slope_ND = None if mean_ND is None else scale * (of_target_ND - mean_ND / sum_N[:, None])
-        ctx.scale = scale
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, norm_N, slope_ND)
+        slope_ND = None
+        if mean_ND is not None:
+            slope_ND = scale * (weight_VD[targets_N].to(mean_ND.dtype) - mean_ND / sum_N[:, None])
+        ctx.scale, ctx.dtype = scale, hidden_ND.dtype
+        for_weight = (hidden_ND, weight_VD, targets_N, top_N, sum_N) if ctx.needs_input_grad[1] else (None,) * 5
+        ctx.save_for_backward(slope_ND, *for_weight)
         entropy_N = sum_N.log() - moment_N / sum_N
         ctx.mark_non_differentiable(entropy_N)
-        return taken_N - norm_N, entropy_N
+        # top and sum apart, here and below: log-probability and probability keep their digits when logits are large
+        return (taken_N - top_N) - sum_N.log(), entropy_N
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
-        hidden_ND, weight_VD, targets_N, norm_N, slope_ND = ctx.saved_tensors
-        grad_hidden_ND = None if slope_ND is None else (grad_N[:, None] * slope_ND).to(hidden_ND.dtype)
+    def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # once_differentiable lets a constant grad_N pass, and the curvature would be lost
+            raise RuntimeError("linear_logprobs has first derivatives only: leave create_graph out")
+        slope_ND, hidden_ND, weight_VD, targets_N, top_N, sum_N = ctx.saved_tensors
+        grad_hidden_ND = None if slope_ND is None else (grad_N[:, None] * slope_ND).to(ctx.dtype)
         grad_weight_VD = None
-        if ctx.needs_input_grad[1]:
-            scaled_N = grad_N * ctx.scale
-            parts = []
-            for weight_xD in _blocks(hidden_ND, weight_VD):
-                logits_Nx = (hidden_ND @ weight_xD.T).to(norm_N.dtype) * ctx.scale
-                shares_Nx = (logits_Nx - norm_N[:, None]).exp() * -scaled_N[:, None]
-                parts.append(shares_Nx.to(hidden_ND.dtype).T @ hidden_ND)
-            taken_ND = scaled_N[:, None].to(hidden_ND.dtype) * hidden_ND
-            grad_weight_VD = torch.cat(parts).index_add(0, targets_N, taken_ND).to(weight_VD.dtype)
-        return grad_hidden_ND, grad_weight_VD, None, None
+        if weight_VD is not None:
+            grad_weight_VD = torch.empty_like(weight_VD)
+            for rows, _, logits_Nx, inside_N, column_N in _blocks(hidden_ND, weight_VD, targets_N, ctx.scale):
+                weights_Nx = (logits_Nx - top_N[:, None]).exp()
+                less_Nx = weights_Nx.scatter_add(1, column_N[:, None], torch.where(inside_N, -sum_N, 0)[:, None])
+                grad_Nx = less_Nx * (-ctx.scale * grad_N / sum_N)[:, None]
+                grad_weight_VD[rows] = grad_Nx.to(hidden_ND.dtype).T @ hidden_ND
+        return grad_hidden_ND, grad_weight_VD, None, None, None

@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from konomi.config import RolloutConfig
+from konomi.data.batch import Rollout
 from konomi.data.tokens import Tokens, pad_left, pad_right
 from konomi.models.policy import head_logits
-from konomi.data.batch import Rollout
 from konomi.seeds import stream_seed
 
 BLOCK = 512
@@ -43,12 +43,8 @@ class Draws:
 def make_draws(config: RolloutConfig, seed: int, names: Sequence[tuple[str | int, ...]]) -> Draws:
     """The random numbers of the responses called ``names`` in the run with this seed, each from a stream of its own."""
     low, high = config.response_tokens
-    uniforms_BR = torch.stack(
-        [
-            torch.rand(high + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(stream_seed(seed, *name)))
-            for name in names
-        ]
-    )
+    streams = [torch.Generator().manual_seed(stream_seed(seed, *name)) for name in names]
+    uniforms_BR = torch.stack([torch.rand(high + 1, dtype=torch.float64, generator=stream) for stream in streams])
     if config.stop == "eos":
         lengths_B = torch.full((len(names),), high)
     else:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from konomi.errors import RunError
+from konomi.errors import ModelError, RunError
 from konomi.models.policy import Policy
 
 STATE_FILE, OPTIMIZER_FILE, RANDOM_FILE = "trainer.json", "optimizer.safetensors", "random.safetensors"
@@ -116,8 +116,12 @@ class Engine:
         save_file(self._optimizer_tensors(), draft / OPTIMIZER_FILE)
         save_file(_random_state(), draft / RANDOM_FILE)
         (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-        shutil.rmtree(directory, ignore_errors=True)
+        old = directory.with_name(f".{directory.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if directory.exists():  # never a half-removed directory under the name of a whole one
+            directory.rename(old)
         draft.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
 
     def load(self, directory: Path) -> dict[str, Any]:
         """Take everything from a checkpoint and return its ``state``.
@@ -130,7 +134,7 @@ class Engine:
             load_weights(self.policy, directory)
             self._load_optimizer(load_file(directory / OPTIMIZER_FILE))
             _set_random_state(load_file(directory / RANDOM_FILE))
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, ModelError) as error:
             raise RunError(f"{directory}: not a whole checkpoint of this model: {error}") from error
         return state
 
@@ -146,7 +150,7 @@ class Engine:
         }
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        parameters = {name: parameter for parameter, name in self._names().items()}
+        parameters = {name: parameter for parameter, name in self._names().items() if parameter.requires_grad}
         self.optimizer.state.clear()
         for full_name, tensor in tensors.items():
             name, key = full_name.rsplit("/", 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,41 +30,11 @@ from konomi.rewards.base import Reward, score
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import make_draws, sample
 from konomi.seeds import stream_seed
+from konomi.train.experience import Experience, ScoreScale, describe, finish
 from konomi.train.loop import Engine, StepResult, Sums
 
 RATIO_TOLERANCE = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.02}
 """How far the probability ratio may be from 1 before the first optimiser step of an update."""
-
-
-@dataclass(frozen=True)
-class Experience:
-    """A rollout with all that the losses need; tensors [B, R], 0 at padding, nats and normalised scores."""
-
-    rollout: Rollout
-    mask: Tensor
-    logprobs: Tensor
-    values: Tensor
-    kl: Tensor
-    entropy: Tensor
-    rewards: Tensor
-    advantages: Tensor
-    returns: Tensor
-
-    def select(self, rows: Tensor) -> Experience:
-        """The given rows, without the padding that they do not need."""
-        rollout = self.rollout.select(rows)
-        width = rollout.mask.shape[1]
-        rest = {k: v[rows, :width] for k, v in vars(self).items() if k != "rollout"}
-        return Experience(rollout, **rest)
-
-
-@dataclass(frozen=True)
-class ScoreScale:
-    """Mean and deviation of the initial model's scores: normalised score = (score - mean) / std."""
-
-    mean: float = 0.0
-    std: float = 1.0
-    count: int = 0
 
 
 class PPOTrainer:
@@ -111,10 +81,13 @@ class PPOTrainer:
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision)
         self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
         self.processes = self.engine.accelerator.num_processes
-        if self.ppo.mini_batch_size % self.processes:
-            raise ConfigError(
-                f"ppo.mini_batch_size = {self.ppo.mini_batch_size} cannot be divided among {self.processes} processes"
-            )
+        prompts_a_batch = self.ppo.batch_size // self.ppo.responses_per_prompt
+        for name, size in (
+            ("mini_batch_size", self.ppo.mini_batch_size),
+            ("batch_size / responses_per_prompt", prompts_a_batch),
+        ):
+            if size % self.processes:
+                raise ConfigError(f"ppo.{name} = {size} cannot be divided among {self.processes} processes")
         self.update = 0
         self.kl_coef = self.ppo.kl_coef
         self.scale: ScoreScale | None = None
@@ -147,34 +120,32 @@ class PPOTrainer:
         if self.scale is None:
             self.baseline()
         start = time.perf_counter()
-        first = self.update * self.ppo.batch_size
-        everyone = range(first, first + self.ppo.batch_size)
-        prompts, queries = self.queries.take(first, self.ppo.batch_size)
-        mine = slice(self.engine.accelerator.process_index, None, self.processes)
-        draws = make_draws(self.rollout_config, self.seed, [("rollout", i) for i in everyone[mine]])
-        with self.engine.accelerator.autocast():
-            rollout = sample(self.policy.lm, self.tokens, queries[mine], draws, self.rollout_config)
+        prompts, rollout = self._draw()
         drawn = time.perf_counter()
-        scores_B = torch.tensor(self._score(prompts[mine], rollout), dtype=torch.float64)
+        scores_B = torch.tensor(self._score(prompts, rollout), dtype=torch.float64)
         scored = time.perf_counter()
         plan = self._plan(rollout, epoch=0)
         experience = self._experience(rollout, scores_B, plan)
         evaluated = time.perf_counter()
-        sums = self._describe(experience, scores_B)
+        sums = describe(experience, scores_B, self.kl_coef)
         kl = sums.means(self.engine.accelerator)["objective/kl"]
         rate = 1.0 - self.update / self.ppo.updates if self.ppo.schedule == "linear" else 1.0
         if kl > self.ppo.kl_cap:
-            self.stop_reason = (
-                f"the KL of update {self.update + 1} is {kl:.1f} nats/response, over the cap ppo.kl_cap = {self.ppo.kl_cap:g}"
-            )
+            over = f"{kl:.1f} nats/response, over the cap ppo.kl_cap = {self.ppo.kl_cap:g}"
+            self.stop_reason = f"the KL of update {self.update + 1} is {over}"
         else:
             self.engine.set_rate(rate)
             self._train(experience, plan, sums)
         trained = time.perf_counter()
-        metrics = _finish(sums.means(self.engine.accelerator), self.ppo.vf_coef)
+        metrics = finish(sums.means(self.engine.accelerator), self.ppo.vf_coef)
         metrics["objective/kl_coef"] = self.kl_coef
         metrics["ppo/learning_rate"] = self.ppo.learning_rate * rate
-        phases = {"rollout": drawn - start, "reward": scored - drawn, "score": evaluated - scored, "train": trained - evaluated}
+        phases = {
+            "rollout": drawn - start,
+            "reward": scored - drawn,
+            "score": evaluated - scored,
+            "train": trained - evaluated,
+        }
         metrics |= {f"time/ppo/{k}": v for k, v in (phases | {"total": trained - start}).items()}
         metrics["episodes/per_second"] = self.ppo.batch_size / (trained - start)
         metrics["tokens/per_second"] = float(rollout.lengths.sum()) * self.processes / (trained - start)
@@ -205,8 +176,23 @@ class PPOTrainer:
         """Take all state from a checkpoint."""
         state = self.engine.load(directory)
         self.update, self.kl_coef, self.seed = state["update"], state["kl_coef"], state["seed"]
+        self.queries.seed = self.seed
         self.scale = ScoreScale(**state["score_scale"])
         self.stop_reason = None
+
+    def _draw(self) -> tuple[list[Prompt], Rollout]:
+        """This process's part of the update's batch: all responses to a prompt are in one part."""
+        each, size = self.ppo.responses_per_prompt, self.ppo.batch_size
+        asked = size // each
+        prompts, queries = self.queries.take(self.update * asked, asked)
+        part = size // self.processes
+        mine = range(part * self.engine.accelerator.process_index, part * (self.engine.accelerator.process_index + 1))
+        draws = make_draws(self.rollout_config, self.seed, [("rollout", self.update * size + i) for i in mine])
+        with self.engine.accelerator.autocast():
+            rollout = sample(
+                self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config
+            )
+        return [prompts[i // each] for i in mine], rollout
 
     def _score(self, prompts: Sequence[Prompt], rollout: Rollout) -> list[float]:
         queries, responses = self._texts(rollout)
@@ -241,14 +227,14 @@ class PPOTrainer:
         references, kls = [], []
         for part in rows:
             chosen = rollout.select(part)
-            evaluations.append(self.engine.wrapped(chosen, temperature, with_entropy=True))
+            evaluations.append(self.engine.wrapped(chosen, temperature))
             with self.engine.accelerator.autocast():
                 references.append(reference_logprobs(self.reference, chosen, temperature))
                 if ppo.kl_penalty == "full":
                     kls.append(token_full_kl(self.policy.lm, self.reference, chosen, temperature))
         logprobs_BR = scatter_rows([e.logprobs for e in evaluations], rows, count)
         values_BR = scatter_rows([e.values for e in evaluations], rows, count)
-        entropy_BR = scatter_rows([e.entropy for e in evaluations if e.entropy is not None], rows, count)
+        entropy_BR = scatter_rows([e.entropy for e in evaluations], rows, count)
         reference_BR = scatter_rows(references, rows, count)
         mask_BR = rollout.mask
         k1_BR = logprobs_BR - reference_BR
@@ -258,12 +244,23 @@ class PPOTrainer:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
         assert self.scale is not None
         normal_B = ((scores_B - self.scale.mean) / self.scale.std).to(logprobs_BR)
+        if ppo.responses_per_prompt > 1:
+            normal_B = ops.leave_one_out(normal_B, ppo.responses_per_prompt)
         rewards_BR = ops.shaped_rewards(penalty_BR, normal_B, mask_BR, self.kl_coef)
         advantages_BR, returns_BR = ops.gae(rewards_BR, values_BR, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
         if ppo.whiten_advantages:
             advantages_BR = self._whiten(advantages_BR, mask_BR)
         return Experience(
-            rollout, mask_BR, logprobs_BR, values_BR, k1_BR, entropy_BR, rewards_BR, advantages_BR, returns_BR
+            rollout,
+            mask_BR,
+            logprobs_BR,
+            values_BR,
+            k1_BR,
+            penalty_BR,
+            entropy_BR,
+            rewards_BR,
+            advantages_BR,
+            returns_BR,
         )
 
     def _whiten(self, x_BR: Tensor, mask_BR: Tensor) -> Tensor:
@@ -271,27 +268,6 @@ class PPOTrainer:
         mean = self.engine.total(ops.masked_sum(x_BR, mask_BR)) / count
         squares = self.engine.total(ops.masked_sum((x_BR - mean) ** 2, mask_BR))
         return ops.whiten(x_BR, mask_BR, mean=mean, var=squares / (count - 1).clamp(min=1))
-
-    def _describe(self, e: Experience, scores_B: Tensor) -> Sums:
-        """What is known before training."""
-        sums, responses, valid = Sums(), len(scores_B), e.mask.sum()
-        sums.add("objective/kl", e.kl.sum(), responses)
-        sums.add("objective/entropy", e.entropy.sum(), responses)
-        sums.add("ppo/policy/entropy", e.entropy.sum(), valid)
-        sums.add("ppo/mean_scores", scores_B.sum(), responses)
-        sums.add("square/scores", (scores_B**2).sum(), responses)
-        sums.add("ppo/mean_non_score_reward", -self.kl_coef * e.kl.sum(), valid)
-        sums.add("ppo/policy/advantages_mean", e.advantages.sum(), valid)
-        sums.add("ppo/returns/mean", e.returns.sum(), valid)
-        sums.add("square/returns", (e.returns.double() ** 2).sum(), valid)
-        sums.add("ppo/val/mean", e.values.sum(), valid)
-        sums.add("square/values", (e.values.double() ** 2).sum(), valid)
-        sums.add("mean/residual", ((e.returns - e.values) * e.mask).sum(), valid)
-        sums.add("square/residual", (((e.returns - e.values) * e.mask).double() ** 2).sum(), valid)
-        sums.add("tokens/queries_len_mean", e.rollout.query_lengths.sum(), responses)
-        sums.add("tokens/responses_len_mean", e.rollout.response_lengths.sum(), responses)
-        sums.add("tokens/ended_share", e.rollout.ended.sum(), responses)
-        return sums
 
     def _train(self, experience: Experience, first_plan: list[list[Tensor]], sums: Sums) -> None:
         for epoch in range(self.ppo.epochs):
@@ -312,7 +288,7 @@ class PPOTrainer:
                 if norm is not None and not torch.isfinite(norm):
                     raise RunError(
                         f"update {self.update + 1}: the gradient is not finite. The last checkpoint is untouched; try a lower "
-                        "ppo.learning_rate, or model.precision = \"fp32\""
+                        'ppo.learning_rate, or model.precision = "fp32"'
                     )
                 sums.add("ppo/policy/grad_norm", float(norm or 0.0), 1)
                 self.engine.optimizer.step()
@@ -351,20 +327,3 @@ class PPOTrainer:
     def _texts(self, rollout: Rollout) -> tuple[list[str], list[str]]:
         pairs = [self.tokens.split(q, r) for q, r in zip(rollout.query_ids(), rollout.response_ids(), strict=True)]
         return [q for q, _ in pairs], [r for _, r in pairs]
-
-
-def _finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:
-    """Turn means of squares into deviations and variances."""
-    variance = {
-        name: max(0.0, means.pop(f"square/{name}") - means[mean] ** 2)
-        for name, mean in (
-            ("scores", "ppo/mean_scores"), ("returns", "ppo/returns/mean"), ("values", "ppo/val/mean"), ("residual", "mean/residual"),
-        )
-    }  # fmt: skip
-    means.pop("mean/residual")
-    means["ppo/std_scores"] = variance["scores"] ** 0.5
-    means["ppo/returns/var"], means["ppo/val/var"] = variance["returns"], variance["values"]
-    means["ppo/val/var_explained"] = 1 - variance["residual"] / variance["returns"] if variance["returns"] else 0.0
-    if "ppo/loss/policy" in means:
-        means["ppo/loss/total"] = means["ppo/loss/policy"] + vf_coef * means["ppo/loss/value"]
-    return means

@@ -1,0 +1,28 @@
+"""Who hears what a job does. Imports nothing heavy, so that the first words can be said before torch is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from konomi.runs import RunDir
+    from konomi.train.loop import StepResult
+
+
+class Observer:
+    """Hears what a job does. This one ignores it."""
+
+    def say(self, text: str) -> None:
+        """A step began, or something is worth knowing."""
+
+    def warn(self, text: str) -> None:
+        """Something went wrong that does not stop the run."""
+
+    def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
+        """The run is set up: label -> what it will work with."""
+
+    def before(self, samples: list[dict[str, Any]]) -> None:
+        """Texts of the initial model."""
+
+    def step(self, result: StepResult) -> None:
+        """One update is done."""

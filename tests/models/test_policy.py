@@ -1,0 +1,298 @@
+"""The policy against plain transformers, one sequence at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import oracles
+from konomi import ops
+from konomi.data.batch import Rollout, micro_batches
+from konomi.errors import ModelError, RunError
+from konomi.models import policy as module
+from konomi.models.policy import Policy, make_reference, reference_logprobs, token_full_kl
+from konomi.train.loop import load_weights
+from tiny import EOS_ID, FAMILIES, tiny_config, tiny_model, tiny_tokenizer
+from tiny_run import disturbed, sharp_model, tiny_rollout, without_dropout
+
+TEMPERATURE = 0.7
+ROWS = range(9)
+
+
+@pytest.fixture(scope="module")
+def rollout() -> Rollout:
+    return tiny_rollout(sharp_model("gpt2"), len(ROWS))
+
+
+@torch.no_grad()
+def plain(model: Any, rollout: Rollout, temperature: float) -> list[torch.Tensor]:
+    """For each sequence alone: log-soft-max [R, V] of what the response tokens were drawn from, by the model's own head."""
+    out = []
+    for query, response in zip(rollout.query_ids(), rollout.response_ids(), strict=True):
+        logits = model(input_ids=torch.tensor([query + response]), use_cache=False).logits[0]
+        out.append((logits[len(query) - 1 : -1].double() / temperature).log_softmax(-1))
+    return out
+
+
+def check_rows(actual: torch.Tensor, expected: list[torch.Tensor], tolerance: float) -> None:
+    """``actual`` [B, R] holds the expected rows and zeros."""
+    assert actual.shape == (len(expected), max(map(len, expected)))
+    for row, wanted in zip(actual, expected, strict=True):
+        oracles.close(row[: len(wanted)].double(), wanted.double(), tolerance)
+        assert not row[len(wanted) :].any()
+
+
+def chosen(logprobs: list[torch.Tensor], rollout: Rollout) -> list[torch.Tensor]:
+    rows = zip(logprobs, rollout.response_ids(), strict=True)
+    return [row[range(len(response)), response] for row, response in rows]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+def test_logprobs_and_entropy_are_those_of_plain_transformers(
+    family: str, dtype: torch.dtype, tolerance: float, rollout: Rollout
+) -> None:
+    model = sharp_model(family, seed=3).to(dtype)
+    logprobs = plain(model, rollout, TEMPERATURE)
+    policy = Policy(model)
+    result = policy(rollout, TEMPERATURE)
+    check_rows(result.logprobs.detach(), chosen(logprobs, rollout), tolerance)
+    assert result.logprobs.dtype == dtype
+    entropies = [torch.tensor([oracles.entropy(token) for token in row.tolist()]) for row in logprobs]
+    check_rows(result.entropy, entropies, max(tolerance, 1e-6))
+    assert not result.entropy.requires_grad and result.logprobs.requires_grad and result.values.requires_grad
+    check_rows(reference_logprobs(model, rollout, TEMPERATURE), chosen(logprobs, rollout), tolerance)
+    assert not torch.equal(policy(rollout, 1.0).logprobs, result.logprobs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batch_and_padding_change_nothing(family: str, rollout: Rollout) -> None:
+    policy = Policy(sharp_model(family))
+    torch.nn.init.normal_(policy.value_head.weight)
+    together = policy(rollout)
+    for rows in ([4], [8, 0, 2], [1, 7]):
+        part = policy(rollout.select(torch.tensor(rows)))
+        for name in ("logprobs", "values"):
+            whole = getattr(together, name)[rows][:, : getattr(part, name).shape[1]]
+            oracles.close(getattr(part, name), whole, 1e-9)
+    pads = torch.arange(rollout.ids.shape[1]) >= rollout.lengths[:, None]
+    assert pads.any()
+    for pad_id in (0, EOS_ID, 28):
+        other = Rollout(rollout.ids.masked_fill(pads, pad_id), rollout.query_lengths, rollout.response_lengths, rollout.ended)
+        for name in ("logprobs", "values"):
+            oracles.close(getattr(policy(other), name), getattr(together, name), 1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_kl_is_that_of_the_definition(family: str, rollout: Rollout) -> None:
+    model, other = sharp_model(family), sharp_model(family, seed=1)
+    expected = [
+        torch.tensor([oracles.full_kl(p, q) for p, q in zip(a.tolist(), b.tolist(), strict=True)])
+        for a, b in zip(plain(model, rollout, TEMPERATURE), plain(other, rollout, TEMPERATURE), strict=True)
+    ]
+    assert min(float(row.min()) for row in expected) > 0.01
+    check_rows(token_full_kl(model, other, rollout, TEMPERATURE), expected, 1e-6)
+    assert not token_full_kl(model, model, rollout, TEMPERATURE).any()
+
+
+def test_values_are_zero_at_first_and_a_linear_map_of_the_last_hidden_state_later(rollout: Rollout) -> None:
+    model = sharp_model("llama")
+    policy = Policy(model)
+    assert not policy(rollout).values.any()
+    weight, bias = policy.value_head.weight, policy.value_head.bias
+    torch.nn.init.normal_(weight)
+    torch.nn.init.constant_(bias, 0.3)
+    expected = []
+    for query, response in zip(rollout.query_ids(), rollout.response_ids(), strict=True):
+        with torch.no_grad():
+            states = model.model(input_ids=torch.tensor([query + response])).last_hidden_state[0]
+        expected.append((states[len(query) - 1 : -1] @ weight[0] + bias).detach())
+    check_rows(policy(rollout).values.detach(), expected, 1e-9)
+
+
+@pytest.mark.parametrize("changes", [{}, {"final_logit_softcapping": 2.0}], ids=["linear", "capped"])
+def test_the_size_of_blocks_changes_nothing(changes: dict[str, Any], rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vocabulary of several blocks, and more tokens than go through the head at a time."""
+    model, other = (sharp_model("gemma3", seed=seed, vocab=2500, **changes) for seed in (0, 1))
+    policy = Policy(model)
+
+    def everything() -> list[torch.Tensor]:
+        policy.zero_grad()
+        result = policy(rollout, TEMPERATURE)
+        result.logprobs.sum().backward()
+        grads = [p.grad.clone() for p in model.parameters()]
+        return [result.logprobs, result.entropy, token_full_kl(model, other, rollout, TEMPERATURE), *grads]
+
+    before = everything()
+    check_rows(before[0].detach(), chosen(plain(model, rollout, TEMPERATURE), rollout), 1e-9)
+    monkeypatch.setattr(module, "HEAD_TOKENS", 7)
+    monkeypatch.setattr(ops.head, "BLOCK_ELEMENTS", 1)
+    for one, two in zip(everything(), before, strict=True):
+        oracles.close(one, two, 1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(family: str, rollout: Rollout) -> None:
+    policy = Policy(without_dropout(family))
+    torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(0))
+    old = policy(rollout)
+    generator = torch.Generator().manual_seed(1)
+    old_logprobs, old_values, advantages, returns = (
+        base.detach() + 0.3 * torch.randn(base.shape, generator=generator)
+        for base in (old.logprobs, old.values, torch.zeros_like(old.values), torch.zeros_like(old.values))
+    )
+    count = rollout.mask.sum()
+
+    def gradients(parts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        policy.zero_grad()
+        for part in parts:
+            chosen = rollout.select(part)
+            width = chosen.mask.shape[1]
+            lp, v, a, r = (x[part, :width] for x in (old_logprobs, old_values, advantages, returns))
+            new = policy(chosen)
+            loss, _ = ops.policy_loss(new.logprobs, lp, a, chosen.mask, clip=0.2, count=count)
+            loss = loss + ops.value_loss(new.values, v, r, chosen.mask, clip=0.2, count=count)[0]
+            loss.backward()
+        return {name: p.grad.clone() for name, p in policy.named_parameters()}
+
+    whole = gradients([torch.arange(len(rollout))])
+    parts = micro_batches(rollout.lengths, torch.arange(len(rollout)), 40)
+    assert len(parts) > 3
+    split = gradients(parts)
+    for name, gradient in whole.items():
+        assert gradient.any(), name
+        gap, size = (split[name] - gradient).norm(), gradient.norm()
+        # the key bias of GPT-2 shifts all scores of a row alike: its true gradient is 0, so it is only noise
+        assert gap <= 1e-4 * size + 1e-7, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_save_and_load_round_trip_is_exact(family: str, tmp_path: Path, rollout: Rollout) -> None:
+    from transformers import AutoModelForCausalLM
+
+    policy = Policy(without_dropout(family))
+    torch.nn.init.normal_(policy.value_head.weight)
+    disturbed(policy)
+    policy.save(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert load_file(tmp_path / module.VALUE_HEAD_FILE).keys() == {"weight", "bias"}
+    fresh = Policy(without_dropout(family, seed=9))
+    assert not torch.equal(fresh(rollout).logprobs, policy(rollout).logprobs)
+    load_weights(fresh, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), policy.parameters(), strict=True))
+    tied = tiny_config(family).tie_word_embeddings
+    assert (fresh.lm.get_output_embeddings().weight is fresh.lm.get_input_embeddings().weight) == tied
+    one, two = fresh(rollout), policy(rollout)
+    assert torch.equal(one.logprobs, two.logprobs) and torch.equal(one.values, two.values)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = rollout.ids[:2]
+    assert torch.equal(opened(input_ids=ids).logits, policy.lm(input_ids=ids).logits)
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors"}
+
+
+def test_untied_heads_come_back_too(tmp_path: Path) -> None:
+    policy = Policy(without_dropout("llama", tie_word_embeddings=False))
+    disturbed(policy)
+    policy.save(tmp_path)
+    fresh = Policy(without_dropout("llama", tie_word_embeddings=False, seed=1))
+    load_weights(fresh, tmp_path)
+    assert torch.equal(fresh.lm.lm_head.weight, policy.lm.lm_head.weight)
+    assert not torch.equal(fresh.lm.lm_head.weight, fresh.lm.model.embed_tokens.weight)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    Policy(without_dropout("gpt2")).save(tmp_path)
+    with pytest.raises(RunError, match="another model"):
+        load_weights(Policy(without_dropout("llama")), tmp_path)
+    with pytest.raises(RunError, match=r"no model\*\.safetensors"):
+        load_weights(Policy(without_dropout("llama")), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "wide"])
+def test_a_value_head_that_cannot_be_read(damage: str, tmp_path: Path) -> None:
+    policy = Policy(tiny_model("gpt2", n_embd=16 if damage == "wide" else 32))
+    policy.save(tmp_path)
+    file = tmp_path / module.VALUE_HEAD_FILE
+    if damage == "missing":
+        file.unlink()
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(ModelError, match="no value head of this model"):
+        Policy(tiny_model("gpt2")).load_value_head(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_embeddings_are_shared_and_stay(family: str, rollout: Rollout) -> None:
+    policy = Policy(without_dropout(family), freeze_embeddings=True)
+    reference = make_reference(policy)
+    before = reference_logprobs(reference, rollout, 1.0)
+    for get in ("get_input_embeddings", "get_output_embeddings"):
+        own, other = getattr(policy.lm, get)().weight, getattr(reference, get)().weight
+        assert own.data_ptr() == other.data_ptr() and not own.requires_grad
+    frozen = policy.lm.get_input_embeddings().weight.clone()
+    trained = [p for p in policy.lm.parameters() if p.requires_grad]
+    assert len(trained) > 10
+    addresses = {p.data_ptr() for p in reference.parameters()}
+    assert not any(p.data_ptr() in addresses for p in trained)  # what is trained is a copy
+    optimizer = torch.optim.Adam(trained, lr=0.01)
+    (-policy(rollout).logprobs.sum()).backward()
+    optimizer.step()
+    assert policy.lm.get_input_embeddings().weight.grad is None
+    assert torch.equal(policy.lm.get_input_embeddings().weight, frozen)
+    assert torch.equal(reference_logprobs(reference, rollout, 1.0), before)
+    assert not torch.allclose(policy(rollout).logprobs, before, atol=0.01)
+    assert not any(p.requires_grad for p in reference.parameters())
+
+
+def test_without_freezing_all_is_copied_and_trained(rollout: Rollout) -> None:
+    policy = Policy(without_dropout("gpt2"))
+    reference = make_reference(policy)
+    before = reference_logprobs(reference, rollout, 1.0)
+    assert torch.equal(before, policy(rollout).logprobs)
+    assert all(p.requires_grad for p in policy.parameters())
+    assert not {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in reference.parameters()}
+    disturbed(policy.lm)
+    assert torch.equal(reference_logprobs(reference, rollout, 1.0), before)
+    assert not reference.training
+
+
+def families_with_a_head_of_their_own() -> dict[str, tuple[Any, bool]]:
+    import transformers as t
+
+    sizes = {"vocab_size": 29, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1}  # fmt: skip
+    return {
+        "cohere": (t.CohereConfig(**sizes, logit_scale=0.25), False),
+        "granite": (t.GraniteConfig(**sizes, logits_scaling=4.0, embedding_multiplier=12.0), False),
+        "granite-1": (t.GraniteConfig(**sizes, logits_scaling=1.0, embedding_multiplier=12.0), True),
+        "gemma2": (t.Gemma2Config(**sizes, head_dim=8, query_pre_attn_scalar=8, final_logit_softcapping=1.5), True),
+    }
+
+
+@pytest.mark.parametrize("name", ["cohere", "granite", "granite-1", "gemma2"])
+def test_a_head_that_is_not_known_is_refused_and_one_that_is_works(name: str, rollout: Rollout) -> None:
+    from transformers import AutoModelForCausalLM
+
+    config, works = families_with_a_head_of_their_own()[name]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    if not works:
+        with pytest.raises(ModelError, match="between trunk and head"):
+            Policy(model)
+        return
+    disturbed(model, 0.5)
+    check_rows(Policy(model)(rollout).logprobs.detach(), chosen(plain(model, rollout, 1.0), rollout), 1e-4)
+
+
+def test_under_autocast_what_comes_back_is_float32(rollout: Rollout) -> None:
+    """bfloat16 has 8 bits: a value of 3.01 would be 3.016."""
+    policy = Policy(without_dropout("gpt2"))
+    torch.nn.init.constant_(policy.value_head.bias, 3.01)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = policy(rollout)
+    assert {x.dtype for x in (result.logprobs, result.values, result.entropy)} == {torch.float32}
+    assert torch.equal(result.values[rollout.mask], torch.full((int(rollout.mask.sum()),), 3.01))

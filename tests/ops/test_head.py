@@ -1,0 +1,307 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from konomi.ops import entropy, head, linear_logprobs, selected_logprobs
+from oracles import close, quick
+
+seeds = st.integers(0, 2**31)
+vocabularies = st.integers(1, 9) | st.integers(1020, 3300)
+temperatures = st.sampled_from([0.7, 1.0, 1.6])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def narrow_blocks():
+    """The narrowest blocks there are: 1024 tokens of the vocabulary."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "BLOCK_ELEMENTS", 1)
+        yield
+
+
+def draw(seed, *shape, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def case(seed, tokens, width, vocabulary, dtype=torch.float64, spread=1.0):
+    """Hidden states, weights, and targets with the first and last token and the most likely one among them."""
+    hidden, weight = draw(seed, tokens, width) * spread, draw(seed + 1, vocabulary, width)
+    targets = torch.randint(vocabulary, (tokens,), generator=torch.Generator().manual_seed(seed))
+    likeliest = (hidden @ weight.T).argmax(-1)
+    places = torch.arange(tokens) % 5
+    for place, choice in enumerate((likeliest, torch.zeros_like(targets), torch.full_like(targets, vocabulary - 1))):
+        targets = torch.where(places == place, choice, targets)
+    return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), targets
+
+
+def full(hidden, weight, targets, temperature=1.0):
+    """What is to be computed, with all logits."""
+    logits = hidden @ weight.T / temperature
+    return selected_logprobs(logits, targets), entropy(logits.detach())
+
+
+def gradients(function, hidden, weight, *arguments):
+    """Gradients of a weighted sum of log-probabilities."""
+    logprobs, _ = function(hidden, weight, *arguments)
+    factors = draw(7, len(hidden), dtype=logprobs.dtype)
+    return torch.autograd.grad((logprobs * factors).sum(), (hidden, weight))
+
+
+def agree(actual, expected, tolerance):
+    for one, other in zip(actual, expected, strict=True):
+        close(one, other, tolerance)
+
+
+class Watch(TorchDispatchMode):
+    """Notes every operation, and the elements of the largest tensor that one makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest, self.names = 0, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.names.append(function.overloadpacket.__name__)
+        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+            # a transposed weight is no tensor of its own
+            if isinstance(tensor, torch.Tensor) and not function.is_view:
+                self.largest = max(self.largest, tensor.numel())
+        return made
+
+
+# -- the same numbers as with the logits -------------------------------------------------------------------------------
+
+
+@quick
+@given(seeds, st.integers(1, 6), st.integers(1, 4), vocabularies, temperatures)
+def test_it_is_what_the_logits_give(seed, tokens, width, vocabulary, temperature):
+    hidden, weight, targets = case(seed, tokens, width, vocabulary)
+    arguments = (hidden, weight, targets, temperature)
+    agree(linear_logprobs(*arguments), full(*arguments), 1e-12)
+    agree(gradients(linear_logprobs, *arguments), gradients(full, *arguments), 1e-12)
+
+
+@quick
+@given(seeds, st.integers(1, 6), st.integers(1, 4), vocabularies, temperatures)
+def test_float32_agrees_with_float64(seed, tokens, width, vocabulary, temperature):
+    hidden, weight, targets = case(seed, tokens, width, vocabulary, torch.float32)
+    wide = (hidden.double(), weight.double(), targets, temperature)
+    answers = linear_logprobs(hidden, weight, targets, temperature)
+    slopes = gradients(linear_logprobs, hidden, weight, targets, temperature)
+    assert {x.dtype for x in (*answers, *slopes)} == {torch.float32}
+    agree(answers, full(*wide), 1e-5)
+    agree(slopes, gradients(full, *wide), 1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [1023, 1024, 1025, 2048, 2049])
+def test_no_token_is_lost_or_counted_twice_where_blocks_meet(vocabulary):
+    targets = torch.tensor([0, vocabulary // 2, vocabulary - 1])
+    hidden, weight = draw(0, 3, 2).requires_grad_(), draw(1, vocabulary, 2).requires_grad_()
+    agree(gradients(linear_logprobs, hidden, weight, targets), gradients(full, hidden, weight, targets), 1e-12)
+    _, even = linear_logprobs(torch.zeros(3, 2), torch.ones(vocabulary, 2), targets)
+    close(even.exp(), torch.full((3,), vocabulary), 1e-5)
+
+
+@pytest.mark.parametrize("elements", [1, 5 * 1500, 2**19])
+def test_the_width_of_a_block_changes_nothing(monkeypatch, elements):
+    hidden, weight, targets = case(3, 5, 3, 4000)
+    monkeypatch.setattr(head, "BLOCK_ELEMENTS", elements)
+    close(linear_logprobs(hidden, weight, targets)[0], full(hidden, weight, targets)[0], 1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.6])
+def test_gradients_are_those_of_differences(temperature):
+    hidden, weight, targets = case(5, 3, 2, 1030)
+    directions = draw(6, 4, 1030)  # a few combinations of rows instead of each of the 2,060 weights
+    free = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True)
+
+    def logprobs(hidden, free):
+        return linear_logprobs(hidden, weight.detach() + directions.T @ free, targets, temperature)[0]
+
+    assert torch.autograd.gradcheck(logprobs, (hidden, free))
+
+
+def test_gradients_of_a_small_vocabulary_are_those_of_differences():
+    hidden, weight, targets = case(8, 4, 3, 5)
+    assert torch.autograd.gradcheck(lambda *x: linear_logprobs(*x, targets, 0.7)[0], (hidden, weight))
+
+
+def test_a_weight_that_is_the_embedding_too_gets_both_gradients():
+    _, weight, targets = case(9, 6, 4, 1500)
+    sums = []
+    for function in (linear_logprobs, full):
+        hidden = weight[targets.flip(0)].tanh()
+        sums.append(torch.autograd.grad(function(hidden, weight, targets)[0].sum(), weight)[0])
+    close(sums[0], sums[1], 1e-12)
+
+
+# -- numbers at the edge -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spread", [1e3, 1e-3])
+@pytest.mark.parametrize("ascending", [True, False])
+def test_large_and_small_logits(spread, ascending):
+    """Logits to +-1e3 and beyond; the top moves up from block to block, or stays in the first."""
+    hidden, weight, targets = case(11, 6, 3, 3300, spread=spread)
+    order = (hidden[0] @ weight.T).argsort(descending=not ascending)
+    arguments = (hidden, weight.detach()[order].requires_grad_(), targets, 1.3)
+    agree(linear_logprobs(*arguments), full(*arguments), 1e-12)
+    agree(gradients(linear_logprobs, *arguments), gradients(full, *arguments), 1e-11)
+
+
+def test_digits_stay_when_all_logits_are_large():
+    logprobs, spread = linear_logprobs(torch.tensor([[1e4], [-1e4]]), torch.ones(2100, 1), torch.tensor([5, 2099]))
+    even = torch.full((2,), 2100.0).log()
+    agree((logprobs, spread), (-even, even), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_log_probability_is_above_0(dtype):
+    hidden, weight, _ = case(13, 40, 16, 2100, spread=30.0)
+    hidden, weight = hidden.detach().to(dtype), weight.detach().to(dtype)
+    targets = (hidden.double() @ weight.double().T).argmax(-1)
+    logprobs, spread = linear_logprobs(hidden, weight, targets)
+    assert (logprobs <= 0).all() and (logprobs > -1.0).any()
+    assert (spread >= 0).all()
+
+
+def test_a_nan_stays_in_its_row():
+    hidden, weight, targets = case(14, 4, 3, 2100)
+    broken = hidden.detach().clone()
+    broken[1, 0] = torch.nan
+    for actual, expected in zip(linear_logprobs(broken, weight, targets), full(hidden, weight, targets), strict=True):
+        assert actual.isnan().tolist() == [False, True, False, False]
+        close(actual[[0, 2, 3]], expected[[0, 2, 3]], 1e-12)
+
+
+def test_a_first_block_that_weighs_nothing():
+    weight = torch.cat([torch.full((1024, 1), -torch.inf), torch.zeros(4, 1)])
+    close(linear_logprobs(torch.ones(1, 1), weight, torch.tensor([1025]))[0], -torch.tensor([4.0]).log(), 1e-6)
+    assert linear_logprobs(torch.ones(1, 1), -weight, torch.tensor([1025]))[0].isnan().all()
+
+
+@pytest.mark.parametrize("target", [-1, 1500])
+def test_a_target_outside_of_the_vocabulary_has_no_number(target):
+    assert linear_logprobs(draw(0, 1, 2), draw(1, 1500, 2), torch.tensor([target]))[0].isnan().all()
+
+
+# -- types -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_float32(half):
+    hidden, weight, targets = (x.detach() for x in case(15, 6, 4, 2100))
+    hidden, weight = hidden.to(half).requires_grad_(), weight.to(half).requires_grad_()
+    logprobs, spread = linear_logprobs(hidden, weight, targets)
+    assert logprobs.dtype == spread.dtype == torch.float32
+    wide = (hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_(), targets)
+    agree((logprobs, spread), full(*wide), 0.02)
+    slopes = gradients(linear_logprobs, hidden, weight, targets)
+    assert {x.dtype for x in slopes} == {half}
+    agree([x.double() for x in slopes], gradients(full, *wide), 0.05)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_rounded_in_the_product_alone(half):
+    """Of width 1, a product is rounded once, in whatever order a library sums."""
+    hidden, weight, targets = (x.detach() for x in case(15, 6, 1, 2100))
+    logits = (hidden.to(half) @ weight.to(half).T).double() / 1.3
+    expected = (selected_logprobs(logits, targets), entropy(logits))
+    agree(linear_logprobs(hidden.to(half), weight.to(half), targets, 1.3), expected, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(dtype):
+    """Products in the type of autocast, in the backward pass as well, which runs outside of it."""
+    hidden, weight, targets = case(16, 6, 4, 2100, torch.float32)
+    hidden = hidden.detach().to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs, spread = linear_logprobs(hidden, weight, targets)
+    halves = (hidden.detach().bfloat16().requires_grad_(), weight.detach().bfloat16().requires_grad_())
+    expected, spread_expected = linear_logprobs(*halves, targets)
+    assert logprobs.dtype == torch.float32
+    assert torch.equal(logprobs, expected) and torch.equal(spread, spread_expected)
+    of_halves = torch.autograd.grad(expected.sum(), halves)
+    actual = torch.autograd.grad(logprobs.sum(), (hidden, weight))
+    assert (actual[0].dtype, actual[1].dtype) == (dtype, torch.float32)
+    close(actual[0].float(), of_halves[0].float(), 0.02)
+    close(actual[1], of_halves[1].float(), 0.0)
+
+
+def test_float64_stays_under_autocast():
+    arguments = case(17, 3, 2, 1500)
+    with torch.autocast("cpu", torch.bfloat16):
+        close(linear_logprobs(*arguments)[0], full(*arguments)[0], 1e-12)
+
+
+# -- gradients where they are wanted, and nothing that they do not need ------------------------------------------------
+
+
+def test_the_same_bits_with_and_without_gradients():
+    """The trainer relies on it: the first ratio is exactly 1."""
+    hidden, weight, targets = case(18, 7, 33, 2100, torch.float32)
+    with torch.no_grad():
+        plain = linear_logprobs(hidden, weight, targets, 0.7)
+    for frozen_hidden, frozen_weight in ((False, False), (False, True), (True, False), (True, True)):
+        arguments = (hidden.detach() if frozen_hidden else hidden, weight.detach() if frozen_weight else weight)
+        answers = linear_logprobs(*arguments, targets, 0.7)
+        assert answers[0].requires_grad is not (frozen_hidden and frozen_weight)
+        assert not answers[1].requires_grad
+        assert all(torch.equal(actual, expected) for actual, expected in zip(answers, plain, strict=True))
+
+
+def test_gradients_only_where_they_are_wanted():
+    hidden, weight, targets = case(19, 5, 3, 2100)
+    expected = gradients(full, hidden, weight, targets)
+    linear_logprobs(hidden, weight.detach(), targets)[0].mul(draw(7, 5)).sum().backward()
+    close(hidden.grad, expected[0], 1e-12)
+    assert weight.grad is None
+    linear_logprobs(hidden.detach(), weight, targets)[0].mul(draw(7, 5)).sum().backward()
+    close(weight.grad, expected[1], 1e-12)
+
+
+def test_only_what_is_wanted_is_computed_and_kept():
+    """Per block one product for logits, and one for the gradient of the hidden states if that is to come."""
+    hidden, weight, targets = case(20, 5, 3, 2100)
+
+    def products(*arguments):
+        kept = []
+        with Watch() as watch, torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape), lambda x: x):
+            linear_logprobs(*arguments, targets)
+        return watch.names.count("mm"), len(kept)
+
+    assert products(hidden, weight) == (6, 6)
+    assert products(hidden, weight.detach()) == (6, 1)
+    assert products(hidden.detach(), weight) == (3, 5)
+    assert products(hidden.detach(), weight.detach()) == (3, 0)
+    with torch.no_grad():
+        assert products(hidden, weight) == (3, 0)
+
+
+def test_no_tensor_is_as_large_as_the_logits(monkeypatch):
+    monkeypatch.setattr(head, "BLOCK_ELEMENTS", 2**17)
+    hidden, weight, targets = case(21, 100, 4, 5000, torch.float32)
+    with Watch() as forward:
+        logprobs, _ = linear_logprobs(hidden, weight, targets)
+    with Watch() as backward:
+        logprobs.sum().backward()
+    for watch in (forward, backward):
+        assert "mm" in watch.names
+        assert 2**17 - 100 < watch.largest <= 2**17
+
+
+def test_second_derivatives_raise():
+    hidden, weight, targets = case(22, 2, 3, 5)
+    logprobs, _ = linear_logprobs(hidden, weight, targets)
+    with pytest.raises(RuntimeError, match="leave create_graph out"):
+        torch.autograd.grad(logprobs.sum(), hidden, create_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "weight", "targets"),
+    [((2, 3), (5, 4), 2), ((2, 3), (5, 3), 3), ((2, 3), (5, 3), (2, 1)), ((2, 3, 1), (5, 3), 2), ((0, 3), (5, 3), 0)],
+)
+def test_wrong_shapes_raise(hidden, weight, targets):
+    with pytest.raises(ValueError, match=r"has (size|shape)"):
+        linear_logprobs(torch.zeros(hidden), torch.zeros(weight), torch.zeros(targets).long())

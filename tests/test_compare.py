@@ -1,0 +1,182 @@
+"""The before/after."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from konomi import compare as module
+from konomi.compare import compare_models, distinct, paired_difference, repetition
+from konomi.config import CompareConfig, RolloutConfig
+from konomi.data.tokens import Tokens
+from konomi.rollout.sampler import make_draws, sample
+from tiny import tiny_tokenizer
+from tiny_run import PROMPTS, CountA, disturbed, sharp_model
+
+ROLLOUT = RolloutConfig(response_tokens=(1, 9), temperature=0.8)
+
+
+def run(before: Any, after: Any, reward: Any = None, **config: Any) -> dict[str, Any]:
+    tokens = Tokens(tiny_tokenizer())
+    return compare_models(
+        before, after, tokens, PROMPTS, reward or CountA(), rollout=ROLLOUT, config=CompareConfig(**config), autocast=nullcontext
+    )
+
+
+def moved(family: str = "llama") -> Any:
+    model = sharp_model(family)
+    disturbed(model, 0.1)
+    return model
+
+
+# -- the paired difference ---------------------------------------------------------------------------------------------
+
+
+def test_mean_and_counts_of_the_difference() -> None:
+    result = paired_difference([1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 1.0, 7.0], samples=2, seed=0)
+    assert result["mean"] == pytest.approx(0.5)
+    assert (result["wins"], result["losses"], result["ties"], result["level"]) == (2, 1, 1, 0.95)
+
+
+def test_the_interval_is_the_bootstrap_over_prompts() -> None:
+    """Against a loop of its own generator, and the normal approximation of the mean over prompts."""
+    generator = np.random.default_rng(3)
+    prompts, samples = 60, 3
+    before = generator.normal(size=prompts * samples)
+    per_prompt = np.repeat(generator.normal(size=prompts), samples)  # answers to one prompt are not independent
+    after = before + 0.4 + per_prompt + 0.1 * generator.normal(size=prompts * samples)
+    result = paired_difference(before.tolist(), after.tolist(), samples, seed=0)
+    gaps = [sum((after - before)[i * samples : (i + 1) * samples]) / samples for i in range(prompts)]
+    means = sorted(sum(gaps[k] for k in generator.integers(prompts, size=prompts)) / prompts for _ in range(4000))
+    error = np.std(gaps, ddof=1) / math.sqrt(prompts)
+    for found, oracle, normal in (
+        (result["low"], means[100], result["mean"] - 1.96 * error),
+        (result["high"], means[-100], result["mean"] + 1.96 * error),
+    ):
+        assert found == pytest.approx(oracle, abs=0.15 * error)
+        assert found == pytest.approx(normal, abs=0.2 * error)
+    naive = np.std(after - before, ddof=1) / math.sqrt(prompts * samples)
+    assert result["high"] - result["low"] > 1.5 * 2 * 1.96 * naive  # as if all answers were independent: too narrow
+
+
+def test_the_interval_follows_its_seed() -> None:
+    before, after = [0.0] * 10, [float(i) for i in range(10)]
+    assert paired_difference(before, after, 1, 4) == paired_difference(before, after, 1, 4)
+    assert paired_difference(before, after, 1, 4)["low"] != paired_difference(before, after, 1, 5)["low"]
+    single = paired_difference([1.0], [3.0], 1, 0)
+    assert single["low"] == single["mean"] == single["high"] == 2.0
+
+
+# -- figures of the text -----------------------------------------------------------------------------------------------
+
+
+def test_distinct_by_hand() -> None:
+    assert distinct([[1, 2, 1], [1, 2]], 1) == 2 / 5
+    assert distinct([[1, 2, 1], [1, 2]], 2) == 2 / 3  # 12 21 12
+    assert distinct([[1], [2]], 2) == 0.0
+    assert distinct([[1, 2, 3, 4]], 2) == 1.0
+
+
+def test_repetition_by_hand() -> None:
+    assert repetition([[1, 1, 1, 1]]) == pytest.approx(2 / 3)  # 11, then twice again
+    assert repetition([[1, 2, 3], [1, 1, 1]]) == pytest.approx((0 + 1 / 2) / 2)
+    assert repetition([[1, 2, 3], [7]]) == 0.0  # a response without a pair of tokens does not count
+    assert repetition([[5]]) == 0.0
+    assert repetition([[1, 2, 1, 2]], n=1) == pytest.approx(1 / 2)
+
+
+# -- the whole ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    model = sharp_model("gpt2")
+    for after in (model, sharp_model("gpt2")):
+        result = run(model, after, prompts=8, samples=3)
+        assert result["before"] == result["after"]
+        gap = result["difference"]
+        assert (gap["mean"], gap["low"], gap["high"], gap["wins"], gap["losses"], gap["ties"]) == (0, 0, 0, 0, 0, 24)
+        assert result["before"]["kl"] == 0.0
+        assert all(t["before"] == t["after"] and t["score_before"] == t["score_after"] for t in result["texts"])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_figures_are_those_of_a_plain_loop(family: str) -> None:
+    before, after, tokens = sharp_model(family), moved(family), Tokens(tiny_tokenizer())
+    result = run(before, after, prompts=8, samples=2, seed=7)
+    prompts = sorted(PROMPTS, key=lambda p: p.key)
+    items = [(p, i) for p in prompts for i in range(2)]
+    for side, model in (("before", before), ("after", after)):
+        logprobs, kls, scores, lengths = [], [], [], []
+        for prompt, number in items:
+            query = tokens.encode(prompt.text)
+            draws = make_draws(ROLLOUT, 7, [("compare", prompt.key, number)])
+            (response,) = sample(model, tokens, [query], draws, ROLLOUT).response_ids()
+            sums = []
+            for lm in (model, before):
+                with torch.no_grad():
+                    logits = lm(input_ids=torch.tensor([query + response])).logits[0, len(query) - 1 : -1] / 0.8
+                sums.append(float(logits.log_softmax(-1)[range(len(response)), response].sum()))
+            kls.append(sums[0] - sums[1])
+            logprobs.append(sums[1])
+            lengths.append(len(response))
+            scores.append(tokens.decode(response).count("a"))
+        figures = result[side]
+        assert figures["perplexity"] == pytest.approx(math.exp(-sum(logprobs) / sum(lengths)), rel=1e-6)
+        assert figures["kl"] == pytest.approx(sum(kls) / 16, abs=1e-6)
+        assert figures["length"] == pytest.approx(sum(lengths) / 16)
+        assert figures["score_mean"] == pytest.approx(sum(scores) / 16)
+        assert figures["score_std"] == pytest.approx(np.std(scores, ddof=1))
+    assert result["after"]["kl"] > 0.1 and result["after"]["perplexity"] != result["before"]["perplexity"]
+    gap = result["difference"]
+    assert gap["mean"] == pytest.approx(result["after"]["score_mean"] - result["before"]["score_mean"])
+    assert gap["wins"] + gap["losses"] + gap["ties"] == 16
+
+
+def test_further_prompts_are_shown_and_do_not_count() -> None:
+    before, after = sharp_model("llama"), moved()
+    plain = run(before, after, prompts=3, samples=2)
+    result = run(before, after, prompts=3, samples=2, extra=("zebra", "owl"))
+    assert [t["held_out"] for t in result["texts"]] == [True] * 3 + [False] * 2
+    assert [t["prompt"] for t in result["texts"]][3:] == ["zebra", "owl"]
+    assert [t["prompt"] for t in result["texts"]][:3] == [p.text for p in sorted(PROMPTS, key=lambda p: p.key)[:3]]
+    for key in ("before", "after", "difference"):
+        assert result[key] == plain[key]
+    assert (result["prompts"], result["samples"], result["temperature"], result["version"]) == (3, 2, 0.8, 1)
+
+
+def test_the_order_of_the_prompts_and_the_size_of_a_batch_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = sharp_model("llama"), moved()
+    wanted = run(before, after, prompts=8, samples=2)
+    monkeypatch.setattr(module, "BATCH", 5)
+    monkeypatch.setattr(module, "MICRO_BATCH_TOKENS", 30)
+    result = run(before, after, prompts=8, samples=2)
+    assert result["texts"] == wanted["texts"] and result["difference"] == wanted["difference"]
+    for side in ("before", "after"):
+        assert result[side] == pytest.approx(wanted[side], rel=1e-9, abs=1e-9)
+
+
+def test_one_answer_has_no_deviation() -> None:
+    assert run(sharp_model("gpt2"), moved("gpt2"), prompts=1)["before"]["score_std"] == 0.0
+
+
+def test_the_reward_sees_the_columns_and_none_for_further_prompts() -> None:
+    seen: list[Any] = []
+
+    class Watcher:
+        name = "watcher"
+
+        def __call__(self, texts: list[str], *, prompts: list[str], responses: list[str], columns: dict[str, Any]) -> list[float]:
+            seen.append((prompts, columns))
+            assert texts == [p + r for p, r in zip(prompts, responses, strict=True)]
+            return [1.0] * len(texts)
+
+    run(sharp_model("gpt2"), moved("gpt2"), Watcher(), prompts=2, extra=("zebra",))
+    kept = sorted(PROMPTS, key=lambda p: p.key)[:2]
+    assert seen == [([p.text for p in kept] + ["zebra"], {"weight": [p.columns["weight"] for p in kept] + [None]})] * 2
+
+

@@ -1,0 +1,285 @@
+"""The documents against the code: settings, metrics, links, commands, and the code in them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from annotated_types import Ge, Gt, Le
+from pydantic.fields import FieldInfo
+
+import konomi
+from konomi import config as configuration
+from konomi.config import PPOJob, Section, build, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = [ROOT / "README.md", ROOT / "README.ja.md"]
+PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
+SECTIONS = {
+    "model": configuration.ModelConfig,
+    "data": configuration.DataConfig,
+    "rollout": configuration.RolloutConfig,
+    'reward` with `kind = "classifier"': configuration.ClassifierReward,
+    'reward` with `kind = "function"': configuration.FunctionReward,
+    "ppo": configuration.PPOConfig,
+    "compare": configuration.CompareConfig,
+    "run": configuration.RunConfig,
+}
+METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory)/[a-z_0-9/]+")
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(language: str, pages: list[Path] = PAGES) -> list[Any]:
+    """The fenced blocks of a language, as pytest parameters."""
+    found = []
+    for page in pages:
+        for match in FENCE.finditer(page.read_text(encoding="utf-8")):
+            if match[1] == language:
+                line = page.read_text(encoding="utf-8")[: match.start()].count("\n") + 1
+                found.append(pytest.param(match[2], id=f"{name_of(page)}:{line}"))
+    return found
+
+
+# settings
+
+
+def toml(value: Any) -> str:
+    """A default as it stands in a TOML file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, float):
+        return repr(value).replace("e-0", "e-")
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def kind(annotation: Any, limits: list[Any]) -> str:
+    """A type in words."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        inner, *extra = typing.get_args(annotation)
+        return kind(inner, [m for e in extra for m in getattr(e, "metadata", [e])])
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(f'`"{value}"`' for value in typing.get_args(annotation))
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return " or ".join(kind(a, limits) for a in typing.get_args(annotation) if a is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        first, second = typing.get_args(annotation)
+        return f"list of {kind(first, [])}s" if second is Ellipsis else f"[{kind(first, [])}, {kind(second, [])}]"
+    name = {int: "integer", float: "number", str: "text", bool: "true or false"}[annotation]
+    signs = {Gt: ("gt", "above"), Ge: ("ge", "from"), Le: ("le", "to")}
+    said = [f"{signs[type(x)][1]} {getattr(x, signs[type(x)][0]):g}" for x in limits if type(x) in signs]
+    return " ".join([name, *said])
+
+
+def config_row(key: str, field: FieldInfo) -> str:
+    """The line of docs/config.md for a setting."""
+    default = "required" if field.is_required() else "not set" if field.default is None else f"`{toml(field.default)}`"
+    meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+    if key == "kind":
+        meaning = "Says which of the two this is."
+    return f"| `{key}` | {kind(field.annotation, field.metadata)} | {default} | {meaning} |"
+
+
+@pytest.mark.parametrize(("title", "section"), SECTIONS.items())
+def test_every_setting_is_documented_with_its_default(title: str, section: type[Section]) -> None:
+    text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    part = text.split(f"\n## `{title}", 1)[1].split("\n## ", 1)[0]
+    rows = re.findall(r"^\| `\w+` \|.*\|$", part, re.M)
+    assert rows == [config_row(key, field) for key, field in section.model_fields.items()]
+
+
+def test_config_page_has_the_sections_of_a_job_in_order() -> None:
+    assert list(dict.fromkeys(re.split("`", title)[0] for title in SECTIONS)) == list(PPOJob.model_fields)
+
+
+# metrics
+
+
+def emitted_metrics() -> set[str]:
+    """Names in string literals of train/, with the phases that make time/ppo/..., and those of the before/after."""
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "src/konomi/train").glob("*.py")]
+    names = set()
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and METRIC.fullmatch(node.value):
+            names.add(node.value)
+        if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["phases"]:
+            phases = typing.cast(ast.Dict, node.value).keys
+            names |= {f"time/ppo/{typing.cast(ast.Constant, key).value}" for key in phases} | {"time/ppo/total"}
+    from konomi.compare import Answers, _figures, paired_difference
+
+    answers = Answers(texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
+    figures = _figures(answers, 1)
+    gap = paired_difference([0.0], [1.0], 1, 0)
+    return (
+        names
+        | {f"compare/{side}/{key}" for side in ("before", "after") for key in figures}
+        | {f"compare/difference/{key}" for key in gap}
+    )
+
+
+def test_every_metric_is_documented_and_nothing_else() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([^`]+)` \|", text, re.M)) - {"update", "episodes", "time"}
+    assert documented == emitted_metrics()
+
+
+def test_metrics_were_found_in_the_trainer() -> None:
+    found = emitted_metrics()
+    assert {"objective/kl", "ppo/loss/total", "time/ppo/rollout", "compare/after/kl"} <= found
+    assert len(found) > 40
+
+
+# links and commands
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_resolve(page: Path) -> None:
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    broken = []
+    for link in links:
+        target, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        path = (page.parent / target).resolve() if target else page
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            broken.append(link)
+    assert broken == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that headings get on a rendered page."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_of_docs_is_linked_from_both_readmes() -> None:
+    for readme in READMES:
+        linked = {link.partition("#")[0] for link in LINK.findall(readme.read_text(encoding="utf-8"))}
+        assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= linked, readme.name
+
+
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
+def test_readmes_name_the_two_commands(readme: Path) -> None:
+    text = readme.read_text(encoding="utf-8")
+    assert "make demo" in text
+    assert "make test" in text
+
+
+def test_readme_file_tree_names_files_that_exist() -> None:
+    for readme in READMES:
+        text = readme.read_text(encoding="utf-8")
+        tree = next(m[2] for m in FENCE.finditer(text) if m[2].startswith("konomi/\n"))
+        places = [ROOT]
+        for line in tree.splitlines()[1:]:
+            depth = (len(line) - len(line.lstrip())) // 2
+            for name in line.split("  #")[0].split():
+                path = places[depth - 1] / name
+                assert path.exists(), f"{readme.name}: {path}"
+                places[depth:] = [path]
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    for page in PAGES:
+        for match in FENCE.finditer(page.read_text(encoding="utf-8")):
+            if match[1] == "sh":
+                for line in match[2].splitlines():
+                    words = shlex.split(line, comments=True)
+                    if "konomi" in words:
+                        yield f"{name_of(page)}: {line}", words[words.index("konomi") + 1 :]
+
+
+def test_commands_in_the_documents_exist() -> None:
+    import typer.main
+
+    from konomi.cli import app
+
+    group = typing.cast(Any, typer.main.get_command(app))
+    found = list(commands())
+    assert len(found) > 5
+    for where, (verb, *words) in found:
+        if verb.startswith("--"):
+            continue
+        known = {name for parameter in group.commands[verb].params for name in parameter.opts}
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, where
+        build(PPOJob, {}, [words[i + 1] for i, word in enumerate(words) if word == "--set"])
+
+
+# code
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_compile_and_use_public_names_only(code: str) -> None:
+    tree = ast.parse(code)
+    compile(tree, "block", "exec")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "konomi":
+            assert node.attr in konomi.__all__
+        if isinstance(node, ast.ImportFrom) and node.module == "konomi":
+            assert {alias.name for alias in node.names} <= set(konomi.__all__)
+
+
+def test_pipeline_of_the_readme_runs_in_the_tiny_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_accelerator: None
+) -> None:
+    from tiny import save_tiny
+
+    readme = READMES[0].read_text(encoding="utf-8")
+    code = next(m[2] for m in FENCE.finditer(readme) if m[1] == "python" and "PPOTrainer" in m[2])
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
+    texts = ["the cat", "a", "once upon a time", "rain", "we saw", "hello there", "q", "zebras run", "far", "by night"]
+    (tmp_path / "prompts.txt").write_text("\n".join(texts), encoding="utf-8")
+    small = {
+        '"embedded:gemma3-270m"': repr(str(save_tiny(tmp_path / "lm", "gemma3"))),
+        '"embedded:openings-ja"': '"prompts.txt"',
+        "episodes=512": "episodes=8, batch_size=4, mini_batch_size=2, baseline_samples=4",
+        "0.2)": "0.4)",
+    }
+    for old, new in small.items():
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert (tmp_path / "tuned" / "model.safetensors").is_file()
+
+
+def test_reward_example_of_the_quickstart_scores(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    code = next(m[2] for m in FENCE.finditer(page) if m[1] == "python" and m[2].startswith("# my_reward.py"))
+    (tmp_path / "my_reward.py").write_text(code, encoding="utf-8")
+    names = re.findall(r"^def ([a-z]\w*)", code, re.M)
+    assert names
+    for name in names:
+        config = configuration.FunctionReward(kind="function", name=f"{tmp_path / 'my_reward.py'}:{name}")
+        reward = konomi.build_reward(config, columns=["topic"])
+        responses = ["晴れて気持ちがいいです。", "雨", ""]
+        scores = reward(responses, prompts=["今日は"] * 3, responses=responses, columns={"topic": ["weather", "weather", "food"]})
+        assert scores[0] > scores[1]
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_toml_blocks_are_valid_jobs(text: str, tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text(text, encoding="utf-8")
+    load_config(tmp_path / "job.toml", PPOJob)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_placeholder_is_left(page: Path) -> None:
+    left = re.findall(r"\{\{[A-Z_]+\}\}", page.read_text(encoding="utf-8"))
+    assert left == []
+
+
+def test_changelog_names_the_version() -> None:
+    assert f"## [{konomi.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

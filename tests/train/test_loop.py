@@ -1,0 +1,212 @@
+"""Checkpoints, sums, random states, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from konomi.errors import RunError
+from konomi.job import Checkpoints
+from konomi.train import loop
+from konomi.train.loop import Engine, Sums, choose_precision, stop_on_signal
+from konomi.train.ppo import PPOTrainer
+from tiny_run import tiny_trainer
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def saved(directory: Path) -> PPOTrainer:
+    trainer = tiny_trainer(episodes=32)
+    trainer.step()
+    trainer.save(directory)
+    return trainer
+
+
+def same(one: PPOTrainer, two: PPOTrainer) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True))
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
+    trainer = saved(tmp_path / "checkpoint")
+    names = {file.name for file in (tmp_path / "checkpoint").iterdir()}
+    assert names == {
+        "config.json", "generation_config.json", "model.safetensors", "value_head.safetensors", "optimizer.safetensors",
+        "random.safetensors", "trainer.json",
+    }  # fmt: skip
+    assert os.listdir(tmp_path) == ["checkpoint"]
+    state = json.loads((tmp_path / "checkpoint/trainer.json").read_text("utf-8"))
+    assert state == trainer.state_dict() and state["update"] == 1 and state["episodes"] == 16
+    moments = load_file(tmp_path / "checkpoint/optimizer.safetensors")
+    assert {name.rsplit("/", 1)[1] for name in moments} == {"step", "exp_avg", "exp_avg_sq"}
+    assert len(moments) == 3 * len(list(trainer.policy.parameters()))
+
+
+def test_a_checkpoint_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    trainer = saved(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint/stray").touch()
+    trainer.step()
+    trainer.save(tmp_path / "checkpoint")
+    fresh = tiny_trainer(episodes=32)
+    fresh.load(tmp_path / "checkpoint")
+    assert fresh.update == 2 and same(fresh, trainer)
+    assert os.listdir(tmp_path) == ["checkpoint"] and not (tmp_path / "checkpoint/stray").exists()
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "value_head.safetensors", "optimizer.safetensors", "random.safetensors", "trainer.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_a_torn_checkpoint_is_refused(file: str, damage: str, tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
+    with pytest.raises(RunError, match="checkpoint"):
+        tiny_trainer().load(tmp_path / "checkpoint")
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoint")
+    for file, name in (("random", "numpy"), ("model", "transformer.h.1.mlp.c_fc.weight"), ("value_head", "bias")):
+        path = tmp_path / "checkpoint" / f"{file}.safetensors"
+        tensors = load_file(path)
+        save_file({k: v for k, v in tensors.items() if k != name}, path)
+        with pytest.raises(RunError, match="checkpoint"):
+            tiny_trainer().load(tmp_path / "checkpoint")
+        save_file(tensors, path)
+    tiny_trainer().load(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("other", ["llama", "narrow", "frozen"])
+def test_a_checkpoint_of_another_model_is_refused(other: str, tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoint")
+    from tiny import tiny_model
+
+    trainer = {
+        "llama": lambda: tiny_trainer("llama"),
+        "narrow": lambda: tiny_trainer(model=tiny_model("gpt2", n_embd=16)),
+        "frozen": lambda: tiny_trainer(freeze=True),
+    }[other]()
+    with pytest.raises(RunError, match="another model|not a whole checkpoint of this model"):
+        trainer.load(tmp_path / "checkpoint")
+
+
+def test_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a whole checkpoint"):
+        tiny_trainer().load(tmp_path / "nowhere")
+
+
+SAVER = """
+import sys
+from pathlib import Path
+from konomi.job import Checkpoints
+from tiny_run import tiny_trainer
+
+trainer = tiny_trainer(episodes=16 * 10**6)
+checkpoints = Checkpoints(Path(sys.argv[1]), keep=1)
+trainer.update = 1
+while True:
+    checkpoints.save(trainer)
+    print(trainer.update, flush=True)
+    checkpoints.prune(measured=trainer.update + 1)
+    trainer.update += 1
+"""
+
+
+def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    directory = tmp_path / "checkpoints"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVER, str(directory)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert process.stdout is not None
+    for _ in range(3):
+        done = int(process.stdout.readline())
+    trainer = tiny_trainer()
+    for pause in (0.0, 0.003, 0.007, 0.013):  # at different places of the loop: stopped, looked at, let go on
+        time.sleep(pause)
+        os.kill(process.pid, signal.SIGSTOP)
+        newest = Checkpoints(directory, keep=1).all()[-1]
+        trainer.load(newest[1])
+        assert trainer.update == newest[0] >= done
+        os.kill(process.pid, signal.SIGCONT)
+        done = int(process.stdout.readline())
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    newest = Checkpoints(directory, keep=1).all()[-1]
+    trainer.load(newest[1])
+    assert trainer.update == newest[0] >= done
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def test_random_states_come_back() -> None:
+    random.gauss(0, 1)  # half a pair is remembered
+    np.random.normal()
+    state = loop._random_state()
+
+    def draw() -> list[float]:
+        return [random.gauss(0, 1), random.random(), float(np.random.normal()), float(np.random.random()), float(torch.randn(()))]
+
+    first = draw()
+    assert draw() != first
+    loop._set_random_state(state)
+    assert draw() == first
+    assert {tensor.dtype for tensor in state.values()} <= {torch.uint8, torch.int64, torch.float64}
+
+
+def test_means_know_how_much_they_are_of() -> None:
+    engine = tiny_trainer().engine
+    sums = Sums()
+    sums.add("a", torch.tensor(6.0), torch.tensor(3))
+    sums.add("a", 4.0, 2)
+    sums.add("none", 0.0, 0)
+    assert sums.means(engine.accelerator) == {"a": 2.0, "none": 0.0}
+    assert engine.total(torch.tensor(3)) == 3
+
+
+def test_rates_are_set_as_shares_of_the_first(tmp_path: Path) -> None:
+    engine: Engine = tiny_trainer().engine
+    engine.set_rate(0.5)
+    engine.set_rate(0.1)
+    assert [group["lr"] for group in engine.optimizer.param_groups] == pytest.approx([1e-4, 1e-3])
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16", "fp64"])
+def test_a_precision_that_is_asked_for_is_taken(wanted: str) -> None:
+    assert choose_precision(wanted) == wanted
+
+
+def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
+    found = choose_precision("auto")
+    flags = Path("/proc/cpuinfo").read_text("utf-8") if os.path.exists("/proc/cpuinfo") else ""
+    if not torch.cuda.is_available() and flags:
+        assert (found == "bf16") == ("avx512_bf16" in flags or "amx_tile" in flags)
+    assert found in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_collected_and_a_second_one_stops(number: signal.Signals) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stop_on_signal() as received:
+        os.kill(os.getpid(), number)
+        assert received == [number.name]
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second signal was ignored")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
