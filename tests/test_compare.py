@@ -65,7 +65,7 @@ def test_the_interval_is_the_bootstrap_over_prompts() -> None:
 
 
 def test_the_interval_follows_its_seed() -> None:
-    before, after = [0.0] * 10, [float(i) for i in range(10)]
+    before, after = [0.0] * 10, [i**1.5 for i in range(10)]
     assert paired_difference(before, after, 1, 4) == paired_difference(before, after, 1, 4)
     assert paired_difference(before, after, 1, 4)["low"] != paired_difference(before, after, 1, 5)["low"]
     single = paired_difference([1.0], [3.0], 1, 0)

@@ -37,9 +37,7 @@ Set = Annotated[
         "--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given several times.", show_default=False
     ),
 ]
-Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Directory that holds the runs; each run is a new one inside.")
-]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory that holds the runs; each run is a new one inside.")]
 Seed = Annotated[
     int | None, typer.Option(help="Seed of everything random. Same seed, same machine: same run.", show_default=False)
 ]
@@ -71,9 +69,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     pass
 
@@ -81,9 +77,7 @@ def _root(
 @app.command()
 @_told
 def demo(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A smoke run of two minutes: too short to learn much.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of two minutes: too short to learn much.")] = False,
     out: Out = Path("runs"),
     seed: Seed = None,
     set_: Set = None,
@@ -95,12 +89,12 @@ def demo(
     PPO moves the model toward it. At the end: before/after on openings it never saw, a report, the model.
     """
     from konomi.config import PPOJob, load_config
-    from konomi.data.sources import embedded_file
+    from konomi.data.sources import examples
 
     overrides = _overrides(set_, seed)
     if quick:
         overrides = [*QUICK, *overrides]
-    job = load_config(embedded_file("demo.toml"), PPOJob, overrides)
+    job = load_config(examples() / "demo.toml", PPOJob, overrides)
     _run(job, out, as_json, minutes="2" if quick else "10 to 15")
 
 
@@ -118,9 +112,7 @@ def ppo(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(
-            metavar="RUN", help="Go on with a run that was stopped, from its last checkpoint.", show_default=False
-        ),
+        typer.Option(metavar="RUN", help="Go on with a run that was stopped, from its last checkpoint.", show_default=False),
     ] = None,
     out: Out = Path("runs"),
     seed: Seed = None,
@@ -148,12 +140,8 @@ def ppo(
 def compare(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run that has ended.")],
     prompts: Annotated[int | None, typer.Option(min=1, help="Held-out prompts at most.", show_default=False)] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Responses a prompt and model.", show_default=False)
-    ] = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="A further prompt, shown but not counted; may be repeated.")
-    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Responses a prompt and model.", show_default=False)] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A further prompt, shown but not counted; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draws.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
@@ -186,9 +174,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of
 def generate(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", help="RUN/model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."
-        ),
+        typer.Argument(metavar="MODEL", help="RUN/model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."),
     ],
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to go on from; may be repeated.")],
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses a prompt.")] = 1,
@@ -221,9 +207,7 @@ def _observer() -> Observer:
 def _run(job: PPOJob, out: Path, as_json: bool, resume: Path | None = None, minutes: str | None = None) -> None:
     observer = _observer()
     if minutes:
-        observer.say(
-            f"This takes about {minutes} minutes on two processor cores; nothing is asked. Ctrl-C saves and stops."
-        )
+        observer.say(f"This takes about {minutes} minutes on two processor cores; nothing is asked. Ctrl-C saves and stops.")
     from konomi.job import run_ppo
 
     result = run_ppo(job, out, observer, resume)

@@ -176,14 +176,10 @@ def _answer(
             rollout = sample(model, tokens, queries[here], draws, rollout_config)
             rows = micro_batches(rollout.lengths.cpu(), torch.arange(len(rollout)), MICRO_BATCH_TOKENS)
             parts = [rollout.select(part) for part in rows]
-            of_initial = [
-                reference_logprobs(initial, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts
-            ]
+            of_initial = [reference_logprobs(initial, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts]
             own = of_initial
             if model is not initial:
-                own = [
-                    reference_logprobs(model, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts
-                ]
+                own = [reference_logprobs(model, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts]
         initial_B = scatter_rows(of_initial, rows, len(rollout))[:, 0]
         ids += rollout.response_ids()
         kl += (scatter_rows(own, rows, len(rollout))[:, 0] - initial_B).tolist()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, bui
 from konomi.data.records import Prompt
 from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
+from konomi.environment import peak_memory_gb
 from konomi.errors import ConfigError, DataError, RunError
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
@@ -72,7 +74,7 @@ def run_ppo(job: PPOJob, root: Path, observer: Observer | None = None, resume: P
         RunError: the run failed after it had begun; its directory says why.
         KeyboardInterrupt: stopped by a signal; the state is saved.
     """
-    observer = observer or Observer()
+    observer, started = observer or Observer(), time.monotonic()
     prompts, held_out = _prompts(job)
     reward = build_reward(job.reward, columns=prompts[0].columns)
     loaded = load_causal_lm(job.model, progress=observer.say)
@@ -98,7 +100,7 @@ def run_ppo(job: PPOJob, root: Path, observer: Observer | None = None, resume: P
         observer.start(run, _facts(job, loaded, precision, trainer, prompts, held_out), job.ppo.updates)
         try:
             _train(trainer, run, checkpoints, sink, job, observer)
-            result = _finish(trainer, run, checkpoints, sink, job, held_out, reward, observer)
+            result = _finish(trainer, run, checkpoints, sink, job, held_out, reward, observer, started)
         except BaseException as error:
             if sink:
                 sink.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -130,14 +132,12 @@ def _train(
                 checkpoints.save(trainer)
             if signals and not last:
                 run.set_status("stopped", f"{signals[0]} after update {result.update}")
-                raise KeyboardInterrupt(
-                    f"stopped after update {result.update}; go on with: konomi ppo --resume {run.path}"
-                )
+                raise KeyboardInterrupt(f"stopped after update {result.update}; go on with: konomi ppo --resume {run.path}")
 
 
 def _finish(
     trainer: PPOTrainer, run: RunDir, checkpoints: Checkpoints, sink: MlflowSink | None, job: PPOJob,
-    held_out: list[Prompt], reward: Reward, observer: Observer,
+    held_out: list[Prompt], reward: Reward, observer: Observer, started: float,
 ) -> dict[str, Any]:  # fmt: skip
     if trainer.stop_reason is not None:
         _roll_back(trainer, checkpoints, observer)
@@ -156,15 +156,15 @@ def _finish(
     if sink:
         sides = ("before", "after", "difference")
         sink.log(trainer.update, {f"compare/{side}/{k}": v for side in sides for k, v in comparison[side].items()})
-        sink.log_artifacts(
-            [report, run.compare, run.samples, run.metrics, run.path / "config.json", run.path / "run.json"]
-        )
+        sink.log_artifacts([report, run.compare, run.samples, run.metrics, run.path / "config.json", run.path / "run.json"])
         sink.end("FINISHED" if trainer.stop_reason is None else "KILLED")
     return {
         "run": str(run.path),
         "status": status,
         "reason": trainer.stop_reason,
         "updates": trainer.update,
+        "seconds": time.monotonic() - started,
+        "peak_gb": peak_memory_gb(),
         "model": str(run.model),
         "report": str(report),
         "mlflow": sink.address if sink else None,
@@ -200,9 +200,7 @@ def resumed_job(path: Path, overrides: list[str]) -> PPOJob:
         ConfigError: something was to be changed that a run cannot change midway; it is finished already.
     """
     if overrides:
-        raise ConfigError(
-            f"--set {overrides[0]}: a resumed run goes on as it began; start a new one to change a setting"
-        )
+        raise ConfigError(f"--set {overrides[0]}: a resumed run goes on as it began; start a new one to change a setting")
     run = RunDir.open(path)
     if run.info["status"] == "finished":
         raise ConfigError(f"{path}: this run is finished; there is nothing to go on with")
@@ -306,8 +304,6 @@ def generate_texts(
     config = RolloutConfig(response_tokens=(1, length), stop="eos", temperature=temperature)
     items = [(text, i) for text in prompts for i in range(samples)]
     queries = [tokens.query(text, None) for text, _ in items]
-    rollout = sample(
-        loaded.model, tokens, queries, make_draws(config, seed, [("generate", *item) for item in items]), config
-    )
+    rollout = sample(loaded.model, tokens, queries, make_draws(config, seed, [("generate", *item) for item in items]), config)
     pairs = zip(rollout.query_ids(), rollout.response_ids(), strict=True)
     return [dict(zip(("prompt", "response"), tokens.split(query, response), strict=True)) for query, response in pairs]

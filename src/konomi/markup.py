@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 # control characters, bidirectional marks and overrides, byte order mark, surrogates that stand alone
-_ODD = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
+_ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
 _KANA = re.compile("[\u3041-\u30ff\uff66-\uff9f]")
 
 

@@ -221,25 +221,19 @@ class RunDir:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise RunError(
-                f"{path}: cannot be written: {error.strerror or error}. Mend that and resume the run"
-            ) from None
+            raise RunError(f"{path}: cannot be written: {error.strerror or error}. Mend that and resume the run") from None
 
 
 def _new_directory(root: Path, name: str | None) -> Path:
     if name is not None and (name in ("", ".", "..") or any(c in "/\\:" or not c.isprintable() for c in name)):
-        raise ConfigError(
-            f"run.name = {name!r}: has to be one plain directory name, without / \\ : or control characters"
-        )
+        raise ConfigError(f"run.name = {name!r}: has to be one plain directory name, without / \\ : or control characters")
     try:
         root.mkdir(parents=True, exist_ok=True)
         if name is not None:
             path = root / name
             path.mkdir(exist_ok=True)
             if any(path.iterdir()):
-                raise ConfigError(
-                    f"{path}: exists and is not empty; choose another run.name, or move that directory away"
-                )
+                raise ConfigError(f"{path}: exists and is not empty; choose another run.name, or move that directory away")
             return path
         stamp = time.strftime("%Y%m%d-%H%M%S")
         number = 1
@@ -251,9 +245,7 @@ def _new_directory(root: Path, name: str | None) -> Path:
             except FileExistsError:
                 number += 1
     except OSError as error:
-        raise ConfigError(
-            f"{root / (name or '')}: the run's directory cannot be made: {error.strerror or error}"
-        ) from None
+        raise ConfigError(f"{root / (name or '')}: the run's directory cannot be made: {error.strerror or error}") from None
 
 
 def _now() -> str:

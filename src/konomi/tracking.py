@@ -141,9 +141,7 @@ class MlflowSink:
         with calls.opening(self._uri):
             client = self._client = MlflowClient(tracking_uri=self._uri)
         if self.run_id is None or not self._reopen(client, self.run_id):
-            self.run_id = client.create_run(
-                self._experiment_id(client), run_name=self._run_name, tags=self._tags()
-            ).info.run_id
+            self.run_id = client.create_run(self._experiment_id(client), run_name=self._run_name, tags=self._tags()).info.run_id
         known = client.get_run(self.run_id).data.params
         missing = [Param(key, value) for key, value in self._params.items() if key not in known]
         for start in range(0, len(missing), _PARAMS_A_BATCH):

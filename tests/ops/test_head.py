@@ -110,21 +110,13 @@ def test_the_width_of_a_block_changes_nothing(monkeypatch, elements):
     close(linear_logprobs(hidden, weight, targets)[0], full(hidden, weight, targets)[0], 1e-12)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 1.6])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_gradients_are_those_of_differences(temperature):
-    hidden, weight, targets = case(5, 3, 2, 1030)
-    directions = draw(6, 4, 1030)  # a few combinations of rows instead of each of the 2,060 weights
-    free = torch.zeros(4, 2, dtype=torch.float64, requires_grad=True)
-
-    def logprobs(hidden, free):
-        return linear_logprobs(hidden, weight.detach() + directions.T @ free, targets, temperature)[0]
-
-    assert torch.autograd.gradcheck(logprobs, (hidden, free))
-
-
-def test_gradients_of_a_small_vocabulary_are_those_of_differences():
     hidden, weight, targets = case(8, 4, 3, 5)
-    assert torch.autograd.gradcheck(lambda *x: linear_logprobs(*x, targets, 0.7)[0], (hidden, weight))
+    assert torch.autograd.gradcheck(lambda *x: linear_logprobs(*x, targets, temperature)[0], (hidden, weight))
+    hidden, weight, targets = case(9, 4, 3, 2100)
+    weight = weight.detach()
+    assert torch.autograd.gradcheck(lambda x: linear_logprobs(x, weight, targets, temperature)[0], hidden)
 
 
 def test_a_weight_that_is_the_embedding_too_gets_both_gradients():

@@ -14,7 +14,8 @@ import oracles
 from konomi.config import RolloutConfig
 from konomi.errors import RunError
 from konomi.rollout.sampler import make_draws, sample
-from konomi.train.ppo import Experience, PPOTrainer, ScoreScale
+from konomi.train.experience import Experience, ScoreScale
+from konomi.train.ppo import PPOTrainer
 from tiny import EOS_ID, FAMILIES, tiny_model
 from tiny_run import Constant, CountA, facts, tiny_trainer, without_dropout
 
@@ -122,6 +123,23 @@ def test_experience_is_that_of_plain_loops(family: str, kind: str) -> None:
             b = rewards.index(row)
             oracles.close(made.advantages[b, 0], row[0] - values[b][0])
             oracles.close(made.returns[b, 0], row[0])
+
+
+def test_several_responses_to_a_prompt_are_compared_with_each_other() -> None:
+    trainer = tiny_trainer(precision="fp64", responses_per_prompt=4, episodes=32, kl_coef=0.0)
+    prompts, rollout = trainer._draw()
+    again, queries = trainer.queries.take(0, 4)
+    assert prompts == [p for p in again for _ in range(4)]
+    assert rollout.query_ids() == [q for q in queries for _ in range(4)]
+    assert len({tuple(r) for r in rollout.response_ids()}) == 16  # each drawn by itself
+    trainer.scale = ScoreScale(mean=1.0, std=2.0)
+    scores = [float(i * i % 7) for i in range(16)]
+    made = trainer._experience(rollout, torch.tensor(scores, dtype=torch.float64), trainer._plan(rollout, epoch=0))
+    for b, score in enumerate(scores):
+        others = [scores[i] for i in range(b // 4 * 4, b // 4 * 4 + 4) if i != b]
+        assert float(made.rewards[b].sum()) == pytest.approx((score - oracles.mean(others)) / 2.0)
+    steps = list(trainer)
+    assert [step.samples[0]["prompt"] for step in steps] != [steps[0].samples[0]["prompt"]] * 2  # it goes on in the stream
 
 
 def test_whitening_is_over_all_tokens_of_the_batch() -> None:

@@ -15,8 +15,9 @@ from tiny_run import facts, tiny_trainer
 
 def main(out: Path, batch: int, mini_batch: int) -> None:
     trainer = tiny_trainer(
-        "llama", precision="fp64", episodes=3 * batch, batch_size=batch, mini_batch_size=mini_batch, micro_batch_tokens=40
-    )
+        "llama", precision="fp64", episodes=3 * batch, batch_size=batch, mini_batch_size=mini_batch, micro_batch_tokens=40,
+        responses_per_prompt=2,
+    )  # fmt: skip
     steps = [facts(step.metrics) for step in trainer]
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in trainer.policy.parameters())).hexdigest()
     trainer.save(out / "checkpoint")

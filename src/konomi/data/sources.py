@@ -77,6 +77,13 @@ def split_held_out(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt
     return train, held_out
 
 
+def examples() -> Path:
+    """The directory of the shipped prompt lists and configurations."""
+    here = Path(__file__).resolve()
+    packed = here.parents[1] / "examples"  # in an installed package; else in a checkout
+    return packed if packed.is_dir() else here.parents[3] / "examples"
+
+
 def embedded_file(name: str) -> Path:
     """Return the file of the embedded list ``name``, for example ``openings-ja`` (``embedded:`` in front is allowed).
 
@@ -84,10 +91,7 @@ def embedded_file(name: str) -> Path:
         DataError: there is no such list.
     """
     name = name.removeprefix(EMBEDDED)
-    here = Path(__file__).resolve()
-    # in an installed package; in a checkout
-    folders = (here.parents[1] / "examples", here.parents[3] / "examples")
-    known = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.jsonl"))}
+    known = {path.stem: path for path in sorted(examples().glob("*.jsonl"))}
     if name not in known:
         names = ", ".join(EMBEDDED + each for each in sorted(known)) or "none in this installation"
         raise DataError(f"{EMBEDDED}{name}: no such embedded list{_near(name, known)}; known: {names}")

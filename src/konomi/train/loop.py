@@ -71,10 +71,7 @@ class Sums:
         """The means over all processes."""
         pairs = torch.tensor(list(self.totals.values()), dtype=torch.float64, device=accelerator.device)
         pairs = accelerator.reduce(pairs, reduction="sum")
-        return {
-            name: total / count if count else 0.0
-            for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)
-        }
+        return {name: total / count if count else 0.0 for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)}
 
 
 class Engine:

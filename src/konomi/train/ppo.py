@@ -8,7 +8,6 @@ Shape suffixes: B sequences, R response tokens.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from konomi.config import DataConfig, PPOConfig, RolloutConfig
 from konomi.data.batch import Rollout, micro_batches, scatter_rows
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
+from konomi.environment import peak_memory_gb
 from konomi.errors import ConfigError, RunError
 from konomi.models.policy import Evaluation, Policy, reference_logprobs, token_full_kl
 from konomi.rewards.base import Reward, score
@@ -149,7 +149,7 @@ class PPOTrainer:
         metrics |= {f"time/ppo/{k}": v for k, v in (phases | {"total": trained - start}).items()}
         metrics["episodes/per_second"] = self.ppo.batch_size / (trained - start)
         metrics["tokens/per_second"] = float(rollout.lengths.sum()) * self.processes / (trained - start)
-        metrics["memory/peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        metrics["memory/peak_gb"] = peak_memory_gb()
         if self.ppo.kl_controller == "adaptive" and self.stop_reason is None:
             self.kl_coef = ops.adaptive_kl_coef(
                 self.kl_coef, kl, target=self.ppo.kl_target, horizon=self.ppo.kl_horizon, episodes=self.ppo.batch_size
@@ -189,9 +189,7 @@ class PPOTrainer:
         mine = range(part * self.engine.accelerator.process_index, part * (self.engine.accelerator.process_index + 1))
         draws = make_draws(self.rollout_config, self.seed, [("rollout", self.update * size + i) for i in mine])
         with self.engine.accelerator.autocast():
-            rollout = sample(
-                self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config
-            )
+            rollout = sample(self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config)
         return [prompts[i // each] for i in mine], rollout
 
     def _score(self, prompts: Sequence[Prompt], rollout: Rollout) -> list[float]:

@@ -1,0 +1,77 @@
+"""The demo with three seeds: does the held-out reward rise, at what KL, in what time and memory?
+
+Prints the table of docs/results.md; with --write it puts it there, between the marks.
+
+    python benchmarks/demo_seeds.py --seeds 0 1 2 --out runs/seeds --write
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results.md"
+
+
+def run(seed: int, out: Path, arguments: list[str]) -> dict[str, Any]:
+    """One demo in a process of its own; its result."""
+    command = [sys.executable, "-m", "konomi", "demo", "--seed", str(seed), "--out", str(out), "--json", *arguments]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=True)
+    return json.loads(finished.stdout)
+
+
+def table(results: dict[int, dict[str, Any]]) -> str:
+    """Markdown: a line a seed."""
+    lines = [
+        "| seed | score before → after | difference (95 % interval) | KL, nats/response | distinct-2, after / before "
+        "| perplexity under the initial model | minutes | peak memory |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for seed, result in results.items():
+        before, after, gap = (result["compare"][key] for key in ("before", "after", "difference"))
+        lines.append(
+            f"| {seed} | {before['score_mean']:.2f} → {after['score_mean']:.2f} "
+            f"| {gap['mean']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f}) | {after['kl']:.1f} "
+            f"| {after['distinct_2'] / before['distinct_2']:.0%} | {before['perplexity']:.0f} → {after['perplexity']:.0f} "
+            f"| {result['seconds'] / 60:.1f} | {result['peak_gb']:.1f} GB |"
+        )
+    return "\n".join(lines)
+
+
+def hardware() -> str:
+    """The machine, in a line."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        name = found.group(1) if found else name
+    import torch
+
+    return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
+    parser.add_argument("--quick", action="store_true", help="the smoke run instead of the demo")
+    given = parser.parse_args()
+    results = {seed: run(seed, given.out, ["--quick"] if given.quick else []) for seed in given.seeds}
+    text = f"Hardware: {hardware()}.\n\n{table(results)}"
+    print(text)
+    if given.write:
+        page = RESULTS.read_text(encoding="utf-8")
+        marked = re.compile(r"(<!-- seeds -->\n).*?(<!-- /seeds -->)", re.DOTALL)
+        RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m konomi``."""
+
+from konomi.cli import main
+
+main()
