@@ -184,6 +184,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Let a model continue prompts: one line a response."""
+    from konomi.console import flat
     from konomi.job import generate_texts
 
     rows = generate_texts(model, prompt, samples, tokens, temperature, seed, _observer())
@@ -191,7 +192,7 @@ def generate(
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
     else:
         for row in rows:
-            typer.echo(row["prompt"] + row["response"])
+            typer.echo(flat(row["prompt"] + row["response"]))
 
 
 def _overrides(given: list[str] | None, seed: int | None) -> list[str]:

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from konomi.config import CompareConfig, RolloutConfig
+from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.batch import micro_batches, scatter_rows
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
@@ -35,6 +36,7 @@ RESAMPLES = 10_000
 class Answers:
     """What one model wrote: responses in the order of the items, and what is said of each."""
 
+    prompts: list[str]
     texts: list[str]
     ids: list[list[int]]
     scores: list[float]
@@ -52,15 +54,22 @@ def compare_models(
     reward: Reward,
     *,
     rollout: RolloutConfig,
+    data: DataConfig,
     config: CompareConfig,
     autocast: Callable[[], AbstractContextManager[Any]],
+    failed_texts: Path | None = None,
 ) -> dict[str, Any]:
-    """Let both models answer and return the figures and texts of ``compare.json``."""
+    """Let both models answer and return the figures and texts of ``compare.json``.
+
+    Held-out prompts are cut as in training (``data.query_tokens``), the extra ones of ``config`` stay whole.
+    """
     held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
     extra = [Prompt(text) for text in config.extra]
     items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]
+    cut = tokens.queries(held_out, data.query_tokens, config.seed, 0, data.max_query_tokens)
+    queries = [query for query in cut for _ in range(config.samples)] + [tokens.encode(p.text) for p in extra]
     answers = {
-        name: _answer(model, before, tokens, items, reward, rollout, config.seed, autocast)
+        name: _answer(model, before, tokens, items, queries, reward, rollout, config.seed, autocast, failed_texts)
         for name, model in (("before", before), ("after", after))
     }
     counted = len(held_out) * config.samples
@@ -77,7 +86,7 @@ def compare_models(
         "difference": paired_difference(b.scores[:counted], a.scores[:counted], config.samples, config.seed),
         "texts": [
             {
-                "prompt": items[i][0].text,
+                "prompt": b.prompts[i],
                 "before": b.texts[i],
                 "after": a.texts[i],
                 "score_before": b.scores[i],
@@ -160,12 +169,13 @@ def _answer(
     initial: PreTrainedModel,
     tokens: Tokens,
     items: Sequence[tuple[Prompt, int]],
+    queries: Sequence[Sequence[int]],
     reward: Reward,
     rollout_config: RolloutConfig,
     seed: int,
     autocast: Callable[[], AbstractContextManager[Any]],
+    failed_texts: Path | None,
 ) -> Answers:
-    queries = [tokens.query(prompt.text, None) for prompt, _ in items]
     ids: list[list[int]] = []
     kl: list[float] = []
     logprob: list[float] = []
@@ -185,7 +195,7 @@ def _answer(
         kl += (scatter_rows(own, rows, len(rollout))[:, 0] - initial_B).tolist()
         logprob += initial_B.tolist()
     pairs = [tokens.split(query, row) for query, row in zip(queries, ids, strict=True)]
-    texts = [response for _, response in pairs]
+    prompts, texts = [prompt for prompt, _ in pairs], [response for _, response in pairs]
     columns = {name: [p.columns.get(name) for p, _ in items] for name in items[0][0].columns}
-    scores = score(reward, [prompt for prompt, _ in pairs], texts, columns, save_to=None)
-    return Answers(texts, ids, scores, kl, logprob)
+    scores = score(reward, prompts, texts, columns, save_to=failed_texts)
+    return Answers(prompts, texts, ids, scores, kl, logprob)

@@ -216,9 +216,8 @@ class PPOConfig(Section):
             ("episodes", "batch_size"), ("batch_size", "mini_batch_size"), ("batch_size", "responses_per_prompt"),
         ):  # fmt: skip
             if (a := getattr(self, whole)) % (b := getattr(self, part)):
-                raise ValueError(
-                    f"{whole} = {a} is not a multiple of {part} = {b}; the nearest that are: {a // b * b or b}, {(a // b + 1) * b}"
-                )
+                near = f"{a // b * b or b}, {(a // b + 1) * b}"
+                raise ValueError(f"{whole} = {a} is not a multiple of {part} = {b}; the nearest that are: {near}")
         if self.kl_controller == "adaptive" and self.kl_cap <= self.kl_target:
             raise ValueError(f"kl_cap = {self.kl_cap} has to be above kl_target = {self.kl_target}")
         return self
@@ -238,7 +237,7 @@ class CompareConfig(Section):
     """Further prompts whose texts are shown but do not count."""
     samples: Positive = 1
     """Responses a prompt and model."""
-    seed: int = 20_000
+    seed: Annotated[int, Field(ge=0)] = 20_000
     """Seed of the paired draws: prompt i has the same random stream under both models."""
 
 

@@ -165,9 +165,9 @@ def print_result(result: dict[str, Any]) -> None:
     )
     extra = [t for t in comparison["texts"] if not t["held_out"]]
     for text in (extra + [t for t in comparison["texts"] if t["held_out"]])[: len(extra) + 4]:
-        console.print(Text(text["prompt"], style="bold"))
-        console.print(Text(f"  before {text['score_before']:+6.2f}  {_flat(text['before'])}"))
-        console.print(Text(f"  after  {text['score_after']:+6.2f}  {_flat(text['after'])}"))
+        console.print(Text(flat(text["prompt"]), style="bold"))
+        console.print(Text(f"  before {text['score_before']:+6.2f}  {flat(text['before'])}"))
+        console.print(Text(f"  after  {text['score_after']:+6.2f}  {flat(text['after'])}"))
     console.print()
     places = {"report": result["report"], "model": result.get("model"), "MLflow": result.get("mlflow")}
     for label, place in places.items():
@@ -195,16 +195,16 @@ def _texts(title: str, samples: list[dict[str, Any]]) -> Group:
     lines = [Text(title, style="bold")]
     for sample in samples:
         line = Text(f"{sample['score']:+6.2f}  ", style="dim")
-        line.append(_flat(sample["prompt"]), style="dim")
-        line.append(_flat(sample["response"]), style="default")
+        line.append(flat(sample["prompt"]), style="dim")
+        line.append(flat(sample["response"]), style="default")
         lines.append(line)
     return Group(*lines)
 
 
 def _one_line(sample: dict[str, Any]) -> str:
-    return f"{sample['score']:+.2f}  {_flat(sample['prompt'])}|{_flat(sample['response'])}"
+    return f"{sample['score']:+.2f}  {flat(sample['prompt'])}|{flat(sample['response'])}"
 
 
-def _flat(text: str) -> str:
+def flat(text: str) -> str:
     """On one line and without control characters: what a model writes must not steer the terminal."""
     return "".join(c if c.isprintable() else "␤" if c == "\n" else "·" for c in text)

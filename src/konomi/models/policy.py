@@ -105,9 +105,7 @@ def token_full_kl(lm: PreTrainedModel, reference: PreTrainedModel, rollout: Roll
     hidden_ND, _ = response_hidden(lm, rollout)
     ref_hidden_ND, _ = response_hidden(reference, rollout)
     chunks = zip(hidden_ND.split(HEAD_TOKENS), ref_hidden_ND.split(HEAD_TOKENS), strict=True)
-    kl_N = torch.cat(
-        [full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks]
-    )
+    kl_N = torch.cat([full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks])
     return _rows(kl_N, rollout)
 
 
@@ -150,9 +148,7 @@ def check_head(lm: PreTrainedModel) -> None:
         )
 
 
-def _through_head(
-    lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+def _through_head(lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities [N] with gradients, and entropies [N] without."""
     if _soft_cap(lm) is None and getattr(lm.get_output_embeddings(), "bias", None) is None:
         logprobs_N, entropy_N = linear_logprobs(hidden_ND, head_weight(lm), targets_N, temperature)

@@ -24,9 +24,7 @@ BLOCK_ELEMENTS = 2**19
 """Logits that exist at one time; but a block is never narrower than 1024 tokens of the vocabulary."""
 
 
-def linear_logprobs(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy under ``soft-max(h W^T / temperature)``.
 
     ``log p(y) = l_y - log sum_v exp l_v`` with ``l = h W^T / temperature``, and ``H = -sum_v p_v log p_v``.

@@ -77,9 +77,7 @@ def _find(name: str) -> Callable[..., Any]:
     module = _import(module_name, name)
     if not hasattr(module, attribute):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(
-            f"reward.name: {module_name} has no {attribute!r}; callable there: {', '.join(own) or 'nothing'}"
-        )
+        raise ConfigError(f"reward.name: {module_name} has no {attribute!r}; callable there: {', '.join(own) or 'nothing'}")
     function = getattr(module, attribute)
     if not callable(function):
         raise ConfigError(f"reward.name: {name} is a {type(function).__name__}; a function is needed")

@@ -30,9 +30,7 @@ class QueryStream:
             order = self._order(epoch)[max(0, start - epoch * size) : start + count - epoch * size]
             chosen = [self.prompts[i] for i in order]
             prompts += chosen
-            queries += self.tokens.queries(
-                chosen, self.config.query_tokens, self.seed, epoch, self.config.max_query_tokens
-            )
+            queries += self.tokens.queries(chosen, self.config.query_tokens, self.seed, epoch, self.config.max_query_tokens)
         return prompts, queries
 
     def _order(self, epoch: int) -> list[int]:

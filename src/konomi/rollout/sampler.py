@@ -45,17 +45,14 @@ def make_draws(config: RolloutConfig, seed: int, names: Sequence[tuple[str | int
     low, high = config.response_tokens
     streams = [torch.Generator().manual_seed(stream_seed(seed, *name)) for name in names]
     uniforms_BR = torch.stack([torch.rand(high + 1, dtype=torch.float64, generator=stream) for stream in streams])
+    lengths_B = low + (uniforms_BR[:, 0] * (high - low + 1)).long()
     if config.stop == "eos":
-        lengths_B = torch.full((len(names),), high)
-    else:
-        lengths_B = low + (uniforms_BR[:, 0] * (high - low + 1)).long()
+        lengths_B = torch.full_like(lengths_B, high)
     return Draws(lengths_B, uniforms_BR[:, 1:])
 
 
 @torch.no_grad()
-def sample(
-    lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig
-) -> Rollout:
+def sample(lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig) -> Rollout:
     """Draw one response for each query.
 
     Args:
@@ -87,9 +84,7 @@ def sample(
         )
         drawn = draw(head_logits(lm, out.last_hidden_state[:, -1], config.temperature), uniforms[rows, step])
         stopped = _is_in(drawn, stops)
-        for row, token, last, active in zip(
-            rows.tolist(), drawn.tolist(), stopped.tolist(), going.tolist(), strict=True
-        ):
+        for row, token, last, active in zip(rows.tolist(), drawn.tolist(), stopped.tolist(), going.tolist(), strict=True):
             if active:
                 responses[row].append(token)
                 ended[row] = last

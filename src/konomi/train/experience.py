@@ -5,12 +5,18 @@ Shape suffixes: B sequences, R response tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from konomi.config import RolloutConfig
 from konomi.data.batch import Rollout
-from konomi.train.loop import Sums
+from konomi.errors import RunError
+from konomi.train.loop import Engine, Sums
+
+RATIO_TOLERANCE = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.02}
+"""How far the probability ratio may be from 1 before the first optimiser step of an update."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,32 @@ class ScoreScale:
     count: int = 0
 
 
+def with_missing_eos(scores: Sequence[float], ended: Sequence[bool], config: RolloutConfig) -> list[float]:
+    """Scores after what the settings say of responses that were cut before their end of text."""
+    if config.missing_eos == "keep":
+        return list(scores)
+    replaced = config.missing_eos == "replace"
+    cut = [config.missing_eos_score if replaced else score - config.missing_eos_score for score in scores]
+    return [score if whole else other for score, other, whole in zip(scores, cut, ended, strict=True)]
+
+
+def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) -> None:
+    """Make sure that nothing but the optimiser moves the policy: before an update's first step the ratio is 1.
+
+    Raises:
+        RunError: it is not.
+    """
+    gap = float((ratio_BR - 1.0).abs()[mask_BR].max())
+    allowed = RATIO_TOLERANCE[engine.precision]
+    if engine.accelerator.device.type != "cpu":
+        allowed = max(allowed, 1e-4)  # kernels there may order their sums anew each time
+    if not gap <= allowed:
+        raise RunError(
+            f"update {update}: before its first step the probability ratio is off 1 by {gap:.2g} (allowed: {allowed:g}). "
+            "The model does not give the same log-probabilities twice: is dropout on, or a layer random?"
+        )
+
+
 def describe(e: Experience, scores_B: Tensor, kl_coef: float) -> Sums:
     """The metrics that are known before training. ``scores_B``: raw."""
     sums, responses, valid = Sums(), len(scores_B), e.mask.sum()
@@ -72,7 +104,8 @@ def finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:
     variance = {
         name: max(0.0, means.pop(f"square/{name}") - means[mean] ** 2)
         for name, mean in (
-            ("scores", "ppo/mean_scores"), ("returns", "ppo/returns/mean"), ("values", "ppo/val/mean"), ("residual", "mean/residual"),
+            ("scores", "ppo/mean_scores"), ("returns", "ppo/returns/mean"), ("values", "ppo/val/mean"),
+            ("residual", "mean/residual"),
         )
     }  # fmt: skip
     means.pop("mean/residual")

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -175,8 +175,7 @@ def load_weight_files(directory: Path) -> dict[str, Tensor]:
 def _random_state() -> dict[str, Tensor]:
     """The global random states, for reward functions that draw from them; konomi itself draws from named streams."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    assert kind == "MT19937"
+    _, keys, position, has_gauss, cached = cast(tuple[str, Any, int, int, float], np.random.get_state(legacy=True))
     return {
         "torch": torch.get_rng_state(),
         "python": torch.tensor(words, dtype=torch.int64),

@@ -30,11 +30,8 @@ from konomi.rewards.base import Reward, score
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import make_draws, sample
 from konomi.seeds import stream_seed
-from konomi.train.experience import Experience, ScoreScale, describe, finish
+from konomi.train.experience import Experience, ScoreScale, check_ratio, describe, finish, with_missing_eos
 from konomi.train.loop import Engine, StepResult, Sums
-
-RATIO_TOLERANCE = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.02}
-"""How far the probability ratio may be from 1 before the first optimiser step of an update."""
 
 
 class PPOTrainer:
@@ -196,15 +193,7 @@ class PPOTrainer:
         queries, responses = self._texts(rollout)
         columns = {name: [p.columns.get(name) for p in prompts] for name in prompts[0].columns}
         scores = score(self.reward, queries, responses, columns, save_to=self.failed_texts)
-        config = self.rollout_config
-        if config.missing_eos == "keep":
-            return scores
-        kept = 0.0 if config.missing_eos == "replace" else 1.0
-        sign = 1.0 if config.missing_eos == "replace" else -1.0
-        return [
-            s if ended else kept * s + sign * config.missing_eos_score
-            for s, ended in zip(scores, rollout.ended.tolist(), strict=True)
-        ]
+        return with_missing_eos(scores, rollout.ended.tolist(), self.rollout_config)
 
     def _plan(self, rollout: Rollout, epoch: int) -> list[list[Tensor]]:
         """The mini-batches of an epoch, each a list of micro-batches of row numbers."""
@@ -214,7 +203,7 @@ class PPOTrainer:
         order = torch.randperm(len(rollout), generator=generator)
         lengths = rollout.lengths.cpu()
         size = self.ppo.mini_batch_size // self.processes
-        return [micro_batches(lengths, rows, self.ppo.micro_batch_tokens) for rows in order.split(size)]
+        return [micro_batches(lengths, rows, self.ppo.micro_batch_tokens) for rows in torch.split(order, size)]
 
     @torch.no_grad()
     def _experience(self, rollout: Rollout, scores_B: Tensor, plan: list[list[Tensor]]) -> Experience:
@@ -280,7 +269,7 @@ class PPOTrainer:
                     with self.engine.sync(last):
                         loss, ratio = self._losses(chosen, count, sums)
                         if epoch == 0 and number == 0:
-                            self._assert_ratio(ratio, chosen.mask)
+                            check_ratio(ratio, chosen.mask, self.engine, self.update + 1)
                         self.engine.accelerator.backward(loss * self.processes)
                 norm = self.engine.accelerator.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
                 if norm is not None and not torch.isfinite(norm):
@@ -306,17 +295,6 @@ class PPOTrainer:
         for name, total in names.items():
             sums.add(name, total, here)
         return pg_loss + self.ppo.vf_coef * v_loss, (new.logprobs.detach() - e.logprobs).exp()
-
-    def _assert_ratio(self, ratio_BR: Tensor, mask_BR: Tensor) -> None:
-        gap = float((ratio_BR - 1.0).abs()[mask_BR].max())
-        allowed = RATIO_TOLERANCE[self.engine.precision]
-        if self.engine.accelerator.device.type != "cpu":
-            allowed = max(allowed, 1e-4)  # kernels there may order their sums anew each time
-        if not gap <= allowed:
-            raise RunError(
-                f"update {self.update + 1}: before its first step the probability ratio is off 1 by {gap:.2g} (allowed: {allowed:g}). "
-                "The model does not give the same log-probabilities twice: is dropout on, or a layer random?"
-            )
 
     def _samples(self, rollout: Rollout, scores_B: Tensor, kl_B: Tensor, count: int) -> list[dict[str, Any]]:
         rows = zip(*self._texts(rollout), scores_B.tolist(), kl_B.tolist(), strict=True)
