@@ -17,9 +17,7 @@ from torch import Tensor
 
 Rows = list[list[float]]
 
-FAST = (
-    "KONOMI_FAST_TESTS" in os.environ
-)  # for the mutants: that a test fails is enough, the smallest example is not needed
+FAST = "KONOMI_FAST_TESTS" in os.environ  # for the mutants: that a test fails is enough, the smallest example is not needed
 quick = settings(
     max_examples=12 if FAST else 30,
     phases=[Phase.generate] if FAST else list(Phase),

@@ -178,5 +178,3 @@ def test_the_reward_sees_the_columns_and_none_for_further_prompts() -> None:
     run(sharp_model("gpt2"), moved("gpt2"), Watcher(), prompts=2, extra=("zebra",))
     kept = sorted(PROMPTS, key=lambda p: p.key)[:2]
     assert seen == [([p.text for p in kept] + ["zebra"], {"weight": [p.columns["weight"] for p in kept] + [None]})] * 2
-
-

@@ -146,9 +146,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
         assert part in shown, part
     assert len(page.all("article", **{"class": "pair"})) == 23
     assert f"({20 - TEXTS_OPEN})" in shown  # of the held-out texts, on a click; the 3 further ones are shown at once
-    assert json.loads(
-        "".join(page.texts["bdi"][page.texts["bdi"].index(json.dumps(CONFIG, ensure_ascii=False, indent=2))])
-    )
+    assert json.loads("".join(page.texts["bdi"][page.texts["bdi"].index(json.dumps(CONFIG, ensure_ascii=False, indent=2))]))
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
@@ -180,9 +178,7 @@ def test_every_word_is_in_both_languages(tmp_path: Path) -> None:
     add_compare(run)
     _, page = read(run)
     for tag in ("span", "text"):
-        by_language = [
-            [a for a in page.all(tag, lang=lang) if lang in a.get("class", "").split()] for lang in ("ja", "en")
-        ]
+        by_language = [[a for a in page.all(tag, lang=lang) if lang in a.get("class", "").split()] for lang in ("ja", "en")]
         assert len(by_language[0]) == len(by_language[1]) > 10
     assert page.all("html")[0]["lang"] == "en"
     assert {a["id"] for a in page.all("input")} == {"show-ja", "show-en"}
@@ -216,9 +212,7 @@ def test_a_bare_run_and_another_kind_of_config(tmp_path: Path) -> None:
 def test_gaps_and_unknown_metrics(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "gaps", CONFIG, seed=0)
     for update, score in enumerate([1.0, math.nan, 2.0, 3.0], start=1):
-        run.append_metrics(
-            update, {"ppo/mean_scores": score, "ppo/std_scores": 0.5, "objective/kl": math.nan, "own": 1.0}
-        )
+        run.append_metrics(update, {"ppo/mean_scores": score, "ppo/std_scores": 0.5, "objective/kl": math.nan, "own": 1.0})
     text, _ = read(run)
     assert dots(text) == {"score_mean": 3}
     (line,) = re.findall(r'<path class="line" d="([^"]*)"', text)

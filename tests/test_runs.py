@@ -236,9 +236,7 @@ def test_a_killed_writer_leaves_files_that_can_be_read(tmp_path: Path) -> None:
             run.note(update=update)
             print(update, flush=True)
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         while int(process.stdout.readline()) < 20:
             pass

@@ -14,8 +14,10 @@ def test_streams_stay_what_they_are() -> None:
 
 
 def test_every_part_of_a_name_counts() -> None:
-    names = [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a"), (0, "a1"), (0, "", "a", 1), (0, "a", 1, 1), (0, 1, "a"),
-             (0, "ab", "c"), (0, "a", "bc")]  # fmt: skip
+    names = [
+        (0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a"), (0, "a1"), (0, "", "a", 1), (0, "a", 1, 1),
+        (0, 1, "a"), (0, "ab", "c"), (0, "a", "bc"),
+    ]  # fmt: skip
     assert len({stream_seed(*name) for name in names}) == len(names)
 
 

@@ -55,9 +55,7 @@ def history(client: Any, run_id: str | None, key: str) -> list[tuple[int, float]
 
 def log_a_run(sink: MlflowSink, folder: Path) -> None:
     for update in range(1, 6):
-        sink.log(
-            update, {"objective/kl": update / 3, "ppo/loss/value": -update, "time": 1e9 + update, "update": update}
-        )
+        sink.log(update, {"objective/kl": update / 3, "ppo/loss/value": -update, "time": 1e9 + update, "update": update})
     sink.log(6, {"objective/kl": 2.0, "nan": math.nan, "inf": math.inf, "none": None})
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}", encoding="utf-8")
@@ -189,10 +187,7 @@ def test_runs_that_start_together_share_a_new_store(tmp_path: Path) -> None:
         sink.end()
         print(sink.complete)
     """
-    both = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), n], stdout=subprocess.PIPE, text=True)
-        for n in "ab"
-    ]
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), n], stdout=subprocess.PIPE, text=True) for n in "ab"]
     assert [process.communicate()[0] for process in both] == ["True\n", "True\n"]
 
 
@@ -235,15 +230,11 @@ def test_a_dead_address_costs_one_warning(tmp_path: Path, monkeypatch: pytest.Mo
     warnings: list[str] = []
     use_a_dead_sink(MlflowSink("k", "r", {}, tmp_path, warnings.append), tmp_path)
     (warning,) = warnings
-    assert (
-        warning.startswith("MLflow at http://127.0.0.1:9 cannot be used (MlflowException") and "secret" not in warning
-    )
+    assert warning.startswith("MLflow at http://127.0.0.1:9 cannot be used (MlflowException") and "secret" not in warning
     assert "metrics.jsonl" in warning and "MLFLOW_TRACKING_URI" in warning
 
 
-def test_an_address_that_never_answers_is_asked_a_few_times_at_most(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_that_never_answers_is_asked_a_few_times_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     warnings: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as hole:

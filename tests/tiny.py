@@ -60,9 +60,7 @@ def tiny_model(family: str, *, vocab: int = VOCAB, seed: int = 0, **changes: Any
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = transformers.AutoModelForCausalLM.from_config(
-            tiny_config(family, vocab=vocab, **changes), dtype=torch.float32
-        )
+        model = transformers.AutoModelForCausalLM.from_config(tiny_config(family, vocab=vocab, **changes), dtype=torch.float32)
     return model.eval()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,9 @@ def compare_models(
     reward: Reward,
     *,
     rollout: RolloutConfig,
-    data: DataConfig,
     config: CompareConfig,
-    autocast: Callable[[], AbstractContextManager[Any]],
+    data: DataConfig | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     failed_texts: Path | None = None,
 ) -> dict[str, Any]:
     """Let both models answer and return the figures and texts of ``compare.json``.
@@ -66,6 +66,7 @@ def compare_models(
     held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
     extra = [Prompt(text) for text in config.extra]
     items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]
+    data = data or DataConfig()
     cut = tokens.queries(held_out, data.query_tokens, config.seed, 0, data.max_query_tokens)
     queries = [query for query in cut for _ in range(config.samples)] + [tokens.encode(p.text) for p in extra]
     answers = {

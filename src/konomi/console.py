@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -178,17 +181,24 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def _next(console: Console, result: dict[str, Any]) -> None:
+    konomi = _typed("konomi")
     commands = {
-        f"konomi generate {result['model']} -p 今日の天気は -n 5": "let it write",
-        f"konomi compare {result['run']} --samples 4": "compare on more draws",
+        f"{konomi} generate {result['model']} -p 今日の天気は -n 5": "let it write",
+        f"{konomi} compare {result['run']} --samples 8": "compare on more draws",
+        f"{konomi} demo --set ppo.kl_target=3": "stay closer to where it began",
     }
     if str(result.get("mlflow") or "").startswith("sqlite:"):
-        commands[f"mlflow ui --backend-store-uri {result['mlflow']}"] = "all runs side by side"
-    commands["konomi ppo examples/demo.toml --set ppo.kl_target=3"] = "stay closer to where it began"
+        commands[f"{_typed('mlflow')} ui --backend-store-uri {result['mlflow']}"] = "all runs side by side"
     console.print("\nNext:")
-    width = max(cell_len(c) for c in commands)
     for command, why in commands.items():
-        console.print(Text(f"  {command}{' ' * (width - cell_len(command))}  # {why}"), soft_wrap=True)
+        console.print(Text(f"  {command}  # {why}"), soft_wrap=True)
+
+
+def _typed(program: str) -> str:
+    """How the user has to type a program that stands beside this one: by name, or with its directory if that is not searched."""
+    beside = Path(sys.argv[0]).with_name(program)
+    found = shutil.which(program)
+    return program if found and Path(found).resolve() == beside.resolve() else os.path.relpath(beside)
 
 
 def _texts(title: str, samples: list[dict[str, Any]]) -> Group:

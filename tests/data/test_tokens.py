@@ -149,10 +149,7 @@ def test_a_query_counts_text_tokens_only() -> None:
 
 def prompts(count: int, length: int = 26) -> list[Prompt]:
     letters = "abcdefghijklmnopqrstuvwxyz"
-    return [
-        Prompt(letters[i % 26] + letters[i // 26 % 26] + letters[i // 676 % 26] + "x" * (length - 3))
-        for i in range(count)
-    ]
+    return [Prompt(letters[i % 26] + letters[i // 26 % 26] + letters[i // 676 % 26] + "x" * (length - 3)) for i in range(count)]
 
 
 def test_cut_lengths_are_uniform_and_both_ends_occur() -> None:
@@ -190,9 +187,7 @@ def test_whole_and_short_texts() -> None:
 def test_a_query_that_is_too_long_is_refused() -> None:
     tokens = Tokens(tiny_tokenizer())
     long = Prompt("abc" * 20)
-    with pytest.raises(
-        DataError, match=r"'(abc){10}\.\.\.' makes a query of 61 tokens, more than data.max_query_tokens = 60"
-    ):
+    with pytest.raises(DataError, match=r"'(abc){10}\.\.\.' makes a query of 61 tokens, more than data.max_query_tokens = 60"):
         tokens.queries([long], None, 0, 0, 60)
     assert len(tokens.queries([long], None, 0, 0, 61)[0]) == 61
     assert len(tokens.queries([long], (3, 5), 0, 0, 60)) == 1  # what is cut off does not count

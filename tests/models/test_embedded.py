@@ -292,9 +292,7 @@ def test_a_disk_that_is_full(tiny_gguf: Path, cache: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))  # the weights are 84 kB
     try:
-        with pytest.raises(
-            ModelError, match=r"cannot write its conversion to the cache .*set the environment variable"
-        ):
+        with pytest.raises(ModelError, match=r"cannot write its conversion to the cache .*set the environment variable"):
             gguf_model(tiny_gguf, print)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

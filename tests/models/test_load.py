@@ -119,9 +119,7 @@ def test_gpt2_with_a_t5_tokenizer(spiece: bytes, tmp_path: Path) -> None:
 def test_pickled_weights_are_refused_with_the_way_to_convert(tmp_path: Path) -> None:
     save_tiny(tmp_path, "gpt2")
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(
-        ModelError, match=r"only pytorch_model\.bin, which can run code.*convert them once.*save_pretrained"
-    ):
+    with pytest.raises(ModelError, match=r"only pytorch_model\.bin, which can run code.*convert them once.*save_pretrained"):
         load(tmp_path)
     (tmp_path / "pytorch_model.bin").unlink()
     with pytest.raises(ModelError, match=r"no \.safetensors weights\. "):
@@ -252,9 +250,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHT
             if repo == "/":
                 self.answer(b"")
                 return
-            _, _, _, owner, model, what, *revision = f"{repo}/".split(
-                "/"
-            )  # /api/models/<owner>/<model>/<what>/<revision>
+            _, _, _, owner, model, what, *revision = f"{repo}/".split("/")  # /api/models/<owner>/<model>/<what>/<revision>
             files, revision = sorted((root / owner / model).glob("*")), [part for part in revision if part]
             if not files:
                 self.answer(None, "RepoNotFound")
@@ -318,9 +314,7 @@ def test_what_the_hub_does_not_have(hub: ThreadingHTTPServer, tmp_path: Path) ->
         load("someone/pickled", revision="nonesuch")
 
 
-def test_without_hub_and_copy_the_embedded_model_is_named(
-    hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_hub_and_copy_the_embedded_model_is_named(hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     hub.shutdown()

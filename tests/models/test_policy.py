@@ -263,8 +263,10 @@ def test_without_freezing_all_is_copied_and_trained(rollout: Rollout) -> None:
 def families_with_a_head_of_their_own() -> dict[str, tuple[Any, bool]]:
     import transformers as t
 
-    sizes = {"vocab_size": 29, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-             "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1}  # fmt: skip
+    sizes = {
+        "vocab_size": 29, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
     return {
         "cohere": (t.CohereConfig(**sizes, logit_scale=0.25), False),
         "granite": (t.GraniteConfig(**sizes, logits_scaling=4.0, embedding_multiplier=12.0), False),

@@ -61,10 +61,7 @@ def test_padding_changes_nothing(batch, gamma, lam):
 def test_lambda_1_is_the_discounted_sum_of_rewards_minus_the_value(batch, gamma):
     rewards, values = batch.normal(), batch.normal()
     advantages, returns = gae(rewards, values, batch.mask, gamma=gamma, lam=1.0)
-    sums = [
-        [sum(gamma ** (s - t) * row[s] for s in range(t, len(row))) for t in range(len(row))]
-        for row in batch.rows(rewards)
-    ]
+    sums = [[sum(gamma ** (s - t) * row[s] for s in range(t, len(row))) for t in range(len(row))] for row in batch.rows(rewards)]
     close(returns, batch.pad(sums))
     close(advantages, batch.pad(sums) - values.where(batch.mask, 0))
 

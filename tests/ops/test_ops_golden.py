@@ -78,9 +78,7 @@ def test_whitened_rewards_do_not_leak_from_padding(settings):
 
 def test_policy_loss(case):
     advantages, count = case.expected["advantages_whitened"], case.mask.sum()
-    loss, sums = ops.policy_loss(
-        case.new_logprobs, case.old_logprobs, advantages, case.mask, clip=case.settings["cliprange"]
-    )
+    loss, sums = ops.policy_loss(case.new_logprobs, case.old_logprobs, advantages, case.mask, clip=case.settings["cliprange"])
     case.is_("policy_loss", loss)
     case.is_("clip_fraction", sums["clipped"] / count)
     case.is_("approx_kl", sums["approx_kl"] / count)

@@ -142,8 +142,6 @@ def test_long_texts_are_shortened_in_messages() -> None:
 
 
 def test_protocol_module_needs_no_torch() -> None:
-    code = (
-        "import sys, konomi.rewards, konomi.data.sources; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
-    )
+    code = "import sys, konomi.rewards, konomi.data.sources; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     environ = {**os.environ, "PYTHONPATH": str(Path(konomi.__file__).parents[1])}
     assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == 0

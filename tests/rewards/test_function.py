@@ -80,9 +80,7 @@ def test_a_missing_column_is_told_before_the_run(tmp_path: Path) -> None:
 
 def test_a_module_of_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "konomi_test_package").mkdir()
-    (tmp_path / "konomi_test_package" / "rules.py").write_text(
-        "def f(texts): return [1] * len(texts)", encoding="utf-8"
-    )
+    (tmp_path / "konomi_test_package" / "rules.py").write_text("def f(texts): return [1] * len(texts)", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
     reward = FunctionReward(Config(kind="function", name="konomi_test_package.rules:f"))

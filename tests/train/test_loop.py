@@ -66,7 +66,9 @@ def test_a_checkpoint_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["checkpoint"] and not (tmp_path / "checkpoint/stray").exists()
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "value_head.safetensors", "optimizer.safetensors", "random.safetensors", "trainer.json"])
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "value_head.safetensors", "optimizer.safetensors", "random.safetensors", "trainer.json"]
+)
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
 def test_a_torn_checkpoint_is_refused(file: str, damage: str, tmp_path: Path) -> None:
     saved(tmp_path / "checkpoint")
@@ -101,7 +103,7 @@ def test_a_checkpoint_of_another_model_is_refused(other: str, tmp_path: Path) ->
         "narrow": lambda: tiny_trainer(model=tiny_model("gpt2", n_embd=16)),
         "frozen": lambda: tiny_trainer(freeze=True),
     }[other]()
-    with pytest.raises(RunError, match="another model|not a whole checkpoint of this model"):
+    with pytest.raises(RunError, match=r"another model|not a whole checkpoint of this model"):
         trainer.load(tmp_path / "checkpoint")
 
 

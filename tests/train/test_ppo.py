@@ -112,7 +112,10 @@ def test_experience_is_that_of_plain_loops(family: str, kind: str) -> None:
         advantages.append(row)
         returns.append([a + v for a, v in zip(row, value, strict=True)])
     assert {1, 2} < {len(row) for row in rewards}
-    expected = {"logprobs": logprobs, "values": values, "kl": k1, "rewards": rewards, "advantages": advantages, "returns": returns}
+    expected = {
+        "logprobs": logprobs, "values": values, "kl": k1, "penalty": penalty, "rewards": rewards, "advantages": advantages,
+        "returns": returns,
+    }  # fmt: skip
     for name, rows in expected.items():
         actual = getattr(made, name)
         for b, row in enumerate(rows):
@@ -331,7 +334,7 @@ def test_a_resumed_run_goes_on_to_the_same_bits(noise: str, freeze: bool, tmp_pa
 def test_dropout_is_noticed_by_the_ratio() -> None:
     trainer = tiny_trainer(model=tiny_model("gpt2"))
     trainer.policy.train()
-    with pytest.raises(RunError, match="update 1: before its first step the probability ratio is off 1 by .* is dropout on"):
+    with pytest.raises(RunError, match=r"update 1: before its first step the probability ratio is off 1 by .* is dropout on"):
         trainer.step()
 
 

@@ -1,0 +1,248 @@
+"""The command line on the tiny world: whole jobs, stops, resumption, bad input, with a real MLflow store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import tiny
+from konomi.cli import app
+
+REWARD = '''
+def count_a(responses):
+    """How often the response says a."""
+    return [float(text.count("a")) for text in responses]
+
+def slow(responses):
+    import time
+    time.sleep(0.3)
+    return count_a(responses)
+
+def broken(responses):
+    return [float("nan") for _ in responses]
+'''
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a tiny model, prompts, a reward and a job file; it is the current one."""
+    tiny.save_tiny(tmp_path / "lm", "gpt2")
+    words = [a + b + c for a in "abcdefgh" for b in "xyz" for c in "uvw"]
+    (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (tmp_path / "taste.py").write_text(REWARD, encoding="utf-8")
+    (tmp_path / "job.toml").write_text(
+        """
+        [model]
+        name = "lm"
+        [data]
+        prompts = "prompts.txt"
+        [rollout]
+        response_tokens = [4, 8]
+        [reward]
+        kind = "function"
+        name = "taste.py:count_a"
+        [ppo]
+        episodes = 256
+        batch_size = 32
+        mini_batch_size = 16
+        baseline_samples = 32
+        learning_rate = 3e-3
+        value_learning_rate = 1e-2
+        kl_target = 8
+        kl_cap = 60
+        [compare]
+        extra = ["hello"]
+        [run]
+        save_every = 2
+        mlflow = false
+        """,
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def konomi(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_whole_job(world: Path) -> None:
+    result = konomi("ppo", "job.toml", "--out", "runs", "--json", "--set", "run.name=first", "--set", "run.mlflow=true")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["status"] == "finished"
+    assert told["updates"] == 8
+    run = world / "runs" / "first"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["update"] for line in lines] == list(range(1, 9))
+    assert lines[0]["objective/kl"] == pytest.approx(0, abs=1e-5)
+    assert lines[-1]["ppo/mean_scores"] > lines[0]["ppo/mean_scores"]
+    compared = json.loads((run / "compare.json").read_text(encoding="utf-8"))
+    assert compared == told["compare"]
+    assert compared["difference"]["mean"] > 0
+    assert [text["held_out"] for text in compared["texts"]].count(False) == 1
+    assert "<svg" in (run / "report.html").read_text(encoding="utf-8")
+    progress = [line for line in result.stderr.splitlines() if line.startswith("update ")]
+    assert len(progress) == 8
+    assert "\x1b" not in result.stderr
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(told["mlflow"])
+    (experiment,) = [e for e in client.search_experiments() if e.name == "konomi"]
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["ppo.kl_target"] == "8.0"
+    history = client.get_metric_history(logged.info.run_id, "ppo/mean_scores")
+    assert [m.value for m in history] == [line["ppo/mean_scores"] for line in lines]
+    assert {f.path for f in client.list_artifacts(logged.info.run_id)} >= {"report.html", "compare.json", "samples.jsonl"}
+
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(run / "model")
+    assert model.config.model_type == "gpt2"
+    assert (run / "model" / "value_head.safetensors").is_file()
+    texts = konomi("generate", str(run / "model"), "-p", "hel", "-n", "3", "--json")
+    assert texts.exit_code == 0, texts.stderr
+    rows = json.loads(texts.stdout)
+    assert [row["prompt"] for row in rows] == ["hel"] * 3
+    assert texts.stdout == konomi("generate", str(run / "model"), "-p", "hel", "-n", "3", "--json").stdout
+
+    again = konomi("compare", str(run), "--samples", "3", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout)["compare"]["samples"] == 3
+    (run / "report.html").unlink()
+    assert konomi("report", str(run)).exit_code == 0
+    assert (run / "report.html").is_file()
+    assert "finished" in konomi("ppo", "--resume", str(run)).stderr
+
+
+def _without_clock(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    clock = ("time", "memory/", "episodes/per_second", "tokens/per_second")
+    return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "konomi", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_resumed_is_as_never_stopped(world: Path, how: signal.Signals) -> None:
+    slow = ("--set", "reward.name=taste.py:slow")
+    process = start("ppo", "job.toml", "--set", "run.name=stopped", *slow)
+    run = world / "runs" / "stopped"
+    wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert f"konomi ppo --resume {Path('runs') / 'stopped'}" in said
+        assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "stopped"
+    resumed = konomi("ppo", "--resume", str(run), "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    whole = konomi("ppo", "job.toml", "--set", "run.name=whole", *slow, "--json")
+    assert whole.exit_code == 0, whole.stderr
+    assert _without_clock(run) == _without_clock(world / "runs" / "whole")
+    weights = "model/model.safetensors"
+    assert (run / weights).read_bytes() == (world / "runs" / "whole" / weights).read_bytes()
+    assert json.loads(resumed.stdout)["compare"] == json.loads(whole.stdout)["compare"]
+
+
+def test_kl_cap_ends_with_the_last_good_model(world: Path) -> None:
+    wild = ("--set", "ppo.learning_rate=0.05", "--set", "ppo.kl_target=1", "--set", "ppo.kl_cap=1.5", "--set", "run.save_every=1")
+    result = konomi("ppo", "job.toml", "--json", "--set", "run.name=wild", *wild)
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert told["status"] == "stopped"
+    assert "kl_cap" in told["reason"]
+    assert "kl_cap" in result.stderr
+    assert told["compare"]["after"]["kl"] < 1.5
+    assert told["last_update"]["objective/kl"] > 1.5
+
+
+def test_failing_reward_fails_the_run_and_keeps_the_texts(world: Path) -> None:
+    result = konomi("ppo", "job.toml", "--set", "run.name=bad", "--set", "reward.name=taste.py:broken")
+    assert result.exit_code == 1
+    run = world / "runs" / "bad"
+    assert "failed_texts.jsonl" in result.stderr
+    assert len((run / "failed_texts.jsonl").read_text(encoding="utf-8").splitlines()) == 32
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ppo"], ["CONFIG.toml", "--resume"]),
+        (["ppo", "none.toml"], ["none.toml", "no such file"]),
+        (["ppo", "job.toml", "--set", "ppo.episods=3"], ["episods", "did you mean episodes"]),
+        (["ppo", "job.toml", "--set", "ppo.episodes=100"], ["100", "not a multiple", "96"]),
+        (["ppo", "job.toml", "--set", "ppo.gamma=fast"], ["ppo.gamma", "fast"]),
+        (["ppo", "job.toml", "--set", "gamma"], ["section.key=value"]),
+        (["ppo", "job.toml", "--set", "rollout.top_k=5"], ["top_k", "temperature"]),
+        (["ppo", "job.toml", "--set", "data.prompts=none.jsonl"], ["none.jsonl"]),
+        (["ppo", "job.toml", "--set", "data.held_out=1.0"], ["held_out"]),
+        (["ppo", "job.toml", "--set", "model.name=./none"], ["none"]),
+        (["ppo", "job.toml", "--set", "reward.name=taste.py:nothing"], ["nothing"]),
+        (["ppo", "--resume", "none"], ["none"]),
+        (["ppo", "--resume", "none", "--set", "ppo.clip=0.1"], ["--set", "resumed"]),
+        (["compare", "none"], ["none"]),
+        (["report", "."], ["run.json"]),
+        (["generate", "lm", "-p", " "], ["blank"]),
+    ],
+)
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, arguments: list[str], words: list[str]) -> None:
+    before = sorted(world.rglob("*"))
+    result = konomi(*arguments)
+    assert result.exit_code == 2, result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(p for p in world.rglob("*") if "__pycache__" not in p.parts) == before
+
+
+def test_help_teaches() -> None:
+    result = konomi("--help")
+    assert result.exit_code == 0
+    for verb in ("demo", "ppo", "compare", "report", "generate"):
+        assert verb in result.stdout
+        assert konomi(verb, "--help").exit_code == 0
+    assert konomi("--version").stdout.startswith("konomi ")
+
+
+@pytest.mark.real
+def test_quick_demo(tmp_path: Path) -> None:
+    result = konomi("demo", "--quick", "--out", str(tmp_path), "--json", "--set", "run.mlflow=false")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["updates"] == 3
+    prompts = [text["prompt"] for text in told["compare"]["texts"]]
+    assert prompts[-2:] == ["今日の天気は", "この商品は"]
+    assert told["last_update"]["objective/kl"] > 0
+    assert told["peak_gb"] < 8
