@@ -120,7 +120,7 @@ def emitted_metrics() -> set[str]:
             names |= {f"time/ppo/{typing.cast(ast.Constant, key).value}" for key in phases} | {"time/ppo/total"}
     from konomi.compare import Answers, _figures, paired_difference
 
-    answers = Answers(texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
+    answers = Answers(prompts=["a"], texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
     figures = _figures(answers, 1)
     gap = paired_difference([0.0], [1.0], 1, 0)
     return (

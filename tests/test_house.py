@@ -25,6 +25,7 @@ LAYERS = [
     {"job"},
     {"console"},
     {"cli"},
+    {"__main__"},
 ]
 """A part imports from layers above its own line, and from itself."""
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
