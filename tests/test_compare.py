@@ -12,7 +12,7 @@ import torch
 
 from konomi import compare as module
 from konomi.compare import compare_models, distinct, paired_difference, repetition
-from konomi.config import CompareConfig, RolloutConfig
+from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.rollout.sampler import make_draws, sample
 from tiny import tiny_tokenizer
@@ -158,6 +158,17 @@ def test_the_order_of_the_prompts_and_the_size_of_a_batch_change_nothing(monkeyp
     assert result["texts"] == wanted["texts"] and result["difference"] == wanted["difference"]
     for side in ("before", "after"):
         assert result[side] == pytest.approx(wanted[side], rel=1e-9, abs=1e-9)
+
+
+def test_held_out_prompts_are_cut_as_in_training_and_further_ones_are_not() -> None:
+    tokens, data = Tokens(tiny_tokenizer()), DataConfig(query_tokens=(1, 3))
+    model, config = sharp_model("gpt2"), CompareConfig(prompts=8, extra=("once upon a time",), seed=3)
+    result = compare_models(model, model, tokens, PROMPTS, CountA(), rollout=ROLLOUT, config=config, data=data)
+    kept = sorted(PROMPTS, key=lambda p: p.key)
+    cut = [tokens.decode(query) for query in tokens.queries(kept, (1, 3), 3, 0, 99)]
+    shown = [text["prompt"] for text in result["texts"]]
+    assert shown == [*cut, "once upon a time"]
+    assert len(set(map(len, cut))) > 1 and all(p.text.startswith(q) for p, q in zip(kept, cut, strict=True))
 
 
 def test_one_answer_has_no_deviation() -> None:

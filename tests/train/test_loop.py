@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from konomi.errors import RunError
-from konomi.job import Checkpoints
 from konomi.train import loop
+from konomi.train.checkpoints import Checkpoints
 from konomi.train.loop import Engine, Sums, choose_precision, stop_on_signal
 from konomi.train.ppo import PPOTrainer
 from tiny_run import tiny_trainer
@@ -115,7 +115,7 @@ def test_no_checkpoint_is_refused(tmp_path: Path) -> None:
 SAVER = """
 import sys
 from pathlib import Path
-from konomi.job import Checkpoints
+from konomi.train.checkpoints import Checkpoints
 from tiny_run import tiny_trainer
 
 trainer = tiny_trainer(episodes=16 * 10**6)
