@@ -153,6 +153,8 @@ class PPOTrainer:
             )
         self.update += 1
         samples = self._samples(rollout, scores_B, experience.kl.sum(1), len(rollout))
+        each = self.ppo.responses_per_prompt
+        samples = [sample for first in range(each) for sample in samples[first::each]]  # one of every prompt comes first
         return StepResult(self.update, self.update * self.ppo.batch_size, metrics, samples)
 
     def state_dict(self) -> dict[str, Any]:
