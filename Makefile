@@ -1,16 +1,17 @@
 # make demo     install into .venv, then the whole job on the embedded models
 # make test     install what tests need, run all of them
-# make check    lint and types          make bench   the numbers in docs/results.md
+# make check    lint and types          make mutants  does a test notice each broken equation?
+# make bench    the numbers in docs/results.md
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: install install-dev demo test check bench clean
+.PHONY: install install-dev demo test mutants check bench clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "konomi needs Python 3.10 or later; this is %d.%d. Try: make PYTHON=python3.11" % v[:2])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'No virtual environment could be made (on Debian and Ubuntu: install python3-venv)'; exit 1; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded]'
@@ -28,6 +29,9 @@ demo: install
 
 test: install-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+mutants: install-dev
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 check: install-dev
 	$(BIN)/ruff check .

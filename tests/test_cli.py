@@ -119,9 +119,13 @@ def test_a_whole_job(world: Path) -> None:
     assert [row["prompt"] for row in rows] == ["hel"] * 3
     assert texts.stdout == konomi("generate", str(run / "model"), "-p", "hel", "-n", "3", "--json").stdout
 
-    again = konomi("compare", str(run), "--samples", "3", "--json")
+    wrong = konomi("compare", str(run), "--seed", "-1")
+    assert (wrong.exit_code, "seed" in wrong.stderr) == (2, True)
+    again = konomi("compare", str(run), "--samples", "3", "--prompt", "bye", "--json")
     assert again.exit_code == 0, again.stderr
-    assert json.loads(again.stdout)["compare"]["samples"] == 3
+    compared_again = json.loads(again.stdout)["compare"]
+    assert compared_again["samples"] == 3
+    assert [text["prompt"] for text in compared_again["texts"] if not text["held_out"]] == ["hello", "bye"]
     (run / "report.html").unlink()
     assert konomi("report", str(run)).exit_code == 0
     assert (run / "report.html").is_file()
@@ -187,13 +191,41 @@ def test_kl_cap_ends_with_the_last_good_model(world: Path) -> None:
     assert told["last_update"]["objective/kl"] > 1.5
 
 
+def test_kl_cap_without_a_checkpoint_ends_with_the_initial_model(world: Path) -> None:
+    wild = ("--set", "ppo.learning_rate=0.05", "--set", "ppo.kl_target=1", "--set", "ppo.kl_cap=1.5", "--set", "run.save_every=9")
+    result = konomi("ppo", "job.toml", "--json", "--set", "run.name=wild", *wild)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["compare"]["after"]["kl"] == 0
+    assert "initial" in result.stderr
+
+
+def test_a_run_is_not_gone_on_with_twice_or_on_other_prompts(world: Path) -> None:
+    process = start("ppo", "job.toml", "--set", "run.name=one", "--set", "reward.name=taste.py:slow")
+    run = world / "runs" / "one"
+    wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
+    taken = konomi("ppo", "--resume", str(run))
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert (taken.exit_code, str(process.pid) in taken.stderr) == (1, True)
+    (world / "prompts.txt").write_text("other\nprompts\nare\nhere\nand\nsome\nmore\nof\nthem\nabc\n", encoding="utf-8")
+    other = konomi("ppo", "--resume", str(run))
+    assert (other.exit_code, "data_digest" in other.stderr) == (2, True)
+
+
 def test_failing_reward_fails_the_run_and_keeps_the_texts(world: Path) -> None:
-    result = konomi("ppo", "job.toml", "--set", "run.name=bad", "--set", "reward.name=taste.py:broken")
+    broken = ("--set", "reward.name=taste.py:broken", "--set", "run.mlflow=true")
+    result = konomi("ppo", "job.toml", "--set", "run.name=bad", *broken)
     assert result.exit_code == 1
     run = world / "runs" / "bad"
     assert "failed_texts.jsonl" in result.stderr
     assert len((run / "failed_texts.jsonl").read_text(encoding="utf-8").splitlines()) == 32
-    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "failed"
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert info["status"] == "failed"
+
+    from mlflow import MlflowClient
+
+    logged = MlflowClient(f"sqlite:///{world / 'runs' / 'mlflow.db'}").get_run(info["mlflow_run_id"])
+    assert logged.info.status == "FAILED"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +247,12 @@ def test_failing_reward_fails_the_run_and_keeps_the_texts(world: Path) -> None:
         (["compare", "none"], ["none"]),
         (["report", "."], ["run.json"]),
         (["generate", "lm", "-p", " "], ["blank"]),
+        (["generate", "lm", "-p", "a", "--tokens", "500"], ["500", "context of 128"]),
+        (["generate", "lm", "-p", "a", "--temperature", "nan"], ["temperature"]),
+        (["ppo", "job.toml", "--set", "rollout.response_tokens=[4, 200]"], ["200", "context of 128"]),
+        (["ppo", "job.toml", "--set", "data.max_query_tokens=2"], ["max_query_tokens"]),
+        (["ppo", "job.toml", "--set", 'compare.extra=[" "]'], ["compare.extra"]),
+        (["ppo", "job.toml", "--set", "rollout.stop=length", "--set", "rollout.missing_eos=replace"], ["missing_eos", "length"]),
     ],
 )
 def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, arguments: list[str], words: list[str]) -> None:
@@ -238,8 +276,10 @@ def test_help_teaches() -> None:
 
 @pytest.mark.real
 def test_quick_demo(tmp_path: Path) -> None:
-    result = konomi("demo", "--quick", "--out", str(tmp_path), "--json", "--set", "run.mlflow=false")
-    assert result.exit_code == 0, result.stderr
+    command = [sys.executable, "-m", "konomi", "demo", "--quick", "--out", str(tmp_path), "--json", "--set", "run.mlflow=false"]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+    assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["updates"] == 3
     prompts = [text["prompt"] for text in told["compare"]["texts"]]

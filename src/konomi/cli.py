@@ -14,6 +14,7 @@ import typer
 
 from konomi import __version__
 from konomi.errors import ConfigError, KonomiError
+from konomi.files import plain
 
 if TYPE_CHECKING:
     from konomi.config import PPOJob
@@ -150,9 +151,9 @@ def compare(
     from konomi.runs import RunDir
 
     own = build(PPOJob, RunDir.open(run).config, where=str(run / "config.json")).compare
-    given = {"prompts": prompts, "samples": samples, "extra": prompt or None, "seed": seed}
-    config = CompareConfig(**{**own.model_dump(), **{k: v for k, v in given.items() if v is not None}})
-    from konomi.job import compare_run
+    given = {"prompts": prompts, "samples": samples, "extra": [*own.extra, *prompt] if prompt else None, "seed": seed}
+    config = build(CompareConfig, {**own.model_dump(), **{k: v for k, v in given.items() if v is not None}}, where="compare")
+    from konomi.revisit import compare_run
 
     observer = _observer()
     result = compare_run(run, config, observer)
@@ -181,13 +182,16 @@ def generate(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 40,
     temperature: Annotated[float, typer.Option(min=0.01, help="Lower: safer, duller.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run Python code that the model's repository ships.")] = False,
     as_json: Json = False,
 ) -> None:
     """Let a model continue prompts: one line a response."""
+    from konomi.config import ModelConfig
     from konomi.console import flat
-    from konomi.job import generate_texts
+    from konomi.revisit import generate_texts
 
-    rows = generate_texts(model, prompt, samples, tokens, temperature, seed, _observer())
+    config = ModelConfig(name=model, trust_remote_code=trust_remote_code)
+    rows = generate_texts(config, prompt, samples, tokens, temperature, seed, _observer())
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
     else:
@@ -219,7 +223,7 @@ def _run(job: PPOJob, out: Path, as_json: bool, resume: Path | None = None, minu
 
 def _result(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))
     else:
         from konomi.console import print_result
 

@@ -135,8 +135,8 @@ def distinct(ids: Sequence[Sequence[int]], n: int) -> float:
 def repetition(ids: Sequence[Sequence[int]], n: int = 2) -> float:
     """Share of a response's n-grams that stood in it before; the mean over responses.
 
-    >>> repetition([[1, 2, 1, 2], [1, 2, 3, 4]])
-    0.16666666666666666
+    >>> repetition([[1, 2, 1, 2, 1], [1, 2, 3, 4, 5]])
+    0.25
     """
     shares = []
     for row in ids:

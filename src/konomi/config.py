@@ -116,6 +116,8 @@ class RolloutConfig(Section):
     @model_validator(mode="after")
     def _range(self) -> RolloutConfig:
         _ordered("response_tokens", self.response_tokens)
+        if self.missing_eos != "keep" and self.stop == "length":
+            raise ValueError('missing_eos is of no use with stop = "length", where no response ends by itself; use stop = "eos"')
         return self
 
 
@@ -233,7 +235,7 @@ class CompareConfig(Section):
 
     prompts: Positive = 128
     """Held-out prompts, at most."""
-    extra: tuple[str, ...] = ()
+    extra: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
     """Further prompts whose texts are shown but do not count."""
     samples: Positive = 1
     """Responses a prompt and model."""

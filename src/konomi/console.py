@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-from pathlib import Path
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -14,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from konomi.environment import typed
 from konomi.observer import Observer
 
 if TYPE_CHECKING:
@@ -24,8 +22,8 @@ ROWS = 12
 """Updates in the live table."""
 COLUMNS = (
     ("update", "update"), ("episodes", "episodes"), ("eps/s", "episodes/per_second"), ("score", "ppo/mean_scores"),
-    ("± std", "ppo/std_scores"), ("KL nats/resp", "objective/kl"), ("KL coef", "objective/kl_coef"),
-    ("entropy", "objective/entropy"), ("clip %", "ppo/policy/clipfrac"), ("expl. var", "ppo/val/var_explained"), ("left", "left"),
+    ("± std", "ppo/std_scores"), ("KL nats", "objective/kl"), ("coef", "objective/kl_coef"), ("entropy", "objective/entropy"),
+    ("clip%", "ppo/policy/clipfrac"), ("expl.v", "ppo/val/var_explained"), ("left", "left"),
 )  # fmt: skip
 
 
@@ -126,7 +124,7 @@ class LiveObserver(_Timed):
 
     def step(self, result: StepResult) -> None:
         self.rows.append(self.cells(result))
-        table = Table(box=None, padding=(0, 1), header_style="bold")
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
         for label, _ in COLUMNS:
             table.add_column(label, justify="right", no_wrap=True)
         for row in self.rows[-ROWS:]:
@@ -138,6 +136,9 @@ class LiveObserver(_Timed):
         self.live.update(shown, refresh=True)
         if result.update == self.updates:
             self._stop()
+
+    def end(self) -> None:
+        self._stop()
 
     def _stop(self) -> None:
         if self.live is not None:
@@ -181,24 +182,18 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def _next(console: Console, result: dict[str, Any]) -> None:
-    konomi = _typed("konomi")
+    konomi = typed("konomi")
+    prompt = shlex.quote(flat(result["compare"]["texts"][-1]["prompt"]))
     commands = {
-        f"{konomi} generate {result['model']} -p 今日の天気は -n 5": "let it write",
-        f"{konomi} compare {result['run']} --samples 8": "compare on more draws",
-        f"{konomi} demo --set ppo.kl_target=3": "stay closer to where it began",
+        f"{konomi} generate {shlex.quote(result['model'])} -p {prompt} -n 5": "let it write",
+        f"{konomi} compare {shlex.quote(result['run'])} --samples 8": "compare on more draws",
+        f"{konomi} ppo --help": "your own prompts, model and reward",
     }
     if str(result.get("mlflow") or "").startswith("sqlite:"):
-        commands[f"{_typed('mlflow')} ui --backend-store-uri {result['mlflow']}"] = "all runs side by side"
+        commands[f"{typed('mlflow')} ui --backend-store-uri {result['mlflow']}"] = "all runs side by side"
     console.print("\nNext:")
     for command, why in commands.items():
         console.print(Text(f"  {command}  # {why}"), soft_wrap=True)
-
-
-def _typed(program: str) -> str:
-    """How the user has to type a program that stands beside this one: by name, or with its directory if that is not searched."""
-    beside = Path(sys.argv[0]).with_name(program)
-    found = shutil.which(program)
-    return program if found and Path(found).resolve() == beside.resolve() else os.path.relpath(beside)
 
 
 def _texts(title: str, samples: list[dict[str, Any]]) -> Group:
@@ -217,4 +212,4 @@ def _one_line(sample: dict[str, Any]) -> str:
 
 def flat(text: str) -> str:
     """On one line and without control characters: what a model writes must not steer the terminal."""
-    return "".join(c if c.isprintable() else "␤" if c == "\n" else "·" for c in text)
+    return "".join(c if c.isprintable() or c in "\u3000\u200d" else "␤" if c == "\n" else "·" for c in text)

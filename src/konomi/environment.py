@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from konomi import __version__
@@ -63,3 +66,12 @@ def peak_memory_gb() -> float:
         return 0.0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def typed(program: str) -> str:
+    """How the user has to type a program that stands beside this one: by name, or with its directory if that is not searched."""
+    beside = Path(sys.argv[0]).with_name(program)
+    found = shutil.which(program)
+    if not beside.exists() or (found and Path(found).resolve() == beside.resolve()):
+        return program
+    return shlex.quote(os.path.relpath(beside))

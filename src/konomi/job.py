@@ -6,30 +6,32 @@ What the job does it tells an `Observer`; the command line draws it, Python code
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from konomi.compare import compare_models
-from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
+from konomi.config import PPOJob, build
 from konomi.data.records import Prompt
 from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
-from konomi.environment import peak_memory_gb
-from konomi.errors import ConfigError, DataError
+from konomi.environment import peak_memory_gb, typed
+from konomi.errors import ConfigError, DataError, RunError
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.observer import Observer
 from konomi.report import write_report
 from konomi.rewards import build_reward
 from konomi.rewards.base import Reward
-from konomi.rollout.sampler import make_draws, sample
 from konomi.runs import RunDir
 from konomi.tracking import MlflowSink
 from konomi.train.checkpoints import Checkpoints
-from konomi.train.loop import choose_precision, load_weights, stop_on_signal
+from konomi.train.loop import Stop, choose_precision, find_device, load_weights, stop_on_signal
 from konomi.train.ppo import PPOTrainer
 
 
@@ -44,48 +46,59 @@ def run_ppo(job: PPOJob, root: Path, observer: Observer | None = None, resume: P
         KeyboardInterrupt: stopped by a signal; the state is saved.
     """
     observer, started = observer or Observer(), time.monotonic()
-    prompts, held_out = _prompts(job)
-    reward = build_reward(job.reward, columns=prompts[0].columns)
+    old = RunDir.open(resume).info if resume else {}
+    prompts, held_out = find_prompts(job)
+    reward = build_reward(job.reward, columns=prompts[0].columns, device=find_device())
     loaded = load_causal_lm(job.model, progress=observer.say)
-    precision = choose_precision(job.model.precision)
+    precision = old.get("precision") or choose_precision(job.model.precision)
     tokens = Tokens(loaded.tokenizer)
-    tokens.queries(prompts, job.data.query_tokens, job.run.seed, 0, job.data.max_query_tokens)  # all can be asked
+    check_lengths(job, tokens, prompts, held_out, loaded)
+    began_with = {"precision": precision, "model_revision": loaded.revision, "data_digest": _digest(prompts + held_out)}
+    for key, value in began_with.items() if resume else ():
+        if old.get(key) != value:
+            raise ConfigError(
+                f"{resume}: {key} is {value} now and was {old.get(key)} when the run began; give back the old files, "
+                "or start a new run"
+            )
     policy = Policy(loaded.model, freeze_embeddings=job.model.freeze == "embeddings")
     reference = make_reference(policy)
-    config = job.model_dump(mode="json")
-    if resume is None:
-        run = RunDir.create(root, job.run.name, config, seed=job.run.seed, extra={"precision": precision})
-    else:
+    if resume:
         run = RunDir.open(resume)
-    with _ends(run):
+    else:
+        run = RunDir.create(root, job.run.name, job.model_dump(mode="json"), seed=job.run.seed, extra=began_with)
+    with _held(run), _ends(run), stop_on_signal(observer.stopping) as stop:
         trainer = PPOTrainer(
             policy, reference, tokens, prompts, reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
             seed=job.run.seed, precision=precision, failed_texts=run.path / "failed_texts.jsonl",
         )  # fmt: skip
         checkpoints = Checkpoints(run.checkpoints, job.run.keep)
-        if resume is not None:
-            _go_on(run, trainer, checkpoints)
-        sink = _sink(job, run, prompts + held_out, observer)
+        if resume:
+            _go_on(run, trainer, checkpoints, observer)
+        sink = _sink(job, run, observer)
         observer.start(run, _facts(job, loaded, precision, trainer, prompts, held_out), job.ppo.updates)
         try:
-            _train(trainer, run, checkpoints, sink, job, observer)
-            result = _finish(trainer, run, checkpoints, sink, job, held_out, reward, observer, started)
+            _train(trainer, run, checkpoints, sink, job, observer, stop)
+            return _finish(trainer, run, checkpoints, sink, job, held_out, reward, observer, started)
         except BaseException as error:
             if sink:
                 sink.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
-    return result
+        finally:
+            observer.end()
+            if sink:
+                run.note(mlflow_run_id=sink.run_id)
 
 
 def _train(
-    trainer: PPOTrainer, run: RunDir, checkpoints: Checkpoints, sink: MlflowSink | None, job: PPOJob, observer: Observer
-) -> None:
+    trainer: PPOTrainer, run: RunDir, checkpoints: Checkpoints, sink: MlflowSink | None, job: PPOJob,
+    observer: Observer, stop: Stop,
+) -> None:  # fmt: skip
     if trainer.scale is None:
         observer.say("The initial model writes and is scored: its mean and deviation scale the reward")
         samples = trainer.baseline()
         run.append_samples(0, samples[: job.run.samples])
         observer.before(samples)
-    with stop_on_signal() as signals:
+    with stop.patience():
         for result in trainer:
             run.append_metrics(result.update, {"episodes": result.episodes, **result.metrics})
             run.append_samples(result.update, result.samples[: job.run.samples])
@@ -94,14 +107,15 @@ def _train(
             observer.step(result)
             if trainer.stop_reason is not None:
                 checkpoints.drop_from(result.update - 1)
-                break
+                return
             checkpoints.prune(measured=result.update)
             last = result.update == job.ppo.updates
-            if last or signals or result.update % job.run.save_every == 0:
+            if last or stop.signal or result.update % job.run.save_every == 0:
                 checkpoints.save(trainer)
-            if signals and not last:
-                run.set_status("stopped", f"{signals[0]} after update {result.update}")
-                raise KeyboardInterrupt(f"stopped after update {result.update}; go on with: konomi ppo --resume {run.path}")
+            if stop.signal:
+                run.set_status("stopped", f"{stop.signal} after update {result.update}")
+                again = f"{typed('konomi')} ppo --resume {shlex.quote(str(run.path))}"
+                raise KeyboardInterrupt(f"stopped after update {result.update}; go on with: {again}")
 
 
 def _finish(
@@ -116,10 +130,15 @@ def _finish(
     observer.say("Before/after: both models answer held-out prompts")
     comparison = compare_models(
         trainer.reference, trainer.policy.lm, trainer.tokens, held_out, reward,
-        rollout=job.rollout, data=job.data, config=job.compare, autocast=trainer.engine.accelerator.autocast,
+        rollout=job.rollout, data=job.data, config=job.compare, autocast=trainer.engine.autocast,
         failed_texts=trainer.failed_texts,
     )  # fmt: skip
     run.write_json("compare.json", comparison)
+    if trainer.stop_reason is None and comparison["after"]["kl"] > job.ppo.kl_cap:
+        gone = f"{comparison['after']['kl']:.1f} nats/response from the initial one, over ppo.kl_cap = {job.ppo.kl_cap:g}"
+        observer.warn(f"the model is {gone}; the checkpoints before it are in {run.checkpoints}")
+    elif trainer.stop_reason is None:
+        checkpoints.prune(measured=trainer.update + 1)
     status = "finished" if trainer.stop_reason is None else "stopped"
     run.set_status(status, trainer.stop_reason)  # type: ignore[arg-type]
     report = write_report(run)
@@ -154,11 +173,15 @@ def _roll_back(trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer
         observer.warn(f"{trainer.stop_reason}, before a checkpoint was saved. The model is the initial one; see run.save_every")
 
 
-def _go_on(run: RunDir, trainer: PPOTrainer, checkpoints: Checkpoints) -> None:
-    saved = checkpoints.all()
-    if saved:
-        trainer.load(saved[-1][1])
-    run.truncate_after(trainer.update if saved else -1)
+def _go_on(run: RunDir, trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer) -> None:
+    """Load the newest checkpoint that is whole."""
+    for update, path in reversed(checkpoints.all()):
+        try:
+            trainer.load(path)
+            break
+        except RunError as error:
+            observer.warn(f"{error}. The one before update {update} is tried")
+    run.truncate_after(trainer.update if trainer.update else -1)
     run.set_status("running")
 
 
@@ -176,57 +199,71 @@ def resumed_job(path: Path, overrides: list[str]) -> PPOJob:
     return build(PPOJob, run.config, where=str(run.path / "config.json"))
 
 
-def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[str, Any]:
-    """Make ``compare.json`` and the report of a run anew, with the settings given."""
-    run = RunDir.open(path)
-    job = build(PPOJob, run.config, where=str(run.path / "config.json"))
-    if not (run.model / "config.json").is_file():
-        raise DataError(f"{run.model}: no model there yet; the run has to end first ({run.info['status']})")
-    _, held_out = _prompts(job)
-    reward = build_reward(job.reward)
-    before, after = load_pair(job.model, run.model, observer.say)
-    from accelerate import Accelerator
-
-    precision = choose_precision(job.model.precision)
-    autocast = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no").autocast
-    observer.say("Both models answer held-out prompts")
-    comparison = compare_models(
-        before.model, after.model, Tokens(before.tokenizer), held_out, reward,
-        rollout=job.rollout, data=job.data, config=config, autocast=autocast,
-    )  # fmt: skip
-    run.write_json("compare.json", comparison)
-    return {"run": str(run.path), "report": str(write_report(run)), "compare": comparison}
-
-
-def load_pair(initial: ModelConfig, tuned: Path, progress: Callable[[str], None]) -> tuple[Loaded, Loaded]:
-    """The model that a run began with and the one it ended with."""
-    return load_causal_lm(initial, progress=progress), load_causal_lm(ModelConfig(name=str(tuned)), progress=progress)
-
-
-def _prompts(job: PPOJob) -> tuple[list[Prompt], list[Prompt]]:
+def find_prompts(job: PPOJob) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to train on and those held out; neither holds an extra prompt of the before/after."""
     prompts = load_prompts(job.data)
     extra = {Prompt(text).key for text in job.compare.extra}
     train, held_out = split_held_out([p for p in prompts if p.key not in extra], job.data.held_out)
-    if not train or not held_out:
-        missing = "for training" if not train else "held out for the before/after"
+    if not held_out:
         raise DataError(
-            f"{job.data.prompts}: of its {len(prompts)} prompts none is left {missing}; give more prompts, or change "
-            f"data.held_out = {job.data.held_out:g}"
+            f"{job.data.prompts}: of its {len(prompts)} prompts none is held out for the before/after; give more prompts, "
+            f"or raise data.held_out = {job.data.held_out:g}"
         )
     return train, held_out
 
 
-def _sink(job: PPOJob, run: RunDir, prompts: list[Prompt], observer: Observer) -> MlflowSink | None:
+def check_lengths(job: PPOJob, tokens: Tokens, prompts: list[Prompt], held_out: list[Prompt], loaded: Loaded) -> None:
+    """Make sure before anything is written that every prompt can be asked and answered within the model's context.
+
+    Raises:
+        DataError: a query is too long or empty.
+        ConfigError: query and response together are longer than the model's context.
+    """
+    cut = None if job.data.query_tokens is None else (job.data.query_tokens[1],) * 2  # the longest that any epoch can draw
+    queries = tokens.queries([*prompts, *held_out], cut, job.run.seed, 0, job.data.max_query_tokens)
+    queries += tokens.queries([Prompt(text) for text in job.compare.extra], None, 0, 0, job.data.max_query_tokens)
+    check_context(max(map(len, queries)), job.rollout.response_tokens[1], loaded)
+
+
+def check_context(query: int, response: int, loaded: Loaded) -> None:
+    """Raise ConfigError if so many tokens are more than the model's context."""
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if context and query + response > context:
+        raise ConfigError(
+            f"{loaded.source}: a query of {query} and a response of {response} tokens are more than its context of {context}; "
+            "ask for shorter ones (data.query_tokens, rollout.response_tokens; generate: --tokens)"
+        )
+
+
+def _digest(prompts: list[Prompt]) -> str:
+    return hashlib.blake2b("".join(sorted(p.key for p in prompts)).encode(), digest_size=16).hexdigest()
+
+
+@contextmanager
+def _held(run: RunDir) -> Iterator[None]:
+    """Keep a second process from going on with the run at the same time."""
+    lock = filelock.FileLock(run.path / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunError(
+            f"{run.path}: another process (pid {run.info.get('pid')}) works on this run; wait for it or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _sink(job: PPOJob, run: RunDir, observer: Observer) -> MlflowSink | None:
     if not job.run.mlflow:
         return None
     info = run.info
-    digest = hashlib.blake2b("".join(sorted(p.key for p in prompts)).encode(), digest_size=16).hexdigest()
     sink = MlflowSink(
         job.run.experiment, run.path.name, run.config, run.path.parent, observer.warn,
         run_id=info.get("mlflow_run_id"), git=info.get("git"),
-        data={"name": job.data.prompts, "digest": digest, "source": job.data.prompts},
+        data={"name": job.data.prompts, "digest": info["data_digest"], "source": job.data.prompts},
     )  # fmt: skip
-    run.note(mlflow_run_id=sink.run_id)
     return sink
 
 
@@ -259,20 +296,3 @@ def _ends(run: RunDir) -> Iterator[None]:
     except BaseException as error:
         run.set_status("failed", f"{type(error).__name__}: {error}")
         raise
-
-
-def generate_texts(
-    model: str, prompts: list[str], samples: int, length: int, temperature: float, seed: int, observer: Observer
-) -> list[dict[str, str]]:
-    """Let a model continue prompts, ``samples`` times each, until its end of text or ``length`` tokens."""
-    blank = [text for text in prompts if not text.strip()]
-    if blank:
-        raise DataError("--prompt: a blank text; give the beginning of what the model is to write")
-    loaded = load_causal_lm(ModelConfig(name=model), progress=observer.say)
-    tokens = Tokens(loaded.tokenizer)
-    config = RolloutConfig(response_tokens=(1, length), stop="eos", temperature=temperature)
-    items = [(text, i) for text in prompts for i in range(samples)]
-    queries = [tokens.query(text, None) for text, _ in items]
-    rollout = sample(loaded.model, tokens, queries, make_draws(config, seed, [("generate", *item) for item in items]), config)
-    pairs = zip(rollout.query_ids(), rollout.response_ids(), strict=True)
-    return [dict(zip(("prompt", "response"), tokens.split(query, response), strict=True)) for query, response in pairs]

@@ -74,7 +74,7 @@ def failures() -> tuple[type[BaseException], ...]:
     from sqlalchemy.exc import SQLAlchemyError
     from urllib3.exceptions import HTTPError
 
-    # ImportError: the driver of the database that the address names is not installed
+    # ImportError: the driver of the database that the address names is not installed; ValueError: no address at all
     return (
         MlflowException,
         RequestException,
@@ -84,6 +84,7 @@ def failures() -> tuple[type[BaseException], ...]:
         sqlite3.Error,
         OSError,
         ImportError,
+        ValueError,
     )
 
 

@@ -26,3 +26,10 @@ class Observer:
 
     def step(self, result: StepResult) -> None:
         """One update is done."""
+
+    def stopping(self) -> None:
+        """A signal asked to stop; the update under way is finished first."""
+        self.warn("stopping: this update is finished and saved first; Ctrl-C again stops at once")
+
+    def end(self) -> None:
+        """The job is over, well or not."""

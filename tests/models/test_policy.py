@@ -271,11 +271,12 @@ def families_with_a_head_of_their_own() -> dict[str, tuple[Any, bool]]:
         "cohere": (t.CohereConfig(**sizes, logit_scale=0.25), False),
         "granite": (t.GraniteConfig(**sizes, logits_scaling=4.0, embedding_multiplier=12.0), False),
         "granite-1": (t.GraniteConfig(**sizes, logits_scaling=1.0, embedding_multiplier=12.0), True),
+        "phi": (t.PhiConfig(**sizes), True),  # its head has a bias
         "gemma2": (t.Gemma2Config(**sizes, head_dim=8, query_pre_attn_scalar=8, final_logit_softcapping=1.5), True),
     }
 
 
-@pytest.mark.parametrize("name", ["cohere", "granite", "granite-1", "gemma2"])
+@pytest.mark.parametrize("name", ["cohere", "granite", "granite-1", "phi", "gemma2"])
 def test_a_head_that_is_not_known_is_refused_and_one_that_is_works(name: str, rollout: Rollout) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -206,9 +207,30 @@ def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_collected_and_a_second_one_stops(number: signal.Signals) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), stop_on_signal() as received:
+    heard: list[bool] = []
+    with pytest.raises(KeyboardInterrupt), stop_on_signal(lambda: heard.append(True)) as stop, stop.patience():
         os.kill(os.getpid(), number)
-        assert received == [number.name]
+        assert (stop.signal, heard) == (number.name, [True])
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("the second signal was ignored")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_outside_of_the_updates_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), stop_on_signal(lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was ignored")
+
+
+def test_in_a_thread_signals_stay_as_they_are() -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with stop_on_signal(lambda: None):
+            seen.append(signal.getsignal(signal.SIGINT) == before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]

@@ -401,7 +401,7 @@ def test_weights_stay_float32_under_bf16() -> None:
     trainer = tiny_trainer(precision="bf16", episodes=16)
     list(trainer)
     assert {p.dtype for p in trainer.policy.parameters()} == {torch.float32}
-    assert trainer.engine.accelerator.mixed_precision == "bf16"
+    assert trainer.engine.precision == "bf16"
 
 
 def test_fp64_is_float64_throughout() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from konomi.config import ClassifierReward, RewardConfig
 from konomi.errors import ConfigError
@@ -13,7 +14,7 @@ __all__ = ["Reward", "build_reward", "score"]
 _ASARI = "embedded:asari"
 
 
-def build_reward(config: RewardConfig, columns: Iterable[str] | None = None) -> Reward:
+def build_reward(config: RewardConfig, columns: Iterable[str] | None = None, device: Any = "cpu") -> Reward:
     """Make the reward that ``config`` names, ready to be called.
 
     ``columns``: names of the data set's other columns; given, a function that asks for one that is not there is refused
@@ -36,4 +37,4 @@ def build_reward(config: RewardConfig, columns: Iterable[str] | None = None) -> 
         return AsariReward(config)
     if config.name.startswith("embedded:"):
         raise ConfigError(f"reward.name: {config.name}: no such embedded classifier; known: {_ASARI}")
-    return ClassifierModelReward(config)
+    return ClassifierModelReward(config).to(device)

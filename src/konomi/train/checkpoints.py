@@ -22,6 +22,8 @@ class Checkpoints:
     def save(self, trainer: PPOTrainer) -> None:
         """Write the trainer's state."""
         self.directory.mkdir(exist_ok=True)
+        for left in self.directory.glob(".update-*"):  # of a save that was killed
+            shutil.rmtree(left)
         path = self.directory / f"update-{trainer.update:05d}"
         if not path.exists():
             trainer.save(path)

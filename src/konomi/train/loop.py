@@ -11,7 +11,8 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,17 @@ def choose_precision(wanted: str) -> Literal["fp32", "bf16", "fp64"]:
     return "bf16" if in_hardware or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
+def find_device() -> torch.device:
+    """Where models run: a GPU if there is one."""
+    device: torch.device = Accelerator(mixed_precision="no").device
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """The context in which models are called: matrix products in bf16 where that is the precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
 @dataclass
 class Sums:
     """Means over everything that any process saw: each is a sum and the count of what was summed."""
@@ -78,7 +90,8 @@ class Engine:
     """The policy and its optimiser on whatever machine there is."""
 
     def __init__(self, policy: Policy, groups: list[dict[str, Any]], adam_eps: float, precision: str) -> None:
-        self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        # Accelerate keeps one mixed precision for the whole process; with an autocast of our own each run has its own
+        self.accelerator = Accelerator(mixed_precision="no")
         self.precision = precision
         if precision == "fp64":
             policy.double()
@@ -87,6 +100,10 @@ class Engine:
         self.policy = policy.to(self.accelerator.device)
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which models are called."""
+        return autocast(self.accelerator.device, self.precision)
 
     def set_rate(self, factor: float) -> None:
         """Set every learning rate to ``factor`` times its first value."""
@@ -113,6 +130,9 @@ class Engine:
         save_file(self._optimizer_tensors(), draft / OPTIMIZER_FILE)
         save_file(_random_state(), draft / RANDOM_FILE)
         (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        for file in draft.iterdir():
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
         old = directory.with_name(f".{directory.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if directory.exists():  # never a half-removed directory under the name of a whole one
@@ -193,19 +213,41 @@ def _set_random_state(state: Mapping[str, Tensor]) -> None:
     np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), cached))
 
 
+class Stop:
+    """Whether a signal asked the job to stop. In :meth:`patience` the first one waits until it is looked at."""
+
+    def __init__(self, heard: Callable[[], None]) -> None:
+        self.signal: str | None = None
+        self._patient, self._heard = False, heard
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Finish what is under way at a first signal."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """The signal handler."""
+        name = signal.Signals(number).name
+        if self.signal or not self._patient:
+            raise KeyboardInterrupt(f"stopped at once by {name}")
+        self.signal = name
+        self._heard()
+
+
 @contextmanager
-def stop_on_signal() -> Iterator[list[str]]:
-    """Collect the names of SIGINT and SIGTERM instead of dying by them; a second one kills at once."""
-    received: list[str] = []
-
-    def handler(number: int, _: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number).name)
-
-    old = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+def stop_on_signal(heard: Callable[[], None]) -> Iterator[Stop]:
+    """Take SIGINT and SIGTERM as wishes to stop; ``heard`` is called at one that waits. In a thread, signals stay as they are."""
+    stop = Stop(heard)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    old = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield received
+        yield stop
     finally:
         for number, previous in old.items():
             signal.signal(number, previous)

@@ -102,7 +102,7 @@ class PPOTrainer:
         count = max(2, self.ppo.baseline_samples)
         prompts, queries = self.queries.take(0, count)
         draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in range(count)])
-        with self.engine.accelerator.autocast():
+        with self.engine.autocast():
             rollout = sample(self.reference, self.tokens, queries, draws, self.rollout_config)
         scores_B = torch.tensor(self._score(prompts, rollout), dtype=torch.float64)
         if self.ppo.normalize_scores:
@@ -187,7 +187,7 @@ class PPOTrainer:
         part = size // self.processes
         mine = range(part * self.engine.accelerator.process_index, part * (self.engine.accelerator.process_index + 1))
         draws = make_draws(self.rollout_config, self.seed, [("rollout", self.update * size + i) for i in mine])
-        with self.engine.accelerator.autocast():
+        with self.engine.autocast():
             rollout = sample(self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config)
         return [prompts[i // each] for i in mine], rollout
 
@@ -216,8 +216,8 @@ class PPOTrainer:
         references, kls = [], []
         for part in rows:
             chosen = rollout.select(part)
-            evaluations.append(self.engine.wrapped(chosen, temperature))
-            with self.engine.accelerator.autocast():
+            with self.engine.autocast():
+                evaluations.append(self.engine.wrapped(chosen, temperature))
                 references.append(reference_logprobs(self.reference, chosen, temperature))
                 if ppo.kl_penalty == "full":
                     kls.append(token_full_kl(self.policy.lm, self.reference, chosen, temperature))
@@ -283,7 +283,8 @@ class PPOTrainer:
                 self.engine.optimizer.step()
 
     def _losses(self, e: Experience, count: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
-        new = self.engine.wrapped(e.rollout, self.rollout_config.temperature)
+        with self.engine.autocast():
+            new = self.engine.wrapped(e.rollout, self.rollout_config.temperature)
         pg_loss, pg = ops.policy_loss(new.logprobs, e.logprobs, e.advantages, e.mask, clip=self.ppo.clip, count=count)
         v_loss, v = ops.value_loss(new.values, e.values, e.returns, e.mask, clip=self.ppo.value_clip, count=count)
         here = e.mask.sum()

@@ -1,0 +1,68 @@
+"""What is done with a model after its run: compare again, let it write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from konomi.compare import compare_models
+from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
+from konomi.data.tokens import Tokens
+from konomi.errors import DataError
+from konomi.job import check_context, check_lengths, find_prompts
+from konomi.models.load import Loaded, load_causal_lm
+from konomi.observer import Observer
+from konomi.report import write_report
+from konomi.rewards import build_reward
+from konomi.rollout.sampler import make_draws, sample
+from konomi.runs import RunDir
+from konomi.train.loop import autocast, choose_precision, find_device
+
+
+def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[str, Any]:
+    """Make ``compare.json`` and the report of a run anew, with the settings given."""
+    run = RunDir.open(path)
+    job = build(PPOJob, run.config, where=str(run.path / "config.json"))
+    if not (run.model / "config.json").is_file():
+        raise DataError(f"{run.model}: no model there yet; the run has to end first ({run.info['status']})")
+    prompts, held_out = find_prompts(job)
+    device = find_device()
+    reward = build_reward(job.reward, columns=prompts[0].columns, device=device)
+    before, after = load_pair(job.model, run.model, observer.say)
+    tokens = Tokens(before.tokenizer)
+    check_lengths(job.model_copy(update={"compare": config}), tokens, prompts, held_out, before)
+    precision = run.info.get("precision") or choose_precision(job.model.precision)
+    observer.say("Both models answer held-out prompts")
+    comparison = compare_models(
+        before.model.to(device), after.model.to(device), tokens, held_out, reward,
+        rollout=job.rollout, data=job.data, config=config, autocast=lambda: autocast(device, precision),
+    )  # fmt: skip
+    run.write_json("compare.json", comparison)
+    return {"run": str(run.path), "report": str(write_report(run)), "compare": comparison}
+
+
+def load_pair(initial: ModelConfig, tuned: Path, progress: Callable[[str], None]) -> tuple[Loaded, Loaded]:
+    """The model that a run began with and the one it ended with."""
+    after = initial.model_copy(update={"name": str(tuned), "revision": None})
+    return load_causal_lm(initial, progress=progress), load_causal_lm(after, progress=progress)
+
+
+def generate_texts(
+    model: ModelConfig, prompts: list[str], samples: int, length: int, temperature: float, seed: int, observer: Observer
+) -> list[dict[str, str]]:
+    """Let a model continue prompts, ``samples`` times each, until its end of text or ``length`` tokens."""
+    blank = [text for text in prompts if not text.strip()]
+    if blank:
+        raise DataError("--prompt: a blank text; give the beginning of what the model is to write")
+    loaded = load_causal_lm(model, progress=observer.say)
+    tokens = Tokens(loaded.tokenizer)
+    settings = {"response_tokens": [1, length], "stop": "eos", "temperature": temperature}
+    config = build(RolloutConfig, settings, where="generate")
+    items = [(text, i) for text in prompts for i in range(samples)]
+    queries = [tokens.query(text, None) for text, _ in items]
+    check_context(max(map(len, queries)), length, loaded)
+    draws = make_draws(config, seed, [("generate", *item) for item in items])
+    rollout = sample(loaded.model.to(find_device()), tokens, queries, draws, config)
+    pairs = zip(rollout.query_ids(), rollout.response_ids(), strict=True)
+    return [dict(zip(("prompt", "response"), tokens.split(query, response), strict=True)) for query, response in pairs]
