@@ -65,7 +65,7 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
     embedded, gguf = name.startswith("embedded:"), name.endswith(".gguf")
     if config.revision is not None and (embedded or gguf or path.is_dir()):
         raise ModelError(f"{name}: model.revision = {config.revision!r} is for hub models only; remove it")
-    with _quiet():
+    with quiet():
         if embedded:
             short = name.removeprefix("embedded:")
             return _from_cache(name, lambda full: embedded_model(short, say, verify=full), verify)
@@ -279,7 +279,7 @@ def _explained(name: str, step: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' bars and load reports off the console: what matters in them is raised or told otherwise."""
     from transformers.utils import logging
 

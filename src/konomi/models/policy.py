@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from konomi.data.batch import Rollout
 from konomi.errors import ModelError
+from konomi.models.load import quiet
 from konomi.ops import entropy, full_kl, linear_logprobs, selected_logprobs
 
 HEAD_TOKENS = 512
@@ -70,7 +71,8 @@ class Policy(nn.Module):
 
     def save(self, directory: Path) -> None:
         """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it."""
-        self.lm.save_pretrained(directory)
+        with quiet():
+            self.lm.save_pretrained(directory)
         save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, directory / VALUE_HEAD_FILE)
 
     def load_value_head(self, directory: Path) -> None:
