@@ -161,6 +161,12 @@ FAULTS = {
         ("error * episodes / horizon", "error / horizon", "episodes not counted"),
     ],
     "advantages.py": [
+        ("if group < 2 or", "if", "a group of one: 0 / 0"),
+        ("or len(scores_B) % group:", "or False:", "broken groups pass"),
+        ("scores_B.reshape(-1, group)", "scores_B.reshape(group, -1).T", "groups not in a row"),
+        ("grouped.sum(1, keepdim=True) - grouped)", "grouped.sum(1, keepdim=True))", "the score is in its own baseline"),
+        ("- grouped) / (group - 1)", "- grouped) / group", "mean of one too many"),
+        ("(grouped - others).reshape", "(grouped + others).reshape", "sign of the baseline"),
         ("reversed(range(mask_BR.shape[1]))", "reversed(range(1, mask_BR.shape[1]))", "one short"),
         ("reversed(range(mask_BR.shape[1]))", "range(mask_BR.shape[1])", "forward in time"),
         ("+ gamma * next_value_B", "+ next_value_B", "next value not discounted"),

@@ -159,3 +159,13 @@ def close(actual: Tensor, expected: Tensor | float, tolerance: float = 1e-9) -> 
     actual, expected = actual.detach(), torch.as_tensor(expected, dtype=actual.dtype).detach()
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     assert torch.allclose(actual, expected, rtol=tolerance, atol=tolerance), f"{actual}, expected {expected}"
+
+
+def leave_one_out(scores: list[float], group: int) -> list[float]:
+    """Each score less the mean of the others of its group, one at a time."""
+    out = []
+    for i, score in enumerate(scores):
+        first = i - i % group
+        others = [scores[j] for j in range(first, first + group) if j != i]
+        out.append(score - sum(others) / len(others))
+    return out

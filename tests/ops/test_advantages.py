@@ -1,8 +1,10 @@
+import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
 import oracles
-from konomi.ops import gae, kl_per_token, shaped_rewards
+from konomi.ops import gae, kl_per_token, leave_one_out, shaped_rewards
 from oracles import close, discounts, quick, ragged
 
 
@@ -95,3 +97,24 @@ def test_half_precision_is_widened():
     actual = gae(rewards, values, mask, gamma=0.9, lam=0.8)
     for one, other in zip(actual, gae(rewards.float(), values.float(), mask, gamma=0.9, lam=0.8), strict=True):
         close(one, other, 0.0)
+
+
+@quick
+@given(st.integers(2, 5), st.lists(st.floats(-9, 9), min_size=1, max_size=4), st.integers(0, 99))
+def test_leave_one_out_is_the_slow_loop(group, starts, seed):
+    scores = torch.rand(group * len(starts), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    scores = scores + torch.tensor(starts, dtype=torch.float64).repeat_interleave(group)
+    close(leave_one_out(scores, group), torch.tensor(oracles.leave_one_out(scores.tolist(), group), dtype=torch.float64))
+
+
+def test_leave_one_out_takes_the_prompt_away():
+    scores = torch.tensor([1.0, 2.0, 6.0, 4.0, 4.0, 1.0], dtype=torch.float64)
+    close(leave_one_out(scores, 3), torch.tensor([-3.0, -1.5, 4.5, 1.5, 1.5, -3.0], dtype=torch.float64))
+    easier = scores + torch.tensor([10.0, 10.0, 10.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    close(leave_one_out(easier, 3), leave_one_out(scores, 3))
+
+
+@pytest.mark.parametrize("group", [1, 0, 4])
+def test_leave_one_out_asks_for_whole_groups(group):
+    with pytest.raises(ValueError, match=f"group is {group}"):
+        leave_one_out(torch.zeros(6), group)
