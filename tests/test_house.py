@@ -23,6 +23,7 @@ LAYERS = [
     {"rollout", "tracking"},
     {"train", "compare", "report", "classic", "web"},
     {"job"},
+    {"revisit"},
     {"console"},
     {"cli"},
     {"__main__"},
