@@ -374,6 +374,16 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
     assert same(weights(trainer), before)
 
 
+def test_a_kl_that_is_not_finite_stops_before_training() -> None:
+    trainer = tiny_trainer()
+    trainer.scale = ScoreScale()
+    next(trainer.reference.parameters()).data.fill_(math.nan)
+    before = weights(trainer)
+    with pytest.raises(RunError, match="update 1: the KL is not finite"):
+        trainer.step()
+    assert same(weights(trainer), before)
+
+
 def test_equal_scores_are_nothing_to_learn_from_and_no_error() -> None:
     first, second = tiny_trainer(reward=Constant(0.1), episodes=32)
     assert first.metrics["ppo/std_scores"] == pytest.approx(0.0, abs=1e-7)

@@ -8,6 +8,7 @@ Shape suffixes: B sequences, R response tokens.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -126,6 +127,11 @@ class PPOTrainer:
         evaluated = time.perf_counter()
         sums = describe(experience, scores_B, self.kl_coef)
         kl = sums.means(self.engine.accelerator)["objective/kl"]
+        if not math.isfinite(kl):
+            raise RunError(
+                f"update {self.update + 1}: the KL is not finite, because the model's log-probabilities are not. "
+                "The last checkpoint is untouched; try a lower ppo.learning_rate"
+            )
         rate = 1.0 - self.update / self.ppo.updates if self.ppo.schedule == "linear" else 1.0
         if kl > self.ppo.kl_cap:
             over = f"{kl:.1f} nats/response, over the cap ppo.kl_cap = {self.ppo.kl_cap:g}"
