@@ -96,7 +96,7 @@ def demo(
     if quick:
         overrides = [*QUICK, *overrides]
     job = load_config(examples() / "demo.toml", PPOJob, overrides)
-    _run(job, out, as_json, minutes="2" if quick else "10 to 15")
+    _run(job, out, as_json, minutes="2" if quick else "10")
 
 
 QUICK = (
