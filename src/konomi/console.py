@@ -165,13 +165,14 @@ def print_result(result: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"Score difference {gap['mean']:+.2f}, 95 % interval {gap['low']:+.2f} to {gap['high']:+.2f}; "
-        f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}\n"
+        f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}\n",
+        soft_wrap=True,
     )
     extra = [t for t in comparison["texts"] if not t["held_out"]]
     for text in (extra + [t for t in comparison["texts"] if t["held_out"]])[: len(extra) + 4]:
         console.print(Text(flat(text["prompt"]), style="bold"))
-        console.print(Text(f"  before {text['score_before']:+6.2f}  {flat(text['before'])}"))
-        console.print(Text(f"  after  {text['score_after']:+6.2f}  {flat(text['after'])}"))
+        console.print(Text(f"  before {text['score_before']:+6.2f}  {flat(text['before'])}"), soft_wrap=True)
+        console.print(Text(f"  after  {text['score_after']:+6.2f}  {flat(text['after'])}"), soft_wrap=True)
     console.print()
     places = {"report": result["report"], "model": result.get("model"), "MLflow": result.get("mlflow")}
     for label, place in places.items():
