@@ -28,6 +28,9 @@ def slow(responses):
     time.sleep(0.3)
     return count_a(responses)
 
+def raising(responses):
+    return [1 / (len(text) - len(text)) for text in responses]
+
 def broken(responses):
     return [float("nan") for _ in responses]
 '''
@@ -226,6 +229,14 @@ def test_failing_reward_fails_the_run_and_keeps_the_texts(world: Path) -> None:
 
     logged = MlflowClient(f"sqlite:///{world / 'runs' / 'mlflow.db'}").get_run(info["mlflow_run_id"])
     assert logged.info.status == "FAILED"
+
+
+def test_an_exception_of_a_reward_function_is_shown_with_its_traceback(world: Path) -> None:
+    result = konomi("ppo", "job.toml", "--set", "reward.name=taste.py:raising")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "taste.py" in result.stderr
+    assert result.stderr.rstrip().splitlines()[-1].startswith("konomi: reward taste.py:raising: ZeroDivisionError")
 
 
 @pytest.mark.parametrize(

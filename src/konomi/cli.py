@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from konomi import __version__
-from konomi.errors import ConfigError, KonomiError
+from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.files import plain
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def _told(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except KonomiError as error:
+            if (
+                isinstance(error, RunError) and error.__cause__ is not None
+            ):  # of a reward function, for example: its author wants it
+                traceback.print_exception(error.__cause__)
             typer.echo(f"konomi: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stopped:
