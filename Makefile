@@ -1,13 +1,14 @@
 # make demo     install into .venv, then the whole job on the embedded models
 # make test     install what tests need, run all of them
 # make check    lint and types          make mutants  does a test notice each broken equation?
-# make bench    the numbers in docs/results.md
+# make bench    how fast, beside TRL and beside the machine: docs/results.md (an hour; ARGS=--quick: five minutes)
+# make bench-demo   the demo with three seeds (ARGS=--write puts the table into docs/results.md)
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: install install-dev demo test mutants check bench clean
+.PHONY: install install-dev demo test mutants check bench bench-demo clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "konomi needs Python 3.10 or later; this is %d.%d. Try: make PYTHON=python3.11" % v[:2])'
@@ -39,6 +40,9 @@ check: install-dev
 	$(BIN)/mypy
 
 bench: install-dev
+	$(BIN)/python benchmarks/speed.py --write $(ARGS)
+
+bench-demo: install-dev
 	$(BIN)/python benchmarks/demo_seeds.py $(ARGS)
 
 clean:

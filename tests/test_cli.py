@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -133,6 +134,23 @@ def test_a_whole_job(world: Path) -> None:
     assert konomi("report", str(run)).exit_code == 0
     assert (run / "report.html").is_file()
     assert "finished" in konomi("ppo", "--resume", str(run)).stderr
+
+
+def test_a_profile_of_the_second_update(world: Path) -> None:
+    result = konomi("ppo", "job.toml", "--profile", "--json", "--set", "run.name=looked-at", "--set", "ppo.episodes=96")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["updates"] == 3
+    run = Path("runs") / "looked-at"
+    (line,) = [line for line in result.stderr.splitlines() if "ui.perfetto.dev" in line]
+    assert str(run / "trace.json.gz") in line and str(run / "profile.txt") in line
+    with gzip.open(run / "trace.json.gz", "rt", encoding="utf-8") as file:
+        spans = {event["name"] for event in json.load(file)["traceEvents"] if event["ph"] == "X"}
+    assert spans >= {"update 2", "rollout", "reward", "score", "train"}
+    assert "update 2" in (run / "profile.txt").read_text(encoding="utf-8")
+    whole = konomi("ppo", "job.toml", "--json", "--set", "run.name=not-looked-at", "--set", "ppo.episodes=96")
+    assert whole.exit_code == 0, whole.stderr
+    assert not (world / "runs" / "not-looked-at" / "trace.json.gz").exists()
+    assert _without_clock(run) == _without_clock(world / "runs" / "not-looked-at")
 
 
 def _without_clock(run: Path) -> list[dict[str, Any]]:

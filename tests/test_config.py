@@ -79,6 +79,23 @@ def test_overrides_are_toml_or_else_text() -> None:
     assert (job.data.query_tokens, job.compare.extra, job.data.prompts) == ((2, 5), ("今日の", "x"), "a=b.txt")
 
 
+@pytest.mark.parametrize("text", ["2024", "1e3", "007", "true", "2024-01-31", "3.10", "inf"])
+def test_an_override_of_a_text_is_text(text: str) -> None:
+    overrides = [f"run.name={text}", f"data.prompts={text}", f"reward.name={text}", f"model.revision={text}"]
+    job = build(PPOJob, {"reward": {"kind": "classifier"}}, overrides)
+    assert (job.run.name, job.data.prompts, job.reward.name, job.model.revision) == (text, text, text, text)
+    function = build(PPOJob, {"reward": {"kind": "function", "name": "m:f"}}, [f"reward.name={text}"])
+    assert function.reward.name == text
+
+
+def test_an_override_of_something_else_is_no_text() -> None:
+    job = build(PPOJob, {"reward": {"kind": "classifier"}}, ["reward.label=1", "run.name='2024'", "run.seed=7"])
+    assert isinstance(job.reward, ClassifierReward) and job.reward.label == 1
+    assert (job.run.name, job.run.seed) == ("2024", 7)
+    assert "Input should be a valid string" in refused({}, "run.name=[1]")
+    assert "unknown key" in refused({}, "run.nam=2024")
+
+
 def test_what_is_given_is_left_alone() -> None:
     data = {"ppo": {"gamma": 0.5}, "compare": {"extra": ["a"]}}
     build(PPOJob, data, ["ppo.gamma=0.9", "run.seed=3"])
@@ -128,6 +145,9 @@ def test_files_that_cannot_be_read(file: str, tmp_path: Path) -> None:
         ({"rollout": {"response_tokens": [9, 3]}},
          "a.toml: rollout: response_tokens = [9, 3]: the first has to be the smaller one"),
         ({"data": {"query_tokens": [9, 3]}}, "a.toml: data: query_tokens = [9, 3]: the first has to be the smaller one"),
+        ({"data": {"held_out": 0}}, "a.toml: data: held_out = 0: has to be above 0 and below 1; the before/after needs texts"),
+        ({"data": {"held_out": 1.0}}, "a.toml: data: held_out = 1: has to be above 0 and below 1"),
+        ({"data": {"held_out": float("nan")}}, "a.toml: data.held_out: Input should be a finite number"),
         ({"rollout": {"response_tokens": [0, 3]}}, "a.toml: rollout.response_tokens.0: Input should be greater than 0"),
         ({"ppo": {"kl_target": 30.0}}, "a.toml: ppo: kl_cap = 30.0 has to be above kl_target = 30.0"),
         ({"ppo": {"episodes": 1000}},

@@ -98,6 +98,7 @@ def tiny_trainer(
     model: Any = None,
     reward: Any = None,
     freeze: bool = False,
+    top_layers: int | None = None,
     shift: float = 0.0,
     seed: int = 0,
     precision: str = "fp32",
@@ -106,7 +107,7 @@ def tiny_trainer(
     **ppo: Any,
 ) -> PPOTrainer:
     """A trainer of its own model; ``shift``: the policy is that far from the reference already."""
-    policy = Policy(model if model is not None else without_dropout(family), freeze_embeddings=freeze)
+    policy = Policy(model if model is not None else without_dropout(family), freeze, top_layers)
     reference = make_reference(policy)
     if shift:
         disturbed(policy, shift)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from konomi import __version__
+from konomi.environment import keep_memory
 from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.files import plain
 
@@ -123,6 +123,10 @@ def ppo(
     out: Out = Path("runs"),
     seed: Seed = None,
     set_: Set = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Record the second update: RUN/trace.json.gz for ui.perfetto.dev, and RUN/profile.txt."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a model with PPO toward a reward.
@@ -134,11 +138,11 @@ def ppo(
     if (config is None) == (resume is None):
         raise ConfigError("give a CONFIG.toml to start a run, or --resume RUN to go on with one")
     if config is not None:
-        _run(load_config(config, PPOJob, _overrides(set_, seed)), out, as_json)
+        _run(load_config(config, PPOJob, _overrides(set_, seed)), out, as_json, profile=profile)
     elif resume is not None:
         from konomi.job import resumed_job
 
-        _run(resumed_job(resume, _overrides(set_, seed)), resume.parent, as_json, resume=resume)
+        _run(resumed_job(resume, _overrides(set_, seed)), resume.parent, as_json, resume=resume, profile=profile)
 
 
 @app.command()
@@ -204,6 +208,49 @@ def generate(
             typer.echo(flat(row["prompt"] + row["response"]))
 
 
+@app.command()
+@_told
+def trim(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="RUN/model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."),
+    ],
+    scripts: Annotated[
+        str, typer.Option(metavar="NAMES", help="Scripts to keep, parted by commas: ja en zh ko latin ru el ar hi th.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write; it must not exist yet.")],
+    keep: Annotated[int, typer.Option(min=0, help="How many of the commonest other tokens to keep.")] = 2048,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run Python code that the model's repository ships.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model with a smaller vocabulary: the tokens of some scripts only. Of a small model most is vocabulary.
+
+    Kept are: special tokens; all tokens of the scripts, of digits, punctuation and white space; the tokens for single
+    bytes; and the commonest of the rest. Kept tokens keep their logits. Texts of the scripts are tokenised as before;
+    others still can be written and come back whole, in more tokens.
+
+    A script is kept whole, and much of a vocabulary is English: of Gemma's 262,144 tokens --scripts ja keeps 32,630,
+    ja,en 172,468. For a Japanese model that is to write some English words too, take ja and a larger --keep.
+    """
+    from konomi.config import ModelConfig
+    from konomi.models.scripts import parse_scripts
+    from konomi.models.trim import check_out, trim_loaded
+
+    names = parse_scripts(scripts)
+    check_out(out)
+    config = ModelConfig(name=model, trust_remote_code=trust_remote_code)
+    result = trim_loaded(config, names, out, keep, _observer().say)
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
+        return
+    tokens, parameters = result["tokens"], result["parameters"]
+    typer.echo(
+        f"{tokens['before']:,} -> {tokens['after']:,} tokens: {tokens['special']:,} special, {tokens['bytes']:,} bytes, "
+        f"{tokens['scripts']:,} of {', '.join(names)}, {tokens['others']:,} others, {tokens['parts']:,} parts of these\n"
+        f"{parameters['before'] / 1e6:.1f} -> {parameters['after'] / 1e6:.1f} M parameters, {result['megabytes']:,} MB\n{out}"
+    )
+
+
 def _overrides(given: list[str] | None, seed: int | None) -> list[str]:
     return [*(given or []), *([] if seed is None else [f"run.seed={seed}"])]
 
@@ -214,13 +261,15 @@ def _observer() -> Observer:
     return make_observer()
 
 
-def _run(job: PPOJob, out: Path, as_json: bool, resume: Path | None = None, minutes: str | None = None) -> None:
+def _run(
+    job: PPOJob, out: Path, as_json: bool, resume: Path | None = None, minutes: str | None = None, profile: bool = False
+) -> None:
     observer = _observer()
     if minutes:
         observer.say(f"This takes about {minutes} minutes on two processor cores; nothing is asked. Ctrl-C saves and stops.")
     from konomi.job import run_ppo
 
-    result = run_ppo(job, out, observer, resume)
+    result = run_ppo(job, out, observer, resume, profile)
     _result(result, as_json)
     if result["status"] != "finished":
         raise typer.Exit(1)
@@ -237,8 +286,7 @@ def _result(result: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of the ``konomi`` command."""
-    # torch then asks for huge pages for large tensors: a third off the time of logits over a large vocabulary (Linux)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    keep_memory()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Japanese on a console of another encoding must not end the run
             stream.reconfigure(errors="backslashreplace")

@@ -11,7 +11,8 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -49,6 +50,9 @@ class ModelConfig(Section):
     freeze: Literal["none", "embeddings"] = "none"
     """embeddings: the token embeddings and the vocabulary head stay as they are. Saves much time and memory where the
     vocabulary is most of the model (Gemma 3 270M: 168 of 268 M parameters); policy and reference then share them."""
+    top_layers: Positive | None = None
+    """Train only this many layers from the top, the norm after them and the value head: the layers below run once for
+    policy and reference together, and no gradient passes through them. Usual 2. None: all layers are trained."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     """Precision of matrix products. auto: bf16 where the processor or GPU has it in hardware, else fp32. fp64 is for tests."""
 
@@ -71,14 +75,20 @@ class DataConfig(Section):
     puts in front come on top). A shorter text stays whole. None: every text stays whole."""
     max_query_tokens: Positive = 512
     """A longer query is refused, so that one stray text cannot fill the memory."""
-    held_out: Share = 0.2
-    """Share of the texts that training never sees, chosen by the hash of the text: the before/after uses them."""
+    held_out: float = 0.2
+    """Share of the texts that training never sees, above 0 and below 1, chosen by the hash of the text: the before/after uses
+    them."""
     limit: Positive | None = None
     """Read no more than this many rows."""
 
     @model_validator(mode="after")
     def _range(self) -> DataConfig:
         _ordered("query_tokens", self.query_tokens)
+        if not 0.0 < self.held_out < 1.0:
+            raise ValueError(
+                f"held_out = {self.held_out:g}: has to be above 0 and below 1; the before/after needs texts that training never "
+                "sees, and training needs the others"
+            )
         return self
 
 
@@ -97,6 +107,9 @@ class RolloutConfig(Section):
     subtracted, or the score is replaced by it. For stop = "eos"."""
     missing_eos_score: float = 1.0
     """In units of the raw score. See missing_eos."""
+    cache_gb: Annotated[float, Field(gt=0)] = 2.0
+    """Memory for the keys and values of running responses, GB. Those that do not fit run in turns, which is slower and
+    changes no result beyond float error."""
 
     @model_validator(mode="before")
     @classmethod
@@ -278,7 +291,8 @@ JobT = TypeVar("JobT", bound=Section)
 
 
 def load_config(path: str | Path, kind: type[JobT], overrides: Sequence[str] = ()) -> JobT:
-    """Read a TOML file into ``kind`` and apply ``section.key=value`` overrides (a value is TOML, else a plain string).
+    """Read a TOML file into ``kind`` and apply ``section.key=value`` overrides (a value is TOML, else a plain string; for a
+    setting that is text, 2024 and true are text).
 
     Relative file names in it are taken from the current directory, as on the command line.
 
@@ -305,14 +319,14 @@ def build(kind: type[JobT], data: Mapping[str, Any], overrides: Sequence[str] = 
     """Make ``kind`` of plain data with overrides applied; see :func:`load_config`."""
     merged: dict[str, Any] = copy.deepcopy(dict(data))
     for item in overrides:
-        _override(merged, item)
+        _override(merged, item, kind)
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_explain(error, kind, where)) from None
 
 
-def _override(data: dict[str, Any], item: str) -> None:
+def _override(data: dict[str, Any], item: str, kind: type[Section]) -> None:
     key, equals, text = item.partition("=")
     parts = key.strip().split(".")
     if not equals or len(parts) < 2 or not all(parts):
@@ -321,11 +335,23 @@ def _override(data: dict[str, Any], item: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    if not isinstance(value, (list, dict, str)) and _is_text(kind, parts):
+        value = text
     for part in parts[:-1]:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
             raise ConfigError(f"--set {item}: {part} is not a section")
     data[parts[-1]] = value
+
+
+def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:
+    """Whether the setting can be nothing but text, or left out: run.name can, reward.label may be a number too."""
+    types: set[Any] = {kind}
+    for part in parts:
+        sections = [each for each in types if isinstance(each, type) and issubclass(each, Section)]
+        annotations = [each.model_fields[part].annotation for each in sections if part in each.model_fields]
+        types = {each for annotation in annotations for each in get_args(annotation) or (annotation,)}
+    return str in types and types <= {str, NoneType}
 
 
 def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> str:

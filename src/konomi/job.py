@@ -33,11 +33,15 @@ from konomi.tracking import MlflowSink
 from konomi.train.checkpoints import Checkpoints
 from konomi.train.loop import Stop, choose_precision, find_device, load_weights, stop_on_signal
 from konomi.train.ppo import PPOTrainer
+from konomi.train.profile import profiled
 
 
-def run_ppo(job: PPOJob, root: Path, observer: Observer | None = None, resume: Path | None = None) -> dict[str, Any]:
+def run_ppo(
+    job: PPOJob, root: Path, observer: Observer | None = None, resume: Path | None = None, profile: bool = False
+) -> dict[str, Any]:
     """Run a job, or go on with the one in the directory ``resume``; return the result that ``--json`` prints.
 
+    ``profile``: write trace.json.gz and profile.txt of one update; see :mod:`konomi.train.profile`.
     Nothing is written before the configuration, the prompts, the reward and the model were found to be usable.
 
     Raises:
@@ -60,7 +64,7 @@ def run_ppo(job: PPOJob, root: Path, observer: Observer | None = None, resume: P
                 f"{resume}: {key} is {value} now and was {old.get(key)} when the run began; give back the old files, "
                 "or start a new run"
             )
-    policy = Policy(loaded.model, freeze_embeddings=job.model.freeze == "embeddings")
+    policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)
     if resume:
         run = RunDir.open(resume)
@@ -77,7 +81,7 @@ def run_ppo(job: PPOJob, root: Path, observer: Observer | None = None, resume: P
         sink = _sink(job, run, observer)
         observer.start(run, _facts(job, loaded, precision, trainer, prompts, held_out), job.ppo.updates)
         try:
-            _train(trainer, run, checkpoints, sink, job, observer, stop)
+            _train(trainer, run, checkpoints, sink, job, observer, stop, profile)
             return _finish(trainer, run, checkpoints, sink, job, held_out, reward, observer, started)
         except BaseException as error:
             if sink:
@@ -91,7 +95,7 @@ def run_ppo(job: PPOJob, root: Path, observer: Observer | None = None, resume: P
 
 def _train(
     trainer: PPOTrainer, run: RunDir, checkpoints: Checkpoints, sink: MlflowSink | None, job: PPOJob,
-    observer: Observer, stop: Stop,
+    observer: Observer, stop: Stop, profile: bool,
 ) -> None:  # fmt: skip
     if trainer.scale is None:
         observer.say("The initial model writes and is scored: its mean and deviation scale the reward")
@@ -99,7 +103,7 @@ def _train(
         run.append_samples(0, samples[: job.run.samples])
         observer.before(samples)
     with stop.patience():
-        for result in trainer:
+        for result in profiled(trainer, run.path, observer.say) if profile else trainer:
             run.append_metrics(result.update, {"episodes": result.episodes, **result.metrics})
             run.append_samples(result.update, result.samples[: job.run.samples])
             if sink:

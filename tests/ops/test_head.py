@@ -297,3 +297,24 @@ def test_second_derivatives_raise():
 def test_wrong_shapes_raise(hidden, weight, targets):
     with pytest.raises(ValueError, match=r"has (size|shape)"):
         linear_logprobs(torch.zeros(hidden), torch.zeros(weight), torch.zeros(targets).long())
+
+
+# -- what is kept for the backward pass --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("elements", [0, 5 * 1024, 2 * 5 * 1024 + 1, 2**25])
+def test_what_is_kept_changes_no_gradient(monkeypatch, elements):
+    """Nothing, the first block of three, two of them, all."""
+    monkeypatch.setattr(head, "KEEP_ELEMENTS", elements)
+    hidden, weight, targets = case(3, 5, 4, 2500, spread=3.0)
+    agree(gradients(linear_logprobs, hidden, weight, targets, 0.7), gradients(full, hidden, weight, targets, 0.7), 1e-12)
+    kept = linear_logprobs(hidden, weight, targets)[0].grad_fn.kept
+    assert sum(exponentials.numel() for exponentials, _ in kept) == min(elements // 5120 * 5120, 5 * 2500)
+    assert not linear_logprobs(hidden, weight.detach(), targets)[0].grad_fn.kept
+
+
+def test_a_second_backward_pass_does_the_products_again():
+    hidden, weight, targets = case(4, 5, 4, 2500)
+    total = linear_logprobs(hidden, weight, targets)[0].sum()
+    first = torch.autograd.grad(total, (hidden, weight), retain_graph=True)
+    agree(torch.autograd.grad(total, (hidden, weight)), first, 1e-12)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import builtins
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from konomi.config import ClassifierReward as Config
 from konomi.errors import ConfigError, ModelError
 from konomi.rewards import build_reward
-from konomi.rewards.classifier import AsariReward, ClassifierModelReward, find_label
+from konomi.rewards.base import find_label
+from konomi.rewards.classifier import ClassifierModelReward, batches
 from tiny import ALPHABET, tiny_config, tiny_tokenizer
 
 LABELS = ("negative", "Neutral", "positive")
@@ -90,6 +91,70 @@ def test_scores_are_the_same_alone_and_in_a_batch_and_in_order(classifier: Path)
     assert max(expected) - min(expected) > 0.1
     for batch_size in (1, 3, 32):
         assert call(made(classifier, batch_size=batch_size), TEXTS) == pytest.approx(expected, abs=1e-4)
+
+
+def test_scores_keep_their_places_whatever_the_order_the_lengths_and_the_repetitions(classifier: Path) -> None:
+    texts = [letter * n for n in (1, 30, 2, 12, 7, 29, 0, 18) for letter in "abz"]
+    expected = dict(zip(texts, logits_one_by_one(classifier, texts)[:, 2].tolist(), strict=True))
+    reward = made(classifier, batch_size=2)  # several parts: the next one is tokenised while one is in the model
+    for order in (texts, texts[::-1], texts[5:] + texts[:5], texts * 2 + texts[::-1]):
+        assert call(reward, order) == pytest.approx([expected[text] for text in order], abs=1e-4)
+
+
+def test_a_repeated_text_goes_through_the_model_once(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = made(classifier)
+    seen: list[list[int]] = []
+    real = reward._batch
+    monkeypatch.setattr(reward, "_batch", lambda rows: seen.extend(rows) or real(rows))
+    scores = call(reward, ["rain", "ab", "rain", "rain"])
+    assert len(seen) == 2
+    assert scores[0] == scores[2] == scores[3] != scores[1]
+
+
+def test_the_tokenizer_works_in_one_thread_beside_the_model(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = made(classifier, batch_size=1)
+    threads: list[threading.Thread] = []
+    real = reward._tokens
+    monkeypatch.setattr(reward, "_tokens", lambda texts: threads.append(threading.current_thread()) or real(texts))
+    call(reward, ["a" * n for n in range(20)])
+    assert len(threads) == 3 and len(set(threads)) == 1
+    assert threading.main_thread() not in threads and not threads[0].is_alive()
+
+
+def test_an_error_of_the_tokenizer_comes_through(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = made(classifier)
+    with pytest.raises((TypeError, ValueError)):
+        reward([b"\xff"], prompts=[""], responses=[""], columns={})  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("size", [1, 3, 32])
+def test_batches_hold_every_text_once_and_little_padding(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    for count, longest in ((1, 5), (200, 40), (100, 512), (60, 5000)):
+        lengths = torch.randint(1, longest + 1, (count,), generator=generator).tolist()
+        found = batches(lengths, size)
+        assert sorted(i for batch in found for i in batch) == list(range(count))
+        for batch in found:
+            width, tokens = max(lengths[i] for i in batch), sum(lengths[i] for i in batch)
+            padded = width * len(batch)
+            assert len(batch) <= size
+            assert len(batch) == 1 or padded <= 4096
+            assert padded <= 512 or padded - tokens <= 0.1 * padded
+    assert batches([], size) == []
+    if size == 32:
+        assert [len(batch) for batch in batches([20] * 70, size)] == [32, 32, 6]
+
+
+def test_a_gelu_that_is_written_out_is_computed_in_one(tmp_path: Path) -> None:
+    import transformers
+
+    path = save_classifier(tmp_path, hidden_act="gelu_new")
+    reward = made(path)
+    assert not [m for m in reward._model.modules() if type(m).__name__ == "NewGELUActivation"]
+    assert [m for m in reward._model.modules() if isinstance(m, torch.nn.GELU)]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(path)
+    assert [m for m in model.modules() if type(m).__name__ == "NewGELUActivation"]  # nobody else's model is changed
+    assert call(reward, TEXTS) == pytest.approx(logits_one_by_one(path, TEXTS)[:, 2].tolist(), abs=1e-4)
 
 
 def test_logit_probability_and_log_odds(classifier: Path) -> None:
@@ -228,91 +293,3 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_embedded_name() -> None:
     refused(ConfigError, "embedded:asahi", "embedded:asari", name="embedded:asahi")
-
-
-# the embedded classifier
-
-
-BAD, GOOD, OPENING = "最悪でした。二度と買いません", "とても満足です。おすすめ！", "今日の天気は"
-
-
-@pytest.fixture
-def asari() -> AsariReward:
-    pytest.importorskip("asari", reason="pip install 'konomi[embedded]'")
-    reward = build_reward(Config())
-    assert isinstance(reward, AsariReward)
-    return reward
-
-
-@pytest.mark.real
-def test_asari_scores(asari: AsariReward) -> None:
-    # measured elsewhere
-    assert call(asari, [BAD, GOOD, OPENING]) == pytest.approx([-5.91, 8.31, 0.67], abs=0.02)
-    assert call(asari, []) == []
-
-
-@pytest.mark.real
-def test_asari_alone_and_in_a_batch(asari: AsariReward) -> None:
-    texts = [BAD, "", GOOD, " ", OPENING, "\n", "とても" * 100, "😀", "abc"]
-    alone = [call(asari, [text])[0] for text in texts]
-    assert call(asari, texts) == pytest.approx(alone, abs=1e-4)
-    assert call(build_reward(Config(batch_size=2)), texts) == pytest.approx(alone, abs=1e-4)
-    assert all(math.isfinite(each) for each in alone)
-
-
-@pytest.mark.real
-def test_asari_settings(asari: AsariReward) -> None:
-    logits = call(asari, [BAD, GOOD])
-    assert call(build_reward(Config(use="log-odds", label=1)), [BAD, GOOD]) == logits
-    expected = [1 / (1 + math.exp(-each)) for each in logits]
-    assert call(build_reward(Config(use="probability")), [BAD, GOOD]) == pytest.approx(expected, abs=1e-6)
-    for label in ("negative", 0):
-        assert call(build_reward(Config(label=label)), [BAD, GOOD]) == pytest.approx([-e for e in logits], abs=0.01)
-    assert call(build_reward(Config(text="response")), [GOOD + BAD], [BAD]) == pytest.approx(logits[:1], abs=1e-4)
-    refused(ConfigError, "embedded:asari has no label 'neutral'; it has: 0 'negative', 1 'positive'", label="neutral")
-
-
-@pytest.mark.real
-def test_asari_is_bounded(asari: AsariReward) -> None:
-    assert [asari._score(p) for p in (0.0, 1e-30, 0.5, 1.0)] == [-16.0, -16.0, 0.0, 16.0]
-
-
-@pytest.mark.real
-def test_asari_does_not_depend_on_the_locale_for_capitals(asari: AsariReward) -> None:
-    assert call(asari, ["ＣＤがÉTÉ"]) == pytest.approx(call(asari, ["ｃｄがété"]), abs=1e-4)
-
-
-@pytest.mark.parametrize("gone", ["asari", "janome", "onnx", "onnxruntime"])
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
-    import importlib.util
-
-    from konomi.rewards import classifier
-
-    if gone != "asari" and importlib.util.find_spec("asari") is None:
-        pytest.skip("asari is not installed")
-    real_find, real_import = importlib.util.find_spec, builtins.__import__
-
-    def find(name: str, *rest: Any) -> Any:
-        return None if name == gone else real_find(name, *rest)
-
-    def import_(name: str, *rest: Any) -> Any:
-        if name.partition(".")[0] == gone:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real_import(name, *rest)
-
-    classifier._asari_session.cache_clear()
-    monkeypatch.setattr(importlib.util, "find_spec", find)
-    monkeypatch.setattr(builtins, "__import__", import_)
-    refused(ModelError, gone, "pip install 'konomi[embedded]'")
-
-
-def test_a_damaged_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from konomi.rewards import classifier
-
-    (tmp_path / "asari").mkdir()
-    (tmp_path / "asari" / "__init__.py").touch()
-    classifier._asari_session.cache_clear()
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "asari", raising=False)
-    pytest.importorskip("onnxruntime")
-    refused(ModelError, "pipeline.onnx is missing", "pip install 'konomi[embedded]'")

@@ -13,7 +13,7 @@ import torch
 import oracles
 from konomi.config import RolloutConfig
 from konomi.errors import RunError
-from konomi.rollout.sampler import make_draws, sample
+from konomi.rollout.sampler import explore, make_draws
 from konomi.train.experience import Experience, ScoreScale
 from konomi.train.ppo import PPOTrainer
 from tiny import EOS_ID, FAMILIES, tiny_model
@@ -66,8 +66,9 @@ def experience(trainer: PPOTrainer, scores: list[float], **rollout: Any) -> Expe
     config = RolloutConfig(**{"response_tokens": (1, 3), **rollout})
     count = len(scores)
     _, queries = trainer.queries.take(0, count)
-    drawn = sample(trainer.policy.lm, trainer.tokens, queries, make_draws(config, 0, [("x", i) for i in range(count)]), config)
-    return trainer._experience(drawn, torch.tensor(scores, dtype=torch.float64), trainer._plan(drawn, epoch=0))
+    draws = make_draws(config, 0, [("x", i) for i in range(count)])
+    drawn = explore(trainer.policy.lm, trainer.tokens, queries, draws, config, values=trainer.policy.values)
+    return trainer._experience(drawn, torch.tensor(scores, dtype=torch.float64), trainer._plan(drawn.rollout, epoch=0))
 
 
 @torch.no_grad()
@@ -130,14 +131,15 @@ def test_experience_is_that_of_plain_loops(family: str, kind: str) -> None:
 
 def test_several_responses_to_a_prompt_are_compared_with_each_other() -> None:
     trainer = tiny_trainer(precision="fp64", responses_per_prompt=4, episodes=32, kl_coef=0.0)
-    prompts, rollout = trainer._draw()
+    prompts, drawn = trainer._draw()
+    rollout = drawn.rollout
     again, queries = trainer.queries.take(0, 4)
     assert prompts == [p for p in again for _ in range(4)]
     assert rollout.query_ids() == [q for q in queries for _ in range(4)]
     assert len({tuple(r) for r in rollout.response_ids()}) == 16  # each drawn by itself
     trainer.scale = ScoreScale(mean=1.0, std=2.0)
     scores = [float(i * i % 7) for i in range(16)]
-    made = trainer._experience(rollout, torch.tensor(scores, dtype=torch.float64), trainer._plan(rollout, epoch=0))
+    made = trainer._experience(drawn, torch.tensor(scores, dtype=torch.float64), trainer._plan(rollout, epoch=0))
     for b, score in enumerate(scores):
         others = [scores[i] for i in range(b // 4 * 4, b // 4 * 4 + 4) if i != b]
         assert float(made.rewards[b].sum()) == pytest.approx((score - oracles.mean(others)) / 2.0)
@@ -420,4 +422,4 @@ def test_fp64_is_float64_throughout() -> None:
     assert {p.dtype for p in (*trainer.policy.parameters(), *trainer.reference.parameters())} == {torch.float64}
     trainer.scale = ScoreScale()
     made = experience(trainer, [1.0, 2.0])
-    assert {x.dtype for k, x in vars(made).items() if k not in ("rollout", "mask")} == {torch.float64}
+    assert {x.dtype for k, x in vars(made).items() if k not in ("rollout", "mask", "trunk")} == {torch.float64}

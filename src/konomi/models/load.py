@@ -21,7 +21,8 @@ import torch
 
 from konomi.config import ModelConfig
 from konomi.errors import ModelError
-from konomi.models.embedded import EMBEDDED, Converted, Progress, embedded_model, gguf_model, is_whole
+from konomi.models.cache import Progress, is_whole
+from konomi.models.embedded import EMBEDDED, Converted, embedded_model, gguf_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,11 +1,12 @@
 """The policy: a causal language model with a value head; and the frozen reference it is held to.
 
-A sequence is laid out query, response, padding. Attention is causal, so padding on the right changes nothing and no
-attention mask is needed; the trunk runs over all positions, the vocabulary head and the value head over the positions
-that predict a response token alone: no [B, L, V] tensor ever exists.
+A sequence is query and response. The trunk runs over all tokens but the last, which predicts nothing that was drawn, laid
+end to end without padding (`konomi.models.packed`); the vocabulary head and the value head run over the positions that
+predict a response token alone: no [B, L, V] tensor ever exists. Where only the top layers are trained, what the layers
+below them made is kept and handed in as a `Trunk`.
 
-Shape suffixes: B sequences, L tokens, R response tokens, N valid response tokens of the batch in row order, V vocabulary,
-D width.
+Shape suffixes: B sequences, L tokens, R response tokens, N valid response tokens of the batch in row order, T tokens of all
+sequences, V vocabulary, D width.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from konomi.data.batch import Rollout
-from konomi.errors import ModelError
+from konomi.errors import ConfigError, ModelError
+from konomi.models import packed
 from konomi.models.load import quiet
+from konomi.models.packed import Layout, Trunk
 from konomi.ops import entropy, full_kl, linear_logprobs, selected_logprobs
 
 HEAD_TOKENS = 512
@@ -47,27 +50,51 @@ class Policy(nn.Module):
     """A causal language model and a value head on its last hidden state.
 
     The value head is a linear map that begins at zero: the first critic says the mean of the normalised scores, 0.
+
+    Args:
+        lm: the language model.
+        freeze_embeddings: the token embeddings and the vocabulary head stay as they are.
+        top_layers: only so many layers from the top, and the norm after them, are trained.
+
+    Raises:
+        ModelError: this family's hidden states, packed, do not give the family's own logits.
+        ConfigError: the model has fewer layers than ``top_layers``.
     """
 
-    def __init__(self, lm: PreTrainedModel, freeze_embeddings: bool = False) -> None:
+    def __init__(self, lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None) -> None:
         super().__init__()
         check_head(lm)
         self.lm = lm
+        self.trunk_layer: int | None = None
+        """The first layer that is trained, where those below can be kept as a `Trunk`."""
         if freeze_embeddings:
             lm.get_input_embeddings().requires_grad_(False)
             lm.get_output_embeddings().requires_grad_(False)
+        if top_layers is not None:
+            layers = packed.layer_count(lm)
+            if top_layers > layers:
+                raise ConfigError(f"model.top_layers = {top_layers}: the model has {layers} layers")
+            lm.requires_grad_(False)
+            for parameter in packed.top_parameters(lm, top_layers):
+                parameter.requires_grad_(True)
+            self.trunk_layer = layers - top_layers if packed.packs(lm) else None
         weight = head_weight(lm)
         self.value_head = nn.Linear(weight.shape[1], 1, dtype=weight.dtype)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
-    def forward(self, rollout: Rollout, temperature: float = 1.0) -> Evaluation:
+    def forward(self, rollout: Rollout, temperature: float = 1.0, trunk: Trunk | None = None) -> Evaluation:
         """Evaluate a rollout's response tokens; log-probabilities and values carry gradients."""
-        hidden_ND, targets_N = response_hidden(self.lm, rollout)
+        hidden_ND, targets_N = response_hidden(self.lm, rollout, trunk)
         logprobs_N, entropy_N = _through_head(self.lm, hidden_ND, targets_N, temperature)
-        with torch.autocast(hidden_ND.device.type, enabled=False):  # bfloat16 would round values to 8 bits
-            values_N = self.value_head(hidden_ND.to(self.value_head.weight.dtype)).squeeze(-1)
+        values_N = self.values(hidden_ND)
         return Evaluation(_rows(logprobs_N, rollout), _rows(values_N, rollout), _rows(entropy_N, rollout))
+
+    def values(self, hidden_ND: Tensor) -> Tensor:
+        """[N] values of last hidden states."""
+        with torch.autocast(hidden_ND.device.type, enabled=False):  # bfloat16 would round values to 8 bits
+            values_N: Tensor = self.value_head(hidden_ND.to(self.value_head.weight.dtype)).squeeze(-1)
+        return values_N
 
     def save(self, directory: Path) -> None:
         """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it."""
@@ -95,28 +122,47 @@ def make_reference(policy: Policy) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def reference_logprobs(lm: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
+def reference_logprobs(lm: PreTrainedModel, rollout: Rollout, temperature: float, trunk: Trunk | None = None) -> Tensor:
     """[B, R] log-probability (nats) of each response token under a frozen model; 0 at padding."""
-    hidden_ND, targets_N = response_hidden(lm, rollout)
+    hidden_ND, targets_N = response_hidden(lm, rollout, trunk)
     return _rows(_through_head(lm, hidden_ND, targets_N, temperature)[0], rollout)
 
 
 @torch.no_grad()
-def token_full_kl(lm: PreTrainedModel, reference: PreTrainedModel, rollout: Rollout, temperature: float) -> Tensor:
+def same_weights(lm: PreTrainedModel, reference: PreTrainedModel, frozen: bool = False) -> bool:
+    """Whether a policy is its reference, to the bit; ``frozen``: in what is not trained."""
+    own, others = dict(lm.named_parameters()), dict(reference.named_parameters())
+    return own.keys() == others.keys() and all(
+        weight is others[name] or torch.equal(weight, others[name])
+        for name, weight in own.items()
+        if not (frozen and weight.requires_grad)
+    )
+
+
+@torch.no_grad()
+def token_full_kl(
+    lm: PreTrainedModel, reference: PreTrainedModel, rollout: Rollout, temperature: float, trunk: Trunk | None = None
+) -> Tensor:
     """[B, R] exact KL(policy || reference) (nats) before each response token; 0 at padding."""
-    hidden_ND, _ = response_hidden(lm, rollout)
-    ref_hidden_ND, _ = response_hidden(reference, rollout)
+    hidden_ND, _ = response_hidden(lm, rollout, trunk)
+    ref_hidden_ND, _ = response_hidden(reference, rollout, trunk)
     chunks = zip(hidden_ND.split(HEAD_TOKENS), ref_hidden_ND.split(HEAD_TOKENS), strict=True)
     kl_N = torch.cat([full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks])
     return _rows(kl_N, rollout)
 
 
-def response_hidden(lm: PreTrainedModel, rollout: Rollout) -> tuple[Tensor, Tensor]:
+def response_hidden(lm: PreTrainedModel, rollout: Rollout, trunk: Trunk | None = None) -> tuple[Tensor, Tensor]:
     """The last hidden state [N, D] at each position that predicts a response token, and that token [N], in row order."""
-    hidden_BLD = lm.base_model(input_ids=rollout.ids, use_cache=False).last_hidden_state
     row_N, step_N = rollout.mask.nonzero(as_tuple=True)
     at_N = rollout.query_lengths[row_N] + step_N
-    return hidden_BLD[row_N, at_N - 1], rollout.ids[row_N, at_N]
+    targets_N = rollout.ids[row_N, at_N]
+    if not packed.packs(lm):
+        hidden_BLD = lm.base_model(input_ids=rollout.ids, use_cache=False).last_hidden_state
+        return hidden_BLD[row_N, at_N - 1], targets_N
+    layout = Layout(rollout.lengths - 1, (rollout.ids, rollout.query_lengths))
+    ids_T = rollout.ids[layout.rows_T, layout.positions_T]
+    hidden_TD = packed.run_from(lm, trunk, ids_T, layout) if trunk else packed.run(lm, ids_T, layout.positions_T, layout)
+    return layout.at(hidden_TD, row_N, at_N - 1), targets_N
 
 
 def head_logits(lm: PreTrainedModel, hidden: Tensor, temperature: float) -> Tensor:
@@ -135,14 +181,20 @@ def head_weight(lm: PreTrainedModel) -> Tensor:
 
 @torch.no_grad()
 def check_head(lm: PreTrainedModel) -> None:
-    """Make sure that trunk + head, as called here, is the model: a family may scale or shift between them.
+    """Make sure that trunk + head, as called here, is the model: a family may scale or shift between them, or attend otherwise.
 
     Raises:
         ModelError: the logits differ from the model's own.
     """
-    ids = torch.arange(3, device=lm.device).remainder(lm.config.get_text_config().vocab_size)[None]
-    hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    ours, theirs = head_logits(lm, hidden, 1.0).float(), lm(input_ids=ids, use_cache=False).logits.float()
+    ids = torch.arange(5, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
+    rows = (ids[:2], ids[2:])
+    if packed.packs(lm):
+        layout = Layout(torch.tensor([2, 3], device=lm.device))
+        hidden = packed.run(lm, ids, layout.positions_T, layout)
+    else:
+        hidden = torch.cat([lm.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows])
+    theirs = torch.cat([lm(input_ids=row[None], use_cache=False).logits[0].float() for row in rows])
+    ours = head_logits(lm, hidden, 1.0).float()
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
         raise ModelError(
             f"{type(lm).__name__}: this family changes its hidden states or logits between trunk and head in a way that konomi "

@@ -22,6 +22,8 @@ from konomi.ops.masked import widen
 
 BLOCK_ELEMENTS = 2**19
 """Logits that exist at one time; but a block is never narrower than 1024 tokens of the vocabulary."""
+KEEP_ELEMENTS = 2**25
+"""Exponentials that are kept for the weight's gradient, where that is wanted; of what is more the products are done again."""
 
 
 def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -32,8 +34,9 @@ def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, tem
     Gradients flow from the log-probability to hidden states and weights; the entropy carries none. Equal to
     `selected_logprobs` and `entropy` of the logits to rounding. Hidden states and weights must be finite.
 
-    Matrix products are in the type of the hidden states, or in that of autocast where it is on; all else, and what is
-    returned, in float32 at least. Second derivatives are not there: ``create_graph=True`` raises ``RuntimeError``.
+    Exponentials are kept for the backward pass as far as `KEEP_ELEMENTS` allows. Matrix products are in the type of the
+    hidden states, or in that of autocast where it is on; all else, and what is returned, in float32 at least. Second
+    derivatives are not there: ``create_graph=True`` raises ``RuntimeError``.
 
     >>> logprobs, entropy = linear_logprobs(torch.zeros(1, 3), torch.ones(4, 3), torch.tensor([2]))
     >>> logprobs, entropy
@@ -45,29 +48,51 @@ def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, tem
         # here, once: the backward pass, which runs outside of autocast, has to repeat the products in the same type
         hidden_ND = hidden_ND.to(torch.get_autocast_dtype(device))
     # asked here: inside of the function the grad mode is always off, and requires_grad does not tell under no_grad
-    wanted = torch.is_grad_enabled() and hidden_ND.requires_grad
-    inputs = (hidden_ND, weight_VD, targets_N, 1.0 / temperature, wanted)
+    wanted = [torch.is_grad_enabled() and x.requires_grad for x in (hidden_ND, weight_VD)]
+    inputs = (hidden_ND, weight_VD, targets_N, 1.0 / temperature, *wanted)
     logprobs_N, entropy_N = _LinearLogprobs.apply(*inputs)  # type: ignore[no-untyped-call]
     return logprobs_N, entropy_N
 
 
+def _block_size(hidden_ND: Tensor) -> int:
+    return max(1024, BLOCK_ELEMENTS // len(hidden_ND))
+
+
+def _place(targets_N: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
+    """Whether each target is in the block of the vocabulary that begins at ``start``, and in which column of it."""
+    column_N = targets_N - start
+    inside_N = (column_N >= 0) & (column_N < width)
+    return inside_N, torch.where(inside_N, column_N, 0)
+
+
 def _blocks(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, first: int = 0
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
-    """Yield of each block: its rows of the weight, them, its logits, whether it has the target, and in which column."""
-    size = max(1024, BLOCK_ELEMENTS // len(hidden_ND))
-    for start in range(0, len(weight_VD), size):
+    """Yield of each block from ``first`` on: its rows of the weight, them, its logits, and where the targets are."""
+    size = _block_size(hidden_ND)
+    for start in range(first, len(weight_VD), size):
         weight_xD = weight_VD[start : start + size].to(hidden_ND.dtype)
         logits_Nx = widen(hidden_ND @ weight_xD.T) * scale
-        column_N = targets_N - start
-        inside_N = (column_N >= 0) & (column_N < len(weight_xD))
-        yield slice(start, start + size), weight_xD, logits_Nx, inside_N, torch.where(inside_N, column_N, 0)
+        yield slice(start, start + size), weight_xD, logits_Nx, *_place(targets_N, start, len(weight_xD))
+
+
+def _exponentials(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, top_N: Tensor, kept: list[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Yield of each block: its rows of the weight, e^(l - top), kept or made again, and where the targets are."""
+    start = 0
+    for weights_Nx, higher_N in kept:
+        width = weights_Nx.shape[1]
+        yield slice(start, start + width), weights_Nx * (higher_N - top_N).exp()[:, None], *_place(targets_N, start, width)
+        start += width
+    for rows, _, logits_Nx, inside_N, column_N in _blocks(hidden_ND, weight_VD, targets_N, scale, start):
+        yield rows, (logits_Nx - top_N[:, None]).exp(), inside_N, column_N
 
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, slope_wanted: bool
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, slope_wanted: bool, for_weight: bool
     ) -> tuple[Tensor, Tensor]:
         sum_N = widen(hidden_ND.new_zeros(len(hidden_ND)))  # of e^(l - top)
         moment_N = torch.zeros_like(sum_N)  # of (l - top) e^(l - top)
@@ -75,6 +100,8 @@ class _LinearLogprobs(torch.autograd.Function):
         # finite, so that the first block's fade is 0 and not NaN
         top_N = torch.full_like(sum_N, torch.finfo(sum_N.dtype).min)
         taken_N = torch.full_like(sum_N, torch.nan)
+        kept: list[tuple[Tensor, Tensor]] = []
+        room = KEEP_ELEMENTS if for_weight else 0
         for _, weight_xD, logits_Nx, inside_N, column_N in _blocks(hidden_ND, weight_VD, targets_N, scale):
             # the logit that is summed itself: h w_y computed apart is rounded apart, and log p could exceed 0
             taken_N = torch.where(inside_N, logits_Nx.gather(1, column_N[:, None]).squeeze(1), taken_N)
@@ -88,12 +115,14 @@ class _LinearLogprobs(torch.autograd.Function):
             if mean_ND is not None:
                 mean_ND = fade_N[:, None] * mean_ND + weights_Nx.to(weight_xD.dtype) @ weight_xD
             top_N = higher_N
+            room -= weights_Nx.numel()
+            if room >= 0:
+                kept.append((weights_Nx, higher_N))
         slope_ND = None
         if mean_ND is not None:
             slope_ND = scale * (weight_VD[targets_N].to(mean_ND.dtype) - mean_ND / sum_N[:, None])
-        ctx.scale, ctx.dtype = scale, hidden_ND.dtype
-        for_weight = (hidden_ND, weight_VD, targets_N, top_N, sum_N) if ctx.needs_input_grad[1] else (None,) * 5
-        ctx.save_for_backward(slope_ND, *for_weight)
+        ctx.scale, ctx.dtype, ctx.kept = scale, hidden_ND.dtype, kept
+        ctx.save_for_backward(slope_ND, *((hidden_ND, weight_VD, targets_N, top_N, sum_N) if for_weight else (None,) * 5))
         entropy_N = sum_N.log() - moment_N / sum_N
         ctx.mark_non_differentiable(entropy_N)
         # top and sum apart, here and below: log-probability and probability keep their digits when logits are large
@@ -108,9 +137,12 @@ class _LinearLogprobs(torch.autograd.Function):
         grad_weight_VD = None
         if weight_VD is not None:
             grad_weight_VD = torch.empty_like(weight_VD)
-            for rows, _, logits_Nx, inside_N, column_N in _blocks(hidden_ND, weight_VD, targets_N, ctx.scale):
-                weights_Nx = (logits_Nx - top_N[:, None]).exp()
+            kept, ctx.kept = ctx.kept, []  # they are used up: a second backward pass does the products again
+            for rows, weights_Nx, inside_N, column_N in _exponentials(hidden_ND, weight_VD, targets_N, ctx.scale, top_N, kept):
                 less_Nx = weights_Nx.scatter_add(1, column_N[:, None], torch.where(inside_N, -sum_N, 0)[:, None])
-                grad_Nx = less_Nx * (-ctx.scale * grad_N / sum_N)[:, None]
-                grad_weight_VD[rows] = grad_Nx.to(hidden_ND.dtype).T @ hidden_ND
-        return grad_hidden_ND, grad_weight_VD, None, None, None
+                grad_Nx = (less_Nx * (-ctx.scale * grad_N / sum_N)[:, None]).to(hidden_ND.dtype)
+                if grad_Nx.dtype == grad_weight_VD.dtype:
+                    torch.mm(grad_Nx.T, hidden_ND, out=grad_weight_VD[rows])
+                else:
+                    grad_weight_VD[rows] = grad_Nx.T @ hidden_ND
+        return grad_hidden_ND, grad_weight_VD, None, None, None, None

@@ -31,10 +31,12 @@ def build_reward(config: RewardConfig, columns: Iterable[str] | None = None, dev
         if columns is not None:
             reward.check(columns)
         return reward
-    from konomi.rewards.classifier import AsariReward, ClassifierModelReward
-
     if config.name == _ASARI:
+        from konomi.rewards.asari import AsariReward
+
         return AsariReward(config)
     if config.name.startswith("embedded:"):
         raise ConfigError(f"reward.name: {config.name}: no such embedded classifier; known: {_ASARI}")
+    from konomi.rewards.classifier import ClassifierModelReward
+
     return ClassifierModelReward(config).to(device)

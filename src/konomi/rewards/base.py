@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from konomi.errors import RunError
+from konomi.errors import ConfigError, RunError
 from konomi.files import line, write_atomic
 
 
@@ -69,6 +69,17 @@ def as_floats(result: Any, texts: Sequence[str], name: str) -> list[float]:
             raise RunError(f"reward {name}: returned {value!r} for text {index} ({start!r}); a finite number is needed")
         numbers.append(float(value))
     return numbers
+
+
+def find_label(label: str | int, labels: Sequence[str], name: str) -> int:
+    """Return the index of ``label``, a name (upper and lower case are the same) or an index, in ``labels``."""
+    if isinstance(label, int) and 0 <= label < len(labels):
+        return label
+    folded = [each.casefold() for each in labels]
+    if isinstance(label, str) and folded.count(label.casefold()) == 1:
+        return folded.index(label.casefold())
+    known = ", ".join(f"{index} {each!r}" for index, each in enumerate(labels))
+    raise ConfigError(f"reward.label: {name} has no label {label!r}; it has: {known}")
 
 
 def _finite(value: int | float) -> bool:

@@ -1,108 +1,33 @@
-"""Reward = what a text classifier says of one label: the embedded asari, or any sequence-classification model.
+"""Reward = what a sequence-classification model of transformers says of one label.
+
+Texts go through the model sorted by length, in batches with little padding; those that come next are tokenised in a thread
+of their own meanwhile (the tokenizers are not Python and do not hold it up). A text that is there twice goes through once.
 
 Shapes: B texts, L the longest in tokens, C labels.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from konomi.config import ClassifierReward
 from konomi.data.sources import hub_problem
 from konomi.data.tokens import lengths_to_mask, pad_right
 from konomi.errors import ConfigError, ModelError
+from konomi.rewards.base import find_label
 
-# asari's probabilities are float32, which near 1 go in steps of 6e-8: further out log-odds would be noise, or infinite
-_MAX_LOG_ODDS = 16.0
-_NO_ASARI = "embedded:asari: {}; install it with: pip install 'konomi[embedded]'"
-
-
-class AsariReward:
-    """Japanese sentiment by asari 0.2.0 (MIT): TF-IDF and a linear model, about 5 ms a short text on one core.
-
-    ``label``: negative (0) or positive (1). ``use``: logit and log-odds are the same here, log p/(1-p) within +-16;
-    probability is p. asari cuts nothing, so ``max_length`` is not used.
-    """
-
-    def __init__(self, config: ClassifierReward) -> None:
-        self.name = config.name
-        self._config = config
-        self._session, labels = _asari_session()
-        self.label = labels[find_label(config.label, labels, config.name)]
-        self._tokenizer = _janome()
-
-    def __call__(
-        self,
-        texts: Sequence[str],
-        *,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-    ) -> list[float]:
-        """Return the score of each text (or response, as configured)."""
-        # lower-cased here: the graph does it too, but in its locale, where only ASCII letters have a lower case
-        rows = [" ".join(self._tokenizer.tokenize(text)).lower() for text in self._chosen(texts, responses)]
-        size = self._config.batch_size
-        scores = []
-        for start in range(0, len(rows), size):
-            (batch,) = self._session.run(["output_probability"], {"text": rows[start : start + size]})
-            scores += [self._score(float(probabilities[self.label])) for probabilities in batch]
-        return scores
-
-    def _chosen(self, texts: Sequence[str], responses: Sequence[str]) -> Sequence[str]:
-        return responses if self._config.text == "response" else texts
-
-    def _score(self, probability: float) -> float:
-        if self._config.use == "probability":
-            return probability
-        if not 0.0 < probability < 1.0:
-            return _MAX_LOG_ODDS if probability > 0.5 else -_MAX_LOG_ODDS
-        return max(-_MAX_LOG_ODDS, min(_MAX_LOG_ODDS, math.log(probability) - math.log1p(-probability)))
-
-
-@functools.cache
-def _janome() -> Any:
-    from janome.tokenizer import Tokenizer
-
-    return Tokenizer(wakati=True)
-
-
-@functools.cache
-def _asari_session() -> tuple[Any, list[str]]:
-    """Open asari's graph; return the session and the labels. The package's own code is not imported: see below."""
-    spec = importlib.util.find_spec("asari")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(_NO_ASARI.format("the package asari is not installed"))
-    try:
-        import janome  # noqa: F401
-        import onnx
-        import onnxruntime
-    except ImportError as error:
-        raise ModelError(_NO_ASARI.format(error)) from error
-    path = Path(spec.submodule_search_locations[0], "data", "pipeline.onnx")
-    if not path.is_file():
-        raise ModelError(_NO_ASARI.format(f"{path} is missing"))
-    model = onnx.load(path)
-    labels: list[str] = []
-    for node in model.graph.node:
-        if node.op_type == "StringNormalizer":
-            # the default, en_US.UTF-8, is not installed everywhere, and the session cannot be made without it
-            node.attribute.append(onnx.helper.make_attribute("locale", "C"))
-        elif node.op_type == "ZipMap":
-            labels = [label.decode() for label in onnx.helper.get_node_attr_value(node, "classlabels_strings")]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # two are slower
-    options.log_severity_level = 3
-    onnxruntime.disable_telemetry_events()
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session, labels
+_BATCH_TOKENS = 4096
+"""Padded tokens of a batch, at most: bounds the memory that long texts take."""
+_FREE_TOKENS = 512
+"""Up to so many padded tokens of a batch nobody asks how many of them are padding: small batches are slow too."""
+_PADDING = 0.1
+"""Beyond that, padding is at most this share of a batch."""
 
 
 class ClassifierModelReward:
@@ -140,17 +65,22 @@ class ClassifierModelReward:
         chosen = list(responses if self._config.text == "response" else texts)
         if not chosen:
             return []
-        rows = self._tokenizer(chosen, truncation=True, max_length=self._max_length, verbose=False)["input_ids"]
-        rows = [row or [self._pad_id] for row in rows]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        scores = [0.0] * len(rows)
-        for start in range(0, len(order), self._config.batch_size):
-            batch = order[start : start + self._config.batch_size]
-            for index, value in zip(batch, self._batch([rows[i] for i in batch]), strict=True):
-                scores[index] = value
-        return scores
+        unique = sorted(dict.fromkeys(chosen), key=len)
+        size = 8 * self._config.batch_size
+        parts = [unique[start : start + size] for start in range(0, len(unique), size)]
+        scores: dict[str, float] = {}
+        with ThreadPoolExecutor(1, "tokenizer") as worker:
+            for part, rows in zip(parts, worker.map(self._tokens, parts), strict=True):
+                for batch in batches([len(row) for row in rows], self._config.batch_size):
+                    values = self._batch([rows[i] for i in batch])
+                    scores |= {part[i]: value for i, value in zip(batch, values, strict=True)}
+        return [scores[text] for text in chosen]
 
-    @torch.no_grad()
+    def _tokens(self, texts: list[str]) -> list[list[int]]:
+        rows = self._tokenizer(texts, truncation=True, max_length=self._max_length, verbose=False)["input_ids"]
+        return [row or [self._pad_id] for row in rows]
+
+    @torch.inference_mode()
     def _batch(self, rows: list[list[int]]) -> list[float]:
         ids_BL, lengths_B = pad_right(rows, self._pad_id)
         mask_BL = lengths_to_mask(lengths_B, ids_BL.shape[1]).long()
@@ -169,15 +99,34 @@ class ClassifierModelReward:
         return values
 
 
-def find_label(label: str | int, labels: Sequence[str], name: str) -> int:
-    """Return the index of ``label``, a name (upper and lower case are the same) or an index, in ``labels``."""
-    if isinstance(label, int) and 0 <= label < len(labels):
-        return label
-    folded = [each.casefold() for each in labels]
-    if isinstance(label, str) and folded.count(label.casefold()) == 1:
-        return folded.index(label.casefold())
-    known = ", ".join(f"{index} {each!r}" for index, each in enumerate(labels))
-    raise ConfigError(f"reward.label: {name} has no label {label!r}; it has: {known}")
+def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Divide rows of ``lengths`` tokens, longest first, into batches of at most ``size`` rows with little padding.
+
+    >>> batches([300, 2, 290, 3, 280], 32)
+    [[0, 2, 4], [3, 1]]
+    """
+    found: list[list[int]] = []
+    tokens = width = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        padded = width * (len(found[-1]) + 1) if found else 0
+        tokens += lengths[index]
+        full = not found or len(found[-1]) == size or padded > _BATCH_TOKENS
+        if full or (padded > _FREE_TOKENS and padded - tokens > _PADDING * padded):
+            found.append([])
+            tokens = width = lengths[index]
+        found[-1].append(index)
+    return found
+
+
+def _fuse_gelu(model: nn.Module) -> None:
+    """GELU in its tanh form, which transformers may write out in eight passes over the tensor, in one."""
+    from transformers import activations
+
+    written_out = (activations.NewGELUActivation, activations.FastGELUActivation)
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, written_out):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
@@ -214,6 +163,7 @@ def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
             f"reward.name: {name} lacks trained weights for {', '.join(missing[:3])} and would score at random; "
             "a model that was fine-tuned for classification is needed"
         )
+    _fuse_gelu(model)
     return model.eval(), tokenizer, label
 
 

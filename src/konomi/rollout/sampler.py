@@ -6,27 +6,32 @@ of one uniform number a token, so that its neighbours in the batch do not change
 
 Left out on purpose: beams, stop strings, speculative decoding.
 
-Shape suffixes: B sequences, Q query tokens (left-padded here), R response tokens, V vocabulary, K blocks of the vocabulary.
+Shape suffixes: B sequences, R response tokens, D width, V vocabulary, W the same filled up to blocks, K blocks of it, x in
+a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from konomi.config import RolloutConfig
 from konomi.data.batch import Rollout
-from konomi.data.tokens import Tokens, pad_left, pad_right
+from konomi.data.tokens import Tokens, pad_right
+from konomi.models.packed import Trunk
 from konomi.models.policy import head_logits
+from konomi.rollout.decoding import Decoder, cache_bytes, make_decoder
 from konomi.seeds import stream_seed
 
 BLOCK = 512
 """Vocabulary entries a block in the inverse of the cumulative sum."""
-KEEP_ROWS = 0.8
+DRAW_ROWS = 16
+"""Rows whose weights are made at a time: they stay in the processor's cache."""
+KEEP_ROWS = 0.99
 """Finished rows leave the batch once fewer than this share of its rows goes on."""
 
 
@@ -51,64 +56,123 @@ def make_draws(config: RolloutConfig, seed: int, names: Sequence[tuple[str | int
     return Draws(lengths_B, uniforms_BR[:, 1:])
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Drawn:
+    """Responses, and what the model that drew them said of them; tensors [B, R], 0 at padding."""
+
+    rollout: Rollout
+    logprobs: Tensor
+    """Log-probability of each response token, nats."""
+    entropy: Tensor
+    """Entropy of the distribution that the token was drawn from, nats."""
+    values: Tensor
+    """What was asked of the hidden state that the token was drawn from; 0 if nothing was."""
+    trunk: Trunk | None
+    """What went into the layer that was asked for."""
+
+
 def sample(lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig) -> Rollout:
+    """The rollout of :func:`explore`."""
+    return explore(lm, tokens, queries, draws, config).rollout
+
+
+@torch.no_grad()
+def explore(
+    lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig,
+    values: Callable[[Tensor], Tensor] | None = None, trunk_layer: int | None = None,
+) -> Drawn:  # fmt: skip
     """Draw one response for each query.
+
+    Responses run together as far as ``config.cache_gb`` has room for their keys and values, those of like length first.
 
     Args:
         lm: the language model, in evaluation mode.
         tokens: knows the end of text and the padding.
         queries: B lists of token ids, none empty.
         draws: lengths and random numbers, from :func:`make_draws`.
-        config: temperature, and whether the end of text stops a response.
+        config: temperature, whether the end of text stops a response, memory.
+        values: asked of the last hidden states [n, D] before each token, gives [n].
+        trunk_layer: keep what goes into this layer.
 
     Returns:
-        The rollout, rows in the order of the queries.
+        Rows in the order of the queries.
     """
-    device = lm.device
-    stops = tokens.eos_ids if config.stop != "length" else frozenset()
-    ids_BQ, lengths_B = pad_left([list(q) for q in queries], tokens.pad_id)
-    width = ids_BQ.shape[1]
-    mask_BL = (torch.arange(width) >= width - lengths_B[:, None]).to(device)
-    step_ids, positions = ids_BQ.to(device), (mask_BL.long().cumsum(-1) - 1).clamp(min=0)
-    uniforms, limits = draws.uniforms.to(device), draws.lengths.to(device)
-    rows = torch.arange(len(queries), device=device)  # which query each row of the running batch is
-    responses: list[list[int]] = [[] for _ in queries]
-    ended = torch.zeros(len(queries), dtype=torch.bool)
-    going = torch.ones(len(queries), dtype=torch.bool, device=device)
-    cache = DynamicCache(config=lm.config)
-
-    for step in range(int(limits.max())):
-        out = lm.base_model(
-            input_ids=step_ids, attention_mask=mask_BL, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        drawn = draw(head_logits(lm, out.last_hidden_state[:, -1], config.temperature), uniforms[rows, step])
-        stopped = _is_in(drawn, stops)
-        for row, token, last, active in zip(rows.tolist(), drawn.tolist(), stopped.tolist(), going.tolist(), strict=True):
-            if active:
-                responses[row].append(token)
-                ended[row] = last
-        going = going & ~stopped & (step + 1 < limits[rows])
-        if not going.any():
-            break
-        positions = positions[:, -1:] + 1
-        mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(rows), 1)], dim=1)
-        step_ids = drawn[:, None]
-        if going.float().mean() < KEEP_ROWS:
-            keep = going.nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
-            rows, going, positions, mask_BL, step_ids = (t[keep] for t in (rows, going, positions, mask_BL, step_ids))
-
+    whole = _Responses(len(queries), draws.uniforms.shape[1], lm)
+    turns: list[tuple[Tensor, Trunk | None]] = []
+    order = draws.lengths.argsort(descending=True, stable=True)  # so that those that end early are at the end
+    room = max(map(len, queries)) + int(draws.lengths.max())
+    for rows in torch.split(order, max(1, int(config.cache_gb * 1e9) // (room * cache_bytes(lm)))):
+        decoder = make_decoder(lm, [queries[row] for row in rows], int(draws.lengths[rows].max()), trunk_layer)
+        _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, whole)
+        turns.append((rows.to(lm.device), decoder.trunk()))
+    responses = [row[:n].tolist() for row, n in zip(whole.ids, whole.lengths.tolist(), strict=True)]
     ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)
-    response_lengths = torch.tensor([len(r) for r in responses])
-    return Rollout(ids_BL, lengths_B, response_lengths, ended).to(device)
+    query_lengths_B = torch.tensor([len(query) for query in queries], device=lm.device)
+    rollout = Rollout(ids_BL.to(lm.device), query_lengths_B, whole.lengths, whole.ended)
+    width = rollout.mask.shape[1]
+    return Drawn(
+        rollout, whole.logprobs[:, :width], whole.entropy[:, :width], whole.values[:, :width], _join(turns, ids_BL.shape[1])
+    )
+
+
+class _Responses:
+    """What has been drawn so far, rows in the order of the queries."""
+
+    def __init__(self, count: int, width: int, lm: PreTrainedModel) -> None:
+        self.ids = torch.zeros(count, width, dtype=torch.int64, device=lm.device)
+        self.lengths = torch.zeros(count, dtype=torch.int64, device=lm.device)
+        self.ended = torch.zeros(count, dtype=torch.bool, device=lm.device)
+        dtype = torch.float64 if lm.dtype == torch.float64 else torch.float32
+        self.logprobs, self.entropy, self.values = (
+            torch.zeros(count, width, dtype=dtype, device=lm.device) for _ in range(3)
+        )  # fmt: skip
+
+
+def _run(
+    lm: PreTrainedModel, decoder: Decoder, which: Tensor, draws: Draws, config: RolloutConfig, tokens: Tokens,
+    values: Callable[[Tensor], Tensor] | None, out: _Responses,
+) -> None:  # fmt: skip
+    """Decode the queries ``which`` to their ends."""
+    stops = tokens.eos_ids if config.stop != "length" else frozenset()
+    uniforms, limits = draws.uniforms.to(lm.device)[which], draws.lengths.to(lm.device)[which]
+    going = torch.ones(len(which), dtype=torch.bool, device=lm.device)
+    hidden = decoder.start()
+    for step in range(int(limits.max())):
+        drawn, logprobs, entropy = draw_and_tell(head_logits(lm, hidden, config.temperature), uniforms[decoder.rows, step])
+        stopped = _is_in(drawn, stops)
+        here = which[decoder.rows[going]]
+        out.ids[here, step], out.logprobs[here, step], out.entropy[here, step] = drawn[going], logprobs[going], entropy[going]
+        if values is not None:
+            out.values[here, step] = values(hidden)[going].to(out.values.dtype)
+        out.lengths[here], out.ended[here] = step + 1, stopped[going]
+        going = going & ~stopped & (step + 1 < limits[decoder.rows])
+        left = int(going.sum())
+        if left == 0:
+            break
+        if left < KEEP_ROWS * len(going):
+            order = decoder.keep(going)
+            drawn, going = drawn[order], going[order]
+        hidden = decoder.step(drawn)
+
+
+def _join(turns: Sequence[tuple[Tensor, Trunk | None]], width: int) -> Trunk | None:
+    """The trunks of all turns, rows in the order of the queries."""
+    first = turns[0][1]
+    if first is None:
+        return None
+    whole = first.hidden.new_zeros(sum(len(rows) for rows, _ in turns), width, first.hidden.shape[-1])
+    for rows, trunk in turns:
+        assert trunk is not None
+        kept = trunk.hidden[:, :width]
+        whole[rows, : kept.shape[1]] = kept
+    return Trunk(first.layer, whole)
 
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     """Draw a token from soft-max(logits) by inverting its cumulative sum at a uniform number: O(V) without a V-wide noise.
 
-    The sum is first searched by blocks, then within the block that holds the number; sums are float64, so that a token's
-    share is right to float32 rounding however large the vocabulary.
+    The sum is first searched by blocks, then within the block that holds the number; sums of blocks are float64, so that a
+    token's share is right to float32 rounding however large the vocabulary.
 
     Args:
         logits_BV: any float type.
@@ -120,16 +184,36 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     >>> draw(torch.tensor([[0.0, 0.0, 0.0, 0.0]]).expand(3, 4), torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64))
     tensor([0, 2, 3])
     """
+    return draw_and_tell(logits_BV, uniforms_B)[0]
+
+
+def draw_and_tell(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`draw`, and [B] the log-probability of the token and [B] the entropy, nats."""
+    parts = zip(torch.split(logits_BV, DRAW_ROWS), torch.split(uniforms_B, DRAW_ROWS), strict=True)
+    token, logprob, entropy = zip(*(_draw_rows(logits, uniforms) for logits, uniforms in parts), strict=True)
+    return torch.cat(token), torch.cat(logprob), torch.cat(entropy)
+
+
+def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
     batch, vocabulary = logits_BV.shape
-    weights_BV = torch.exp(logits_BV - logits_BV.amax(dim=-1, keepdim=True))
-    weights_BKx = torch.nn.functional.pad(weights_BV, (0, -vocabulary % BLOCK)).view(batch, -1, BLOCK)
-    blocks_BK = weights_BKx.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
-    target_B1 = uniforms_B[:, None] * blocks_BK[:, -1:]
+    gaps_BV = logits_BV - logits_BV.amax(dim=-1, keepdim=True)
+    weights_BW = logits_BV.new_empty(batch, -(-vocabulary // BLOCK) * BLOCK)
+    weights_BV = torch.exp(gaps_BV, out=weights_BW[:, :vocabulary])
+    weights_BW[:, vocabulary:] = 0.0
+    weights_BKx = weights_BW.view(batch, -1, BLOCK)
+    blocks_BK = weights_BKx.sum(dim=-1).double().cumsum(dim=-1)
+    total_B = blocks_BK[:, -1]
+    target_B1 = uniforms_B[:, None] * total_B[:, None]
     block_B = _first_above(blocks_BK, target_B1)
     start_B1 = torch.where(block_B[:, None] > 0, blocks_BK.gather(1, (block_B[:, None] - 1).clamp(min=0)), 0.0)
     inner_Bx = weights_BKx[torch.arange(batch, device=block_B.device), block_B].double().cumsum(dim=-1)
-    return block_B * BLOCK + _first_above(inner_Bx, target_B1 - start_B1)
+    token_B = block_B * BLOCK + _first_above(inner_Bx, target_B1 - start_B1)
+    log_total_B = total_B.log()
+    logprob_B = gaps_BV.gather(1, token_B[:, None]).squeeze(1) - log_total_B
+    # a logit of -inf has weight 0, and 0 times -inf is not a number
+    moment_B = torch.linalg.vecdot(weights_BV, gaps_BV.clamp_(min=torch.finfo(gaps_BV.dtype).min))
+    return token_B, logprob_B.to(logits_BV.dtype), (log_total_B - moment_B / total_B).to(logits_BV.dtype)
 
 
 def _first_above(sums: Tensor, target: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 from transformers import PreTrainedModel
 
 from konomi import ops
@@ -26,10 +27,11 @@ from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb
 from konomi.errors import ConfigError, RunError
-from konomi.models.policy import Evaluation, Policy, reference_logprobs, token_full_kl
+from konomi.models.packed import Trunk
+from konomi.models.policy import Evaluation, Policy, reference_logprobs, same_weights, token_full_kl
 from konomi.rewards.base import Reward, score
 from konomi.rollout.queries import QueryStream
-from konomi.rollout.sampler import make_draws, sample
+from konomi.rollout.sampler import Drawn, explore, make_draws, sample
 from konomi.seeds import stream_seed
 from konomi.train.experience import Experience, ScoreScale, check_ratio, describe, finish, with_missing_eos
 from konomi.train.loop import Engine, StepResult, Sums
@@ -78,6 +80,8 @@ class PPOTrainer:
         ]
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision)
         self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
+        shared = same_weights(policy.lm, self.reference, frozen=True)  # another model's layers make other hidden states
+        self.trunk_layer = policy.trunk_layer if shared else None
         self.processes = self.engine.accelerator.num_processes
         prompts_a_batch = self.ppo.batch_size // self.ppo.responses_per_prompt
         for name, size in (
@@ -118,12 +122,12 @@ class PPOTrainer:
         if self.scale is None:
             self.baseline()
         start = time.perf_counter()
-        prompts, rollout = self._draw()
-        drawn = time.perf_counter()
+        prompts, answers = self._draw()
+        rollout, drawn = answers.rollout, time.perf_counter()
         scores_B = torch.tensor(self._score(prompts, rollout), dtype=torch.float64)
         scored = time.perf_counter()
         plan = self._plan(rollout, epoch=0)
-        experience = self._experience(rollout, scores_B, plan)
+        experience = self._experience(answers, scores_B, plan)
         evaluated = time.perf_counter()
         sums = describe(experience, scores_B, self.kl_coef)
         kl = sums.means(self.engine.accelerator)["objective/kl"]
@@ -185,7 +189,8 @@ class PPOTrainer:
         self.scale = ScoreScale(**state["score_scale"])
         self.stop_reason = None
 
-    def _draw(self) -> tuple[list[Prompt], Rollout]:
+    @record_function("rollout")
+    def _draw(self) -> tuple[list[Prompt], Drawn]:
         """This process's part of the update's batch: all responses to a prompt are in one part."""
         each, size = self.ppo.responses_per_prompt, self.ppo.batch_size
         asked = size // each
@@ -194,9 +199,13 @@ class PPOTrainer:
         mine = range(part * self.engine.accelerator.process_index, part * (self.engine.accelerator.process_index + 1))
         draws = make_draws(self.rollout_config, self.seed, [("rollout", self.update * size + i) for i in mine])
         with self.engine.autocast():
-            rollout = sample(self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config)
-        return [prompts[i // each] for i in mine], rollout
+            drawn = explore(
+                self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config,
+                values=self.policy.values, trunk_layer=self.trunk_layer,
+            )  # fmt: skip
+        return [prompts[i // each] for i in mine], drawn
 
+    @record_function("reward")
     def _score(self, prompts: Sequence[Prompt], rollout: Rollout) -> list[float]:
         queries, responses = self._texts(rollout)
         columns = {name: [p.columns.get(name) for p in prompts] for name in prompts[0].columns}
@@ -208,33 +217,45 @@ class PPOTrainer:
         generator = torch.Generator().manual_seed(
             stream_seed(self.seed, "mini-batches", self.update, epoch, self.engine.accelerator.process_index)
         )
-        order = torch.randperm(len(rollout), generator=generator)
+        size, each = self.ppo.mini_batch_size // self.processes, self.ppo.responses_per_prompt
+        together = each if size % each == 0 else 1  # responses to one prompt: it is then computed once for them
+        first = torch.randperm(len(rollout) // together, generator=generator) * together
+        order = (first[:, None] + torch.arange(together)).flatten()
         lengths = rollout.lengths.cpu()
-        size = self.ppo.mini_batch_size // self.processes
         return [micro_batches(lengths, rows, self.ppo.micro_batch_tokens) for rows in torch.split(order, size)]
 
+    @record_function("score")
     @torch.no_grad()
-    def _experience(self, rollout: Rollout, scores_B: Tensor, plan: list[list[Tensor]]) -> Experience:
-        """Evaluate in the first epoch's micro-batches, so that the first ratio is 1 to the bit; then the advantages."""
-        ppo, temperature, count = self.ppo, self.rollout_config.temperature, len(rollout)
-        rows = [part for mini_batch in plan for part in mini_batch]
-        evaluations: list[Evaluation] = []
-        references, kls = [], []
-        for part in rows:
-            chosen = rollout.select(part)
-            with self.engine.autocast():
-                evaluations.append(self.engine.wrapped(chosen, temperature))
-                references.append(reference_logprobs(self.reference, chosen, temperature))
-                if ppo.kl_penalty == "full":
-                    kls.append(token_full_kl(self.policy.lm, self.reference, chosen, temperature))
-        logprobs_BR = scatter_rows([e.logprobs for e in evaluations], rows, count)
-        values_BR = scatter_rows([e.values for e in evaluations], rows, count)
-        entropy_BR = scatter_rows([e.entropy for e in evaluations], rows, count)
-        reference_BR = scatter_rows(references, rows, count)
+    def _experience(self, drawn: Drawn, scores_B: Tensor, plan: list[list[Tensor]]) -> Experience:
+        """Hold what the policy said as it drew against the reference; then rewards and advantages.
+
+        In bf16 a sampler's pass differs by more than float error from a trainer's: the first epoch's micro-batches are run.
+        """
+        ppo, temperature, rollout, trunk = self.ppo, self.rollout_config.temperature, drawn.rollout, drawn.trunk
         mask_BR = rollout.mask
+
+        def each(call: Callable[[Rollout, Trunk | None], list[Tensor]], rows: list[Tensor]) -> list[Tensor]:
+            with self.engine.autocast():
+                parts = [call(rollout.select(part), trunk and trunk.select(part)) for part in rows]
+            return [scatter_rows(column, rows, len(rollout)) for column in zip(*parts, strict=True)]
+
+        def evaluate(chosen: Rollout, trunk: Trunk | None) -> list[Tensor]:
+            said: Evaluation = self.engine.wrapped(chosen, temperature, trunk)
+            return [said.logprobs, said.values, said.entropy]
+
+        if self.engine.precision == "bf16":
+            logprobs_BR, values_BR, entropy_BR = each(evaluate, [part for mini_batch in plan for part in mini_batch])
+        else:
+            logprobs_BR, values_BR, entropy_BR = drawn.logprobs, drawn.values, drawn.entropy
+        if self.update == 0 and same_weights(self.policy.lm, self.reference):
+            reference_BR = logprobs_BR
+        else:
+            rows = micro_batches(rollout.lengths.cpu(), torch.arange(len(rollout)), ppo.micro_batch_tokens)
+            (reference_BR,) = each(lambda x, kept: [reference_logprobs(self.reference, x, temperature, kept)], rows)
         k1_BR = logprobs_BR - reference_BR
         if ppo.kl_penalty == "full":
-            penalty_BR = scatter_rows(kls, rows, count)
+            rows = [part for mini_batch in plan for part in mini_batch]
+            (penalty_BR,) = each(lambda x, kept: [token_full_kl(self.policy.lm, self.reference, x, temperature, kept)], rows)
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
         assert self.scale is not None
@@ -246,17 +267,8 @@ class PPOTrainer:
         if ppo.whiten_advantages:
             advantages_BR = self._whiten(advantages_BR, mask_BR)
         return Experience(
-            rollout,
-            mask_BR,
-            logprobs_BR,
-            values_BR,
-            k1_BR,
-            penalty_BR,
-            entropy_BR,
-            rewards_BR,
-            advantages_BR,
-            returns_BR,
-        )
+            rollout, mask_BR, logprobs_BR, values_BR, k1_BR, penalty_BR, entropy_BR, rewards_BR, advantages_BR, returns_BR, trunk
+        )  # fmt: skip
 
     def _whiten(self, x_BR: Tensor, mask_BR: Tensor) -> Tensor:
         count = self.engine.total(mask_BR.sum().to(x_BR))
@@ -264,6 +276,7 @@ class PPOTrainer:
         squares = self.engine.total(ops.masked_sum((x_BR - mean) ** 2, mask_BR))
         return ops.whiten(x_BR, mask_BR, mean=mean, var=squares / (count - 1).clamp(min=1))
 
+    @record_function("train")
     def _train(self, experience: Experience, first_plan: list[list[Tensor]], sums: Sums) -> None:
         for epoch in range(self.ppo.epochs):
             plan = first_plan if epoch == 0 else self._plan(experience.rollout, epoch)
@@ -275,9 +288,7 @@ class PPOTrainer:
                     last = part is parts[-1]
                     chosen = experience.select(part)
                     with self.engine.sync(last):
-                        loss, ratio = self._losses(chosen, count, sums)
-                        if epoch == 0 and number == 0:
-                            check_ratio(ratio, chosen.mask, self.engine, self.update + 1)
+                        loss = self._losses(chosen, count, sums, first=epoch == 0 and number == 0)
                         self.engine.accelerator.backward(loss * self.processes)
                 norm = self.engine.accelerator.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
                 if norm is not None and not torch.isfinite(norm):
@@ -288,10 +299,15 @@ class PPOTrainer:
                 sums.add("ppo/policy/grad_norm", float(norm or 0.0), 1)
                 self.engine.optimizer.step()
 
-    def _losses(self, e: Experience, count: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
+    def _losses(self, e: Experience, count: Tensor, sums: Sums, first: bool) -> Tensor:
         with self.engine.autocast():
-            new = self.engine.wrapped(e.rollout, self.rollout_config.temperature)
-        pg_loss, pg = ops.policy_loss(new.logprobs, e.logprobs, e.advantages, e.mask, clip=self.ppo.clip, count=count)
+            new = self.engine.wrapped(e.rollout, self.rollout_config.temperature, e.trunk)
+        old_BR = e.logprobs
+        if first:  # no step has been taken since the responses were drawn: this pass is that of the old policy
+            gap = check_ratio((new.logprobs.detach() - old_BR).exp(), e.mask, self.engine, self.update + 1)
+            sums.add("ppo/policy/sampler_gap", gap, 1)
+            old_BR = new.logprobs.detach()
+        pg_loss, pg = ops.policy_loss(new.logprobs, old_BR, e.advantages, e.mask, clip=self.ppo.clip, count=count)
         v_loss, v = ops.value_loss(new.values, e.values, e.returns, e.mask, clip=self.ppo.value_clip, count=count)
         here = e.mask.sum()
         sums.add("ppo/loss/policy", pg_loss.detach() * count, here)
@@ -303,7 +319,7 @@ class PPOTrainer:
         }  # fmt: skip
         for name, total in names.items():
             sums.add(name, total, here)
-        return pg_loss + self.ppo.vf_coef * v_loss, (new.logprobs.detach() - e.logprobs).exp()
+        return pg_loss + self.ppo.vf_coef * v_loss
 
     def _samples(self, rollout: Rollout, scores_B: Tensor, kl_B: Tensor, count: int) -> list[dict[str, Any]]:
         rows = zip(*self._texts(rollout), scores_B.tolist(), kl_B.tolist(), strict=True)

@@ -1,0 +1,328 @@
+"""A causal language model over sequences laid end to end, so that no padding goes through a matrix product.
+
+The trunk sees one row of T tokens, the sequences one after another; only attention, a small part of the work, puts them
+into a padded block of its own, where causality keeps every token from the padding to its right. Attention is plugged into
+transformers by its own interface, so each family's code stays what it is; a family that has no such interface runs padded.
+
+The same attention serves the sampler: with a `KeyValues` it writes into room that was made once, and a step of decoding is
+a row of one token a sequence.
+
+Shape suffixes: B sequences, L tokens of the longest, T tokens of all, H heads, G key-value heads, S room for tokens,
+D width, d width of a head.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.activations import NewGELUActivation
+
+from konomi.data.tokens import lengths_to_mask
+
+INTERFACE = "konomi_packed"
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Hidden states between two layers, kept so that the frozen layers below run once."""
+
+    layer: int
+    """The first layer that has not run."""
+    hidden: Tensor
+    """[B, L, D]: what goes into that layer; padding has no meaning."""
+
+    def select(self, rows: Tensor) -> Trunk:
+        """The given rows."""
+        return Trunk(self.layer, self.hidden[rows])
+
+
+class Layout:
+    """Which token of a packed row belongs to which sequence.
+
+    A query that several sequences begin with is there once: causality makes its hidden states the same for all of them.
+
+    Args:
+        lengths_B: int64, at least 1.
+        queries: ids [B, L] and the lengths [B] of the queries that they begin with, to find those that are shared.
+    """
+
+    def __init__(self, lengths_B: Tensor, queries: tuple[Tensor, Tensor] | None = None) -> None:
+        self.length = int(lengths_B.max())
+        mask_BL = lengths_to_mask(lengths_B, self.length)
+        columns_L = torch.arange(self.length, device=lengths_B.device)
+        own_BL, owner_B = mask_BL, torch.arange(len(lengths_B), device=lengths_B.device)
+        if queries is not None and len(lengths_B) > 1:
+            ids_BL, query_lengths_B = queries
+            query_BL = lengths_to_mask(query_lengths_B, self.length)
+            _, same_B = (
+                ids_BL[:, : self.length].masked_fill(~query_BL[:, : ids_BL.shape[1]], -1).unique(dim=0, return_inverse=True)
+            )
+            owner_B = torch.full_like(owner_B, len(owner_B)).scatter_reduce(0, same_B, owner_B, "amin")[same_B]
+            own_BL = mask_BL & ~(query_BL & (owner_B != torch.arange(len(owner_B), device=owner_B.device))[:, None])
+        self.token_T = own_BL.flatten().nonzero().squeeze(1)
+        """[T]: the place of each token in the padded block."""
+        self.rows_T, self.positions_T = self.token_T // self.length, self.token_T % self.length
+        number_BL = (own_BL.flatten().cumsum(0) - 1).view_as(own_BL)
+        number_BL = torch.where(own_BL, number_BL, number_BL[owner_B])
+        self.place_BL = number_BL.gather(1, torch.minimum(columns_L, lengths_B[:, None] - 1))
+        """[B, L]: the token in each place of the padded block; in padding the last one once more."""
+        self.copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1)
+        """[X]: places of the block that hold a token of another sequence's."""
+        self.plain = len(self.token_T) == mask_BL.numel()
+
+    def pad(self, x_Tx: Tensor) -> Tensor:
+        """[T, ...] -> [B, L, ...]."""
+        if self.plain:
+            return x_Tx.view(*self.place_BL.shape, *x_Tx.shape[1:])
+        rows: Tensor = _Pad.apply(x_Tx, self.place_BL.flatten(), self.token_T, self.copies_X)
+        return rows.view(*self.place_BL.shape, *x_Tx.shape[1:])
+
+    def pack(self, x_BLx: Tensor) -> Tensor:
+        """[B, L, ...] -> [T, ...]."""
+        flat = x_BLx.reshape(-1, *x_BLx.shape[2:])
+        return flat if self.plain else _Pick.apply(flat, self.token_T)
+
+    def at(self, x_Tx: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
+        """[N, ...]: what is at these positions of these sequences."""
+        return x_Tx.index_select(0, self.place_BL[rows_N, positions_N])
+
+
+class _Pad(torch.autograd.Function):
+    """Gather whose gradient is a gather too: what is in padding reaches nothing, so that its gradient is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, place: Tensor, token: Tensor, copies: Tensor) -> Tensor:
+        ctx.save_for_backward(place, token, copies)
+        return x.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        place, token, copies = ctx.saved_tensors
+        whole = grad.index_select(0, token)
+        if len(copies):
+            whole.index_add_(0, place[copies], grad.index_select(0, copies))
+        return whole, None, None, None
+
+
+class _Pick(torch.autograd.Function):
+    """``x[index]`` for an index without repeats: no sums in its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = len(x)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        whole = grad.new_zeros(ctx.size, *grad.shape[1:])
+        whole[ctx.saved_tensors[0]] = grad
+        return whole, None
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of running sequences, in room that is made once: [B, G, S, d] a layer."""
+
+    room: int
+    """S."""
+    lengths_B: Tensor
+    """[B] tokens that each sequence has, the one of the present step included."""
+    first: int = 0
+    """The sequence from which on the present prefill is."""
+    decoding: bool = False
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def prefill(self, layer: int, key_BGLd: Tensor, value_BGLd: Tensor) -> None:
+        """Write the first tokens of sequences ``first`` and on."""
+        if layer not in self.layers:
+            _, heads, _, width = key_BGLd.shape
+            shape = (len(self.lengths_B), heads, self.room)
+            # zeros: what is masked has weight 0, and 0 times whatever was in that memory need not be 0
+            self.layers[layer] = (key_BGLd.new_zeros(*shape, width), value_BGLd.new_zeros(*shape, value_BGLd.shape[-1]))
+        here = slice(self.first, self.first + len(key_BGLd))
+        for store, new in zip(self.layers[layer], (key_BGLd, value_BGLd), strict=True):
+            store[here, :, : new.shape[2]] = new
+
+    def extend(self, layer: int, key_BGd: Tensor, value_BGd: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a token of each running sequence; returns [B, G, L, d] of all that they have."""
+        count, longest = len(self.lengths_B), int(self.lengths_B.max())
+        rows = torch.arange(count, device=key_BGd.device)
+        for store, new in zip(self.layers[layer], (key_BGd, value_BGd), strict=True):
+            store[rows, :, self.lengths_B - 1] = new
+        key, value = self.layers[layer]
+        return key[:count, :, :longest], value[:count, :, :longest]
+
+    def keep(self, going_B: Tensor) -> Tensor:
+        """Drop sequences: those at the end move into the places that become free. Returns [b] which one is now where."""
+        count = int(going_B.sum())
+        order_b = torch.arange(count, device=going_B.device)
+        free, movers = (~going_B[:count]).nonzero().squeeze(1), going_B[count:].nonzero().squeeze(1) + count
+        order_b[free] = movers
+        if len(free):
+            for pair in self.layers.values():
+                for store in pair:
+                    store[free] = store[movers]
+        self.lengths_B = self.lengths_B[order_b]
+        return order_b
+
+
+def packs(lm: PreTrainedModel) -> bool:
+    """Whether this family's attention can be plugged in."""
+    return bool(getattr(lm.base_model, "_supports_attention_backend", False))
+
+
+def run(lm: PreTrainedModel, ids_T: Tensor, positions_T: Tensor, layout: Layout | None, cache: KeyValues | None = None) -> Tensor:
+    """The last hidden state [T, D] of packed tokens; ``layout`` is of the sequences, or None in a step of decoding."""
+    with _plugged(lm.base_model, _tied(lm)):
+        out = lm.base_model(
+            input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False, layout=layout, key_values=cache
+        )
+    hidden_TD: Tensor = out.last_hidden_state[0]
+    return hidden_TD
+
+
+def run_from(lm: PreTrainedModel, trunk: Trunk, ids_T: Tensor, layout: Layout) -> Tensor:
+    """The last hidden state [T, D], from where ``trunk`` was kept."""
+    base, name = lm.base_model, _layers_name(lm)
+    layers = getattr(base, name)
+    above = copy.copy(base)
+    given = [_Given(layer, layout.pack(trunk.hidden[:, : layout.length])[None]) for layer in layers[: trunk.layer]]
+    above._modules = {**base._modules, name: nn.ModuleList([*given, *layers[trunk.layer :]])}
+    with _plugged(base, _tied(lm)):
+        out = above(input_ids=ids_T[None], position_ids=layout.positions_T[None], use_cache=False, layout=layout)
+    hidden_TD: Tensor = out.last_hidden_state[0]
+    return hidden_TD
+
+
+@contextmanager
+def keeping(lm: PreTrainedModel, layer: int | None) -> Iterator[list[Tensor]]:
+    """Within, what goes into ``layer`` of each call of :func:`run` is added to the list, [T, D]."""
+    kept: list[Tensor] = []
+    if layer is None:
+        yield kept
+        return
+
+    def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.append((args[0] if args else kwargs["hidden_states"])[0].detach())
+
+    hook = getattr(lm.base_model, _layers_name(lm))[layer].register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
+def layer_count(lm: PreTrainedModel) -> int:
+    """Layers of the trunk."""
+    return int(lm.config.get_text_config().num_hidden_layers)
+
+
+def top_parameters(lm: PreTrainedModel, count: int) -> list[nn.Parameter]:
+    """Those of the last ``count`` layers and of the norm after them."""
+    base, name = lm.base_model, _layers_name(lm)
+    after = list(base.named_children())
+    after = after[[child for child, _ in after].index(name) + 1 :]
+    modules = [*getattr(base, name)[-count:], *(module for _, module in after)]
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+class _Given(nn.Module):
+    """Stands where a layer that has run would be."""
+
+    def __init__(self, layer: nn.Module, hidden: Tensor) -> None:
+        super().__init__()
+        self.attention_type = getattr(layer, "attention_type", None)
+        self.hidden = hidden
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        return self.hidden
+
+
+def _tied(lm: PreTrainedModel) -> bool:
+    return lm.get_input_embeddings().weight is lm.get_output_embeddings().weight
+
+
+def _layers_name(lm: PreTrainedModel) -> str:
+    count = layer_count(lm)
+    for name, child in lm.base_model.named_children():
+        if isinstance(child, nn.ModuleList) and len(child) == count:
+            return name
+    raise AttributeError(f"{type(lm).__name__} keeps its {count} layers where they are not looked for")
+
+
+@contextmanager
+def _plugged(base: Any, tied: bool) -> Iterator[None]:
+    """Within, attention is :func:`_attention`; GPT-2's GELU, written out in eight passes, is done in one; and the gradient of
+    token embeddings that are the vocabulary head too holds only the tokens that are there, to be added to that of the head."""
+    config = base.config.get_text_config()
+    attention, activation = config._attn_implementation, NewGELUActivation.forward
+    embeddings = base.get_input_embeddings()
+    config._attn_implementation = INTERFACE
+    embeddings.sparse = tied
+    NewGELUActivation.forward = lambda _, x: functional.gelu(x, approximate="tanh")
+    try:
+        yield
+    finally:
+        config._attn_implementation = attention
+        embeddings.sparse = False
+        NewGELUActivation.forward = activation
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, layout: Layout | None,
+    key_values: KeyValues | None = None, scaling: float | None = None, sliding_window: int | None = None,
+    softcap: float | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention as transformers calls it: query [1, H, T, d], key and value [1, G, T, d] -> [1, T, H, d]."""
+    query_THd, key_TGd, value_TGd = (x[0].transpose(0, 1) for x in (query, key, value))
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    if layout is None:
+        assert key_values is not None
+        keys, values = key_values.extend(layer, key_TGd, value_TGd)
+        steps_L = torch.arange(keys.shape[2], device=query.device)
+        seen_BL = steps_L < key_values.lengths_B[:, None]
+        if sliding_window is not None and keys.shape[2] > sliding_window:
+            seen_BL &= steps_L >= key_values.lengths_B[:, None] - sliding_window
+        # the heads that share keys and values are as many queries of them
+        grouped_BGxd = query_THd.view(len(query_THd), keys.shape[1], -1, query_THd.shape[-1])
+        out = _attend(grouped_BGxd, keys, values, seen_BL[:, None, None], scaling, softcap)
+        return out.reshape(1, *query_THd.shape), None
+    query_BHLd, key_BGLd, value_BGLd = (layout.pad(x).transpose(1, 2) for x in (query_THd, key_TGd, value_TGd))
+    if key_values is not None:
+        key_values.prefill(layer, key_BGLd, value_BGLd)
+    mask: Tensor | None = None
+    if softcap is not None or (sliding_window is not None and layout.length > sliding_window):
+        steps_L = torch.arange(layout.length, device=query.device)
+        mask = steps_L[:, None] >= steps_L
+        if sliding_window is not None:
+            mask = mask & (steps_L[:, None] - steps_L < sliding_window)
+    out_BHLd = _attend(query_BHLd, key_BGLd, value_BGLd, mask, scaling, softcap)
+    return layout.pack(out_BHLd.transpose(1, 2))[None], None
+
+
+def _attend(
+    query_BHLd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+) -> Tensor:
+    """Soft-max attention [B, H, L, d]: under ``mask``, causal without one."""
+    if shared := query_BHLd.shape[1] // key_BGSd.shape[1] - 1:
+        key_BGSd, value_BGSd = (x.repeat_interleave(shared + 1, dim=1) for x in (key_BGSd, value_BGSd))
+    if softcap is None:
+        return functional.scaled_dot_product_attention(
+            query_BHLd, key_BGSd, value_BGSd, attn_mask=mask, is_causal=mask is None, scale=scaling
+        )
+    assert mask is not None
+    scale = query_BHLd.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(query_BHLd @ key_BGSd.transpose(-1, -2) * scale / softcap)
+    return torch.softmax(scores.masked_fill(~mask, -torch.inf).float(), -1).to(value_BGSd.dtype) @ value_BGSd
+
+
+AttentionInterface.register(INTERFACE, _attention)

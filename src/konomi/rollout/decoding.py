@@ -1,0 +1,151 @@
+"""One token more for each running sequence: what the sampler asks of a model, packed or, for families that cannot, padded.
+
+Shape suffixes: B sequences that still run, T tokens, L tokens of the longest, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from konomi.data.tokens import pad_left, pad_right
+from konomi.models import packed
+from konomi.models.packed import KeyValues, Layout, Trunk
+
+PREFILL_TOKENS = 4096
+"""Query tokens that go through the model at a time."""
+
+
+class Decoder(Protocol):
+    """Sequences of which some end earlier than others."""
+
+    rows: Tensor
+    """[B] int64: which query each running sequence goes on from."""
+
+    def start(self) -> Tensor:
+        """Read the queries; the last hidden state [B, D] of each."""
+        ...
+
+    def step(self, ids_B: Tensor) -> Tensor:
+        """Append a token to each sequence; its last hidden state [B, D]."""
+        ...
+
+    def keep(self, going_B: Tensor) -> Tensor:
+        """Drop sequences; returns which one is now at each place."""
+        ...
+
+    def trunk(self) -> Trunk | None:
+        """What was kept between two layers, rows in the order of the queries."""
+        ...
+
+
+def make_decoder(lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None) -> Decoder:
+    """Decode up to ``tokens`` tokens after each query."""
+    if packed.packs(lm):
+        return PackedDecoder(lm, queries, tokens, trunk_layer)
+    return PaddedDecoder(lm, queries)
+
+
+def cache_bytes(lm: PreTrainedModel) -> int:
+    """Keys and values of one token."""
+    config = lm.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size: int = 2 * config.num_hidden_layers * heads * width * lm.dtype.itemsize
+    return size
+
+
+class PackedDecoder:
+    """Room for keys and values is made once; no token is padding."""
+
+    def __init__(self, lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None) -> None:
+        self.lm, self.queries, self.trunk_layer = lm, queries, trunk_layer
+        lengths_B = torch.tensor([len(query) for query in queries], device=lm.device)
+        self.cache = KeyValues(int(lengths_B.max()) + tokens, lengths_B)
+        self.rows = torch.arange(len(queries), device=lm.device)
+        self._trunk: Tensor | None = None
+
+    def start(self) -> Tensor:
+        """See `Decoder`."""
+        hidden, lengths_B, first = [], self.cache.lengths_B, 0
+        while first < len(self.queries):
+            end = first + 1
+            while end < len(self.queries) and sum(map(len, self.queries[first : end + 1])) <= PREFILL_TOKENS:
+                end += 1
+            here, self.cache.first = lengths_B[first:end], first
+            ids_BL = pad_right(self.queries[first:end], 0)[0].to(self.lm.device)
+            layout = Layout(here, (ids_BL, here))
+            with packed.keeping(self.lm, self.trunk_layer) as kept:
+                hidden_TD = packed.run(self.lm, ids_BL.flatten()[layout.token_T], layout.positions_T, layout, self.cache)
+            if kept:
+                self._store(layout.pad(kept[0]), slice(first, end), slice(layout.length))
+            hidden.append(layout.at(hidden_TD, torch.arange(end - first, device=self.lm.device), here - 1))
+            first = end
+        return torch.cat(hidden)
+
+    def step(self, ids_B: Tensor) -> Tensor:
+        """See `Decoder`."""
+        positions_B = self.cache.lengths_B
+        self.cache.lengths_B = positions_B + 1
+        with packed.keeping(self.lm, self.trunk_layer) as kept:
+            hidden_BD = packed.run(self.lm, ids_B, positions_B, None, self.cache)
+        if kept:
+            self._store(kept[0], self.rows, positions_B)
+        return hidden_BD
+
+    def keep(self, going_B: Tensor) -> Tensor:
+        """See `Decoder`."""
+        order_b = self.cache.keep(going_B)
+        self.rows = self.rows[order_b]
+        return order_b
+
+    def trunk(self) -> Trunk | None:
+        """See `Decoder`."""
+        return None if self._trunk is None or self.trunk_layer is None else Trunk(self.trunk_layer, self._trunk)
+
+    def _store(self, hidden: Tensor, rows: Tensor | slice, positions: Tensor | slice) -> None:
+        if self._trunk is None:
+            self._trunk = hidden.new_zeros(len(self.queries), self.cache.room, hidden.shape[-1])
+        self._trunk[rows, positions] = hidden
+
+
+class PaddedDecoder:
+    """By the cache and masks of transformers, queries padded on the left: for families whose attention cannot be plugged in."""
+
+    def __init__(self, lm: PreTrainedModel, queries: Sequence[Sequence[int]]) -> None:
+        self.lm = lm
+        ids_BL, lengths_B = pad_left(queries, 0)
+        width = ids_BL.shape[1]
+        self.ids, self.rows = ids_BL.to(lm.device), torch.arange(len(queries), device=lm.device)
+        self.mask = (torch.arange(width) >= width - lengths_B[:, None]).to(lm.device)
+        self.positions = (self.mask.long().cumsum(-1) - 1).clamp(min=0)
+        self.cache = DynamicCache(config=lm.config)
+
+    def start(self) -> Tensor:
+        """See `Decoder`."""
+        out = self.lm.base_model(
+            input_ids=self.ids, attention_mask=self.mask, position_ids=self.positions, past_key_values=self.cache, use_cache=True
+        )
+        hidden_BD: Tensor = out.last_hidden_state[:, -1]
+        return hidden_BD
+
+    def step(self, ids_B: Tensor) -> Tensor:
+        """See `Decoder`."""
+        self.ids, self.positions = ids_B[:, None], self.positions[:, -1:] + 1
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
+        return self.start()
+
+    def keep(self, going_B: Tensor) -> Tensor:
+        """See `Decoder`."""
+        order_b = going_B.nonzero().squeeze(1)
+        self.cache.batch_select_indices(order_b)
+        self.rows, self.positions, self.mask = self.rows[order_b], self.positions[order_b], self.mask[order_b]
+        return order_b
+
+    def trunk(self) -> Trunk | None:
+        """See `Decoder`: nothing is kept."""
+        return None

@@ -1,0 +1,237 @@
+"""Sequences laid end to end against each of them alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+import oracles
+from konomi.data.batch import Rollout
+from konomi.data.tokens import Tokens, pad_right
+from konomi.errors import ConfigError
+from konomi.models import packed
+from konomi.models.packed import Layout
+from konomi.models.policy import Policy, make_reference, reference_logprobs
+from konomi.rollout.sampler import explore, make_draws
+from tiny import FAMILIES, tiny_model, tiny_tokenizer
+from tiny_run import disturbed, facts, ragged_queries, sharp_model, tiny_trainer, without_dropout
+
+NAMES = [("rollout", i) for i in range(24)]
+
+
+def gemma2() -> Any:
+    """A family whose attention scores are capped, windows in every other layer."""
+    import transformers
+
+    config = transformers.Gemma2Config(
+        vocab_size=29, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, query_pre_attn_scalar=8, sliding_window=4, attn_logit_softcapping=2.0, final_logit_softcapping=None,
+        pad_token_id=None, initializer_range=0.3, attn_implementation="eager",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+
+
+def gpt_neo() -> Any:
+    """A family whose attention cannot be plugged in."""
+    import transformers
+
+    config = transformers.GPTNeoConfig(
+        vocab_size=29, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=4,
+        max_position_embeddings=128, initializer_range=0.3, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+
+
+def tolerance(name: str) -> float:
+    """GPT-Neo's attention is float32 inside, whatever the weights are."""
+    return 1e-5 if name == "gpt_neo" else 1e-9
+
+
+def models() -> dict[str, Any]:
+    return {**{family: sharp_model(family) for family in FAMILIES}, "gemma2": gemma2(), "gpt_neo": gpt_neo()}
+
+
+def brood(groups: int = 3, each: int = 4, seed: int = 0) -> Rollout:
+    """Responses of 1 to 6 tokens, ``each`` to a query; the last query is the beginning of another."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(low: int, high: int) -> list[int]:
+        count = int(torch.randint(low, high + 1, (), generator=generator))
+        return torch.randint(2, 29, (count,), generator=generator).tolist()
+
+    queries = [ids(2, 9) for _ in range(groups - 1)]
+    queries.append(queries[0][:-1])
+    rows = [(query, ids(1, 6)) for query in queries for _ in range(each)]
+    lengths = torch.tensor([len(query) for query, _ in rows]), torch.tensor([len(response) for _, response in rows])
+    return Rollout(pad_right([q + r for q, r in rows], 0)[0], *lengths, torch.zeros(len(rows), dtype=torch.bool))
+
+
+def alone(policy: Policy, rollout: Rollout) -> list[torch.Tensor]:
+    """The log-probabilities of each sequence by the model's own forward, with gradients."""
+    out = []
+    for query, response in zip(rollout.query_ids(), rollout.response_ids(), strict=True):
+        logits = policy.lm(input_ids=torch.tensor([query + response]), use_cache=False).logits[0, len(query) - 1 : -1]
+        out.append(logits.log_softmax(-1)[range(len(response)), response])
+    return out
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "gemma2", "gpt_neo"])
+def test_shared_queries_give_the_gradient_of_each_sequence_alone(name: str) -> None:
+    policy, rollout = Policy(models()[name]), brood()
+    factors = torch.randn(rollout.mask.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    packed_logprobs, lonely = policy(rollout).logprobs, alone(policy, rollout)
+    for row, wanted in zip(packed_logprobs, lonely, strict=True):
+        oracles.close(row[: len(wanted)].detach(), wanted.detach(), tolerance(name))
+    (packed_logprobs * factors).sum().backward()
+    got = {n: p.grad.clone() for n, p in policy.lm.named_parameters()}
+    policy.zero_grad()
+    sum((row * factors[i, : len(row)]).sum() for i, row in enumerate(lonely)).backward()
+    for n, p in policy.lm.named_parameters():
+        oracles.close(got[n], p.grad, 1e-5 * max(1.0, float(p.grad.abs().max())))  # norms and some attention are float32 inside
+    assert packed.packs(policy.lm) == (name != "gpt_neo")
+
+
+def test_a_shared_query_is_there_once() -> None:
+    rollout = brood()
+    layout = Layout(rollout.lengths - 1, (rollout.ids, rollout.query_lengths))
+    once = sum(len(query) for query in {tuple(query) for query in rollout.query_ids()})
+    assert len(layout.token_T) == once + int((rollout.response_lengths - 1).sum()) < int((rollout.lengths - 1).sum())
+    x_Tx = torch.randn(len(layout.token_T), 3)
+    assert torch.equal(layout.pack(layout.pad(x_Tx)), x_Tx)
+    for row, (length, place) in enumerate(zip((rollout.lengths - 1).tolist(), layout.place_BL, strict=True)):
+        ids = rollout.ids.flatten()
+        own = layout.rows_T[place[:length]] * rollout.ids.shape[1] + layout.positions_T[place[:length]]
+        assert torch.equal(ids[own], rollout.ids[row, :length])
+        assert layout.positions_T[place[:length]].tolist() == list(range(length))
+    lonely = Layout(torch.tensor([3, 3]))
+    assert lonely.plain and lonely.place_BL.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "gemma2", "gpt_neo"])
+def test_the_sampler_tells_what_the_policy_says(name: str) -> None:
+    """Log-probabilities, entropies and values of ragged queries, some of them the same."""
+    model = models()[name]
+    policy = Policy(model)
+    torch.nn.init.normal_(policy.value_head.weight)
+    queries = [query for query in ragged_queries(6, seed=3) for _ in range(4)]
+    config = tiny_config_of(temperature=0.7)
+    drawn = explore(model, Tokens(tiny_tokenizer()), queries, make_draws(config, 0, NAMES), config, values=policy.values)
+    said = policy(drawn.rollout, 0.7)
+    for one, other in ((drawn.logprobs, said.logprobs), (drawn.entropy, said.entropy), (drawn.values, said.values)):
+        oracles.close(one, other.detach(), 10 * tolerance(name))
+    assert not drawn.logprobs[~drawn.rollout.mask].any() and drawn.trunk is None
+
+
+def tiny_config_of(**settings: Any) -> Any:
+    from konomi.config import RolloutConfig
+
+    return RolloutConfig(**{"response_tokens": (1, 9), **settings})
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "gpt_neo"])
+def test_responses_in_turns_are_those_of_one_go(name: str) -> None:
+    model, tokens, queries = models()[name], Tokens(tiny_tokenizer()), ragged_queries(24, seed=5)
+    whole, turns = (
+        explore(model, tokens, queries, make_draws(config, 0, NAMES), config, trunk_layer=1)
+        for config in (tiny_config_of(), tiny_config_of(cache_gb=5e-5))
+    )
+    assert turns.rollout.response_ids() == whole.rollout.response_ids()
+    assert turns.rollout.query_ids() == queries
+    oracles.close(turns.logprobs, whole.logprobs, tolerance(name))
+    if name != "gpt_neo":
+        read = Layout(whole.rollout.lengths - 1)
+        assert whole.trunk is not None and turns.trunk is not None and whole.trunk.layer == 1
+        oracles.close(read.pack(turns.trunk.hidden[:, : read.length]), read.pack(whole.trunk.hidden[:, : read.length]), 1e-9)
+
+
+# -- only the top layers -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_trunk_goes_on_to_is_what_the_whole_model_says(family: str) -> None:
+    model, tokens, queries = sharp_model(family), Tokens(tiny_tokenizer()), ragged_queries(12)
+    policy, config = Policy(model, top_layers=1), tiny_config_of()
+    drawn = explore(model, tokens, queries, make_draws(config, 0, NAMES[:12]), config, trunk_layer=policy.trunk_layer)
+    rows = torch.tensor([3, 0, 7])
+    assert drawn.trunk is not None
+    part, kept = drawn.rollout.select(rows), drawn.trunk.select(rows)
+    oracles.close(policy(part, 1.0, kept).logprobs.detach(), policy(part).logprobs.detach(), 1e-9)
+    oracles.close(reference_logprobs(model, part, 1.0, kept), reference_logprobs(model, part, 1.0), 1e-9)
+    wrong = packed.Trunk(kept.layer, kept.hidden.flip(-1))
+    assert not torch.allclose(policy(part, 1.0, wrong).logprobs, policy(part).logprobs, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_top_is_trained_and_only_it_is_copied(family: str) -> None:
+    policy = Policy(without_dropout(family), top_layers=1)
+    trained = {name for name, p in policy.lm.named_parameters() if p.requires_grad}
+    assert trained and all(".1." in name or "norm" in name or "ln_f" in name for name in trained), trained
+    reference = make_reference(policy)
+    shared = {p.data_ptr() for p in policy.lm.parameters()} & {p.data_ptr() for p in reference.parameters()}
+    assert len(shared) == sum(not p.requires_grad for p in policy.lm.parameters())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3"])
+def test_a_kept_trunk_changes_no_number_of_a_run(family: str) -> None:
+    runs = []
+    for keep in (True, False):
+        trainer = tiny_trainer(model=without_dropout(family), top_layers=1, precision="fp64", episodes=48)
+        assert trainer.trunk_layer == 1
+        if not keep:
+            trainer.trunk_layer = None
+        runs.append([facts(step.metrics) for step in trainer])
+    for one, other in zip(*runs, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert value == pytest.approx(other[key], rel=1e-6, abs=1e-9), key
+
+
+def test_a_reference_with_layers_of_its_own_gets_no_trunk() -> None:
+    from konomi.train.ppo import PPOTrainer
+
+    policy = Policy(without_dropout("gpt2"), top_layers=1)
+    other = without_dropout("gpt2", seed=3)
+    mine = tiny_trainer(model=without_dropout("gpt2"), top_layers=1)
+    trainer = PPOTrainer(policy, other, mine.tokens, mine.queries.prompts, mine.reward)
+    assert trainer.trunk_layer is None
+    disturbed(policy.lm)
+    assert not any(torch.equal(p, q) for p, q in zip(policy.lm.parameters(), other.parameters(), strict=True) if p.requires_grad)
+
+
+def test_more_layers_than_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"model.top_layers = 3: the model has 2 layers"):
+        Policy(tiny_model("gpt2"), top_layers=3)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys, torch
+from konomi.environment import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+tensor = torch.ones(2**26)
+del tensor
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_freed_memory_is_kept_unless_the_user_says_otherwise() -> None:
+    def resident(word: str, **variables: str) -> int:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+        command = [sys.executable, "-c", PROGRAM, word]
+        return int(subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=True).stdout)
+
+    plain, kept = resident("plain"), resident("keep")
+    assert kept > plain + 200_000  # kB; the tensor had 262,144
+    assert resident("keep", MALLOC_TRIM_THRESHOLD_="131072") < plain + 50_000

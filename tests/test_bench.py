@@ -1,0 +1,213 @@
+"""The speed benchmark's arithmetic: counts against hand and torch, tables from stored numbers. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import bounds  # noqa: E402
+import plots  # noqa: E402
+import shapes  # noqa: E402
+import speed  # noqa: E402
+import tables  # noqa: E402
+from bounds import GPT2_SMALL, Machine, Plan, Shape  # noqa: E402
+
+TINY = Shape(layers=1, width=2, attention=2, key_values=2, mlp=4, vocabulary=3)
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    return json.loads((ROOT / "tests" / "golden" / "speed.json").read_text(encoding="utf-8"))
+
+
+# the counts
+
+
+def test_count_of_one_episode_by_hand() -> None:
+    """Query 1, response 2: two tokens go through the trunk and see 1 + 2 tokens; two go through the head."""
+    assert TINY.layer_weights == 2 * (2 + 4) + 2 * 2 + 2 * 2 * 4 == 32
+    trunk, head = 2 * 2 * 32 + 4 * 2 * 3, 2 * 2 * 2 * 3
+    assert bounds.forward_flops(TINY, [1], [2]) == (trunk, head) == (152, 24)
+    counts = bounds.update_flops(TINY, [1], [2], Plan())
+    assert counts == {"rollout": 176, "score": 2 * 176, "train": 2 * 3 * 176}
+
+
+def test_count_of_what_is_left_out() -> None:
+    two = Shape(**{**vars(TINY), "layers": 2})
+    plan = Plan(epochs=1, trained=1, head_trained=False, kept_trunk=True, old_pass=0.0)
+    counts = bounds.update_flops(two, [1], [2], plan)
+    assert counts == {"rollout": 2 * 152 + 24, "score": 152 + 24, "train": 3 * 152 + 2 * 24}
+    assert bounds.done("a", "bf16") == bounds.FULL["a"]
+    assert bounds.update_flops(two, [1], [2], bounds.done("a", "fp32"))["score"] == 2 * 152 + 24
+
+
+def test_count_is_that_of_torch() -> None:
+    """Torch counts whole squares in attention, and all positions in the head."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tiny import tiny_model
+
+    length = 7
+    for family in ("gpt2", "llama", "gemma3"):
+        model = tiny_model(family, attn_implementation="eager").train()
+        shape = bounds.shape_of(model.config)
+        with FlopCounterMode(display=False) as counter:
+            loss = model(input_ids=torch.arange(length)[None], use_cache=False).logits.sum()
+        forward = shape.trunk_flops(length, length * length) + shape.head_flops(length)
+        rotary = counter.get_total_flops() - forward  # angle = position times frequency, as a product
+        assert 0 <= rotary <= 2 * 2 * length * model.config.hidden_size, family
+        with FlopCounterMode(display=False) as counter:
+            loss.backward()
+        assert counter.get_total_flops() == 2 * forward, family
+
+
+def test_count_of_the_job() -> None:
+    """About 4 TFLOP: the figure that the targets were set by came from one draw of the lengths."""
+    rng = random.Random(0)
+    lengths = [[rng.randint(shapes.LOW, shapes.HIGH) for _ in range(64)] for _ in range(2)]
+    assert sum(bounds.update_flops(GPT2_SMALL, *lengths, Plan()).values()) == pytest.approx(4.0e12, rel=0.08)
+
+
+def test_least_time_of_sampling_by_hand() -> None:
+    machine = Machine(flops=1.0, bandwidth=1.0, weight_bytes=4)
+    compute = [2 * 32 + 4 * 2 * 1 + 12, 2 * 32 + 4 * 2 * 2 + 12]
+    reading = [4 * (32 + 6 + 4), 4 * (32 + 6 + 8)]
+    assert bounds.sampling_seconds(TINY, [1], [2], machine) == sum(map(max, compute, reading))
+    assert bounds.sampling_seconds(TINY, [1], [2], machine, together=True) == sum(compute + reading)
+    alone = bounds.sampling_seconds(TINY, [1, 1], [2, 1], machine)
+    assert alone < bounds.sampling_seconds(TINY, [1, 1], [2, 2], machine)  # a row that has ended costs nothing
+
+
+# the job
+
+
+def test_a_word_is_a_token() -> None:
+    made = shapes.tokenizer()
+    text = shapes.texts(1, seed=0)[0]
+    assert len(made(text)["input_ids"]) == len(text.split())
+    assert made.decode(made(text)["input_ids"]) == text
+    assert len(made) == shapes.VOCABULARY
+
+
+def test_paired_lengths_are_uniform_and_have_one_mean() -> None:
+    rng = random.Random(0)
+    drawn = [shapes.paired_lengths(rng, 2) for _ in range(2000)]
+    assert {sum(pair) for pair in drawn} == {shapes.LOW + shapes.HIGH}
+    assert {length for pair in drawn for length in pair} == set(range(shapes.LOW, shapes.HIGH + 1))
+
+
+def test_log_marks_what_warms_up(tmp_path: Path) -> None:
+    log = shapes.Log(tmp_path / "x.jsonl", warmup=1)
+    log.update(2.0, 64)
+    log.update(1.0, 64)
+    log.end(precision="fp32")
+    rows = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row.get("warmup") for row in rows] == [True, False, None]
+    assert rows[2]["end"] and rows[2]["rss"] > 0
+
+
+# the tables
+
+
+def test_rates_ratios_and_memory(raw: dict[str, Any]) -> None:
+    results = tables.Results(raw)
+    assert results.rate("a") == pytest.approx(4.0)  # the warm-up of 1 episode/s does not count
+    ratio = results.ratio("a", "trl-ppo")
+    assert ratio is not None
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((5.0, 4.0, 6.25))
+    assert results.memory("trl-ppo") == 3.4
+    assert results.ratio("a", "rloo-bf16") is None
+
+
+def test_peaks_are_the_best_of_a_round_and_the_median_of_rounds(raw: dict[str, Any]) -> None:
+    machine = tables.Results(raw).machine()
+    assert machine == Machine(flops=400e9, bandwidth=50e9, weight_bytes=2)
+
+
+def test_share_of_the_bound(raw: dict[str, Any]) -> None:
+    results = tables.Results(raw)
+    row = results.updates("a")[0]
+    count = sum(bounds.update_flops(GPT2_SMALL, row["queries"], row["responses"], Plan()).values())
+    assert results.share("a", Plan()) == pytest.approx(count / 400e9 / 16.0)
+    seconds, share = results.phases("a")["train"]
+    assert seconds == 10.0
+    assert share == pytest.approx(count * 6 / 9 / 400e9 / 10.0)
+
+
+def test_the_section_is_whole(raw: dict[str, Any]) -> None:
+    text = tables.section(raw)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    for table in (rows[:2], rows[-2:]):
+        assert len({line.count("|") for line in table}) == 1
+    assert "| A: GPT-2 small shape, all of it trained | episodes/s, beside TRL 0.11.4 PPO | 4.00 | 0.80 | 5.00x" in text
+    assert "| 4.5x | yes |" in text
+    assert "exit code 1: no memory" in text  # a peer that failed says so
+    assert "near flat, within budget | yes |" in text
+    assert not text.startswith("Quick")
+    assert tables.section(raw | {"quick": True}).startswith("Quick")
+
+
+def test_an_empty_run_has_a_table_too() -> None:
+    empty = {"hardware": "none", "quick": True, "notes": [], "peaks": [], "systems": {}, "growth": []}
+    assert tables.section(empty).count("| – |") > 10
+    assert speed.pictures(empty) == {}
+
+
+def test_growth_counts_the_tokens_of_its_kind(raw: dict[str, Any]) -> None:
+    results = tables.Results(raw)
+    assert tables.growth(results, "sampling", "length") == [(16, pytest.approx(2.0), 1.0), (64, pytest.approx(2.5), 1.1)]
+    assert tables.growth(results, "training", "batch") == [(8, pytest.approx(5.0), 3.0)]
+
+
+def test_pictures_are_well_formed(raw: dict[str, Any]) -> None:
+    drawn = speed.pictures(raw)
+    assert set(drawn) == {"speed-timeline.svg", "speed-growth.svg"} == set(speed.TITLES)
+    for svg in drawn.values():
+        root = ElementTree.fromstring(svg)
+        assert root.tag.endswith("svg")
+        assert "nan" not in svg
+    assert "job A: before" in drawn["speed-timeline.svg"]
+    assert plots.growth([plots.Panel("none", "x", "y", {}, {})])
+
+
+def test_the_section_goes_between_the_marks(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "results.md"
+    page.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(speed, "RESULTS", page)
+    speed.write(raw, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- speed -->\nHardware") and text.endswith("<!-- /speed -->\nafter\n")
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", text):
+        assert (tmp_path / name).is_file()
+
+
+def test_results_page_has_the_marks() -> None:
+    assert re.search(r"<!-- speed -->\n.*<!-- /speed -->", speed.RESULTS.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_runner_lists_its_jobs_and_refuses_others() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "speed.py")]
+    listed = subprocess.run([*command, "--list"], capture_output=True, text=True, check=True, encoding="utf-8").stdout
+    assert [line.split()[0] for line in listed.splitlines()] == list(speed.JOBS)
+    refused = subprocess.run([*command, "--only", "z"], capture_output=True, text=True, encoding="utf-8")
+    assert refused.returncode == 2 and "--only z" in refused.stderr
+
+
+def test_every_system_has_a_label(tmp_path: Path) -> None:
+    for precision in ("bf16", "fp32"):
+        systems = speed.chosen_systems(list(speed.JOBS), quick=False, few=2, before=tmp_path, precision=precision)
+        assert {system.name for system in systems} <= set(tables.LABELS)
+    points = speed.growth_points(quick=False)
+    assert len({system.name for _, _, system in points}) == len(points) == 20
