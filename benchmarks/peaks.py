@@ -28,10 +28,10 @@ READ = 2**28
 
 
 def best(work: Callable[[], Any], seconds: float = SECONDS) -> float:
-    """The shortest time of a call, of as many as fit into ``seconds`` after one that warms up, but at least three."""
+    """The shortest time of a call, of as many as fit into ``seconds`` after one that warms up."""
     work()
     times: list[float] = []
-    while sum(times) < seconds or len(times) < 3:
+    while sum(times) < seconds:
         start = time.perf_counter()
         work()
         times.append(time.perf_counter() - start)

@@ -46,7 +46,7 @@ def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
 
 def timeline(groups: Sequence[Sequence[Bar]]) -> str:
     """Horizontal bars; each group has a scale of its own, so that before and after can be compared."""
-    left, width, row = 150.0, 720.0, 46.0
+    left, width, row = 165.0, 740.0, 46.0
     parts, y = [], 34.0
     for number, (name, colour) in enumerate(list(COLOURS.items())[:4]):
         parts.append(f'<rect x="{left + number * 100:.0f}" y="8" width="12" height="12" fill="{colour}"/>')

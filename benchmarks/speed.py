@@ -127,7 +127,7 @@ def chosen_systems(only: Sequence[str], quick: bool, few: int, before: Path | No
         # without bf16 in hardware the peer is some ten times as slow in it: its best is then fp32
         kinds = ["fp32"] if precision != "bf16" else ["bf16"] if quick else ["bf16", "fp32"]
         found += [peer(f"rloo-{kind}", "trl-1.16.0", "trl_rloo.py", few, "--precision", kind) for kind in kinds]
-        found.append(ours("a-before", "a", few, source=before) if before else None)
+        found.append(ours("a-before", "a", few, source=before) if before and not quick else None)
     if "b" in only:
         found.append(ours("b", "b", few))
     if "c" in only:
@@ -145,7 +145,8 @@ def growth_points(quick: bool) -> list[tuple[str, str, System]]:
     lengths, batches = (LENGTHS[:2], BATCHES[:2]) if quick else (LENGTHS, BATCHES)
     points = []
     for kind in ("sampling", "training"):
-        pairs = [("length", ROWS, length) for length in lengths] + [("batch", rows, TOKENS) for rows in batches]
+        by_length, by_batch = [("length", ROWS, length) for length in lengths], [("batch", rows, TOKENS) for rows in batches]
+        pairs = by_length + by_batch if not quick else by_length if kind == "sampling" else by_batch
         for by, rows, length in pairs:
             updates = 3 if rows * length <= 1024 and not quick else 1
             system = ours(f"{kind}-{by}-{rows}x{length}", kind, updates, "--response", str(length), "--growth")

@@ -35,6 +35,8 @@ RECORDED = 2.56
 BUDGETS = {"sampling": 3.5, "training": 4.5}
 """GB that the growth's jobs may hold at most, whatever the length and the batch: rollout.cache_gb bounds the one,
 ppo.micro_batch_tokens the other, beside the weights (0.5 GB) and, in training, reference, gradient and moments (2 GB)."""
+FLAT = 1.5
+"""What is called near flat: the time a token of the longest or largest over that of the shortest or smallest."""
 NONE = "–"
 
 Row = Mapping[str, Any]
@@ -230,13 +232,14 @@ def growth(results: Results, kind: str, by: str) -> list[tuple[int, float, float
 
 
 def _growth_line(results: Results, kind: str) -> str:
-    points = {by: growth(results, kind, by) for by in ("length", "batch")}
-    everything = [point for found in points.values() for point in found]
-    memory = max((point[2] for point in everything), default=None)
-    told = [f"{found[-1][1] / found[0][1]:.2f}x from {found[0][0]} to {found[-1][0]} ({by})"
-            for by, found in points.items() if found]  # fmt: skip
-    return _line(f"growth, {kind}", "time a token; peak, GB", _number(memory, ".1f") + " GB", f"budget {BUDGETS[kind]} GB",
-                 "; ".join(told) or NONE, "near flat, within budget", _reached(memory, BUDGETS[kind], below=True))  # fmt: skip
+    points = {by: found for by in ("length", "batch") if (found := growth(results, kind, by))}
+    memory = max((point[2] for found in points.values() for point in found), default=None)
+    ratios = {by: found[-1][1] / found[0][1] for by, found in points.items()}
+    told = [f"{ratios[by]:.2f}x from {found[0][0]} to {found[-1][0]} ({by})" for by, found in points.items()]
+    reached = NONE if memory is None else "yes" if memory < BUDGETS[kind] and max(ratios.values()) <= FLAT else "no"
+    peak = NONE if memory is None else f"{memory:.1f} GB"
+    cells = (peak, f"budget {BUDGETS[kind]} GB", "; ".join(told) or NONE, f"at most {FLAT}x, within budget", reached)
+    return _line(f"growth, {kind}", "time a token; peak memory", *cells)
 
 
 def systems(results: Results) -> str:
@@ -275,7 +278,15 @@ def machine(results: Results) -> str:
         if name in bounds.FULL:
             text += f"{median(sum(c.values()) for c in results.flops(name, bounds.FULL[name])) / 1e12:.2f} TFLOP in full, "
         text += f"{done / 1e12:.2f} done."
-    return text
+    return text + _room(results)
+
+
+def _room(results: Results) -> str:
+    """How far the bound lets the ratios to the peers go: TRL's PPO is in fp32, and without bf16 in hardware so is the bound."""
+    share = results.share("a", bounds.FULL["a"])
+    ratios = {label: results.ratio("a", name) for name, label in LABELS.items() if name.startswith(("trl", "rloo"))}
+    told = [f"{ratio.value / share:.1f}x {label}" for label, ratio in ratios.items() if ratio and share]
+    return f" At that bound, all of the count done, job A would be {' and '.join(told)}." if told else ""
 
 
 def phases(results: Results) -> str:

@@ -154,7 +154,9 @@ def test_the_section_is_whole(raw: dict[str, Any]) -> None:
     assert "| A: GPT-2 small shape, all of it trained | episodes/s, beside TRL 0.11.4 PPO | 4.00 | 0.80 | 5.00x" in text
     assert "| 4.5x | yes |" in text
     assert "exit code 1: no memory" in text  # a peer that failed says so
-    assert "near flat, within budget | yes |" in text
+    assert text.count("at most 1.5x, within budget | yes |") == 2
+    share = tables.Results(raw).share("a", Plan())
+    assert share is not None and f"job A would be {5.0 / share:.1f}x TRL 0.11.4 PPO" in text
     assert not text.startswith("Quick")
     assert tables.section(raw | {"quick": True}).startswith("Quick")
 
@@ -211,3 +213,4 @@ def test_every_system_has_a_label(tmp_path: Path) -> None:
         assert {system.name for system in systems} <= set(tables.LABELS)
     points = speed.growth_points(quick=False)
     assert len({system.name for _, _, system in points}) == len(points) == 20
+    assert len(speed.growth_points(quick=True)) == 4

@@ -13,7 +13,7 @@ import torch
 import oracles
 from konomi.data.batch import Rollout
 from konomi.data.tokens import Tokens, pad_right
-from konomi.errors import ConfigError
+from konomi.errors import ConfigError, ModelError
 from konomi.models import packed
 from konomi.models.packed import Layout
 from konomi.models.policy import Policy, make_reference, reference_logprobs
@@ -235,3 +235,15 @@ def test_freed_memory_is_kept_unless_the_user_says_otherwise() -> None:
     plain, kept = resident("plain"), resident("keep")
     assert kept > plain + 200_000  # kB; the tensor had 262,144
     assert resident("keep", MALLOC_TRIM_THRESHOLD_="131072") < plain + 50_000
+
+
+def test_families_that_cannot_be_used_so_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt2")
+    forward = model.transformer.h[0].attn.forward
+    monkeypatch.setattr(model.transformer.h[0].attn, "forward", lambda *args, layout, key_values, **rest: forward(*args, **rest))
+    with pytest.raises(ModelError, match="does not hand on to its attention"):
+        Policy(model)
+    other = tiny_model("llama")
+    other.model.layers = torch.nn.Sequential(*other.model.layers)
+    with pytest.raises(ModelError, match=r"its 2 layers are not found.*model.top_layers"):
+        packed.top_parameters(other, 1)

@@ -26,6 +26,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.activations import NewGELUActivation
 
 from konomi.data.tokens import lengths_to_mask
+from konomi.errors import ModelError
 
 INTERFACE = "konomi_packed"
 
@@ -256,7 +257,7 @@ def _layers_name(lm: PreTrainedModel) -> str:
     for name, child in lm.base_model.named_children():
         if isinstance(child, nn.ModuleList) and len(child) == count:
             return name
-    raise AttributeError(f"{type(lm).__name__} keeps its {count} layers where they are not looked for")
+    raise ModelError(f"{type(lm).__name__}: its {count} layers are not found, so that model.top_layers cannot be used with it")
 
 
 @contextmanager
@@ -278,7 +279,7 @@ def _plugged(base: Any, tied: bool) -> Iterator[None]:
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, layout: Layout | None,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, layout: Layout | None = None,
     key_values: KeyValues | None = None, scaling: float | None = None, sliding_window: int | None = None,
     softcap: float | None = None, **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
@@ -286,7 +287,8 @@ def _attention(
     query_THd, key_TGd, value_TGd = (x[0].transpose(0, 1) for x in (query, key, value))
     layer: int = module.layer_idx  # type: ignore[assignment]
     if layout is None:
-        assert key_values is not None
+        if key_values is None:
+            raise ModelError("this family does not hand on to its attention what konomi gives its model; it cannot be used")
         keys, values = key_values.extend(layer, key_TGd, value_TGd)
         steps_L = torch.arange(keys.shape[2], device=query.device)
         seen_BL = steps_L < key_values.lengths_B[:, None]
