@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="RLHF end to end: move a language model toward what people like better, without letting it drift from where it began."
-    "\n\nStart with [bold]konomi demo --quick[/bold] (two minutes), then [bold]konomi demo[/bold].",
+    "\n\nStart with [bold]konomi demo --quick[/bold] (a minute), then [bold]konomi demo[/bold].",
 )
 
 Set = Annotated[
@@ -83,7 +83,7 @@ def _root(
 @app.command()
 @_told
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of two minutes: too short to learn much.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute: too short to learn much.")] = False,
     out: Out = Path("runs"),
     seed: Seed = None,
     set_: Set = None,
@@ -91,8 +91,9 @@ def demo(
 ) -> None:
     """Run the whole job on the embedded models: no download, no GPU, nothing asked.
 
-    Gemma 3 270M continues Japanese openings; the reward is how positive a Japanese sentiment classifier finds the text;
-    PPO moves the model toward it. At the end: before/after on openings it never saw, a report, the model.
+    Gemma 3 270M, with its Japanese vocabulary, continues Japanese openings; the reward is how positive a Japanese sentiment
+    classifier finds the text; PPO moves the model toward it. At the end: before/after on openings it never saw, a report,
+    the model.
     """
     from konomi.config import PPOJob, load_config
     from konomi.data.sources import examples
@@ -101,7 +102,7 @@ def demo(
     if quick:
         overrides = [*QUICK, *overrides]
     job = load_config(examples() / "demo.toml", PPOJob, overrides)
-    _run(job, out, as_json, minutes="2" if quick else "10")
+    _run(job, out, as_json, minutes="1" if quick else "3")
 
 
 QUICK = (
