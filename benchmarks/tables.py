@@ -51,7 +51,8 @@ class Ratio:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.2f}x ({self.low:.2f} to {self.high:.2f})"
+        spread = f" ({self.low:.2f} to {self.high:.2f})" if self.high > self.low else ""  # one round has none
+        return f"{self.value:.2f}x{spread}"
 
 
 class Results:

@@ -17,6 +17,7 @@ from konomi import __version__
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "pydantic", "numpy", "mlflow")
 
+_MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Names of settings in glibc's malloc.h."""
 
@@ -87,7 +88,7 @@ def keep_memory() -> None:
     Memory that is new to a process has to be cleared page by page: where a model's activations are made anew at each step,
     that costs more than the arithmetic on them. Left alone if the environment sets the allocator's own variables.
     """
-    if not sys.platform.startswith("linux") or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

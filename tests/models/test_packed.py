@@ -16,8 +16,8 @@ from konomi.data.tokens import Tokens, pad_right
 from konomi.errors import ConfigError, ModelError
 from konomi.models import packed
 from konomi.models.packed import Layout
-from konomi.models.policy import Policy, make_reference, reference_logprobs
-from konomi.rollout.sampler import explore, make_draws
+from konomi.models.policy import Policy, make_reference, reference_logprobs, rounds_coarsely
+from konomi.rollout.sampler import draw_and_tell, explore, make_draws
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from tiny_run import disturbed, facts, ragged_queries, sharp_model, tiny_trainer, without_dropout
 
@@ -237,13 +237,49 @@ def test_freed_memory_is_kept_unless_the_user_says_otherwise() -> None:
     assert resident("keep", MALLOC_TRIM_THRESHOLD_="131072") < plain + 50_000
 
 
-def test_families_that_cannot_be_used_so_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model("gpt2")
-    forward = model.transformer.h[0].attn.forward
-    monkeypatch.setattr(model.transformer.h[0].attn, "forward", lambda *args, layout, key_values, **rest: forward(*args, **rest))
-    with pytest.raises(ModelError, match="does not hand on to its attention"):
-        Policy(model)
+def test_families_that_cannot_be_packed_run_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that keeps its window in the mask, and one whose attention is not handed what it needs."""
+    import transformers
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.Qwen2MoeConfig(
+        vocab_size=29, num_key_value_heads=2, **sizes, moe_intermediate_size=16, shared_expert_intermediate_size=16,
+        num_experts=4, num_experts_per_tok=2, use_sliding_window=True, sliding_window=4, max_window_layers=1,
+        layer_types=["full_attention", "sliding_attention"], initializer_range=0.3,
+    )  # fmt: skip
+    windowed = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    deaf = sharp_model("gpt2")
+    forward = deaf.transformer.h[0].attn.forward
+
+    def without(*args: Any, layout: Any = None, key_values: Any = None, **rest: Any) -> Any:
+        return forward(*args, **rest)
+
+    monkeypatch.setattr(deaf.transformer.h[0].attn, "forward", without)
+    rollout = brood()
+    for model in (windowed, deaf):
+        assert packed.packs(model)
+        policy = Policy(model)
+        assert not packed.packs(model)
+        for row, wanted in zip(policy(rollout).logprobs, alone(policy, rollout), strict=True):
+            oracles.close(row[: len(wanted)].detach(), wanted.detach(), 1e-4)
+    assert not packed.packs(make_reference(Policy(windowed)))
+    assert rounds_coarsely(windowed) and not rounds_coarsely(deaf)
+
+
+def test_layers_that_are_not_found() -> None:
     other = tiny_model("llama")
     other.model.layers = torch.nn.Sequential(*other.model.layers)
     with pytest.raises(ModelError, match=r"its 2 layers are not found.*model.top_layers"):
         packed.top_parameters(other, 1)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_autocast_does_not_round_what_is_told_of_a_draw(blocked: bool) -> None:
+    logits = torch.randn(3, 700, generator=torch.Generator().manual_seed(0))
+    if blocked:
+        logits[:, 5] = -torch.inf
+    uniforms = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    plain = draw_and_tell(logits, uniforms)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = draw_and_tell(logits, uniforms)
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True)) and torch.isfinite(plain[2]).all()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from transformers.activations import NewGELUActivation
 
 from konomi.data.tokens import lengths_to_mask
 from konomi.errors import ModelError
+from konomi.models.key_values import KeyValues
 
 INTERFACE = "konomi_packed"
 
@@ -129,56 +130,18 @@ class _Pick(torch.autograd.Function):
         return whole, None
 
 
-@dataclass
-class KeyValues:
-    """Keys and values of running sequences, in room that is made once: [B, G, S, d] a layer."""
-
-    room: int
-    """S."""
-    lengths_B: Tensor
-    """[B] tokens that each sequence has, the one of the present step included."""
-    first: int = 0
-    """The sequence from which on the present prefill is."""
-    decoding: bool = False
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def prefill(self, layer: int, key_BGLd: Tensor, value_BGLd: Tensor) -> None:
-        """Write the first tokens of sequences ``first`` and on."""
-        if layer not in self.layers:
-            _, heads, _, width = key_BGLd.shape
-            shape = (len(self.lengths_B), heads, self.room)
-            # zeros: what is masked has weight 0, and 0 times whatever was in that memory need not be 0
-            self.layers[layer] = (key_BGLd.new_zeros(*shape, width), value_BGLd.new_zeros(*shape, value_BGLd.shape[-1]))
-        here = slice(self.first, self.first + len(key_BGLd))
-        for store, new in zip(self.layers[layer], (key_BGLd, value_BGLd), strict=True):
-            store[here, :, : new.shape[2]] = new
-
-    def extend(self, layer: int, key_BGd: Tensor, value_BGd: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a token of each running sequence; returns [B, G, L, d] of all that they have."""
-        count, longest = len(self.lengths_B), int(self.lengths_B.max())
-        rows = torch.arange(count, device=key_BGd.device)
-        for store, new in zip(self.layers[layer], (key_BGd, value_BGd), strict=True):
-            store[rows, :, self.lengths_B - 1] = new
-        key, value = self.layers[layer]
-        return key[:count, :, :longest], value[:count, :, :longest]
-
-    def keep(self, going_B: Tensor) -> Tensor:
-        """Drop sequences: those at the end move into the places that become free. Returns [b] which one is now where."""
-        count = int(going_B.sum())
-        order_b = torch.arange(count, device=going_B.device)
-        free, movers = (~going_B[:count]).nonzero().squeeze(1), going_B[count:].nonzero().squeeze(1) + count
-        order_b[free] = movers
-        if len(free):
-            for pair in self.layers.values():
-                for store in pair:
-                    store[free] = store[movers]
-        self.lengths_B = self.lengths_B[order_b]
-        return order_b
+class CannotPack(ModelError):
+    """What this family's attention is handed, or not handed, is more than :func:`_attention` knows."""
 
 
 def packs(lm: PreTrainedModel) -> bool:
-    """Whether this family's attention can be plugged in."""
-    return bool(getattr(lm.base_model, "_supports_attention_backend", False))
+    """Whether this family's attention can be plugged in, and was not found to need padding."""
+    return bool(getattr(lm.base_model, "_supports_attention_backend", False)) and not hasattr(lm, "konomi_padded")
+
+
+def needs_padding(lm: PreTrainedModel) -> None:
+    """From now on, :func:`packs` says no of this model and its copies."""
+    lm.konomi_padded = True
 
 
 def run(lm: PreTrainedModel, ids_T: Tensor, positions_T: Tensor, layout: Layout | None, cache: KeyValues | None = None) -> Tensor:
@@ -263,7 +226,8 @@ def _layers_name(lm: PreTrainedModel) -> str:
 @contextmanager
 def _plugged(base: Any, tied: bool) -> Iterator[None]:
     """Within, attention is :func:`_attention`; GPT-2's GELU, written out in eight passes, is done in one; and the gradient of
-    token embeddings that are the vocabulary head too holds only the tokens that are there, to be added to that of the head."""
+    token embeddings that are the vocabulary head too holds only the tokens that are there, to be added to that of the head
+    (every loss here reaches the head; a gradient of the embeddings alone would stay sparse)."""
     config = base.config.get_text_config()
     attention, activation = config._attn_implementation, NewGELUActivation.forward
     embeddings = base.get_input_embeddings()
@@ -281,14 +245,21 @@ def _plugged(base: Any, tied: bool) -> Iterator[None]:
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, layout: Layout | None = None,
     key_values: KeyValues | None = None, scaling: float | None = None, sliding_window: int | None = None,
-    softcap: float | None = None, **_: Any,
+    softcap: float | None = None, **rest: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention as transformers calls it: query [1, H, T, d], key and value [1, G, T, d] -> [1, T, H, d]."""
+    if layout is None and key_values is None:
+        raise CannotPack("this family does not hand on to its attention what konomi gives its model")
+    if any(rest.get(name) is not None for name in ("s_aux", "sinks", "indices", "block_indices")):
+        raise CannotPack("this family's attention has sinks or chooses what it sees")
+    kinds = getattr(getattr(module, "config", None), "layer_types", None) or ()
+    kind = kinds[module.layer_idx] if len(kinds) > module.layer_idx else "full_attention"  # type: ignore[operator, index]
+    if kind == "chunked_attention" or (kind == "sliding_attention" and sliding_window is None):
+        raise CannotPack("this family keeps its window in the mask, which packed sequences have not")
     query_THd, key_TGd, value_TGd = (x[0].transpose(0, 1) for x in (query, key, value))
     layer: int = module.layer_idx  # type: ignore[assignment]
     if layout is None:
-        if key_values is None:
-            raise ModelError("this family does not hand on to its attention what konomi gives its model; it cannot be used")
+        assert key_values is not None
         keys, values = key_values.extend(layer, key_TGd, value_TGd)
         steps_L = torch.arange(keys.shape[2], device=query.device)
         seen_BL = steps_L < key_values.lengths_B[:, None]

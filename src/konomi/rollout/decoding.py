@@ -14,7 +14,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from konomi.data.tokens import pad_left, pad_right
 from konomi.models import packed
-from konomi.models.packed import KeyValues, Layout, Trunk
+from konomi.models.key_values import KeyValues
+from konomi.models.packed import Layout, Trunk
 
 PREFILL_TOKENS = 4096
 """Query tokens that go through the model at a time."""

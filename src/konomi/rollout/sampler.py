@@ -189,6 +189,11 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
 
 def draw_and_tell(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`draw`, and [B] the log-probability of the token and [B] the entropy, nats."""
+    with torch.autocast(logits_BV.device.type, enabled=False):  # it would take sums of products in bfloat16
+        return _draw_parts(logits_BV, uniforms_B)
+
+
+def _draw_parts(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     parts = zip(torch.split(logits_BV, DRAW_ROWS), torch.split(uniforms_B, DRAW_ROWS), strict=True)
     token, logprob, entropy = zip(*(_draw_rows(logits, uniforms) for logits, uniforms in parts), strict=True)
     return torch.cat(token), torch.cat(logprob), torch.cat(entropy)

@@ -28,7 +28,7 @@ from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb
 from konomi.errors import ConfigError, RunError
 from konomi.models.packed import Trunk
-from konomi.models.policy import Evaluation, Policy, reference_logprobs, same_weights, token_full_kl
+from konomi.models.policy import Evaluation, Policy, reference_logprobs, rounds_coarsely, same_weights, token_full_kl
 from konomi.rewards.base import Reward, score
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import Drawn, explore, make_draws, sample
@@ -80,8 +80,9 @@ class PPOTrainer:
         ]
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision)
         self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
-        shared = same_weights(policy.lm, self.reference, frozen=True)  # another model's layers make other hidden states
-        self.trunk_layer = policy.trunk_layer if shared else None
+        # another model's layers make other hidden states
+        self.trunk_layer = policy.trunk_layer if same_weights(policy.lm, self.reference, frozen=True) else None
+        self.inexact = precision == "bf16" or rounds_coarsely(policy.lm)
         self.processes = self.engine.accelerator.num_processes
         prompts_a_batch = self.ppo.batch_size // self.ppo.responses_per_prompt
         for name, size in (
@@ -128,8 +129,7 @@ class PPOTrainer:
         scored = time.perf_counter()
         plan = self._plan(rollout, epoch=0)
         experience = self._experience(answers, scores_B, plan)
-        evaluated = time.perf_counter()
-        sums = describe(experience, scores_B, self.kl_coef)
+        sums, evaluated = describe(experience, scores_B, self.kl_coef), time.perf_counter()
         kl = sums.means(self.engine.accelerator)["objective/kl"]
         if not math.isfinite(kl):
             raise RunError(
@@ -163,8 +163,8 @@ class PPOTrainer:
             )
         self.update += 1
         samples = self._samples(rollout, scores_B, experience.kl.sum(1), len(rollout))
-        each = self.ppo.responses_per_prompt
-        samples = [sample for first in range(each) for sample in samples[first::each]]  # one of every prompt comes first
+        each = self.ppo.responses_per_prompt  # one of every prompt comes first
+        samples = [sample for first in range(each) for sample in samples[first::each]]
         return StepResult(self.update, self.update * self.ppo.batch_size, metrics, samples)
 
     def state_dict(self) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class PPOTrainer:
     def _experience(self, drawn: Drawn, scores_B: Tensor, plan: list[list[Tensor]]) -> Experience:
         """Hold what the policy said as it drew against the reference; then rewards and advantages.
 
-        In bf16 a sampler's pass differs by more than float error from a trainer's: the first epoch's micro-batches are run.
+        Where a sampler's pass differs by more than float error from a trainer's, the first epoch's micro-batches are run.
         """
         ppo, temperature, rollout, trunk = self.ppo, self.rollout_config.temperature, drawn.rollout, drawn.trunk
         mask_BR = rollout.mask
@@ -243,7 +243,7 @@ class PPOTrainer:
             said: Evaluation = self.engine.wrapped(chosen, temperature, trunk)
             return [said.logprobs, said.values, said.entropy]
 
-        if self.engine.precision == "bf16":
+        if self.inexact:
             logprobs_BR, values_BR, entropy_BR = each(evaluate, [part for mini_batch in plan for part in mini_batch])
         else:
             logprobs_BR, values_BR, entropy_BR = drawn.logprobs, drawn.values, drawn.entropy
