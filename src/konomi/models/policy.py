@@ -86,8 +86,9 @@ class Policy(nn.Module):
 
     def forward(self, rollout: Rollout, temperature: float = 1.0, trunk: Trunk | None = None) -> Evaluation:
         """Evaluate a rollout's response tokens; log-probabilities and values carry gradients."""
-        hidden_ND, targets_N = response_hidden(self.lm, rollout, trunk)
-        logprobs_N, entropy_N = _through_head(self.lm, hidden_ND, targets_N, temperature)
+        with packed.one_gradient(self.lm):
+            hidden_ND, targets_N = response_hidden(self.lm, rollout, trunk)
+            logprobs_N, entropy_N = _through_head(self.lm, hidden_ND, targets_N, temperature)
         values_N = self.values(hidden_ND)
         return Evaluation(_rows(logprobs_N, rollout), _rows(values_N, rollout), _rows(entropy_N, rollout))
 
