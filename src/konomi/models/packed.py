@@ -27,7 +27,7 @@ from transformers.activations import NewGELUActivation
 
 from konomi.data.tokens import lengths_to_mask
 from konomi.errors import ModelError
-from konomi.models.key_values import KeyValues
+from konomi.models.key_values import KeyValues, whole_lanes
 from konomi.ops.masked import widen
 
 INTERFACE = "konomi_packed"
@@ -283,7 +283,8 @@ def _attention(
     kind = kinds[module.layer_idx] if len(kinds) > module.layer_idx else "full_attention"  # type: ignore[operator, index]
     if kind == "chunked_attention" or (kind == "sliding_attention" and sliding_window is None):
         raise CannotPack("this family keeps its window in the mask, which packed sequences have not")
-    query_THd, key_TGd, value_TGd = (x[0].transpose(0, 1) for x in (query, key, value))
+    # rotary embeddings widen queries and keys; attention takes them in the precision of the products, as autocast would
+    query_THd, key_TGd, value_TGd = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
     layer: int = module.layer_idx  # type: ignore[assignment]
     if layout is None:
         assert key_values is not None
@@ -322,6 +323,9 @@ def _attend(
     if mask is None:
         steps_L = torch.arange(query_BHLd.shape[2], device=query_BHLd.device)
         mask = steps_L[:, None] >= steps_L
+    if spare := whole_lanes(key_BGSd.shape[2]) - key_BGSd.shape[2]:
+        key_BGSd, value_BGSd = (functional.pad(x, (0, 0, 0, spare)) for x in (key_BGSd, value_BGSd))
+        mask = functional.pad(mask, (0, spare))
     scale = query_BHLd.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query_BHLd * scale) @ key_BGSd.transpose(-1, -2)
     if softcap is not None:

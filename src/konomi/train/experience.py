@@ -16,9 +16,10 @@ from konomi.errors import RunError
 from konomi.models.packed import Trunk
 from konomi.train.loop import Engine, Sums
 
-RATIO_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.02}
+RATIO_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.02, "sampler": 1e-3}
 """How far the probability ratio may be from 1 before the first optimiser step of an update. In fp32 and fp64 what the
-sampler said of a token stands against what the trainer says of it; in bf16 the trainer stands against itself."""
+sampler said of a token stands against what the trainer says of it; in bf16 the trainer stands against itself. "sampler": up
+to where the sampler's word is the trainer's in bf16 too."""
 
 
 @dataclass(frozen=True)
