@@ -92,9 +92,9 @@ FULL = {"a": Plan(), "d": Plan(head_trained=False)}
 def done(job: str, precision: str) -> Plan:
     """What this version does: less than the full count where work is left out that changes no result.
 
-    In full precision the sampler's own log-probabilities are the old ones; in bf16 they are computed again.
+    The sampler's own log-probabilities are the old ones; in bf16 the first of four mini-batches is computed again.
     """
-    old_pass = 1.0 if precision == "bf16" else 0.0
+    old_pass = 0.25 if precision == "bf16" else 0.0
     if job == "b":
         return Plan(trained=2, head_trained=False, kept_trunk=True, old_pass=old_pass)
     return replace(FULL[job], old_pass=old_pass)

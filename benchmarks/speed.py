@@ -125,8 +125,8 @@ def chosen_systems(only: Sequence[str], quick: bool, few: int, before: Path | No
     if "a" in only:
         found.append(peer("trl-ppo", "trl-0.11.4", "trl_ppo.py", few))
         # without bf16 in hardware the peer is some ten times as slow in it: its best is then fp32
-        kinds = ["fp32"] if precision != "bf16" else ["bf16"] if quick else ["bf16", "fp32"]
-        found += [peer(f"rloo-{kind}", "trl-1.16.0", "trl_rloo.py", few, "--precision", kind) for kind in kinds]
+        kind = "bf16" if precision == "bf16" else "fp32"
+        found.append(peer(f"rloo-{kind}", "trl-1.16.0", "trl_rloo.py", few, "--precision", kind))
         found.append(ours("a-before", "a", few, source=before) if before and not quick else None)
     if "b" in only:
         found.append(ours("b", "b", few))

@@ -218,7 +218,7 @@ def test_autocast(dtype):
     actual = torch.autograd.grad(logprobs.sum(), (hidden, weight))
     assert (actual[0].dtype, actual[1].dtype) == (dtype, torch.float32)
     close(actual[0].float(), of_halves[0].float(), 0.02)
-    close(actual[1], of_halves[1].float(), 0.0)
+    close(actual[1], of_halves[1].float(), 0.01)  # float32 here, rounded once more there
 
 
 def test_float64_stays_under_autocast():
@@ -273,6 +273,7 @@ def test_only_what_is_wanted_is_computed_and_kept():
 
 def test_no_tensor_is_as_large_as_the_logits(monkeypatch):
     monkeypatch.setattr(head, "BLOCK_ELEMENTS", 2**17)
+    monkeypatch.setattr(head, "KEEP_ELEMENTS", 0)  # what is kept is not made again
     hidden, weight, targets = case(21, 100, 4, 5000, torch.float32)
     with Watch() as forward:
         logprobs, _ = linear_logprobs(hidden, weight, targets)

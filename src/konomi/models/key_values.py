@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-
 LANES = 16
 """Numbers that a processor's vector holds, float32."""
 

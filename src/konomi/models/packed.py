@@ -28,7 +28,6 @@ from transformers.activations import NewGELUActivation
 from konomi.data.tokens import lengths_to_mask
 from konomi.errors import ModelError
 from konomi.models.key_values import KeyValues, whole_lanes
-from konomi.ops.masked import widen
 
 INTERFACE = "konomi_packed"
 PRODUCTS_LENGTH = 256
@@ -223,39 +222,6 @@ def _layers_name(lm: PreTrainedModel) -> str:
 
 
 @contextmanager
-def one_gradient(lm: PreTrainedModel) -> Iterator[None]:
-    """Within, a weight that is the token embeddings and the vocabulary head too gets one gradient: that of the head, to which
-    those of the tokens that are there are added in place. Autograd alone makes two of the whole vocabulary, and their sum."""
-    embeddings, head = lm.get_input_embeddings(), lm.get_output_embeddings()
-    weight = embeddings.weight
-    if weight is not head.weight or not (weight.requires_grad and torch.is_grad_enabled()):
-        yield
-        return
-    embeddings._parameters["weight"], head._parameters["weight"] = _Both.apply(weight)
-    embeddings.sparse = True
-    try:
-        yield
-    finally:
-        embeddings._parameters["weight"] = head._parameters["weight"] = weight
-        embeddings.sparse = False
-
-
-class _Both(torch.autograd.Function):
-    """A weight for the token embeddings, and for the head."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.set_materialize_grads(False)
-        return weight.view_as(weight), weight.view_as(weight)
-
-    @staticmethod
-    def backward(ctx: Any, rows: Tensor | None, head: Tensor | None) -> Tensor | None:
-        if rows is None or head is None:
-            return head if rows is None else rows.to_dense()
-        return head.index_add_(0, rows._indices()[0], rows._values())
-
-
-@contextmanager
 def _plugged(base: Any) -> Iterator[None]:
     """Within, attention is :func:`_attention`; and GPT-2's GELU, written out in eight passes, is done in one."""
     config = base.config.get_text_config()
@@ -316,21 +282,23 @@ def _attend(
     """Soft-max attention [B, H, L, d]: under ``mask``, causal without one."""
     if shared := query_BHLd.shape[1] // key_BGSd.shape[1] - 1:
         key_BGSd, value_BGSd = (x.repeat_interleave(shared + 1, dim=1) for x in (key_BGSd, value_BGSd))
-    if softcap is None and not _in_products(query_BHLd):
+    in_products = _in_products(query_BHLd)
+    if softcap is None and not in_products:
         return functional.scaled_dot_product_attention(
             query_BHLd, key_BGSd, value_BGSd, attn_mask=mask, is_causal=mask is None, scale=scaling
         )
     if mask is None:
         steps_L = torch.arange(query_BHLd.shape[2], device=query_BHLd.device)
         mask = steps_L[:, None] >= steps_L
-    if spare := whole_lanes(key_BGSd.shape[2]) - key_BGSd.shape[2]:
+    spare = whole_lanes(key_BGSd.shape[2]) - key_BGSd.shape[2]
+    if in_products and spare:
         key_BGSd, value_BGSd = (functional.pad(x, (0, 0, 0, spare)) for x in (key_BGSd, value_BGSd))
         mask = functional.pad(mask, (0, spare))
     scale = query_BHLd.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query_BHLd * scale) @ key_BGSd.transpose(-1, -2)
+    scores = query_BHLd @ key_BGSd.transpose(-1, -2) * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    return torch.softmax(widen(scores).masked_fill(~mask, -torch.inf), -1).to(value_BGSd.dtype) @ value_BGSd
+    return torch.softmax(scores.float().masked_fill(~mask, -torch.inf), -1).to(value_BGSd.dtype) @ value_BGSd
 
 
 def _in_products(query_BHLd: Tensor) -> bool:

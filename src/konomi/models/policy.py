@@ -28,6 +28,7 @@ from konomi.errors import ConfigError, ModelError
 from konomi.models import packed
 from konomi.models.load import quiet
 from konomi.models.packed import Layout, Trunk
+from konomi.models.weights import cast_once, one_gradient
 from konomi.ops import entropy, full_kl, linear_logprobs, selected_logprobs
 
 HEAD_TOKENS = 512
@@ -86,7 +87,7 @@ class Policy(nn.Module):
 
     def forward(self, rollout: Rollout, temperature: float = 1.0, trunk: Trunk | None = None) -> Evaluation:
         """Evaluate a rollout's response tokens; log-probabilities and values carry gradients."""
-        with packed.one_gradient(self.lm):
+        with one_gradient(self.lm):
             hidden_ND, targets_N = response_hidden(self.lm, rollout, trunk)
             logprobs_N, entropy_N = _through_head(self.lm, hidden_ND, targets_N, temperature)
         values_N = self.values(hidden_ND)
@@ -126,8 +127,9 @@ def make_reference(policy: Policy) -> PreTrainedModel:
 @torch.no_grad()
 def reference_logprobs(lm: PreTrainedModel, rollout: Rollout, temperature: float, trunk: Trunk | None = None) -> Tensor:
     """[B, R] log-probability (nats) of each response token under a frozen model; 0 at padding."""
-    hidden_ND, targets_N = response_hidden(lm, rollout, trunk)
-    return _rows(_through_head(lm, hidden_ND, targets_N, temperature)[0], rollout)
+    with cast_once(lm):
+        hidden_ND, targets_N = response_hidden(lm, rollout, trunk)
+        return _rows(_through_head(lm, hidden_ND, targets_N, temperature)[0], rollout)
 
 
 @torch.no_grad()

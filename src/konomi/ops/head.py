@@ -50,19 +50,13 @@ def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, tem
     # asked here: inside of the function the grad mode is always off, and requires_grad does not tell under no_grad
     wanted = [torch.is_grad_enabled() and x.requires_grad for x in (hidden_ND, weight_VD)]
     inputs = (hidden_ND, weight_VD, targets_N, 1.0 / temperature, *wanted)
-    logprobs_N, entropy_N = _LinearLogprobs.apply(*inputs)  # type: ignore[no-untyped-call]
+    with torch.autocast(device, enabled=False):  # it would take sums of products in half precision
+        logprobs_N, entropy_N = _LinearLogprobs.apply(*inputs)  # type: ignore[no-untyped-call]
     return logprobs_N, entropy_N
 
 
 def _block_size(hidden_ND: Tensor) -> int:
     return max(1024, BLOCK_ELEMENTS // len(hidden_ND))
-
-
-def _place(targets_N: Tensor, start: int, width: int) -> tuple[Tensor, Tensor]:
-    """Whether each target is in the block of the vocabulary that begins at ``start``, and in which column of it."""
-    column_N = targets_N - start
-    inside_N = (column_N >= 0) & (column_N < width)
-    return inside_N, torch.where(inside_N, column_N, 0)
 
 
 def _blocks(
@@ -72,21 +66,23 @@ def _blocks(
     size = _block_size(hidden_ND)
     for start in range(first, len(weight_VD), size):
         weight_xD = weight_VD[start : start + size].to(hidden_ND.dtype)
-        logits_Nx = widen(hidden_ND @ weight_xD.T) * scale
-        yield slice(start, start + size), weight_xD, logits_Nx, *_place(targets_N, start, len(weight_xD))
+        logits_Nx = widen(hidden_ND @ weight_xD.T)
+        logits_Nx = logits_Nx if scale == 1.0 else logits_Nx * scale
+        column_N = targets_N - start
+        inside_N = (column_N >= 0) & (column_N < len(weight_xD))
+        yield slice(start, start + size), weight_xD, logits_Nx, inside_N, torch.where(inside_N, column_N, 0)
 
 
 def _exponentials(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, top_N: Tensor, kept: list[tuple[Tensor, Tensor]]
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Yield of each block: its rows of the weight, e^(l - top), kept or made again, and where the targets are."""
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield of each block: its rows of the weight; e^(l - higher), kept or made again; and higher."""
     start = 0
     for weights_Nx, higher_N in kept:
-        width = weights_Nx.shape[1]
-        yield slice(start, start + width), weights_Nx * (higher_N - top_N).exp()[:, None], *_place(targets_N, start, width)
-        start += width
-    for rows, _, logits_Nx, inside_N, column_N in _blocks(hidden_ND, weight_VD, targets_N, scale, start):
-        yield rows, (logits_Nx - top_N[:, None]).exp(), inside_N, column_N
+        yield slice(start, start + weights_Nx.shape[1]), weights_Nx, higher_N
+        start += weights_Nx.shape[1]
+    for rows, _, logits_Nx, _, _ in _blocks(hidden_ND, weight_VD, targets_N, scale, start):
+        yield rows, (logits_Nx - top_N[:, None]).exp().to(hidden_ND.dtype), top_N
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -110,10 +106,11 @@ class _LinearLogprobs(torch.autograd.Function):
             fade_N = shift_N.exp()
             gaps_Nx = logits_Nx - higher_N[:, None]
             weights_Nx = gaps_Nx.exp()
-            moment_N = fade_N * (moment_N + shift_N * sum_N) + (weights_Nx * gaps_Nx).sum(-1)
+            moment_N = fade_N * (moment_N + shift_N * sum_N) + torch.linalg.vecdot(weights_Nx, gaps_Nx)
             sum_N = fade_N * sum_N + weights_Nx.sum(-1)
+            weights_Nx = weights_Nx.to(weight_xD.dtype)
             if mean_ND is not None:
-                mean_ND = fade_N[:, None] * mean_ND + weights_Nx.to(weight_xD.dtype) @ weight_xD
+                mean_ND = fade_N[:, None] * mean_ND + weights_Nx @ weight_xD
             top_N = higher_N
             room -= weights_Nx.numel()
             if room >= 0:
@@ -138,11 +135,14 @@ class _LinearLogprobs(torch.autograd.Function):
         if weight_VD is not None:
             grad_weight_VD = torch.empty_like(weight_VD)
             kept, ctx.kept = ctx.kept, []  # they are used up: a second backward pass does the products again
-            for rows, weights_Nx, inside_N, column_N in _exponentials(hidden_ND, weight_VD, targets_N, ctx.scale, top_N, kept):
-                less_Nx = weights_Nx.scatter_add(1, column_N[:, None], torch.where(inside_N, -sum_N, 0)[:, None])
-                grad_Nx = (less_Nx * (-ctx.scale * grad_N / sum_N)[:, None]).to(hidden_ND.dtype)
-                if grad_Nx.dtype == grad_weight_VD.dtype:
-                    torch.mm(grad_Nx.T, hidden_ND, out=grad_weight_VD[rows])
+            factor_N = -ctx.scale * grad_N / sum_N
+            for rows, weights_Nx, higher_N in _exponentials(hidden_ND, weight_VD, targets_N, ctx.scale, top_N, kept):
+                # a token's factor goes to its hidden state, of D numbers, and not to its x exponentials
+                scaled_ND = ((factor_N * (higher_N - top_N).exp())[:, None] * hidden_ND).to(hidden_ND.dtype)
+                if hidden_ND.dtype == grad_weight_VD.dtype:
+                    torch.mm(weights_Nx.T, scaled_ND, out=grad_weight_VD[rows])
                 else:
-                    grad_weight_VD[rows] = grad_Nx.T @ hidden_ND
+                    grad_weight_VD[rows] = weights_Nx.T @ scaled_ND
+            target_ND = ((ctx.scale * grad_N)[:, None] * hidden_ND).to(grad_weight_VD.dtype)
+            torch.index_add(grad_weight_VD, 0, targets_N, target_ND, out=grad_weight_VD)
         return grad_hidden_ND, grad_weight_VD, None, None, None, None

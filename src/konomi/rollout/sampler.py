@@ -24,6 +24,7 @@ from konomi.data.batch import Rollout
 from konomi.data.tokens import Tokens, pad_right
 from konomi.models.packed import Trunk
 from konomi.models.policy import head_logits
+from konomi.models.weights import cast_once
 from konomi.rollout.decoding import Decoder, cache_bytes, make_decoder
 from konomi.seeds import stream_seed
 
@@ -103,7 +104,8 @@ def explore(
     room = max(map(len, queries)) + int(draws.lengths.max())
     for rows in torch.split(order, max(1, int(config.cache_gb * 1e9) // (room * cache_bytes(lm)))):
         decoder = make_decoder(lm, [queries[row] for row in rows], int(draws.lengths[rows].max()), trunk_layer)
-        _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, whole)
+        with cast_once(lm):
+            _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, whole)
         turns.append((rows.to(lm.device), decoder.trunk()))
     responses = [row[:n].tolist() for row, n in zip(whole.ids, whole.lengths.tolist(), strict=True)]
     ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)

@@ -5,10 +5,12 @@ Shape suffixes: B sequences, R response tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from konomi.config import RolloutConfig
 from konomi.data.batch import Rollout
@@ -81,6 +83,37 @@ def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) 
             "The model does not give the same log-probabilities twice: is dropout on, or a layer random?"
         )
     return gap
+
+
+def say_again(
+    said: list[Tensor],
+    mask_BR: Tensor,
+    evaluate: Callable[[list[Tensor]], list[Tensor]],
+    plan: list[list[Tensor]],
+    engine: Engine,
+) -> list[Tensor]:  # fmt: skip
+    """What the policy says in the training pass, where what the sampler said may be off by more than float error.
+
+    The first mini-batch tells: if both say the same of it, the sampler's word is taken for the others; else they run too.
+
+    Args:
+        said: log-probabilities, and whatever else the sampler said, [B, R] each.
+        mask_BR: True is a response token.
+        evaluate: the same of the training pass, for micro-batches of rows; 0 in other rows.
+        plan: micro-batches of each mini-batch.
+        engine: knows what other processes found.
+    """
+
+    def put(old: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
+        rows = torch.cat(parts)
+        wide = [functional.pad(new, (0, mask_BR.shape[1] - new.shape[1])) for new in evaluate(parts)]
+        return [before.index_copy(0, rows, new[rows].to(before)) for before, new in zip(old, wide, strict=True)]
+
+    first = put(said, plan[0])
+    gap = ((first[0] - said[0]).exp() - 1.0).abs()[mask_BR].max()
+    if len(plan) == 1 or not engine.total((~(gap <= RATIO_TOLERANCE["sampler"])).float()):
+        return first
+    return put(first, [part for mini_batch in plan[1:] for part in mini_batch])
 
 
 def describe(e: Experience, scores_B: Tensor, kl_coef: float) -> Sums:

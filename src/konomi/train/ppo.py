@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.profiler import record_function
 from transformers import PreTrainedModel
 
@@ -34,7 +33,7 @@ from konomi.rewards.base import Reward, score
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import Drawn, explore, make_draws, sample
 from konomi.seeds import stream_seed
-from konomi.train.experience import RATIO_TOLERANCE, Experience, ScoreScale, check_ratio, describe, finish, with_missing_eos
+from konomi.train.experience import Experience, ScoreScale, check_ratio, describe, finish, say_again, with_missing_eos
 from konomi.train.loop import Engine, StepResult, Sums
 
 
@@ -237,9 +236,13 @@ class PPOTrainer:
                 parts = [call(rollout.select(part), trunk and trunk.select(part)) for part in rows]
             return [scatter_rows(column, rows, len(rollout)) for column in zip(*parts, strict=True)]
 
+        def evaluate(chosen: Rollout, trunk: Trunk | None) -> list[Tensor]:
+            again: Evaluation = self.engine.wrapped(chosen, temperature, trunk)
+            return [again.logprobs, again.values, again.entropy]
+
         said = [drawn.logprobs, drawn.values, drawn.entropy]
         if self.inexact:
-            said = self._said_again(said, mask_BR, each, plan)
+            said = say_again(said, mask_BR, lambda rows: each(evaluate, rows), plan, self.engine)
         logprobs_BR, values_BR, entropy_BR = said
         if self.update == 0 and same_weights(self.policy.lm, self.reference):
             reference_BR = logprobs_BR
@@ -263,30 +266,6 @@ class PPOTrainer:
         return Experience(
             rollout, mask_BR, logprobs_BR, values_BR, k1_BR, penalty_BR, entropy_BR, rewards_BR, advantages_BR, returns_BR, trunk
         )  # fmt: skip
-
-    def _said_again(
-        self, said: list[Tensor], mask_BR: Tensor, each: Callable[..., list[Tensor]], plan: list[list[Tensor]]
-    ) -> list[Tensor]:
-        """What the policy says in the training pass, where the sampler's may differ from it by more than float error.
-
-        The first mini-batch tells: if the sampler said the same of it, its word is taken for the others, else they run too.
-        """
-
-        def evaluate(chosen: Rollout, trunk: Trunk | None) -> list[Tensor]:
-            again: Evaluation = self.engine.wrapped(chosen, self.rollout_config.temperature, trunk)
-            return [again.logprobs, again.values, again.entropy]
-
-        def put(said: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
-            rows = torch.cat(parts)
-            found = [old.index_copy(0, rows, functional.pad(new, (0, old.shape[1] - new.shape[1]))[rows].to(old))
-                     for old, new in zip(said, each(evaluate, parts), strict=True)]  # fmt: skip
-            return found
-
-        first = put(said, plan[0])
-        gap = ((first[0] - said[0]).exp() - 1.0).abs()[mask_BR].max()
-        if float(self.engine.total((gap > RATIO_TOLERANCE["sampler"]).float())) == 0:
-            return first
-        return put(first, [part for mini_batch in plan[1:] for part in mini_batch]) if len(plan) > 1 else first
 
     def _whiten(self, x_BR: Tensor, mask_BR: Tensor) -> Tensor:
         count = self.engine.total(mask_BR.sum().to(x_BR))
