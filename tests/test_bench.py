@@ -48,7 +48,7 @@ def test_count_of_what_is_left_out() -> None:
     plan = Plan(epochs=1, trained=1, head_trained=False, kept_trunk=True, old_pass=0.0)
     counts = bounds.update_flops(two, [1], [2], plan)
     assert counts == {"rollout": 2 * 152 + 24, "score": 152 + 24, "train": 3 * 152 + 2 * 24}
-    assert bounds.done("a", "bf16") == bounds.FULL["a"]
+    assert bounds.update_flops(two, [1], [2], bounds.done("a", "bf16"))["score"] == 1.25 * (2 * 152 + 24)
     assert bounds.update_flops(two, [1], [2], bounds.done("a", "fp32"))["score"] == 2 * 152 + 24
 
 

@@ -283,3 +283,31 @@ def test_autocast_does_not_round_what_is_told_of_a_draw(blocked: bool) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = draw_and_tell(logits, uniforms)
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True)) and torch.isfinite(plain[2]).all()
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(4, 1), (4, 4)])
+def test_attention_in_products_is_the_fused_one(heads: int, shared: int) -> None:
+    """bf16 on a processor, causal: outputs and gradients are those of float64 as far as bf16 goes; beside more, the same bits."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, heads, 11, 8), (3, heads // shared, 11, 8), (3, heads // shared, 11, 8)]
+    given = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+    half, exact = ([x.detach().clone().to(dtype).requires_grad_() for x in given] for dtype in (torch.bfloat16, torch.float64))
+    outs = [packed._attend(*tensors, None, None, None) for tensors in (half, exact)]
+    assert packed._in_products(half[0]) and not packed._in_products(exact[0])
+    oracles.close(outs[0].double(), outs[1], 0.02)
+    for out in outs:
+        (out.double() * torch.linspace(-1, 1, 8)).sum().backward()
+    for one, other in zip(half, exact, strict=True):
+        oracles.close(one.grad.double(), other.grad, 0.05)
+
+
+def test_room_for_keys_is_in_whole_lanes() -> None:
+    """What is handed to attention beyond a sequence's own is masked: room is rounded up, and its rest is 0."""
+    from konomi.models.key_values import KeyValues
+
+    cache = KeyValues(5, torch.tensor([3, 2]))
+    cache.prefill(0, torch.ones(2, 1, 3, 4), torch.ones(2, 1, 3, 4))
+    cache.lengths_B = cache.lengths_B + 1
+    keys, values = cache.extend(0, torch.full((2, 1, 4), 2.0), torch.full((2, 1, 4), 3.0))
+    assert keys.shape == values.shape == (2, 1, 16, 4)
+    assert keys[:, 0, :, 0].tolist() == [[1, 1, 1, 2] + [0] * 12, [1, 1, 2] + [0] * 13]
