@@ -313,6 +313,10 @@ def test_what_is_kept_changes_no_gradient(monkeypatch, elements):
     agree(gradients(linear_logprobs, hidden, weight, targets, 0.7), gradients(full, hidden, weight, targets, 0.7), 1e-12)
     kept = linear_logprobs(hidden, weight, targets)[0].grad_fn.kept
     assert sum(exponentials.numel() for exponentials, _ in kept) == min(elements // 5120 * 5120, 5 * 2500)
+    logprobs, _ = linear_logprobs(hidden, weight, targets)
+    with Watch() as watch:
+        logprobs.sum().backward()
+    assert watch.names.count("mm") == 3 + (3 - len(kept))  # one for the gradient, another only for what was not kept
     assert not linear_logprobs(hidden, weight.detach(), targets)[0].grad_fn.kept
 
 
