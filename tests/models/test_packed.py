@@ -18,6 +18,7 @@ from konomi.models import packed
 from konomi.models.packed import Layout
 from konomi.models.policy import Policy, make_reference, reference_logprobs, rounds_coarsely
 from konomi.rollout.sampler import draw_and_tell, explore, make_draws
+from konomi.train.loop import choose_precision
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from tiny_run import disturbed, facts, ragged_queries, sharp_model, tiny_trainer, without_dropout
 
@@ -235,6 +236,37 @@ def test_freed_memory_is_kept_unless_the_user_says_otherwise() -> None:
     plain, kept = resident("plain"), resident("keep")
     assert kept > plain + 200_000  # kB; the tensor had 262,144
     assert resident("keep", MALLOC_TRIM_THRESHOLD_="131072") < plain + 50_000
+
+
+SHAPES = """
+import sys, torch
+from konomi.environment import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+def multiply(rows):
+    weight = torch.ones(256, 512, dtype=torch.bfloat16)
+    for n in rows:
+        torch.ones(n, 256, dtype=torch.bfloat16) @ weight
+multiply(range(1, 201))
+before = resident()
+multiply(range(201, 601))
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+@pytest.mark.skipif(choose_precision("auto") != "bf16", reason="without bf16 in hardware oneDNN does not multiply it")
+def test_kernels_for_shapes_that_do_not_come_back_are_not_kept() -> None:
+    def grown(word: str, **variables: str) -> int:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("ONEDNN_", "MALLOC_"))}
+        command = [sys.executable, "-c", SHAPES, word]
+        return int(subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=True).stdout)
+
+    plain, kept = grown("plain"), grown("keep")
+    assert kept < 0.75 * plain, (kept, plain)
+    assert grown("keep", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024") > 1.3 * kept  # the user's word counts
 
 
 def test_families_that_cannot_be_packed_run_padded(monkeypatch: pytest.MonkeyPatch) -> None:
