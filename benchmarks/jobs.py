@@ -212,7 +212,7 @@ def main() -> None:
     given = parser.parse_args()
     from konomi import environment
 
-    if keep := getattr(environment, "keep_memory", None):
+    if keep := getattr(environment, "manage_memory", None):
         keep()
     try:
         JOBS[given.job](given)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from konomi import __version__
-from konomi.environment import keep_memory
+from konomi.environment import manage_memory
 from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.files import plain
 
@@ -287,7 +287,7 @@ def _result(result: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of the ``konomi`` command."""
-    keep_memory()
+    manage_memory()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # Japanese on a console of another encoding must not end the run
             stream.reconfigure(errors="backslashreplace")

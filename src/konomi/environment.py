@@ -84,15 +84,16 @@ def typed(program: str) -> str:
     return shlex.quote(os.path.relpath(beside))
 
 
-def keep_memory() -> None:
-    """Let the C library keep freed memory for the next tensor instead of giving it back to the system (Linux with glibc).
+def manage_memory() -> None:
+    """Set for the whole process what is kept in memory for later; what the environment sets itself is left alone. Call it early.
 
-    Memory that is new to a process has to be cleared page by page: where a model's activations are made anew at each step,
-    that costs more than the arithmetic on them. Left alone if the environment sets the allocator's own variables.
+    The C library (glibc) keeps freed memory for the next tensor instead of giving it back to the system. Memory that is new
+    to a process has to be cleared page by page: where a model's activations are made anew at each step, that costs more
+    than the arithmetic on them.
 
-    And let oneDNN keep few of its kernels: it makes one for every shape of a matrix product, about half a megabyte each,
-    and where no two batches have the same number of tokens the thousand that it keeps of itself are never used again. It
-    reads this at its first product, so call it early.
+    oneDNN keeps few of its kernels: it makes one for every shape of a matrix product, about half a megabyte each, and where
+    no two batches have the same number of tokens the thousand that it keeps of itself are hardly ever used again. It reads
+    this at its first product.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)
     if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC):

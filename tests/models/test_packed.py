@@ -217,32 +217,34 @@ def test_more_layers_than_there_are() -> None:
 
 PROGRAM = """
 import sys, torch
-from konomi.environment import keep_memory
+from konomi.environment import manage_memory
 if sys.argv[1] == "keep":
-    keep_memory()
+    manage_memory()
 tensor = torch.ones(2**26)
 del tensor
 print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")))
 """
 
 
+def printed(program: str, word: str, **variables: str) -> int:
+    """What a program prints in a process of its own, where nothing but ``variables`` is said of memory."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES", "ONEDNN_"))}
+    command = [sys.executable, "-c", program, word]
+    return int(subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=True).stdout)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_freed_memory_is_kept_unless_the_user_says_otherwise() -> None:
-    def resident(word: str, **variables: str) -> int:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
-        command = [sys.executable, "-c", PROGRAM, word]
-        return int(subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=True).stdout)
-
-    plain, kept = resident("plain"), resident("keep")
+    plain, kept = printed(PROGRAM, "plain"), printed(PROGRAM, "keep")
     assert kept > plain + 200_000  # kB; the tensor had 262,144
-    assert resident("keep", MALLOC_TRIM_THRESHOLD_="131072") < plain + 50_000
+    assert printed(PROGRAM, "keep", MALLOC_TRIM_THRESHOLD_="131072") < plain + 50_000
 
 
 SHAPES = """
 import sys, torch
-from konomi.environment import keep_memory
+from konomi.environment import manage_memory
 if sys.argv[1] == "keep":
-    keep_memory()
+    manage_memory()
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
 def multiply(rows):
@@ -259,14 +261,9 @@ print(resident() - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
 @pytest.mark.skipif(choose_precision("auto") != "bf16", reason="without bf16 in hardware oneDNN does not multiply it")
 def test_kernels_for_shapes_that_do_not_come_back_are_not_kept() -> None:
-    def grown(word: str, **variables: str) -> int:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("ONEDNN_", "MALLOC_"))}
-        command = [sys.executable, "-c", SHAPES, word]
-        return int(subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=True).stdout)
-
-    plain, kept = grown("plain"), grown("keep")
+    plain, kept = printed(SHAPES, "plain"), printed(SHAPES, "keep")
     assert kept < 0.75 * plain, (kept, plain)
-    assert grown("keep", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024") > 1.3 * kept  # the user's word counts
+    assert printed(SHAPES, "keep", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024") > 1.3 * kept  # the user's word counts
 
 
 def test_families_that_cannot_be_packed_run_padded(monkeypatch: pytest.MonkeyPatch) -> None:

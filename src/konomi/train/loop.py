@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from konomi.environment import keep_memory
+from konomi.environment import manage_memory
 from konomi.errors import ModelError, RunError
 from konomi.models.policy import Policy
 
@@ -91,7 +91,7 @@ class Engine:
     """The policy and its optimiser on whatever machine there is."""
 
     def __init__(self, policy: Policy, groups: list[dict[str, Any]], adam_eps: float, precision: str) -> None:
-        keep_memory()
+        manage_memory()
         # Accelerate keeps one mixed precision for the whole process; with an autocast of our own each run has its own
         self.accelerator = Accelerator(mixed_precision="no")
         self.precision = precision
