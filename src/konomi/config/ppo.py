@@ -1,41 +1,19 @@
-"""Every decision of a run: one frozen model a stage, read from TOML, changed by ``--set section.key=value``.
-
-A field's docstring says its unit, its usual range and what turning it up does; its default is the vetted setting.
-This module imports neither torch nor anything that does, so that a mistake is told before a model is loaded.
-"""
+"""The settings of `konomi ppo`: what is trained, on which prompts, how far."""
 
 from __future__ import annotations
 
-import copy
-import difflib
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from konomi.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
+from konomi.config.rewards import ClassifierReward, RewardConfig
+from konomi.config.section import Positive, Section, Share
 
 
 def _ordered(name: str, pair: tuple[int, int] | None) -> None:
     if pair is not None and pair[0] > pair[1]:
         raise ValueError(f"{name} = [{pair[0]}, {pair[1]}]: the first has to be the smaller one")
-
-
-class Section(BaseModel):
-    """The base of all sections: frozen, keyword only, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -132,40 +110,6 @@ class RolloutConfig(Section):
         if self.missing_eos != "keep" and self.stop == "length":
             raise ValueError('missing_eos is of no use with stop = "length", where no response ends by itself; use stop = "eos"')
         return self
-
-
-class ClassifierReward(Section):
-    """Reward = what a text classifier says of one label."""
-
-    kind: Literal["classifier"] = "classifier"
-    name: str = "embedded:asari"
-    """embedded:asari (Japanese sentiment), or any sequence-classification model: hub name or directory."""
-    label: str | int = "positive"
-    """The label whose score is the reward, by name or index."""
-    use: Literal["logit", "probability", "log-odds"] = "logit"
-    """logit: the raw output (embedded:asari: the log-odds). probability: after soft-max, 0 to 1. log-odds: log p/(1-p)."""
-    text: Literal["both", "response"] = "both"
-    """Score prompt + response, or the response alone."""
-    batch_size: Positive = 32
-    """Texts a forward pass."""
-    max_length: Positive = 512
-    """Longer texts are cut, in the classifier's own tokens."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    trust_remote_code: bool = False
-    """Run Python code that the model's repository ships."""
-
-
-class FunctionReward(Section):
-    """Reward = a Python function of one's own."""
-
-    kind: Literal["function"]
-    name: str
-    """package.module:function or path/to/file.py:function. It is called with the arguments that it names, out of `texts`,
-    `prompts`, `responses` and the data set's other columns (lists of equal length), and returns one number a text."""
-
-
-RewardConfig = Annotated[ClassifierReward | FunctionReward, Field(discriminator="kind")]
 
 
 class PPOConfig(Section):
@@ -285,99 +229,3 @@ class PPOJob(Section):
     ppo: PPOConfig = PPOConfig()
     compare: CompareConfig = CompareConfig()
     run: RunConfig = RunConfig()
-
-
-JobT = TypeVar("JobT", bound=Section)
-
-
-def load_config(path: str | Path, kind: type[JobT], overrides: Sequence[str] = ()) -> JobT:
-    """Read a TOML file into ``kind`` and apply ``section.key=value`` overrides (a value is TOML, else a plain string; for a
-    setting that is text, 2024 and true are text).
-
-    Relative file names in it are taken from the current directory, as on the command line.
-
-    Raises:
-        ConfigError: the file is missing or not TOML; a key is unknown; a value is of the wrong type or contradicts another.
-    """
-    path = Path(path)
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. See examples/ for configurations to start from") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: a directory; a TOML file is needed") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    return build(kind, data, overrides, where=str(path))
-
-
-def build(kind: type[JobT], data: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "config") -> JobT:
-    """Make ``kind`` of plain data with overrides applied; see :func:`load_config`."""
-    merged: dict[str, Any] = copy.deepcopy(dict(data))
-    for item in overrides:
-        _override(merged, item, kind)
-    try:
-        return kind.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, kind, where)) from None
-
-
-def _override(data: dict[str, Any], item: str, kind: type[Section]) -> None:
-    key, equals, text = item.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) < 2 or not all(parts):
-        raise ConfigError(f"--set {item}: write section.key=value, for example --set ppo.episodes=512")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    if not isinstance(value, (list, dict, str)) and _is_text(kind, parts):
-        value = text
-    for part in parts[:-1]:
-        data = data.setdefault(part, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {item}: {part} is not a section")
-    data[parts[-1]] = value
-
-
-def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:
-    """Whether the setting can be nothing but text, or left out: run.name can, reward.label may be a number too."""
-    types: set[Any] = {kind}
-    for part in parts:
-        sections = [each for each in types if isinstance(each, type) and issubclass(each, Section)]
-        annotations = [each.model_fields[part].annotation for each in sections if part in each.model_fields]
-        types = {each for annotation in annotations for each in get_args(annotation) or (annotation,)}
-    return str in types and types <= {str, NoneType}
-
-
-def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> str:
-    lines = []
-    for problem in error.errors():
-        path = [str(part) for part in problem["loc"]]
-        at = ".".join(part for part in path if part not in ("classifier", "function"))
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(kind, path[:-1])
-            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            lines.append(f"{where}: {at}: unknown key; {hint}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            given = problem.get("input")
-            shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-            lines.append(f"{where}: {at or kind.__name__}: {message}{shown}")
-    return "\n".join(lines)
-
-
-def _known_keys(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {"classifier": ClassifierReward, "function": FunctionReward}
-    current = kind
-    for part in path:
-        if part in sections:
-            current = sections[part]
-        elif part in current.model_fields and isinstance(annotation := current.model_fields[part].annotation, type):
-            current = annotation
-    return sorted(current.model_fields)

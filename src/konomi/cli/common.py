@@ -1,0 +1,112 @@
+"""What every verb shares: the app, options that many have, errors as one message and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import json
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+import typer.core
+
+from konomi import __version__
+from konomi.errors import KonomiError, RunError
+from konomi.files import plain
+
+if TYPE_CHECKING:
+    from konomi.observer import Observer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Verbs(typer.core.TyperGroup):
+    """The verbs in the order in which one meets them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        known = super().list_commands(ctx)
+        return sorted(known, key=lambda verb: ORDER.index(verb) if verb in ORDER else len(ORDER))
+
+
+ORDER = ("demo", "run", "sft", "sample", "judge", "reward", "ppo", "compare", "report", "generate", "convert", "trim")
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="RLHF end to end: move a language model toward what people like better, without letting it drift from where it began."
+    "\n\nStart with [bold]konomi demo --quick[/bold] (a minute), then [bold]konomi demo[/bold].",
+)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given several times.", show_default=False
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory that holds the runs; each run is a new one inside.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of everything random. Same seed, same machine: same run.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
+
+
+def told(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn our errors into one message and an exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except KonomiError as error:
+            if (
+                isinstance(error, RunError) and error.__cause__ is not None
+            ):  # of a reward function, for example: its author wants it
+                traceback.print_exception(error.__cause__)
+            typer.echo(f"konomi: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt as stopped:
+            typer.echo(f"konomi: {stopped or 'stopped'}", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"konomi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def settings(given: list[str] | None, seed: int | None) -> list[str]:
+    """All that was set on the command line, as ``section.key=value``."""
+    return [*(given or []), *([] if seed is None else [f"run.seed={seed}"])]
+
+
+def make_observer() -> Observer:
+    """The observer that suits where stderr goes."""
+    from konomi import console
+
+    return console.make_observer()
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """Print what a PPO run or a before/after found."""
+    if as_json:
+        typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))
+    else:
+        from konomi.console import print_result
+
+        print_result(result)

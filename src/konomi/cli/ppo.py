@@ -1,0 +1,128 @@
+"""demo, ppo, compare, report: a PPO run and what is left of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from konomi.cli.common import Json, Out, Seed, Set, app, make_observer, settings, show, told
+from konomi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from konomi.config import PPOJob
+
+
+@app.command()
+@told
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute: too short to learn much.")] = False,
+    out: Out = Path("runs"),
+    seed: Seed = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole job on the embedded models: no download, no GPU, nothing asked.
+
+    Gemma 3 270M, with its Japanese vocabulary, continues Japanese openings; the reward is how positive a Japanese sentiment
+    classifier finds the text; PPO moves the model toward it. At the end: before/after on openings it never saw, a report,
+    the model.
+    """
+    from konomi.config import PPOJob, load_config
+    from konomi.data.sources import examples
+
+    overrides = settings(set_, seed)
+    if quick:
+        overrides = [*QUICK, *overrides]
+    job = load_config(examples() / "demo.toml", PPOJob, overrides)
+    _run(job, out, as_json, minutes="1" if quick else "3")
+
+
+QUICK = (
+    "ppo.episodes=48", "ppo.batch_size=16", "ppo.mini_batch_size=8", "ppo.baseline_samples=16", "compare.prompts=12",
+    "compare.samples=1",
+)  # fmt: skip
+
+
+@app.command()
+@told
+def ppo(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.toml", help="The job; see examples/.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was stopped, from its last checkpoint.", show_default=False),
+    ] = None,
+    out: Out = Path("runs"),
+    seed: Seed = None,
+    set_: Set = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Record the second update: RUN/trace.json.gz for ui.perfetto.dev, and RUN/profile.txt."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model with PPO toward a reward.
+
+    Ctrl-C finishes the update, saves, and says how to go on; a second Ctrl-C stops at once.
+    """
+    from konomi.config import PPOJob, load_config
+
+    if (config is None) == (resume is None):
+        raise ConfigError("give a CONFIG.toml to start a run, or --resume RUN to go on with one")
+    if config is not None:
+        _run(load_config(config, PPOJob, settings(set_, seed)), out, as_json, profile=profile)
+    elif resume is not None:
+        from konomi.job import resumed_job
+
+        _run(resumed_job(resume, settings(set_, seed)), resume.parent, as_json, resume=resume, profile=profile)
+
+
+@app.command()
+@told
+def compare(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run that has ended.")],
+    prompts: Annotated[int | None, typer.Option(min=1, help="Held-out prompts at most.", show_default=False)] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Responses a prompt and model.", show_default=False)] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A further prompt, shown but not counted; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Let the model before and the model after a run answer held-out prompts again, and compare."""
+    from konomi.config import CompareConfig, PPOJob, build
+    from konomi.runs import RunDir
+
+    own = build(PPOJob, RunDir.open(run).config, where=str(run / "config.json")).compare
+    given = {"prompts": prompts, "samples": samples, "extra": [*own.extra, *prompt] if prompt else None, "seed": seed}
+    config = build(CompareConfig, {**own.model_dump(), **{k: v for k, v in given.items() if v is not None}}, where="compare")
+    from konomi.revisit import compare_run
+
+    observer = make_observer()
+    result = compare_run(run, config, observer)
+    show(result, as_json)
+
+
+@app.command()
+@told
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")]) -> None:
+    """Write RUN/report.html: curves, before/after and texts in one file that needs no network."""
+    from konomi.report import write_report
+    from konomi.runs import RunDir
+
+    typer.echo(write_report(RunDir.open(run)))
+
+
+def _run(
+    job: PPOJob, out: Path, as_json: bool, resume: Path | None = None, minutes: str | None = None, profile: bool = False
+) -> None:
+    observer = make_observer()
+    if minutes:
+        observer.say(f"This takes about {minutes} minutes on two processor cores; nothing is asked. Ctrl-C saves and stops.")
+    from konomi.job import run_ppo
+
+    result = run_ppo(job, out, observer, resume, profile)
+    show(result, as_json)
+    if result["status"] != "finished":
+        raise typer.Exit(1)

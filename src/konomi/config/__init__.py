@@ -1,0 +1,27 @@
+"""Every decision of a run: one frozen model a stage, read from TOML, changed by ``--set section.key=value``.
+
+A field's docstring says its unit, its usual range and what turning it up does; its default is the vetted setting.
+Nothing here imports torch, so that a mistake is told before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
+from konomi.config.rewards import ClassifierReward, FunctionReward, RewardConfig
+from konomi.config.section import Section, build, load_config
+
+__all__ = [
+    "ClassifierReward",
+    "CompareConfig",
+    "DataConfig",
+    "FunctionReward",
+    "ModelConfig",
+    "PPOConfig",
+    "PPOJob",
+    "RewardConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "Section",
+    "build",
+    "load_config",
+]

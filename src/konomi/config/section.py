@@ -1,0 +1,142 @@
+"""What all settings share: a frozen section, reading one from TOML, changing it, and saying what is wrong with it."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from konomi.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """The base of all sections: frozen, keyword only, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+JobT = TypeVar("JobT", bound=Section)
+
+
+def load_config(path: str | Path, kind: type[JobT], overrides: Sequence[str] = ()) -> JobT:
+    """Read a TOML file into ``kind`` and apply ``section.key=value`` overrides (a value is TOML, else a plain string; for a
+    setting that is text, 2024 and true are text).
+
+    Relative file names in it are taken from the current directory, as on the command line.
+
+    Raises:
+        ConfigError: the file is missing or not TOML; a key is unknown; a value is of the wrong type or contradicts another.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file. See examples/ for configurations to start from") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a directory; a TOML file is needed") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return build(kind, data, overrides, where=str(path))
+
+
+def build(kind: type[JobT], data: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "config") -> JobT:
+    """Make ``kind`` of plain data with overrides applied; see :func:`load_config`."""
+    merged: dict[str, Any] = copy.deepcopy(dict(data))
+    for item in overrides:
+        _override(merged, item, kind)
+    try:
+        return kind.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, kind, where)) from None
+
+
+def _override(data: dict[str, Any], item: str, kind: type[Section]) -> None:
+    key, equals, text = item.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        raise ConfigError(f"--set {item}: write section.key=value, for example --set ppo.episodes=512")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if not isinstance(value, (list, dict, str)) and _is_text(kind, parts):
+        value = text
+    for part in parts[:-1]:
+        data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {item}: {part} is not a section")
+    data[parts[-1]] = value
+
+
+def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:
+    """Whether the setting can be nothing but text, or left out: run.name can, reward.label may be a number too."""
+    types: set[Any] = {kind}
+    for part in parts:
+        annotations = [each.model_fields[part].annotation for each in _sections(types) if part in each.model_fields]
+        types = {each for annotation in annotations for each in get_args(annotation) or (annotation,)}
+    return str in types and types <= {str, NoneType}
+
+
+def _explain(error: ValidationError, kind: type[Section], where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        path, sections = _follow(kind, [str(part) for part in problem["loc"]])
+        at = ".".join(path)
+        if problem["type"] == "extra_forbidden":
+            known = sorted({name for section in sections for name in section.model_fields})
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            lines.append(f"{where}: {at}: unknown key; {hint}")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = problem.get("input")
+            shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+            lines.append(f"{where}: {at or kind.__name__}: {message}{shown}")
+    return "\n".join(lines)
+
+
+def _follow(kind: type[Section], loc: Sequence[str]) -> tuple[list[str], set[type[Section]]]:
+    """The path of a setting as a user writes it, and the sections that its last key was looked up in."""
+    path: list[str] = []
+    here = looked_in = {kind}
+    for part in loc:
+        if chosen := {each for each in here if len(here) > 1 and _kind_of(each) == part}:
+            here = chosen  # pydantic names the kind that was chosen of several
+            continue
+        path.append(part)
+        looked_in = here
+        if annotations := [each.model_fields[part].annotation for each in here if part in each.model_fields]:
+            here = set(_sections(annotations))
+    return path, looked_in
+
+
+def _kind_of(section: type[Section]) -> str | None:
+    field = section.model_fields.get("kind")
+    return get_args(field.annotation)[0] if field else None
+
+
+def _sections(types: Iterable[Any]) -> Iterator[type[Section]]:
+    """The sections among types and in what they are made of."""
+    for each in types:
+        if isinstance(each, type) and issubclass(each, Section):
+            yield each
+        else:
+            yield from _sections(get_args(each))
