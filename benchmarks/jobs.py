@@ -136,7 +136,7 @@ def job_d(given: argparse.Namespace) -> None:
     """The demo: examples/demo.toml, real parts."""
     from konomi import Policy, PPOJob, PPOTrainer, Tokens, build_reward, load_causal_lm, load_config, make_reference
     from konomi.data.sources import examples
-    from konomi.job import find_prompts
+    from konomi.jobs.ppo import find_prompts
     from konomi.train.loop import choose_precision, find_device
 
     changes = [f"run.seed={given.seed}", f"ppo.batch_size={given.episodes}", f"ppo.baseline_samples={BASELINE}"]

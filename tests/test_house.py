@@ -22,7 +22,8 @@ LAYERS = [
     {"models", "rewards", "feedback", "runs", "charts", "mlflow_calls"},
     {"rollout", "tracking"},
     {"train", "compare", "report", "classic", "web"},
-    {"job"},
+    {"jobs"},
+    {"pipeline"},
     {"revisit"},
     {"console"},
     {"cli"},
@@ -98,7 +99,7 @@ def test_light_modules_stay_light() -> None:
 
 
 def test_the_command_line_starts_with_next_to_nothing() -> None:
-    unwanted = (*HEAVY, "pydantic", "numpy", "konomi.config", "konomi.job")
+    unwanted = (*HEAVY, "pydantic", "numpy", "konomi.config", "konomi.jobs")
     assert python(f"import konomi.cli, sys; print([m for m in {unwanted} if m in sys.modules])").strip() == "[]"
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from konomi.data.sources import load_prompts, split_held_out
     from konomi.data.tokens import Tokens
     from konomi.errors import ConfigError, DataError, KonomiError, ModelError, RunError
-    from konomi.job import run_ppo
+    from konomi.jobs.ppo import run_ppo
     from konomi.models.load import load_causal_lm
     from konomi.models.policy import Policy, make_reference
     from konomi.report import write_report
@@ -64,7 +64,7 @@ _HOME = {
     "load_config": "konomi.config",
     "load_prompts": "konomi.data.sources",
     "make_reference": "konomi.models.policy",
-    "run_ppo": "konomi.job",
+    "run_ppo": "konomi.jobs.ppo",
     "split_held_out": "konomi.data.sources",
     "write_report": "konomi.report",
 }

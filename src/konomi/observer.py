@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ class Observer:
 
     def before(self, samples: list[dict[str, Any]]) -> None:
         """Texts of the initial model."""
+
+    def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        """So much of a long step is done; ``figures`` are worth a line of their own."""
 
     def step(self, result: StepResult) -> None:
         """One update is done."""

@@ -10,7 +10,7 @@ from konomi.compare import compare_models
 from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.data.tokens import Tokens
 from konomi.errors import DataError
-from konomi.job import check_context, check_lengths, find_prompts
+from konomi.jobs.ppo import check_context, check_lengths, find_prompts
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.report import write_report

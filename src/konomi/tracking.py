@@ -46,6 +46,7 @@ class MlflowSink:
         run_id: str | None = None,
         data: Mapping[str, str] | None = None,
         git: Mapping[str, Any] | None = None,
+        parent: str | None = None,
     ) -> None:
         """Open the store and begin (or go on with) the run in it.
 
@@ -58,11 +59,12 @@ class MlflowSink:
             run_id: go on with this MLflow run. Its params stay as they are, missing ones are added.
             data: ``name``, ``digest`` (up to 36 characters) and ``source`` of the prompts.
             git: ``commit`` and ``dirty`` of the work tree.
+            parent: the MLflow run that this one is a part of.
         """
         self.run_id: str | None = run_id
         self._experiment, self._run_name, self._root = experiment, run_name, default_root
         self._params = {_key(k): v[:_PARAM_LENGTH] for k, v in flatten(params).items()}
-        self._data, self._git, self._on_warning = data, git, on_warning
+        self._data, self._git, self._parent, self._on_warning = data, git, parent, on_warning
         self._local = not os.environ.get("MLFLOW_TRACKING_URI")
         self._uri = os.environ.get("MLFLOW_TRACKING_URI") or calls.sqlite_uri(default_root.absolute() / "mlflow.db")
         self._client: MlflowClient | None = None
@@ -178,7 +180,7 @@ class MlflowSink:
         tags = {"konomi.version": __version__, "mlflow.source.name": "konomi", "mlflow.source.type": "LOCAL"}
         if self._git:
             tags |= {"mlflow.source.git.commit": str(self._git["commit"]), "konomi.git.dirty": str(self._git["dirty"])}
-        return tags
+        return tags | ({"mlflow.parentRunId": self._parent} if self._parent else {})
 
     def _log_data(self, client: MlflowClient) -> None:
         if self._data is None:

@@ -75,7 +75,7 @@ def ppo(
     if config is not None:
         _run(load_config(config, PPOJob, settings(set_, seed)), out, as_json, profile=profile)
     elif resume is not None:
-        from konomi.job import resumed_job
+        from konomi.jobs.ppo import resumed_job
 
         _run(resumed_job(resume, settings(set_, seed)), resume.parent, as_json, resume=resume, profile=profile)
 
@@ -120,7 +120,7 @@ def _run(
     observer = make_observer()
     if minutes:
         observer.say(f"This takes about {minutes} minutes on two processor cores; nothing is asked. Ctrl-C saves and stops.")
-    from konomi.job import run_ppo
+    from konomi.jobs.ppo import run_ppo
 
     result = run_ppo(job, out, observer, resume, profile)
     show(result, as_json)

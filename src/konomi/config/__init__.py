@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
 from konomi.config.rewards import ClassifierReward, FunctionReward, RewardConfig
-from konomi.config.section import Section, build, load_config
+from konomi.config.section import Section, StageConfig, build, load_config
 
 __all__ = [
     "ClassifierReward",
@@ -22,6 +22,7 @@ __all__ = [
     "RolloutConfig",
     "RunConfig",
     "Section",
+    "StageConfig",
     "build",
     "load_config",
 ]

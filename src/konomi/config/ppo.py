@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from konomi.config.rewards import ClassifierReward, RewardConfig
-from konomi.config.section import Positive, Section, Share
+from konomi.config.section import Positive, Section, Share, StageConfig
 
 
 def _ordered(name: str, pair: tuple[int, int] | None) -> None:
@@ -200,23 +200,15 @@ class CompareConfig(Section):
     """Seed of the paired draws: prompt i has the same random stream under both models."""
 
 
-class RunConfig(Section):
+class RunConfig(StageConfig):
     """Where the run is kept and told."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Of everything random in the run."""
-    name: str | None = None
-    """Run name; the default is made from the time."""
     save_every: Positive = 4
     """Updates between checkpoints. The last update is always saved."""
     keep: Positive = 1
     """Checkpoints kept."""
     samples: Positive = 4
     """Texts kept of every update, in samples.jsonl."""
-    mlflow: bool = True
-    """Log to MLflow: to MLFLOW_TRACKING_URI if set, else to mlflow.db beside the run."""
-    experiment: str = "konomi"
-    """MLflow experiment."""
 
 
 class PPOJob(Section):

@@ -29,6 +29,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+class StageConfig(Section):
+    """Where a run is kept and told."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of everything random in the run."""
+    name: str | None = None
+    """Run name; the default is made from the time."""
+    mlflow: bool = True
+    """Log to MLflow: to MLFLOW_TRACKING_URI if set, else to mlflow.db beside the run."""
+    experiment: str = "konomi"
+    """MLflow experiment."""
+
+
 JobT = TypeVar("JobT", bound=Section)
 
 

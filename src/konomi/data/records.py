@@ -29,3 +29,89 @@ class Prompt:
         """
         text = unicodedata.normalize("NFC", self.text).strip()
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A response that may be ranked.
+
+    Attributes:
+        text: the response, without its prompt.
+        source: where it came from: ``model``, ``seed``, ``temperature`` and what else tells how to draw it again.
+    """
+
+    text: str
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt and the candidates that are to be ranked.
+
+    Attributes:
+        prompt: the text that the candidates go on from.
+        candidates: at least two, no two the same.
+        columns: the prompt's other columns.
+    """
+
+    prompt: str
+    candidates: tuple[Candidate, ...]
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One rater's order of the responses to a prompt.
+
+    Attributes:
+        prompt: the text that the responses go on from.
+        responses: at least two.
+        ranks: one a response; 1 is the best, the same number is a tie. Only their order counts.
+        rater: a pseudonym, or None.
+        source: the data set or model that this came from, or None.
+    """
+
+    prompt: str
+    responses: tuple[str, ...]
+    ranks: tuple[int, ...]
+    rater: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to a prompt, of which one was preferred.
+
+    Attributes:
+        prompt: the text that both go on from.
+        chosen, rejected: the responses.
+        label: probability that ``chosen`` is the better one, 0 to 1: 1 is certain, 0.5 a draw.
+        margin: by how much at least its score should be higher, in score units, from 0.
+        rater, source: as in :class:`Ranking`.
+    """
+
+    prompt: str
+    chosen: str
+    rejected: str
+    label: float = 1.0
+    margin: float = 0.0
+    rater: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number that was given to one response.
+
+    Attributes:
+        prompt: the text that the response goes on from.
+        response: the text that was scored.
+        score: higher is better, any scale.
+        rater, source: as in :class:`Ranking`.
+    """
+
+    prompt: str
+    response: str
+    score: float
+    rater: str | None = None
+    source: str | None = None

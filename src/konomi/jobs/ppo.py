@@ -8,12 +8,8 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import filelock
 
 from konomi.compare import compare_models
 from konomi.config import PPOJob, build
@@ -22,6 +18,7 @@ from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
+from konomi.jobs.common import ends, held, open_sink
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.observer import Observer
@@ -37,11 +34,13 @@ from konomi.train.profile import profiled
 
 
 def run_ppo(
-    job: PPOJob, root: Path, observer: Observer | None = None, resume: Path | None = None, profile: bool = False
-) -> dict[str, Any]:
+    job: PPOJob, root: Path, observer: Observer | None = None, resume: Path | None = None, profile: bool = False,
+    parent: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Run a job, or go on with the one in the directory ``resume``; return the result that ``--json`` prints.
 
     ``profile``: write trace.json.gz and profile.txt of one update; see :mod:`konomi.train.profile`.
+    ``parent``: the MLflow run that this one is a part of.
     Nothing is written before the configuration, the prompts, the reward and the model were found to be usable.
 
     Raises:
@@ -70,7 +69,7 @@ def run_ppo(
         run = RunDir.open(resume)
     else:
         run = RunDir.create(root, job.run.name, job.model_dump(mode="json"), seed=job.run.seed, extra=began_with)
-    with _held(run), _ends(run), stop_on_signal(observer.stopping) as stop:
+    with held(run), ends(run), stop_on_signal(observer.stopping) as stop:
         trainer = PPOTrainer(
             policy, reference, tokens, prompts, reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
             seed=job.run.seed, precision=precision, failed_texts=run.path / "failed_texts.jsonl",
@@ -78,7 +77,7 @@ def run_ppo(
         checkpoints = Checkpoints(run.checkpoints, job.run.keep)
         if resume:
             _go_on(run, trainer, checkpoints, observer)
-        sink = _sink(job, run, observer)
+        sink = open_sink(job.run, run, observer, data=job.data.prompts, parent=parent)
         observer.start(run, _facts(job, loaded, precision, trainer, prompts, held_out), job.ppo.updates)
         try:
             _train(trainer, run, checkpoints, sink, job, observer, stop, profile)
@@ -243,34 +242,6 @@ def _digest(prompts: list[Prompt]) -> str:
     return hashlib.blake2b("".join(sorted(p.key for p in prompts)).encode(), digest_size=16).hexdigest()
 
 
-@contextmanager
-def _held(run: RunDir) -> Iterator[None]:
-    """Keep a second process from going on with the run at the same time."""
-    lock = filelock.FileLock(run.path / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise RunError(
-            f"{run.path}: another process (pid {run.info.get('pid')}) works on this run; wait for it or stop it"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _sink(job: PPOJob, run: RunDir, observer: Observer) -> MlflowSink | None:
-    if not job.run.mlflow:
-        return None
-    info = run.info
-    sink = MlflowSink(
-        job.run.experiment, run.path.name, run.config, run.path.parent, observer.warn,
-        run_id=info.get("mlflow_run_id"), git=info.get("git"),
-        data={"name": job.data.prompts, "digest": info["data_digest"], "source": job.data.prompts},
-    )  # fmt: skip
-    return sink
-
-
 def _facts(
     job: PPOJob, loaded: Loaded, precision: str, trainer: PPOTrainer, prompts: list[Prompt], held_out: list[Prompt]
 ) -> dict[str, str]:
@@ -286,17 +257,3 @@ def _facts(
         + (f", target {job.ppo.kl_target:g} nats/response" if job.ppo.kl_controller == "adaptive" else ""),
     }
     return facts | ({"licence": loaded.note} if loaded.note else {})
-
-
-@contextmanager
-def _ends(run: RunDir) -> Iterator[None]:
-    """See to it that a run that is left in any way does not say "running"."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if run.info["status"] == "running":
-            run.set_status("stopped", "interrupted")
-        raise
-    except BaseException as error:
-        run.set_status("failed", f"{type(error).__name__}: {error}")
-        raise

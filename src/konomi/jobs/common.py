@@ -1,0 +1,98 @@
+"""What every job shares: its run directory and its MLflow run, which end as the work in them ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from konomi.config import Section, StageConfig
+from konomi.errors import RunError
+from konomi.observer import Observer
+from konomi.runs import RunDir
+from konomi.tracking import MlflowSink
+
+
+@contextmanager
+def begun(
+    job: Section, root: Path, observer: Observer, *, data: str, digest: str, facts: Mapping[str, str],
+    parent: str | None = None, extra: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[RunDir, MlflowSink | None]]:  # fmt: skip
+    """A new run directory under ``root`` and its MLflow run. Both say how the work inside ended: finished, failed, stopped.
+
+    Args:
+        job: the settings, with a section ``run``.
+        root: directory of all runs.
+        observer: is told where the run is, and ``facts``.
+        data: name of what the job reads.
+        digest: up to 36 characters that change when it does.
+        facts: label -> what the job works with.
+        parent: the MLflow run that this one is a part of.
+        extra: further fields of run.json.
+    """
+    settings: StageConfig = job.run  # type: ignore[attr-defined]
+    config = job.model_dump(mode="json")
+    run = RunDir.create(root, settings.name, config, seed=settings.seed, extra={"data_digest": digest, **(extra or {})})
+    with held(run), ends(run):
+        sink = open_sink(settings, run, observer, data=data, parent=parent)
+        observer.start(run, dict(facts), 0)
+        try:
+            yield run, sink
+        except BaseException as error:
+            if sink:
+                sink.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        finally:
+            observer.end()
+            if sink:
+                run.note(mlflow_run_id=sink.run_id)
+        run.set_status("finished")
+        if sink:
+            sink.end("FINISHED")
+
+
+@contextmanager
+def held(run: RunDir) -> Iterator[None]:
+    """Keep a second process from going on with the run at the same time."""
+    lock = filelock.FileLock(run.path / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunError(
+            f"{run.path}: another process (pid {run.info.get('pid')}) works on this run; wait for it or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def ends(run: RunDir) -> Iterator[None]:
+    """See to it that a run that is left in any way does not say "running"."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run.info["status"] == "running":
+            run.set_status("stopped", "interrupted")
+        raise
+    except BaseException as error:
+        run.set_status("failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def open_sink(
+    settings: StageConfig, run: RunDir, observer: Observer, *, data: str, parent: str | None = None
+) -> MlflowSink | None:
+    """The run's place in MLflow, or None where the settings want none."""
+    if not settings.mlflow:
+        return None
+    info = run.info
+    return MlflowSink(
+        settings.experiment, run.path.name, run.config, run.path.parent, observer.warn,
+        run_id=info.get("mlflow_run_id"), git=info.get("git"), parent=parent,
+        data={"name": data, "digest": info["data_digest"], "source": data},
+    )  # fmt: skip
