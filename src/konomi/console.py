@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from konomi.runs import RunDir
     from konomi.train.loop import StepResult
 
+SECONDS = 10.0
+"""Between two lines on the progress of one thing."""
 ROWS = 12
 """Updates in the live table."""
 COLUMNS = (
@@ -72,6 +77,9 @@ class _Timed(Observer):
 class PlainObserver(_Timed):
     """One plain line an update: for logs and pipes."""
 
+    told = float("-inf")
+    """When progress was last told."""
+
     def _line(self, text: str) -> None:
         Console(stderr=True, no_color=True, highlight=False, soft_wrap=True, force_terminal=False).print(escape(text))
 
@@ -91,6 +99,13 @@ class PlainObserver(_Timed):
         for sample in samples[:4]:
             self._line(f"before: {_one_line(sample)}")
 
+    def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        now = time.monotonic()
+        if not figures and done < total and now - self.told < SECONDS:
+            return
+        self.told = now
+        self._line("  ".join([f"{what} {done}/{total}", *(f"{name} {value:.4g}" for name, value in (figures or {}).items())]))
+
     def step(self, result: StepResult) -> None:
         cells = self.cells(result)
         self._line("  ".join(f"{label} {cells[key]}" for label, key in COLUMNS if key in cells))
@@ -104,6 +119,7 @@ class LiveObserver(_Timed):
         self.console = console
         self.rows: list[dict[str, str]] = []
         self.live: Live | None = None
+        self.bar: Progress | None = None
 
     def say(self, text: str) -> None:
         self._stop()
@@ -137,10 +153,26 @@ class LiveObserver(_Timed):
         if result.update == self.updates:
             self._stop()
 
+    def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        if figures:
+            self.say("  ".join([f"{what} {done}/{total}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+        if self.bar is None:
+            self._stop()
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar.start()
+            self.bar.add_task(what, total=total)
+        self.bar.update(self.bar.task_ids[0], description=what, completed=done, total=total)
+        if done >= total:
+            self._stop()
+
     def end(self) -> None:
         self._stop()
 
     def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
         if self.live is not None:
             self.live.stop()
             self.live = None
