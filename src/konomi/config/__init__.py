@@ -7,6 +7,7 @@ Nothing here imports torch, so that a mistake is told before a model is loaded.
 from __future__ import annotations
 
 from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
+from konomi.config.reward import NormalizeConfig, RewardData, RewardJob, RewardTraining
 from konomi.config.rewards import ClassifierReward, FunctionReward, RewardConfig
 from konomi.config.section import Section, StageConfig, build, load_config
 
@@ -16,9 +17,13 @@ __all__ = [
     "DataConfig",
     "FunctionReward",
     "ModelConfig",
+    "NormalizeConfig",
     "PPOConfig",
     "PPOJob",
     "RewardConfig",
+    "RewardData",
+    "RewardJob",
+    "RewardTraining",
     "RolloutConfig",
     "RunConfig",
     "Section",

@@ -64,7 +64,7 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
     name, say = config.name, progress or (lambda message: None)
     path = Path(name).expanduser()
     embedded, gguf = name.startswith("embedded:"), name.endswith(".gguf")
-    if config.revision is not None and (embedded or gguf or path.is_dir()):
+    if config.revision is not None and (embedded or gguf):
         raise ModelError(f"{name}: model.revision = {config.revision!r} is for hub models only; remove it")
     with quiet():
         if embedded:
@@ -73,19 +73,35 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
         if gguf:
             return _from_cache(name, lambda full: gguf_model(path, say, verify=full), verify)
         if path.is_dir():
-            _check_directory(path, name)
+            find_files(name, None, say)
             model, tokenizer = _read(str(path), name, trust=config.trust_remote_code)
             return Loaded(model, tokenizer, name)
-        if path.is_file():
-            raise ModelError(f"{name}: a file; give the model's directory, or a .gguf file")
-        if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-            raise ModelError(f"{name}: no such directory, and not a hub name (owner/model) either")
-        snapshot = _fetch(name, config.revision, say)
-        _check_directory(snapshot, name)
+        snapshot, _ = find_files(name, config.revision, say)
         # by name, not by directory: transformers knows exceptions for some models by their names
         hub = {"revision": snapshot.name, "local_files_only": True}
         model, tokenizer = _read(name, name, trust=config.trust_remote_code, **hub)
         return Loaded(model, tokenizer, name, snapshot.name)
+
+
+def find_files(name: str, revision: str | None, progress: Progress | None = None) -> tuple[Path, str | None]:
+    """The directory of a model and, of a hub model, its commit. A hub model is fetched into the hub's cache.
+
+    Raises:
+        ModelError: there is none, it cannot be reached, or has no safetensors weights.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ModelError(f"{name}: model.revision = {revision!r} is for hub models only; remove it")
+        _check_directory(path, name)
+        return path, None
+    if path.is_file():
+        raise ModelError(f"{name}: a file; give the model's directory, or a .gguf file")
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        raise ModelError(f"{name}: no such directory, and not a hub name (owner/model) either")
+    snapshot = _fetch(name, revision, progress or (lambda message: None))
+    _check_directory(snapshot, name)
+    return snapshot, snapshot.name
 
 
 def remove_dropout(model: torch.nn.Module) -> None:
@@ -130,13 +146,13 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    with _explained(name, "config"):
+    with explained(name, "config"):
         model_config = AutoConfig.from_pretrained(where, trust_remote_code=trust, **hub)
     _check_config(model_config, name)
-    with _explained(name, "tokenizer"):
+    with explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust, **hub)
     _check_tokenizer(tokenizer, name)
-    with _explained(name, "model"):
+    with explained(name, "model"):
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
                 where,
@@ -265,7 +281,7 @@ def _check_causal(model: Any, name: str) -> None:
 
 
 @contextmanager
-def _explained(name: str, step: str) -> Iterator[None]:
+def explained(name: str, step: str) -> Iterator[None]:
     """Turn what transformers raises while reading ``step`` into a ModelError that says how to mend it."""
     try:
         yield

@@ -2,7 +2,8 @@
 
 One topic a file: sums under masks (``masked``), log-probabilities and entropy (``logprobs``; ``head``
 without logits), distance from the
-reference and shaped rewards (``kl``), advantages (``advantages``), losses (``losses``). Only torch is imported; nothing
+reference and shaped rewards (``kl``), advantages (``advantages``), losses of PPO (``losses``) and of reward models
+(``preference``). Only torch is imported; nothing
 here reads a setting, draws a random number, edits its input, moves a tensor between devices, or logs.
 
 Conventions: True in a mask counts. Index t is response token t: its log-probability, the value before it, the reward
@@ -15,6 +16,7 @@ from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, k3, kl_per_token, s
 from konomi.ops.logprobs import entropy, selected_logprobs
 from konomi.ops.losses import explained_variance, policy_loss, value_loss
 from konomi.ops.masked import Moments, masked_mean, masked_sum, masked_var, merge, merge_all, moments, whiten
+from konomi.ops.preference import label_loss, preference_loss, score_loss
 
 __all__ = [
     "KlKind",
@@ -26,6 +28,7 @@ __all__ = [
     "gae",
     "k3",
     "kl_per_token",
+    "label_loss",
     "leave_one_out",
     "linear_logprobs",
     "masked_mean",
@@ -35,6 +38,8 @@ __all__ = [
     "merge_all",
     "moments",
     "policy_loss",
+    "preference_loss",
+    "score_loss",
     "selected_logprobs",
     "shaped_rewards",
     "value_loss",

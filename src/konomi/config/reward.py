@@ -1,0 +1,106 @@
+"""The settings of `konomi reward`: a model that gives texts scores or labels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from konomi.config.ppo import ModelConfig
+from konomi.config.section import Positive, Section, StageConfig
+
+
+class RewardData(Section):
+    """What the reward model learns from."""
+
+    file: str
+    """Task preference: rankings or pairs. Task score: scores. Task classification: labelled texts, as .jsonl, .csv or
+    .parquet, or a hub data set's name."""
+    evaluation: str | None = None
+    """A file of the same kind to evaluate on. Not set: the prompts (texts) that held_out takes."""
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of the prompts that is kept for evaluation, chosen by the hash of the prompt: never by pair."""
+    truth: str | None = None
+    """Scores of the same responses by a judge that is certain. The model is held against them too."""
+    text: str = "text"
+    """Column that holds the text. Task classification."""
+    label: str = "label"
+    """Column that holds the label, a name or a number. Task classification."""
+    labels: tuple[str, ...] = ()
+    """Names of the labels 0, 1, 2 and so on. Not set: what the data set says, else the labels found, sorted. Task
+    classification."""
+    subset: str | None = None
+    """Configuration name of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set to train on."""
+    evaluation_split: str | None = None
+    """Split of the same hub data set to evaluate on. Not set: see held_out."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set, for example refs/convert/parquet."""
+    limit: Positive | None = None
+    """Read no more than this many rows."""
+
+
+class RewardTraining(Section):
+    """How the reward model is trained."""
+
+    task: Literal["preference", "score", "classification"] = "preference"
+    """preference: a scalar from rankings and pairs. score: a scalar from numbers. classification: a label."""
+    epochs: Positive = 1
+    """Passes over the data. A preference model is trained for 1: it is soon too sure of the pairs it has seen."""
+    batch_size: Positive = 16
+    """Prompts (classification, score: texts) an optimiser step; all responses to a prompt are in one."""
+    micro_batch_size: Positive | None = None
+    """Prompts (texts) in one forward pass: bounds memory. Divides batch_size. Not set: all."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """At its highest. Usual 5e-6 to 5e-5."""
+    head_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Of the new head. Not set: as learning_rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls to 0 over the run; constant: it stays."""
+    warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the steps in which the learning rate rises to its highest."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW, not of biases and norms. Usual 0 to 0.1."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    evaluations: Positive = 1
+    """Evaluations an epoch. The model with the lowest evaluation loss is kept."""
+    patience: Positive | None = None
+    """Stop after so many evaluations without a lower loss. Not set: all epochs are run."""
+    max_length: Positive = 512
+    """Longer texts are cut, in tokens: a decoder's at the beginning, an encoder's at the end."""
+
+    @model_validator(mode="after")
+    def _division(self) -> RewardTraining:
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"batch_size = {self.batch_size} is not a multiple of micro_batch_size = {self.micro_batch_size}")
+        return self
+
+
+class NormalizeConfig(Section):
+    """The scale of the scores: that of what the initial model writes."""
+
+    samples: str | None = None
+    """Candidates that the initial model wrote, from `konomi sample`. Their mean score becomes 0, their deviation 1. Not set:
+    the model is saved without a scale, and PPO refuses it unless told otherwise."""
+    model: str | None = None
+    """Use the candidates of this model only, where several wrote."""
+
+
+class RewardJob(Section):
+    """A whole `konomi reward` file."""
+
+    model: ModelConfig = ModelConfig()
+    data: RewardData
+    train: RewardTraining = RewardTraining()
+    normalize: NormalizeConfig = NormalizeConfig()
+    run: StageConfig = StageConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> RewardJob:
+        if self.train.task == "classification" and (self.normalize.samples or self.data.truth):
+            raise ValueError('normalize.samples and data.truth are for scores; task = "classification" has labels')
+        if self.data.evaluation and self.data.evaluation_split:
+            raise ValueError("data.evaluation and data.evaluation_split: set one of them")
+        return self

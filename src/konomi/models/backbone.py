@@ -1,0 +1,157 @@
+"""A reward model by its name: made of a language model or an encoder, or read from where one was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from konomi.config import ModelConfig
+from konomi.errors import ModelError
+from konomi.models.cache import Progress
+from konomi.models.load import explained, find_files, load_causal_lm, quiet, remove_dropout
+from konomi.models.reward import Normalisation, RewardModel, init_head, read_facts
+
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A reward model with an untrained head.
+
+    revision: hub: the commit; GGUF and embedded: SHA-256 of the file; directory: None.
+    note: what the model's licence asks to be said.
+    """
+
+    model: RewardModel
+    revision: str | None
+    note: str | None
+
+
+def make_reward_model(
+    config: ModelConfig, *, outputs: int, labels: Sequence[str] = (), seed: int, max_length: int, progress: Progress | None = None
+) -> Made:
+    """Give the model that ``config`` names a head of ``outputs`` numbers, drawn with ``seed``; on the CPU, float32.
+
+    The head of a classifier is kept where it has as many outputs and the same labels.
+
+    Raises:
+        ModelError: it cannot be found or read, or has no form for classification in transformers.
+        ConfigError: it has fewer layers than ``config.top_layers``.
+    """
+    name, say = config.name, progress or (lambda message: None)
+    local = name.startswith("embedded:") or name.endswith(".gguf")
+    files, revision = (None, None) if local else find_files(name, config.revision, say)
+    note = None
+    if files is None or _is_language_model(files, config):
+        loaded = load_causal_lm(config, progress=progress)
+        model, tokenizer, revision, note = _with_head(loaded.model, name), loaded.tokenizer, loaded.revision, loaded.note
+        fresh = True
+    else:
+        model, tokenizer, fresh = _classifier(files, config, outputs, labels)
+    if fresh:
+        init_head(_replace_head(model, outputs), seed)
+    model.config.num_labels = outputs
+    if labels:
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: index for index, label in enumerate(labels)}
+    model.config.problem_type = None if outputs == 1 else "single_label_classification"
+    frozen = config.freeze == "embeddings"
+    made = RewardModel(model, tokenizer, max_length=max_length, top_layers=config.top_layers, freeze_embeddings=frozen)
+    return Made(made.eval(), revision, note)
+
+
+def open_reward_model(name: str) -> RewardModel:
+    """Read a reward model that :meth:`RewardModel.save` wrote; on the CPU, float32, in evaluation mode.
+
+    Raises:
+        ModelError: there is no such directory; its weights cannot be read or are not whole.
+        DataError: it has no reward.json, or that is damaged.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        raise ModelError(f"{name}: no such directory; give the model/ of a `konomi reward` run")
+    facts = read_facts(path)
+    with quiet(), explained(name, "reward model"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{name}: weights are missing, such as {missing[0]}; save the reward model again")
+    remove_dropout(model)
+    made = RewardModel(model, tokenizer, max_length=facts["max_length"]).eval()
+    if "mean" in facts:
+        made.normalisation = Normalisation(facts["mean"], facts["std"], facts["count"], facts["data_sha256"])
+    return made
+
+
+def _is_language_model(files: Path, config: ModelConfig) -> bool:
+    from transformers import AutoConfig
+
+    with explained(config.name, "config"):
+        found = AutoConfig.from_pretrained(files, trust_remote_code=config.trust_remote_code)
+    architectures = getattr(found, "architectures", None) or [""]
+    return str(architectures[0]).endswith(_LANGUAGE_MODELS)
+
+
+def _with_head(lm: Any, name: str) -> Any:
+    """The trunk of a language model under a classification head, without a copy of it."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
+
+    if type(lm.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(f"{name}: transformers has no {lm.config.model_type} model for classification; use another backbone")
+    with torch.device("meta"), quiet():
+        model = AutoModelForSequenceClassification.from_config(lm.config)
+    setattr(model, model.base_model_prefix, lm.base_model)
+    _replace_head(model, 1)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ModelError(f"{name}: its classification form has more than a linear head, which cannot be made here")
+    return model.float().eval()
+
+
+def _classifier(files: Path, config: ModelConfig, outputs: int, labels: Sequence[str]) -> tuple[Any, Any, bool]:
+    """An encoder or a classifier; the third says whether its head has to be drawn."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    trust = {"trust_remote_code": config.trust_remote_code}
+    with quiet(), explained(config.name, "model"):
+        found = AutoConfig.from_pretrained(files, **trust)
+        same = found.num_labels == outputs and (not labels or list(found.id2label.values()) == list(labels))
+        found.num_labels = outputs
+        tokenizer = AutoTokenizer.from_pretrained(files, **trust)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            files, config=found, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
+            ignore_mismatched_sizes=True, **trust,
+        )  # fmt: skip
+    lacking = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    inside = sorted(key for key in lacking if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key)
+    if inside:
+        raise ModelError(f"{config.name}: its files lack {len(inside)} weights of the trunk, such as {inside[0]}")
+    return model, tokenizer, bool(lacking) or not same
+
+
+def _head(model: Any) -> nn.Linear:
+    """The last linear map outside of the trunk."""
+    trunk = {id(module) for module in model.base_model.modules()}
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in trunk]
+    if not heads:
+        raise ModelError(f"{type(model).__name__}: no linear head is found in it")
+    return heads[-1]
+
+
+def _replace_head(model: Any, outputs: int) -> nn.Linear:
+    head = _head(model)
+    place = next(name for name, module in model.named_modules() if module is head)
+    parent, _, child = place.rpartition(".")
+    new = nn.Linear(head.in_features, outputs, bias=head.bias is not None)
+    setattr(model.get_submodule(parent), child, new)
+    if hasattr(model, "num_labels"):
+        model.num_labels = outputs
+    return new

@@ -1,0 +1,299 @@
+"""A reward model: a language model or an encoder, and a linear head that reads one place of a text.
+
+On disk it is a sequence-classification model of transformers, which others can load too, with ``reward.json`` beside it:
+what it was trained on, and the mean and deviation of the initial model's scores.
+
+A decoder's head reads the last token. Texts go through a decoder laid end to end (`konomi.models.packed`); what several
+begin with is there once, and where only the top layers are trained, the layers below run once for each text. Another
+model runs padded on the right, as transformers runs it.
+
+Shape suffixes: B texts, L tokens of the longest, T tokens of all, D width, C numbers that the head gives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from konomi.data.tokens import lengths_to_mask, pad_right
+from konomi.errors import ConfigError, DataError, ModelError
+from konomi.files import utf8, write_atomic
+from konomi.models import packed
+from konomi.models.load import quiet
+from konomi.models.packed import Layout, Trunk
+
+FILE, VERSION = "reward.json", 1
+BATCH_TOKENS = 4096
+"""Tokens with their padding that are scored at a time."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What makes a score comparable: normalised = (score - mean) / std.
+
+    mean, std: of the initial model's samples, raw score units.
+    count: samples.
+    data_sha256: of the file that they were in.
+    """
+
+    mean: float
+    std: float
+    count: int
+    data_sha256: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts as token ids.
+
+    ids: [B, L] int64, padding of no meaning on the right.
+    lengths: [B] int64, at least 1.
+    shared: [B] int64: so many first tokens a text may have in common with others of the batch.
+    hidden: [B, L, D] what goes into the first layer that is trained, or None.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    shared: Tensor
+    hidden: Tensor | None = None
+
+
+class RewardModel(nn.Module):
+    """Texts -> [B, C] raw scores (C = 1) or logits of labels.
+
+    Args:
+        model: a sequence-classification model of transformers.
+        tokenizer: its own.
+        max_length: tokens; a longer text is cut, a decoder's at its beginning and another's at its end.
+        top_layers: only so many layers from the top, what is behind them, and the head are trained.
+        freeze_embeddings: the token embeddings stay as they are.
+
+    Raises:
+        ConfigError: the model has fewer layers than ``top_layers``.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, max_length: int = 512, top_layers: int | None = None, freeze_embeddings: bool = False
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.normalisation: Normalisation | None = None
+        self.max_length = min(max_length, places(model), tokenizer.model_max_length)
+        pads = (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id)
+        self.pad_id: int = next((each for each in pads if each is not None), 0)
+        model.config.get_text_config().pad_token_id = self.pad_id  # decoders ask for it to find each row's last token
+        self.packs = self._check_packed()
+        if self.packs:
+            tokenizer.truncation_side = "left"  # the end of a text is what was written
+        self.trunk_layer: int | None = None
+        """The first layer that is trained, where what goes into it can be kept."""
+        if freeze_embeddings:
+            model.get_input_embeddings().requires_grad_(False)
+        if top_layers is not None:
+            self._freeze(top_layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    def forward(self, batch: Batch) -> Tensor:
+        """[B, C] float32 (or wider), with gradients where training is on."""
+        if not self.packs:
+            mask_BL = lengths_to_mask(batch.lengths, batch.ids.shape[1]).long()
+            logits_BC: Tensor = self.model(input_ids=batch.ids, attention_mask=mask_BL).logits
+            return logits_BC.float() if logits_BC.dtype.itemsize < 4 else logits_BC
+        hidden_BD = self._last_hidden(batch)
+        with torch.autocast(hidden_BD.device.type, enabled=False):  # bfloat16 would round scores to 8 bits
+            scores_BC: Tensor = self.model.score(hidden_BD.to(self.model.score.weight.dtype))
+        return scores_BC
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, as its tokenizer makes them, cut to ``max_length``."""
+        rows = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, verbose=False)["input_ids"]
+        return [row or [self.pad_id] for row in rows]
+
+    def batch(self, rows: Sequence[Sequence[int]], groups: Sequence[int] | None = None) -> Batch:
+        """Rows of token ids as a batch on the model's device.
+
+        ``groups``: a number a row; rows with the same number may begin alike, and stand beside each other.
+        """
+        ids_BL, lengths_B = pad_right(rows, self.pad_id)
+        shared = [0] * len(rows)
+        members: dict[int, list[int]] = {}
+        for place, group in enumerate(groups or ()):
+            members.setdefault(group, []).append(place)
+        for at in members.values():
+            for place in at if len(at) > 1 else ():
+                shared[place] = _common([rows[each] for each in at])
+        return Batch(*(x.to(self.device) for x in (ids_BL, lengths_B, torch.tensor(shared))))
+
+    @torch.no_grad()
+    def predict(
+        self, texts: Sequence[Sequence[str]], *, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Tensor]:  # fmt: skip
+        """[K, C] raw numbers of the K texts of each group; those of a group may begin alike. In evaluation mode, on the CPU.
+
+        A text's numbers do not depend on what else is asked, beyond float error.
+        """
+        encoded = [self.encode(group) for group in texts]
+        order = sorted(range(len(texts)), key=lambda i: max(map(len, encoded[i])))
+        found: dict[int, Tensor] = {}
+        was_training = self.training
+        self.eval()
+        for part in _parts(order, encoded):
+            rows = [row for i in part for row in encoded[i]]
+            batch = self.batch(rows, [i for i in part for _ in encoded[i]])
+            with autocast():
+                numbers = self(batch).float().cpu()
+            found |= zip(part, numbers.split([len(encoded[i]) for i in part]), strict=True)
+            if progress:
+                progress(len(found), len(texts))
+        self.train(was_training)
+        return [found[i] for i in range(len(texts))]
+
+    def normalised(self, raw: float) -> float:
+        """A raw score on the scale of the initial model's samples; as it is where there is no scale."""
+        scale = self.normalisation
+        return raw if scale is None else (raw - scale.mean) / scale.std
+
+    @torch.no_grad()
+    def trunk(self, batch: Batch) -> Tensor | None:
+        """[B, L, D]: what goes into the first trained layer; the same in every epoch. None if nothing can be kept."""
+        if not self.packs or not self.trunk_layer:
+            return None
+        layout, ids_T = _layout(batch)
+        with packed.keeping(self.model, self.trunk_layer) as kept:
+            packed.run(self.model, ids_T, layout.positions_T, layout)
+        return layout.pad(kept[0])
+
+    def save(self, directory: Path, facts: dict[str, Any]) -> None:
+        """Write the model, its tokenizer and ``reward.json`` (``facts`` and the normalisation)."""
+        with quiet():
+            self.model.save_pretrained(directory)
+            self.tokenizer.save_pretrained(directory)
+        scale = asdict(self.normalisation) if self.normalisation else {}
+        content = {"version": VERSION, **facts, "max_length": self.max_length, **scale}
+        write_atomic(directory / FILE, utf8(json.dumps(content, ensure_ascii=False, indent=2) + "\n"))
+
+    def _last_hidden(self, batch: Batch) -> Tensor:
+        layout, ids_T = _layout(batch)
+        if batch.hidden is not None and self.trunk_layer:
+            hidden_TD = packed.run_from(self.model, Trunk(self.trunk_layer, batch.hidden), ids_T, layout)
+        else:
+            hidden_TD = packed.run(self.model, ids_T, layout.positions_T, layout)
+        rows_B = torch.arange(len(batch.lengths), device=batch.lengths.device)
+        return layout.at(hidden_TD, rows_B, batch.lengths - 1)
+
+    @torch.no_grad()
+    def _check_packed(self) -> bool:
+        """Whether packed texts give the model's own numbers: it has to be a decoder whose head reads the last token."""
+        if not isinstance(getattr(self.model, "score", None), nn.Linear) or not packed.packs(self.model):
+            return False
+        first = next(i for i in range(3) if i != self.pad_id)
+        rows = [[first] * 2, [first] * 4]
+        was_training = self.model.training
+        self.model.eval()
+        theirs = torch.cat([self.model(input_ids=torch.tensor([row], device=self.device)).logits for row in rows])
+        self.packs = True
+        try:
+            ours = self(self.batch(rows))
+        except packed.CannotPack:
+            return False
+        finally:
+            self.model.train(was_training)
+        return torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3)
+
+    def _freeze(self, top_layers: int) -> None:
+        layers = packed.layer_count(self.model)
+        if top_layers > layers:
+            raise ConfigError(f"model.top_layers = {top_layers}: the model has {layers} layers")
+        stays = {id(p) for p in self.model.base_model.parameters()}
+        if self.packs:
+            stays -= {id(p) for p in packed.top_parameters(self.model, top_layers)}
+        else:  # an encoder: its layers are in a list somewhere below
+            stays -= {id(p) for layer in _layers(self.model, layers)[-top_layers:] for p in layer.parameters()}
+        for parameter in self.model.parameters():
+            if id(parameter) in stays:
+                parameter.requires_grad_(False)
+        self.trunk_layer = layers - top_layers if self.packs else None
+
+
+def _parts(order: Sequence[int], encoded: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[int]]:
+    """Groups of like length, as many together as have BATCH_TOKENS with their padding."""
+    part: list[int] = []
+    count = 0
+    for i in order:
+        width = max(map(len, encoded[i]))
+        if part and (count + len(encoded[i])) * width > BATCH_TOKENS:
+            yield part
+            part, count = [], 0
+        part.append(i)
+        count += len(encoded[i])
+    if part:
+        yield part
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+    """With how many equal tokens all rows begin."""
+    return next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows)))
+
+
+def _layout(batch: Batch) -> tuple[Layout, Tensor]:
+    layout = Layout(batch.lengths, (batch.ids, batch.shared))
+    return layout, batch.ids[layout.rows_T, layout.positions_T]
+
+
+def _layers(model: Any, count: int) -> nn.ModuleList:
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ModelError(f"{type(model).__name__}: its {count} layers are not found, so that model.top_layers cannot be used with it")
+
+
+def places(model: Any) -> int:
+    """How many tokens a model has places for; very many where it does not say."""
+    count: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not count or count < 0:
+        return 2**31
+    # RoBERTa's places begin behind the padding index
+    offset = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    return count if offset is None else count - offset - 1
+
+
+def init_head(head: nn.Linear, seed: int) -> None:
+    """Draw a head's weights from N(0, 1/sqrt(D + 1)) (Stiennon et al. 2020, arXiv:2009.01325, appendix); the bias is 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        weight = torch.randn(head.weight.shape, generator=generator) * (head.in_features + 1) ** -0.5
+        head.weight.copy_(weight)
+        if head.bias is not None:
+            head.bias.zero_()
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """What ``reward.json`` of a saved reward model says.
+
+    Raises:
+        DataError: there is none, it is damaged, or a newer konomi wrote it.
+    """
+    path = directory / FILE
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{directory}: no {FILE}, so this is no reward model that konomi trained") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); train the model again") from None
+    version = facts.get("version") if isinstance(facts, dict) else None
+    if not isinstance(version, int) or version > VERSION:
+        raise DataError(f"{path}: format {version!r}, this konomi reads {VERSION}; update konomi")
+    return dict(facts)

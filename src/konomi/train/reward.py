@@ -1,0 +1,203 @@
+"""Training of reward models, on transformers' Trainer: from rankings and pairs, from scores, from labels.
+
+Trainer has the loop, the optimiser and its schedule. Ours are what goes in (all responses to a prompt in one batch; hidden
+states of frozen layers, computed once), the losses (`konomi.ops.preference`), the evaluation, and which model is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from konomi.config import RewardTraining
+from konomi.models.load import quiet
+from konomi.models.reward import Batch, RewardModel
+from konomi.ops import label_loss, preference_loss, score_loss
+from konomi.train.follower import Follower, Hears, Outcome
+from konomi.train.loop import autocast
+
+TRUNK_BYTES = 2e9
+"""Memory that the kept hidden states of frozen layers may take; beyond it these layers run in each epoch."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One element of a batch.
+
+    texts: one text, or all responses to a prompt, each with the prompt.
+    pairs: (better, worse, label, margin) of places in ``texts``. Task preference.
+    target: a score or the number of a label. The other tasks.
+    """
+
+    texts: tuple[str, ...]
+    pairs: tuple[tuple[int, int, float, float], ...] = ()
+    target: float = 0.0
+
+
+class _Rows(Dataset[dict[str, Any]]):
+    """Examples as token ids, with what goes into the first trained layer where there is room for it."""
+
+    def __init__(self, model: RewardModel, examples: Sequence[Example], precision: str) -> None:
+        self.examples = examples
+        self.rows = [model.encode(example.texts) for example in examples]
+        self.hidden: list[Tensor] | None = None
+        if model.packs and model.trunk_layer:
+            width = model.model.config.get_text_config().hidden_size
+            if 4 * width * sum(len(row) for rows in self.rows for row in rows) <= TRUNK_BYTES:
+                self.hidden = [self._trunk(model, rows, precision) for rows in self.rows]
+
+    @staticmethod
+    def _trunk(model: RewardModel, rows: list[list[int]], precision: str) -> Tensor:
+        with autocast(model.device, precision):
+            kept = model.trunk(model.batch(rows, [0] * len(rows)))
+        assert kept is not None
+        return kept.cpu()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        hidden = None if self.hidden is None else self.hidden[index]
+        return {"rows": self.rows[index], "example": self.examples[index], "hidden": hidden}
+
+
+def targets(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """What the texts of all examples, one after another, are held against. A pair weighs 1 over the number of its prompt's."""
+    starts = torch.tensor([0, *(len(example.texts) for example in examples)]).cumsum(0).tolist()
+    pairs = [
+        (start + better, start + worse, label, margin, 1 / len(example.pairs))
+        for start, example in zip(starts, examples, strict=False)
+        for better, worse, label, margin in example.pairs
+    ]
+    better, worse, *rest = zip(*pairs, strict=True) if pairs else [()] * 5
+    return {
+        "better": torch.tensor(better, dtype=torch.long),
+        "worse": torch.tensor(worse, dtype=torch.long),
+        **{name: torch.tensor(x) for name, x in zip(("pair_labels", "margins", "weights"), rest, strict=True)},
+        "targets": torch.tensor([example.target for example in examples]),
+    }
+
+
+def collate(model: RewardModel, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Elements of a data set as one batch and its targets."""
+    rows = [row for item in items for row in item["rows"]]
+    batch = model.batch(rows, [i for i, item in enumerate(items) for _ in item["rows"]])
+    tensors = {"ids": batch.ids, "lengths": batch.lengths, "shared": batch.shared}
+    if items[0]["hidden"] is not None:
+        width = batch.ids.shape[1]
+        parts = [functional.pad(item["hidden"], (0, 0, 0, width - item["hidden"].shape[1])) for item in items]
+        tensors["hidden"] = torch.cat(parts)
+    return tensors | targets([item["example"] for item in items])
+
+
+def task_loss(task: str, numbers_NC: Tensor, held: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    """The mean loss of the elements of a batch, and figures of an evaluation."""
+    count = len(held["targets"])
+    if task == "classification":
+        labels_N = held["targets"].long()
+        right = (numbers_NC.argmax(-1) == labels_N).float().mean()
+        return label_loss(numbers_NC, labels_N, count=count), {"accuracy": float(right)}
+    if task == "score":
+        return score_loss(numbers_NC[:, 0], held["targets"].to(numbers_NC), count=count), {}
+    places = [held[name] for name in ("better", "worse", "pair_labels", "margins", "weights")]
+    loss, sums = preference_loss(numbers_NC[:, 0], *places, count=count)
+    return loss, {"accuracy": float(sums["right"] / sums["decided"].clamp(min=1e-9))}
+
+
+def train_reward_model(
+    model: RewardModel, train: Sequence[Example], held_out: Sequence[Example], config: RewardTraining, *,
+    seed: int, precision: str, directory: Path, hears: Hears,
+) -> Outcome:  # fmt: skip
+    """Train ``model`` in place; it ends as it was at its lowest evaluation loss.
+
+    Args:
+        model: on its device.
+        train, held_out: in task preference no element without a pair.
+        config: settings.
+        seed: of the order of the data (and of dropout, where a model has it).
+        precision: fp32 or bf16.
+        directory: where the best weights are kept meanwhile.
+        hears: is told how it goes, and says whether to stop.
+
+    Raises:
+        RunError: the loss is not finite.
+        KeyboardInterrupt: somebody asked to stop.
+    """
+    follower = Follower(model, directory / ".best.safetensors", config.patience, hears)
+    with quiet():
+        trainer = _RewardTrainer(model, train, held_out, config, seed, precision, directory)
+        trainer.add_callback(follower)
+        with follower:
+            trainer.evaluate()
+            trainer.train()
+    model.eval()
+    return follower.outcome
+
+
+class _RewardTrainer(Trainer):
+    def __init__(
+        self, model: RewardModel, train: Sequence[Example], held_out: Sequence[Example], config: RewardTraining, seed: int,
+        precision: str, directory: Path,
+    ) -> None:  # fmt: skip
+        self.task, self.precision, self.held_out = config.task, precision, held_out
+        micro = config.micro_batch_size or config.batch_size
+        every = max(1, -(-len(train) // config.batch_size) // config.evaluations)
+        arguments = TrainingArguments(
+            output_dir=str(directory), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
+            gradient_accumulation_steps=config.batch_size // micro, max_grad_norm=config.max_grad_norm,
+            lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+            warmup_steps=config.warmup, seed=seed, data_seed=seed, eval_strategy="steps", eval_steps=every,
+            save_strategy="no", logging_steps=every, report_to="none", disable_tqdm=True, remove_unused_columns=False,
+            use_cpu=model.device.type == "cpu", dataloader_pin_memory=False, logging_nan_inf_filter=False,
+        )  # fmt: skip
+        rows = _Rows(model, train, precision)
+        super().__init__(
+            model, arguments, lambda items: collate(model, items), rows, held_out, optimizers=(_optimizer(model, config), None)
+        )  # fmt: skip
+        self.remove_callback(PrinterCallback)
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        batch = Batch(inputs["ids"], inputs["lengths"], inputs["shared"], inputs.get("hidden"))
+        with autocast(batch.ids.device, self.precision):
+            numbers_NC = model(batch)
+        return task_loss(self.task, numbers_NC, inputs)[0]
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        model: Any = self.model
+        device = model.device
+        numbers = model.predict([e.texts for e in self.held_out], autocast=lambda: autocast(device, self.precision))
+        with torch.no_grad():
+            loss, figures = task_loss(self.task, torch.cat(numbers), targets(self.held_out))
+        metrics = {"eval/loss": float(loss), **{f"eval/{name}": value for name, value in figures.items()}}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _optimizer(model: RewardModel, config: RewardTraining) -> torch.optim.Optimizer:
+    """AdamW; the head may have a rate of its own, and only matrices decay."""
+    trunk = {id(p) for p in model.model.base_model.parameters()}
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in trunk, parameter.dim() > 1), []).append(parameter)
+    head_rate = config.head_learning_rate or config.learning_rate
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": config.learning_rate if inside else head_rate,
+                "weight_decay": config.weight_decay if matrix else 0.0,
+            }
+            for (inside, matrix), parameters in groups.items()
+        ],
+        eps=1e-5,
+        fused=True,
+    )
