@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
 from konomi.config.reward import NormalizeConfig, RewardData, RewardJob, RewardTraining
-from konomi.config.rewards import ClassifierReward, FunctionReward, RewardConfig
+from konomi.config.rewards import ClassifierReward, FunctionReward, ModelReward, RewardConfig
 from konomi.config.section import Section, StageConfig, build, load_config
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "DataConfig",
     "FunctionReward",
     "ModelConfig",
+    "ModelReward",
     "NormalizeConfig",
     "PPOConfig",
     "PPOJob",

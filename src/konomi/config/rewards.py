@@ -40,4 +40,15 @@ class FunctionReward(Section):
     `prompts`, `responses` and the data set's other columns (lists of equal length), and returns one number a text."""
 
 
-RewardConfig = Annotated[ClassifierReward | FunctionReward, Field(discriminator="kind")]
+class ModelReward(Section):
+    """Reward = the score of a reward model that `konomi reward` trained, with its own tokenizer."""
+
+    kind: Literal["model"]
+    name: str
+    """Directory of the model: RUN/model."""
+    normalized: bool = True
+    """Subtract the mean and divide by the deviation of the initial model's samples, which are saved with the model; a model
+    that has none is refused. false: raw scores."""
+
+
+RewardConfig = Annotated[ClassifierReward | FunctionReward | ModelReward, Field(discriminator="kind")]

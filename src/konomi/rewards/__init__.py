@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from konomi.config import ClassifierReward, RewardConfig
+from konomi.config import ClassifierReward, ModelReward, RewardConfig
 from konomi.errors import ConfigError
 from konomi.rewards.base import Reward, score
 
@@ -24,6 +24,10 @@ def build_reward(config: RewardConfig, columns: Iterable[str] | None = None, dev
         ConfigError: the function cannot be imported or called; the label does not exist; the embedded name is unknown.
         ModelError: the classifier cannot be found, reached or read.
     """
+    if isinstance(config, ModelReward):
+        from konomi.rewards.model import RewardModelReward
+
+        return RewardModelReward(config).to(device)
     if not isinstance(config, ClassifierReward):
         from konomi.rewards.function import FunctionReward
 

@@ -198,6 +198,5 @@ def _optimizer(model: RewardModel, config: RewardTraining) -> torch.optim.Optimi
             }
             for (inside, matrix), parameters in groups.items()
         ],
-        eps=1e-5,
         fused=True,
     )

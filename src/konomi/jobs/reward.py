@@ -1,0 +1,172 @@
+"""A whole `konomi reward` job: from rankings, scores or labels to a reward model, its evaluation and its page."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from konomi.config import RewardJob
+from konomi.data.formats import read_tasks
+from konomi.environment import peak_memory_gb
+from konomi.errors import DataError
+from konomi.jobs.common import begun
+from konomi.jobs.reward_data import Learned, load
+from konomi.models.backbone import make_reward_model
+from konomi.models.reward import Normalisation, RewardModel
+from konomi.observer import Observer
+from konomi.reward_report import write_reward_report
+from konomi.runs import RunDir
+from konomi.seeds import stream_seed
+from konomi.tracking import MlflowSink
+from konomi.train.follower import Hears
+from konomi.train.loop import Stop, autocast, choose_precision, find_device, stop_on_signal
+from konomi.train.reward import train_reward_model
+
+
+def run_reward(job: RewardJob, root: Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
+    """Train a reward model (or a classifier) and say how far it can be trusted; return what ``--json`` prints.
+
+    The run's directory gets model/, eval.json, metrics.jsonl and report.html. Nothing is written before the data and the
+    backbone were found to be usable. ``parent``: the MLflow run that this one is a part of.
+
+    Raises:
+        ConfigError, DataError, ModelError: something given is not usable.
+        RunError: training failed; the directory says why.
+        KeyboardInterrupt: stopped by a signal; no model was written.
+    """
+    observer, started = observer or Observer(), time.monotonic()
+    learned = load(job)
+    samples = _samples(job)
+    made = make_reward_model(
+        job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,
+        max_length=job.train.max_length, progress=observer.say,
+    )  # fmt: skip
+    model = made.model.to(find_device())
+    precision = choose_precision(job.model.precision)
+    extra = {"verb": "reward", "precision": precision, "model_revision": made.revision}
+    facts = _facts(job, model, learned, precision) | ({"licence": made.note} if made.note else {})
+    with (
+        stop_on_signal(
+            lambda: observer.warn("stopping after this step; no model is written. Ctrl-C again stops at once")
+        ) as stop,
+        begun(job, root, observer, data=job.data.file, digest=learned.digest, facts=facts, parent=parent, extra=extra) as (
+            run,
+            sink,
+        ),
+    ):
+        with stop.patience():
+            outcome = train_reward_model(
+                model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
+                directory=run.path, hears=_Told(run, sink, observer, stop),
+            )  # fmt: skip
+        observer.say("The model is held against what it never saw")
+        result = _evaluate(job, model, learned, samples, precision, outcome.history)
+        model.save(run.model, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
+        run.write_json("eval.json", result)
+        report = write_reward_report(run)
+        if sink:
+            sink.log(outcome.steps, _flat(result["held_out"], "held_out/"))
+            sink.log_artifacts([report, run.path / "eval.json", run.metrics, run.path / "config.json", run.path / "run.json"])
+    return {
+        "run": str(run.path),
+        "status": "finished",
+        "steps": outcome.steps,
+        "epochs": outcome.epochs,
+        "best_step": outcome.best_step,
+        "early": outcome.early,
+        "seconds": time.monotonic() - started,
+        "peak_gb": peak_memory_gb(),
+        "model": str(run.model),
+        "report": str(report),
+        "mlflow": sink.address if sink else None,
+        "eval": result,
+    }
+
+
+class _Told(Hears):
+    def __init__(self, run: RunDir, sink: MlflowSink | None, observer: Observer, stop: Stop) -> None:
+        self.run, self.sink, self.observer, self.waits = run, sink, observer, stop
+        self.total = 0
+
+    def step(self, done: int, total: int) -> None:
+        self.total = total
+        self.observer.progress("training step", done, total)
+
+    def evaluated(self, step: int, figures: dict[str, float]) -> None:
+        self.run.append_metrics(step, figures)
+        if self.sink:
+            self.sink.log(step, figures)
+        self.observer.progress("training step", step, max(self.total, step, 1), figures)
+
+    def stop(self) -> str | None:
+        return self.waits.signal
+
+
+def _samples(job: RewardJob) -> list[tuple[str, list[str]]]:
+    """Prompts and what the initial model wrote to them."""
+    name = job.normalize.samples
+    if name is None:
+        return []
+    model = job.normalize.model
+    found = [
+        (task.prompt, texts)
+        for task in read_tasks(name)
+        if (texts := [c.text for c in task.candidates if model is None or c.source.get("model") == model])
+    ]
+    if sum(len(texts) for _, texts in found) < 2:
+        of = f" of the model {model}" if model else ""
+        raise DataError(f"{name}: fewer than two candidates{of} in it; a scale needs some dozens. See normalize.samples")
+    return found
+
+
+def _normalise(model: RewardModel, samples: Sequence[tuple[str, list[str]]], name: str, precision: str) -> list[dict[str, Any]]:
+    """Score the initial model's samples, set the scale, and return the texts with their raw scores."""
+    numbers = model.predict(
+        [[prompt + text for text in texts] for prompt, texts in samples], autocast=lambda: autocast(model.device, precision)
+    )
+    raw: list[float] = torch.cat(numbers)[:, 0].double().tolist()
+    std = statistics.stdev(raw)
+    if not std > 0:
+        raise DataError(f"{name}: the model gives all samples the same score, so that there is no scale; it has learned nothing")
+    digest = hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
+    model.normalisation = Normalisation(statistics.fmean(raw), std, len(raw), digest)
+    pairs = [(prompt, text) for prompt, texts in samples for text in texts]
+    return [{"prompt": p, "response": t, "score": s} for (p, t), s in zip(pairs, raw, strict=True)]
+
+
+def _evaluate(
+    job: RewardJob, model: RewardModel, learned: Learned, samples: Sequence[tuple[str, list[str]]], precision: str,
+    history: Sequence[dict[str, float]],
+) -> dict[str, Any]:  # fmt: skip
+    """What eval.json says."""
+    numbers = model.predict(learned.texts(), autocast=lambda: autocast(model.device, precision))
+    result: dict[str, Any] = {"version": 1, "task": job.train.task, **learned.evaluate(numbers, job.run.seed)}
+    texts: list[dict[str, Any]] = []
+    if job.normalize.samples:
+        texts = _normalise(model, samples, job.normalize.samples, precision)
+        texts = [text | {"score": model.normalised(text["score"])} for text in texts]
+        result["normalisation"] = {k: v for k, v in vars(model.normalisation).items() if k != "data_sha256"}
+    elif job.train.task != "classification":
+        texts = learned.shown(numbers)
+    texts.sort(key=lambda text: -text["score"])
+    result["texts"] = texts[:8] + texts[8:][-8:]
+    return result
+
+
+def _facts(job: RewardJob, model: RewardModel, learned: Learned, precision: str) -> dict[str, str]:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {
+        "model": f"{job.model.name}, {trained / 1e6:,.0f} M parameters trained, {precision} on {model.device}",
+        "data": f"{job.data.file}: {learned.described}",
+        "job": f"{job.train.task}, {job.train.epochs} epochs, {job.train.batch_size} a step",
+    }
+
+
+def _flat(values: dict[str, Any], prefix: str) -> dict[str, float]:
+    return {f"{prefix}{k}": float(v) for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}

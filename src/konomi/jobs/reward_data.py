@@ -1,0 +1,163 @@
+"""What a reward model learns from and is held against, by task."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from konomi.config import RewardJob
+from konomi.data.formats import read_comparisons, read_scores
+from konomi.data.groups import Group, groups, split_groups
+from konomi.data.labelled import Labelled, read_labelled
+from konomi.data.records import Prompt, Score
+from konomi.errors import DataError
+from konomi.evaluation import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
+from konomi.train.reward import Example
+
+
+@dataclass
+class Learned:
+    """The elements to train on and to evaluate on.
+
+    described: in words. digest: changes with the data. labels: of task classification. Of the rest, what the task needs:
+    groups held out, scores held out, texts held out; truth: (prompt key, response) -> score by a judge that is certain;
+    scale: (mean, deviation) of the scores that were trained on.
+    """
+
+    train: list[Example]
+    held_out: list[Example]
+    described: str
+    digest: str
+    labels: tuple[str, ...] = ()
+    groups: list[Group] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    labelled: list[Labelled] = field(default_factory=list)
+    truth: dict[tuple[str, str], float] = field(default_factory=dict)
+    comparisons: int = 0
+
+    def texts(self) -> list[tuple[str, ...]]:
+        """What the model is asked for: prompt and response of everything held out."""
+        if self.groups:
+            return [tuple(group.prompt + response for response in group.responses) for group in self.groups]
+        return [example.texts for example in self.held_out]
+
+    def evaluate(self, numbers: Sequence[Tensor], seed: int) -> dict[str, Any]:
+        """Figures of what the model says of :meth:`texts`: [K, C] for each."""
+        if self.labels:
+            probabilities = torch.cat(list(numbers)).double().softmax(-1).tolist()
+            return {"held_out": evaluate_labels([each.label for each in self.labelled], probabilities, self.labels)}
+        scores = [each[:, 0].double().tolist() for each in numbers]
+        if self.groups:
+            held_out = evaluate_preferences(self.groups, scores, seed=seed, train_comparisons=self.comparisons)
+            return {"held_out": held_out} | self._against_truth(scores, seed)
+        keys = [Prompt(score.prompt).key for score in self.scores]
+        truth = [example.target for example in self.held_out]
+        return {"held_out": evaluate_scores(truth, [score for (score,) in scores], keys, seed=seed)}
+
+    def shown(self, numbers: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Texts with their raw scores, for the page."""
+        if self.groups:
+            pairs = [(group.prompt, response) for group in self.groups for response in group.responses]
+        else:
+            pairs = [(score.prompt, score.response) for score in self.scores]
+        raw = torch.cat(list(numbers))[:, 0].tolist()
+        return [{"prompt": p, "response": r, "score": s} for (p, r), s in zip(pairs, raw, strict=True)]
+
+    def _against_truth(self, scores: Sequence[Sequence[float]], seed: int) -> dict[str, Any]:
+        if not self.truth:
+            return {}
+        known: list[tuple[str, list[float], list[float]]] = []
+        for group, row in zip(self.groups, scores, strict=True):
+            said = [(self.truth.get((group.key, r)), s) for r, s in zip(group.responses, row, strict=True)]
+            both = [(t, s) for t, s in said if t is not None]
+            if len(both) > 1:
+                known.append((group.key, [t for t, _ in both], [s for _, s in both]))
+        if not known:
+            raise DataError("data.truth: it has no scores of the responses that are held out; give those of the same candidates")
+        return {"truth": evaluate_truth(known, seed=seed)}
+
+
+def load(job: RewardJob) -> Learned:
+    """Read what a job learns from.
+
+    Raises:
+        DataError: a file cannot be read, a row is wrong, or a side is empty.
+    """
+    if job.train.task == "classification":
+        return _labelled(job)
+    return _scored(job) if job.train.task == "score" else _compared(job)
+
+
+def _compared(job: RewardJob) -> Learned:
+    data = job.data
+    whole = groups(read_comparisons(data.file))
+    if data.limit:
+        whole = whole[: data.limit]
+    if data.evaluation:
+        held_out = groups(read_comparisons(data.evaluation))
+        seen = {group.key for group in held_out}
+        train = [group for group in whole if group.key not in seen]
+    else:
+        train, held_out = split_groups(whole, data.held_out)
+    train, decided = ([group for group in side if group.comparisons] for side in (train, held_out))
+    for name, side in (("train on", train), ("evaluate on", decided)):
+        if not side:
+            raise DataError(f"{data.file}: no prompt is left to {name} that has a comparison; it has {len(whole)} prompts in all")
+    counts = [sum(len(group.comparisons) for group in side) for side in (train, held_out)]
+    truth = {(Prompt(s.prompt).key, s.response): s.score for s in read_scores(data.truth)} if data.truth else {}
+    return Learned(
+        [_of_group(group) for group in train], [_of_group(group) for group in decided],
+        f"{counts[0]:,} comparisons of {len(train):,} prompts to train on, {counts[1]:,} of {len(held_out):,} held out",
+        _digest([(g.prompt, g.responses, g.comparisons) for g in train + held_out]),
+        groups=held_out, truth=truth, comparisons=counts[0],
+    )  # fmt: skip
+
+
+def _of_group(group: Group) -> Example:
+    pairs = tuple((c.better, c.worse, c.label, c.margin) for c in group.comparisons)
+    return Example(tuple(group.prompt + response for response in group.responses), pairs)
+
+
+def _scored(job: RewardJob) -> Learned:
+    data = job.data
+    scores = read_scores(data.file)[: data.limit]
+    keys = [Prompt(score.prompt).key for score in scores]
+    if data.evaluation:
+        held_out = read_scores(data.evaluation)
+        seen = {Prompt(score.prompt).key for score in held_out}
+        train = [score for score, key in zip(scores, keys, strict=True) if key not in seen]
+    else:
+        bound = int(data.held_out * 2**128)
+        train = [score for score, key in zip(scores, keys, strict=True) if int(key, 16) >= bound]
+        held_out = [score for score, key in zip(scores, keys, strict=True) if int(key, 16) < bound]
+    if len(train) < 2 or not held_out:
+        raise DataError(
+            f"{data.file}: {len(train)} scores to train on and {len(held_out)} held out; give more prompts, or set data.held_out"
+        )
+    mean, std = statistics.fmean(s.score for s in train), statistics.pstdev([s.score for s in train])
+    if not std > 0:
+        raise DataError(f"{data.file}: all scores are {mean:g}; there is nothing to learn")
+    sides = [[Example((s.prompt + s.response,), target=(s.score - mean) / std) for s in side] for side in (train, held_out)]
+    return Learned(
+        *sides, f"{len(train):,} scores to train on, {len(held_out):,} held out",
+        _digest([(s.prompt, s.response, s.score) for s in train + held_out]), scores=held_out,
+    )  # fmt: skip
+
+
+def _labelled(job: RewardJob) -> Learned:
+    train, held_out, labels = read_labelled(job.data)
+    sides = [[Example((each.text,), target=float(each.label)) for each in side] for side in (train, held_out)]
+    return Learned(
+        *sides, f"{len(train):,} texts to train on, {len(held_out):,} held out, labels {', '.join(labels)}",
+        _digest([(each.text, each.label) for each in train + held_out]), labels=labels, labelled=held_out,
+    )  # fmt: skip
+
+
+def _digest(rows: Sequence[Any]) -> str:
+    return hashlib.blake2b("\x1e".join(map(repr, rows)).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()

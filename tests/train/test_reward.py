@@ -1,0 +1,176 @@
+"""Training of reward models in the tiny world: it learns, keeps the best, and what should not matter does not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from konomi.config import ModelConfig, RewardTraining
+from konomi.errors import RunError
+from konomi.models.backbone import make_reward_model
+from konomi.models.reward import RewardModel
+from konomi.train import reward as training
+from konomi.train.follower import Hears
+from konomi.train.reward import Example, collate, targets, task_loss, train_reward_model
+from tiny import ALPHABET, save_tiny, tiny_encoder
+
+
+def words(seed: int, count: int) -> list[str]:
+    generator = torch.Generator().manual_seed(seed)
+    letters = torch.randint(26, (count, 6), generator=generator).tolist()
+    return ["".join(ALPHABET[i % 4] for i in row) for row in letters]
+
+
+def compared(seed: int, count: int, k: int = 4) -> list[Example]:
+    """Responses to ``count`` prompts; the one with more letters "a" is better."""
+    found = []
+    for number in range(count):
+        texts = list(dict.fromkeys(words(seed * 1000 + number, k)))
+        counts = [text.count("a") for text in texts]
+        places = range(len(texts))
+        pairs = tuple((i, j, 1.0, 0.0) for i in places for j in places if counts[i] > counts[j])
+        if pairs:
+            found.append(Example(tuple(f"q {text}" for text in texts), pairs))
+    return found
+
+
+TRAIN, HELD_OUT = compared(1, 96), compared(2, 32)
+CONFIG = RewardTraining(epochs=6, batch_size=8, learning_rate=3e-3, warmup=0.0)
+
+
+def fresh(directory: Path, family: str = "llama", top_layers: int | None = None, outputs: int = 1) -> RewardModel:
+    tiny_encoder(directory) if family == "xlm-roberta" else save_tiny(directory, family)
+    labels = tuple(map(str, range(outputs))) if outputs > 1 else ()
+    config = ModelConfig(name=str(directory), top_layers=top_layers)
+    return make_reward_model(config, outputs=outputs, labels=labels, seed=0, max_length=64).model
+
+
+class Keeps(Hears):
+    def __init__(self) -> None:
+        self.seen: list[dict[str, float]] = []
+
+    def evaluated(self, step: int, figures: dict[str, float]) -> None:
+        self.seen.append({"step": step, **figures})
+
+
+def held_out_loss(model: RewardModel) -> float:
+    with torch.no_grad():
+        numbers = torch.cat(model.predict([example.texts for example in HELD_OUT]))
+    return float(task_loss("preference", numbers, targets(HELD_OUT))[0])
+
+
+def weights(model: RewardModel) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(("family", "top_layers"), [("llama", None), ("gpt2", 1), ("xlm-roberta", None)])
+def test_it_learns_what_is_preferred_and_the_best_is_kept(tmp_path: Path, family: str, top_layers: int | None) -> None:
+    model, hears = fresh(tmp_path / "m", family, top_layers), Keeps()
+    run = tmp_path / "run"
+    run.mkdir()
+    outcome = train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=0, precision="fp32", directory=run, hears=hears)
+    first, best = hears.seen[0], min(hears.seen, key=lambda line: line["eval/loss"])
+    assert first["step"] == 0 and len(hears.seen) == 1 + CONFIG.epochs
+    assert first["eval/loss"] == pytest.approx(math.log(2), abs=0.15)
+    assert best["eval/accuracy"] > 0.9 and best["eval/loss"] < 0.4
+    assert (outcome.best_loss, outcome.best_step) == (best["eval/loss"], best["step"])
+    assert held_out_loss(model) == pytest.approx(outcome.best_loss, abs=1e-5)
+    assert list(run.iterdir()) == []
+
+
+def test_patience_ends_it_and_the_best_is_not_the_last(tmp_path: Path) -> None:
+    model, hears = fresh(tmp_path / "m"), Keeps()
+    wild = RewardTraining(epochs=40, batch_size=4, learning_rate=2e-2, schedule="constant", patience=2)
+    outcome = train_reward_model(model, TRAIN[:12], HELD_OUT, wild, seed=0, precision="fp32", directory=tmp_path, hears=hears)
+    assert outcome.early and outcome.epochs < 40
+    losses = [line["eval/loss"] for line in hears.seen]
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert held_out_loss(model) == pytest.approx(min(losses), abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_another_order(tmp_path: Path) -> None:
+    made = []
+    for number, seed in enumerate((0, 0, 1)):
+        model = fresh(tmp_path / str(number))
+        config = CONFIG.model_copy(update={"epochs": 1})
+        train_reward_model(model, TRAIN, HELD_OUT, config, seed=seed, precision="fp32", directory=tmp_path, hears=Hears())
+        made.append(weights(model))
+    assert torch.equal(made[0], made[1]) and not torch.allclose(made[0], made[2], atol=1e-6)
+
+
+def test_micro_batches_change_nothing(tmp_path: Path) -> None:
+    made = []
+    for size in (None, 2):
+        model = fresh(tmp_path / str(size))
+        config = CONFIG.model_copy(update={"epochs": 1, "micro_batch_size": size})
+        train_reward_model(model, TRAIN[:64], HELD_OUT, config, seed=0, precision="fp32", directory=tmp_path, hears=Hears())
+        made.append(weights(model))
+    assert torch.allclose(made[0], made[1], atol=2e-4)
+
+
+def test_kept_hidden_states_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    for room in (training.TRUNK_BYTES, 0):
+        monkeypatch.setattr(training, "TRUNK_BYTES", room)
+        model = fresh(tmp_path / str(room), top_layers=1)
+        assert (training._Rows(model, TRAIN, "fp32").hidden is None) == (room == 0)
+        config = CONFIG.model_copy(update={"epochs": 1})
+        train_reward_model(model, TRAIN, HELD_OUT, config, seed=0, precision="fp32", directory=tmp_path, hears=Hears())
+        made.append(weights(model))
+    assert torch.allclose(made[0], made[1], atol=2e-4)
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_prompts(tmp_path: Path) -> None:
+    model = fresh(tmp_path)
+    rows = training._Rows(model, TRAIN[:5], "fp32")
+    whole = collate(model, [rows[i] for i in range(5)])
+
+    def loss(batch: dict[str, torch.Tensor]) -> float:
+        made = training.Batch(batch["ids"], batch["lengths"], batch["shared"])
+        with torch.no_grad():
+            return float(task_loss("preference", model(made), batch)[0])
+
+    each = [loss(collate(model, [rows[i]])) for i in range(5)]
+    assert len({len(example.pairs) for example in TRAIN[:5]}) > 1
+    assert loss(whole) == pytest.approx(sum(each) / 5, abs=1e-6)
+
+
+def test_scores_are_learned(tmp_path: Path) -> None:
+    texts = words(5, 300)
+    made = [Example((text,), target=(text.count("a") - 1.5)) for text in texts]
+    model = fresh(tmp_path / "m")
+    config = RewardTraining(task="score", epochs=8, batch_size=16, learning_rate=3e-3)
+    train_reward_model(model, made[:240], made[240:], config, seed=0, precision="fp32", directory=tmp_path, hears=Hears())
+    said = torch.cat(model.predict([e.texts for e in made[240:]]))[:, 0]
+    truth = torch.tensor([e.target for e in made[240:]])
+    assert float((said - truth).square().mean()) < 0.3 * float(truth.var())
+
+
+def test_labels_are_learned(tmp_path: Path) -> None:
+    made = [Example((text,), target=float("a" in text) + float("b" in text)) for text in words(6, 300)]
+    model, hears = fresh(tmp_path / "m", "xlm-roberta", outputs=3), Keeps()
+    config = RewardTraining(task="classification", epochs=12, batch_size=16, learning_rate=3e-3)
+    train_reward_model(model, made[:240], made[240:], config, seed=0, precision="fp32", directory=tmp_path, hears=hears)
+    assert max(line["eval/accuracy"] for line in hears.seen) > 0.9
+
+
+def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:
+    model = fresh(tmp_path / "m")
+    with torch.no_grad():
+        model.model.score.weight.fill_(float("inf"))
+    with pytest.raises(RunError, match="the loss is not finite"):
+        train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=0, precision="fp32", directory=tmp_path, hears=Hears())
+
+
+def test_somebody_may_stop_it(tmp_path: Path) -> None:
+    class Stops(Hears):
+        def stop(self) -> str | None:
+            return "SIGINT"
+
+    model = fresh(tmp_path / "m")
+    with pytest.raises(KeyboardInterrupt, match=r"stopped by SIGINT after step 1 of \d+; nothing was kept"):
+        train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=0, precision="fp32", directory=tmp_path, hears=Stops())
+    assert not list(tmp_path.glob(".best*"))
