@@ -90,7 +90,7 @@ def test_label_loss_is_cross_entropy() -> None:
 
 
 def test_shapes_are_checked() -> None:
-    better, worse, labels, margins, weights = pairs([0], [1])
+    better, worse, _labels, margins, weights = pairs([0], [1])
     with pytest.raises(ValueError, match="labels_P has size 2 along P"):
         preference_loss(torch.zeros(2), better, worse, torch.ones(2), margins, weights, count=1)
     with pytest.raises(ValueError, match="targets_N has size 3 along N"):
