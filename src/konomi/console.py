@@ -219,7 +219,8 @@ def print_reward(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     found = result["eval"]
     for part, title in (("held_out", "On prompts that it never saw"), ("truth", "Against the judge that is certain")):
-        lines = [f"  {name.replace('_', ' '):24} {_interval(value)}" for name, value in found.get(part, {}).items() if _told(value)]
+        figures = {name.replace("_", " "): value for name, value in found.get(part, {}).items() if _told(value)}
+        lines = [f"  {name:24} {_interval(value)}" for name, value in figures.items()]
         if lines:
             console.print(Text("\n".join([title, *lines])), soft_wrap=True)
     if sentence := found["held_out"].get("sentence"):
@@ -230,7 +231,8 @@ def print_reward(result: dict[str, Any]) -> None:
         if result[label]:
             console.print(Text(f"{label:8} {result[label]}"), soft_wrap=True)
     if found["task"] != "classification" and "normalisation" not in found:
-        console.print("\nIt has no scale yet: PPO asks for one. Train it with normalize.samples (from konomi sample)", soft_wrap=True)
+        hint = "It has no scale yet, and PPO asks for one: train it with normalize.samples (from konomi sample)"
+        console.print(f"\n{hint}", soft_wrap=True)
 
 
 def _told(value: Any) -> bool:
