@@ -409,7 +409,7 @@ def test_rows_that_say_nothing_can_be_left_out(tmp_path: Path) -> None:
         ([Task("p", (Candidate("a"), Candidate("b")), {"when": object()})], "record 1: JSON cannot hold it"),
         (
             [Pair("p", "a" * rows.LINE_LIMIT, "b")],
-            "record 1: 1,000,0",
+            "record 1: 1,000,1",
         ),
     ],
 )
