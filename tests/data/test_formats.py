@@ -320,7 +320,7 @@ def test_not_utf8(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl", PAIR)
     first = path.stat().st_size
     path.write_bytes(path.read_bytes() + b'{"prompt": "' + "今日".encode("cp932") + b'"}\n')
-    refused(lambda: read_comparisons(path), f"{path}:2: not UTF-8 text", f"at byte {first + 13}", "iconv -f CP932")
+    refused(lambda: read_comparisons(path), f"{path}:2: not UTF-8 text", f"at byte {first + 12}", "iconv -f CP932")
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
