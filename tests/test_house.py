@@ -33,8 +33,8 @@ LAYERS = [
 """A part imports from layers above its own line, and from itself."""
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
-LIGHT = ["cli", "config", "console", "data.records", "data.sources", "environment", "errors", "files", "observer", "report",
-         "rewards.base", "runs", "seeds"]  # fmt: skip
+LIGHT = ["cli", "config", "console", "data.convert", "data.formats", "data.records", "data.sources", "environment", "errors",
+         "files", "observer", "report", "rewards.base", "runs", "seeds"]  # fmt: skip
 """Modules that can be imported without any of these."""
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "mlflow", "onnxruntime", "safetensors")
 

@@ -23,23 +23,29 @@ from konomi.data.sources import hub_problem
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 REVIEWS = "".join(json.dumps({"review": f"text {i}", "label": i}) + "\n" for i in range(5)).encode()
+DIALOGUE = "\n\nHuman: Hi\n\nAssistant:"
+DIALOGUES = json.dumps({"chosen": f"{DIALOGUE} Hello!", "rejected": f"{DIALOGUE} Go."}).encode() + b"\n"
 FILES = {
     "someone/reviews": {
         "README.md": b"# reviews\n",
         "train.jsonl": REVIEWS,
         "test.jsonl": REVIEWS[: len(REVIEWS) // 5],
     },
+    "someone/dialogues": {"README.md": b"# dialogues\n", "train.jsonl": DIALOGUES, "test.jsonl": DIALOGUES},
     "someone/script": {"README.md": b"# script\n", "script.py": b"raise SystemExit\n"},
 }
 
 CASES = """
 import json, sys
 from konomi.config import DataConfig
-from konomi.data.sources import load_prompts
+from konomi.data.formats import read_comparisons
+from konomi.data.sources import Hub, load_prompts
 from konomi.errors import KonomiError
 
-def run(**settings):
+def run(comparisons=None, **settings):
     try:
+        if comparisons:
+            return [[pair.prompt, pair.chosen, pair.rejected] for pair in read_comparisons(comparisons, hub=Hub(**settings))]
         return [[prompt.text, prompt.columns] for prompt in load_prompts(DataConfig(**settings))]
     except KonomiError as error:
         return type(error).__name__ + ": " + str(error)
@@ -56,6 +62,9 @@ CASES_ONLINE: dict[str, dict[str, Any]] = {
     "revision": {"prompts": "someone/reviews", "column": "review", "revision": "nope"},
     "script": {"prompts": "someone/script"},
     "unknown": {"prompts": "someone/nothing"},
+    "comparisons": {"comparisons": "someone/dialogues", "split": "test"},
+    "comparisons, split": {"comparisons": "someone/dialogues", "split": "nope"},
+    "comparisons, columns": {"comparisons": "someone/reviews"},
 }
 
 
@@ -142,6 +151,9 @@ def test_hub_data_sets(hub: str, tmp_path: Path) -> None:
     assert "Revision 'nope' doesn't exist" in online["revision"]
     assert 'set data.revision = "refs/convert/parquet"' in online["script"]
     assert "someone/nothing: no such file; as a data set of the hub: Dataset" in online["unknown"]
+    assert online["comparisons"] == [[DIALOGUE, " Hello!", " Go."]]
+    assert "(check the name, subset, split and revision)" in online["comparisons, split"]
+    assert "someone/reviews: row 1: the columns review, label are those of no known format" in online["comparisons, columns"]
 
     # no one listens on port 9: what is in the cache is used, the rest is told
     offline = run({name: CASES_ONLINE[name] for name in ("plain", "script")}, tmp_path, "http://127.0.0.1:9")

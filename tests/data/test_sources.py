@@ -121,8 +121,9 @@ def test_no_such_embedded_list() -> None:
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.txt"])
 def test_not_utf8(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name, b"abc\n" + "今日".encode("cp932"))
-    refused(path, f"{path}:2: not UTF-8", "byte 4", "iconv -f CP932")
+    good = b'{"text": "a"}\n' if name == "p.jsonl" else b"text\n"
+    path = write(tmp_path / name, good + "今日".encode("cp932"))
+    refused(path, f"{path}:2: not UTF-8", f"byte {len(good)}", "iconv -f CP932")
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that even root cannot read")

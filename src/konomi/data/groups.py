@@ -72,7 +72,7 @@ def _group(records: Sequence[Ranking | Pair]) -> Group:
     for record in records:
         if isinstance(record, Pair):
             at = [places.setdefault(text, len(places)) for text in (record.chosen, record.rejected)]
-            comparisons.append(Comparison(*at, record.label, record.margin, record.rater))
+            comparisons.append(Comparison(at[0], at[1], record.label, record.margin, record.rater))
             continue
         at = [places.setdefault(text, len(places)) for text in record.responses]
         for i in range(len(at)):

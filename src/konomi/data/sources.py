@@ -1,36 +1,44 @@
 """Where prompts come from: a file, a data set of the hub, or an embedded list.
 
-Files of text are read by the standard library and not through ``datasets``: a mistake is then told as ``file:line: what
-is wrong``, and nothing is copied into a cache. This module imports neither torch nor anything that does at import.
+This module imports neither torch nor anything that does at import.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
 import http.client
-import io
 import itertools
-import json
 import re
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from konomi.config import DataConfig
 from konomi.data.records import Prompt
+from konomi.data.rows import FORMATS, Row, file_rows, near, need_column, text_of
 from konomi.errors import ConfigError, DataError
 
 EMBEDDED = "embedded:"
-# where a row is, as the start of a message; the row
-Row = tuple[str, dict[str, Any]]
-_FORMATS = ".jsonl, .csv, .parquet or .txt"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 _FILE_LIKE = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|txt|text|md|xlsx?|arrow|zip|gz|zst|bz2|ya?ml|toml)", re.I)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Which part of a hub data set.
+
+    Attributes:
+        subset: its configuration's name.
+        split: for example ``train``.
+        revision: branch, tag or commit.
+    """
+
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
 
 
 def load_prompts(config: DataConfig) -> list[Prompt]:
@@ -42,14 +50,14 @@ def load_prompts(config: DataConfig) -> list[Prompt]:
         DataError: the source cannot be found, reached or read; a row has no text; there are no rows.
         ConfigError: a setting for hub data sets is given with a file.
     """
-    source, rows = _open(config)
+    rows = open_rows(config.prompts, config.column, Hub(config.subset, config.split, config.revision), "data.")
     prompts: dict[str, Prompt] = {}
     for where, row in itertools.islice(rows, config.limit):
-        text = _text(where, row, config.column)
+        text = text_of(where, row, config.column, hint=". Set data.column")
         prompt = Prompt(text, {name: value for name, value in row.items() if name != config.column})
         prompts.setdefault(prompt.key, prompt)
     if not prompts:
-        raise DataError(f"{source}: no rows in it; at least one text is needed")
+        raise DataError(f"{config.prompts}: no rows in it; at least one text is needed")
     # JSON rows may differ in their keys; a reward function that names one must find it in every batch
     names = dict.fromkeys(name for prompt in prompts.values() for name in prompt.columns)
     return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in names}) for prompt in prompts.values()]
@@ -94,7 +102,7 @@ def embedded_file(name: str) -> Path:
     known = {path.stem: path for path in sorted(examples().glob("*.jsonl"))}
     if name not in known:
         names = ", ".join(EMBEDDED + each for each in sorted(known)) or "none in this installation"
-        raise DataError(f"{EMBEDDED}{name}: no such embedded list{_near(name, known)}; known: {names}")
+        raise DataError(f"{EMBEDDED}{name}: no such embedded list{near(name, known)}; known: {names}")
     return known[name]
 
 
@@ -119,141 +127,60 @@ def hub_problem(timeout: float = 5.0) -> str | None:
     return None
 
 
-def _open(config: DataConfig) -> tuple[str, Iterator[Row]]:
-    name = config.prompts
+def open_rows(name: str, column: str | None = None, hub: Hub | None = None, section: str = "") -> Iterator[Row]:
+    """The rows of a file, of an embedded list, or of a data set of the hub, each with the place where it is.
+
+    Args:
+        name: what to read. What is no file and does not look like one is a data set of the hub.
+        column: the column that must be there, or None.
+        hub: which part of a hub data set.
+        section: how settings are called in messages: ``"data."`` in a job.
+
+    Raises:
+        DataError: the source cannot be found or reached, or (while iterating) cannot be read.
+        ConfigError: ``hub`` says something of a file.
+    """
+    hub = hub or Hub()
     if name.startswith(EMBEDDED):
         path = embedded_file(name)
     else:
         path = Path(name).expanduser()
         if path.is_dir():
-            raise DataError(f"{name}: a directory; give one {_FORMATS} file")
+            raise DataError(f"{name}: a directory; give one {FORMATS} file")
         if not path.exists():
             if _HUB_NAME.fullmatch(name) and not _FILE_LIKE.fullmatch(path.suffix):
-                return name, _hub_rows(config)
+                return _hub_rows(name, column, hub, section)
             raise DataError(f"{name}: no such file (seen from {Path.cwd()})")
-    for key in ("subset", "split", "revision"):
-        if getattr(config, key) != DataConfig.model_fields[key].default:
-            raise ConfigError(f"data.{key}: for data sets of the hub; {name} is a file. Remove it")
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        return name, _jsonl_rows(path)
-    if suffix == ".csv":
-        return name, _csv_rows(path, config.column)
-    if suffix == ".txt":
-        return name, _txt_rows(path, config.column)
-    if suffix == ".parquet":
-        return name, _parquet_rows(path, config.column)
-    raise DataError(f"{name}: {suffix or 'no'} file ending is not one that is read; a {_FORMATS} file is needed")
+    for key, value in asdict(hub).items():
+        if value != getattr(Hub, key):
+            raise ConfigError(f"{section}{key}: for data sets of the hub; {name} is a file. Remove it")
+    return file_rows(path, column, f"{section}column")
 
 
-def _read(path: Path) -> str:
-    """Return the text of a UTF-8 file, the byte order mark that some editors put in front taken off."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8; "
-            f"for Japanese text from Windows: iconv -f CP932 -t UTF-8 {path.name} > new{path.suffix}"
-        ) from error
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    # not splitlines: that splits at U+2028 and others too, which may stand inside a JSON string
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\r")
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            message = f"not JSON: {error.msg} at column {error.colno}; one object a line is needed"
-            raise DataError(f"{where}: {message}") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: JSON that cannot be read: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f'{where}: {_kind(row)}; each line has to be an object such as {{"text": "..."}}')
-        yield where, row
-
-
-def _txt_rows(path: Path, column: str) -> Iterator[Row]:
-    for number, line in _lines(path):
-        yield f"{path}:{number}", {column: line}
-
-
-def _csv_rows(path: Path, column: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
-    header: list[str] = []
-    while True:
-        where = f"{path}:{reader.line_num + 1}"
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"{where}: not CSV: {error}") from error
-        if fields is None:
-            return
-        if not fields:
-            continue
-        if not header:
-            header = fields
-            _need_column(where, header, column, "; the first line of a CSV file has to name its columns")
-            if twice := [name for name in header if header.count(name) > 1]:
-                raise DataError(f"{where}: two columns are named {twice[0]!r}; rename one")
-        elif len(fields) != len(header):
-            raise DataError(
-                f"{where}: {len(fields)} fields, but the header names {len(header)}; "
-                "a field with a comma or a line break in it needs double quotes around it"
-            )
-        else:
-            yield where, dict(zip(header, fields, strict=True))
-
-
-def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _need_column(str(path), file.schema_arrow.names, column)
-            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield f"{path}: row {number}", row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
-
-
-def _hub_rows(config: DataConfig) -> Iterator[Row]:
+def _hub_rows(name: str, column: str | None, hub: Hub, section: str) -> Iterator[Row]:
     import datasets
 
-    name = config.prompts
     problem = hub_problem()
     try:
         with _hub_offline(problem is not None):
-            data = datasets.load_dataset(name, config.subset, split=config.split, revision=config.revision)
+            data = datasets.load_dataset(name, hub.subset, split=hub.split, revision=hub.revision)
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
         raise DataError(
             f"{name}: this data set is a loading script, which the datasets library no longer runs. "
-            'The hub keeps a Parquet copy of most such data sets: set data.revision = "refs/convert/parquet"'
+            f'The hub keeps a Parquet copy of most such data sets: set {section}revision = "refs/convert/parquet"'
         ) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if problem is None:
-            hint = "check data.prompts, data.subset, data.split and data.revision"
+            hint = f"check the name, {section}subset, {section}split and {section}revision"
             raise DataError(f"{name}: no such file; as a data set of the hub: {error}\n({hint})") from error
         raise DataError(
             f"{name}: no such file; as a data set of the hub it is not in the cache and cannot be fetched ({problem}). "
-            f"Without a network, set data.prompts to a local {_FORMATS} file or to embedded:openings-ja"
+            f"Without a network, name a local {FORMATS} file" + (" or embedded:openings-ja" if column else "")
         ) from error
-    _need_column(name, data.column_names, config.column)
+    if column is not None:
+        need_column(name, data.column_names, column, f". Set {section}column")
     for number, row in enumerate(data, start=1):
         yield f"{name}: row {number}", row
 
@@ -271,33 +198,3 @@ def _hub_offline(offline: bool) -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
-
-
-def _need_column(where: str, names: Sequence[str], column: str, hint: str = "") -> None:
-    if column not in names:
-        have = ", ".join(names) or "none"
-        raise DataError(f"{where}: no column {column!r}{_near(column, names)}; it has: {have}. Set data.column{hint}")
-
-
-def _text(where: str, row: dict[str, Any], column: str) -> str:
-    _need_column(where, list(row), column)
-    text = row[column]
-    if not isinstance(text, str):
-        raise DataError(f"{where}: {column!r} is {_kind(text)}; a text is needed")
-    if not text.strip():
-        raise DataError(f"{where}: {column!r} is blank; remove the row or write a text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {column!r} has half a character (a surrogate) at position {error.start}") from error
-    return text
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")

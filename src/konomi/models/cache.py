@@ -7,7 +7,6 @@ that dies: so what has the final name is whole, and one that was killed leaves o
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from konomi.errors import ModelError
+from konomi.files import file_sha256
 
 if sys.platform != "win32":
     import fcntl
@@ -124,15 +124,6 @@ def _lock(file: Path, what: str, progress: Progress) -> Iterator[None]:
             progress(f"waiting: another process is converting {what} (it holds {file})")
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def file_sha256(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _sync(file: Path) -> None:

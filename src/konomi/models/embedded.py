@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from konomi.errors import ModelError
-from konomi.models.cache import Progress, cached, file_sha256
+from konomi.files import file_sha256
+from konomi.models.cache import Progress, cached
 
 # what the GGUF reader and the tokenizer converter raise on a file that is damaged or of an unknown kind
 _READER_ERRORS = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError, struct.error)

@@ -1,0 +1,196 @@
+"""From one form of feedback to another: rankings, pairs, scores, and tasks to rank again. Standard library only.
+
+What a form cannot hold is refused or counted, never lost in silence: a ranking holds no soft label, a pair no tie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from konomi.data.formats import description, encode_records, format_of, manifest_bytes, read_records, responses_of
+from konomi.data.parse import VERSION, Record
+from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task
+from konomi.data.sources import Hub
+from konomi.errors import DataError, RunError
+from konomi.files import file_sha256, write_atomic
+
+KINDS = ("pairs", "rankings", "scores", "candidates")
+FROM = ("auto", "pairs", "hh", "rankings", "scores")
+ALONE = "one response to the prompt"
+_RANKS = {1.0: (1, 2), 0.5: (1, 1), 0.0: (2, 1)}
+
+
+def convert_file(
+    source: str,
+    out: Path,
+    to: str,
+    format: str = "auto",
+    *,
+    drop_bad: bool = False,
+    hub: Hub | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Read a file or hub data set, write it in one of our formats, and ``OUT.manifest.json`` beside it.
+
+    Args:
+        source: what :func:`formats.read_comparisons` reads, or scores.
+        out: a .jsonl file that does not exist yet.
+        to: one of ``KINDS``.
+        format: one of ``FROM``: what the source is.
+        drop_bad: leave out rows of which nothing can be learnt, and count them, instead of refusing the file.
+        hub: which part of a hub data set.
+        say: is told how the source was read.
+
+    Returns:
+        The manifest: ``files``, ``sources``, and ``dropped``: how many rows or comparisons were left out, by reason.
+
+    Raises:
+        DataError: a name of a format is unknown; ``out`` cannot be made; the source cannot be read or holds what ``to``
+            cannot; nothing is left.
+        RunError: a file cannot be written. Neither is then there.
+    """
+    for given, known, what in ((to, KINDS, "to"), (format, FROM, "from")):
+        if given not in known:
+            raise DataError(f"{given!r}: not a format to convert {what}; one of {', '.join(known)} is needed")
+    beside = out.with_name(f"{out.name}.manifest.json")
+    _check_out(out, beside)
+    dropped: Counter[str] = Counter()
+    records, took = read_records(source, format, hub=hub, dropped=dropped if drop_bad else None, say=say)
+    made = convert(records, to, dropped)
+    if not made:
+        left_out = ", ".join(f"{count} x {reason}" for reason, count in (+dropped).items())
+        raise DataError(f"{source}: nothing is left to write as {to}: {left_out}")
+    data = encode_records(made, str(out))
+    path = Path(source).expanduser()
+    origin = description(source, file_sha256(path) if path.is_file() else None, took, records)
+    if not path.is_file() and hub is not None:
+        origin |= {"hub": asdict(hub)}
+    written = description(out.name, hashlib.sha256(data).hexdigest(), to, made)
+    said = {"version": VERSION, "files": {to: written}, "sources": [origin], "dropped": dict(+dropped)}
+    write_atomic(out, data)
+    try:
+        write_atomic(beside, manifest_bytes(said))
+    except RunError:
+        with contextlib.suppress(OSError):
+            out.unlink()
+        raise
+    return said
+
+
+def _check_out(out: Path, beside: Path) -> None:
+    if out.suffix.lower() != ".jsonl":
+        raise DataError(f"{out}: a name that ends in .jsonl is needed")
+    for path in (out, beside):
+        if path.exists() or path.is_symlink():
+            raise DataError(f"{path}: is there already and is not overwritten; give another name or remove it")
+    if not out.absolute().parent.is_dir():
+        raise DataError(f"{out}: there is no directory {out.absolute().parent}; make it first")
+
+
+def convert(records: Sequence[Record], to: str, dropped: Counter[str]) -> list[Record]:
+    """The records in another form. What says nothing in that form is left out and counted in ``dropped``.
+
+    Raises:
+        DataError: candidates, which nobody has judged yet, are to become more than candidates; or a pair's label or margin
+            is not one that a ranking can hold.
+    """
+    if format_of(records[0]) == to:
+        return list(records)
+    if to == "candidates":
+        return [*_tasks(records, dropped)]
+    rankings = _rankings(records, dropped)
+    if to == "pairs":
+        return [pair for ranking in rankings for pair in pairs_of(ranking, dropped)]
+    if to == "scores":
+        return [score for ranking in rankings for score in scores_of(ranking)]
+    return [*rankings]
+
+
+def pairs_of(ranking: Ranking, dropped: Counter[str]) -> list[Pair]:
+    """All pairs of a ranking: K(K-1)/2 of K responses, less those of equal rank, which are counted as dropped."""
+    pairs = []
+    for i, first in enumerate(ranking.responses):
+        for j in range(i + 1, len(ranking.responses)):
+            second = ranking.responses[j]
+            if ranking.ranks[i] == ranking.ranks[j]:
+                dropped["tie"] += 1
+                continue
+            better, worse = (first, second) if ranking.ranks[i] < ranking.ranks[j] else (second, first)
+            pairs.append(Pair(ranking.prompt, better, worse, rater=ranking.rater, source=ranking.source))
+    return pairs
+
+
+def scores_of(ranking: Ranking) -> list[Score]:
+    """Each response with its normalised rank as its score."""
+    scores = normalised_ranks(ranking.ranks)
+    both = zip(ranking.responses, scores, strict=True)
+    return [Score(ranking.prompt, text, score, ranking.rater, ranking.source) for text, score in both]
+
+
+def normalised_ranks(ranks: Sequence[int]) -> list[float]:
+    """Ranks as scores from 1 (the best) to -1 (the worst), evenly spaced; ties share the middle of their places.
+
+    With m the middle rank, from 1, of K responses: 1 - 2 (m - 1) / (K - 1). The mean is 0.
+
+    >>> normalised_ranks([1, 2, 2, 4])
+    [1.0, 0.0, 0.0, -1.0]
+    """
+    scores = []
+    for rank in ranks:
+        better, equal = sum(other < rank for other in ranks), ranks.count(rank)
+        scores.append(1 - (2 * better + equal - 1) / (len(ranks) - 1))
+    return scores
+
+
+def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]:
+    found: list[Ranking] = []
+    scored: dict[tuple[str, str | None, str | None], list[Score]] = {}
+    for number, record in enumerate(records, start=1):
+        if isinstance(record, Ranking):
+            found.append(record)
+        elif isinstance(record, Pair):
+            ranks = _RANKS.get(record.label)
+            if ranks is None or record.margin:
+                held = f"label {record.label:g} and margin {record.margin:g}"
+                raise DataError(
+                    f"pair {number}: {held}: ranks cannot hold them; keep pairs, or set label to 0, 0.5 or 1 and margin to 0"
+                )
+            found.append(Ranking(record.prompt, (record.chosen, record.rejected), ranks, record.rater, record.source))
+        elif isinstance(record, Score):
+            scored.setdefault((Prompt(record.prompt).key, record.rater, record.source), []).append(record)
+        else:
+            raise DataError("candidates that nobody has ranked yet cannot become anything else; rank them first")
+    for scores in scored.values():
+        found += _ranked(scores, dropped)
+    return found
+
+
+def _ranked(scores: Sequence[Score], dropped: Counter[str]) -> list[Ranking]:
+    """One rater's scores of one prompt's responses as a ranking; of several scores of a response the mean counts."""
+    given: dict[str, list[float]] = {}
+    for each in scores:
+        given.setdefault(each.response, []).append(each.score)
+    if len(given) < 2:
+        dropped[ALONE] += 1
+        return []
+    means = [sum(each) / len(each) for each in given.values()]
+    ranks = tuple(1 + sum(other > mean for other in means) for mean in means)
+    return [Ranking(scores[0].prompt, tuple(given), ranks, scores[0].rater, scores[0].source)]
+
+
+def _tasks(records: Sequence[Record], dropped: Counter[str]) -> list[Task]:
+    """The different responses to each prompt, to be ranked again; each says which source it is from."""
+    found: dict[str, tuple[str, dict[str, Candidate]]] = {}
+    for record in records:
+        _, texts = found.setdefault(Prompt(record.prompt).key, (record.prompt, {}))
+        source = None if isinstance(record, Task) else record.source
+        for text in responses_of(record):
+            texts.setdefault(text, Candidate(text, {} if source is None else {"source": source}))
+    dropped.update({ALONE: sum(len(texts) < 2 for _, texts in found.values())})
+    return [Task(prompt, tuple(texts.values())) for prompt, texts in found.values() if len(texts) > 1]

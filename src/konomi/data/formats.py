@@ -1,0 +1,224 @@
+"""Files of candidates, rankings, pairs and scores: ours, and those that others make.
+
+Ours are JSONL, one record a line, each with its version: read back they are the same records. Of others are read: pairs
+as texts or as chat messages (TRL's forms), and Anthropic-HH's pairs of dialogues; from JSONL, CSV, Parquet and the hub.
+A file is taken whole or not at all: a wrong row is told as ``file:line: what is wrong``. Rows that only say nothing (a
+blank prompt, an answer compared with itself) can be left out and counted instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from konomi.data.groups import groups
+from konomi.data.messages import Render
+from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, Record, csv_values, detect, parse
+from konomi.data.records import Pair, Prompt, Ranking, Score, Task
+from konomi.data.rows import LINE_LIMIT, UnusableRow, near
+from konomi.data.sources import Hub, open_rows
+from konomi.errors import DataError
+from konomi.files import file_sha256, line, plain, utf8, write_atomic
+
+
+def read_tasks(path: str | Path) -> list[Task]:
+    """Prompts with the candidates that are to be ranked, from a file that ``konomi sample`` or :func:`write_records` made.
+
+    Raises:
+        DataError: the file cannot be read; a row is wrong; two rows are the same task.
+    """
+    return [record for record in read_records(path, "candidates")[0] if isinstance(record, Task)]
+
+
+def read_comparisons(
+    path: str | Path,
+    format: str = "auto",
+    *,
+    render: Render | None = None,
+    hub: Hub | None = None,
+    dropped: Counter[str] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> list[Ranking | Pair]:
+    """Rankings or pairs, from a file or a data set of the hub.
+
+    Args:
+        path: .jsonl, .csv or .parquet; what is no file is the name of a data set of the hub.
+        format: ``rankings``, ``pairs`` (texts or messages), ``hh``, or ``auto``: by the columns of the first row.
+        render: messages to one text, for example ``messages.template_render(tokenizer)``; None: ``messages.plain_render``.
+        hub: which part of a hub data set.
+        dropped: rows of which nothing can be learnt are left out and counted here by reason, instead of refused.
+        say: is told which format was taken, and which columns are not used.
+
+    Raises:
+        DataError: the source or a row cannot be read; the rows are of another kind; all comparisons are ties.
+    """
+    records, took = read_records(path, format, render=render, hub=hub, dropped=dropped, say=say)
+    found = [record for record in records if isinstance(record, (Ranking, Pair))]
+    if not found:
+        how = "konomi convert --to rankings makes rankings of them" if took == "scores" else "they have to be ranked first"
+        raise DataError(f"{path}: {took}, not comparisons; {how}")
+    if all(len(set(r.ranks)) == 1 if isinstance(r, Ranking) else r.label == 0.5 for r in found):
+        raise DataError(f"{path}: all {len(found)} rows are ties: there is nothing to learn from; let some be ranked again")
+    return found
+
+
+def read_scores(path: str | Path, *, hub: Hub | None = None) -> list[Score]:
+    """Scored responses, from a file or a data set of the hub with the columns prompt, response and score.
+
+    Raises:
+        DataError: the source cannot be read; a row is wrong, or its score is not a finite number.
+    """
+    return [record for record in read_records(path, "scores", hub=hub)[0] if isinstance(record, Score)]
+
+
+def read_records(
+    path: str | Path,
+    format: str = "auto",
+    *,
+    render: Render | None = None,
+    hub: Hub | None = None,
+    dropped: Counter[str] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> tuple[list[Record], str]:
+    """All records of a source and the name of their format; the arguments are those of :func:`read_comparisons`.
+
+    Raises:
+        DataError: the source cannot be found or read, has no rows, or a row is wrong.
+    """
+    if format not in ("auto", *COLUMNS):
+        raise DataError(f"{format!r} is no format{near(format, COLUMNS)}; known: auto, {', '.join(COLUMNS)}")
+    records: list[Record] = []
+    tasks: dict[tuple[str, frozenset[str]], str] = {}
+    took = format
+    for where, row in open_rows(str(path), hub=hub):
+        if str(path).lower().endswith(".csv"):
+            row = csv_values(where, row)
+        if took == "auto":
+            took = detect(where, row)
+        if say is not None:
+            unused = [repr(name) for name in row if name not in (*COLUMNS[took], *OPTIONAL)]
+            say(f"{path}: read as {took}" + (f"; columns not used: {', '.join(unused)}" if unused else ""))
+            say = None
+        try:
+            record = parse(where, row, took, render)
+        except UnusableRow as error:
+            if dropped is None:
+                raise
+            dropped[error.reason] += 1
+            continue
+        if isinstance(record, Task):
+            same = Prompt(record.prompt).key, frozenset(each.text for each in record.candidates)
+            if same in tasks:
+                raise DataError(f"{where}: the same prompt and candidates as in {tasks[same]}; remove one of them")
+            tasks[same] = where
+        records.append(record)
+    if not records:
+        left = f"; {sum(dropped.values())} were left out: {', '.join(dropped)}" if dropped else ""
+        raise DataError(f"{path}: no rows in it; at least one is needed{left}")
+    return records, took
+
+
+def encode_records(records: Sequence[Record], where: str) -> bytes:
+    """Records of one kind as JSONL, each as it will be read back.
+
+    Raises:
+        DataError: there are none, or one is not what :func:`read_records` would take.
+    """
+    if not records:
+        raise DataError(f"{where}: no records to write")
+    format = format_of(records[0])
+    lines = []
+    for number, record in enumerate(records, start=1):
+        place = f"{where}: record {number}"
+        if format_of(record) != format:
+            raise DataError(f"{place}: one of {format_of(record)} among {format}; a file holds one kind")
+        row = {"version": VERSION, **asdict(record)}
+        if isinstance(record, Task):
+            row["candidates"] = [{**each.source, "text": each.text} for each in record.candidates]
+        row = {name: list(value) if isinstance(value, tuple) else value for name, value in row.items()}
+        parse(place, row, format)
+        try:
+            lines.append(line(row))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{place}: JSON cannot hold it: {error}") from error
+        if len(lines[-1]) > LINE_LIMIT:
+            raise DataError(f"{place}: {len(lines[-1]):,} bytes, more than the {LINE_LIMIT:,} that a line may have")
+    return b"".join(lines)
+
+
+def format_of(record: Record) -> str:
+    """The name of the format that a record is written in."""
+    return {Task: "candidates", Ranking: "rankings", Pair: "pairs", Score: "scores"}[type(record)]
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write records of one kind as JSONL, in one step: the file is there whole or not at all.
+
+    Raises:
+        DataError: there are none, they are of several kinds, or one would not be read back.
+        RunError: the file cannot be written.
+    """
+    write_atomic(path, encode_records(records, str(path)))
+
+
+def counts(records: Sequence[Record]) -> dict[str, int]:
+    """How many records, different prompts, and different responses to them; of comparisons also these and the ties."""
+    found = {"records": len(records)}
+    responses = {(Prompt(record.prompt).key, text) for record in records for text in responses_of(record)}
+    found["prompts"] = len({key for key, _ in responses})
+    found["responses"] = len(responses)
+    compared = [record for record in records if isinstance(record, (Ranking, Pair))]
+    if compared:
+        by_prompt = groups(compared)
+        undecided = sum(each.label == 0.5 for group in by_prompt for each in group.comparisons)
+        found["comparisons"] = sum(len(group.comparisons) for group in by_prompt) - undecided
+        found["ties"] = sum(len(group.ties) for group in by_prompt) + undecided
+    return found
+
+
+def responses_of(record: Record) -> Sequence[str]:
+    """The responses that a record is about."""
+    if isinstance(record, Task):
+        return [each.text for each in record.candidates]
+    if isinstance(record, Ranking):
+        return record.responses
+    return (record.chosen, record.rejected) if isinstance(record, Pair) else (record.response,)
+
+
+def manifest(files: Mapping[str, Path]) -> dict[str, Any]:
+    """What is in files of records: of each its name, SHA-256, version, format and counts.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    described = {}
+    for title, path in files.items():
+        records, took = read_records(path)
+        described[title] = description(path.name, file_sha256(path), took, records)
+    return {"version": VERSION, "files": described}
+
+
+def description(name: str, sha256: str | None, format: str, records: Sequence[Record]) -> dict[str, Any]:
+    """The entry of one file in a manifest."""
+    return {"name": name, "sha256": sha256, "version": VERSION, "format": format, "counts": counts(records)}
+
+
+def write_manifest(path: Path, files: Mapping[str, Path], **more: Any) -> dict[str, Any]:
+    """Write :func:`manifest` of ``files`` as JSON in one step, with what else is to be said of them, and return it.
+
+    Raises:
+        DataError: one of the files cannot be read.
+        RunError: the manifest cannot be written.
+    """
+    said = {**manifest(files), **more}
+    write_atomic(path, manifest_bytes(said))
+    return said
+
+
+def manifest_bytes(said: Mapping[str, Any]) -> bytes:
+    """A manifest as it is written."""
+    return utf8(json.dumps(plain(said), ensure_ascii=False, allow_nan=False, indent=2) + "\n")

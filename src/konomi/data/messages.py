@@ -1,0 +1,141 @@
+"""Chat messages as texts: a preference's prompt and its two answers, out of lists of ``{"role", "content"}``.
+
+A reward model reads text, so messages have to become one. How is the model's business: a chat model was trained with its
+own template, and :func:`template_render` gives that. A base model has none, and often no tokenizer is at hand when a file is
+read; then :func:`plain_render` writes a dialogue that a person can read and any language model can go on with. Standard
+library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from konomi.data.rows import UnusableRow, checked_text, kind, need_column
+from konomi.errors import DataError, ModelError
+
+Message = dict[str, Any]
+Render = Callable[[list[Message]], str]
+"""Messages to one text. Where the last message is not the assistant's, the text ends in the cue for its answer; so that the
+text of a prompt is the beginning of the text of prompt and answer."""
+
+
+def plain_render(messages: Sequence[Message]) -> str:
+    """The messages as a dialogue with the names of the roles, a blank line between two messages.
+
+    It is Anthropic-HH's form with other names, and no template of any model: nothing in it is a special token.
+
+    >>> print(plain_render([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]))
+    System: Be kind.
+    <BLANKLINE>
+    User: Hi
+    <BLANKLINE>
+    Assistant:
+    """
+    parts = [f"{m['role'][:1].upper()}{m['role'][1:]}: {m['content']}" for m in messages]
+    return "\n\n".join(parts if messages[-1]["role"] == "assistant" else [*parts, "Assistant:"])
+
+
+def template_render(tokenizer: Any) -> Render:
+    """The chat template of a transformers tokenizer.
+
+    A ``<bos>`` that the template writes in front is taken off where the tokenizer puts one there anyway: it would be there
+    twice.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+        DataError: (when it renders) the template refuses the messages.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"{getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__}: this tokenizer has no chat template; "
+            "take an instruction-tuned model's, or render messages plainly"
+        )
+    import jinja2
+
+    bos = tokenizer.bos_token
+    added = bos is not None and tokenizer("a", verbose=False)["input_ids"][:1] == [tokenizer.bos_token_id]
+
+    def render(messages: list[Message]) -> str:
+        cue = messages[-1]["role"] != "assistant"
+        try:
+            text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=cue)
+        except jinja2.TemplateError as error:
+            raise DataError(f"the chat template refuses these messages: {error}") from error
+        return text.removeprefix(bos) if added else text
+
+    return render
+
+
+def preference(where: str, row: dict[str, Any], render: Render | None = None) -> tuple[str, str, str]:
+    """The texts of prompt, chosen and rejected of a row in which some of the three are messages.
+
+    The prompt may be messages; or a text, which is then the user's; or missing: then it is the messages that chosen and
+    rejected begin with, both. Where they begin with the prompt that is there too, it is taken off. A prompt's text is what
+    ``chosen`` and ``rejected`` go on from: prompt + chosen is the rendering of the whole.
+
+    Raises:
+        DataError: something is not a list of messages; the rendering of the whole does not begin with that of the prompt.
+        UnusableRow: chosen and rejected are the same, one of them is empty, or there is no prompt.
+    """
+    given = row.get("prompt")
+    chosen, rejected = (_messages(where, row, name) for name in ("chosen", "rejected"))
+    if chosen == rejected:
+        raise UnusableRow(where, "chosen and rejected are equal", "remove the row")
+    shared = _shared(chosen, rejected)
+    if given is None:
+        prompt = shared
+    elif isinstance(given, list):
+        prompt = _messages(where, row, "prompt")
+    else:
+        text = checked_text(where, "'prompt'", given)
+        prompt = shared or [{"role": "user", "content": text}]
+        if text.strip() not in [message["content"].strip() for message in prompt]:
+            raise DataError(
+                f"{where}: 'prompt' is none of the messages that 'chosen' and 'rejected' begin with; remove one of them"
+            )
+    if not any(message["content"].strip() for message in prompt):
+        hint = "remove the row, write a prompt, or let chosen and rejected begin with the same messages"
+        raise UnusableRow(where, "'prompt' is blank", hint)
+    if shared[: len(prompt)] == prompt:
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    if not chosen or not rejected:
+        raise UnusableRow(where, "chosen or rejected has no answer after the prompt", "remove the row")
+    try:
+        texts = [(render or plain_render)(each) for each in (prompt, prompt + chosen, prompt + rejected)]
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    head = texts[0]
+    for whole in texts[1:]:
+        if not whole.startswith(head):
+            raise DataError(
+                f"{where}: the chat template writes the prompt differently when an answer follows ({head[-40:]!r} is not how "
+                "the text before the answer ends); use another template, or render messages plainly"
+            )
+    return head, texts[1][len(head) :], texts[2][len(head) :]
+
+
+def _messages(where: str, row: dict[str, Any], column: str) -> list[Message]:
+    need_column(where, list(row), column)
+    value = row[column]
+    if isinstance(value, str) and column != "prompt":
+        value = [{"role": "assistant", "content": value}]
+    if not isinstance(value, list):
+        raise DataError(f"{where}: {column!r} is {kind(value)}; a list of messages or a text is needed")
+    found = []
+    for number, message in enumerate(value, start=1):
+        name = f"message {number} of {column!r}"
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            has = f"an object with {', '.join(message) or 'nothing'}" if isinstance(message, dict) else kind(message)
+            raise DataError(f'{where}: {name} is {has}; {{"role": "user", "content": "..."}} is needed')
+        checked_text(where, f"the role of {name}", message["role"])
+        checked_text(where, f"the content of {name}", message["content"], blank=True)
+        # tables fill up what a message has not
+        found.append({key: item for key, item in message.items() if item is not None})
+    return found
+
+
+def _shared(first: Sequence[Message], second: Sequence[Message]) -> list[Message]:
+    """What both begin with."""
+    count = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return list(first[:count])

@@ -1,0 +1,459 @@
+"""Files of candidates, rankings, pairs and scores: what is read, what is refused and how that is told."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from konomi.data import rows
+from konomi.data.formats import (
+    Record,
+    counts,
+    encode_records,
+    manifest,
+    read_comparisons,
+    read_records,
+    read_scores,
+    read_tasks,
+    write_manifest,
+    write_records,
+)
+from konomi.data.records import Candidate, Pair, Ranking, Score, Task
+from konomi.data.sources import Hub
+from konomi.errors import ConfigError, DataError, RunError
+
+RANKING = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+SCORE = {"prompt": "p", "response": "a", "score": 0.5}
+TASK = {"prompt": "p", "candidates": [{"text": "a"}, {"text": "b"}]}
+GOOD = {"rankings": RANKING, "pairs": PAIR, "scores": SCORE, "candidates": TASK}
+RECORDS: list[Record] = [
+    Task("p", (Candidate("a", {"model": "m", "seed": 3, "temperature": 0.7}), Candidate("")), {"topic": "weather"}),
+    Ranking("今日は", ("a", "b\n", "c"), (1, 2, 2), "r1", "s"),
+    Pair("p", "a", "b", 0.8, 0.5, "r1", "s"),
+    Score("p", "a", -1.5, "r1", "s"),
+]
+
+
+def jsonl(path: Path, *lines: Any) -> Path:
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def refused(call: Any, *parts: str, error: type[Exception] = DataError) -> str:
+    with pytest.raises(error) as caught:
+        call()
+    for part in parts:
+        assert part in str(caught.value)
+    return str(caught.value)
+
+
+# what is written is read back
+
+texts = st.text(st.characters(codec="utf-8"), max_size=12)
+names = st.none() | texts.filter(bool)
+prompts = texts.filter(lambda text: bool(text.strip()))
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def rankings(draw: st.DrawFn) -> Ranking:
+    responses = draw(st.lists(texts, min_size=2, max_size=5, unique=True))
+    ranks = draw(st.lists(st.integers(1, 5), min_size=len(responses), max_size=len(responses)))
+    return Ranking(draw(prompts), tuple(responses), tuple(ranks), draw(names), draw(names))
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> Pair:
+    chosen, rejected = draw(st.lists(texts, min_size=2, max_size=2, unique=True))
+    label, margin = draw(st.floats(0, 1)), draw(st.floats(0, 100))
+    return Pair(draw(prompts), chosen, rejected, label, margin, draw(names), draw(names))
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> Task:
+    found = draw(st.lists(texts, min_size=2, max_size=4, unique=True))
+    source = st.dictionaries(texts.filter(lambda name: name != "text"), st.none() | st.integers() | texts | finite, max_size=3)
+    return Task(draw(prompts), tuple(Candidate(text, draw(source)) for text in found), draw(source))
+
+
+scores = st.builds(Score, prompts, texts, finite, names, names)
+
+
+@given(st.one_of(st.lists(kind, min_size=1, max_size=4) for kind in (rankings(), pairs(), scores)) | tasks().map(lambda t: [t]))
+def test_records_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, records: list[Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "round-trip.jsonl"
+    write_records(path, records)
+    assert read_records(path)[0] == records
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_each_kind_has_its_reader(tmp_path: Path, record: Record) -> None:
+    path = tmp_path / "x.jsonl"
+    write_records(path, [record])
+    assert json.loads(path.read_text(encoding="utf-8"))["version"] == 1
+    read = {Task: read_tasks, Ranking: read_comparisons, Pair: read_comparisons, Score: read_scores}[type(record)]
+    assert read(path) == [record]
+
+
+def test_candidates_file_is_flat(tmp_path: Path) -> None:
+    write_records(tmp_path / "candidates.jsonl", RECORDS[:1])
+    assert json.loads((tmp_path / "candidates.jsonl").read_text(encoding="utf-8")) == {
+        "version": 1,
+        "prompt": "p",
+        "candidates": [{"model": "m", "seed": 3, "temperature": 0.7, "text": "a"}, {"text": ""}],
+        "columns": {"topic": "weather"},
+    }
+
+
+def test_files_of_others_need_no_version_and_may_have_more(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = jsonl(tmp_path / "x.jsonl", {**PAIR, "id": 7, "lable": 0.3}, {**PAIR, "prompt": "q"})
+    assert read_comparisons(path, say=said.append) == [Pair("p", "a", "b"), Pair("q", "a", "b")]
+    assert said == [f"{path}: read as pairs; columns not used: 'id', 'lable'"]
+
+
+def test_equal_prompts_are_fine_in_comparisons(tmp_path: Path) -> None:
+    reverse = {**PAIR, "chosen": "b", "rejected": "a"}
+    assert read_comparisons(jsonl(tmp_path / "x.jsonl", PAIR, reverse)) == [Pair("p", "a", "b"), Pair("p", "b", "a")]
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('prompt,chosen,rejected,label,rater,version\np,"a,\n1",b,0.8,,1\nq,,b,,r,\n', encoding="utf-8")
+    assert read_comparisons(path) == [Pair("p", "a,\n1", "b", 0.8), Pair("q", "", "b", rater="r")]
+    path.write_text("prompt,response,score\np,a,-1e-1\n", encoding="utf-8")
+    assert read_scores(path) == [Score("p", "a", -0.1)]
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        ("prompt,response,score\np,a,x\n", ["x.csv:2: 'score' is 'x'; a number is needed"]),
+        ("prompt,response,score\np,a,\n", ["x.csv:2: 'score' is ''; a number is needed"]),
+        ("prompt,response,score\np,a,nan\n", ["x.csv:2: 'score' is nan; a finite number"]),
+        ("prompt,responses,ranks\np,a,1\n", ["x.csv:2: 'responses' is a text; a list is needed (which a CSV file cannot hold)"]),
+        (
+            "prompt,chosen,rejected\np,\"[{'role': 'user'}]\",b\n",
+            ["x.csv:2: 'chosen' is messages written as a text", "use JSONL or Parquet"],
+        ),
+    ],
+)
+def test_bad_csv(tmp_path: Path, body: str, parts: list[str]) -> None:
+    (tmp_path / "x.csv").write_text(body, encoding="utf-8")
+    refused(lambda: read_records(tmp_path / "x.csv"), *parts)
+
+
+@pytest.mark.parametrize("record", [RANKING, PAIR, SCORE, TASK], ids=GOOD)
+def test_parquet(tmp_path: Path, record: dict[str, Any]) -> None:
+    path = parquet(tmp_path / "x.parquet", [record])
+    assert read_records(path) == read_records(jsonl(tmp_path / "x.jsonl", record))
+    broken = parquet(tmp_path / "broken.parquet", [record, {**record, "prompt": None}])
+    refused(lambda: read_records(broken), f"{broken}: row 2: 'prompt' is null")
+
+
+def test_parquet_that_is_not_utf8(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    wrong = pyarrow.array([b"\x8d\xa1"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": wrong}), tmp_path / "x.parquet")
+    refused(lambda: read_records(tmp_path / "x.parquet"), "x.parquet: not a Parquet file that can be read", "utf-8")
+
+
+# Anthropic's helpful-harmless pairs
+
+HH = {
+    "chosen": "\n\nHuman: What is 1+1?\n\nAssistant: Two.\n\nHuman: And 2+2?\n\nAssistant: Four.",
+    "rejected": "\n\nHuman: What is 1+1?\n\nAssistant: Two.\n\nHuman: And 2+2?\n\nAssistant: Forty-four, I think.",
+}
+
+
+def test_hh_golden(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "hh.jsonl", HH)
+    said: list[str] = []
+    assert read_comparisons(path, say=said.append) == read_comparisons(path, "hh")
+    assert read_comparisons(path) == [
+        Pair(
+            prompt="\n\nHuman: What is 1+1?\n\nAssistant: Two.\n\nHuman: And 2+2?\n\nAssistant:",
+            chosen=" Four.",
+            rejected=" Forty-four, I think.",
+        )
+    ]
+    assert said == [f"{path}: read as hh"]
+
+
+def test_hh_answers_that_begin_alike_are_whole(tmp_path: Path) -> None:
+    dialogues = {"chosen": "\n\nHuman: a\n\nAssistant: It is x", "rejected": "\n\nHuman: a\n\nAssistant: It is y"}
+    (pair,) = read_comparisons(jsonl(tmp_path / "hh.jsonl", dialogues))
+    assert pair == Pair("\n\nHuman: a\n\nAssistant:", " It is x", " It is y")
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ({**HH, "rejected": "no dialogue"}, "'rejected' is no dialogue: there is no '\\n\\nAssistant:' in it"),
+        ({**HH, "rejected": " "}, "'rejected' is blank"),
+        ({**HH, "rejected": HH["rejected"].replace("2+2", "2+3")}, "different before the last 'Assistant:'"),
+        ({**HH, "rejected": HH["chosen"]}, "chosen and rejected are equal"),
+    ],
+)
+def test_bad_hh(tmp_path: Path, row: dict[str, Any], part: str) -> None:
+    path = jsonl(tmp_path / "hh.jsonl", HH, row)
+    refused(lambda: read_comparisons(path), f"{path}:2: ", part)
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ({**PAIR, "version": 2}, "version 2; this konomi reads version 1: update konomi"),
+        ({**PAIR, "version": 10**400}, "this konomi reads version 1"),
+        ({**PAIR, "version": 0}, "'version' is 0; 1 is the only one"),
+        ({**PAIR, "version": "1"}, "'version' is a text; 1 is the only one"),
+        (
+            {"prompt": "p", "chosen": "a", "rejectd": "b"},
+            "no column 'rejected' (did you mean 'rejectd'?); it has: prompt, chosen",
+        ),
+        ({"chosen": "a", "rejected": "b", "promt": "c"}, "no column 'prompt' (did you mean 'promt'?)"),
+        ({"chosen": "a", "rejected": "b"}, "only messages, and dialogues with 'Assistant:', hold their prompt"),
+        ({"prompt": "p", "choosen": "a", "reject": "b"}, "no column 'chosen' (did you mean 'choosen'?)"),
+        ({"prompt": "p", "responces": ["a"], "ranks": [1]}, "no column 'responses' (did you mean 'responces'?)"),
+        ({"prompt": "p", "response": "a", "skore": 1}, "no column 'score' (did you mean 'skore'?)"),
+        ({"prompt": "p", "candidate": []}, "no column 'candidates' (did you mean 'candidate'?)"),
+        ({"x": 1, "y": 2}, "the columns x, y are those of no known format (candidates: prompt, candidates; "),
+        ({}, "the columns none are those of no known format"),
+        ({**PAIR, "label": 1.2}, "'label' is 1.2; it is the probability that chosen is the better one: 0 to 1"),
+        ({**PAIR, "label": -0.1}, "'label' is -0.1"),
+        ({**PAIR, "label": True}, "'label' is true or false; a number is needed"),
+        ({**PAIR, "label": "1"}, "'label' is a text; a number is needed"),
+        ({**PAIR, "label": float("nan")}, "'label' is nan; a finite number is needed"),
+        ({**PAIR, "margin": -1}, "'margin' is -1; it is 0 or more"),
+        ({**PAIR, "prompt": " \n"}, "'prompt' is blank; remove the row"),
+        ({**PAIR, "chosen": "b"}, "chosen and rejected are equal; remove the row"),
+        ({**PAIR, "chosen": None}, "'chosen' is null; a text is needed"),
+        ({**PAIR, "rejected": "\ud800"}, "'rejected' has half a character (a surrogate) at position 0"),
+        ({**PAIR, "rater": 3}, "'rater' is a number; a text is needed"),
+        ({**RANKING, "prompt": ""}, "'prompt' is blank"),
+        ({**RANKING, "ranks": [1]}, "1 ranks for 2 responses; one each is needed"),
+        ({**RANKING, "ranks": [1, 2, 3]}, "3 ranks for 2 responses"),
+        ({**RANKING, "ranks": [0, 1]}, "0 in 'ranks'; ranks are whole numbers from 1, the best"),
+        ({**RANKING, "ranks": [1, 1.5]}, "1.5 in 'ranks'"),
+        ({**RANKING, "ranks": [1, "2"]}, "a text in 'ranks'"),
+        ({**RANKING, "ranks": [True, 2]}, "True in 'ranks'"),
+        ({**RANKING, "ranks": 1}, "'ranks' is a number; a list is needed"),
+        ({**RANKING, "responses": ["a"], "ranks": [1]}, "fewer than two responses; nothing can be compared"),
+        ({**RANKING, "responses": ["a", "a"]}, "two responses are the same text; keep one of 1 and 2"),
+        ({**RANKING, "responses": ["a", 1]}, "response 2 is a number; a text is needed"),
+        ({**RANKING, "responses": ["a", "\udfff"]}, "response 2 has half a character"),
+        ({**TASK, "candidates": [{"text": "a"}]}, "fewer than two candidates; nothing can be compared"),
+        ({**TASK, "candidates": []}, "fewer than two candidates"),
+        (
+            {**TASK, "candidates": [{"text": "a"}, {"text": "b"}, {"text": "a", "seed": 1}]},
+            "two candidates are the same text; keep one of 1 and 3",
+        ),
+        ({**TASK, "candidates": ["a", "b"]}, 'candidate 1 is not an object with a "text"'),
+        ({**TASK, "candidates": [{"text": "a"}, {"txt": "b"}]}, 'candidate 2 is not an object with a "text"'),
+        ({**TASK, "candidates": [{"text": "a"}, {"text": None}]}, "the text of candidate 2 is null"),
+        ({**TASK, "prompt": " "}, "'prompt' is blank"),
+        ({**TASK, "columns": [1]}, "'columns' is a list; an object is needed"),
+        ({**SCORE, "score": float("nan")}, "'score' is nan; a finite number is needed"),
+        ({**SCORE, "score": float("-inf")}, "'score' is -inf; a finite number is needed"),
+        ({**SCORE, "score": 10**400}, "'score' is inf; a finite number is needed"),
+        ({**SCORE, "score": None}, "'score' is null; a number is needed"),
+        ({**SCORE, "prompt": "　"}, "'prompt' is blank"),
+        ({**SCORE, "response": ["a"]}, "'response' is a list; a text is needed"),
+    ],
+)
+def test_a_bad_row_is_told_with_file_and_line(tmp_path: Path, row: dict[str, Any], part: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n" + json.dumps(row) + "\n", encoding="utf-8")
+    refused(lambda: read_records(path), f"{path}:2: ", part)
+
+
+@pytest.mark.parametrize("format", GOOD)
+def test_a_bad_row_leaves_nothing_of_the_good_ones(tmp_path: Path, format: str) -> None:
+    path = jsonl(tmp_path / "x.jsonl", GOOD[format], {**GOOD[format], "prompt": 1})
+    read: Any = {"candidates": read_tasks, "scores": read_scores}.get(format, read_comparisons)
+    refused(lambda: read(path), f"{path}:2: 'prompt' is a number")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    for path in (jsonl(tmp_path / "x.jsonl"), parquet(tmp_path / "x.parquet", [])):
+        refused(lambda path=path: read_comparisons(path), f"{path}: no rows in it; at least one is needed")
+    (tmp_path / "x.csv").write_text("prompt,chosen,rejected\n", encoding="utf-8")
+    refused(lambda: read_comparisons(tmp_path / "x.csv"), "no rows in it")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{**RANKING, "ranks": [1, 1]}, {**RANKING, "ranks": [3, 3]}],
+        [{**PAIR, "label": 0.5}, {**PAIR, "label": 0.5, "prompt": "q"}],
+    ],
+)
+def test_all_ties(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    path = jsonl(tmp_path / "x.jsonl", *rows)
+    refused(lambda: read_comparisons(path), f"{path}: all 2 rows are ties: there is nothing to learn from")
+    one_more = {name: [1, 2] if name == "ranks" else 0.4 if name == "label" else value for name, value in rows[0].items()}
+    assert len(read_comparisons(jsonl(path, *rows, one_more))) == 3
+    assert counts(read_records(path)[0])["ties"] == 2
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", PAIR)
+    first = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b'{"prompt": "' + "今日".encode("cp932") + b'"}\n')
+    refused(lambda: read_comparisons(path), f"{path}:2: not UTF-8 text", f"at byte {first + 12}", "iconv -f CP932")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_a_line_of_10_mb(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    start = json.dumps(PAIR) if ending == "jsonl" else "prompt,chosen,rejected"
+    path.write_text(f"{start}\n{'a' * 10_000_000}\n{start}\n", encoding="utf-8")
+    refused(lambda: read_comparisons(path), f"{path}:2: a line of 10,000,001 bytes; 1,000,000 are allowed")
+
+
+def test_a_huge_line_is_not_held_in_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = tmp_path / "x.jsonl"
+    with path.open("wb") as file:
+        file.truncate(100_000_000)  # one line of zeros, and no room on the disk
+    tracemalloc.start()
+    refused(lambda: read_comparisons(path), f"{path}:1: a line of 100,000,000 bytes")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * rows.LINE_LIMIT
+
+
+def test_a_line_at_the_limit_is_read(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", {**PAIR, "chosen": ""})
+    path = jsonl(path, {**PAIR, "chosen": "a" * (rows.LINE_LIMIT - path.stat().st_size)}, PAIR)
+    assert len(read_comparisons(path)) == 2
+    with path.open("r+", encoding="utf-8") as file:
+        file.write(" ")  # in the place of the brace, so that the line is not longer
+    refused(lambda: read_comparisons(path), f"{path}:1: not JSON")
+    longer = jsonl(path, {**PAIR, "chosen": "a" * rows.LINE_LIMIT})
+    refused(lambda: read_comparisons(longer), f"{path}:1: a line of ")
+
+
+def test_a_text_file_has_no_columns(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("a\n", encoding="utf-8")
+    refused(lambda: read_comparisons(tmp_path / "x.txt"), "x.txt: a text file has no columns")
+
+
+def test_two_equal_tasks(tmp_path: Path) -> None:
+    same = {"prompt": " p", "candidates": TASK["candidates"][::-1]}
+    other = {"prompt": "p", "candidates": [{"text": "a"}, {"text": "c"}]}
+    path = jsonl(tmp_path / "x.jsonl", TASK, other, same)
+    refused(lambda: read_tasks(path), f"{path}:3: the same prompt and candidates as in {path}:1; remove one of them")
+    assert len(read_tasks(jsonl(path, TASK, other))) == 2
+
+
+def test_another_kind_of_file(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", SCORE)
+    refused(lambda: read_comparisons(path), f"{path}: scores, not comparisons; konomi convert --to rankings")
+    refused(lambda: read_tasks(path), f"{path}:1: no column 'candidates'")
+    refused(lambda: read_scores(jsonl(path, PAIR)), f"{path}:1: no column 'response'")
+    refused(lambda: read_comparisons(jsonl(path, TASK)), "candidates, not comparisons; they have to be ranked first")
+    refused(lambda: read_comparisons(path, "pair"), "'pair' is no format (did you mean 'pairs'?); known: auto, candidates")
+
+
+def test_hub_settings_with_a_file(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", PAIR)
+    refused(lambda: read_comparisons(path, hub=Hub(split="test")), "split: for data sets of the hub", error=ConfigError)
+
+
+def test_rows_that_say_nothing_can_be_left_out(tmp_path: Path) -> None:
+    blank, equal = {**PAIR, "prompt": " "}, {**PAIR, "chosen": "b"}
+    dropped: Counter[str] = Counter()
+    path = jsonl(tmp_path / "x.jsonl", PAIR, blank, equal, blank)
+    assert read_comparisons(path, dropped=dropped) == [Pair("p", "a", "b")]
+    assert dropped == {"'prompt' is blank": 2, "chosen and rejected are equal": 1}
+    refused(
+        lambda: read_comparisons(jsonl(path, blank), dropped=Counter()), "no rows in it", "1 were left out: 'prompt' is blank"
+    )
+    refused(lambda: read_comparisons(jsonl(path, {**PAIR, "label": 2}), dropped=Counter()), "'label' is 2")
+
+
+# writing
+
+
+@pytest.mark.parametrize(
+    ("records", "part"),
+    [
+        ([], "no records to write"),
+        (RECORDS[:2], "record 2: one of rankings among candidates; a file holds one kind"),
+        ([Score("p", "a", float("nan"))], "record 1: 'score' is nan"),
+        ([Ranking("p", ("a", "b"), (1,))], "record 1: 1 ranks for 2 responses"),
+        ([Pair("p", "a", "\ud800")], "record 1: 'rejected' has half a character"),
+        ([Task("p", (Candidate("a"),))], "record 1: fewer than two candidates"),
+        ([Task("p", (Candidate("a"), Candidate("b")), {"when": object()})], "record 1: JSON cannot hold it"),
+        (
+            [Pair("p", "a" * rows.LINE_LIMIT, "b")],
+            "record 1: 1,000,1",
+        ),
+    ],
+)
+def test_what_would_not_be_read_is_not_written(tmp_path: Path, records: list[Record], part: str) -> None:
+    refused(lambda: write_records(tmp_path / "x.jsonl", records), f"{tmp_path / 'x.jsonl'}: {part}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_file_stays_where_the_new_one_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "x.jsonl"
+    refused(lambda: write_records(path, RECORDS[:1]), f"{path}: cannot be written", error=RunError)
+
+
+def test_manifest(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rankings.jsonl", {**RANKING, "responses": ["a", "b", "c"], "ranks": [1, 2, 2]}, RANKING)
+    said = write_manifest(tmp_path / "manifest.json", {"rankings": path}, seed=3)
+    assert said == json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert said == {**manifest({"rankings": path}), "seed": 3}
+    (entry,) = said["files"].values()
+    assert len(entry.pop("sha256")) == 64
+    assert entry == {
+        "name": "rankings.jsonl",
+        "version": 1,
+        "format": "rankings",
+        "counts": {"records": 2, "prompts": 1, "responses": 3, "comparisons": 3, "ties": 1},
+    }
+    before = said["files"]["rankings"]
+    jsonl(path, RANKING)
+    assert manifest({"rankings": path})["files"]["rankings"] != before
+
+
+def test_a_manifest_of_ties_alone_is_written(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rankings.jsonl", {**RANKING, "ranks": [1, 1]})
+    assert manifest({"r": path})["files"]["r"]["counts"]["ties"] == 1
+
+
+def test_counts_of_tasks_and_scores() -> None:
+    assert counts(RECORDS[:1]) == {"records": 1, "prompts": 1, "responses": 2}
+    assert counts([Score("p", "a", 1), Score("p ", "a", 2), Score("q", "a", 3)]) == {"records": 3, "prompts": 2, "responses": 2}
+
+
+@given(rankings())
+def test_a_ranking_without_ties_has_all_pairs(ranking: Ranking) -> None:
+    found = counts([ranking])
+    k = len(ranking.responses)
+    assert found["comparisons"] + found["ties"] == k * (k - 1) // 2
+    assert encode_records([ranking], "x").count(b"\n") == 1
