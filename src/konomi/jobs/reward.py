@@ -17,7 +17,7 @@ from konomi.environment import peak_memory_gb
 from konomi.errors import DataError
 from konomi.jobs.common import begun
 from konomi.jobs.reward_data import Learned, load
-from konomi.models.backbone import make_reward_model
+from konomi.models.backbone import make_reward_model, tame_head
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.observer import Observer
 from konomi.reward_report import write_reward_report
@@ -27,6 +27,9 @@ from konomi.tracking import MlflowSink
 from konomi.train.follower import Hears
 from konomi.train.loop import Stop, autocast, choose_precision, find_device, stop_on_signal
 from konomi.train.reward import train_reward_model
+
+TAME = 64
+"""Elements on which the size of a new head's numbers is measured."""
 
 
 def run_reward(job: RewardJob, root: Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
@@ -60,6 +63,9 @@ def run_reward(job: RewardJob, root: Path, observer: Observer | None = None, *, 
             sink,
         ),
     ):
+        if made.fresh:
+            few = [example.texts for example in learned.train[:TAME]]
+            tame_head(model, few, lambda: autocast(model.device, precision))
         with stop.patience():
             outcome = train_reward_model(
                 model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,

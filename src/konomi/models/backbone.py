@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 class Made:
     """A reward model with an untrained head.
 
+    fresh: the head was drawn, not found.
     revision: hub: the commit; GGUF and embedded: SHA-256 of the file; directory: None.
     note: what the model's licence asks to be said.
     """
 
     model: RewardModel
+    fresh: bool
     revision: str | None
     note: str | None
 
@@ -62,7 +65,17 @@ def make_reward_model(
     model.config.problem_type = None if outputs == 1 else "single_label_classification"
     frozen = config.freeze == "embeddings"
     made = RewardModel(model, tokenizer, max_length=max_length, top_layers=config.top_layers, freeze_embeddings=frozen)
-    return Made(made.eval(), revision, note)
+    return Made(made.eval(), fresh, revision, note)
+
+
+@torch.no_grad()
+def tame_head(model: RewardModel, texts: Sequence[Sequence[str]], autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+    """Make a drawn head's numbers deviate by no more than 1 over some texts, so that training does not begin with unlearning
+    them: the last hidden states of some families (Gemma) are many times larger than those that the draw is meant for."""
+    numbers = torch.cat(model.predict(texts, autocast=autocast))
+    std = float(numbers.std())
+    if std > 1.0:
+        _head(model.model).weight.div_(std)
 
 
 def open_reward_model(name: str) -> RewardModel:
