@@ -78,6 +78,16 @@ def shaped_rewards(kl: Rows, scores: list[float], kl_coef: float) -> Rows:
     ]
 
 
+def placed_rewards(kl: Rows, scores: list[float], placed: Rows, kl_coef: float) -> Rows:
+    """As above; what is placed before the last token is taken off it, one after the other."""
+    rows = shaped_rewards(kl, scores, kl_coef)
+    for row, given in zip(rows, placed, strict=True):
+        for t in range(len(row) - 1):
+            row[t] += given[t]
+            row[-1] -= given[t]
+    return rows
+
+
 def gae(rewards: Rows, values: Rows, gamma: float, lam: float) -> tuple[Rows, Rows]:
     advantages = []
     for reward, value in zip(rewards, values, strict=True):

@@ -136,6 +136,51 @@ def test_a_whole_job(world: Path) -> None:
     assert "finished" in konomi("ppo", "--resume", str(run)).stderr
 
 
+def test_judges_parts_and_the_best_of_n(world: Path) -> None:
+    (world / "judged.toml").write_text(
+        (world / "job.toml").read_text(encoding="utf-8").replace(
+            'kind = "function"\n        name = "taste.py:count_a"',
+            """kind = "sum"
+            weights = {short = -0.1}
+            [reward.parts.a]
+            kind = "function"
+            name = "taste.py:count_a"
+            [reward.parts.short]
+            kind = "function"
+            name = "taste.py:letters"
+            [judges.b]
+            kind = "function"
+            name = "taste.py:count_b"
+            """,
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+    more = "def count_b(texts):\n    return [text.count('b') for text in texts]\n"
+    more += "def letters(responses):\n    return [[(i + 1, 1.0) for i in range(len(text))] for text in responses]\n"
+    (world / "taste.py").write_text(REWARD + more, encoding="utf-8")
+    result = konomi(
+        "ppo", "judged.toml", "--json", "--set", "run.name=judged", "--set", "ppo.episodes=64", "--set", "compare.best_of=4"
+    )
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    line = told["last_update"]
+    assert line["ppo/mean_scores"] == pytest.approx(line["reward/a/mean"] - 0.1 * line["reward/short/mean"])
+    updates = [text for text in result.stderr.splitlines() if text.startswith("update ")]
+    assert [f"  b {line['judge/b/mean']:.3g}  KL nats" in text for text in updates] == [False, True]
+    assert "reward: sum +1 a -0.1 short" in result.stderr and "judges: b: not trained against" in result.stderr
+    compared = told["compare"]
+    assert set(compared["judges"]["b"]) == {"before", "after", "difference"}
+    assert [row["n"] for row in compared["best_of_n"]] == [1, 2, 4]
+    page = (world / "runs" / "judged" / "report.html").read_text(encoding="utf-8")
+    assert 'data-chart="judge_path_0"' in page and "beside-dot" in page.split("</style>")[1]
+    again = konomi("compare", "runs/judged", "--best-of", "2")
+    assert again.exit_code == 0, again.stderr
+    assert "judge b" in again.stdout and "Judge b: difference " in again.stdout
+    assert "The initial model, best of 2 by the reward: score " in again.stdout
+    wrong = konomi("ppo", "judged.toml", "--set", "judges.b.name=taste.py:no")
+    assert (wrong.exit_code, "judges.b.name: taste.py has no 'no'" in wrong.stderr) == (2, True)
+
+
 def test_a_profile_of_the_second_update(world: Path) -> None:
     result = konomi("ppo", "job.toml", "--profile", "--json", "--set", "run.name=looked-at", "--set", "ppo.episodes=96")
     assert result.exit_code == 0, result.stderr

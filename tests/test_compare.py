@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from konomi import compare as module
-from konomi.compare import compare_models, distinct, paired_difference, repetition
+from konomi.compare import compare_models, distinct, paired_difference, repetition, told
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.rollout.sampler import make_draws, sample
@@ -147,6 +147,41 @@ def test_further_prompts_are_shown_and_do_not_count() -> None:
     for key in ("before", "after", "difference"):
         assert result[key] == plain[key]
     assert (result["prompts"], result["samples"], result["temperature"], result["version"]) == (3, 2, 0.8, 1)
+
+
+class CountB:
+    name = "count-b"
+
+    def __call__(self, texts: list[str], *, responses: list[str], **_: Any) -> list[float]:
+        return [float(response.count("b")) for response in responses]
+
+
+def test_judges_stand_beside_the_score_and_change_nothing() -> None:
+    before, after, tokens = sharp_model("llama"), moved(), Tokens(tiny_tokenizer())
+    config = CompareConfig(prompts=6, samples=2, extra=("zebra",))
+    plain = compare_models(before, after, tokens, PROMPTS, CountA(), rollout=ROLLOUT, config=config)
+    result = compare_models(
+        before, after, tokens, PROMPTS, CountA(), rollout=ROLLOUT, config=config, judges={"b": CountB(), "a": CountA()}
+    )
+    assert plain["judges"] == {} and all(text["judges"] == {} for text in plain["texts"])
+    for key in ("before", "after", "difference", "prompts"):
+        assert result[key] == plain[key]
+    assert result["judges"]["a"] == {
+        "before": plain["before"]["score_mean"], "after": plain["after"]["score_mean"], "difference": plain["difference"],
+    }  # fmt: skip
+    assert result["judges"]["b"]["after"] != result["judges"]["a"]["after"]
+    assert result["judges"]["b"]["difference"]["mean"] == pytest.approx(
+        result["judges"]["b"]["after"] - result["judges"]["b"]["before"]
+    )
+    assert len(result["texts"]) == 7
+    for text in result["texts"]:
+        assert text["judges"]["a"] == {"before": text["score_before"], "after": text["score_after"]}
+        assert text["judges"]["b"] == {side: text[side].count("b") for side in ("before", "after")}
+    metrics = told(result)
+    assert metrics["compare/judge/b/after"] == result["judges"]["b"]["after"]
+    assert metrics["compare/judge/b/difference/low"] == result["judges"]["b"]["difference"]["low"]
+    assert metrics["compare/after/kl"] == result["after"]["kl"]
+    assert {key for key in metrics if "judge" not in key} == set(told(plain))
 
 
 def test_the_order_of_the_prompts_and_the_size_of_a_batch_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,11 +17,13 @@ from konomi.config import (
     CompareConfig,
     DataConfig,
     FunctionReward,
+    HttpReward,
     ModelConfig,
     PPOConfig,
     PPOJob,
     RolloutConfig,
     RunConfig,
+    SumReward,
     build,
     load_config,
 )
@@ -29,7 +31,10 @@ from konomi.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "konomi"
-SECTIONS = [ModelConfig, DataConfig, RolloutConfig, ClassifierReward, FunctionReward, PPOConfig, CompareConfig, RunConfig]
+SECTIONS = [
+    ModelConfig, DataConfig, RolloutConfig, ClassifierReward, FunctionReward, HttpReward, SumReward, PPOConfig, CompareConfig,
+    RunConfig,
+]  # fmt: skip
 FIELDS = [(section, name) for section in SECTIONS for name in section.model_fields]
 
 
@@ -132,7 +137,7 @@ def test_files_that_cannot_be_read(file: str, tmp_path: Path) -> None:
         ({"reward": {"kind": "classifier", "labl": "x"}}, "a.toml: reward.labl: unknown key; did you mean label?"),
         ({"reward": {"kind": "function", "name": "m:f", "label": "x"}},
          "a.toml: reward.label: unknown key; known: kind, name"),
-        ({"compare": {"zzzz": 1}}, "a.toml: compare.zzzz: unknown key; known: extra, prompts, samples, seed"),
+        ({"compare": {"zzzz": 1}}, "a.toml: compare.zzzz: unknown key; known: best_of, extra, prompts, samples, seed"),
         ({"ppo": {"gamma": "x"}},
          "a.toml: ppo.gamma: Input should be a valid number, unable to parse string as a number (got 'x')"),
         ({"ppo": {"gamma": 1.5}}, "a.toml: ppo.gamma: Input should be less than or equal to 1 (got 1.5)"),
@@ -162,6 +167,80 @@ def test_files_that_cannot_be_read(file: str, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(data: dict[str, Any], message: str) -> None:
     assert refused(data).startswith(message)
+
+
+CLASSIFIER = {"kind": "classifier"}
+HTTP = {"kind": "http", "url": "http://localhost:8000/score"}
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ({"parts": {"x": {"kind": "function", "name": "m:f", "nmae": "m:f"}}},
+         "a.toml: reward.parts.x.nmae: unknown key; did you mean name?"),
+        # names that are also those of kinds, sections and settings
+        ({"parts": {"function": {**CLASSIFIER, "labl": 1}}},
+         "a.toml: reward.parts.function.labl: unknown key; did you mean label?"),
+        ({"parts": {"sum": {**HTTP, "tokenenv": "X"}}},
+         "a.toml: reward.parts.sum.tokenenv: unknown key; did you mean token_env?"),
+        ({"parts": {"parts": {**HTTP, "timeout": 0}}},
+         "a.toml: reward.parts.parts.timeout: Input should be greater than 0 (got 0)"),
+        ({"parts": {"x": CLASSIFIER}, "wieghts": {"x": 1}}, "a.toml: reward.wieghts: unknown key; did you mean weights?"),
+        ({"parts": {"x": CLASSIFIER}, "weights": {"y": 1, "z": 1}},
+         "a.toml: reward: weights: no part is named y, z; the parts are: x"),
+        ({"parts": {"x": CLASSIFIER}, "weights": {"x": "much"}}, "a.toml: reward.weights.x: Input should be a valid number"),
+        ({"parts": {"x": {"kind": "sum", "parts": {"y": CLASSIFIER}}}},
+         "a.toml: reward: parts.x: a sum cannot be a part of a sum; give its parts here, with their weights"),
+        ({"parts": {}}, "a.toml: reward: parts: none is given; write at least one table [reward.parts.NAME]"),
+        ({}, "a.toml: reward.parts: Field required"),
+        ({"parts": {"x": {"label": 1}}}, 'a.toml: reward.parts.x: kind is missing; write kind = "..." to say which kind it is'),
+        ({"parts": {"x": 3}}, "a.toml: reward.parts.x: Input should be a valid dictionary"),
+        ({"parts": {"a/b": CLASSIFIER}}, "a.toml: reward.parts.a/b: String should match pattern"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_sum_is_said_with_its_place(reward: dict[str, Any], message: str) -> None:
+    assert refused({"reward": {"kind": "sum", **reward}}).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("judges", "message"),
+    [
+        ({"x": {**CLASSIFIER, "labl": 1}}, "a.toml: judges.x.labl: unknown key; did you mean label?"),
+        ({"reward": {"kind": "sum", "parts": {"http": {**HTTP, "urll": 1}}}},
+         "a.toml: judges.reward.parts.http.urll: unknown key; did you mean url?"),
+        ({"a b": CLASSIFIER}, "a.toml: judges.a b: String should match pattern"),
+        ({"x": {"kind": "taste"}}, "a.toml: judges.x: Input tag 'taste'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_judge_is_said_with_its_place(judges: dict[str, Any], message: str) -> None:
+    assert refused({"judges": judges}).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://user:geheim@host/x",
+         "reward: url: holds a user or password, which would be written into the run; use token_env"),
+        *((url, "reward: url: not an address; write http://host:port/path or https://..., other characters as %XX") for url in (
+            "ftp://host/x", "host:80/x", "http://", "http://host:99999/", "http://host/a b", "http://host/ä", "http://host/\n",
+            "http://[::1/", "file:///etc/passwd",
+        )),
+    ],
+)  # fmt: skip
+def test_addresses_that_are_refused(url: str, message: str) -> None:
+    assert refused({"reward": {"kind": "http", "url": url}}) == f"a.toml: {message}"
+    for good in ("http://localhost:8000", "https://[::1]:8443/a?b=c", "http://10.0.0.1/%E3%81%82"):
+        assert build(PPOJob, {"reward": {"kind": "http", "url": good}}).reward.kind == "http"
+
+
+def test_parts_and_judges_are_set_on_the_command_line() -> None:
+    data = {"reward": {"kind": "sum", "parts": {"x": dict(CLASSIFIER)}}, "judges": {"x": dict(CLASSIFIER)}}
+    changes = ["reward.parts.x.name=2024", "reward.weights.x=-2", "judges.x.name=1e3", "judges.x.label=1", "judges.y.kind=http"]
+    job = build(PPOJob, data, [*changes, "judges.y.url=http://h/"])
+    assert isinstance(job.reward, SumReward) and isinstance(job.judges["y"], HttpReward)
+    assert (job.reward.parts["x"].name, job.reward.weights, job.judges["x"].name) == ("2024", {"x": -2.0}, "1e3")
+    assert job.judges["x"].label == 1
+    assert build(PPOJob, job.model_dump(mode="json")) == job
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
@@ -213,7 +292,7 @@ def test_every_setting_is_read_and_explained(section: type[BaseModel], name: str
 
 def test_sections_are_explained_and_all_in_the_job() -> None:
     assert all((section.__doc__ or "").strip() for section in SECTIONS)
-    assert set(PPOJob.model_fields) == {"model", "data", "rollout", "reward", "ppo", "compare", "run"}
+    assert set(PPOJob.model_fields) == {"model", "data", "rollout", "reward", "judges", "ppo", "compare", "run"}
 
 
 def test_settings_are_read_without_torch() -> None:

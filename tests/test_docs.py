@@ -28,11 +28,14 @@ SECTIONS = {
     "rollout": configuration.RolloutConfig,
     'reward` with `kind = "classifier"': configuration.ClassifierReward,
     'reward` with `kind = "function"': configuration.FunctionReward,
+    'reward` with `kind = "http"': configuration.HttpReward,
+    'reward` with `kind = "sum"': configuration.SumReward,
+    "judges": Section,  # of the kinds above, no settings of its own
     "ppo": configuration.PPOConfig,
     "compare": configuration.CompareConfig,
     "run": configuration.RunConfig,
 }
-METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory)/[a-z_0-9/]+")
+METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge)/[a-zA-Z_0-9/]+")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -61,6 +64,8 @@ def toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(map(toml, value))}]"
+    if value == {}:
+        return "{}"
     if isinstance(value, float):
         return repr(value).replace("e-0", "e-")
     return f'"{value}"' if isinstance(value, str) else str(value)
@@ -75,6 +80,9 @@ def kind(annotation: Any, limits: list[Any]) -> str:
         return " or ".join(f'`"{value}"`' for value in typing.get_args(annotation))
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return " or ".join(kind(a, limits) for a in typing.get_args(annotation) if a is not type(None))
+    if typing.get_origin(annotation) is dict:
+        inside = typing.get_args(annotation)[1]
+        return f"table of {'numbers' if inside is float else 'rewards'}"
     if typing.get_origin(annotation) is tuple:
         first, second = typing.get_args(annotation)
         return f"list of {kind(first, [])}s" if second is Ellipsis else f"[{kind(first, [])}, {kind(second, [])}]"
@@ -89,7 +97,7 @@ def config_row(key: str, field: FieldInfo) -> str:
     default = "required" if field.is_required() else "not set" if field.default is None else f"`{toml(field.default)}`"
     meaning = " ".join((field.description or "").split()).replace("|", "\\|")
     if key == "kind":
-        meaning = "Says which of the two this is."
+        meaning = "Says which kind this is."
     return f"| `{key}` | {kind(field.annotation, field.metadata)} | {default} | {meaning} |"
 
 
@@ -115,19 +123,19 @@ def emitted_metrics() -> set[str]:
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and METRIC.fullmatch(node.value):
             names.add(node.value)
+        if isinstance(node, ast.JoinedStr):
+            pieces = [piece.value if isinstance(piece, ast.Constant) else "NAME" for piece in node.values]
+            names |= {name for name in ["".join(map(str, pieces))] if METRIC.fullmatch(name)}
         if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["phases"]:
             phases = typing.cast(ast.Dict, node.value).keys
             names |= {f"time/ppo/{typing.cast(ast.Constant, key).value}" for key in phases} | {"time/ppo/total"}
-    from konomi.compare import Answers, _figures, paired_difference
+    from konomi.compare import Answers, _figures, paired_difference, told
 
     answers = Answers(prompts=["a"], texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
     figures = _figures(answers, 1)
     gap = paired_difference([0.0], [1.0], 1, 0)
-    return (
-        names
-        | {f"compare/{side}/{key}" for side in ("before", "after") for key in figures}
-        | {f"compare/difference/{key}" for key in gap}
-    )
+    judge = {"before": 0.0, "after": 1.0, "difference": gap}
+    return names | set(told({"before": figures, "after": figures, "difference": gap, "judges": {"NAME": judge}}))
 
 
 def test_every_metric_is_documented_and_nothing_else() -> None:
@@ -138,7 +146,7 @@ def test_every_metric_is_documented_and_nothing_else() -> None:
 
 def test_metrics_were_found_in_the_trainer() -> None:
     found = emitted_metrics()
-    assert {"objective/kl", "ppo/loss/total", "time/ppo/rollout", "compare/after/kl"} <= found
+    assert {"objective/kl", "ppo/loss/total", "time/ppo/rollout", "compare/after/kl", "judge/NAME/mean"} <= found
     assert len(found) > 40
 
 

@@ -22,6 +22,7 @@ LAYERS = [
     {"models", "feedback", "runs", "charts", "mlflow_calls"},
     {"rewards"},
     {"rollout", "tracking"},
+    {"best_of"},
     {"train", "compare", "report", "classic", "web"},
     {"jobs"},
     {"pipeline"},

@@ -149,6 +149,48 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert json.loads("".join(page.texts["bdi"][page.texts["bdi"].index(json.dumps(CONFIG, ensure_ascii=False, indent=2))]))
 
 
+def test_judges_and_best_of_n(tmp_path: Path) -> None:
+    function = {"kind": "function", "name": "m:f"}
+    parts = {"mood": {"kind": "classifier", "name": "embedded:asari", "label": "positive"}, "short": function}
+    reward = {"kind": "sum", "parts": parts, "weights": {"short": -0.5}}
+    judges = {"strict": function, "遠い": {"kind": "http", "url": "http://host:8000/score?key=geheim"}}
+    run = RunDir.create(tmp_path, "judged", CONFIG | {"reward": reward, "judges": judges}, seed=0)
+    for update in (1, 2, 3):
+        metrics = {"objective/kl": 2.0 * update, "ppo/mean_scores": 1.0 * update, "judge/strict/mean": 0.5 * update}
+        run.append_metrics(update, metrics | {"judge/遠い/mean": -1.0 * update, "reward/mood/mean": 0.1})
+    gap = {"mean": 0.75, "low": 0.25, "high": 1.25, "level": 0.95, "wins": 3, "losses": 1, "ties": 0}
+    row = {"before": 0.5, "after": 1.25, "difference": gap}
+    best = [{"n": n, "kl": 0.6 * i, "score": 1.0 + i, "judges": {"strict": 0.1 * i}} for i, n in enumerate((1, 2, 4))]
+    text = {"prompt": "p", "before": "b", "after": "a", "score_before": 0.0, "score_after": 1.0, "held_out": True}
+    shown = [text | {"judges": {"strict": {"before": 7.25, "after": 8.5}}}]
+    add_compare(run, shown, judges={"strict": row, "遠い": {}}, best_of_n=best)
+    html, page = read(run)
+    found = dots(html)
+    assert {key: found[key] for key in ("judge_0", "judge_1", "judge_path_0", "judge_path_1")} == {
+        "judge_0": 3, "judge_1": 3, "judge_path_0": 3, "judge_path_1": 3
+    }  # fmt: skip
+    assert list(found)[:3] == ["score_mean", "judge_0", "judge_1"]
+    second = re.findall(r'<figure data-chart="(\w+)">(.*?)</figure>', html, flags=re.DOTALL)
+    assert {key: body.count('class="dot beside-dot"') for key, body in second if "beside-dot" in body} == {
+        "path": 3, "judge_path_0": 3
+    }  # fmt: skip
+    words_ = page.everything()
+    for part in (
+        "sum (1 × mood: classifier embedded:asari (positive), -0.5 × short: function m:f)", "strict: function m:f",
+        "遠い: http http://host:8000/score", "0.5 → 1.25", "+0.75 [+0.25, +1.25]", "7.25", "8.50", "審判", "n = 4: 1.2, 3",
+        "n = 4: 1.2, 0.2", "best of n",
+    ):  # fmt: skip
+        assert part in words_, part
+    assert words_.count("geheim") == 1  # in the whole configuration at the end of the page
+
+
+def test_without_judges_nothing_is_said_of_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 2)
+    add_compare(run)
+    html, page = read(run)
+    assert "beside" not in html.split("</style>")[1] and "judge" not in page.everything() and "best of n" not in html
+
+
 def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     add_compare(run)
@@ -325,6 +367,10 @@ def test_points_are_where_the_axes_say() -> None:
     assert (chart.dots[0].x, chart.dots[1].x) == (charts.LEFT, charts.WIDTH - charts.RIGHT)
     assert charts.over_updates([1], [None]) is None
     assert charts.path([1], [None], [1.0], {}) is None
+    both = charts.path([1], [1.0], [3.0], {}, [("n = 1", 0.0, 1.0), ("n = 2", None, 2.0), ("n = 4", 2.0, 3.0)])
+    assert both is not None and both.beside.count("L") == 1 and both.beside_dots[1].y == both.dots[0].y
+    assert [dot.title for dot in both.beside_dots] == ["n = 1: 0, 1", "n = 4: 2, 3"]
+    assert charts.LEFT < both.beside_dots[0].x < both.dots[0].x < both.beside_dots[1].x < charts.WIDTH - charts.RIGHT
     way = charts.path([1, 2], [1.0, 2.0], [3.0, 1.0], {"after": (4.0, 3.0)})
     assert way is not None and way.dots[0].y == way.marks["after"].y < way.dots[1].y
     assert [dot.title for dot in way.dots] == ["1: 1, 3", "2: 2, 1"]

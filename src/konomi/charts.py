@@ -37,6 +37,9 @@ class Chart:
     """Height of a horizontal line."""
     marks: dict[str, Dot] = field(default_factory=dict)
     """Further points by name."""
+    beside: str = ""
+    """Path data of a second line."""
+    beside_dots: list[Dot] = field(default_factory=list)
 
 
 def over_updates(
@@ -85,20 +88,31 @@ def over_updates(
 
 
 def path(
-    updates: Sequence[int], xs: Sequence[Number], ys: Sequence[Number], marks: dict[str, tuple[float, float]]
+    updates: Sequence[int],
+    xs: Sequence[Number],
+    ys: Sequence[Number],
+    marks: dict[str, tuple[float, float]],
+    beside: Sequence[tuple[str, Number, Number]] = (),
 ) -> Chart | None:
-    """The way of (x, y) from update to update, joined in order, with named points beside it. None if there is none."""
+    """The way of (x, y) from update to update, joined in order, with named points beside it. None if there is none.
+
+    ``beside``: the points (name, x, y) of a second line.
+    """
     points = [(u, x, y) for u, x, y in zip(updates, xs, ys, strict=True) if x is not None and y is not None]
     if not points:
         return None
-    x_axis = _Axis(_roomy([x for _, x, _ in points] + [x for x, _ in marks.values()] + [0.0]), LEFT, WIDTH - RIGHT)
-    y_axis = _y_axis(_roomy([y for _, _, y in points] + [y for _, y in marks.values()]))
+    other = [(name, x, y) for name, x, y in beside if x is not None and y is not None]
+    everything = [(x, y) for _, x, y in points] + [(x, y) for _, x, y in other] + list(marks.values())
+    x_axis = _Axis(_roomy([*(x for x, _ in everything), 0.0]), LEFT, WIDTH - RIGHT)
+    y_axis = _y_axis(_roomy([y for _, y in everything]))
     return Chart(
         x_axis.ticks(),
         y_axis.ticks(),
         _line((x_axis(x), y_axis(y)) for _, x, y in points),
         [Dot(x_axis(x), y_axis(y), f"{u}: {x:.4g}, {y:.4g}") for u, x, y in points],
         marks={name: Dot(x_axis(x), y_axis(y), f"{x:.4g}, {y:.4g}") for name, (x, y) in marks.items()},
+        beside=_line((x_axis(x), y_axis(y)) for _, x, y in other),
+        beside_dots=[Dot(x_axis(x), y_axis(y), f"{name}: {x:.4g}, {y:.4g}") for name, x, y in other],
     )
 
 

@@ -3,15 +3,15 @@
 Both models answer the same prompts with the same random numbers, so that most of what differs is the models. The interval
 of the mean difference is a bootstrap over prompts (Efron 1979): the answers to one prompt are not independent.
 Next to the score stand the figures that show a score bought with bad text: distance (KL), length, variety, repetition,
-and perplexity under the initial model.
+and perplexity under the initial model; and judges, rewards that were not trained against.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from konomi.best_of import best_of_n
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.batch import micro_batches, scatter_rows
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.models.policy import reference_logprobs
-from konomi.rewards.base import Reward, score
+from konomi.rewards.base import Reward, columns_of, score
 from konomi.rollout.sampler import make_draws, sample
 
 BATCH = 64
@@ -44,6 +45,8 @@ class Answers:
     """nats/response against the initial model."""
     initial_logprob: list[float]
     """nats/response under the initial model."""
+    judged: Mapping[str, list[float]] = field(default_factory=dict)
+    """Judge -> scores."""
 
 
 def compare_models(
@@ -58,23 +61,29 @@ def compare_models(
     data: DataConfig | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     failed_texts: Path | None = None,
+    judges: Mapping[str, Reward] | None = None,
 ) -> dict[str, Any]:
     """Let both models answer and return the figures and texts of ``compare.json``.
 
-    Held-out prompts are cut as in training (``data.query_tokens``), the extra ones of ``config`` stay whole.
+    Held-out prompts are cut as in training (``data.query_tokens``), the extra ones of ``config`` stay whole. ``judges``: name ->
+    a reward that was not trained against; what it says stands beside the score.
     """
+    judges = judges or {}
     held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
     extra = [Prompt(text) for text in config.extra]
     items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]
     data = data or DataConfig()
     cut = tokens.queries(held_out, data.query_tokens, config.seed, 0, data.max_query_tokens)
     queries = [query for query in cut for _ in range(config.samples)] + [tokens.encode(p.text) for p in extra]
-    answers = {
-        name: _answer(model, before, tokens, items, queries, reward, rollout, config.seed, autocast, failed_texts)
-        for name, model in (("before", before), ("after", after))
-    }
+    b, a = (
+        _answer(model, before, tokens, items, queries, reward, judges, rollout, config.seed, autocast, failed_texts)
+        for model in (before, after)
+    )
+    best = best_of_n(
+        before, tokens, held_out, cut, reward, judges,
+        rollout=rollout, config=config, autocast=autocast, failed_texts=failed_texts,
+    )  # fmt: skip
     counted = len(held_out) * config.samples
-    b, a = answers["before"], answers["after"]
     shown = [i for i, (_, number) in enumerate(items) if number == 0]
     return {
         "version": 1,
@@ -85,6 +94,8 @@ def compare_models(
         "before": _figures(b, counted),
         "after": _figures(a, counted),
         "difference": paired_difference(b.scores[:counted], a.scores[:counted], config.samples, config.seed),
+        "judges": {name: _judged(b.judged[name][:counted], a.judged[name][:counted], config) for name in judges},
+        "best_of_n": best,
         "texts": [
             {
                 "prompt": b.prompts[i],
@@ -92,11 +103,27 @@ def compare_models(
                 "after": a.texts[i],
                 "score_before": b.scores[i],
                 "score_after": a.scores[i],
+                "judges": {name: {"before": b.judged[name][i], "after": a.judged[name][i]} for name in judges},
                 "held_out": i < counted,
             }
             for i in shown
         ],
     }
+
+
+def _judged(before: Sequence[float], after: Sequence[float], config: CompareConfig) -> dict[str, Any]:
+    difference = paired_difference(before, after, config.samples, config.seed)
+    return {"before": float(np.mean(before)), "after": float(np.mean(after)), "difference": difference}
+
+
+def told(comparison: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a comparison as metrics: ``compare/before/kl``, ``compare/judge/NAME/after``, ..."""
+    sides = ("before", "after", "difference")
+    flat = {f"compare/{side}/{key}": value for side in sides for key, value in comparison[side].items()}
+    for name, judge in comparison["judges"].items():
+        flat |= {f"compare/judge/{name}/{side}": judge[side] for side in ("before", "after")}
+        flat |= {f"compare/judge/{name}/difference/{key}": value for key, value in judge["difference"].items()}
+    return flat
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float], samples: int, seed: int) -> dict[str, Any]:
@@ -172,6 +199,7 @@ def _answer(
     items: Sequence[tuple[Prompt, int]],
     queries: Sequence[Sequence[int]],
     reward: Reward,
+    judges: Mapping[str, Reward],
     rollout_config: RolloutConfig,
     seed: int,
     autocast: Callable[[], AbstractContextManager[Any]],
@@ -197,6 +225,6 @@ def _answer(
         logprob += initial_B.tolist()
     pairs = [tokens.split(query, row) for query, row in zip(queries, ids, strict=True)]
     prompts, texts = [prompt for prompt, _ in pairs], [response for _, response in pairs]
-    columns = {name: [p.columns.get(name) for p, _ in items] for name in items[0][0].columns}
-    scores = score(reward, prompts, texts, columns, save_to=failed_texts)
-    return Answers(prompts, texts, ids, scores, kl, logprob)
+    columns = columns_of([prompt for prompt, _ in items])
+    scores, *judged = (score(each, prompts, texts, columns, save_to=failed_texts) for each in (reward, *judges.values()))
+    return Answers(prompts, texts, ids, scores, kl, logprob, dict(zip(judges, judged, strict=True)))

@@ -46,6 +46,8 @@ class _Timed(Observer):
 
     updates: int
     seconds: list[float]
+    columns: tuple[tuple[str, str], ...] = COLUMNS
+    """Label and key of what is told of an update."""
 
     def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
         self.updates = updates
@@ -53,9 +55,11 @@ class _Timed(Observer):
     def cells(self, result: StepResult) -> dict[str, str]:
         """Column -> what stands in it."""
         self.seconds.append(result.metrics["time/ppo/total"])
+        if self.columns == COLUMNS and (judges := [key for key in result.metrics if key.startswith("judge/")]):
+            self.columns = (*COLUMNS[:5], *((key.split("/")[1], key) for key in judges), *COLUMNS[5:])
         recent = sorted(self.seconds[-5:])[len(self.seconds[-5:]) // 2]
         left = recent * (self.updates - result.update)
-        numbers = {key: f"{result.metrics[key]:.3g}" for _, key in COLUMNS if key in result.metrics}
+        numbers = {key: f"{result.metrics[key]:.3g}" for _, key in self.columns if key in result.metrics}
         numbers["objective/kl_coef"] = f"{result.metrics['objective/kl_coef']:.3f}"
         numbers["ppo/policy/clipfrac"] = f"{100 * result.metrics.get('ppo/policy/clipfrac', 0.0):.1f}"
         for key in (
@@ -108,7 +112,7 @@ class PlainObserver(_Timed):
 
     def step(self, result: StepResult) -> None:
         cells = self.cells(result)
-        self._line("  ".join(f"{label} {cells[key]}" for label, key in COLUMNS if key in cells))
+        self._line("  ".join(f"{label} {cells[key]}" for label, key in self.columns if key in cells))
 
 
 class LiveObserver(_Timed):
@@ -141,10 +145,10 @@ class LiveObserver(_Timed):
     def step(self, result: StepResult) -> None:
         self.rows.append(self.cells(result))
         table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        for label, _ in COLUMNS:
+        for label, _ in self.columns:
             table.add_column(label, justify="right", no_wrap=True)
         for row in self.rows[-ROWS:]:
-            table.add_row(*(row.get(key, "") for _, key in COLUMNS))
+            table.add_row(*(row.get(key, "") for _, key in self.columns))
         shown = Group(table, Text(), _texts(f"After update {result.update}", result.samples[:4]))
         if self.live is None:
             self.live = Live(console=self.console, auto_refresh=False)
@@ -194,12 +198,24 @@ def print_result(result: dict[str, Any]) -> None:
         ("distinct-2", "distinct_2"), ("repetition", "repetition"), ("perplexity under the initial model", "perplexity"),
     ):  # fmt: skip
         table.add_row(label, f"{before[key]:.3g}", f"{after[key]:.3g}")
+        for name, judge in comparison["judges"].items() if key == "score_mean" else ():
+            table.add_row(Text(f"judge {flat(name)}"), f"{judge['before']:.3g}", f"{judge['after']:.3g}")
     console.print(table)
     console.print(
         f"Score difference {gap['mean']:+.2f}, 95 % interval {gap['low']:+.2f} to {gap['high']:+.2f}; "
-        f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}\n",
+        f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}",
         soft_wrap=True,
     )
+    for name, judge in comparison["judges"].items():
+        gap = judge["difference"]
+        words = f"{gap['mean']:+.2f}, 95 % interval {gap['low']:+.2f} to {gap['high']:+.2f}"
+        console.print(Text(f"Judge {flat(name)}: difference {words}"), soft_wrap=True)
+    if comparison["best_of_n"]:
+        best = comparison["best_of_n"][-1]
+        judged = "".join(f", {flat(name)} {value:.2f}" for name, value in best["judges"].items())
+        words = f"score {best['score']:.2f}{judged}, KL {best['kl']:.2f} nats"
+        console.print(Text(f"The initial model, best of {best['n']} by the reward: {words}"), soft_wrap=True)
+    console.print()
     extra = [t for t in comparison["texts"] if not t["held_out"]]
     for text in (extra + [t for t in comparison["texts"] if t["held_out"]])[: len(extra) + 4]:
         console.print(Text(flat(text["prompt"]), style="bold"))

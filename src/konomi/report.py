@@ -8,6 +8,7 @@ The words of the page are in templates/report.json, in every language at once; a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,7 @@ _CURVES = (
     ("value_loss", "ppo/loss/value", None, True),
     ("learning_rate", "ppo/learning_rate", None, True),
 )
+_JUDGE = re.compile(r"judge/[^/]+/mean")
 _FIGURES = (
     ("score_mean", "unit_score", "score_std"),
     ("kl", "unit_nats", None),
@@ -114,10 +116,10 @@ def _content(run: RunDir, t: Any) -> dict[str, Any]:
 def _facts(info: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
     model, reward = config.get("model", {}), config.get("reward", {})
     machine, versions = info.get("machine", {}), info.get("versions", {})
-    detail = ", ".join(str(reward[key]) for key in ("label", "use", "text") if reward.get(key) is not None)
     rows = [
         ("model", " ".join(str(model[key]) for key in ("name", "revision") if model.get(key))),
-        ("reward", f"{reward.get('kind', '')} {reward.get('name', '')}" + (f" ({detail})" if detail else "")),
+        ("reward", _reward(reward)),
+        ("judges", "; ".join(f"{name}: {_reward(judge)}" for name, judge in config.get("judges", {}).items())),
         ("seed", str(info.get("seed", ""))),
         ("precision", str(info.get("precision") or model.get("precision", ""))),
         ("machine", f"{machine.get('cpu', '')} × {machine.get('cpus', '')}, {machine.get('platform', '')}"),
@@ -127,30 +129,45 @@ def _facts(info: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str
     return [(key, value) for key, value in rows if value.strip()]
 
 
+def _reward(reward: Mapping[str, Any]) -> str:
+    """What a reward is, in a few words."""
+    weights = reward.get("weights", {})
+    parts = [f"{weights.get(name, 1.0):g} × {name}: {_reward(part)}" for name, part in reward.get("parts", {}).items()]
+    detail = parts or [str(reward[key]) for key in ("label", "use", "text") if reward.get(key) is not None]
+    address = str(reward.get("url", "")).partition("?")[0]  # what follows may be a key
+    return f"{reward.get('kind', '')} {reward.get('name', address)}".strip() + (f" ({', '.join(detail)})" if detail else "")
+
+
 def _tiles(
     info: Mapping[str, Any], config: Mapping[str, Any], metrics: Metrics, compare: Mapping[str, Any] | None, t: Any
-) -> list[tuple[str, str, Any]]:
-    tiles: list[tuple[str, str, Any]] = []
+) -> list[tuple[str, str, Any, str]]:
+    """Key of the label, value, note, and a name that comes after the label."""
+    tiles: list[tuple[str, str, Any, str]] = []
     first, last = (metrics[0], metrics[-1]) if metrics else ({}, {})
     if compare:
-        row, gap = compare["rows"][0], compare["difference"]
-        note = f"{signed(gap['mean'])} [{signed(gap['low'])}, {signed(gap['high'])}]"
-        tiles.append(("score_mean", f"{number(row['before'])} → {number(row['after'])}", note))
+        gap = compare["difference"]
+        for row in (compare["rows"][0], *compare["judges"]):
+            ends = f"{number(row['before'])} → {number(row['after'])}"
+            tiles.append((row["label"], ends, _interval(row.get("gap", gap)), row.get("name", "")))
         count = sum(gap[key] or 0 for key in ("wins", "losses", "ties"))
-        tiles.append(("wins", f"{number(gap['wins'])} / {count}", ""))
-        tiles.append(("kl_short", number(compare["rows"][1]["after"]), t("unit_nats")))
+        tiles.append(("wins", f"{number(gap['wins'])} / {count}", "", ""))
+        tiles.append(("kl_short", number(compare["rows"][1]["after"]), t("unit_nats"), ""))
     elif metrics:
-        ends = [number(line.get("ppo/mean_scores")) for line in (first, last)]
-        tiles.append(("score_mean", " → ".join(ends[: len(metrics)]), ""))
-        tiles.append(("kl_short", number(last.get("objective/kl")), t("unit_nats")))
+        both = [number(line.get("ppo/mean_scores")) for line in (first, last)]
+        tiles.append(("score_mean", " → ".join(both[: len(metrics)]), "", ""))
+        tiles.append(("kl_short", number(last.get("objective/kl")), t("unit_nats"), ""))
     ppo = config.get("ppo", {})
     planned = ppo["episodes"] // ppo["batch_size"] if ppo.get("episodes") and ppo.get("batch_size") else None
     done = str(last.get("update", 0))
     episodes = t("episodes") + " " + number(last["episodes"]) if "episodes" in last else ""
-    tiles.append(("updates", f"{done} / {planned}" if planned else done, episodes))
+    tiles.append(("updates", f"{done} / {planned}" if planned else done, episodes, ""))
     if duration := _duration(info, last):
-        tiles.append(("duration", duration, ""))
+        tiles.append(("duration", duration, "", ""))
     return tiles
+
+
+def _interval(gap: Mapping[str, Any]) -> str:
+    return f"{signed(gap.get('mean'))} [{signed(gap.get('low'))}, {signed(gap.get('high'))}]"
 
 
 def _duration(info: Mapping[str, Any], last: Mapping[str, Any]) -> str | None:
@@ -186,6 +203,20 @@ def _read_compare(run: RunDir) -> dict[str, Any] | None:
         }
         for key, unit, spread in _FIGURES
     ]
+    judges = [
+        {
+            "label": "judge",
+            "name": name,
+            "unit": "unit_score",
+            "before": judge.get("before"),
+            "after": judge.get("after"),
+            "before_spread": None,
+            "after_spread": None,
+            "difference": _minus(judge.get("after"), judge.get("before")),
+            "gap": judge.get("difference", {}),
+        }
+        for name, judge in found.get("judges", {}).items()
+    ]
     gap = dict.fromkeys(("mean", "low", "high", "wins", "losses", "ties")) | found.get("difference", {})
     texts = [_text(item) for item in found.get("texts", [])]
     groups = [
@@ -196,6 +227,8 @@ def _read_compare(run: RunDir) -> dict[str, Any] | None:
         "prompts": found.get("prompts", ""),
         "samples": found.get("samples", ""),
         "rows": rows,
+        "judges": judges,
+        "best_of_n": found.get("best_of_n", []),
         "difference": gap,
         "level": f"{100 * found.get('difference', {}).get('level', 0.95):g} %",
         "texts": [(key, items[:TEXTS_OPEN], items[TEXTS_OPEN:]) for key, items in groups],
@@ -204,9 +237,10 @@ def _read_compare(run: RunDir) -> dict[str, Any] | None:
 
 def _text(item: Mapping[str, Any]) -> dict[str, Any]:
     gap = _minus(item.get("score_after"), item.get("score_before"))
-    keys = ("prompt", "before", "after", "score_before", "score_after")
+    keys, judged = ("prompt", "before", "after", "score_before", "score_after"), item.get("judges", {})
     return {key: item.get(key, "") for key in keys} | {
         "held_out": item.get("held_out", True),
+        "judges": [(name, {side: judge.get(side) for side in ("before", "after")}) for name, judge in judged.items()],
         "difference": gap,
         "direction": "" if not gap else "up" if gap > 0 else "down",
     }
@@ -222,30 +256,49 @@ def _charts(config: Mapping[str, Any], metrics: Metrics, compare: Mapping[str, A
     target = ppo.get("kl_target") if ppo.get("kl_controller", "adaptive") == "adaptive" else None
     found: list[dict[str, Any]] = []
 
-    def add(key: str, chart: Chart | None, unit: str | None, about: str | None, x: tuple[str, str | None]) -> None:
+    def add(key: str, chart: Chart | None, unit: str | None, about: str | None, x: tuple[str, str | None], **more: str) -> None:
         if chart is not None:
-            found.append({"key": key, "unit": unit, "about": about, "chart": chart, "x_key": x[0], "x_unit": x[1]})
+            places = {"key": key, "title": more.get("title", key), "name": more.get("name", "")}
+            found.append(places | {"unit": unit, "about": about, "chart": chart, "x_key": x[0], "x_unit": x[1]})
 
+    judges = list(dict.fromkeys(k.split("/")[1] for line in metrics for k in line if _JUDGE.fullmatch(k)))
+    over, against = ("update", None), ("kl_short", "unit_nats")
     for key, metric, unit, zero in _CURVES:
         spread = [line.get("ppo/std_scores") for line in metrics] if key == "score_mean" else None
         across = target if key == "kl_short" else None
         chart = charts.over_updates(updates, [m.get(metric) for m in metrics], spread=spread, target=across, zero=zero)
         about = "score_about" if key == "score_mean" else "kl_about" if across is not None else None
-        add(key, chart, unit, about, ("update", None))
-    add("path", _path(metrics, updates, compare), "unit_score", "path_about", ("kl_short", "unit_nats"))
+        add(key, chart, unit, about, over)
+        for i, name in enumerate(judges if key == "score_mean" else ()):
+            values = [line.get(f"judge/{name}/mean") for line in metrics]
+            add(f"judge_{i}", charts.over_updates(updates, values), "unit_score", "judge_about", over, title="judge", name=name)
+    about = "path_best_about" if compare and compare["best_of_n"] else "path_about"
+    add("path", _path(metrics, updates, compare, None), "unit_score", about, against)
+    for i, name in enumerate(judges):
+        about = "path_best_about" if compare and compare["best_of_n"] else None
+        way = _path(metrics, updates, compare, name)
+        add(f"judge_path_{i}", way, "unit_score", about, against, title="judge_path", name=name)
     return found
 
 
-def _path(metrics: Metrics, updates: Sequence[int], compare: Mapping[str, Any] | None) -> Chart | None:
-    kl, scores = ([line.get(key) for line in metrics] for key in ("objective/kl", "ppo/mean_scores"))
+def _path(metrics: Metrics, updates: Sequence[int], compare: Mapping[str, Any] | None, judge: str | None) -> Chart | None:
+    """The way in the plane of KL and score, or of KL and what a judge says."""
+    metric = "ppo/mean_scores" if judge is None else f"judge/{judge}/mean"
+    kl, scores = ([line.get(key) for line in metrics] for key in ("objective/kl", metric))
     whole = [(x, y) for x, y in zip(kl, scores, strict=True) if x is not None and y is not None]
     marks = {"first": whole[0], "last": whole[-1]} if len(whole) > 1 else {}
+    beside: list[tuple[str, Any, Any]] = []
     if compare:
         score_row, kl_row = compare["rows"][:2]
+        if judge is not None:
+            score_row = next((row for row in compare["judges"] if row["name"] == judge), {})
         for side in ("before", "after"):
-            if kl_row[side] is not None and score_row[side] is not None:
+            if kl_row[side] is not None and score_row.get(side) is not None:
                 marks[side] = (kl_row[side], score_row[side])
-    return charts.path(updates, kl, scores, marks)
+        for row in compare["best_of_n"]:
+            value = row.get("score") if judge is None else row.get("judges", {}).get(judge)
+            beside.append((f"n = {row.get('n')}", row.get("kl"), value))
+    return charts.path(updates, kl, scores, marks, beside)
 
 
 def _samples(run: RunDir) -> list[tuple[int, list[dict[str, Any]]]]:

@@ -14,7 +14,7 @@ from konomi.jobs.ppo import check_context, check_lengths, find_prompts
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.report import write_report
-from konomi.rewards import build_reward
+from konomi.rewards import build_judges, build_reward
 from konomi.rollout.sampler import make_draws, sample
 from konomi.runs import RunDir
 from konomi.train.loop import autocast, choose_precision, find_device
@@ -29,6 +29,7 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     prompts, held_out = find_prompts(job)
     device = find_device()
     reward = build_reward(job.reward, columns=prompts[0].columns, device=device)
+    judges = build_judges(job.judges, columns=prompts[0].columns, device=device)
     before, after = load_pair(job.model, run.model, observer.say)
     tokens = Tokens(before.tokenizer)
     check_lengths(job.model_copy(update={"compare": config}), tokens, prompts, held_out, before)
@@ -37,6 +38,7 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     comparison = compare_models(
         before.model.to(device), after.model.to(device), tokens, held_out, reward,
         rollout=job.rollout, data=job.data, config=config, autocast=lambda: autocast(device, precision),
+        judges=judges,
     )  # fmt: skip
     run.write_json("compare.json", comparison)
     return {"run": str(run.path), "report": str(write_report(run)), "compare": comparison}

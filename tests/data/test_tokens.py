@@ -140,6 +140,32 @@ def test_split_leaves_the_end_of_text_out() -> None:
     assert tokens.split([BOS_ID, 2, 3], [EOS_ID]) == ("ab", "")
 
 
+def test_ends_count_the_characters_after_each_token() -> None:
+    tokens = Tokens(tiny_tokenizer())
+    assert tokens.ends(tokens.encode("the "), tokens._plain(["cat"])[0]) == [1, 2, 3]
+    assert tokens.ends(tokens.encode("the"), [*tokens._plain(["ca"])[0], EOS_ID]) == [1, 2, 2]
+    assert tokens.ends(tokens.encode("the"), [EOS_ID]) == [0]
+    assert tokens.ends([BOS_ID], tokens._plain(["a"])[0]) == [1]
+
+
+def test_a_character_of_several_tokens_counts_from_its_last_one_on() -> None:
+    tokens = Tokens(bytes_tokenizer())
+    text = tokens._plain(["日a本"])[0]
+    assert len(text) == 7
+    assert tokens.ends(tokens.encode("今"), text) == [0, 0, 1, 2, 2, 2, 3]
+    assert tokens.ends(tokens.encode("今"), text[:-1]) == [0, 0, 1, 2, 3, 3]  # what stays half a character is one
+    query = tokens.encode("今日")
+    assert tokens.split(query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == ("今", "日a")
+    assert tokens.ends(query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == [1, 2]
+
+
+def test_a_space_in_front_belongs_to_the_word_behind() -> None:
+    tokens = Tokens(sentencepiece_like())
+    query, response = tokens.encode("the rain"), tokens._plain(["that a"])[0]
+    assert tokens.split(query, response) == ("the rain", " that a")
+    assert tokens.ends(query, response) == [5, 7]
+
+
 def test_a_query_counts_text_tokens_only() -> None:
     tokens = Tokens(tiny_tokenizer())
     assert tokens.query("abcdef", 3) == [BOS_ID, 2, 3, 4]

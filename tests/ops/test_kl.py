@@ -93,6 +93,41 @@ def test_shaped_rewards_are_the_loop(batch, kl_coef):
     close(shaped_rewards(kl, scores, batch.mask, torch.tensor(kl_coef, dtype=torch.float64)), expected)
 
 
+@quick
+@given(ragged(holes=True), st.floats(0.01, 2))
+def test_placed_scores_are_the_loop(batch, kl_coef):
+    kl, scores, placed = batch.normal(), batch.normal(scale=2).nansum(1), batch.normal()
+    expected = oracles.placed_rewards(batch.rows(kl), scores.tolist(), batch.rows(placed), kl_coef)
+    close(shaped_rewards(kl, scores, batch.mask, kl_coef, placed), batch.pad(expected))
+
+
+@quick
+@given(ragged(holes=True))
+def test_placing_leaves_the_sum_of_a_row_and_every_other_token(batch):
+    kl, scores, placed = batch.normal(), batch.normal(scale=2).nansum(1), batch.normal()
+    plain = shaped_rewards(kl, scores, batch.mask, 0.3)
+    spread = shaped_rewards(kl, scores, batch.mask, 0.3, placed)
+    close(spread.sum(1), plain.sum(1))
+    last = batch.mask & (batch.mask.flip(1).cumsum(1).flip(1) == 1)
+    close(torch.where(last, 0.0, spread - plain), torch.where(batch.mask & ~last, placed, 0.0))
+
+
+@quick
+@given(ragged(holes=True))
+def test_one_score_at_the_end_is_the_whole_score_to_the_bit(batch):
+    kl, scores = batch.normal(), batch.normal(scale=2).nansum(1)
+    last = batch.mask & (batch.mask.flip(1).cumsum(1).flip(1) == 1)
+    placed = torch.where(last, scores.unsqueeze(1), torch.where(batch.mask, 0.0, torch.nan))
+    assert torch.equal(shaped_rewards(kl, scores, batch.mask, 0.3, placed), shaped_rewards(kl, scores, batch.mask, 0.3))
+
+
+def test_placed_scores_in_half_precision_are_widened():
+    placed = torch.full((1, 3), 1.0 + 2**-7, dtype=torch.bfloat16)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    rewards = shaped_rewards(torch.zeros(1, 3), torch.tensor([4.0]), mask, 0.3, placed)
+    assert rewards.tolist() == [[1.0 + 2**-7, 1.0 + 2**-7, 2.0 - 2**-6]]
+
+
 def test_an_empty_response_has_no_place_for_its_score():
     mask = torch.tensor([[True, False], [False, False]])
     with pytest.raises(ValueError, match="no valid token"):

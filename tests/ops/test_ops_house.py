@@ -29,6 +29,8 @@ WRONG = [
     (ops.shaped_rewards, (x, torch.zeros(3), mask, 0.2), {}),
     (ops.shaped_rewards, (x, torch.zeros(2, 1), mask, 0.2), {}),
     (ops.shaped_rewards, (x, score, wrong, 0.2), {}),
+    (ops.shaped_rewards, (x, score, mask, 0.2, y), {}),
+    (ops.shaped_rewards, (x, score, mask, 0.2, torch.zeros(2, 1)), {}),
     (ops.gae, (y, x, mask), discount),
     (ops.gae, (x, y, mask), discount),
     (ops.gae, (x, x, wrong), discount),

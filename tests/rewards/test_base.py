@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import konomi
+from konomi.data.records import Prompt
 from konomi.errors import RunError
 from konomi.rewards import score
-from konomi.rewards.base import as_floats
+from konomi.rewards.base import as_given, columns_of, evaluate, total
 
 PROMPTS, RESPONSES = ["今日の", "a\n"], ["天気", "b"]
 
@@ -133,12 +134,54 @@ def test_the_failure_is_told_even_if_the_texts_cannot_be_saved(tmp_path: Path) -
 
 
 def test_no_texts() -> None:
-    assert as_floats([], [], "none") == []
+    assert as_given([], [], "none") == []
 
 
 def test_long_texts_are_shortened_in_messages() -> None:
     with pytest.raises(RunError, match=r"\('x{30}\.\.\.'\)"):
-        as_floats([None], ["x" * 1000], "made")
+        as_given([None], ["x" * 1000], "made")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        [[(1, 0.5), (2, 2.0)], 3],
+        ([[2, 2.0], [1, 0.5]], 3.0),
+        [np.array([[1, 0.5], [2, 2.0]]), np.float32(3)],
+        [torch.tensor([[1.0, 0.5], [2.0, 2.0]]), torch.tensor(3)],
+        [[(np.int64(1), np.float64(0.5)), (2, np.float32(2.0))], 3.0],
+    ],
+    ids=str,
+)
+def test_pairs_of_any_library(result: Any) -> None:
+    said = evaluate(Made(lambda texts: result), PROMPTS, RESPONSES, {}, save_to=None)
+    assert said.totals == [2.5, 3.0] and said.places is not None
+    assert (sorted(said.places[0]), said.places[1]) == ([(1, 0.5), (2, 2.0)], [])
+    assert all(type(end) is int and type(score) is float for end, score in said.places[0])
+
+
+def test_no_pairs_are_a_score_of_0() -> None:
+    said = evaluate(Made(lambda texts: [[], []]), PROMPTS, RESPONSES, {}, save_to=None)
+    assert said.totals == [0.0, 0.0] and said.places is None and total([]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [(3, 1.0)], [(-1, 1.0)], [(1.5, 1.0)], [(True, 1.0)], [("1", 1.0)], [(1, float("nan"))], [(1, "2")], [(1, True)],
+        [(1, 1.0, 1.0)], [1.0, 2.0], [None], [(1, None)], [(1, 1.0), 2], [(1, 1e308), (1, 1e308)], [(10**400, 1.0)],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_pairs_that_are_none(value: Any) -> None:
+    needed = r"; a finite number is needed, or pairs \(end, score\) with ends from 0 to the 2 characters of the response\."
+    with pytest.raises(RunError, match=r"reward made: returned .* for text 0 \('今日の天気'\)" + needed):
+        scored(lambda texts: [value, 1.0])
+
+
+def test_columns_of_prompts() -> None:
+    prompts = [Prompt("a", {"x": 1, "y": None}), Prompt("b", {"x": 2})]
+    assert columns_of(prompts) == {"x": [1, 2], "y": [None, None]}
 
 
 def test_protocol_module_needs_no_torch() -> None:

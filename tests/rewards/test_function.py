@@ -21,7 +21,7 @@ def made(tmp_path: Path, code: str, name: str = "reward", file: str = "own.py") 
     return FunctionReward(Config(kind="function", name=f"{path}:{name}"))
 
 
-def call(reward: FunctionReward) -> list[float]:
+def call(reward: FunctionReward) -> list[Any]:
     return reward(["ac", "bbd"], columns=COLUMNS, **TEXTS)
 
 
@@ -46,10 +46,11 @@ def refused(name: str | Path, *parts: str) -> None:
         ("import torch\ndef reward(texts): return torch.arange(2.0)", [0.0, 1.0]),
         ("class R:\n def __call__(self, texts): return [1, 2]\nreward = R()", [1.0, 2.0]),
         ("import functools\ndef f(n, texts): return [n] * 2\nreward = functools.partial(f, 7)", [7.0, 7.0]),
+        ("def reward(texts): return [[(0, 1), (1, 0.5)], 2]", [[(0, 1.0), (1, 0.5)], 2.0]),
         ("# 日本語\ndef reward(texts): return [t.count('語') for t in texts]", [0.0, 0.0]),
     ],
 )
-def test_a_function_gets_the_arguments_that_it_names(tmp_path: Path, code: str, expected: list[float]) -> None:
+def test_a_function_gets_the_arguments_that_it_names(tmp_path: Path, code: str, expected: list[Any]) -> None:
     reward = made(tmp_path, code)
     reward.check(COLUMNS)
     assert call(reward) == expected

@@ -165,8 +165,8 @@ def test_metrics_of_an_update_are_those_of_its_experience(kind: str) -> None:
     made: list[tuple[Experience, torch.Tensor]] = []
 
     class Watched(PPOTrainer):
-        def _experience(self, rollout: Any, scores_B: torch.Tensor, plan: Any) -> Experience:
-            made.append((super()._experience(rollout, scores_B, plan), scores_B))
+        def _experience(self, rollout: Any, scores_B: torch.Tensor, plan: Any, placed_BR: Any = None) -> Experience:
+            made.append((super()._experience(rollout, scores_B, plan, placed_BR), scores_B))
             return made[-1][0]
 
     trainer = tiny_trainer(precision="fp64", shift=0.1, normalize_scores=False, kl_penalty=kind)

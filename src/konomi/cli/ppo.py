@@ -88,6 +88,10 @@ def compare(
     samples: Annotated[int | None, typer.Option(min=1, help="Responses a prompt and model.", show_default=False)] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A further prompt, shown but not counted; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the draws.", show_default=False)] = None,
+    best_of: Annotated[
+        int | None,
+        typer.Option(min=0, help="Responses a prompt to take the best of, for 1, 2, 4, ... (0: none).", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Let the model before and the model after a run answer held-out prompts again, and compare."""
@@ -95,7 +99,8 @@ def compare(
     from konomi.runs import RunDir
 
     own = build(PPOJob, RunDir.open(run).config, where=str(run / "config.json")).compare
-    given = {"prompts": prompts, "samples": samples, "extra": [*own.extra, *prompt] if prompt else None, "seed": seed}
+    extra = [*own.extra, *prompt] if prompt else None
+    given = {"prompts": prompts, "samples": samples, "extra": extra, "seed": seed, "best_of": best_of}
     config = build(CompareConfig, {**own.model_dump(), **{k: v for k, v in given.items() if v is not None}}, where="compare")
     from konomi.revisit import compare_run
 

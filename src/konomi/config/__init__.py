@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
 from konomi.config.reward import NormalizeConfig, RewardData, RewardJob, RewardTraining
-from konomi.config.rewards import ClassifierReward, FunctionReward, ModelReward, RewardConfig
+from konomi.config.rewards import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
 from konomi.config.section import Section, StageConfig, build, load_config
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "CompareConfig",
     "DataConfig",
     "FunctionReward",
+    "HttpReward",
     "ModelConfig",
     "ModelReward",
     "NormalizeConfig",
@@ -29,6 +30,7 @@ __all__ = [
     "RunConfig",
     "Section",
     "StageConfig",
+    "SumReward",
     "build",
     "load_config",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from konomi.config.rewards import ClassifierReward, RewardConfig
+from konomi.config.rewards import ClassifierReward, Name, RewardConfig
 from konomi.config.section import Positive, Section, Share, StageConfig
 
 
@@ -198,6 +198,9 @@ class CompareConfig(Section):
     """Responses a prompt and model."""
     seed: Annotated[int, Field(ge=0)] = 20_000
     """Seed of the paired draws: prompt i has the same random stream under both models."""
+    best_of: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Responses of the initial model to each held-out prompt, from which the best of 1, 2, 4, ... is taken by the reward: how far
+    choosing alone gets, for the same KL. Usual 16. 0: not done."""
 
 
 class RunConfig(StageConfig):
@@ -218,6 +221,7 @@ class PPOJob(Section):
     data: DataConfig = DataConfig()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = ClassifierReward()
+    judges: dict[Name, RewardConfig] = Field({})
     ppo: PPOConfig = PPOConfig()
     compare: CompareConfig = CompareConfig()
     run: RunConfig = RunConfig()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from konomi.config.section import Positive, Section
+
+Name = Annotated[str, Field(pattern=r"^[\w-]{1,60}$")]
+"""A name that a user gives to a part or a judge: it becomes part of a metric's name."""
 
 
 class ClassifierReward(Section):
@@ -37,7 +42,8 @@ class FunctionReward(Section):
     kind: Literal["function"]
     name: str
     """package.module:function or path/to/file.py:function. It is called with the arguments that it names, out of `texts`,
-    `prompts`, `responses` and the data set's other columns (lists of equal length), and returns one number a text."""
+    `prompts`, `responses` and the data set's other columns (lists of equal length), and returns one number a text, or pairs for
+    one that is scored along its way (see the per-token form)."""
 
 
 class ModelReward(Section):
@@ -51,4 +57,68 @@ class ModelReward(Section):
     that has none is refused. false: raw scores."""
 
 
-RewardConfig = Annotated[ClassifierReward | FunctionReward | ModelReward, Field(discriminator="kind")]
+class HttpReward(Section):
+    """Reward = what a service answers over HTTP."""
+
+    kind: Literal["http"]
+    url: str
+    """Where the texts are posted to as JSON: http://... or https://..., without a user, password or token in it."""
+    token_env: str | None = None
+    """Name of an environment variable that holds a token. It is sent as `Authorization: Bearer`, and written nowhere."""
+    batch_size: Positive = 64
+    """Texts a request."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds that a request may take."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 4
+    """Further tries when the service cannot be reached, takes too long, or answers 429 or 5xx. Any other error stops at once."""
+    backoff: Annotated[float, Field(ge=0)] = 1.0
+    """Seconds before the first of them; doubled before each other, up to 30."""
+
+    @model_validator(mode="after")
+    def _address(self) -> HttpReward:
+        # not a validator of the field: its messages repeat the value, in which a password may be
+        plain = self.url.isascii() and self.url.isprintable() and " " not in self.url
+        try:
+            parts = urlsplit(self.url)
+            whole = plain and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError("url: not an address; write http://host:port/path or https://..., other characters as %XX")
+        if "@" in parts.netloc:
+            raise ValueError("url: holds a user or password, which would be written into the run; use token_env")
+        return self
+
+
+_Single = ClassifierReward | FunctionReward | ModelReward | HttpReward
+"""All kinds but the sum of them."""
+
+
+class SumReward(Section):
+    """Reward = a weighted sum of other rewards."""
+
+    kind: Literal["sum"]
+    parts: dict[Name, Annotated[_Single, Field(discriminator="kind")]]
+    """The rewards to add up: one table [reward.parts.NAME] each, of any other kind, with all settings of that kind."""
+    weights: dict[Name, float] = Field({})
+    """Factor of each part, of its raw score; 1.0 if it is left out. Negative: less of it is better."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_sum_in_a_sum(cls, data: Any) -> Any:
+        parts = data.get("parts") if isinstance(data, Mapping) else None
+        for name, part in parts.items() if isinstance(parts, Mapping) else ():
+            if isinstance(part, Mapping) and part.get("kind") == "sum":
+                raise ValueError(f"parts.{name}: a sum cannot be a part of a sum; give its parts here, with their weights")
+        return data
+
+    @model_validator(mode="after")
+    def _named(self) -> SumReward:
+        if not self.parts:
+            raise ValueError("parts: none is given; write at least one table [reward.parts.NAME]")
+        if unknown := sorted(set(self.weights) - set(self.parts)):
+            raise ValueError(f"weights: no part is named {', '.join(unknown)}; the parts are: {', '.join(self.parts)}")
+        return self
+
+
+RewardConfig = Annotated[_Single | SumReward, Field(discriminator="kind")]

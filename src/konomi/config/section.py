@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -103,9 +103,17 @@ def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:
     """Whether the setting can be nothing but text, or left out: run.name can, reward.label may be a number too."""
     types: set[Any] = {kind}
     for part in parts:
-        annotations = [each.model_fields[part].annotation for each in _sections(types) if part in each.model_fields]
-        types = {each for annotation in annotations for each in get_args(annotation) or (annotation,)}
+        if named := [each for each in types if get_origin(each) is dict]:
+            annotations = [get_args(each)[1] for each in named]
+        else:
+            annotations = [each.model_fields[part].annotation for each in _sections(types) if part in each.model_fields]
+        types = {each for annotation in annotations for each in _alternatives(annotation)}
     return str in types and types <= {str, NoneType}
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """What a setting of this type can be; a table of names is one thing."""
+    return (annotation,) if get_origin(annotation) is dict else get_args(annotation) or (annotation,)
 
 
 def _explain(error: ValidationError, kind: type[Section], where: str) -> str:
@@ -120,6 +128,8 @@ def _explain(error: ValidationError, kind: type[Section], where: str) -> str:
             lines.append(f"{where}: {at}: unknown key; {hint}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "union_tag_not_found":
+                message = 'kind is missing; write kind = "..." to say which kind it is'
             given = problem.get("input")
             shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
             lines.append(f"{where}: {at or kind.__name__}: {message}{shown}")
@@ -130,7 +140,14 @@ def _follow(kind: type[Section], loc: Sequence[str]) -> tuple[list[str], set[typ
     """The path of a setting as a user writes it, and the sections that its last key was looked up in."""
     path: list[str] = []
     here = looked_in = {kind}
+    named = False  # what comes next is a name that the user has made up: it may be that of a kind, or of a setting
     for part in loc:
+        if part == "[key]":  # pydantic's word for a name that is not allowed
+            continue
+        if named:
+            path.append(part)
+            named = False
+            continue
         if chosen := {each for each in here if len(here) > 1 and _kind_of(each) == part}:
             here = chosen  # pydantic names the kind that was chosen of several
             continue
@@ -138,6 +155,7 @@ def _follow(kind: type[Section], loc: Sequence[str]) -> tuple[list[str], set[typ
         looked_in = here
         if annotations := [each.model_fields[part].annotation for each in here if part in each.model_fields]:
             here = set(_sections(annotations))
+            named = any(get_origin(annotation) is dict for annotation in annotations)
     return path, looked_in
 
 

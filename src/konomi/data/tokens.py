@@ -78,6 +78,19 @@ class Tokens:
             prompt = prompt[:-1]
         return prompt, whole[len(prompt) :]
 
+    def ends(self, query: Sequence[int], response: Sequence[int]) -> list[int]:
+        """Return how many characters of the response's text (that of :meth:`split`) stand there after each of its tokens.
+
+        A character that is made of several tokens counts from the last of them on.
+        """
+        prompt, text = self.split(query, response)
+        whole, counts = prompt + text, [0]
+        for number in range(1, len(response)):
+            said = self.decode([*query, *response[:number]])
+            same = next((i for i, (a, b) in enumerate(zip(said, whole, strict=False)) if a != b), min(len(said), len(whole)))
+            counts.append(max(counts[-1], same - len(prompt)))
+        return [*counts[1:], len(text)]
+
     def query(self, text: str, length: int | None) -> list[int]:
         """Return the leading special tokens and the first ``length`` tokens of the text (None: all of them)."""
         return self.leading + self._plain([text])[0][:length]

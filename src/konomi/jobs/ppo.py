@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from konomi.compare import compare_models
+from konomi.compare import compare_models, told
 from konomi.config import PPOJob, build
 from konomi.data.records import Prompt
 from konomi.data.sources import load_prompts, split_held_out
@@ -23,7 +24,7 @@ from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.observer import Observer
 from konomi.report import write_report
-from konomi.rewards import build_reward
+from konomi.rewards import build_judges, build_reward
 from konomi.rewards.base import Reward
 from konomi.runs import RunDir
 from konomi.tracking import MlflowSink
@@ -52,6 +53,7 @@ def run_ppo(
     old = RunDir.open(resume).info if resume else {}
     prompts, held_out = find_prompts(job)
     reward = build_reward(job.reward, columns=prompts[0].columns, device=find_device())
+    judges = build_judges(job.judges, columns=prompts[0].columns, device=find_device())
     loaded = load_causal_lm(job.model, progress=observer.say)
     precision = old.get("precision") or choose_precision(job.model.precision)
     tokens = Tokens(loaded.tokenizer)
@@ -72,16 +74,16 @@ def run_ppo(
     with held(run), ends(run), stop_on_signal(observer.stopping) as stop:
         trainer = PPOTrainer(
             policy, reference, tokens, prompts, reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
-            seed=job.run.seed, precision=precision, failed_texts=run.path / "failed_texts.jsonl",
+            seed=job.run.seed, precision=precision, failed_texts=run.path / "failed_texts.jsonl", judges=judges,
         )  # fmt: skip
         checkpoints = Checkpoints(run.checkpoints, job.run.keep)
         if resume:
             _go_on(run, trainer, checkpoints, observer)
         sink = open_sink(job.run, run, observer, data=job.data.prompts, parent=parent)
-        observer.start(run, _facts(job, loaded, precision, trainer, prompts, held_out), job.ppo.updates)
+        observer.start(run, _facts(job, loaded, precision, trainer, reward.name, prompts, held_out), job.ppo.updates)
         try:
             _train(trainer, run, checkpoints, sink, job, observer, stop, profile)
-            return _finish(trainer, run, checkpoints, sink, job, held_out, reward, observer, started)
+            return _finish(trainer, run, checkpoints, sink, job, held_out, reward, judges, observer, started)
         except BaseException as error:
             if sink:
                 sink.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -123,7 +125,7 @@ def _train(
 
 def _finish(
     trainer: PPOTrainer, run: RunDir, checkpoints: Checkpoints, sink: MlflowSink | None, job: PPOJob,
-    held_out: list[Prompt], reward: Reward, observer: Observer, started: float,
+    held_out: list[Prompt], reward: Reward, judges: Mapping[str, Reward], observer: Observer, started: float,
 ) -> dict[str, Any]:  # fmt: skip
     if trainer.stop_reason is not None:
         _roll_back(trainer, checkpoints, observer)
@@ -134,7 +136,7 @@ def _finish(
     comparison = compare_models(
         trainer.reference, trainer.policy.lm, trainer.tokens, held_out, reward,
         rollout=job.rollout, data=job.data, config=job.compare, autocast=trainer.engine.autocast,
-        failed_texts=trainer.failed_texts,
+        failed_texts=trainer.failed_texts, judges=judges,
     )  # fmt: skip
     run.write_json("compare.json", comparison)
     if trainer.stop_reason is None and comparison["after"]["kl"] > job.ppo.kl_cap:
@@ -146,8 +148,7 @@ def _finish(
     run.set_status(status, trainer.stop_reason)  # type: ignore[arg-type]
     report = write_report(run)
     if sink:
-        sides = ("before", "after", "difference")
-        sink.log(trainer.update, {f"compare/{side}/{k}": v for side in sides for k, v in comparison[side].items()})
+        sink.log(trainer.update, told(comparison))
         sink.log_artifacts([report, run.compare, run.samples, run.metrics, run.path / "config.json", run.path / "run.json"])
         sink.end("FINISHED" if trainer.stop_reason is None else "KILLED")
     return {
@@ -243,17 +244,19 @@ def _digest(prompts: list[Prompt]) -> str:
 
 
 def _facts(
-    job: PPOJob, loaded: Loaded, precision: str, trainer: PPOTrainer, prompts: list[Prompt], held_out: list[Prompt]
+    job: PPOJob, loaded: Loaded, precision: str, trainer: PPOTrainer, reward: str, prompts: list[Prompt], held_out: list[Prompt]
 ) -> dict[str, str]:
     parameters = sum(p.numel() for p in trainer.policy.parameters())
     low, high = job.rollout.response_tokens
     done = f" (going on after update {trainer.update})" if trainer.update else ""
     facts = {
         "model": f"{job.model.name}, {parameters / 1e6:,.0f} M parameters, {precision} on {trainer.engine.accelerator.device}",
-        "reward": f"{job.reward.kind} {job.reward.name}",
+        "reward": f"{job.reward.kind} {reward}",
         "prompts": f"{job.data.prompts}: {len(prompts)} to train on, {len(held_out)} held out",
         "job": f"{job.ppo.updates} updates of {job.ppo.batch_size} responses of {low} to {high} tokens{done}",
         "held by": f"KL to the initial model, {job.ppo.kl_controller}"
         + (f", target {job.ppo.kl_target:g} nats/response" if job.ppo.kl_controller == "adaptive" else ""),
     }
+    if job.judges:
+        facts["judges"] = f"{', '.join(job.judges)}: not trained against"
     return facts | ({"licence": loaded.note} if loaded.note else {})

@@ -72,7 +72,9 @@ def full_kl(logits_NV: Tensor, ref_logits_NV: Tensor) -> Tensor:
     return (probs_NV * torch.where(probs_NV > 0, logprobs_NV - ref_logprobs_NV, 0)).sum(-1)
 
 
-def shaped_rewards(kl_BR: Tensor, scores_B: Tensor, mask_BR: Tensor, kl_coef: Tensor | float) -> Tensor:
+def shaped_rewards(
+    kl_BR: Tensor, scores_B: Tensor, mask_BR: Tensor, kl_coef: Tensor | float, placed_BR: Tensor | None = None
+) -> Tensor:
     """Reward of each token: the KL penalty everywhere, the score on the last valid token of its row.
 
     ``r[b, t] = -kl_coef kl[b, t] + [t is the last valid token of b] score[b]`` (Ziegler et al. 2019, eq. 2, spread over
@@ -80,9 +82,15 @@ def shaped_rewards(kl_BR: Tensor, scores_B: Tensor, mask_BR: Tensor, kl_coef: Te
     Returns [B, R] score, index t after token t, 0 where masked. A row without a valid token raises: its score would be
     lost.
 
+    ``placed_BR`` [B, R] score, of token t: parts of the score that are given before the end. They stand where they are, and
+    the last valid token has what is left, ``score[b] - sum of placed[b, t] over the valid t before it``, so that the row's
+    sum stays what it is without them. What is placed on the last valid token itself is therefore of no account.
+
     >>> mask = torch.tensor([[True, True, False]])
     >>> shaped_rewards(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([3.0]), mask, 0.5)
     tensor([[-0.5000,  2.0000,  0.0000]])
+    >>> shaped_rewards(torch.zeros(1, 3), torch.tensor([3.0]), mask, 0.5, torch.tensor([[1.0, 2.0, 9.0]]))
+    tensor([[1., 2., 0.]])
     """
     check_shapes(kl_BR=kl_BR, scores_B=scores_B, mask_BR=mask_BR)
     if not mask_BR.any(1).all():
@@ -90,7 +98,12 @@ def shaped_rewards(kl_BR: Tensor, scores_B: Tensor, mask_BR: Tensor, kl_coef: Te
     left_BR = mask_BR.flip(1).cumsum(1).flip(1)  # valid tokens from t on
     last_BR = mask_BR & (left_BR == 1)
     penalty_BR = -kl_coef * zero_masked(kl_BR, mask_BR)
-    return penalty_BR + torch.where(last_BR, widen(scores_B).unsqueeze(1), 0)
+    early_BR = torch.zeros_like(penalty_BR)
+    if placed_BR is not None:
+        check_shapes(placed_BR=placed_BR, mask_BR=mask_BR)
+        early_BR = zero_masked(placed_BR, mask_BR & ~last_BR)
+    rest_B = widen(scores_B) - early_BR.sum(1)
+    return penalty_BR + torch.where(last_BR, rest_B.unsqueeze(1), early_BR)
 
 
 def adaptive_kl_coef(coef: float, kl: float, *, target: float, horizon: float, episodes: float) -> float:

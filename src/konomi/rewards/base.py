@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from konomi.data.records import Prompt
 from konomi.errors import ConfigError, RunError
 from konomi.files import line, write_atomic
 
+Places = list[tuple[int, float]]
+"""The per-token form of a score, (end, score): ``score`` is given after the first ``end`` characters of the response. Their
+sum is the text's score."""
+Given = float | Places
+"""What a reward says of one text."""
+
 
 class Reward(Protocol):
-    """Gives each text a score: higher is better, any scale (PPO normalises)."""
+    """Gives each text a score: higher is better, any scale (PPO normalises).
+
+    A sum of rewards also has ``last_parts``: by name the scores that its parts gave in the last call.
+    """
 
     name: str
 
@@ -23,9 +34,47 @@ class Reward(Protocol):
         prompts: Sequence[str],
         responses: Sequence[str],
         columns: Mapping[str, Sequence[Any]],
-    ) -> list[float]:
-        """Return one finite number a text. ``texts[i]`` is ``prompts[i] + responses[i]``; all are of equal length."""
+    ) -> Sequence[Given]:
+        """Return one finite number a text, or the pairs of :data:`Places`. ``texts[i]`` is ``prompts[i] + responses[i]``; all
+        are of equal length."""
         ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a reward said of a batch of texts."""
+
+    totals: list[float]
+    """One a text."""
+    places: list[Places] | None = None
+    """Where in each response its score was given; empty for a text that has one number. None: for all of them."""
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    """Of a sum: the score that each part gave each text, before its weight."""
+
+
+def evaluate(
+    reward: Reward,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    save_to: Path | None,
+) -> Scores:
+    """Return all that a reward says of each prompt + response.
+
+    Raises:
+        RunError: the reward raised, or did not return one finite number (or pairs of them) a text. The texts are then in
+            ``save_to`` (JSONL: index, prompt, response), so that the reward can be tried on them; nothing ever becomes
+            reward 0.
+    """
+    texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    try:
+        given = ask(reward, texts, prompts=prompts, responses=responses, columns=columns)
+    except RunError as error:
+        raise RunError(f"{error}. {_save(prompts, responses, save_to)}") from (error.__cause__ or error)
+    places = [[] if isinstance(each, float) else each for each in given]
+    parts = {name: list(map(total, said)) for name, said in getattr(reward, "last_parts", {}).items()}
+    return Scores(list(map(total, given)), places if any(places) else None, parts)
 
 
 def score(
@@ -36,39 +85,66 @@ def score(
     *,
     save_to: Path | None,
 ) -> list[float]:
-    """Return the score of each prompt + response.
+    """Return the score of each prompt + response, as :func:`evaluate` does."""
+    return evaluate(reward, prompts, responses, columns, save_to=save_to).totals
 
-    Raises:
-        RunError: the reward raised, or did not return one finite number a text. The texts are then in ``save_to``
-            (JSONL: index, prompt, response), so that the reward can be tried on them; nothing ever becomes reward 0.
-    """
-    texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+
+def ask(
+    reward: Reward,
+    texts: Sequence[str],
+    *,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    columns: Mapping[str, Sequence[Any]],
+) -> list[Given]:
+    """Call the reward and check what it returns. Raises RunError, with the reward's name, whatever went wrong in it."""
     try:
-        return as_floats(reward(texts, prompts=prompts, responses=responses, columns=columns), texts, reward.name)
-    except RunError as error:
-        raise RunError(f"{error}. {_save(prompts, responses, save_to)}") from error
+        return as_given(reward(texts, prompts=prompts, responses=responses, columns=columns), responses, reward.name, texts)
+    except RunError:
+        raise
     except Exception as error:
         # a user's function may raise anything: the only broad catch in the package, and it does not go on
         raised = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise RunError(f"reward {reward.name}: {raised}. {_save(prompts, responses, save_to)}") from error
+        raise RunError(f"reward {reward.name}: {raised}") from error
 
 
-def as_floats(result: Any, texts: Sequence[str], name: str) -> list[float]:
-    """Return what a reward returned for ``texts`` (a list, a numpy array, a tensor) as floats, or raise RunError."""
+def as_given(result: Any, responses: Sequence[str], name: str, texts: Sequence[str] | None = None) -> list[Given]:
+    """Return what a reward returned (a list, a numpy array, a tensor) as plain floats and pairs, or raise RunError.
+
+    ``texts``: what to show of a text in a message; the response, if not given.
+    """
     values = result.tolist() if hasattr(result, "tolist") else result
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise RunError(f"reward {name}: returned a {type(result).__name__}; a list of {len(texts)} numbers is needed")
-    if len(values) != len(texts):
-        raise RunError(f"reward {name}: returned {len(values)} numbers for {len(texts)} texts; one a text is needed")
-    numbers = []
-    for index, (value, text) in enumerate(zip(values, texts, strict=True)):
-        if hasattr(value, "tolist"):  # a scalar of numpy, a tensor with one element
-            value = value.tolist()
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value):
+        raise RunError(f"reward {name}: returned a {type(result).__name__}; a list of {len(responses)} numbers is needed")
+    if len(values) != len(responses):
+        raise RunError(f"reward {name}: returned {len(values)} numbers for {len(responses)} texts; one a text is needed")
+    given: list[Given] = []
+    for index, (value, response) in enumerate(zip(values, responses, strict=True)):
+        value = _plain(value)
+        checked = _checked(value, len(response))
+        if checked is None:
+            text = response if texts is None else texts[index]
             start = text if len(text) <= 30 else text[:30] + "..."
-            raise RunError(f"reward {name}: returned {value!r} for text {index} ({start!r}); a finite number is needed")
-        numbers.append(float(value))
-    return numbers
+            needed = "a finite number is needed"
+            if isinstance(value, (list, tuple)):
+                needed += f", or pairs (end, score) with ends from 0 to the {len(response)} characters of the response"
+            raise RunError(f"reward {name}: returned {repr(value)[:200]} for text {index} ({start!r}); {needed}")
+        given.append(checked)
+    return given
+
+
+def total(given: Given) -> float:
+    """The score of a text: the number, or the sum of the pairs.
+
+    >>> total(1.5), total([(3, 1.0), (7, -0.25)])
+    (1.5, 0.75)
+    """
+    return given if isinstance(given, float) else float(sum(score for _, score in given))
+
+
+def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+    """The other columns of prompts as lists; None where a prompt has none."""
+    return {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
 
 
 def find_label(label: str | int, labels: Sequence[str], name: str) -> int:
@@ -82,11 +158,42 @@ def find_label(label: str | int, labels: Sequence[str], name: str) -> int:
     raise ConfigError(f"reward.label: {name} has no label {label!r}; it has: {known}")
 
 
-def _finite(value: int | float) -> bool:
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value  # a scalar or an array of numpy, a tensor
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
     try:
         return math.isfinite(value)
     except OverflowError:  # an int that no float can hold
         return False
+
+
+def _checked(value: Any, length: int) -> Given | None:
+    """What a reward says of a response of ``length`` characters, or None if it cannot be that."""
+    if not isinstance(value, (list, tuple)):
+        return float(value) if _is_number(value) else None
+    places: Places = []
+    for item in value:
+        pair = _pair(item, length)
+        if pair is None:
+            return None
+        places.append(pair)
+    return places if math.isfinite(total(places)) else None
+
+
+def _pair(item: Any, length: int) -> tuple[int, float] | None:
+    """The pair (end, score) with an end of 0 to ``length``, or None if it is none."""
+    item = _plain(item)
+    if not isinstance(item, (list, tuple)) or len(item) != 2:
+        return None
+    end, score = map(_plain, item)
+    # an array of numpy has ends that are floats
+    if not _is_number(end) or not _is_number(score) or end != int(end) or not 0 <= end <= length:
+        return None
+    return int(end), float(score)
 
 
 def _save(prompts: Sequence[str], responses: Sequence[str], path: Path | None) -> str:

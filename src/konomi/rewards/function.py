@@ -16,7 +16,7 @@ from typing import Any
 
 from konomi import config as configuration
 from konomi.errors import ConfigError
-from konomi.rewards.base import as_floats
+from konomi.rewards.base import Given, as_given
 
 _OWN = ("texts", "prompts", "responses")
 # what running a module commonly ends in; anything else passes through with its traceback
@@ -30,7 +30,7 @@ class FunctionReward:
 
     They are lists of equal length, copies that the function may change: ``texts`` (prompt + response), ``prompts``,
     ``responses``, and the data set's other columns by name (a column with one of these three names is not passed on).
-    A function with ``**kwargs`` gets all. What it returns is checked by :func:`konomi.rewards.base.as_floats`.
+    A function with ``**kwargs`` gets all. What it returns is checked by :func:`konomi.rewards.base.as_given`.
 
     While the module is imported, the current directory (``package.module``) or the file's directory is searched first;
     later it is not, so imports belong at the top of the file.
@@ -57,17 +57,17 @@ class FunctionReward:
         prompts: Sequence[str],
         responses: Sequence[str],
         columns: Mapping[str, Sequence[Any]],
-    ) -> list[float]:
-        """Return what the function returns for the texts, as floats.
+    ) -> list[Given]:
+        """Return what the function returns for the texts, as floats or pairs.
 
         Raises:
             ConfigError: the function needs a column that is not there.
-            RunError: it did not return one finite number a text. What the function itself raises comes through.
+            RunError: it did not return one finite number (or pairs) a text. What the function itself raises comes through.
         """
         self.check(columns)
         offered = {**columns, "texts": texts, "prompts": prompts, "responses": responses}
         given = {name: list(value) for name, value in offered.items() if self._all or name in self._wanted}
-        return as_floats(self._function(**given), texts, self.name)
+        return as_given(self._function(**given), responses, self.name, texts)
 
 
 def _find(name: str) -> Callable[..., Any]:

@@ -5,14 +5,13 @@ Shape suffixes: B sequences, R response tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from konomi.config import RolloutConfig
 from konomi.data.batch import Rollout
 from konomi.errors import RunError
 from konomi.models.packed import Trunk
@@ -55,15 +54,6 @@ class ScoreScale:
     mean: float = 0.0
     std: float = 1.0
     count: int = 0
-
-
-def with_missing_eos(scores: Sequence[float], ended: Sequence[bool], config: RolloutConfig) -> list[float]:
-    """Scores after what the settings say of responses that were cut before their end of text."""
-    if config.missing_eos == "keep":
-        return list(scores)
-    replaced = config.missing_eos == "replace"
-    cut = [config.missing_eos_score if replaced else score - config.missing_eos_score for score in scores]
-    return [score if whole else other for score, other, whole in zip(scores, cut, ended, strict=True)]
 
 
 def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) -> float:

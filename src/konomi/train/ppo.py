@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,13 @@ from konomi.environment import peak_memory_gb
 from konomi.errors import ConfigError, RunError
 from konomi.models.packed import Trunk
 from konomi.models.policy import Evaluation, Policy, reference_logprobs, rounds_coarsely, same_weights, token_full_kl
-from konomi.rewards.base import Reward, score
+from konomi.rewards.base import Reward
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import Drawn, explore, make_draws, sample
 from konomi.seeds import stream_seed
-from konomi.train.experience import Experience, ScoreScale, check_ratio, describe, finish, say_again, with_missing_eos
+from konomi.train.experience import Experience, ScoreScale, check_ratio, describe, finish, say_again
 from konomi.train.loop import Engine, StepResult, Sums
+from konomi.train.scoring import Scored, Scorer
 
 
 class PPOTrainer:
@@ -46,6 +47,7 @@ class PPOTrainer:
         tokens: the tokenizer.
         prompts: what is asked, in a new order each epoch.
         reward: texts -> scores.
+        judges: further rewards, by name, that nothing is trained against: their means are told.
         ppo, rollout, data: settings.
         seed: of everything random.
         precision: fp32, bf16 (mixed) or fp64.
@@ -70,9 +72,11 @@ class PPOTrainer:
         seed: int = 0,
         precision: str = "fp32",
         failed_texts: Path | None = None,
+        judges: Mapping[str, Reward] | None = None,
     ) -> None:
         self.ppo, self.rollout_config = ppo or PPOConfig(), rollout or RolloutConfig()
-        self.policy, self.tokens, self.reward, self.seed, self.failed_texts = policy, tokens, reward, seed, failed_texts
+        self.policy, self.tokens, self.seed, self.failed_texts = policy, tokens, seed, failed_texts
+        self.scorer = Scorer(tokens, reward, judges or {}, self.rollout_config, failed_texts)
         self.queries = QueryStream(prompts, tokens, data or DataConfig(), seed)
         groups = [
             {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": self.ppo.learning_rate},
@@ -110,13 +114,13 @@ class PPOTrainer:
         draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in range(count)])
         with self.engine.autocast():
             rollout = sample(self.reference, self.tokens, queries, draws, self.rollout_config)
-        scores_B = torch.tensor(self._score(prompts, rollout), dtype=torch.float64)
+        scored = self._score(prompts, rollout, judged=False)
         if self.ppo.normalize_scores:
-            std = float(scores_B.std())
-            self.scale = ScoreScale(float(scores_B.mean()), std if std > 0 else 1.0, count)
+            std = float(scored.scores.std())
+            self.scale = ScoreScale(float(scored.scores.mean()), std if std > 0 else 1.0, count)
         else:
             self.scale = ScoreScale(count=count)
-        return self._samples(rollout, scores_B, torch.zeros(count), count)
+        return scored.samples(torch.zeros(count))
 
     def step(self) -> StepResult:
         """One update: draw, score, and train unless the KL is over its cap."""
@@ -125,11 +129,12 @@ class PPOTrainer:
         start = time.perf_counter()
         prompts, answers = self._draw()
         rollout, drawn = answers.rollout, time.perf_counter()
-        scores_B = torch.tensor(self._score(prompts, rollout), dtype=torch.float64)
-        scored = time.perf_counter()
+        scored = self._score(prompts, rollout, judged=True)
+        judged = time.perf_counter()
         plan = self._plan(rollout, epoch=0)
-        experience = self._experience(answers, scores_B, plan)
-        sums, evaluated = describe(experience, scores_B, self.kl_coef), time.perf_counter()
+        experience = self._experience(answers, scored.scores, plan, scored.placed)
+        sums, evaluated = describe(experience, scored.scores, self.kl_coef), time.perf_counter()
+        scored.add_to(sums)
         kl = sums.means(self.engine.accelerator)["objective/kl"]
         if not math.isfinite(kl):
             raise RunError(
@@ -149,8 +154,8 @@ class PPOTrainer:
         metrics["ppo/learning_rate"] = self.ppo.learning_rate * rate
         phases = {
             "rollout": drawn - start,
-            "reward": scored - drawn,
-            "score": evaluated - scored,
+            "reward": judged - drawn,
+            "score": evaluated - judged,
             "train": trained - evaluated,
         }
         metrics |= {f"time/ppo/{k}": v for k, v in (phases | {"total": trained - start}).items()}
@@ -162,7 +167,7 @@ class PPOTrainer:
                 self.kl_coef, kl, target=self.ppo.kl_target, horizon=self.ppo.kl_horizon, episodes=self.ppo.batch_size
             )
         self.update += 1
-        samples = self._samples(rollout, scores_B, experience.kl.sum(1), len(rollout))
+        samples = scored.samples(experience.kl.sum(1))
         each = self.ppo.responses_per_prompt  # one of every prompt comes first
         samples = [sample for first in range(each) for sample in samples[first::each]]
         return StepResult(self.update, self.update * self.ppo.batch_size, metrics, samples)
@@ -206,11 +211,8 @@ class PPOTrainer:
         return [prompts[i // each] for i in mine], drawn
 
     @record_function("reward")
-    def _score(self, prompts: Sequence[Prompt], rollout: Rollout) -> list[float]:
-        queries, responses = self._texts(rollout)
-        columns = {name: [p.columns.get(name) for p in prompts] for name in prompts[0].columns}
-        scores = score(self.reward, queries, responses, columns, save_to=self.failed_texts)
-        return with_missing_eos(scores, rollout.ended.tolist(), self.rollout_config)
+    def _score(self, prompts: Sequence[Prompt], rollout: Rollout, judged: bool) -> Scored:
+        return self.scorer(prompts, rollout, judged)
 
     def _plan(self, rollout: Rollout, epoch: int) -> list[list[Tensor]]:
         """The mini-batches of an epoch, each a list of micro-batches of row numbers."""
@@ -226,7 +228,9 @@ class PPOTrainer:
 
     @record_function("score")
     @torch.no_grad()
-    def _experience(self, drawn: Drawn, scores_B: Tensor, plan: list[list[Tensor]]) -> Experience:
+    def _experience(
+        self, drawn: Drawn, scores_B: Tensor, plan: list[list[Tensor]], placed_BR: Tensor | None = None
+    ) -> Experience:
         """Hold what the policy said as it drew against the reference; then rewards and advantages."""
         ppo, temperature, rollout, trunk = self.ppo, self.rollout_config.temperature, drawn.rollout, drawn.trunk
         mask_BR = rollout.mask
@@ -259,7 +263,8 @@ class PPOTrainer:
         normal_B = ((scores_B - self.scale.mean) / self.scale.std).to(logprobs_BR)
         if ppo.responses_per_prompt > 1:
             normal_B = ops.leave_one_out(normal_B, ppo.responses_per_prompt)
-        rewards_BR = ops.shaped_rewards(penalty_BR, normal_B, mask_BR, self.kl_coef)
+        placed_BR = None if placed_BR is None else (placed_BR / self.scale.std).to(logprobs_BR)
+        rewards_BR = ops.shaped_rewards(penalty_BR, normal_B, mask_BR, self.kl_coef, placed_BR)
         advantages_BR, returns_BR = ops.gae(rewards_BR, values_BR, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
         if ppo.whiten_advantages:
             advantages_BR = self._whiten(advantages_BR, mask_BR)
@@ -317,11 +322,3 @@ class PPOTrainer:
         for name, total in names.items():
             sums.add(name, total, here)
         return pg_loss + self.ppo.vf_coef * v_loss
-
-    def _samples(self, rollout: Rollout, scores_B: Tensor, kl_B: Tensor, count: int) -> list[dict[str, Any]]:
-        rows = zip(*self._texts(rollout), scores_B.tolist(), kl_B.tolist(), strict=True)
-        return [{"prompt": q, "response": r, "score": s, "kl": k} for q, r, s, k in rows][:count]
-
-    def _texts(self, rollout: Rollout) -> tuple[list[str], list[str]]:
-        pairs = [self.tokens.split(q, r) for q, r in zip(rollout.query_ids(), rollout.response_ids(), strict=True)]
-        return [q for q, _ in pairs], [r for _, r in pairs]

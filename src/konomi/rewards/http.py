@@ -1,0 +1,180 @@
+"""Reward = what a service answers over HTTP.
+
+It is asked with ``POST``, a batch of texts at a time, in JSON::
+
+    {"version": 1, "texts": [...], "prompts": [...], "responses": [...], "columns": {"name": [...]}}
+
+and answers ``{"scores": [...]}``, or the list alone: a number a text, or for a text a list of pairs ``[end, score]``.
+Redirects are not followed: texts and token go to the address that was given, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from konomi import config as configuration
+from konomi.errors import ConfigError, ModelError, RunError
+from konomi.rewards.base import Given, as_given, ask
+
+VERSION = 1
+"""Of what is posted."""
+MAX_BYTES = 2**24
+"""Of an answer."""
+MAX_WAIT = 30.0
+"""Seconds between two tries, at most."""
+SHOWN = 200
+"""Characters of an answer that are told in a message."""
+
+
+class HttpReward:
+    """Posts the texts to ``url`` and takes the scores from the answer; see the module.
+
+    Tries again, after a wait that doubles, when the service cannot be reached, takes longer than ``timeout``, or answers 429
+    or 5xx. Whatever else it answers is final.
+    """
+
+    def __init__(self, config: configuration.HttpReward) -> None:
+        self._config = config
+        parts = urlsplit(config.url)
+        self.name = f"{parts.scheme}://{parts.netloc}{parts.path}"  # what follows a ? may hold a key
+        self._token = _token(config.token_env)
+        self._opener = urllib.request.build_opener(_NoRedirects())
+
+    def probe(self, columns: Iterable[str]) -> None:
+        """Ask for the score of one text, so that a service that is down is told before a model is loaded.
+
+        ``columns``: names of the data set's other columns, or a row of them.
+
+        Raises:
+            ModelError: it does not answer, or not with a score.
+        """
+        row: Mapping[str, Any] = columns if isinstance(columns, Mapping) else dict.fromkeys(columns)
+        try:
+            ask(self, ["ab"], prompts=["a"], responses=["b"], columns={name: [value] for name, value in row.items()})
+        except RunError as error:
+            raise ModelError(f"reward.url: {error}") from error
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> list[Given]:
+        """Return what the service says of each text.
+
+        Raises:
+            RunError: it does not answer, or not with one finite number (or pairs) a text.
+        """
+        said: list[Any] = []
+        for start in range(0, len(texts), self._config.batch_size):
+            part = slice(start, start + self._config.batch_size)
+            body: dict[str, Any] = {
+                "version": VERSION,
+                "texts": list(texts[part]),
+                "prompts": list(prompts[part]),
+                "responses": list(responses[part]),
+                "columns": {name: [_jsonable(value) for value in column[part]] for name, column in columns.items()},
+            }
+            answer = self._post(json.dumps(body, default=str).encode())
+            scores = answer.get("scores") if isinstance(answer, dict) else answer
+            if not isinstance(scores, list) or len(scores) != len(body["texts"]):
+                found = f"{len(scores)} scores" if isinstance(scores, list) else f"no list of scores: {str(answer)[:SHOWN]}"
+                raise RunError(f"reward {self.name}: answered with {found}, for {len(body['texts'])} texts")
+            said += scores
+        return as_given(said, responses, self.name, texts)
+
+    def _post(self, data: bytes) -> Any:
+        """The answer to one request, as JSON."""
+        tries = self._config.retries + 1
+        for number in range(tries):
+            if number:
+                time.sleep(min(MAX_WAIT, self._config.backoff * 2 ** (number - 1)))
+            try:
+                raw = self._try(data)
+                break
+            except (OSError, http.client.HTTPException) as error:
+                last = error
+        else:
+            times, why = "1 try" if tries == 1 else f"{tries} tries", str(last) or type(last).__name__
+            raise RunError(
+                f"reward {self.name}: no answer after {times}; the last: {why}. Is the service up? See url, timeout and retries"
+            ) from last
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError):
+            raise RunError(f"reward {self.name}: answered with no JSON: {self._shown(raw)}") from None
+
+    def _try(self, data: bytes) -> bytes:
+        """One request. Raises OSError or HTTPException where another may go better."""
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        request = urllib.request.Request(self._config.url, data, headers, method="POST")
+        end = time.monotonic() + self._config.timeout
+        try:
+            with self._opener.open(request, timeout=self._config.timeout) as answer:
+                return self._read(answer, end)
+        except urllib.error.HTTPError as error:
+            with error:
+                said = f"HTTP {error.code} {error.reason}: {self._shown(error.read(4 * SHOWN))}".rstrip(": ")
+            if error.code == 429 or error.code >= 500:
+                raise OSError(said) from error
+            if 300 <= error.code < 400:
+                to = urlsplit(error.headers.get("Location", ""))
+                place = f"{to.hostname or urlsplit(self.name).netloc}{to.path}"
+                raise RunError(
+                    f"reward {self.name}: redirects to {place}, which is not followed; if that is right, set url to it"
+                ) from error
+            raise RunError(f"reward {self.name}: answered {said}") from error
+        except urllib.error.URLError as error:
+            raise OSError(str(error.reason) or "no connection") from error
+
+    def _read(self, answer: http.client.HTTPResponse, end: float) -> bytes:
+        read, length = bytearray(), answer.headers.get("Content-Length", "")
+        expected = int(length) if length.isdigit() else None
+        while (expected is None or len(read) < expected) and (chunk := answer.read1(2**16)):
+            read += chunk
+            if len(read) > MAX_BYTES:
+                raise RunError(f"reward {self.name}: answered with more than {MAX_BYTES:,} bytes; is that the right address?")
+            if time.monotonic() > end:
+                raise TimeoutError(f"the answer took longer than {self._config.timeout:g} s")
+        if expected is not None and len(read) < expected:
+            raise http.client.IncompleteRead(bytes(read), expected - len(read))
+        return bytes(read)
+
+    def _shown(self, raw: bytes) -> str:
+        """The beginning of an answer, on one line and without the token, should the service repeat it."""
+        text = " ".join(raw[: 4 * SHOWN].decode("utf-8", "replace").split())
+        return (text.replace(self._token, "***") if self._token else text)[:SHOWN]
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
+        """None: the redirect is an error like any other."""
+
+
+def _token(variable: str | None) -> str | None:
+    """The token in an environment variable."""
+    if variable is None:
+        return None
+    token = os.environ.get(variable, "").strip()
+    if not token:
+        raise ConfigError(f"reward.token_env: the environment variable {variable} is not set")
+    if not token.isascii() or not token.isprintable():
+        raise ConfigError(f"reward.token_env: {variable} holds characters that cannot be in a header")
+    return token
+
+
+def _jsonable(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
