@@ -96,6 +96,7 @@ def tiny_encoder(directory: str | Path, *, seed: int = 0) -> Path:
     config = transformers.XLMRobertaConfig(
         vocab_size=VOCAB + 1, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
         max_position_embeddings=80, pad_token_id=VOCAB, bos_token_id=BOS_ID, eos_token_id=EOS_ID, type_vocab_size=1,
+        initializer_range=0.2,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -66,7 +66,7 @@ def test_only_the_top_is_trained_and_all_of_it_is_saved(tmp_path: Path, family: 
     model = make(tmp_path / "lm", family, top_layers=1)
     before = {name: p.clone() for name, p in model.named_parameters()}
     batch = model.batch(model.encode(TEXTS))
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
         (model(batch)[:, 0] - torch.arange(5.0)).square().mean().backward()
@@ -77,7 +77,7 @@ def test_only_the_top_is_trained_and_all_of_it_is_saved(tmp_path: Path, family: 
     model.normalisation = Normalisation(1.5, 2.0, 64, "ab")
     model.save(tmp_path / "saved", {"task": "preference"})
     again = open_reward_model(str(tmp_path / "saved"))
-    assert scores(again, [TEXTS]) == pytest.approx(scores(model.eval(), [TEXTS]), abs=1e-6)
+    assert scores(again, [TEXTS]) == pytest.approx(scores(model.eval(), [TEXTS]), abs=1e-5)
     assert again.normalisation == model.normalisation and again.normalised(3.5) == 1.0
 
 
@@ -92,7 +92,7 @@ def test_the_head_is_drawn_small_and_from_its_seed() -> None:
     for each, seed in ((head, 1), (again, 1), (other, 2)):
         init_head(each, seed)
     assert torch.equal(head.weight, again.weight) and not torch.equal(head.weight, other.weight)
-    assert float(head.weight.std()) == pytest.approx(400**-0.5, rel=0.1) and not head.bias.any()
+    assert float(head.weight.detach().std()) == pytest.approx(400**-0.5, rel=0.1) and not head.bias.any()
 
 
 def test_a_decoder_keeps_the_end_of_a_long_text_and_an_encoder_its_beginning(tmp_path: Path) -> None:

@@ -143,18 +143,18 @@ def _scored(job: RewardJob) -> Learned:
     mean, std = statistics.fmean(s.score for s in train), statistics.pstdev([s.score for s in train])
     if not std > 0:
         raise DataError(f"{data.file}: all scores are {mean:g}; there is nothing to learn")
-    sides = [[Example((s.prompt + s.response,), target=(s.score - mean) / std) for s in side] for side in (train, held_out)]
+    here, there = ([Example((s.prompt + s.response,), target=(s.score - mean) / std) for s in side] for side in (train, held_out))
     return Learned(
-        *sides, f"{len(train):,} scores to train on, {len(held_out):,} held out",
+        here, there, f"{len(train):,} scores to train on, {len(held_out):,} held out",
         _digest([(s.prompt, s.response, s.score) for s in train + held_out]), scores=held_out,
     )  # fmt: skip
 
 
 def _labelled(job: RewardJob) -> Learned:
     train, held_out, labels = read_labelled(job.data)
-    sides = [[Example((each.text,), target=float(each.label)) for each in side] for side in (train, held_out)]
+    here, there = ([Example((each.text,), target=float(each.label)) for each in side] for side in (train, held_out))
     return Learned(
-        *sides, f"{len(train):,} texts to train on, {len(held_out):,} held out, labels {', '.join(labels)}",
+        here, there, f"{len(train):,} texts to train on, {len(held_out):,} held out, labels {', '.join(labels)}",
         _digest([(each.text, each.label) for each in train + held_out]), labels=labels, labelled=held_out,
     )  # fmt: skip
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from konomi.ops.checks import check_shapes
 
@@ -37,7 +36,7 @@ def preference_loss(
         scores_N=scores_N, better_P=better_P, worse_P=worse_P, labels_P=labels_P, margins_P=margins_P, weights_P=weights_P
     )  # fmt: skip
     gaps_P = scores_N[better_P] - scores_N[worse_P]
-    losses_P = functional.binary_cross_entropy_with_logits(gaps_P - margins_P, labels_P.to(gaps_P), reduction="none")
+    losses_P = torch.nn.functional.binary_cross_entropy_with_logits(gaps_P - margins_P, labels_P.to(gaps_P), reduction="none")
     with torch.no_grad():
         leaning_P = torch.sign(labels_P.to(gaps_P) - 0.5)
         decided_P = weights_P * leaning_P.abs()
@@ -67,4 +66,4 @@ def label_loss(logits_NC: Tensor, labels_N: Tensor, *, count: Tensor | float) ->
     tensor(1.3863)
     """
     check_shapes(logits_NC=logits_NC, labels_N=labels_N)
-    return functional.cross_entropy(logits_NC, labels_N, reduction="sum") / count
+    return torch.nn.functional.cross_entropy(logits_NC, labels_N, reduction="sum") / count

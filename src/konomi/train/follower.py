@@ -46,7 +46,7 @@ class Outcome:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-class Follower(TrainerCallback):
+class Follower(TrainerCallback):  # type: ignore[misc]
     """A context around a training; as it ends well, the model has the weights of its lowest ``eval/loss``.
 
     Args:

@@ -142,7 +142,7 @@ def train_reward_model(
     return follower.outcome
 
 
-class _RewardTrainer(Trainer):
+class _RewardTrainer(Trainer):  # type: ignore[misc]
     def __init__(
         self, model: RewardModel, train: Sequence[Example], held_out: Sequence[Example], config: RewardTraining, seed: int,
         precision: str, directory: Path,
@@ -177,7 +177,7 @@ class _RewardTrainer(Trainer):
         with torch.no_grad():
             loss, figures = task_loss(self.task, torch.cat(numbers), targets(self.held_out))
         metrics = {"eval/loss": float(loss), **{f"eval/{name}": value for name, value in figures.items()}}
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
