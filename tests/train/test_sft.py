@@ -54,7 +54,7 @@ def sharp(family: str, **changes: Any) -> Any:
 class Heard:
     """What a course of training said."""
 
-    def __init__(self, lm: Any, stop_after: int | None = None, patience: int | None = None) -> None:
+    def __init__(self, lm: Any, stop_after: int | None = None, patience: int = 0) -> None:
         self.lm, self.metrics, self.kept, self.stop_after = lm, [], [], stop_after
         self.said: list[tuple[str, int, int]] = []
         self.stop = Stop(lambda: None)
@@ -237,7 +237,7 @@ def test_the_best_model_is_kept_and_patience_ends(tmp_path: Path) -> None:
     assert sum(of_best) / len(of_best) == pytest.approx(course.best, abs=1e-5)
     of_last = slow_losses(lm, held_out)
     assert sum(of_last) / len(of_last) == pytest.approx(losses[course.updates], abs=1e-5)
-    patient = trained(without_dropout("gpt2"), rows, held_out, tmp_path, epochs=12, learning_rate=1e-2, patience=None)
+    patient = trained(without_dropout("gpt2"), rows, held_out, tmp_path, epochs=12, learning_rate=1e-2, patience=0)
     assert (patient.course.updates, patient.course.gave_up) == (12, False)
 
 

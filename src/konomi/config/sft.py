@@ -78,10 +78,10 @@ class SFTConfig(Section):
     """Lay several texts end to end in one row of max_length tokens; none sees another. Faster where texts are short and differ in
     length. A row then counts as one in batch_size."""
     evaluate_every: Positive | None = None
-    """Optimiser steps between evaluations. None: after each epoch. There is always one before the first step and one at the
-    end."""
-    patience: Positive | None = 3
-    """Evaluations in a row without a lower loss after which training ends early. None: it never does."""
+    """Optimiser steps between evaluations. None: after each epoch. There is always one before the first and one after
+    the last step."""
+    patience: Annotated[int, Field(ge=0)] = 3
+    """Evaluations in a row without a lower loss after which training ends early. 0: it never does."""
 
     @model_validator(mode="after")
     def _divisions(self) -> SFTConfig:

@@ -93,7 +93,7 @@ class Course(TrainerCallback):  # type: ignore[misc]
         keep: called when no evaluation of the trained model was better.
         progress: what is done of how much, and figures that are worth a line.
         stop: asked after each step.
-        patience: evaluations in a row that may be no better.
+        patience: evaluations in a row without a better one that end it; 0: none do.
 
     Attributes:
         initial, best, best_update: loss of the model before the first step; the best after it, and when that was.
@@ -103,7 +103,7 @@ class Course(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self, record: Callable[[int, Mapping[str, float]], None], keep: Callable[[], None],
-        progress: Callable[[str, int, int, Mapping[str, float] | None], None], stop: Stop, patience: int | None,
+        progress: Callable[[str, int, int, Mapping[str, float] | None], None], stop: Stop, patience: int,
     ) -> None:  # fmt: skip
         self._record, self._keep, self._progress = record, keep, progress
         self._stop, self._patience = stop, patience
@@ -151,7 +151,7 @@ class Course(TrainerCallback):  # type: ignore[misc]
             self._keep()
         else:
             self._no_better += 1
-            if self._patience is not None and self._no_better >= self._patience and state.global_step < state.max_steps:
+            if 0 < self._patience <= self._no_better and state.global_step < state.max_steps:
                 control.should_training_stop = self.gave_up = True
 
 
