@@ -252,7 +252,7 @@ def test_a_stop_before_the_first_evaluation(world: Path, monkeypatch: pytest.Mon
         (["data.held_out=0"], ["held_out = 0", "above 0 and below 1"]),
         (["data.limit=1"], ["held out"]),
         (["data.texts=texts.txt", "sft.loss=completion"], ["plain texts", 'sft.loss = "all"', "completion columns"]),
-        (["sft.max_length=5"], ["pairs.jsonl:1", "the prompt alone has 5 tokens", "sft.max_length = 5"]),
+        (["sft.max_length=5"], ["pairs.jsonl:", "the prompt alone has 5 tokens", "sft.max_length = 5"]),
         (["sft.max_length=1"], ["sft.max_length", "greater than or equal to 2"]),
         (["data.texts=long.txt", "sft.max_length=500"], ["202 tokens", "context of 128", "set sft.max_length = 128"]),
         (["sft.batch_size=6"], ["batch_size = 6 is not a multiple of micro_batch_size = 4", "4, 8"]),

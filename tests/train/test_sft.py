@@ -54,7 +54,7 @@ def sharp(family: str, **changes: Any) -> Any:
 class Heard:
     """What a course of training said."""
 
-    def __init__(self, lm: Any, stop_after: int | None = None, patience: int = 0) -> None:
+    def __init__(self, lm: Any, stop_after: int = -1, patience: int = 0) -> None:
         self.lm, self.metrics, self.kept, self.stop_after = lm, [], [], stop_after
         self.said: list[tuple[str, int, int]] = []
         self.stop = Stop(lambda: None)
@@ -81,7 +81,7 @@ class Heard:
 
 def trained(
     lm: Any, rows: Sequence[Row], held_out: Sequence[Row], tmp_path: Path, *, seed: int = 0, precision: str = "fp32",
-    stop_after: int | None = None, packing: bool = False, **sft: Any,
+    stop_after: int = -1, packing: bool = False, **sft: Any,
 ) -> Heard:  # fmt: skip
     settings = SFTConfig(**{"batch_size": 8, "micro_batch_size": 4, "learning_rate": 3e-3, "warmup": 0.0, **sft})
     heard = Heard(lm, stop_after, settings.patience)
@@ -261,9 +261,9 @@ def test_same_seed_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_wish_to_stop_ends_after_the_update_without_an_evaluation(tmp_path: Path) -> None:
-    heard = trained(without_dropout("gpt2"), some_rows(32), some_rows(3), tmp_path, epochs=3, stop_after=4)
+    heard = trained(without_dropout("gpt2"), some_rows(32), some_rows(3), tmp_path, epochs=3, stop_after=5)
     # the Trainer says what a step did after the step: the wish is heard in the next one
-    assert heard.course.updates == 5
+    assert heard.course.updates == 6
     assert list(heard.of("eval/loss")) == [0, 4]
 
 
