@@ -285,3 +285,15 @@ def test_help_teaches() -> None:
     text = " ".join(konomi("sft", "--help").stdout.split())
     for word in ("completion", "messages", "perplexity", "sft.packing", "Ctrl-C", "[data]", "--set"):
         assert word in text
+
+
+@pytest.mark.real
+def test_the_example_in_short(tmp_path: Path) -> None:
+    from konomi.config import SFTJob, load_config
+    from konomi.jobs.sft import run_sft
+
+    example = Path(__file__).resolve().parents[1] / "examples" / "sft-ja.toml"
+    short = ["run.mlflow=false", "data.limit=40", "sft.epochs=1", "sft.batch_size=8", "sft.micro_batch_size=8"]
+    told = run_sft(load_config(example, SFTJob, short), tmp_path)
+    assert told["after"]["loss"] < told["before"]["loss"] - 0.2
+    assert {file.suffix for file in Path(told["model"]).iterdir()} <= {".json", ".safetensors", ".jinja", ".model"}

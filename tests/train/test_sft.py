@@ -99,7 +99,7 @@ def trained(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pad", [EOS_ID, 7])
 def test_the_loss_is_that_of_a_slow_loop_whatever_the_padding(family: str, pad: int) -> None:
-    lm, rows = sharp(family), some_rows(5, prompt=3)
+    lm, rows = sharp(family).requires_grad_(False), some_rows(5, prompt=3)
     out = TokenLoss(lm)(**Collator(pad, False)(rows))
     losses = slow_losses(lm, rows)
     assert float(out["loss"]) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
@@ -119,7 +119,7 @@ def test_a_packed_row_is_the_sum_of_its_texts(family: str) -> None:
     together = TokenLoss(lm)(**Collator(EOS_ID, True)(packed))
     apart = [TokenLoss(lm)(**Collator(EOS_ID, False)([row])) for row in rows]
     total, count = torch.cat([out["rows"] for out in apart]).sum(0).tolist()
-    assert float(together["loss"]) == pytest.approx(total / count, abs=1e-5)
+    assert float(together["loss"].detach()) == pytest.approx(total / count, abs=1e-5)
     assert together["rows"].sum(0).tolist() == pytest.approx([total, count], rel=1e-6)
     together["loss"].backward()
     of_packed = {name: p.grad.clone() for name, p in lm.named_parameters()}
@@ -171,7 +171,7 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
         losses.append(list(heard.of("sft/loss").values()))
     assert len(losses[0]) == 6  # 21 rows are two whole batches and a rest
     for other in (1, 2):
-        assert losses[other] == pytest.approx(losses[0], abs=1e-12)
+        assert losses[other] == pytest.approx(losses[0], abs=1e-6)  # which the Trainer adds up in float32
         assert torch.allclose(weights[other], weights[0], atol=1e-9)
 
 
