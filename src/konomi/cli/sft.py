@@ -23,21 +23,29 @@ def sft(
 ) -> None:
     r"""Fine-tune a model on texts of your own: the first step, before people rank and PPO.
 
-    The smallest job is three lines: \[model] with its name, \[data] with texts = "my.jsonl".
+    The smallest job is two lines: \[data] and texts = "my.jsonl". Then
+    \[model] name = "..." and what else examples/sft-ja.toml shows.
 
-    A row of the texts is one of three: {"text": ...}, a plain text; {"prompt": ..., "completion": ...}; or {"messages": \[...]},
-    a conversation, for a model with a chat template. .jsonl, .csv, .parquet, .txt (one text a line) and hub data sets are read.
+    A row of the texts is {"text": ...}, a plain text; or {"prompt": ...,
+    "completion": ...}; or {"messages": \[...]}, a conversation, for a model
+    with a chat template. Read are .jsonl, .csv, .parquet, .txt (one text a
+    line) and hub data sets.
 
-    The model learns the completion, or what the assistant says, and where to stop; of plain texts, everything
-    (sft.loss). Long texts are cut at sft.max_length tokens; sft.packing = true puts several short ones in a row.
+    The model learns the completion, or what the assistant says, and where
+    to stop; of plain texts, everything (sft.loss). Long texts are cut at
+    sft.max_length tokens; sft.packing = true puts several short ones in one
+    row.
 
-    A tenth of the rows (data.held_out) is never learned. On it the model is evaluated before training and after each
-    epoch: the loss in nats a token, and the perplexity. RUN/model is the best model so far, not the last; training ends
-    early when sft.patience evaluations in a row bring nothing.
+    A tenth of the rows (data.held_out) is never learned. On it the model is
+    evaluated before training and after each epoch: loss (nats a token) and
+    perplexity. RUN/model is the best model so far, not the last; training
+    ends early when sft.patience evaluations in a row bring nothing.
 
-    Then: konomi generate RUN/model -p "..." to read it; model.name = "RUN/model" in a PPO job to go on from it.
+    Then: konomi generate RUN/model -p "..." to read it, or model.name =
+    "RUN/model" in a PPO job to go on from it.
 
-    Ctrl-C finishes the update and says what was kept; a second Ctrl-C stops at once.
+    Ctrl-C finishes the update and says what was kept; a second Ctrl-C stops
+    at once.
     """
     from konomi.config import SFTJob, load_config
 
