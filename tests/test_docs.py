@@ -37,7 +37,7 @@ SECTIONS = {
     "data` of `konomi sft": configuration.SFTData,
     "sft": configuration.SFTConfig,
 }
-METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft|eval)/[a-zA-Z_0-9/]+")
+METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/(loss|perplexity)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -98,7 +98,7 @@ def config_row(key: str, field: FieldInfo) -> str:
     """The line of docs/config.md for a setting."""
     default = "required" if field.is_required() else "not set" if field.default is None else f"`{toml(field.default)}`"
     meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-    if key == "kind":
+    if key == "kind" and len(typing.get_args(field.annotation)) == 1:
         meaning = "Says which kind this is."
     return f"| `{key}` | {kind(field.annotation, field.metadata)} | {default} | {meaning} |"
 
