@@ -23,6 +23,9 @@ from konomi.config import (
     PPOJob,
     RolloutConfig,
     RunConfig,
+    SFTConfig,
+    SFTData,
+    SFTJob,
     SumReward,
     build,
     load_config,
@@ -33,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "konomi"
 SECTIONS = [
     ModelConfig, DataConfig, RolloutConfig, ClassifierReward, FunctionReward, HttpReward, SumReward, PPOConfig, CompareConfig,
-    RunConfig,
+    RunConfig, SFTData, SFTConfig,
 ]  # fmt: skip
 FIELDS = [(section, name) for section in SECTIONS for name in section.model_fields]
 
@@ -57,8 +60,9 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
 def test_every_example_loads(path: Path) -> None:
-    job = load_config(path, PPOJob)
-    assert build(PPOJob, job.model_dump(mode="json")) == job  # as the run directory keeps it
+    kind = SFTJob if path.name.startswith("sft-") else PPOJob
+    job = load_config(path, kind)
+    assert build(kind, job.model_dump(mode="json")) == job  # as the run directory keeps it
 
 
 def test_a_whole_file(tmp_path: Path) -> None:

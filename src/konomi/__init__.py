@@ -21,6 +21,9 @@ if TYPE_CHECKING:
         PPOJob,
         RolloutConfig,
         RunConfig,
+        SFTConfig,
+        SFTData,
+        SFTJob,
         SumReward,
         load_config,
     )
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from konomi.data.tokens import Tokens
     from konomi.errors import ConfigError, DataError, KonomiError, ModelError, RunError
     from konomi.jobs.ppo import run_ppo
+    from konomi.jobs.sft import run_sft
     from konomi.models.load import load_causal_lm
     from konomi.models.policy import Policy, make_reference
     from konomi.report import write_report
@@ -59,6 +63,9 @@ _HOME = {
     "RunConfig": "konomi.config",
     "RunDir": "konomi.runs",
     "RunError": "konomi.errors",
+    "SFTConfig": "konomi.config",
+    "SFTData": "konomi.config",
+    "SFTJob": "konomi.config",
     "StepResult": "konomi.train.loop",
     "SumReward": "konomi.config",
     "Tokens": "konomi.data.tokens",
@@ -69,6 +76,7 @@ _HOME = {
     "load_prompts": "konomi.data.sources",
     "make_reference": "konomi.models.policy",
     "run_ppo": "konomi.jobs.ppo",
+    "run_sft": "konomi.jobs.sft",
     "split_held_out": "konomi.data.sources",
     "write_report": "konomi.report",
 }
@@ -93,6 +101,9 @@ __all__ = [
     "RunConfig",
     "RunDir",
     "RunError",
+    "SFTConfig",
+    "SFTData",
+    "SFTJob",
     "StepResult",
     "SumReward",
     "Tokens",
@@ -103,6 +114,7 @@ __all__ = [
     "load_prompts",
     "make_reference",
     "run_ppo",
+    "run_sft",
     "split_held_out",
     "write_report",
 ]

@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,32 @@ def plain(value: Any) -> Any:
         return os.fspath(value)
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A draft to write files into. When the block ends well it takes the place of the directory ``path``, and else it goes away:
+    whoever looks at ``path`` finds the old one whole, or the new one whole.
+
+    Raises:
+        RunError: something cannot be written; the old directory is still there.
+    """
+    draft, old = path.with_name(f".{path.name}.{os.getpid()}"), path.with_name(f".{path.name}.old")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield draft
+        for file in (each for each in draft.rglob("*") if each.is_file()):
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():  # never a half-removed directory under the name of a whole one
+            path.rename(old)
+        draft.rename(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if old.exists() and not path.exists():  # stopped between the two names
+            old.rename(path)
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -10,6 +10,7 @@ from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig,
 from konomi.config.reward import NormalizeConfig, RewardData, RewardJob, RewardTraining
 from konomi.config.rewards import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
 from konomi.config.section import Section, StageConfig, build, load_config
+from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
     "ClassifierReward",
@@ -28,6 +29,9 @@ __all__ = [
     "RewardTraining",
     "RolloutConfig",
     "RunConfig",
+    "SFTConfig",
+    "SFTData",
+    "SFTJob",
     "Section",
     "StageConfig",
     "SumReward",

@@ -95,6 +95,32 @@ class Tokens:
         """Return the leading special tokens and the first ``length`` tokens of the text (None: all of them)."""
         return self.leading + self._plain([text])[0][:length]
 
+    def parts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each of the texts that together are one, the first with the leading special tokens.
+
+        Each goes on from the very ids before it, as a response goes on from its query: no token spans two parts.
+        """
+        rows: list[list[int]] = []
+        ids, before = list(self.leading), ""
+        for text in texts:
+            whole = self.leading + self._plain([before + text])[0]
+            more = whole[len(ids) :] if whole[: len(ids)] == ids else self._apart(ids, text, self.decode(whole))
+            rows.append(more if rows else ids + more)
+            ids, before = ids + more, before + text
+        return rows
+
+    def _apart(self, before: list[int], text: str, whole: str) -> list[int]:
+        """The ids of a text that the tokenizer would merge with what is before it."""
+        ids = self._plain([text])[0]
+        # SentencePiece puts a space in front of whatever it is given
+        if self.decode(before + ids) != whole and self.decode(before + ids[1:]) == whole:
+            return ids[1:]
+        return ids
+
+    def ended(self, ids: list[int]) -> list[int]:
+        """Return ids that end in the end of text. A chat template may have put it there, and a line break behind it."""
+        return ids if self.eos_ids & set(ids[-2:]) else ids + sorted(self.eos_ids)
+
     def queries(
         self, prompts: Sequence[Prompt], query_tokens: tuple[int, int] | None, seed: int, epoch: int, max_tokens: int
     ) -> list[list[int]]:

@@ -69,17 +69,9 @@ class Policy(nn.Module):
         self.lm = lm
         self.trunk_layer: int | None = None
         """The first layer that is trained, where those below can be kept as a `Trunk`."""
-        if freeze_embeddings:
-            lm.get_input_embeddings().requires_grad_(False)
-            lm.get_output_embeddings().requires_grad_(False)
-        if top_layers is not None:
-            layers = packed.layer_count(lm)
-            if top_layers > layers:
-                raise ConfigError(f"model.top_layers = {top_layers}: the model has {layers} layers")
-            lm.requires_grad_(False)
-            for parameter in packed.top_parameters(lm, top_layers):
-                parameter.requires_grad_(True)
-            self.trunk_layer = layers - top_layers if packed.packs(lm) else None
+        below = train_only(lm, freeze_embeddings, top_layers)
+        if below is not None and packed.packs(lm):
+            self.trunk_layer = below
         weight = head_weight(lm)
         self.value_head = nn.Linear(weight.shape[1], 1, dtype=weight.dtype)
         nn.init.zeros_(self.value_head.weight)
@@ -89,7 +81,7 @@ class Policy(nn.Module):
         """Evaluate a rollout's response tokens; log-probabilities and values carry gradients."""
         with one_gradient(self.lm):
             hidden_ND, targets_N = response_hidden(self.lm, rollout, trunk)
-            logprobs_N, entropy_N = _through_head(self.lm, hidden_ND, targets_N, temperature)
+            logprobs_N, entropy_N = through_head(self.lm, hidden_ND, targets_N, temperature)
         values_N = self.values(hidden_ND)
         return Evaluation(_rows(logprobs_N, rollout), _rows(values_N, rollout), _rows(entropy_N, rollout))
 
@@ -118,6 +110,26 @@ class Policy(nn.Module):
             raise ModelError(f"{path}: no value head of this model can be read there: {error}") from error
 
 
+def train_only(lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None) -> int | None:
+    """Let the rest of a model be trained no more; return the number of layers below ``top_layers``, if that is given.
+
+    Raises:
+        ConfigError: the model has fewer layers than ``top_layers``.
+    """
+    if freeze_embeddings:
+        lm.get_input_embeddings().requires_grad_(False)
+        lm.get_output_embeddings().requires_grad_(False)
+    if top_layers is None:
+        return None
+    layers = packed.layer_count(lm)
+    if top_layers > layers:
+        raise ConfigError(f"model.top_layers = {top_layers}: the model has {layers} layers")
+    lm.requires_grad_(False)
+    for parameter in packed.top_parameters(lm, top_layers):
+        parameter.requires_grad_(True)
+    return layers - top_layers
+
+
 def make_reference(policy: Policy) -> PreTrainedModel:
     """A frozen copy of a policy's language model as it is now. Weights that the policy does not train are shared, not copied."""
     shared = {id(p): p for p in policy.lm.parameters() if not p.requires_grad}
@@ -129,7 +141,7 @@ def reference_logprobs(lm: PreTrainedModel, rollout: Rollout, temperature: float
     """[B, R] log-probability (nats) of each response token under a frozen model; 0 at padding."""
     with cast_once(lm):
         hidden_ND, targets_N = response_hidden(lm, rollout, trunk)
-        return _rows(_through_head(lm, hidden_ND, targets_N, temperature)[0], rollout)
+        return _rows(through_head(lm, hidden_ND, targets_N, temperature)[0], rollout)
 
 
 @torch.no_grad()
@@ -218,8 +230,8 @@ def check_head(lm: PreTrainedModel) -> None:
         )
 
 
-def _through_head(lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [N] with gradients, and entropies [N] without."""
+def through_head(lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [N] of the targets [N] after last hidden states [N, D], with gradients, and entropies [N] without."""
     if _soft_cap(lm) is None and getattr(lm.get_output_embeddings(), "bias", None) is None:
         logprobs_N, entropy_N = linear_logprobs(hidden_ND, head_weight(lm), targets_N, temperature)
         return logprobs_N, entropy_N

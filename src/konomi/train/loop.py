@@ -7,9 +7,7 @@ name and renamed, so that a kill leaves the one before it whole.
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +26,7 @@ from torch import Tensor, nn
 
 from konomi.environment import manage_memory
 from konomi.errors import ModelError, RunError
+from konomi.files import new_directory
 from konomi.models.policy import Policy
 
 STATE_FILE, OPTIMIZER_FILE, RANDOM_FILE = "trainer.json", "optimizer.safetensors", "random.safetensors"
@@ -125,22 +124,11 @@ class Engine:
         """Write a checkpoint: policy, value head, optimiser, random states and ``state`` (JSON)."""
         if not self.accelerator.is_main_process:
             return
-        draft = directory.with_name(f".{directory.name}.{os.getpid()}")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        self.policy.save(draft)
-        save_file(self._optimizer_tensors(), draft / OPTIMIZER_FILE)
-        save_file(_random_state(), draft / RANDOM_FILE)
-        (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
-        for file in draft.iterdir():
-            with open(file, "rb+") as opened:
-                os.fsync(opened.fileno())
-        old = directory.with_name(f".{directory.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if directory.exists():  # never a half-removed directory under the name of a whole one
-            directory.rename(old)
-        draft.rename(directory)
-        shutil.rmtree(old, ignore_errors=True)
+        with new_directory(directory) as draft:
+            self.policy.save(draft)
+            save_file(self._optimizer_tensors(), draft / OPTIMIZER_FILE)
+            save_file(_random_state(), draft / RANDOM_FILE)
+            (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
     def load(self, directory: Path) -> dict[str, Any]:
         """Take everything from a checkpoint and return its ``state``.

@@ -1,0 +1,196 @@
+"""A whole `konomi sft` job: from a configuration to a run directory with the best model in it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from konomi.config import SFTJob
+from konomi.data.examples import Example, Kind, load_examples, split_examples
+from konomi.data.messages import Render, template_render
+from konomi.data.tokens import Tokens
+from konomi.environment import manage_memory, peak_memory_gb
+from konomi.errors import ConfigError, ModelError
+from konomi.files import new_directory
+from konomi.jobs.common import begun
+from konomi.models.load import Loaded, load_causal_lm, quiet
+from konomi.models.policy import check_head, train_only
+from konomi.observer import Observer
+from konomi.runs import RunDir
+from konomi.train.loop import choose_precision, stop_on_signal
+from konomi.train.sft import Course, check_packing, perplexity, train
+from konomi.train.texts import Collator, Row, count_learned, encode, pack
+
+
+def run_sft(job: SFTJob, root: Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
+    """Run a job; return the result that ``--json`` prints.
+
+    The run's ``model/`` is the best so far from the first evaluation on, always whole. Nothing is written before the
+    configuration, the texts and the model were found to be usable.
+
+    Args:
+        job: the settings.
+        root: directory of all runs.
+        observer: hears what happens.
+        parent: the MLflow run that this one is a part of.
+
+    Raises:
+        ConfigError, DataError, ModelError: something given is not usable.
+        RunError: the run failed after it had begun; its directory says why.
+        KeyboardInterrupt: stopped by a signal; says what there is.
+    """
+    observer, started = observer or Observer(), time.monotonic()
+    ready = _prepare(job, observer)
+    with begun(
+        job, root, observer, data=job.data.texts, digest=ready.digest, facts=_facts(job, ready), parent=parent,
+        extra={"precision": ready.precision, "model_revision": ready.loaded.revision},
+    ) as (run, sink):  # fmt: skip
+
+        def record(update: int, metrics: Mapping[str, float]) -> None:
+            run.append_metrics(update, metrics)
+            if sink:
+                sink.log(update, metrics)
+
+        with stop_on_signal(lambda: observer.warn(_STOPPING)) as stop, quiet(), stop.patience():
+            course = Course(record, lambda: _keep(run, ready.loaded), observer.progress, stop, job.sft.patience)
+            train(
+                ready.loaded.model, ready.rows, ready.held_out, Collator(ready.tokens.pad_id, job.sft.packing), course, job.sft,
+                seed=job.run.seed, precision=ready.precision, directory=run.path,
+            )  # fmt: skip
+        if stop.signal:
+            run.set_status("stopped", f"{stop.signal} after update {course.updates}")
+            raise KeyboardInterrupt(f"stopped after update {course.updates}; {_what_there_is(run, course)}")
+        if course.best >= course.initial:
+            observer.warn(
+                f"no evaluation was better than that of the initial model ({course.initial:.4g} nats/token; the best was "
+                f"{course.best:.4g}): lower sft.learning_rate, train for fewer epochs, or give more texts"
+            )
+        if sink:
+            sink.log_artifacts([run.metrics, run.path / "config.json", run.path / "run.json"])
+        return {
+            "run": str(run.path),
+            "status": "finished",
+            "reason": f"{job.sft.patience} evaluations without a lower loss" if course.gave_up else None,
+            "updates": course.updates,
+            "best_update": course.best_update,
+            "before": {"loss": course.initial, "perplexity": perplexity(course.initial)},
+            "after": {"loss": course.best, "perplexity": perplexity(course.best)},
+            "held_out": ready.texts[1],
+            "seconds": time.monotonic() - started,
+            "peak_gb": peak_memory_gb(),
+            "model": str(run.model),
+            "mlflow": sink.address if sink else None,
+        }
+
+
+_STOPPING = "stopping: this update is finished first; Ctrl-C again stops at once"
+
+
+def _what_there_is(run: RunDir, course: Course) -> str:
+    if not course.best_update:
+        return "there was no evaluation yet, so no model was kept. sft.evaluate_every = N makes them more frequent"
+    return f"{run.model} is the best so far (evaluation loss {course.best:.4g} after update {course.best_update})"
+
+
+def _keep(run: RunDir, loaded: Loaded) -> None:
+    with new_directory(run.model) as draft:
+        loaded.model.save_pretrained(draft)
+        loaded.tokenizer.save_pretrained(draft)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that a run needs, found to be usable."""
+
+    kind: Kind
+    digest: str
+    texts: tuple[int, int]
+    """Texts to learn from, and held out."""
+    rows: list[Row]
+    held_out: list[Row]
+    loaded: Loaded
+    tokens: Tokens
+    precision: str
+
+
+def _prepare(job: SFTJob, observer: Observer) -> _Ready:
+    manage_memory()
+    kind, examples = load_examples(job.data)
+    if kind == "text" and job.sft.loss == "completion":
+        raise ConfigError(
+            f'sft.loss = "completion": the rows of {job.data.texts} are plain texts, of which nothing is a completion; '
+            'set sft.loss = "all", or give prompt and completion columns'
+        )
+    sides = split_examples(examples, job.data)
+    loaded = load_causal_lm(job.model, progress=observer.say)
+    tokens = Tokens(loaded.tokenizer)
+    if not tokens.eos_ids:
+        observer.warn(f"{loaded.source}: its tokenizer has no end-of-text token, so the model does not learn where to stop")
+    render = _template(loaded) if kind == "messages" else None
+    rows, held_out = (_encoded(job, kind, side, loaded, tokens, render, observer) for side in sides)
+    check_head(loaded.model)
+    train_only(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
+    if job.sft.packing:
+        check_packing(loaded.model)
+        rows, held_out = (pack(each, job.sft.max_length) for each in (rows, held_out))
+    held_out.sort(key=lambda row: len(row.ids))  # like lengths together: less padding, and the sum is the same
+    return _Ready(
+        kind, _digest(examples), (len(sides[0]), len(sides[1])), rows, held_out, loaded, tokens,
+        choose_precision(job.model.precision),
+    )  # fmt: skip
+
+
+def _template(loaded: Loaded) -> Render:
+    if not loaded.tokenizer.chat_template:
+        raise ModelError(
+            f"{loaded.source}: its tokenizer has no chat template, which conversations need; take a model that was tuned to "
+            "chat, put a chat_template.jinja beside its tokenizer, or give prompt and completion columns instead of messages"
+        )
+    return template_render(loaded.tokenizer)
+
+
+def _encoded(
+    job: SFTJob,
+    kind: Kind,
+    examples: Sequence[Example],
+    loaded: Loaded,
+    tokens: Tokens,
+    render: Render | None,
+    observer: Observer,
+) -> list[Row]:
+    limit, everything = job.sft.max_length, kind == "text" or job.sft.loss == "all"
+    rows, cut = encode(examples, tokens, everything=everything, max_length=limit, render=render)
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(len(row.ids) for row in rows)
+    if context and longest > context:
+        raise ConfigError(
+            f"{loaded.source}: a text of {longest} tokens is more than its context of {context}; set sft.max_length = {context}"
+        )
+    if cut.texts:
+        observer.warn(
+            f"{cut.texts} of {len(rows)} texts are longer than sft.max_length = {limit} tokens and are cut; the longest has "
+            f"{cut.longest}"
+        )
+    return rows
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    lines = sorted(repr((e.text, e.completion, e.messages)) for e in examples)
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
+
+def _facts(job: SFTJob, ready: _Ready) -> dict[str, str]:
+    parameters = list(ready.loaded.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
+    size = sum(p.numel() for p in parameters) / 1e6
+    learned, rows, sft = count_learned(ready.rows), len(ready.rows), job.sft
+    facts = {
+        "model": f"{job.model.name}, {size:,.0f} M parameters, {trained:,.0f} M of them trained, {ready.precision}",
+        "texts": f"{job.data.texts}: {ready.texts[0]} to learn from ({ready.kind}), {ready.texts[1]} held out",
+        "job": f"{sft.epochs} epochs of {learned:,} learned tokens in {rows:,} rows, {sft.batch_size} a step",
+    }
+    return facts | ({"licence": ready.loaded.note} if ready.loaded.note else {})

@@ -1,0 +1,188 @@
+"""Texts as rows of tokens that a language model learns from: which tokens count, several texts in one row, batches.
+
+A text begins as a query does, with the leading special tokens that the tokenizer puts in front, and ends in its end of text,
+so that the model learns to stop. Which tokens count is known from lengths and never from ids: padding may be the end of text.
+
+Shapes: B rows, L tokens of the longest.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from konomi.data.examples import Example
+from konomi.data.messages import Render
+from konomi.data.tokens import Tokens, pad_right
+from konomi.errors import DataError
+
+IGNORED = -100
+"""The label of a token that does not count, as transformers has it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text, or several laid end to end.
+
+    Attributes:
+        ids: tokens.
+        labels: the token itself where it is learned, else `IGNORED`. The first token of a text follows nothing: it never is.
+        positions: of each token in its own text, from 0.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    positions: list[int]
+
+    @property
+    def learned(self) -> int:
+        """How many tokens count."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+@dataclass
+class Cut:
+    """What did not fit into the rows."""
+
+    texts: int = 0
+    longest: int = 0
+    """Tokens of the longest text, cut or not."""
+
+
+def encode(
+    examples: Iterable[Example], tokens: Tokens, *, everything: bool, max_length: int, render: Render | None = None
+) -> tuple[list[Row], Cut]:
+    """Return each example as a row of at most ``max_length`` tokens, and how many were cut to that.
+
+    Args:
+        examples: what to learn.
+        tokens: the tokenizer.
+        everything: prompts are learned too, and what others than the assistant say.
+        max_length: a longer text loses its end.
+        render: the chat template; for conversations only.
+
+    Raises:
+        DataError: of a text no token is left that counts; the chat template refuses a conversation.
+    """
+    rows, cut = [], Cut()
+    for example in examples:
+        ids, counts = _flagged(example, tokens, everything, render)
+        front = max(1, len(tokens.leading))
+        labels = [i if (c or everything) and n >= front else IGNORED for n, (i, c) in enumerate(zip(ids, counts, strict=True))]
+        cut.texts += len(ids) > max_length
+        cut.longest = max(cut.longest, len(ids))
+        row = Row(ids[:max_length], labels[:max_length], list(range(min(len(ids), max_length))))
+        if not row.learned:
+            raise DataError(_nothing_left(example, ids, labels, max_length))
+        rows.append(row)
+    return rows, cut
+
+
+def _nothing_left(example: Example, ids: Sequence[int], labels: Sequence[int], max_length: int) -> str:
+    before = next((n for n, label in enumerate(labels) if label != IGNORED), None)
+    if before is None:
+        return f"{example.where}: {len(ids)} tokens in this model's vocabulary: there is nothing to learn from it; remove it"
+    what = "before the assistant's first answer there are" if example.messages else "the prompt alone has"
+    return (
+        f"{example.where}: {what} {before} tokens, which leaves nothing of what is to be learned within sft.max_length = "
+        f"{max_length}; shorten or remove the row, or raise the limit"
+    )
+
+
+def _flagged(example: Example, tokens: Tokens, everything: bool, render: Render | None) -> tuple[list[int], list[bool]]:
+    """The ids of an example, and of each whether it is to be learned where not everything is."""
+    if example.messages:
+        assert render is not None
+        parts = turns(example, render, everything)
+    elif example.completion is not None:
+        parts = [(example.text, False), (example.completion, True)]
+    else:
+        parts = [(example.text, True)]
+    rows = tokens.parts([text for text, _ in parts])
+    if parts[-1][1]:
+        rows[-1] = tokens.ended(rows[-1])
+    counts = [counted for (_, counted), row in zip(parts, rows, strict=True) for _ in row]
+    return [i for row in rows for i in row], counts
+
+
+def turns(example: Example, render: Callable[[list[Any]], str], whole_only: bool = False) -> list[tuple[str, bool]]:
+    """A conversation in parts: (text, whether the assistant says it). Together they are the rendering of the whole.
+
+    What the assistant says is what the template writes from the cue for its answer to the end of its turn, which is how a model
+    is asked later. ``whole_only``: one part, said by whoever speaks last.
+
+    Raises:
+        DataError: the template refuses the conversation, or writes its beginning otherwise when more follows.
+    """
+    messages = list(example.messages)
+    parts: list[tuple[str, bool]] = []
+    try:
+        whole = render(messages)
+        done = ""
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant" or whole_only:
+                continue
+            for counted, text in ((False, render(messages[:number])), (True, render(messages[: number + 1]))):
+                if not whole.startswith(text):
+                    raise DataError(
+                        "the chat template writes a turn differently when others follow, so that what the assistant says cannot "
+                        "be told from the rest. Split the conversation so that it ends with the first answer, or use another "
+                        "template"
+                    )
+                parts.append((text[len(done) :], counted))
+                done = text
+    except DataError as error:
+        raise DataError(f"{example.where}: {error}") from error
+    rest = whole[len(done) :]
+    return [*parts, (rest, whole_only and messages[-1]["role"] == "assistant")] if rest else parts
+
+
+def pack(rows: Sequence[Row], max_length: int) -> list[Row]:
+    """Lay rows end to end in as few rows of at most ``max_length`` tokens as is easily found: the longest first, each where it
+    fits best."""
+    packed: list[list[Row]] = []
+    rooms: list[tuple[int, int]] = []  # what is free, and in which row; sorted
+    for row in sorted(rows, key=lambda row: -len(row.ids)):
+        at = bisect.bisect_left(rooms, (len(row.ids), 0))
+        if at < len(rooms):
+            room, number = rooms.pop(at)
+        else:
+            room, number = max_length, len(packed)
+            packed.append([])
+        packed[number].append(row)
+        bisect.insort(rooms, (room - len(row.ids), number))
+    return [
+        Row(*([i for part in each for i in getattr(part, name)] for name in ("ids", "labels", "positions"))) for each in packed
+    ]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Rows to a batch.
+
+    Attributes:
+        pad_id: any valid id; what is padding does not count, and no token of a text sees it: it is to the right.
+        packing: rows may hold several texts, so that positions are needed.
+    """
+
+    pad_id: int
+    packing: bool
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Return input_ids, labels and (packed) position_ids, each [B, L] int64."""
+        batch = {
+            "input_ids": pad_right([row.ids for row in rows], self.pad_id)[0],
+            "labels": pad_right([row.labels for row in rows], IGNORED)[0],
+        }
+        if self.packing:  # a position that is not one more than the last begins another text: padding is texts of one token
+            batch["position_ids"] = pad_right([row.positions for row in rows], 0)[0]
+        return batch
+
+
+def count_learned(rows: Iterable[Row]) -> int:
+    """Tokens that count, of all rows."""
+    return sum(row.learned for row in rows)

@@ -1,0 +1,132 @@
+"""Rows as texts to learn from: the three kinds, how they are told apart, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from konomi.config import SFTData
+from konomi.data.examples import Example, load_examples, split_examples
+from konomi.data.records import Prompt
+from konomi.errors import ConfigError, DataError
+
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+
+
+def write(path: Path, *rows: Any) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def load(path: str | Path, **settings: Any) -> tuple[str, list[Example]]:
+    return load_examples(SFTData(texts=str(path), **settings))
+
+
+def refused(path: str | Path, *words: str, error: type[Exception] = DataError, **settings: Any) -> None:
+    with pytest.raises(error) as caught:
+        load(path, **settings)
+    for word in words:
+        assert word in str(caught.value)
+
+
+# -- what is read ------------------------------------------------------------------------------------------------------
+
+
+def test_plain_texts(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", {"text": "a b", "topic": 1}, {"text": "c"})
+    assert load(path) == ("text", [Example(f"{path}:1", "a b"), Example(f"{path}:2", "c")])
+    (tmp_path / "t.txt").write_text("one\n\ntwo\n", encoding="utf-8")
+    kind, examples = load(tmp_path / "t.txt", text_column="any")
+    assert (kind, [e.text for e in examples]) == ("text", ["one", "two"])
+    assert load("embedded:openings-en")[0] == "text"
+
+
+def test_prompts_with_completions(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", {"prompt": "p ", "completion": "c", "id": 3})
+    assert load(path) == ("prompt-completion", [Example(f"{path}:1", "p ", "c")])
+    (tmp_path / "t.csv").write_text("question,answer\nwhy,so\n", encoding="utf-8")
+    kind, examples = load(tmp_path / "t.csv", prompt_column="question", completion_column="answer")
+    assert (kind, examples[0].text, examples[0].completion) == ("prompt-completion", "why", "so")
+
+
+def test_conversations(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", {"messages": TALK}, {"messages": TALK[:1] * 2 + TALK})
+    kind, examples = load(path)
+    assert (kind, examples[0].messages) == ("messages", tuple(TALK))
+    assert [message["role"] for message in examples[1].messages] == ["user"] * 3 + ["assistant"]
+
+
+def test_a_kind_that_is_named_needs_its_own_columns_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", {"text": "whole", "prompt": "p", "completion": "c"})
+    refused(path, "t.jsonl:1", "text, prompt, completion", "prompt-completion and text", "set data.kind", error=ConfigError)
+    assert load(path, kind="text")[1] == [Example(f"{path}:1", "whole")]
+    assert load(path, kind="prompt-completion")[1] == [Example(f"{path}:1", "p", "c")]
+
+
+def test_limit_reads_no_further(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.jsonl", {"text": "a"}, {"text": "b"}, {"txt": "c"})
+    assert len(load(path, limit=2)[1]) == 2
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"txt": "a"}, ["it has the columns txt", "'messages', or 'prompt' and 'completion', or 'text'", "data.text_column"]),
+        ({"prompt": "a"}, ["it has the columns prompt", "data.completion_column"]),
+        ({"text": 3}, ["'text' is a number"]),
+        ({"text": " "}, ["'text' is blank"]),
+        ({"prompt": "p", "completion": ""}, ["'completion' is blank"]),
+        ({"messages": "hi"}, ["'messages' is a text", '{"role": ..., "content": ...}']),
+        ({"messages": []}, ["'messages' is an empty list"]),
+        ({"messages": ["hi"]}, ["message 1 of 'messages' has no role"]),
+        ({"messages": [{"content": "hi"}]}, ["message 1 of 'messages' has no role"]),
+        ({"messages": [TALK[0], {"role": "assistant", "content": None}]}, ["the content of message 2 of 'messages' is null"]),
+        ({"messages": TALK[:1]}, ["no message of the assistant"]),
+        ({"messages": TALK[::-1]}, ["begins with the assistant"]),
+    ],
+)
+def test_bad_rows(tmp_path: Path, row: dict[str, Any], words: list[str]) -> None:
+    refused(write(tmp_path / "t.jsonl", row), "t.jsonl:1: ", *words)
+
+
+def test_a_later_row_without_the_column(tmp_path: Path) -> None:
+    refused(write(tmp_path / "a.jsonl", {"text": "a"}, {"txt": "b"}), "a.jsonl:2: no column 'text'", "Set data.text_column")
+    pair = {"prompt": "p", "completion": "c"}
+    refused(write(tmp_path / "b.jsonl", pair, {"prompt": "p"}), "b.jsonl:2: no column 'completion'", "data.completion_column")
+    refused(write(tmp_path / "c.jsonl", pair, {"completion": "c"}), "c.jsonl:2: no column 'prompt'", "data.prompt_column")
+    refused(write(tmp_path / "d.jsonl", {"messages": TALK}, {}), "d.jsonl:2: no column 'messages'", "data.messages_column")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    refused(write(tmp_path / "t.jsonl"), "t.jsonl: no rows in it; at least two texts are needed")
+    refused(write(tmp_path / "t.jsonl"), "no rows in it", kind="text")
+    refused(tmp_path / "none.jsonl", "no such file")
+
+
+# -- held out ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_with_one_prompt_are_on_one_side() -> None:
+    talks = [(*TALK[:1], {"role": "assistant", "content": answer}) for answer in ("x", "y")]
+    rows = [Example("", f"prompt {n}", completion) for n in range(100) for completion in ("x", "y")]
+    rows += [Example("", messages=talk) for talk in talks]
+    train, held_out = split_examples(rows, SFTData(texts="t", held_out=0.3))
+    assert len(train) + len(held_out) == len(rows)
+    assert not {e.asked.key for e in train} & {e.asked.key for e in held_out}
+    assert all(int(e.asked.key, 16) < 0.3 * 2**128 for e in held_out)
+    assert {e.asked.key for e in held_out if e.text} <= {Prompt(f"prompt {n}").key for n in range(100)}
+    assert talks[0][0]["content"] in Example("", messages=talks[0]).asked.text
+    assert "x" not in Example("", messages=talks[0]).asked.text
+
+
+def test_none_on_one_side() -> None:
+    with pytest.raises(DataError, match=r"t: of its 1 rows none is held out for the evaluation.*data.held_out = 1e-09"):
+        split_examples([Example("", "a")], SFTData(texts="t", held_out=1e-9))
+    with pytest.raises(DataError, match="all of the 1 texts are held out"):
+        split_examples([Example("", "a")], SFTData(texts="t", held_out=0.999999))
