@@ -17,7 +17,8 @@ import pytest
 from konomi import charts
 from konomi.errors import DataError
 from konomi.markup import flat, number, signed, words
-from konomi.report import SAMPLE_UPDATES, TEMPLATES, TEXTS_OPEN, write_report
+from konomi.page import TEMPLATES
+from konomi.report import SAMPLE_UPDATES, TEXTS_OPEN, write_report
 from konomi.runs import RunDir
 
 CONFIG = {
@@ -211,8 +212,9 @@ def test_every_word_is_in_both_languages(tmp_path: Path) -> None:
     assert set(labels) == {"ja", "en"}
     assert list(labels["ja"]) == list(labels["en"]) == sorted(labels["en"])
     assert all(text.strip() for words_ in labels.values() for text in words_.values())
-    template = (TEMPLATES / "report.html").read_text(encoding="utf-8")
-    source = template + "".join(Path(charts.__file__).with_name(n).read_text(encoding="utf-8") for n in ("report.py",))
+    sources = [*(TEMPLATES / f"{name}.html" for name in ("report", "page", "charts"))]
+    sources += [Path(charts.__file__).with_name(name) for name in ("report.py", "page.py")]
+    source = "".join(path.read_text(encoding="utf-8") for path in sources)
     unused = [key for key in labels["en"] if f'"{key}"' not in source and not key.startswith("status_")]
     assert unused == []
 
@@ -366,6 +368,9 @@ def test_points_are_where_the_axes_say() -> None:
     assert chart.target == ticks["5"]
     assert (chart.dots[0].x, chart.dots[1].x) == (charts.LEFT, charts.WIDTH - charts.RIGHT)
     assert charts.over_updates([1], [None]) is None
+    epochs = charts.over_updates([0.25, 0.5], [1.0, 2.0], whole=False)
+    assert epochs is not None and [dot.title for dot in epochs.dots] == ["0.25: 1", "0.5: 2"]
+    assert [label for _, label in epochs.x_ticks][:2] == ["0.25", "0.3"]
     assert charts.path([1], [None], [1.0], {}) is None
     both = charts.path([1], [1.0], [3.0], {}, [("n = 1", 0.0, 1.0), ("n = 2", None, 2.0), ("n = 4", 2.0, 3.0)])
     assert both is not None and both.beside.count("L") == 1 and both.beside_dots[1].y == both.dots[0].y

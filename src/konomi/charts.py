@@ -35,6 +35,8 @@ class Chart:
     """Path data of the closed area between two curves."""
     target: float | None = None
     """Height of a horizontal line."""
+    guide: str = ""
+    """Path data of a line to compare with."""
     marks: dict[str, Dot] = field(default_factory=dict)
     """Further points by name."""
     beside: str = ""
@@ -43,12 +45,13 @@ class Chart:
 
 
 def over_updates(
-    updates: Sequence[int],
+    updates: Sequence[float],
     values: Sequence[Number],
     *,
     spread: Sequence[Number] | None = None,
     target: float | None = None,
     zero: bool = False,
+    whole: bool = True,
 ) -> Chart | None:
     """A curve over updates.
 
@@ -58,6 +61,7 @@ def over_updates(
         spread: half width of a band around the curve.
         target: height of a line across.
         zero: the y axis includes 0.
+        whole: ``updates`` are whole numbers.
 
     Returns:
         None if there is no value at all.
@@ -65,15 +69,15 @@ def over_updates(
     points = [(x, y) for x, y in zip(updates, values, strict=True) if y is not None]
     if not points:
         return None
-    edges: list[tuple[int, float, float] | None] = [
+    edges: list[tuple[float, float, float] | None] = [
         None if y is None or s is None else (x, y - s, y + s)
         for x, y, s in zip(updates, values, spread or [None] * len(updates), strict=True)
     ]
     heights = [y for _, y in points] + [h for e in edges if e for h in e[1:]]
     heights += [0.0] * zero + ([] if target is None else [target])
-    x_axis, y_axis = _Axis([x for x, _ in points], LEFT, WIDTH - RIGHT, whole=True), _y_axis(heights)
+    x_axis, y_axis = _Axis([x for x, _ in points], LEFT, WIDTH - RIGHT, whole=whole), _y_axis(heights)
     titles = iter(
-        f"{x}: {y:.4g}" + ("" if spread is None or s is None else f" ± {s:.3g}")
+        f"{round(x, 3)}: {y:.4g}" + ("" if spread is None or s is None else f" ± {s:.3g}")
         for x, y, s in zip(updates, values, spread or [None] * len(updates), strict=True)
         if y is not None
     )
@@ -113,6 +117,23 @@ def path(
         marks={name: Dot(x_axis(x), y_axis(y), f"{x:.4g}, {y:.4g}") for name, (x, y) in marks.items()},
         beside=_line((x_axis(x), y_axis(y)) for _, x, y in other),
         beside_dots=[Dot(x_axis(x), y_axis(y), f"{name}: {x:.4g}, {y:.4g}") for name, x, y in other],
+    )
+
+
+def calibration(points: Sequence[tuple[float, float, int]], low: float) -> Chart | None:
+    """How often what was said came true, from (probability that was said, share that came true, count). None if empty.
+
+    The x axis is from ``low`` to 1; the guide is where both are equal.
+    """
+    if not points:
+        return None
+    x_axis, y_axis = _Axis([low, 1.0], LEFT, WIDTH - RIGHT), _y_axis([low, 1.0, *(y for _, y, _ in points)])
+    return Chart(
+        x_axis.ticks(),
+        y_axis.ticks(),
+        _line((x_axis(x), y_axis(y)) for x, y, _ in points),
+        [Dot(x_axis(x), y_axis(y), f"{x:.3g}: {y:.3g} ({count})") for x, y, count in points],
+        guide=_line([(x_axis(low), y_axis(low)), (x_axis(1.0), y_axis(1.0))]),
     )
 
 

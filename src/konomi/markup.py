@@ -31,6 +31,17 @@ def signed(value: Any) -> str:
     return f"+{text}" if text[0].isdigit() and value > 0 else text
 
 
+def percent(value: Any) -> str:
+    """A share in per cent, one decimal; "–" for none.
+
+    >>> percent(0.7534)
+    '75.3 %'
+    """
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.1f} %".replace("-", "−")
+
+
 def words(text: Any) -> Markup:
     """Somebody's text as inert, isolated HTML; characters that could mislead the eye are shown as their code."""
     from markupsafe import Markup, escape

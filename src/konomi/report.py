@@ -1,29 +1,18 @@
-"""The page of a run: one HTML file that shows what changed, needs nothing from outside, and can be sent by mail.
-
-Texts that a model or a data file wrote are never trusted: all are escaped, characters that reorder or hide text are
-shown as their code, and a content security policy allows the page's own style and script by their hashes, nothing else.
-The words of the page are in templates/report.json, in every language at once; a switch on the page picks one.
-"""
+"""The page of a PPO run: one HTML file that shows what changed, needs nothing from outside, and can be sent by mail."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from konomi import charts, files
+from konomi import charts, page
 from konomi.charts import Chart
-from konomi.errors import DataError
-from konomi.markup import flat, number, security_policy, signed, words
+from konomi.markup import number, signed
 from konomi.runs import RunDir
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
-
-TEMPLATES = Path(__file__).parent / "templates"
 COMPARE_VERSION = 1
 SAMPLE_UPDATES = 12
 """Updates whose texts are shown, spread over the run."""
@@ -64,69 +53,25 @@ def write_report(run: RunDir) -> Path:
         DataError: a file of the run is damaged, or compare.json was written by a newer konomi.
         RunError: the page cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    labels: dict[str, dict[str, str]] = json.loads((TEMPLATES / "report.json").read_text(encoding="utf-8"))
-
-    def t(key: str) -> Markup:
-        span = Markup('<span class="{0}" lang="{0}">{1}</span>')
-        return Markup("").join(span.format(lang, label[key]) for lang, label in labels.items())
-
-    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"words": words, "number": number, "signed": signed, "flat": flat}
-    page = environment.get_template("report.html").render(
-        labels=labels,
-        t=t,
-        size=charts,
-        style=Markup(style),
-        script=Markup(script),
-        policy=security_policy(style, script),
-        **_content(run, t),
-    )
-    files.write_atomic(run.report, page.encode("utf-8"))
-    return run.report
+    labels = page.read_labels("report.json")
+    return page.write_page(run, "report.html", labels, _content(run, page.translator(labels)))
 
 
 def _content(run: RunDir, t: Any) -> dict[str, Any]:
     info, config, metrics = run.info, run.config, run.read_metrics()
     compare = _read_compare(run)
     return {
-        "name": info.get("name") or run.path.name,
-        "status": info.get("status") if info.get("status") in ("finished", "failed", "stopped") else "running",
-        "reason": info.get("reason"),
-        "git": info.get("git"),
+        **page.about(run, _facts(config)),
         "tiles": _tiles(info, config, metrics, compare, t),
-        "facts": _facts(info, config),
         "compare": compare,
         "charts": _charts(config, metrics, compare),
         "samples": _samples(run),
-        "config": json.dumps(config, ensure_ascii=False, indent=2),
-        "info": json.dumps(info, ensure_ascii=False, indent=2),
     }
 
 
-def _facts(info: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    model, reward = config.get("model", {}), config.get("reward", {})
-    machine, versions = info.get("machine", {}), info.get("versions", {})
-    rows = [
-        ("model", " ".join(str(model[key]) for key in ("name", "revision") if model.get(key))),
-        ("reward", _reward(reward)),
-        ("judges", "; ".join(f"{name}: {_reward(judge)}" for name, judge in config.get("judges", {}).items())),
-        ("seed", str(info.get("seed", ""))),
-        ("precision", str(info.get("precision") or model.get("precision", ""))),
-        ("machine", f"{machine.get('cpu', '')} × {machine.get('cpus', '')}, {machine.get('platform', '')}"),
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
-        ("started", str(info.get("started", "")).replace("T", " ").replace("+00:00", " UTC")),
-    ]
-    return [(key, value) for key, value in rows if value.strip()]
+def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    judges = "; ".join(f"{name}: {_reward(judge)}" for name, judge in config.get("judges", {}).items())
+    return [("model", page.model_name(config)), ("reward", _reward(config.get("reward", {}))), ("judges", judges)]
 
 
 def _reward(reward: Mapping[str, Any]) -> str:
@@ -181,15 +126,9 @@ def _duration(info: Mapping[str, Any], last: Mapping[str, Any]) -> str | None:
 
 
 def _read_compare(run: RunDir) -> dict[str, Any] | None:
-    found = run.read_json(run.compare.name)
+    found = page.read_result(run, run.compare.name, COMPARE_VERSION, "make the before/after again")
     if found is None:
         return None
-    if not isinstance(found, dict) or found.get("version") != COMPARE_VERSION:
-        version = found.get("version") if isinstance(found, dict) else None
-        raise DataError(
-            f"{run.compare}: format {version!r}, this konomi reads {COMPARE_VERSION}; update konomi, or make the "
-            "before/after again"
-        )
     before, after = found.get("before", {}), found.get("after", {})
     rows = [
         {

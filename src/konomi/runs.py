@@ -9,6 +9,7 @@
     checkpoints/    made by the trainer
     model/          the model that the run ends with
     compare.json    the before/after
+    eval.json       how far a reward model can be trusted
     report.html
     trace.json.gz   with --profile: one update, for ui.perfetto.dev; profile.txt is a table of it
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from konomi.data.records import Pair, Prompt, Ranking
+from konomi.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,34 @@ def groups(records: Iterable[Ranking | Pair]) -> list[Group]:
     for record in records:
         found.setdefault((Prompt(record.prompt).key, record.source), []).append(record)
     return [_group(each) for each in found.values()]
+
+
+def split_groups(groups: Sequence[Group], share: float) -> tuple[list[Group], list[Group]]:
+    """Return (train, held out), by prompt: all that is said of one is on one side, from whatever source.
+
+    As :func:`konomi.data.sources.split_held_out`, by the key alone: a prompt that PPO holds out with the same share is
+    held out here too.
+
+    Raises:
+        DataError: a side has nothing in it; with share 0 nothing is held out, and that is right.
+    """
+    bound = int(share * 2**128)
+    train: list[Group] = []
+    held_out: list[Group] = []
+    for group in groups:
+        (held_out if int(group.key, 16) < bound else train).append(group)
+    prompts = len({group.key for group in groups})
+    if not train:
+        raise DataError(
+            f"data.held_out = {share}: the comparisons of all {prompts} prompts are held out and none is left for training; "
+            "lower it or add prompts"
+        )
+    if share > 0 and not held_out:
+        raise DataError(
+            f"data.held_out = {share}: of {prompts} prompts none is held out, so that the model could not be judged; raise it "
+            "or add prompts (0: do not judge)"
+        )
+    return train, held_out
 
 
 def _group(records: Sequence[Ranking | Pair]) -> Group:

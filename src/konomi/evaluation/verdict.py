@@ -1,0 +1,174 @@
+"""Is this enough data? The figures of a preference model as a few plain sentences, in English and Japanese."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from konomi.markup import percent
+
+FEW_PROMPTS = 30
+"""With fewer prompts a bootstrap over prompts is itself not to be trusted."""
+WIDE = 0.10
+"""An interval of the accuracy that is wider than this (5 points to each side) says little of how good a model is."""
+FEW_COMPARISONS = 2_000
+"""Trained on fewer, a reward model often barely beats chance."""
+
+_TEXTS = {
+    "none": (
+        "There is no comparison to judge the model by.",
+        "モデルを評価できる比較が一つもない。",
+    ),
+    "accuracy": (
+        "The model is right in {value} of {comparisons} held-out comparisons ({range}; {prompts} prompts).",
+        "取り置きの比較 {comparisons} 件（書き出し {prompts} 個）のうち、モデルの判断が正しかったのは {value}（{range}）。",
+    ),
+    "range": ("95 % interval {low} to {high}", "95 % 区間は {low} ～ {high}"),
+    "no_range": ("no interval", "区間は求められない"),
+    "few": (
+        "That is too few prompts to judge it by: hold out 30 at least, better some hundreds.",
+        "書き出しが少なすぎて、良し悪しを判断できない。少なくとも 30 個、できれば数百個を取り置くこと。",
+    ),
+    "worse": (
+        "That is worse than a coin (50 %): perhaps better and worse were mixed up somewhere.",
+        "これは当てずっぽう（50 %）より悪い。どこかで良いほうと悪いほうを取り違えていないか確かめること。",
+    ),
+    "chance": (
+        "That cannot be told from a coin (50 %): the data is not enough, or the labels hold nothing that the model can see.",
+        "これは当てずっぽう（50 %）と区別がつかない。データが足りないか、モデルに読み取れる手がかりがラベルにない。",
+    ),
+    "length": (
+        "That beats a coin, but is not shown to beat the rule that the longer text wins ({longer}): the data is not enough. "
+        "Comparisons of texts of like length help most.",
+        "当てずっぽうは上回るが、「長いほうが勝ち」という規則（{longer}）を上回るとは言えず、データが足りない。"
+        "長さの近い文どうしの比較を増やすと効果が大きい。",
+    ),
+    "wide": (
+        "That beats a coin and the rule that the longer text wins ({longer}), but the interval is wide: about {times} times "
+        "as many held-out comparisons would bring it to 5 points on each side.",
+        "当てずっぽうも、「長いほうが勝ち」という規則（{longer}）も上回る。ただし区間が広く、±5 ポイントに収めるには"
+        "取り置きの比較がおよそ {times} 倍要る。",
+    ),
+    "enough": (
+        "That beats a coin and the rule that the longer text wins ({longer}), and the interval is narrow: the data is enough "
+        "to rely on this number.",
+        "当てずっぽうも、「長いほうが勝ち」という規則（{longer}）も上回り、区間も狭い。この数字を信頼できるだけのデータがある。",
+    ),
+    "collect": (
+        "It was trained on {train} comparisons; below about 2,000 a reward model barely beats chance: collect more.",
+        "学習に使った比較は {train} 件。およそ 2,000 件に満たない報酬モデルは偶然をわずかに上回る程度なので、比較を増やすこと。",
+    ),
+    "check": (
+        "It was trained on {train} comparisons, which is often enough: look at the labels before collecting more.",
+        "学習に使った比較は {train} 件で、件数としては足りることが多い。さらに集める前に、ラベルを見直すこと。",
+    ),
+    "more": (
+        "It was trained on {train} comparisons only; more of them are likely to raise it.",
+        "学習に使った比較は {train} 件と少なく、増やせば正解率が上がる見込みがある。",
+    ),
+    "no_overlap": (
+        "No two raters judged the same pair, so how good a model can be at best is not known.",
+        "同じ組を二人以上が評価した例がないため、正解率の上限は分からない。",
+    ),
+    "no_ceiling": (
+        "Two raters agree in {agreed}, which cannot be told from chance: how good a model can be at best is not known, and may "
+        "be little better than a coin.",
+        "評価者どうしの一致は {agreed} で、偶然と区別がつかない。正解率の上限は分からず、五分五分に近いおそれもある。",
+    ),
+    "unclear": (
+        "Two raters agree in {agreed}, which allows about {ceiling} at best; whether the model is there already cannot be said "
+        "from so few comparisons.",
+        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling}。モデルがすでにそこに達しているか"
+        "どうかは、この件数では分からない。",
+    ),
+    "below": (
+        "Two raters agree in {agreed}, which allows about {ceiling} at best; from a coin to there the model has come {way}.",
+        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling}。"
+        "当てずっぽうからその上限までを 100 % とすると、モデルは {way} の位置にある。",
+    ),
+    "reached": (
+        "Two raters agree in {agreed}, which allows about {ceiling} at best, and the model is there: more comparisons of this "
+        "kind will not raise it.",
+        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling}。モデルはすでにそこに達しており、"
+        "同じ種類の比較を増やしても伸びは見込めない。",
+    ),
+}
+
+
+def verdict(result: Mapping[str, Any]) -> dict[str, str]:
+    """Say whether the data is enough.
+
+    The interval decides; how many comparisons the model was trained on only says what to do about it.
+
+    Args:
+        result: what :func:`konomi.evaluation.evaluate_preferences` found.
+
+    Returns:
+        ``grade``: ``none`` (nothing to judge by), ``few`` (prompts), ``worse`` or ``chance`` (than, as a coin), ``length``
+        (not shown to beat the longer one), ``wide`` (beats both, but the interval is wide) or ``enough``; ``en`` and
+        ``ja``: the sentences.
+    """
+    accuracy = result["accuracy"]
+    grade = _grade(result)
+    if grade == "none":
+        return {"grade": grade, "en": _TEXTS["none"][0], "ja": _TEXTS["none"][1]}
+    parts = ["accuracy", grade]
+    of_ceiling = _of_ceiling(result)
+    train = result["train_comparisons"]
+    if train is not None and of_ceiling != "reached":
+        if train < FEW_COMPARISONS:
+            parts += {"chance": ["collect"], "length": ["collect"], "wide": ["more"], "enough": ["more"]}.get(grade, [])
+        elif grade == "chance":
+            parts.append("check")
+    if grade != "few":
+        parts.append(of_ceiling)
+    agreement = result["agreement"] or {"share": {}, "ceiling": {}, "of_ceiling": None}
+    known = accuracy["low"] is not None
+    times = ((accuracy["high"] - accuracy["low"]) / WIDE) ** 2 if known else 1.0
+    facts = {
+        "value": percent(accuracy["value"]),
+        "comparisons": f"{result['comparisons']:,}",
+        "prompts": f"{result['prompts']:,}",
+        "longer": percent(result["longer"]["accuracy"]["value"]),
+        "times": f"{times:.1f}" if times < 10 else f"{times:.0f}",
+        "train": "" if train is None else f"{train:,}",
+        "agreed": percent(agreement["share"].get("value")),
+        "ceiling": percent(agreement["ceiling"].get("value")),
+        "way": percent(agreement["of_ceiling"]),
+    }
+    sentences = []
+    for language in (0, 1):
+        between = _TEXTS["range" if known else "no_range"][language].format(
+            low=percent(accuracy["low"]), high=percent(accuracy["high"])
+        )
+        sentences.append([_TEXTS[part][language].format(range=between, **facts) for part in parts])
+    return {"grade": grade, "en": " ".join(sentences[0]), "ja": "".join(sentences[1])}
+
+
+def _grade(result: Mapping[str, Any]) -> str:
+    accuracy = result["accuracy"]
+    if accuracy["value"] is None:
+        return "none"
+    if result["prompts"] < FEW_PROMPTS or accuracy["low"] is None:
+        return "few"
+    if accuracy["high"] < 0.5:
+        return "worse"
+    if accuracy["low"] <= 0.5:
+        return "chance"
+    if not result["longer"]["beaten"]:
+        return "length"
+    return "wide" if accuracy["high"] - accuracy["low"] > WIDE else "enough"
+
+
+def _of_ceiling(result: Mapping[str, Any]) -> str:
+    """Where the model stands against the raters: a key of the texts."""
+    agreement = result["agreement"]
+    if agreement is None:
+        return "no_overlap"
+    if agreement["share"]["low"] is None or agreement["share"]["low"] <= 0.5:
+        return "no_ceiling"
+    gap = agreement["below"]
+    if gap["low"] is not None and gap["low"] > 0:
+        return "below"
+    spreads = [each for each in (gap, result["accuracy"]) if each["low"] is not None and each["high"] - each["low"] <= WIDE]
+    return "reached" if len(spreads) == 2 else "unclear"
