@@ -19,10 +19,16 @@ from konomi.config import (
     FunctionReward,
     HttpReward,
     ModelConfig,
+    ModelReward,
+    NormalizeConfig,
     PPOConfig,
     PPOJob,
+    RewardData,
+    RewardJob,
+    RewardTraining,
     RolloutConfig,
     RunConfig,
+    Section,
     SFTConfig,
     SFTData,
     SFTJob,
@@ -35,8 +41,8 @@ from konomi.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "konomi"
 SECTIONS = [
-    ModelConfig, DataConfig, RolloutConfig, ClassifierReward, FunctionReward, HttpReward, SumReward, PPOConfig, CompareConfig,
-    RunConfig, SFTData, SFTConfig,
+    ModelConfig, DataConfig, RolloutConfig, ClassifierReward, FunctionReward, HttpReward, SumReward, ModelReward,
+    PPOConfig, CompareConfig, RunConfig, SFTData, SFTConfig, RewardData, RewardTraining, NormalizeConfig,
 ]  # fmt: skip
 FIELDS = [(section, name) for section in SECTIONS for name in section.model_fields]
 
@@ -60,7 +66,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
 def test_every_example_loads(path: Path) -> None:
-    kind = SFTJob if path.name.startswith("sft-") else PPOJob
+    kind: type[Section] = {"sft-ja": SFTJob, "write-up": RewardJob}.get(path.stem, PPOJob)
     job = load_config(path, kind)
     assert build(kind, job.model_dump(mode="json")) == job  # as the run directory keeps it
 

@@ -29,6 +29,7 @@ SECTIONS = {
     'reward` with `kind = "classifier"': configuration.ClassifierReward,
     'reward` with `kind = "function"': configuration.FunctionReward,
     'reward` with `kind = "http"': configuration.HttpReward,
+    'reward` with `kind = "model"': configuration.ModelReward,
     'reward` with `kind = "sum"': configuration.SumReward,
     "judges": Section,  # of the kinds above, no settings of its own
     "ppo": configuration.PPOConfig,
@@ -36,6 +37,9 @@ SECTIONS = {
     "run": configuration.RunConfig,
     "data` of `konomi sft": configuration.SFTData,
     "sft": configuration.SFTConfig,
+    "data` of `konomi reward": configuration.RewardData,
+    "train": configuration.RewardTraining,
+    "normalize": configuration.NormalizeConfig,
 }
 METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/(loss|perplexity)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)

@@ -230,37 +230,6 @@ def print_result(result: dict[str, Any]) -> None:
         _next(console, result)
 
 
-def print_reward(result: dict[str, Any]) -> None:
-    """What a reward model is worth, on stdout, and what may be done with it."""
-    console = Console(highlight=False)
-    found = result["eval"]
-    for part, title in (("held_out", "On prompts that it never saw"), ("truth", "Against the judge that is certain")):
-        figures = {name.replace("_", " "): value for name, value in found.get(part, {}).items() if _told(value)}
-        lines = [f"  {name:24} {_interval(value)}" for name, value in figures.items()]
-        if lines:
-            console.print(Text("\n".join([title, *lines])), soft_wrap=True)
-    if sentence := found["held_out"].get("sentence"):
-        console.print(Text(f"\n{sentence['en']}"), soft_wrap=True)
-    stopped = " (ended early: the loss fell no more)" if result["early"] else ""
-    console.print(f"\n{result['steps']} steps; the model is the one after step {result['best_step']}{stopped}")
-    for label in ("report", "model", "mlflow"):
-        if result[label]:
-            console.print(Text(f"{label:8} {result[label]}"), soft_wrap=True)
-    if found["task"] != "classification" and "normalisation" not in found:
-        hint = "It has no scale yet, and PPO asks for one: train it with normalize.samples (from konomi sample)"
-        console.print(f"\n{hint}", soft_wrap=True)
-
-
-def _told(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, dict) and {"mean", "low", "high"} <= value.keys())
-
-
-def _interval(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return f"{value['mean']:.3f}  (95 % interval {value['low']:.3f} to {value['high']:.3f})"
-
-
 def _next(console: Console, result: dict[str, Any]) -> None:
     konomi = typed("konomi")
     prompt = shlex.quote(flat(result["compare"]["texts"][-1]["prompt"]))

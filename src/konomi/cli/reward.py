@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,10 +34,36 @@ def reward(
     job = load_config(config, RewardJob, settings(set_, seed))
     from konomi.jobs.reward import run_reward
 
-    result = run_reward(job, out, make_observer())
+    show(run_reward(job, out, make_observer()), as_json)
+
+
+def show(result: dict[str, Any], as_json: bool) -> None:
+    """Print what a reward model is worth, and what may be done with it."""
     if as_json:
         typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))
         return
-    from konomi.console import print_reward
+    from konomi.environment import typed
 
-    print_reward(result)
+    found = result["eval"]
+    for part, title in (("held_out", "On what it never saw"), ("truth", "Against the judge that is certain")):
+        figures = {name: value for name, value in found.get(part, {}).items() if isinstance(value, dict) and "low" in value}
+        if figures:
+            typer.echo(title)
+        for name, value in figures.items():
+            typer.echo(
+                f"  {name.replace('_', ' '):24} {value['value']:.3f}  (95 % interval {value['low']:.3f} to {value['high']:.3f})"
+            )
+    if verdict := found["held_out"].get("verdict"):
+        typer.echo(f"\n{verdict['en']}")
+    early = ", ended early: the loss fell no more" if result["early"] else ""
+    typer.echo(f"\nThe model is the one after step {result['best_step']} of {result['steps']}{early}")
+    for label in ("report", "model", "mlflow"):
+        if result[label]:
+            typer.echo(f"{label:8} {result[label]}")
+    model = shlex.quote(result["model"])
+    if found["task"] == "classification":
+        typer.echo(f"\nNext:\n  {typed('konomi')} ppo CONFIG.toml --set reward.name={model}  # its raw score as reward")
+    elif "normalisation" not in found:
+        typer.echo("\nIt has no scale yet, and PPO asks for one: train it with normalize.samples (from konomi sample)")
+    else:
+        typer.echo(f"\nNext:\n  {typed('konomi')} ppo CONFIG.toml --set reward.kind=model --set reward.name={model}")

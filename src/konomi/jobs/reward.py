@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from konomi.config import RewardJob
 from konomi.data.formats import read_tasks
 from konomi.environment import peak_memory_gb
 from konomi.errors import DataError
+from konomi.files import file_sha256, new_directory
 from konomi.jobs.common import begun
 from konomi.jobs.reward_data import Learned, load
 from konomi.models.backbone import make_reward_model, tame_head
@@ -24,10 +24,11 @@ from konomi.reward_report import write_reward_report
 from konomi.runs import RunDir
 from konomi.seeds import stream_seed
 from konomi.tracking import MlflowSink
-from konomi.train.follower import Hears
+from konomi.train.follower import Hears, Outcome
 from konomi.train.loop import Stop, autocast, choose_precision, find_device, stop_on_signal
 from konomi.train.reward import train_reward_model
 
+_STOPPING = "stopping after this step; no model is written. Ctrl-C again stops at once"
 TAME = 64
 """Elements on which the size of a new head's numbers is measured."""
 
@@ -54,31 +55,18 @@ def run_reward(job: RewardJob, root: Path, observer: Observer | None = None, *, 
     precision = choose_precision(job.model.precision)
     extra = {"verb": "reward", "precision": precision, "model_revision": made.revision}
     facts = _facts(job, model, learned, precision) | ({"licence": made.note} if made.note else {})
-    with (
-        stop_on_signal(
-            lambda: observer.warn("stopping after this step; no model is written. Ctrl-C again stops at once")
-        ) as stop,
-        begun(job, root, observer, data=job.data.file, digest=learned.digest, facts=facts, parent=parent, extra=extra) as (
-            run,
-            sink,
-        ),
-    ):
+    begins = begun(job, root, observer, data=job.data.file, digest=learned.digest, facts=facts, parent=parent, extra=extra)
+    with stop_on_signal(lambda: observer.warn(_STOPPING)) as stop, begins as (run, sink):
         if made.fresh:
-            few = [example.texts for example in learned.train[:TAME]]
-            tame_head(model, few, lambda: autocast(model.device, precision))
+            tame_head(model, [e.texts for e in learned.train[:TAME]], lambda: autocast(model.device, precision))
         with stop.patience():
             outcome = train_reward_model(
                 model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
                 directory=run.path, hears=_Told(run, sink, observer, stop),
             )  # fmt: skip
         observer.say("The model is held against what it never saw")
-        result = _evaluate(job, model, learned, samples, precision, outcome.history)
-        model.save(run.model, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
-        run.write_json("eval.json", result)
-        report = write_reward_report(run)
-        if sink:
-            sink.log(outcome.steps, _flat(result["held_out"], "held_out/"))
-            sink.log_artifacts([report, run.path / "eval.json", run.metrics, run.path / "config.json", run.path / "run.json"])
+        result = _evaluate(job, model, learned, samples, precision)
+        report = _keep(job, model, learned, run, sink, result, outcome)
     return {
         "run": str(run.path),
         "status": "finished",
@@ -93,6 +81,21 @@ def run_reward(job: RewardJob, root: Path, observer: Observer | None = None, *, 
         "mlflow": sink.address if sink else None,
         "eval": result,
     }
+
+
+def _keep(
+    job: RewardJob, model: RewardModel, learned: Learned, run: RunDir, sink: MlflowSink | None, result: dict[str, Any],
+    outcome: Outcome,
+) -> Path:  # fmt: skip
+    """Write the model, its evaluation and its page; return the page."""
+    with new_directory(run.model) as draft:
+        model.save(draft, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
+    run.write_json("eval.json", result)
+    report = write_reward_report(run)
+    if sink:
+        sink.log(outcome.steps, _flat(result["held_out"], "held_out/") | _flat(result.get("truth", {}), "truth/"))
+        sink.log_artifacts([report, run.path / "eval.json", run.metrics, run.path / "config.json", run.path / "run.json"])
+    return report
 
 
 class _Told(Hears):
@@ -140,15 +143,14 @@ def _normalise(model: RewardModel, samples: Sequence[tuple[str, list[str]]], nam
     std = statistics.stdev(raw)
     if not std > 0:
         raise DataError(f"{name}: the model gives all samples the same score, so that there is no scale; it has learned nothing")
-    digest = hashlib.sha256(Path(name).expanduser().read_bytes()).hexdigest()
+    digest = file_sha256(Path(name).expanduser())
     model.normalisation = Normalisation(statistics.fmean(raw), std, len(raw), digest)
     pairs = [(prompt, text) for prompt, texts in samples for text in texts]
     return [{"prompt": p, "response": t, "score": s} for (p, t), s in zip(pairs, raw, strict=True)]
 
 
 def _evaluate(
-    job: RewardJob, model: RewardModel, learned: Learned, samples: Sequence[tuple[str, list[str]]], precision: str,
-    history: Sequence[dict[str, float]],
+    job: RewardJob, model: RewardModel, learned: Learned, samples: Sequence[tuple[str, list[str]]], precision: str
 ) -> dict[str, Any]:  # fmt: skip
     """What eval.json says."""
     numbers = model.predict(learned.texts(), autocast=lambda: autocast(model.device, precision))
@@ -175,4 +177,6 @@ def _facts(job: RewardJob, model: RewardModel, learned: Learned, precision: str)
 
 
 def _flat(values: dict[str, Any], prefix: str) -> dict[str, float]:
-    return {f"{prefix}{k}": float(v) for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    """The figures of an evaluation that are one number, and those that have an interval."""
+    numbers = {k: v["value"] if isinstance(v, dict) and "low" in v else v for k, v in values.items()}
+    return {f"{prefix}{k}": float(v) for k, v in numbers.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
