@@ -18,11 +18,13 @@ from konomi.config import (
     DataConfig,
     FunctionReward,
     HttpReward,
+    JudgeConfig,
     ModelConfig,
     PPOConfig,
     PPOJob,
     RolloutConfig,
     RunConfig,
+    SampleConfig,
     SFTConfig,
     SFTData,
     SFTJob,
@@ -36,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "konomi"
 SECTIONS = [
     ModelConfig, DataConfig, RolloutConfig, ClassifierReward, FunctionReward, HttpReward, SumReward, PPOConfig, CompareConfig,
-    RunConfig, SFTData, SFTConfig,
+    RunConfig, SFTData, SFTConfig, SampleConfig, JudgeConfig,
 ]  # fmt: skip
 FIELDS = [(section, name) for section in SECTIONS for name in section.model_fields]
 

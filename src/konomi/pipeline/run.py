@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,11 @@ def run_pipeline(
             title = f"Stage {number} of {len(stages)}, {stage.name} ({stage.do})"
             if step.action == "skip":
                 observer.say(f"{title}: skipped, {step.why}")
+                notes.stage(stage.name, status="finished")  # a kill may have come before it was noted
             else:
                 observer.say(f"{title}: {'goes on' if step.action == 'resume' else 'runs'}, {step.why}")
                 _work(step, title, notes, observer, tracked, again)
-            rows.append(_row(stage, "skipped" if step.action == "skip" else "finished", notes.of(stage.name)))
+            rows.append(_row(stage, "skipped" if step.action == "skip" else "finished"))
         tracked.end("FINISHED")
     return {
         "name": pipeline.name, "pipeline": str(directory), "status": "finished", "stages": rows, "mlflow": tracked.address,
@@ -116,7 +117,8 @@ def _work(step: Step, title: str, notes: Notes, observer: Observer, tracked: _Tr
     except KonomiError as error:
         notes.stage(stage.name, status="failed", reason=str(error))
         tracked.end("FAILED")
-        raise type(error)(f"stage {stage.name}: {error}") from error.__cause__
+        error.args = (f"stage {stage.name}: {error}",)
+        raise
     except BaseException as error:
         notes.stage(stage.name, status="failed", reason=f"{type(error).__name__}: {error}")
         tracked.end("FAILED")
@@ -150,9 +152,14 @@ def _move_away(directory: Path) -> None:
     directory.rename(kept)
 
 
-def _row(stage: Stage, status: str, note: Mapping[str, Any]) -> dict[str, Any]:
-    report = stage.directory / "report.html"
+def _row(stage: Stage, status: str) -> dict[str, Any]:
+    report, run = stage.directory / "report.html", RunDir(stage.directory)
     return {
-        "stage": stage.name, "do": stage.do, "status": status, "seconds": note.get("seconds"), "run": str(stage.directory),
-        "outputs": {name: str(path) for name, path in stage.outputs.items()}, "report": str(report) if report.exists() else None,
-    }  # fmt: skip
+        "stage": stage.name,
+        "do": stage.do,
+        "status": status,
+        "seconds": run.read_json("stage.json")["seconds"],
+        "run": str(stage.directory),
+        "outputs": {name: str(path) for name, path in stage.outputs.items()},
+        "report": str(report) if report.exists() else None,
+    }
