@@ -74,15 +74,7 @@ def run_sample(job: SampleJob, root: Path, observer: Observer | None = None, *, 
     """
     observer, started = observer or Observer(), time.monotonic()
     prompts = _prompts(job)
-    names = list(job.models)
-    writer = _load(job, names[0], observer)
-    texts = _cut(job, writer.tokens, prompts)
-    _check(job, writer, texts)
-    about = {names[0]: _about(job, writer)}
-    for name in names[1:]:
-        writer = _load(job, name, observer)
-        _check(job, writer, texts)
-        about[name] = _about(job, writer)
+    writer, texts, about = _checked(job, prompts, observer)
     drafts = [_Draft(*pair, number) for pair in zip(prompts, texts, strict=True) for number in range(job.sample.rounds)]
     facts = {
         **{f"model {name}": f"{each['name']}, {each['precision']}" for name, each in about.items()},
@@ -95,7 +87,7 @@ def run_sample(job: SampleJob, root: Path, observer: Observer | None = None, *, 
         stop_on_signal(observer.stopping),
     ):
         again = 0
-        for name in [writer.name, *(each for each in names if each != writer.name)]:  # that of the last check is still there
+        for name in reversed(job.models):  # the one that was checked last is still there
             writer = writer if writer.name == name else _load(job, name, observer)
             again += _write(job, writer, drafts, observer)
         tasks = _tasks(drafts, job.run.seed)
@@ -143,6 +135,23 @@ def _prompts(job: SampleJob) -> list[Prompt]:
     return found
 
 
+def _checked(
+    job: SampleJob, prompts: Sequence[Prompt], observer: Observer
+) -> tuple[_Writer, list[str], dict[str, dict[str, Any]]]:
+    """Try all models in turn: the last of them, what the candidates go on from, and of each model what is to be known of it."""
+    texts: list[str] = []
+    about = {}
+    for name in job.models:
+        writer = _load(job, name, observer)
+        texts = texts or _cut(job, writer.tokens, prompts)
+        queries = _queries(job, writer, texts)
+        check_context(max(map(len, queries)), job.rollout.response_tokens[1], writer.loaded)
+        about[name] = {"name": job.models[name].name, "revision": writer.loaded.revision, "precision": writer.precision}
+        if writer.loaded.note:
+            about[name]["licence"] = writer.loaded.note
+    return writer, texts, about
+
+
 def _load(job: SampleJob, name: str, observer: Observer) -> _Writer:
     config = job.models[name]
     loaded = load_causal_lm(config, progress=observer.say)
@@ -162,19 +171,8 @@ def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[str]
     return [text if text.strip() else prompt.text for text, prompt in zip(cut, prompts, strict=True)]
 
 
-def _check(job: SampleJob, writer: _Writer, texts: Sequence[str]) -> None:
-    """Make sure that the model can be asked all texts, and answer them, within its context."""
-    queries = _queries(job, writer, texts)
-    check_context(max(map(len, queries)), job.rollout.response_tokens[1], writer.loaded)
-
-
 def _queries(job: SampleJob, writer: _Writer, texts: Sequence[str]) -> list[list[int]]:
     return writer.tokens.queries([Prompt(text) for text in texts], None, job.run.seed, 0, job.data.max_query_tokens)
-
-
-def _about(job: SampleJob, writer: _Writer) -> dict[str, Any]:
-    about = {"name": job.models[writer.name].name, "revision": writer.loaded.revision, "precision": writer.precision}
-    return about | ({"licence": writer.loaded.note} if writer.loaded.note else {})
 
 
 def _write(job: SampleJob, writer: _Writer, drafts: Sequence[_Draft], observer: Observer) -> int:
