@@ -27,7 +27,7 @@ def count_a(responses):
 
 def slow(responses):
     import time
-    time.sleep(0.5)
+    time.sleep(0.3)
     return count_a(responses)
 
 def broken(responses):
@@ -129,8 +129,8 @@ def test_what_is_finished_is_run_again_only_when_something_changed(world: Path) 
     assert planned() == dict.fromkeys(STAGES, SKIP)
 
     # a setting of one stage: that stage alone, for nothing reads its output
-    assert planned("--set", "stages.rank.judge.agreement=0.9")["rank"] == "run: judge.agreement is 0.9 and was 0.75"
-    assert ran("--set", "stages.rank.judge.agreement=0.9") == ["rank"]
+    assert planned("--set", "stages.rank.judge.agreement=0.8")["rank"] == "run: judge.agreement is 0.8 and was 0.75"
+    assert ran("--set", "stages.rank.judge.agreement=0.8") == ["rank"]
     assert (world / "runs/tiny/.previous/rank/rankings.jsonl").is_file()
 
     # a local file: the stages that name it, and those that read what these make if that has changed
@@ -138,7 +138,7 @@ def test_what_is_finished_is_run_again_only_when_something_changed(world: Path) 
     plan = planned()
     assert plan["candidates"] == SKIP
     assert plan["policy"] == "run: taste.py:count_a has changed"
-    assert plan["rank"] == "run: judge.agreement is 0.75 and was 0.9; taste.py:count_a has changed"
+    assert plan["rank"] == "run: judge.agreement is 0.75 and was 0.8; taste.py:count_a has changed"
     assert plan["after"] == "run: what it reads from policy may change"
     assert ran() == ["rank", "policy", "after"]
 

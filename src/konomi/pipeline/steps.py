@@ -126,13 +126,10 @@ def _inputs(stage: Stage) -> dict[str, Any]:
     for path, value in leaves(stage.job.model_dump(mode="json")):
         if path in _TOLD_ELSEWHERE:
             continue
-        found[path] = value
+        name, file = value, _file_of(path.rpartition(".")[2], value) if isinstance(value, str) else None
         if path in stage.references:
             name, file = "@{}.{}".format(*stage.references[path]), Path(value)
-        elif isinstance(value, str):
-            name, file = value, _file_of(path.rpartition(".")[2], value)
-        else:
-            continue
+        found[path] = value
         if file is not None:
             found[path] = {"name": name, "sha256": content_sha256(file) if file.exists() else None}
     return found
