@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from konomi.config.ppo import DataConfig, ModelConfig, RolloutConfig
+from konomi.config.rewards import Name
 from konomi.config.section import Positive, Section, StageConfig
 
 
@@ -25,10 +26,6 @@ class SampleConfig(Section):
     """Responses drawn together. Changes no result beyond float error."""
     prompts: Literal["train", "held_out", "all"] = "train"
     """The side of the prompts by data.held_out. train: what the before/after of `konomi ppo` asks is never ranked."""
-
-
-Name = Annotated[str, Field(pattern=r"^[\w-]{1,60}$")]
-"""A name that a user gives to a model."""
 
 
 def _default_models() -> dict[str, ModelConfig]:

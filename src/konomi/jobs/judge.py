@@ -77,7 +77,7 @@ def run_judge(job: JudgeJob, root: Path, observer: Observer | None = None, *, pa
         said = {"rater": facts["rater"], "people": False, "reward": job.reward.model_dump(mode="json"), **figures}
         described = run.write_json("manifest.json", {**manifest(files), **said})
         if sink:
-            sink.log(0, {f"judge/{name}": value for name, value in figures.items()})
+            sink.log(0, {f"stand_in/{name}": value for name, value in figures.items()})
             sink.log_artifacts([described, run.path / "config.json"])
     return {
         "run": str(run.path),

@@ -19,7 +19,7 @@ from konomi.runs import RunDir
 VERSION = 1
 _TOLD_ELSEWHERE = ("run.name", "run.mlflow", "run.experiment")
 """Settings that change nothing in what a stage makes."""
-_FILES = ("name", "prompts", "file", "truth", "candidates", "samples", "evaluation")
+_FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
 """Settings that name files; others are taken for one if they look like a path. What does not exist is not a file."""
 
 
@@ -137,7 +137,7 @@ def _inputs(stage: Stage) -> dict[str, Any]:
 
 def _file_of(key: str, value: str) -> Path | None:
     """The file or directory that a setting names, if it names one that is there."""
-    if key == "prompts" and value.startswith(EMBEDDED):
+    if key in ("prompts", "texts") and value.startswith(EMBEDDED):
         return embedded_file(value)
     if key not in _FILES and "/" not in value and not Path(value).suffix:
         return None
