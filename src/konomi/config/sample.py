@@ -25,7 +25,9 @@ class SampleConfig(Section):
     batch_size: Positive = 64
     """Responses drawn together. Changes no result beyond float error."""
     prompts: Literal["train", "held_out", "all"] = "train"
-    """The side of the prompts by data.held_out. train: what the before/after of `konomi ppo` asks is never ranked."""
+    """The side of the prompts by data.held_out. train: what the before/after of `konomi ppo` asks is never ranked. all: for
+    `konomi reward`, which holds out by the same hash: with the same share it holds out what `konomi ppo` does, and with train
+    there would be nothing left for it, so that it needs a larger one."""
 
 
 def _default_models() -> dict[str, ModelConfig]:
