@@ -105,7 +105,7 @@ def test_the_command_line_starts_with_next_to_nothing() -> None:
     assert python(f"import konomi.cli, sys; print([m for m in {unwanted} if m in sys.modules])").strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ppo", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ppo", "--help"], ["demo", "--help"], ["run", "--help"]])
 def test_help_needs_no_torch(arguments: list[str]) -> None:
     code = f"""
 import sys
