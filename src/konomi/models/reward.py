@@ -3,7 +3,7 @@
 On disk it is a sequence-classification model of transformers, which others can load too, with ``reward.json`` beside it:
 what it was trained on, and the mean and deviation of the initial model's scores.
 
-A decoder's head reads the end of the text: its tokenizer's end-of-text token, which is put behind each. Texts go through a decoder laid end to end (`konomi.models.packed`); what several
+A decoder's head reads the last token. Texts go through a decoder laid end to end (`konomi.models.packed`); what several
 begin with is there once, and where only the top layers are trained, the layers below run once for each text. Another
 model runs padded on the right, as transformers runs it.
 
@@ -86,13 +86,10 @@ class RewardModel(nn.Module):
         self.model, self.tokenizer = model, tokenizer
         self.normalisation: Normalisation | None = None
         self.max_length = min(max_length, places(model), tokenizer.model_max_length)
-        end: int | None = tokenizer.eos_token_id
-        pads = (tokenizer.pad_token_id, model.config.get_text_config().pad_token_id, 0, 1)
-        self.pad_id: int = next(each for each in pads if each is not None and each != end)
+        pads = (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id)
+        self.pad_id: int = next((each for each in pads if each is not None), 0)
         model.config.get_text_config().pad_token_id = self.pad_id  # decoders ask for it to find each row's last token
         self.packs = self._check_packed()
-        self.end: list[int] = [end] if self.packs and end is not None else []
-        """What is put behind a text: the one place where a decoder has nothing else to say."""
         if self.packs:
             tokenizer.truncation_side = "left"  # the end of a text is what was written
         self.trunk_layer: int | None = None
@@ -121,9 +118,8 @@ class RewardModel(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, as its tokenizer makes them, cut to ``max_length``."""
-        room = self.max_length - len(self.end)
-        rows = self.tokenizer(list(texts), truncation=True, max_length=room, verbose=False)["input_ids"]
-        return [row if row and row[-1:] == self.end else [*row, *self.end] or [self.pad_id] for row in rows]
+        rows = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, verbose=False)["input_ids"]
+        return [row or [self.pad_id] for row in rows]
 
     def batch(self, rows: Sequence[Sequence[int]], groups: Sequence[int] | None = None) -> Batch:
         """Rows of token ids as a batch on the model's device.
