@@ -85,6 +85,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, [*good, {"text": "x", "label": 0.5}]) == (
         "a.jsonl:61: 'label' is 0.5; a name or a whole number is needed"
     )
+    assert "3 labels (1, 2, 9 ...); a label is a name, or a number from 0 without gaps" in refused(tmp_path, many([1, 2, 9]))
     assert refused(tmp_path, many(["same"])) == "a.jsonl: only the label same is there; a classifier needs two at least"
     assert refused(tmp_path, [{"text": "x", "label": "a"}, {"text": "x", "label": "b"}]).startswith(
         "a.jsonl: no text is left to "

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from konomi.config import ModelConfig
 from konomi.errors import ConfigError, DataError, ModelError
+from konomi.models import reward
 from konomi.models.backbone import make_reward_model, open_reward_model
 from konomi.models.reward import Normalisation, RewardModel, init_head
 from tiny import FAMILIES, save_tiny, tiny_encoder
@@ -79,6 +80,20 @@ def test_only_the_top_is_trained_and_all_of_it_is_saved(tmp_path: Path, family: 
     again = open_reward_model(str(tmp_path / "saved"))
     assert scores(again, [TEXTS]) == pytest.approx(scores(model.eval(), [TEXTS]), abs=1e-5)
     assert again.normalisation == model.normalisation and again.normalised(3.5) == 1.0
+
+
+def test_many_texts_to_one_prompt_are_more_than_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(tmp_path, "llama")
+    expected = scores(model, [TEXTS, TEXTS[:2]])
+    monkeypatch.setattr(reward, "BATCH_TOKENS", 30)
+    assert scores(model, [TEXTS, TEXTS[:2]]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_seed_decides_all_that_is_new_in_an_encoder(tmp_path: Path) -> None:
+    first = make(tmp_path, "xlm-roberta")
+    torch.manual_seed(99)
+    again = make(tmp_path, "xlm-roberta")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
 def test_frozen_embeddings_stay(tmp_path: Path) -> None:

@@ -165,12 +165,20 @@ def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:
         train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=0, precision="fp32", directory=tmp_path, hears=Hears())
 
 
+def test_an_evaluation_that_is_not_finite_ends_it(tmp_path: Path) -> None:
+    model = fresh(tmp_path / "m")
+    with torch.no_grad():
+        model.model.score.weight.fill_(float("nan"))
+    with pytest.raises(RunError, match="step 0: the loss is not finite"):
+        train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=2**40, precision="fp32", directory=tmp_path, hears=Hears())
+
+
 def test_somebody_may_stop_it(tmp_path: Path) -> None:
     class Stops(Hears):
         def stop(self) -> str | None:
             return "SIGINT"
 
     model = fresh(tmp_path / "m")
-    with pytest.raises(KeyboardInterrupt, match=r"stopped by SIGINT after step 1 of \d+; nothing was kept"):
+    with pytest.raises(KeyboardInterrupt, match=r"stopped by SIGINT after step 0 of \d+; nothing was kept"):
         train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=0, precision="fp32", directory=tmp_path, hears=Stops())
     assert not list(tmp_path.glob(".best*"))

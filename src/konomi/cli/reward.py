@@ -45,14 +45,14 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     from konomi.environment import typed
 
     found = result["eval"]
-    for part, title in (("held_out", "On what it never saw"), ("truth", "Against the judge that is certain")):
+    for part, title in (("held_out", "On what was held out"), ("truth", "Against the judge that is certain")):
         figures = {name: value for name, value in found.get(part, {}).items() if isinstance(value, dict) and "low" in value}
         if figures:
             typer.echo(title)
         for name, value in figures.items():
-            typer.echo(
-                f"  {name.replace('_', ' '):24} {value['value']:.3f}  (95 % interval {value['low']:.3f} to {value['high']:.3f})"
-            )
+            if value["value"] is not None:
+                told_ = "" if value["low"] is None else f"  (95 % interval {value['low']:.3f} to {value['high']:.3f})"
+                typer.echo(f"  {name.replace('_', ' '):24} {value['value']:.3f}{told_}")
     if verdict := found["held_out"].get("verdict"):
         typer.echo(f"\n{verdict['en']}")
     early = ", ended early: the loss fell no more" if result["early"] else ""

@@ -103,6 +103,12 @@ class RewardJob(Section):
     def _fits(self) -> RewardJob:
         if self.train.task == "classification" and (self.normalize.samples or self.data.truth):
             raise ValueError('normalize.samples and data.truth are for scores; task = "classification" has labels')
+        if self.train.task == "score" and self.data.truth:
+            raise ValueError('data.truth is for task = "preference"; with task = "score" the scores are the truth')
+        if self.train.task != "classification":
+            for key in ("text", "label", "labels"):
+                if getattr(self.data, key) != RewardData.model_fields[key].default:
+                    raise ValueError(f'data.{key} is for task = "classification"; remove it')
         if self.data.evaluation and self.data.evaluation_split:
             raise ValueError("data.evaluation and data.evaluation_split: set one of them")
         return self

@@ -13,6 +13,7 @@ from konomi.data.rows import Row, near, need_column, text_of
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
 
+MOST_LABELS = 1000
 _HINT = ". Set data.text and data.label"
 
 
@@ -39,7 +40,7 @@ def read_labelled(config: RewardData) -> tuple[list[Labelled], list[Labelled], t
         DataError: the source cannot be read; a row has no text or no label of the set; a side has no texts; there is one
             label only.
     """
-    rows = list(_rows(config, config.file, config.split))
+    rows = list(_rows(config, config.file, Hub(config.subset, config.split, config.revision)))
     labels = config.labels or _found(rows, config)
     if len(labels) < 2:
         raise DataError(
@@ -47,8 +48,8 @@ def read_labelled(config: RewardData) -> tuple[list[Labelled], list[Labelled], t
         )
     whole = [_labelled(row, labels, config) for row in rows]
     if config.evaluation or config.evaluation_split:
-        source, split = config.evaluation or config.file, config.evaluation_split or config.split
-        evaluation = [_labelled(row, labels, config) for row in _rows(config, source, split)]
+        hub = Hub() if config.evaluation else Hub(config.subset, config.evaluation_split or config.split, config.revision)
+        evaluation = [_labelled(row, labels, config) for row in _rows(config, config.evaluation or config.file, hub)]
         seen = {each.key for each in evaluation}
         train = [each for each in whole if each.key not in seen]
     else:
@@ -63,8 +64,7 @@ def read_labelled(config: RewardData) -> tuple[list[Labelled], list[Labelled], t
     return train, evaluation, tuple(labels)
 
 
-def _rows(config: RewardData, source: str, split: str) -> Iterator[Row]:
-    hub = Hub(config.subset, split, config.revision)
+def _rows(config: RewardData, source: str, hub: Hub) -> Iterator[Row]:
     for where, row in itertools.islice(open_rows(source, config.text, hub, "data."), config.limit):
         need_column(where, list(row), config.label, _HINT)
         yield where, row
@@ -75,9 +75,14 @@ def _found(rows: Sequence[Row], config: RewardData) -> tuple[str, ...]:
     if not rows:
         raise DataError(f"{config.file}: no rows in it; labelled texts are needed")
     values = {_value(where, row[config.label], config) for where, row in rows}
-    if all(isinstance(value, int) for value in values):
-        return tuple(str(number) for number in range(max(map(int, values)) + 1))
-    return tuple(sorted(map(str, values)))
+    numbers = {value for value in values if isinstance(value, int)}
+    if len(values) > MOST_LABELS or (numbers == values and numbers != set(range(len(numbers)))):
+        few = ", ".join(map(str, sorted(values, key=str)[:5]))
+        raise DataError(
+            f"{config.file}: {len(values)} labels ({few} ...); a label is a name, or a number from 0 without gaps, "
+            f"{MOST_LABELS} of them at most. See data.label and data.labels"
+        )
+    return tuple(map(str, sorted(numbers))) if numbers == values else tuple(sorted(map(str, values)))
 
 
 def _labelled(row: Row, labels: Sequence[str], config: RewardData) -> Labelled:

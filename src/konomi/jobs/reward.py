@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from konomi.config import RewardJob
 from konomi.data.formats import read_tasks
+from konomi.data.records import Prompt
 from konomi.environment import peak_memory_gb
-from konomi.errors import DataError
+from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, new_directory
 from konomi.jobs.common import begun
 from konomi.jobs.reward_data import Learned, load
@@ -64,8 +66,13 @@ def run_reward(job: RewardJob, root: Path, observer: Observer | None = None, *, 
                 model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
                 directory=run.path, hears=_Told(run, sink, observer, stop),
             )  # fmt: skip
-        observer.say("The model is held against what it never saw")
-        result = _evaluate(job, model, learned, samples, precision)
+        if outcome.best_step == 0:
+            observer.warn(
+                "no evaluation was better than that before training: the model is as it began, its head drawn at random. Lower "
+                "train.learning_rate, or give more data"
+            )
+        observer.say("The model is held against what was held out")
+        result = _evaluate(job, model, learned, samples)
         report = _keep(job, model, learned, run, sink, result, outcome)
     return {
         "run": str(run.path),
@@ -117,50 +124,63 @@ class _Told(Hears):
         return self.waits.signal
 
 
-def _samples(job: RewardJob) -> list[tuple[str, list[str]]]:
-    """Prompts and what the initial model wrote to them."""
-    name = job.normalize.samples
+@dataclass(frozen=True)
+class Samples:
+    """What the initial model wrote: prompts with texts, and the hash of the file that they are in."""
+
+    texts: list[tuple[str, list[str]]]
+    sha256: str
+
+
+def _samples(job: RewardJob) -> Samples | None:
+    """The samples that set the scale, chosen by the seed and their prompts."""
+    name, model = job.normalize.samples, job.normalize.model
     if name is None:
-        return []
-    model = job.normalize.model
-    tasks = sorted(enumerate(read_tasks(name)), key=lambda item: stream_seed(job.run.seed, "normalize", item[0]))
+        return None
+    tasks = read_tasks(name)
+    digest = file_sha256(Path(name).expanduser())
+    places: Counter[str] = Counter()  # a prompt may have several tasks
+    drawn = []
+    for task in tasks:
+        key = Prompt(task.prompt).key
+        drawn.append((stream_seed(job.run.seed, "normalize", key, places[key]), task))
+        places[key] += 1
     found: list[tuple[str, list[str]]] = []
     count = 0
-    for _, task in tasks:
+    for _, task in sorted(drawn, key=lambda item: item[0]):
         texts = [c.text for c in task.candidates if model is None or c.source.get("model") == model]
         if texts and (not found or count + len(texts) <= job.normalize.count):
             found.append((task.prompt, texts))
             count += len(texts)
     if count < 2:
-        of = f" of the model {model}" if model else ""
+        known = ", ".join(sorted({str(c.source.get("model")) for task in tasks for c in task.candidates}))
+        of = f" of the model {model} (normalize.model; there are: {known})" if model else ""
         raise DataError(f"{name}: fewer than two candidates{of} in it; a scale needs some dozens. See normalize.samples")
-    return found
+    return Samples(found, digest)
 
 
-def _normalise(model: RewardModel, samples: Sequence[tuple[str, list[str]]], name: str, precision: str) -> list[dict[str, Any]]:
-    """Score the initial model's samples, set the scale, and return the texts with their raw scores."""
-    whole = [[prompt + text for text in texts] for prompt, texts in samples]
-    numbers = model.predict(whole, autocast=lambda: autocast(model.device, precision))
+def _normalise(model: RewardModel, samples: Samples) -> list[dict[str, Any]]:
+    """Score the initial model's samples, set the scale, and return the texts with their normalised scores."""
+    whole = [[prompt + text for text in texts] for prompt, texts in samples.texts]
+    numbers = model.predict(whole)
     raw: list[float] = torch.cat(numbers)[:, 0].double().tolist()
     std = statistics.stdev(raw)
     if not std > 0:
-        raise DataError(f"{name}: the model gives all samples the same score, so that there is no scale; it has learned nothing")
-    digest = file_sha256(Path(name).expanduser())
-    model.normalisation = Normalisation(statistics.fmean(raw), std, len(raw), digest)
-    pairs = [(prompt, text) for prompt, texts in samples for text in texts]
-    return [{"prompt": p, "response": t, "score": s} for (p, t), s in zip(pairs, raw, strict=True)]
+        raise RunError("the model gives all samples the same score, so that there is no scale; it has learned nothing")
+    model.normalisation = Normalisation(statistics.fmean(raw), std, len(raw), samples.sha256)
+    pairs = [(prompt, text) for prompt, texts in samples.texts for text in texts]
+    return [{"prompt": p, "response": t, "score": model.normalised(s)} for (p, t), s in zip(pairs, raw, strict=True)]
 
 
 def _evaluate(
-    job: RewardJob, model: RewardModel, learned: Learned, samples: Sequence[tuple[str, list[str]]], precision: str
+    job: RewardJob, model: RewardModel, learned: Learned, samples: Samples | None
 ) -> dict[str, Any]:  # fmt: skip
     """What eval.json says."""
-    numbers = model.predict(learned.texts(), autocast=lambda: autocast(model.device, precision))
+    numbers = model.predict(learned.texts())  # in float32, as PPO will ask
     result: dict[str, Any] = {"version": 1, "task": job.train.task, **learned.evaluate(numbers, job.run.seed)}
     texts: list[dict[str, Any]] = []
-    if job.normalize.samples:
-        texts = _normalise(model, samples, job.normalize.samples, precision)
-        texts = [text | {"score": model.normalised(text["score"])} for text in texts]
+    if samples:
+        texts = _normalise(model, samples)
         result["normalisation"] = {k: v for k, v in vars(model.normalisation).items() if k != "data_sha256"}
     elif job.train.task != "classification":
         texts = learned.shown(numbers)

@@ -27,8 +27,7 @@ class Learned:
     """The elements to train on and to evaluate on.
 
     described: in words. digest: changes with the data. labels: of task classification. Of the rest, what the task needs:
-    groups held out, scores held out, texts held out; truth: (prompt key, response) -> score by a judge that is certain;
-    scale: (mean, deviation) of the scores that were trained on.
+    groups held out, scores held out, texts held out; truth: (prompt key, response) -> score by a judge that is certain.
     """
 
     train: list[Example]
@@ -52,7 +51,7 @@ class Learned:
         """Figures of what the model says of :meth:`texts`: [K, C] for each."""
         if self.labels:
             probabilities = torch.cat(list(numbers)).double().softmax(-1).tolist()
-            return {"held_out": evaluate_labels([each.label for each in self.labelled], probabilities, self.labels)}
+            return {"held_out": evaluate_labels([each.label for each in self.labelled], probabilities, self.labels, seed=seed)}
         scores = [each[:, 0].double().tolist() for each in numbers]
         if self.groups:
             held_out = evaluate_preferences(self.groups, scores, seed=seed, train_comparisons=self.comparisons)
@@ -79,8 +78,6 @@ class Learned:
             both = [(t, s) for t, s in said if t is not None]
             if len(both) > 1:
                 known.append((group.key, [t for t, _ in both], [s for _, s in both]))
-        if not known:
-            raise DataError("data.truth: it has no scores of the responses that are held out; give those of the same candidates")
         return {"truth": evaluate_truth(known, seed=seed)}
 
 
@@ -121,6 +118,11 @@ def _compared(job: RewardJob, say: Callable[[str], None]) -> Learned:
             raise DataError(f"{data.file}: no prompt is left to {name} that has a comparison; it has {len(whole)} prompts in all")
     counts = [sum(len(group.comparisons) for group in side) for side in (train, held_out)]
     truth = {(Prompt(s.prompt).key, s.response): s.score for s in read_scores(data.truth)} if data.truth else {}
+    known = max((sum((group.key, r) in truth for r in group.responses) for group in held_out), default=0)
+    if data.truth and known < 2:
+        raise DataError(
+            f"{data.truth}: it has no scores of the responses that are held out; give those of the same candidates (data.truth)"
+        )
     return Learned(
         [_of_group(group) for group in train], [_of_group(group) for group in decided],
         f"{counts[0]:,} comparisons of {len(train):,} prompts to train on, {counts[1]:,} of {len(held_out):,} held out",

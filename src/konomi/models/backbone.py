@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from konomi.config import ModelConfig
-from konomi.errors import ModelError
+from konomi.errors import DataError, ModelError
 from konomi.models.cache import Progress
 from konomi.models.load import explained, find_files, load_causal_lm, quiet, remove_dropout
-from konomi.models.reward import Normalisation, RewardModel, init_head, read_facts
+from konomi.models.reward import FILE, Normalisation, RewardModel, init_head, read_facts
 
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 
@@ -55,7 +55,9 @@ def make_reward_model(
         model, tokenizer, revision, note = _with_head(loaded.model, name), loaded.tokenizer, loaded.revision, loaded.note
         fresh = True
     else:
-        model, tokenizer, fresh = _classifier(files, config, outputs, labels)
+        with torch.random.fork_rng():  # what else of the head is new is drawn by transformers, from the global state
+            torch.manual_seed(seed)
+            model, tokenizer, fresh = _classifier(files, config, outputs, labels)
     if fresh:
         init_head(_replace_head(model, outputs), seed)
     model.config.num_labels = outputs
@@ -91,6 +93,11 @@ def open_reward_model(name: str) -> RewardModel:
     if not path.is_dir():
         raise ModelError(f"{name}: no such directory; give the model/ of a `konomi reward` run")
     facts = read_facts(path)
+    try:
+        max_length = int(facts["max_length"])
+        scale = Normalisation(facts["mean"], facts["std"], facts["count"], facts["data_sha256"]) if "mean" in facts else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path / FILE}: not whole ({error}); train the model again") from None
     with quiet(), explained(name, "reward model"):
         tokenizer = AutoTokenizer.from_pretrained(path)
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -99,9 +106,8 @@ def open_reward_model(name: str) -> RewardModel:
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{name}: weights are missing, such as {missing[0]}; save the reward model again")
     remove_dropout(model)
-    made = RewardModel(model, tokenizer, max_length=facts["max_length"]).eval()
-    if "mean" in facts:
-        made.normalisation = Normalisation(facts["mean"], facts["std"], facts["count"], facts["data_sha256"])
+    made = RewardModel(model, tokenizer, max_length=max_length).eval()
+    made.normalisation = scale
     return made
 
 

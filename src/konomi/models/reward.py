@@ -138,28 +138,31 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, texts: Sequence[Sequence[str]], *, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[Tensor]:  # fmt: skip
+        self, texts: Sequence[Sequence[str]], *, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    ) -> list[Tensor]:
         """[K, C] raw numbers of the K texts of each group; those of a group may begin alike. In evaluation mode, on the CPU.
 
         A text's numbers do not depend on what else is asked, beyond float error.
         """
-        encoded = [self.encode(group) for group in texts]
-        order = sorted(range(len(texts)), key=lambda i: max(map(len, encoded[i])))
+        pieces: list[tuple[int, list[list[int]]]] = []  # of groups that are more than a batch, several
+        for place, group in enumerate(texts):
+            rows = self.encode(group)
+            size = max(1, BATCH_TOKENS // max(map(len, rows), default=1))
+            pieces += [(place, rows[start : start + size]) for start in range(0, len(rows), size)]
         found: dict[int, Tensor] = {}
         was_training = self.training
         self.eval()
-        for part in _parts(order, encoded):
-            rows = [row for i in part for row in encoded[i]]
-            batch = self.batch(rows, [i for i in part for _ in encoded[i]])
+        for part in _parts([rows for _, rows in pieces]):
+            rows = [row for i in part for row in pieces[i][1]]
+            batch = self.batch(rows, [i for i in part for _ in pieces[i][1]])
             with autocast():
                 numbers = self(batch).float().cpu()
-            found |= zip(part, numbers.split([len(encoded[i]) for i in part]), strict=True)
-            if progress:
-                progress(len(found), len(texts))
+            found |= zip(part, numbers.split([len(pieces[i][1]) for i in part]), strict=True)
         self.train(was_training)
-        return [found[i] for i in range(len(texts))]
+        whole: list[list[Tensor]] = [[] for _ in texts]
+        for i, (place, _) in enumerate(pieces):
+            whole[place].append(found[i])
+        return [torch.cat(parts) for parts in whole]
 
     def normalised(self, raw: float) -> float:
         """A raw score on the scale of the initial model's samples; as it is where there is no scale."""
@@ -228,17 +231,17 @@ class RewardModel(nn.Module):
         self.trunk_layer = layers - top_layers if self.packs else None
 
 
-def _parts(order: Sequence[int], encoded: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[int]]:
+def _parts(groups: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[int]]:
     """Groups of like length, as many together as have BATCH_TOKENS with their padding."""
+    widths = [max(map(len, rows)) for rows in groups]
     part: list[int] = []
     count = 0
-    for i in order:
-        width = max(map(len, encoded[i]))
-        if part and (count + len(encoded[i])) * width > BATCH_TOKENS:
+    for i in sorted(range(len(groups)), key=lambda i: widths[i]):
+        if part and (count + len(groups[i])) * widths[i] > BATCH_TOKENS:
             yield part
             part, count = [], 0
         part.append(i)
-        count += len(encoded[i])
+        count += len(groups[i])
     if part:
         yield part
 

@@ -110,6 +110,8 @@ class HttpReward:
             raise RunError(
                 f"reward {self.name}: no answer after {times}; the last: {why}. Is the service up? See url, timeout and retries"
             ) from last
+        if self._token:  # a service that repeats it must not bring it into a message
+            raw = raw.replace(self._token.encode(), b"***")
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):

@@ -15,6 +15,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from konomi.errors import RunError
 
+_NOT_FINITE = 'step {}: the loss is not finite; try a lower learning rate, or model.precision = "fp32"'
+
 
 class Hears:
     """Who is told how a training goes. This one ignores it."""
@@ -76,6 +78,9 @@ class Follower(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.outcome.steps, self.outcome.epochs = state.global_step, float(state.epoch or 0.0)
         self.hears.step(state.global_step, state.max_steps)
+        self._stop(state)
+
+    def _stop(self, state: TrainerState) -> None:
         if reason := self.hears.stop():
             raise KeyboardInterrupt(f"stopped by {reason} after step {state.global_step} of {state.max_steps}; nothing was kept")
 
@@ -83,13 +88,16 @@ class Follower(TrainerCallback):  # type: ignore[misc]
         names = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
         self._train |= {names[key]: float(value) for key, value in (logs or {}).items() if key in names}
         if not math.isfinite(self._train.get("train/loss", 0.0)):
-            raise RunError(f'step {state.global_step}: the loss is not finite; try a lower learning rate, or precision = "fp32"')
+            raise RunError(_NOT_FINITE.format(state.global_step))
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any) -> None:
         figures = {"epoch": float(state.epoch or 0.0), **self._train, **(metrics or {})}
         self.outcome.history.append({"step": state.global_step, **figures})
         self.hears.evaluated(state.global_step, figures)
+        self._stop(state)
         loss = figures["eval/loss"]
+        if not math.isfinite(loss):
+            raise RunError(_NOT_FINITE.format(state.global_step))
         if loss < self.outcome.best_loss:
             self.outcome.best_loss, self.outcome.best_step, self._since = loss, state.global_step, 0
             save_file({name: p.detach().contiguous() for name, p in _trained(self.model).items()}, self.best)

@@ -154,10 +154,11 @@ class _RewardTrainer(Trainer):  # type: ignore[misc]
             output_dir=str(directory), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
             gradient_accumulation_steps=config.batch_size // micro, max_grad_norm=config.max_grad_norm,
             lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
-            warmup_steps=config.warmup, seed=seed, data_seed=seed, eval_strategy="steps", eval_steps=every,
+            warmup_steps=config.warmup, seed=seed % 2**32, data_seed=seed % 2**32, eval_strategy="steps", eval_steps=every,
             save_strategy="no", logging_steps=every, report_to="none", disable_tqdm=True, remove_unused_columns=False,
             use_cpu=model.device.type == "cpu", dataloader_pin_memory=False, logging_nan_inf_filter=False,
         )  # fmt: skip
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # more of them: by `accelerate launch`, not by copies in one process
         rows = _Rows(model, train, precision)
         super().__init__(
             model, arguments, lambda items: collate(model, items), rows, held_out, optimizers=(_optimizer(model, config), None)

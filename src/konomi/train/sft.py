@@ -141,6 +141,11 @@ class Course(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **_: Any) -> None:
         """All that is held out was evaluated."""
         loss, self._evaluated = metrics["eval_token_loss"], 0
+        if not math.isfinite(loss):
+            raise RunError(
+                f"update {state.global_step}: the evaluation loss is not finite; try a lower sft.learning_rate, or "
+                'model.precision = "fp32"'
+            )
         figures = {"eval/loss": loss, "eval/perplexity": perplexity(loss)}
         self._record(state.global_step, figures)
         self._progress("training", state.global_step, state.max_steps, figures)
