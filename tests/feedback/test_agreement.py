@@ -81,7 +81,7 @@ def test_agreement_is_that_of_slow_loops(seed: int) -> None:
 
 
 def test_each_person_beside_all_the_others() -> None:
-    rankings = drawn(4) + [Ranking("prompt 0", ("a", "b"), (1, 2))]
+    rankings = [*drawn(4), Ranking("prompt 0", ("a", "b"), (1, 2))]
     found = people(rankings)
     assert [each["rater"] for each in found] == ["x", "y", "z"]
     assert sum(each["records"] for each in found) == len(rankings) - 1

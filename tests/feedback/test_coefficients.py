@@ -52,7 +52,11 @@ def test_w_published() -> None:
     """Siegel (1956), table 9.2: three executives, six applicants, without ties; table 9.3: students, with ties."""
     executives = [[1, 6, 3, 2, 5, 4], [1, 5, 6, 4, 2, 3], [6, 3, 2, 5, 4, 1]]
     assert kendall_w(executives) == pytest.approx(0.16, abs=0.005)
-    tied = [[1, 4.5, 2, 4.5, 3, 7.5, 6, 9, 7.5, 10], [2.5, 1, 2.5, 4.5, 4.5, 8, 9, 6.5, 10, 6.5], [2, 1, 4.5, 4.5, 4.5, 4.5, 8, 8, 8, 10]]
+    tied = [
+        [1, 4.5, 2, 4.5, 3, 7.5, 6, 9, 7.5, 10],
+        [2.5, 1, 2.5, 4.5, 4.5, 8, 9, 6.5, 10, 6.5],
+        [2, 1, 4.5, 4.5, 4.5, 4.5, 8, 8, 8, 10],
+    ]
     assert kendall_w(tied) == pytest.approx(0.828, abs=0.0005)
 
 

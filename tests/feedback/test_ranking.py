@@ -164,7 +164,7 @@ def test_without_ties_and_prior_it_is_choix(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_with_ties_and_weights_it_is_evalica(seed: int) -> None:
-    played, names = games(seed, ties=True)
+    played, _ = games(seed, ties=True)
     weights = np.random.default_rng(seed).integers(1, 4, size=len(played)).astype(float)
     played = [Contest(c.prompt, c.a, c.b, c.share, weight=w) for c, w in zip(played, weights, strict=True)]
     word = {1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}

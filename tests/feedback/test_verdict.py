@@ -22,7 +22,13 @@ NOTHING = {"value": None, "low": None, "high": None}
 
 
 def cast(
-    seed: int, prompts: int = 200, taste: float = 0.0, longer: float = 0.0, side: float = 0.0, same: float = 0.0, people: str = "x"
+    seed: int,
+    prompts: int = 200,
+    taste: float = 0.0,
+    longer: float = 0.0,
+    side: float = 0.0,
+    same: float = 0.0,
+    people: str = "x",
 ) -> list[Vote]:
     """Votes of people with known habits: logits for ``after``, per 10 characters more, and for what is shown first."""
     rng = np.random.default_rng(seed)
@@ -171,7 +177,9 @@ def test_samples_of_the_same_model() -> None:
 def test_the_reward_model_beside_people() -> None:
     """Alike, a tie of people, a tie of the model, opposite; one vote without a score."""
     gaps: list[float | None] = [2.0, 1.0, 0.0, 3.0, None]
-    votes = [Vote(f"p{i}", "b", "a", share, "x", gap=gap) for i, (share, gap) in enumerate(zip([1, 0.5, 1, 0, 1], gaps, strict=True))]
+    votes = [
+        Vote(f"p{i}", "b", "a", share, "x", gap=gap) for i, (share, gap) in enumerate(zip([1, 0.5, 1, 0, 1], gaps, strict=True))
+    ]
     found = reward_verdict(votes)
     assert found is not None
     assert found["votes"] == 4

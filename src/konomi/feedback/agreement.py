@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -31,7 +32,6 @@ ALPHA_RESAMPLES = 1_000
 
 Task = tuple[str, tuple[str, ...]]
 """A prompt's key and the responses to it that were ranked, sorted."""
-
 
 
 def between(records: Sequence[Ranking | Pair], seed: int = 0) -> dict[str, Any] | None:
@@ -102,10 +102,10 @@ def concordance(rankings: Sequence[Ranking], seed: int = 0) -> dict[str, Any] | 
             columns[name][place] += sum(known)
             columns[f"{name}_count"][place] += len(known)
     sums = resample(columns, seed)
-    means = {
-        name: told(estimate(sums, lambda s, name=name: s[name] / s[f"{name}_count"], f"{name}_count", ends))
-        for name, ends in (("tau", (-1.0, 1.0)), ("w", (0.0, 1.0)))
-    }
+    means = {}
+    for name, ends in (("tau", (-1.0, 1.0)), ("w", (0.0, 1.0))):
+        count = f"{name}_count"
+        means[name] = told(estimate(sums, partial(_mean, name, count), count, ends))
     return {
         "tasks": len(tasks),
         "prompts": len(columns["w"]),
@@ -168,6 +168,10 @@ def _figures(columns: Mapping[str, Array], seed: int) -> dict[str, Any] | None:
     limit = {name: None if value is None else float(ceiling(value)) for name, value in agreed.items()}
     couples, prompts = int(sums.whole["agree_count"]), sums.prompts["agree_count"]
     return {"share": agreed, "ceiling": limit, "couples": couples, "prompts": prompts}
+
+
+def _mean(name: str, count: str, sums: Mapping[str, Array]) -> Array:
+    return np.asarray(sums[name] / sums[count])
 
 
 def _tables(rankings: Iterable[Ranking]) -> dict[Task, dict[str, list[float]]]:

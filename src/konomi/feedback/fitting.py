@@ -97,7 +97,7 @@ def refit(
     found = []
     for times_RP in draws(int(prompt_N.max()) + 1, RESAMPLES, seed):
         for times_P in times_RP:
-            weight = np.bincount(row_N, weights=weight_N * times_P[prompt_N], minlength=len(table))
+            weight = np.bincount(row_N, weights=weight_N * times_P[prompt_N], minlength=len(table)).astype(np.float64)
             here = fit(design, share, weight, precision_D, whole_D)
             found.append(np.where(weight @ (design != 0) > 0, here, np.nan))
     return np.array(found)

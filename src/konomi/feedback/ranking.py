@@ -203,6 +203,7 @@ def bradley_terry(
         {"item": name, "strength": values[i], "error": errors[i], "wins": wins[name], "votes": votes[name]}
         for i, name in enumerate(names)
     ]
+    coefficients = dict(zip(covariates, values[len(names) :], strict=True))
     return {
         "version": VERSION,
         "level": LEVEL,
@@ -212,21 +213,21 @@ def bradley_terry(
         "contests": len(played),
         "prompts": prompts,
         "items": sorted(items, key=lambda each: -each["strength"]["value"]),
-        "covariates": dict(zip(covariates, values[len(names) :], strict=True)),
+        "covariates": {name: coefficients[name] if any(getattr(c, name) for c in played) else None for name in covariates},
     }
 
 
 def _estimates(
     played: Sequence[Contest], names: Sequence[str], covariates: Sequence[str], prior: float, seed: int
-) -> tuple[list[Interval | None], list[float | None], int]:
+) -> tuple[list[Interval], list[float | None], int]:
     """Strengths, then coefficients, with their intervals; their standard errors; the number of prompts."""
     if not played:
-        return [None] * len(covariates), [], 0
+        return [{"value": None, "low": None, "high": None} for _ in covariates], [], 0
     place = {name: i for i, name in enumerate(names)}
     rows = np.arange(len(played))
     design_ND = np.zeros((len(played), len(names) + len(covariates)))
-    np.add.at(design_ND, (rows, [place[c.a] for c in played]), 1.0)
-    np.add.at(design_ND, (rows, [place[c.b] for c in played]), -1.0)
+    design_ND[rows, [place[c.a] for c in played]] += 1.0
+    design_ND[rows, [place[c.b] for c in played]] -= 1.0
     unit_D = np.ones(design_ND.shape[1])
     for i, name in enumerate(covariates, start=len(names)):
         column_N = np.array([getattr(c, name) for c in played], dtype=np.float64)
@@ -240,11 +241,10 @@ def _estimates(
     drawn_RD = np.full((0, len(unit_D)), np.nan)
     if prompts > 1:
         drawn_RD = refit(design_ND, share_N, weight_N, precision_D, prompt_N, found_D, seed) / unit_D
-    values: list[Interval | None] = []
+    values: list[Interval] = []
     errors: list[float | None] = []
     for d, value in enumerate(found_D / unit_D):
         drawn_R = drawn_RD[np.isfinite(drawn_RD[:, d]), d]
-        nothing = d >= len(names) and not design_ND[:, d].any()
-        values.append(None if nothing else told(interval(float(value), drawn_R, prompts)))
-        errors.append(float(drawn_R.std(ddof=1)) if len(drawn_R) > 1 else None)
+        values.append(told(interval(float(value), drawn_R, prompts)))
+        errors.append(None if values[-1]["low"] is None else float(drawn_R.std(ddof=1)))
     return values, errors, prompts

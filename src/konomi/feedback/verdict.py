@@ -168,7 +168,7 @@ def _mean(votes: Sequence[Vote], figure: Callable[[Vote], float], seed: int) -> 
     values = [figure(vote) for vote in votes]
     place = prompt_places([Prompt(vote.prompt).key for vote in votes])
     columns: Mapping[str, Array] = {
-        "sum": np.bincount(place, weights=values),
+        "sum": np.bincount(place, weights=values).astype(np.float64),
         "count": np.bincount(place).astype(np.float64),
     }
     return told(share(resample(columns, seed), "sum", "count"))
