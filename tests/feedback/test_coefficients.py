@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import krippendorff
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -24,6 +24,7 @@ def tables(draw: st.DrawFn, missing: bool = False) -> list[list[int | None]]:
     return draw(st.lists(st.lists(cell, min_size=items, max_size=items), min_size=1, max_size=5))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(values, values), max_size=8))
 def test_tau_b_is_that_of_scipy(both: list[tuple[int, int]]) -> None:
     x, y = [a for a, _ in both], [b for _, b in both]
@@ -35,6 +36,7 @@ def test_tau_b_is_that_of_scipy(both: list[tuple[int, int]]) -> None:
         assert tau_b(x, [-b for b in y]) == pytest.approx(-float(tau_b(x, y) or 0.0))
 
 
+@settings(deadline=None)
 @given(tables())
 def test_w_is_that_of_the_friedman_test(table: list[list[int]]) -> None:
     """Friedman's statistic, with its correction for ties, is M (U - 1) W."""
@@ -65,6 +67,7 @@ def of_package(table: Sequence[Sequence[float | None]]) -> float:
     return float(krippendorff.alpha(reliability_data=data, level_of_measurement="ordinal"))
 
 
+@settings(deadline=None)
 @given(tables(missing=True))
 def test_alpha_is_that_of_the_package(table: list[list[int | None]]) -> None:
     units = [[v for v in unit if v is not None] for unit in zip(*table, strict=True)]
@@ -84,6 +87,7 @@ def test_alpha_published() -> None:
     assert ordinal_alpha([a, b, c, d]) == pytest.approx(0.815, abs=0.0005)
 
 
+@settings(deadline=None)
 @given(tables(missing=True), st.randoms(use_true_random=False))
 def test_neither_order_nor_scale_counts(table: list[list[int | None]], random: object) -> None:
     shuffled = [list(row) for row in table]
