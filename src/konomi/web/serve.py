@@ -141,6 +141,7 @@ def _listen_again(project: Project | None, host: str, port: int | None) -> socke
     if kept is not None:
         try:
             write_atomic(kept, f"{found.getsockname()[1]}\n".encode())
+            kept.chmod(0o600)
         except RunError:
             found.close()
             raise
