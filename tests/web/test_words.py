@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from string import Formatter
 
 import pytest
 
-from konomi.feedback import checks, people, records
+from konomi.feedback import answers, checks, people, store
 from konomi.feedback.project import LANGUAGES
 from konomi.web.refusals import STATUS
 from konomi.web.words import catalogue, preferred, say
@@ -34,7 +35,7 @@ def test_errors_are_japanese_in_japanese() -> None:
 
 
 def test_every_code_has_words() -> None:
-    source = "".join(open(module.__file__, encoding="utf-8").read() for module in (checks, people, records) if module.__file__)
+    source = "".join(inspect.getsource(module) for module in (answers, checks, people, store))
     codes = set(re.findall(r'Refused\(\s*"(\w+)"', source)) | set(STATUS)
     assert len(codes) > 25
     assert {f"error_{code}" for code in codes} <= set(catalogue("errors")["en"])
