@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import stat
 import subprocess
@@ -263,11 +262,11 @@ def _revisions(store: Store, shown: str) -> list[int]:
 @pytest.mark.parametrize("version", [(3, 40, 1), (3, 51, 3)], ids=["delete", "wal"])
 def test_forget_leaves_no_trace(tmp_path: Path, version: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
-    store = store_of(tmp_path, 60, k=4, repeats=0.3)
+    store = store_of(tmp_path, 40, k=4, repeats=0.3)
     aki, token = store.add_person("Aki-who-leaves")
     ben = store.add_person("Ben")[0]
     traces = [aki.id.encode(), b"Aki-who-leaves"]
-    for n in range(70):  # many rows of many sizes, so that pages are split and rows are moved
+    for n in range(50):  # many rows of many sizes, so that pages are split and rows are moved
         words = {aki.id: f"words of Aki {n} ", ben.id: f"words of Ben {n} "}
         for person in (aki, ben):
             shown = store.next_task(person, NOW)
@@ -278,7 +277,7 @@ def test_forget_leaves_no_trace(tmp_path: Path, version: tuple[int, ...], monkey
                 store.answer(person, replace(said, id=said.id[:-6] + f"{n:06x}", comment="short"), NOW)
     answered = store.progress(aki, NOW).mine
     of_ben = [each for each in store.export().judgements if each.rater == ben.id]
-    assert answered > 60
+    assert answered == 50
     assert all(trace in _bytes(tmp_path) for trace in traces[:2])
     assert store.forget(aki.id) == answered
     left = _bytes(tmp_path)
@@ -289,7 +288,7 @@ def test_forget_leaves_no_trace(tmp_path: Path, version: tuple[int, ...], monkey
     assert [*store.export().judgements] == of_ben
     assert store.progress(ben, NOW).team == sum(not each.repeat for each in of_ben)
     eve = store.add_person("Eve")[0]
-    assert len(work(store, eve)) >= 60  # the places are free again
+    assert len(work(store, eve)) >= 40  # the places are free again
     store.close()
 
 
@@ -316,11 +315,3 @@ def test_forgetting_is_finished_when_the_store_is_opened_next(tmp_path: Path, mo
     open_(path).close()
     assert b"words of Aki" not in _bytes(tmp_path)
     store.close()
-
-
-def test_a_read_only_file_is_told(path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write everything")
-    path.chmod(0o400)
-    with open_(path) as store, pytest.raises(RunError, match="readonly database; is there space, and may it be written"):
-        store.freeze()
