@@ -35,7 +35,8 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 LIGHT = ["cli", "config", "console", "data.convert", "data.formats", "data.records", "data.sources", "environment", "errors",
-         "evaluation", "files", "observer", "report", "reward_report", "rewards.base", "runs", "seeds"]  # fmt: skip
+         "evaluation", "feedback.export", "feedback.project", "feedback.queue", "feedback.store", "files", "observer", "report",
+         "reward_report", "rewards.base", "runs", "seeds"]  # fmt: skip
 """Modules that can be imported without any of these."""
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "mlflow", "onnxruntime", "safetensors")
 

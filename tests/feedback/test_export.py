@@ -311,7 +311,10 @@ def test_what_cannot_become_a_project(tmp_path: Path) -> None:
         ({"version": None}, "not the settings of a project: there is no version"),
         ({"titel": "x"}, r"unknown key 'titel' \(did you mean 'title'\?\); known: version, title, .*"),
         ({"title": None}, "title has to be a text, created a number, languages a list"),
-        ({"languages": ["ja", "fr"]}, r"languages \['ja', 'fr'\] and lang 'en'; some of ja, en are needed, and lang one of these"),
+        (
+            {"languages": ["ja", "fr"]},
+            r"languages \['ja', 'fr'\] and lang 'en'; some of ja, en are needed, and lang one of these",
+        ),
         ({"languages": []}, r"languages \[\] and .*"),
         ({"languages": ["ja"]}, r"languages \['ja'\] and lang 'en'; .*"),
         ({"settings": 3}, "settings has to be an object"),
@@ -334,7 +337,11 @@ def test_what_is_no_project(tmp_path: Path) -> None:
     assert message in konomi("export", str(tmp_path / "nothing"), "--out", "o", code=2).stderr
     create_project(tmp_path / "p", tasks(1))
     file = tmp_path / "p" / "project.json"
-    for text, said in ((b"{", "project.json: not JSON: "), (b"[]", "project.json: not the settings of a project"), (b"\xff", "not JSON")):
+    for text, said in (
+        (b"{", "project.json: not JSON: "),
+        (b"[]", "project.json: not the settings of a project"),
+        (b"\xff", "not JSON"),
+    ):
         file.write_bytes(text)
         with pytest.raises(DataError, match=said):
             open_project(tmp_path / "p")

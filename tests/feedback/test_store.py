@@ -132,7 +132,11 @@ def test_a_skipped_task_stays_open_for_others(tmp_path: Path) -> None:
         ("bad_ranks", {"kind": "all_bad", "ranks": {"a": 1}}, "ranks for a of a, b, c: each needs one, or none .* when all_bad"),
         ("bad_ranks", {"kind": "skipped", "reason": "x"}, "ranks for a, b, c of a, b, c: none may have one when skipped"),
         ("bad_reason", {"kind": "skipped", "ranks": {}, "reason": " "}, "a skipped task needs a reason"),
-        ("bad_flags", {"flags": {"d": ["broken"]}}, r"flags \['broken'\] of 'd': one of unsafe, broken, reveals for one of a, b, c"),
+        (
+            "bad_flags",
+            {"flags": {"d": ["broken"]}},
+            r"flags \['broken'\] of 'd': one of unsafe, broken, reveals for one of a, b, c",
+        ),
         ("bad_flags", {"flags": {"ab": ["broken"]}}, ".* of 'ab': .*"),
         ("bad_flags", {"flags": {"": ["broken"]}}, ".* of '': .*"),
         ("bad_flags", {"flags": {"a": ["funny"]}}, r"flags \['funny'\] of 'a': .*"),
@@ -225,7 +229,10 @@ def test_ids_are_random_and_the_order_is_kept(tmp_path: Path) -> None:
     orders: dict[str, set[tuple[str, ...]]] = {}
     for each in shown:
         orders.setdefault(each.prompt, set()).add(tuple(text.text for text in each.texts))
-    counts = {"different": sum(len(each) > 1 for each in orders.values()), "same": sum(len(each) == 1 for each in orders.values())}
+    counts = {
+        "different": sum(len(each) > 1 for each in orders.values()),
+        "same": sum(len(each) == 1 for each in orders.values()),
+    }
     assert counts["different"] > 30
 
 
@@ -400,7 +407,9 @@ def test_work_goes_through_indexes(tmp_path: Path) -> None:
     store.shown(aki, shown[0].id), store.answer_of(aki, shown[0].id), store.mine(aki), store.person_of("x")
     db.set_trace_callback(None)
     assert len(asked) > 300
-    plans = [row[3] for each in asked if each[:6] in ("SELECT", "UPDATE", "DELETE") for row in db.execute(f"EXPLAIN QUERY PLAN {each}")]
+    plans = [
+        row[3] for each in asked if each[:6] in ("SELECT", "UPDATE", "DELETE") for row in db.execute(f"EXPLAIN QUERY PLAN {each}")
+    ]
     assert any("tasks_in_turn" in plan for plan in plans)
     assert {plan for plan in plans if "SCAN" in plan} <= {"SCAN CONSTANT ROW"}
     assert not [plan for plan in plans if "TEMP B-TREE" in plan]

@@ -76,7 +76,9 @@ def test_tasks_that_are_there_already_are_not_added_again(tmp_path: Path) -> Non
 
 
 def test_a_task_of_a_file_comes_out_as_it_went_in(tmp_path: Path) -> None:
-    of_file = Task("今日は", (Candidate("晴れ", {"model": "m", "seed": 3}), Candidate("", {"temperature": 0.5})), {"topic": ["w"]})
+    of_file = Task(
+        "今日は", (Candidate("晴れ", {"model": "m", "seed": 3}), Candidate("", {"temperature": 0.5})), {"topic": ["w"]}
+    )
     store, _ = Store.create(tmp_path / "l.sqlite3", [NewTask.of(of_file)], Settings())
     (item,) = store.export().items.values()
     assert Task(item.prompt, item.candidates, item.columns) == of_file
@@ -112,7 +114,14 @@ def test_languages(tmp_path: Path) -> None:
     "text",
     [
         *("As an AI language model, I cannot", "I'm an AI assistant", "I’m a large language model", "私はAI言語モデルです。"),
-        *("AIとしてお答えします", "これはGPT-4の答え", "ＣｈａｔＧＰＴです", "G\u200bP\u200bT", "ask Claude about it", "gemma3 wrote this"),
+        *(
+            "AIとしてお答えします",
+            "これはGPT-4の答え",
+            "ＣｈａｔＧＰＴです",
+            "G\u200bP\u200bT",
+            "ask Claude about it",
+            "gemma3 wrote this",
+        ),
         *("made by OpenAI", "ぼくはGeminiだよ", "our-lab-7b says hello", "言語モデルとして", "AIアシスタントです"),
     ],
 )
