@@ -16,25 +16,36 @@ if TYPE_CHECKING:
         DataConfig,
         FunctionReward,
         HttpReward,
+        JudgeJob,
         ModelConfig,
+        ModelReward,
         PPOConfig,
         PPOJob,
+        RewardJob,
         RolloutConfig,
         RunConfig,
+        SampleJob,
         SFTConfig,
         SFTData,
         SFTJob,
         SumReward,
         load_config,
     )
-    from konomi.data.records import Prompt
+    from konomi.config.pipeline import load_pipeline
+    from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
+    from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task
     from konomi.data.sources import load_prompts, split_held_out
     from konomi.data.tokens import Tokens
     from konomi.errors import ConfigError, DataError, KonomiError, ModelError, RunError
+    from konomi.jobs.judge import run_judge
     from konomi.jobs.ppo import run_ppo
+    from konomi.jobs.reward import run_reward
+    from konomi.jobs.sample import run_sample
     from konomi.jobs.sft import run_sft
+    from konomi.models.backbone import open_reward_model
     from konomi.models.load import load_causal_lm
     from konomi.models.policy import Policy, make_reference
+    from konomi.pipeline import run_pipeline
     from konomi.report import write_report
     from konomi.rewards import build_reward
     from konomi.runs import RunDir
@@ -44,6 +55,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Candidate": "konomi.data.records",
     "ClassifierReward": "konomi.config",
     "CompareConfig": "konomi.config",
     "ConfigError": "konomi.errors",
@@ -51,14 +63,19 @@ _HOME = {
     "DataError": "konomi.errors",
     "FunctionReward": "konomi.config",
     "HttpReward": "konomi.config",
+    "JudgeJob": "konomi.config",
     "KonomiError": "konomi.errors",
     "ModelConfig": "konomi.config",
     "ModelError": "konomi.errors",
+    "ModelReward": "konomi.config",
     "PPOConfig": "konomi.config",
     "PPOJob": "konomi.config",
     "PPOTrainer": "konomi.train.ppo",
+    "Pair": "konomi.data.records",
     "Policy": "konomi.models.policy",
     "Prompt": "konomi.data.records",
+    "Ranking": "konomi.data.records",
+    "RewardJob": "konomi.config",
     "RolloutConfig": "konomi.config",
     "RunConfig": "konomi.config",
     "RunDir": "konomi.runs",
@@ -66,22 +83,36 @@ _HOME = {
     "SFTConfig": "konomi.config",
     "SFTData": "konomi.config",
     "SFTJob": "konomi.config",
+    "SampleJob": "konomi.config",
+    "Score": "konomi.data.records",
     "StepResult": "konomi.train.loop",
     "SumReward": "konomi.config",
+    "Task": "konomi.data.records",
     "Tokens": "konomi.data.tokens",
     "build_reward": "konomi.rewards",
     "compare_models": "konomi.compare",
     "load_causal_lm": "konomi.models.load",
     "load_config": "konomi.config",
+    "load_pipeline": "konomi.config.pipeline",
     "load_prompts": "konomi.data.sources",
     "make_reference": "konomi.models.policy",
+    "open_reward_model": "konomi.models.backbone",
+    "read_comparisons": "konomi.data.formats",
+    "read_scores": "konomi.data.formats",
+    "read_tasks": "konomi.data.formats",
+    "run_judge": "konomi.jobs.judge",
+    "run_pipeline": "konomi.pipeline",
     "run_ppo": "konomi.jobs.ppo",
+    "run_reward": "konomi.jobs.reward",
+    "run_sample": "konomi.jobs.sample",
     "run_sft": "konomi.jobs.sft",
     "split_held_out": "konomi.data.sources",
+    "write_records": "konomi.data.formats",
     "write_report": "konomi.report",
 }
 
 __all__ = [
+    "Candidate",
     "ClassifierReward",
     "CompareConfig",
     "ConfigError",
@@ -89,14 +120,19 @@ __all__ = [
     "DataError",
     "FunctionReward",
     "HttpReward",
+    "JudgeJob",
     "KonomiError",
     "ModelConfig",
     "ModelError",
+    "ModelReward",
     "PPOConfig",
     "PPOJob",
     "PPOTrainer",
+    "Pair",
     "Policy",
     "Prompt",
+    "Ranking",
+    "RewardJob",
     "RolloutConfig",
     "RunConfig",
     "RunDir",
@@ -104,18 +140,31 @@ __all__ = [
     "SFTConfig",
     "SFTData",
     "SFTJob",
+    "SampleJob",
+    "Score",
     "StepResult",
     "SumReward",
+    "Task",
     "Tokens",
     "build_reward",
     "compare_models",
     "load_causal_lm",
     "load_config",
+    "load_pipeline",
     "load_prompts",
     "make_reference",
+    "open_reward_model",
+    "read_comparisons",
+    "read_scores",
+    "read_tasks",
+    "run_judge",
+    "run_pipeline",
     "run_ppo",
+    "run_reward",
+    "run_sample",
     "run_sft",
     "split_held_out",
+    "write_records",
     "write_report",
 ]
 

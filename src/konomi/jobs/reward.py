@@ -45,7 +45,7 @@ def run_reward(job: RewardJob, root: Path, observer: Observer | None = None, *, 
         KeyboardInterrupt: stopped by a signal; no model was written.
     """
     observer, started = observer or Observer(), time.monotonic()
-    learned = load(job)
+    learned = load(job, observer.say)
     samples = _samples(job)
     made = make_reward_model(
         job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,

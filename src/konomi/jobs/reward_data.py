@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from konomi.config import RewardJob
+from konomi.config import RewardData, RewardJob
 from konomi.data.formats import read_comparisons, read_scores
 from konomi.data.groups import Group, groups, split_groups
 from konomi.data.labelled import Labelled, read_labelled
 from konomi.data.records import Prompt, Score
+from konomi.data.sources import Hub
 from konomi.errors import DataError
 from konomi.evaluation import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
 from konomi.train.reward import Example
@@ -83,24 +84,33 @@ class Learned:
         return {"truth": evaluate_truth(known, seed=seed)}
 
 
-def load(job: RewardJob) -> Learned:
-    """Read what a job learns from.
+def load(job: RewardJob, say: Callable[[str], None]) -> Learned:
+    """Read what a job learns from; ``say`` is told what a file was taken for.
 
     Raises:
         DataError: a file cannot be read, a row is wrong, or a side is empty.
+        ConfigError: a setting for hub data sets is given with a file.
     """
     if job.train.task == "classification":
         return _labelled(job)
-    return _scored(job) if job.train.task == "score" else _compared(job)
+    return _scored(job) if job.train.task == "score" else _compared(job, say)
 
 
-def _compared(job: RewardJob) -> Learned:
-    data = job.data
-    whole = groups(read_comparisons(data.file))
-    if data.limit:
-        whole = whole[: data.limit]
+def _sources(data: RewardData) -> list[tuple[str, Hub]]:
+    """What is learned from, and what is evaluated on if that is not a part of it."""
+    found = [(data.file, Hub(data.subset, data.split, data.revision))]
     if data.evaluation:
-        held_out = groups(read_comparisons(data.evaluation))
+        found.append((data.evaluation, Hub()))
+    elif data.evaluation_split:
+        found.append((data.file, Hub(data.subset, data.evaluation_split, data.revision)))
+    return found
+
+
+def _compared(job: RewardJob, say: Callable[[str], None]) -> Learned:
+    data = job.data
+    whole, *other = [groups(read_comparisons(name, hub=hub, say=say)[: data.limit]) for name, hub in _sources(data)]
+    if other:
+        held_out = other[0]
         seen = {group.key for group in held_out}
         train = [group for group in whole if group.key not in seen]
     else:
@@ -126,16 +136,15 @@ def _of_group(group: Group) -> Example:
 
 def _scored(job: RewardJob) -> Learned:
     data = job.data
-    scores = read_scores(data.file)[: data.limit]
-    keys = [Prompt(score.prompt).key for score in scores]
-    if data.evaluation:
-        held_out = read_scores(data.evaluation)
+    whole, *other = [read_scores(name, hub=hub)[: data.limit] for name, hub in _sources(data)]
+    if other:
+        held_out = other[0]
         seen = {Prompt(score.prompt).key for score in held_out}
-        train = [score for score, key in zip(scores, keys, strict=True) if key not in seen]
+        train = [score for score in whole if Prompt(score.prompt).key not in seen]
     else:
         bound = int(data.held_out * 2**128)
-        train = [score for score, key in zip(scores, keys, strict=True) if int(key, 16) >= bound]
-        held_out = [score for score, key in zip(scores, keys, strict=True) if int(key, 16) < bound]
+        train = [score for score in whole if int(Prompt(score.prompt).key, 16) >= bound]
+        held_out = [score for score in whole if int(Prompt(score.prompt).key, 16) < bound]
     if len(train) < 2 or not held_out:
         raise DataError(
             f"{data.file}: {len(train)} scores to train on and {len(held_out)} held out; give more prompts, or set data.held_out"
