@@ -19,8 +19,8 @@ LAYERS = [
     {"files", "environment", "observer", "markup"},
     {"config", "ops"},
     {"data"},
-    {"models", "feedback", "runs", "charts", "evaluation", "mlflow_calls"},
-    {"rewards"},
+    {"models", "evaluation", "runs", "charts", "mlflow_calls"},
+    {"rewards", "feedback"},
     {"rollout", "tracking", "page"},
     {"best_of"},
     {"train", "compare", "report", "reward_report", "classic", "web"},
@@ -35,7 +35,9 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 LIGHT = ["cli", "config", "console", "data.convert", "data.formats", "data.records", "data.sources", "environment", "errors",
-         "evaluation", "files", "observer", "report", "reward_report", "rewards.base", "runs", "seeds"]  # fmt: skip
+         "evaluation", "feedback.before_after", "feedback.export", "feedback.project", "feedback.queue", "feedback.store",
+         "feedback.verdict", "files", "observer", "report", "reward_report", "rewards.base", "runs", "seeds", "web.app",
+         "web.figures", "web.serve"]  # fmt: skip
 """Modules that can be imported without any of these."""
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "mlflow", "onnxruntime", "safetensors")
 

@@ -31,7 +31,10 @@ class _Verbs(typer.core.TyperGroup):
         return sorted(known, key=lambda verb: ORDER.index(verb) if verb in ORDER else len(ORDER))
 
 
-ORDER = ("demo", "run", "sft", "sample", "judge", "reward", "ppo", "compare", "report", "generate", "convert", "trim")
+ORDER = (
+    *("demo", "run", "sft", "sample", "judge", "label", "export", "forget", "reward", "ppo", "compare", "watch", "report"),
+    *("generate", "convert", "trim"),
+)
 
 app = typer.Typer(
     cls=_Verbs,
