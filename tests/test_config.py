@@ -18,6 +18,7 @@ from konomi.config import (
     DataConfig,
     FunctionReward,
     HttpReward,
+    JudgeConfig,
     ModelConfig,
     ModelReward,
     NormalizeConfig,
@@ -28,6 +29,7 @@ from konomi.config import (
     RewardTraining,
     RolloutConfig,
     RunConfig,
+    SampleConfig,
     Section,
     SFTConfig,
     SFTData,
@@ -42,7 +44,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "konomi"
 SECTIONS = [
     ModelConfig, DataConfig, RolloutConfig, ClassifierReward, FunctionReward, HttpReward, SumReward, ModelReward,
-    PPOConfig, CompareConfig, RunConfig, SFTData, SFTConfig, RewardData, RewardTraining, NormalizeConfig,
+    PPOConfig, CompareConfig, RunConfig, SFTData, SFTConfig, RewardData, RewardTraining, NormalizeConfig, SampleConfig,
+    JudgeConfig,
 ]  # fmt: skip
 FIELDS = [(section, name) for section in SECTIONS for name in section.model_fields]
 

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 import konomi
 from konomi import config as configuration
-from konomi.config import PPOJob, Section, SFTJob, build, load_config
+from konomi.config import PPOJob, Section, build, load_config, load_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.ja.md"]
@@ -40,7 +40,14 @@ SECTIONS = {
     "data` of `konomi reward": configuration.RewardData,
     "train": configuration.RewardTraining,
     "normalize": configuration.NormalizeConfig,
+    "sample": configuration.SampleConfig,
+    "judge": configuration.JudgeConfig,
 }
+JOBS = {
+    "sft": configuration.SFTJob, "sample": configuration.SampleJob, "judge": configuration.JudgeJob,
+    "reward": configuration.RewardJob,
+}  # fmt: skip
+"""Verbs whose files are not those of PPO."""
 METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/(loss|perplexity)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -110,7 +117,7 @@ def config_row(key: str, field: FieldInfo) -> str:
 @pytest.mark.parametrize(("title", "section"), SECTIONS.items())
 def test_every_setting_is_documented_with_its_default(title: str, section: type[Section]) -> None:
     text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
-    part = text.split(f"\n## `{title}", 1)[1].split("\n## ", 1)[0]
+    part = text.split(f"\n## `{title}`", 1)[1].split("\n## ", 1)[0]
     rows = re.findall(r"^\| `\w+` \|.*\|$", part, re.M)
     assert rows == [config_row(key, field) for key, field in section.model_fields.items()]
 
@@ -229,7 +236,11 @@ def test_commands_in_the_documents_exist() -> None:
             continue
         known = {name for parameter in group.commands[verb].params for name in parameter.opts}
         assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, where
-        build(PPOJob, {}, [words[i + 1] for i, word in enumerate(words) if word == "--set"])
+        settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+        if verb == "run":
+            assert all(re.fullmatch(r"stages\.\w+\.\w+\.\w+=.+", item) for item in settings), where
+        elif settings:
+            build(JOBS.get(verb, PPOJob), {}, settings)
 
 
 # code
@@ -287,7 +298,12 @@ def test_reward_example_of_the_quickstart_scores(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", blocks("toml"))
 def test_toml_blocks_are_valid_jobs(text: str, tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(text, encoding="utf-8")
-    load_config(tmp_path / "job.toml", SFTJob if "[sft]" in text else PPOJob)
+    said = re.match(r"# konomi (\w+)\n", text)
+    verb = said[1] if said else "sft" if "[sft]" in text else "ppo"
+    if verb == "run":
+        load_pipeline(tmp_path / "job.toml", tmp_path)
+    else:
+        load_config(tmp_path / "job.toml", JOBS.get(verb, PPOJob))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

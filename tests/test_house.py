@@ -19,8 +19,8 @@ LAYERS = [
     {"files", "environment", "observer", "markup"},
     {"config", "ops"},
     {"data"},
-    {"models", "feedback", "runs", "charts", "evaluation", "mlflow_calls"},
-    {"rewards"},
+    {"models", "evaluation", "runs", "charts", "mlflow_calls"},
+    {"rewards", "feedback"},
     {"rollout", "tracking", "page"},
     {"best_of"},
     {"train", "compare", "report", "reward_report", "classic", "web"},
@@ -35,7 +35,8 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 LIGHT = ["cli", "config", "console", "data.convert", "data.formats", "data.records", "data.sources", "environment", "errors",
-         "evaluation", "files", "observer", "report", "reward_report", "rewards.base", "runs", "seeds"]  # fmt: skip
+         "evaluation", "feedback.verdict", "files", "observer", "report", "reward_report", "rewards.base", "runs",
+         "seeds"]  # fmt: skip
 """Modules that can be imported without any of these."""
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "mlflow", "onnxruntime", "safetensors")
 
@@ -105,7 +106,7 @@ def test_the_command_line_starts_with_next_to_nothing() -> None:
     assert python(f"import konomi.cli, sys; print([m for m in {unwanted} if m in sys.modules])").strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ppo", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ppo", "--help"], ["demo", "--help"], ["run", "--help"]])
 def test_help_needs_no_torch(arguments: list[str]) -> None:
     code = f"""
 import sys

@@ -50,7 +50,7 @@ class _Timed(Observer):
     """Label and key of what is told of an update."""
 
     def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
-        self.updates = updates
+        self.updates, self.seconds = updates, []
 
     def cells(self, result: StepResult) -> dict[str, str]:
         """Column -> what stands in it."""
@@ -134,6 +134,7 @@ class LiveObserver(_Timed):
 
     def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
         super().start(run, facts, updates)
+        self.rows = []
         table = Table.grid(padding=(0, 2))
         for label, text in {**facts, "run": str(run.path)}.items():
             table.add_row(Text(label, style="dim"), Text(text))

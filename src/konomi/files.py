@@ -67,6 +67,15 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
     return records, None
 
 
+def content_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; of a directory, that of the names and contents of all its files but hidden ones."""
+    if not path.is_dir():
+        return file_sha256(path)
+    named = {each.relative_to(path).as_posix(): each for each in path.rglob("*") if each.is_file()}
+    shown = sorted(name for name in named if not any(part.startswith(".") for part in name.split("/")))
+    return hashlib.sha256(json.dumps([[name, file_sha256(named[name])] for name in shown]).encode()).hexdigest()
+
+
 def line(record: Mapping[str, Any]) -> bytes:
     """One line of JSONL."""
     return utf8(json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n")

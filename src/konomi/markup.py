@@ -71,3 +71,15 @@ def security_policy(style: str, script: str) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss.
+
+    >>> duration(3661.4), duration(59.6)
+    ('1:01:01', '1:00')
+    """
+    whole = round(seconds)
+    hours = f"{whole // 3600}:" if whole >= 3600 else ""
+    minutes = whole % 3600 // 60
+    return f"{hours}{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -31,7 +31,10 @@ class _Verbs(typer.core.TyperGroup):
         return sorted(known, key=lambda verb: ORDER.index(verb) if verb in ORDER else len(ORDER))
 
 
-ORDER = ("demo", "run", "sft", "sample", "judge", "reward", "ppo", "compare", "report", "generate", "convert", "trim")
+ORDER = (
+    *("demo", "run", "sft", "sample", "judge", "label", "export", "forget", "reward", "ppo", "compare", "report"),
+    *("generate", "convert", "trim"),
+)
 
 app = typer.Typer(
     cls=_Verbs,
@@ -102,10 +105,15 @@ def make_observer() -> Observer:
     return console.make_observer()
 
 
+def show_json(result: Any) -> None:
+    """Print a result for programs."""
+    typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))
+
+
 def show(result: dict[str, Any], as_json: bool) -> None:
     """Print what a PPO run or a before/after found."""
     if as_json:
-        typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))
+        show_json(result)
     else:
         from konomi.console import print_result
 

@@ -6,23 +6,30 @@ Nothing here imports torch, so that a mistake is told before a model is loaded.
 
 from __future__ import annotations
 
+from konomi.config.judge import JudgeConfig, JudgeJob
+from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
 from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
 from konomi.config.reward import NormalizeConfig, RewardData, RewardJob, RewardTraining
 from konomi.config.rewards import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
+from konomi.config.sample import SampleConfig, SampleJob
 from konomi.config.section import Section, StageConfig, build, load_config
 from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
+    "VERBS",
     "ClassifierReward",
     "CompareConfig",
     "DataConfig",
     "FunctionReward",
     "HttpReward",
+    "JudgeConfig",
+    "JudgeJob",
     "ModelConfig",
     "ModelReward",
     "NormalizeConfig",
     "PPOConfig",
     "PPOJob",
+    "Pipeline",
     "RewardConfig",
     "RewardData",
     "RewardJob",
@@ -32,9 +39,13 @@ __all__ = [
     "SFTConfig",
     "SFTData",
     "SFTJob",
+    "SampleConfig",
+    "SampleJob",
     "Section",
+    "Stage",
     "StageConfig",
     "SumReward",
     "build",
     "load_config",
+    "load_pipeline",
 ]

@@ -54,9 +54,13 @@ def load_config(path: str | Path, kind: type[JobT], overrides: Sequence[str] = (
     Raises:
         ConfigError: the file is missing or not TOML; a key is unknown; a value is of the wrong type or contradicts another.
     """
-    path = Path(path)
+    return build(kind, read_toml(Path(path)), overrides, where=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises ConfigError if it is missing or not TOML."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. See examples/ for configurations to start from") from None
     except IsADirectoryError:
@@ -67,24 +71,28 @@ def load_config(path: str | Path, kind: type[JobT], overrides: Sequence[str] = (
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    return build(kind, data, overrides, where=str(path))
 
 
 def build(kind: type[JobT], data: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "config") -> JobT:
     """Make ``kind`` of plain data with overrides applied; see :func:`load_config`."""
+    try:
+        return kind.model_validate(changed(kind, data, overrides))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, kind, where)) from None
+
+
+def changed(kind: type[Section], data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of plain data that is meant for ``kind``, with overrides applied; see :func:`load_config`."""
     merged: dict[str, Any] = copy.deepcopy(dict(data))
     for item in overrides:
         _override(merged, item, kind)
-    try:
-        return kind.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, kind, where)) from None
+    return merged
 
 
 def _override(data: dict[str, Any], item: str, kind: type[Section]) -> None:
     key, equals, text = item.partition("=")
     parts = key.strip().split(".")
-    if not equals or len(parts) < 2 or not all(parts):
+    if not equals or not all(parts) or (len(parts) < 2 and not _stands_alone(kind, parts[0])):
         raise ConfigError(f"--set {item}: write section.key=value, for example --set ppo.episodes=512")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -97,6 +105,11 @@ def _override(data: dict[str, Any], item: str, kind: type[Section]) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"--set {item}: {part} is not a section")
     data[parts[-1]] = value
+
+
+def _stands_alone(kind: type[Section], name: str) -> bool:
+    """Whether this is a setting that is in no section."""
+    return name in kind.model_fields and not any(_sections([kind.model_fields[name].annotation]))
 
 
 def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:

@@ -136,7 +136,8 @@ def scores_of(ranking: Ranking) -> list[Score]:
 def normalised_ranks(ranks: Sequence[int]) -> list[float]:
     """Ranks as scores from 1 (the best) to -1 (the worst), evenly spaced; ties share the middle of their places.
 
-    With m the middle rank, from 1, of K responses: 1 - 2 (m - 1) / (K - 1). The mean is 0.
+    With m the middle rank, from 1, of K responses: 1 - 2 (m - 1) / (K - 1). The mean is 0, and so is the score of a
+    response that stands alone.
 
     >>> normalised_ranks([1, 2, 2, 4])
     [1.0, 0.0, 0.0, -1.0]
@@ -144,7 +145,7 @@ def normalised_ranks(ranks: Sequence[int]) -> list[float]:
     scores = []
     for rank in ranks:
         better, equal = sum(other < rank for other in ranks), ranks.count(rank)
-        scores.append(1 - (2 * better + equal - 1) / (len(ranks) - 1))
+        scores.append(1 - (2 * better + equal - 1) / (len(ranks) - 1) if len(ranks) > 1 else 0.0)
     return scores
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from konomi.data.records import Pair, Prompt, Ranking
@@ -49,6 +49,13 @@ class Group:
     def key(self) -> str:
         """The prompt's key: what a split goes by."""
         return Prompt(self.prompt).key
+
+    def words(self) -> Iterator[tuple[int, int, float, str | None]]:
+        """All that was said of two responses: their places, the probability that the first is better (a tie: 0.5), the rater."""
+        for c in self.comparisons:
+            yield c.better, c.worse, c.label, c.rater
+        for one, other, rater in self.ties:
+            yield one, other, 0.5, rater
 
 
 def groups(records: Iterable[Ranking | Pair]) -> list[Group]:

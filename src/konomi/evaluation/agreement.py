@@ -8,7 +8,7 @@ share a of such raters' comparisons: that is the ceiling. Where pairs differ in 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,9 @@ def agreement_columns(groups: Sequence[Group], prompt: npt.NDArray[np.int64], pr
     """
     said: dict[tuple[int, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number, group in enumerate(groups):
-        for one, other, label, rater in _words(group):
+        for one, other, label, rater in group.words():
+            if rater is None:
+                continue
             first, second = sorted((group.responses[one], group.responses[other]))
             own = label if first == group.responses[one] else 1 - label
             said[int(prompt[number]), first, second][rater].append(own)
@@ -38,16 +40,6 @@ def agreement_columns(groups: Sequence[Group], prompt: npt.NDArray[np.int64], pr
         columns["agree"][place] += agree
         columns["agree_count"][place] += len(by_rater) * (len(by_rater) - 1) / 2
     return columns
-
-
-def _words(group: Group) -> Iterator[tuple[int, int, float, str]]:
-    """All that named raters said of two responses: the two, the probability that the first is better, the rater."""
-    for c in group.comparisons:
-        if c.rater is not None:
-            yield c.better, c.worse, c.label, c.rater
-    for one, other, rater in group.ties:
-        if rater is not None:
-            yield one, other, 0.5, rater
 
 
 def ceiling(agreement: Array | float) -> Array:

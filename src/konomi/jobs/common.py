@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import filelock
 
 from konomi.config import Section, StageConfig
+from konomi.data.records import Prompt
 from konomi.errors import RunError
 from konomi.observer import Observer
 from konomi.runs import RunDir
@@ -57,12 +59,19 @@ def begun(
 @contextmanager
 def held(run: RunDir) -> Iterator[None]:
     """Keep a second process from going on with the run at the same time."""
-    lock = filelock.FileLock(run.path / ".lock", blocking=False)
+    with locked(run.path, lambda: run.info):
+        yield
+
+
+@contextmanager
+def locked(directory: Path, info: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+    """Hold a directory for this process; ``info`` says with ``pid`` who holds it, if somebody else does."""
+    lock = filelock.FileLock(directory / ".lock", blocking=False)
     try:
         lock.acquire()
     except filelock.Timeout:
         raise RunError(
-            f"{run.path}: another process (pid {run.info.get('pid')}) works on this run; wait for it or stop it"
+            f"{directory}: another process (pid {info().get('pid')}) works on this run; wait for it or stop it"
         ) from None
     try:
         yield
@@ -91,8 +100,15 @@ def open_sink(
     if not settings.mlflow:
         return None
     info = run.info
-    return MlflowSink(
+    sink = MlflowSink(
         settings.experiment, run.path.name, run.config, run.path.parent, observer.warn,
         run_id=info.get("mlflow_run_id"), git=info.get("git"), parent=parent,
         data={"name": data, "digest": info["data_digest"], "source": data},
     )  # fmt: skip
+    run.note(mlflow_run_id=sink.run_id)  # now: a run that is killed is gone on with in the same place
+    return sink
+
+
+def prompts_digest(prompts: Iterable[Prompt]) -> str:
+    """32 hex digits that change when a prompt does, whatever their order."""
+    return hashlib.blake2b("".join(sorted(each.key for each in prompts)).encode(), digest_size=16).hexdigest()

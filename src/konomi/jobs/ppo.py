@@ -5,7 +5,6 @@ What the job does it tells an `Observer`; the command line draws it, Python code
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
-from konomi.jobs.common import ends, held, open_sink
+from konomi.jobs.common import ends, held, open_sink, prompts_digest
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.observer import Observer
@@ -58,7 +57,7 @@ def run_ppo(
     precision = old.get("precision") or choose_precision(job.model.precision)
     tokens = Tokens(loaded.tokenizer)
     check_lengths(job, tokens, prompts, held_out, loaded)
-    began_with = {"precision": precision, "model_revision": loaded.revision, "data_digest": _digest(prompts + held_out)}
+    began_with = {"precision": precision, "model_revision": loaded.revision, "data_digest": prompts_digest(prompts + held_out)}
     for key, value in began_with.items() if resume else ():
         if old.get(key) != value:
             raise ConfigError(
@@ -237,10 +236,6 @@ def check_context(query: int, response: int, loaded: Loaded) -> None:
             f"{loaded.source}: a query of {query} and a response of {response} tokens are more than its context of {context}; "
             "ask for shorter ones (data.query_tokens, rollout.response_tokens; generate: --tokens)"
         )
-
-
-def _digest(prompts: list[Prompt]) -> str:
-    return hashlib.blake2b("".join(sorted(p.key for p in prompts)).encode(), digest_size=16).hexdigest()
 
 
 def _facts(

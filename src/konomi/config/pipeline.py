@@ -1,0 +1,197 @@
+"""A pipeline file: stages one after another, each with the settings of its own verb, that name each other's outputs.
+
+The whole file is checked when it is read: every stage's settings, and that each ``@STAGE.OUTPUT`` is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from konomi.config.section import Section, build, changed, read_toml
+from konomi.errors import ConfigError
+
+_OF_THE_PIPELINE = ("name", "experiment", "mlflow")
+"""Settings of a stage's section ``run`` that the pipeline decides for all."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a stage can do.
+
+    Attributes:
+        job, run: its settings and its function, as ``module:name``, imported when they are needed.
+        outputs: what a later stage can ask for -> where it is in the run directory.
+        resumes: whether it can go on from the middle.
+    """
+
+    job: str
+    run: str
+    outputs: Mapping[str, str]
+    resumes: bool = False
+
+
+VERBS = {
+    "sft": Verb("konomi.config:SFTJob", "konomi.jobs.sft:run_sft", {"model": "model"}),
+    "sample": Verb("konomi.config:SampleJob", "konomi.jobs.sample:run_sample", {"candidates": "candidates.jsonl"}),
+    "judge": Verb(
+        "konomi.config:JudgeJob", "konomi.jobs.judge:run_judge", {"rankings": "rankings.jsonl", "truth": "truth.jsonl"}
+    ),
+    "reward": Verb("konomi.config:RewardJob", "konomi.jobs.reward:run_reward", {"model": "model"}),
+    "ppo": Verb("konomi.config:PPOJob", "konomi.jobs.ppo:run_ppo", {"model": "model"}, resumes=True),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, ready to run.
+
+    Attributes:
+        name: its name in the file, and of its run directory.
+        do: its verb.
+        job: its settings, each reference replaced by the path of what it stands for.
+        references: setting -> (earlier stage, output).
+        directory: its run directory.
+    """
+
+    name: str
+    do: str
+    job: Section
+    references: Mapping[str, tuple[str, str]]
+    directory: Path
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """Output -> where it is once the stage is finished."""
+        return {name: self.directory / path for name, path in VERBS[self.do].outputs.items()}
+
+    @property
+    def run(self) -> Callable[..., dict[str, Any]]:
+        """The function that does it."""
+        function: Callable[..., dict[str, Any]] = _imported(VERBS[self.do].run)
+        return function
+
+
+class Pipeline(Section):
+    """The head of a pipeline file."""
+
+    name: str
+    """Directory of the pipeline under --out."""
+    experiment: str = "konomi"
+    """MLflow experiment of the pipeline and its stages."""
+    mlflow: bool = True
+    """Log to MLflow: to MLFLOW_TRACKING_URI if set, else to mlflow.db in the pipeline's directory."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of every stage that has no run.seed of its own."""
+    stages: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """The stages in their order, each under a name of one's own: [stages.NAME], with `do` and the sections of that verb."""
+
+
+def load_pipeline(path: str | Path, out: Path, overrides: Sequence[str] = ()) -> tuple[Pipeline, list[Stage]]:
+    """Read a pipeline file that keeps its runs in ``out``/name, and check all of it.
+
+    Overrides are ``key=value`` or ``stages.NAME.section.key=value``.
+
+    Raises:
+        ConfigError: the file cannot be read; a setting of any stage is wrong; a reference leads nowhere.
+    """
+    own = [item for item in overrides if not item.startswith("stages.")]
+    pipeline = build(Pipeline, read_toml(Path(path)), own, where=str(path))
+    for name in (pipeline.name, *pipeline.stages):
+        _check_name(name, str(path))
+    of_stages: dict[str, list[str]] = {name: [] for name in pipeline.stages}
+    for item in overrides:
+        if item.startswith("stages."):
+            name, _, rest = item.removeprefix("stages.").partition(".")
+            if name not in of_stages:
+                raise ConfigError(f"--set {item}: no stage {name!r}; the stages are: {', '.join(of_stages)}")
+            of_stages[name].append(rest)
+    stages: list[Stage] = []
+    for name, data in pipeline.stages.items():
+        stages.append(_stage(pipeline, name, data, of_stages[name], stages, out / pipeline.name / name, str(path)))
+    return pipeline, stages
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The single values in nested tables and lists, each with its dotted path.
+
+    >>> list(leaves({"a": {"b": 1}, "c": [2, "x"]}))
+    [('a.b', 1), ('c.0', 2), ('c.1', 'x')]
+    """
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    if items is None:
+        yield path, value
+        return
+    for key, item in items:
+        yield from leaves(item, f"{path}.{key}" if path else str(key))
+
+
+def _stage(
+    pipeline: Pipeline, name: str, data: Mapping[str, Any], overrides: list[str], earlier: list[Stage], directory: Path, file: str
+) -> Stage:
+    where = f"{file}: stages.{name}"
+    do = data.get("do")
+    if do not in VERBS:
+        raise ConfigError(f"{where}: do = {do!r}: no such verb; one of: {', '.join(VERBS)}")
+    kind: type[Section] = _imported(VERBS[do].job)
+    settings = changed(kind, {key: value for key, value in data.items() if key != "do"}, overrides)
+    run = settings.setdefault("run", {})
+    if not isinstance(run, dict):
+        raise ConfigError(f"{where}: run has to be a section, [stages.{name}.run]")
+    if taken := [key for key in _OF_THE_PIPELINE if key in run]:
+        raise ConfigError(f"{where}: run.{taken[0]} is decided by the pipeline for all its stages; set it at the top of the file")
+    run |= {"seed": pipeline.seed} | run | {"name": name, "experiment": pipeline.experiment, "mlflow": pipeline.mlflow}
+    references: dict[str, tuple[str, str]] = {}
+    resolved = _resolved(settings, "", references, earlier, list(pipeline.stages), where)
+    return Stage(name, do, build(kind, resolved, where=where), references, directory)
+
+
+def _resolved(
+    value: Any, path: str, references: dict[str, tuple[str, str]], earlier: list[Stage], names: list[str], where: str
+) -> Any:
+    """``value`` with each ``@STAGE.OUTPUT`` replaced by its path; what was replaced is put in ``references``."""
+    if isinstance(value, dict):
+        return {
+            key: _resolved(each, f"{path}.{key}" if path else key, references, earlier, names, where)
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_resolved(each, f"{path}.{i}", references, earlier, names, where) for i, each in enumerate(value)]
+    if not isinstance(value, str) or not value.startswith("@"):
+        return value
+    if value.startswith("@@"):  # a text that begins with @
+        return value[1:]
+    stage, _, output = value[1:].partition(".")
+    found = next((each for each in earlier if each.name == stage), None)
+    if found is not None and output in found.outputs:
+        references[path] = (stage, output)
+        return str(found.outputs[output])
+    known = ", ".join(f"@{each.name}.{name}" for each in earlier for name in each.outputs) or "nothing, this is the first stage"
+    if found is not None:
+        problem = f"stage {stage} ({found.do}) has no output {output!r}"
+    elif stage in names:
+        problem = f"stage {stage} does not come before this one"
+    else:
+        problem = f"there is no stage {stage!r}"
+    raise ConfigError(
+        f"{where}: {path} = {value!r}: {problem}; to be had here: {known} (a text that begins with @ is written @@)"
+    )
+
+
+def _check_name(name: str, where: str) -> None:
+    if not re.fullmatch(r"\w[\w-]*", name) or name == "mlartifacts":
+        raise ConfigError(
+            f"{where}: {name!r}: the names of a pipeline and its stages are directories: letters, digits, _ and - only, "
+            "and not mlartifacts"
+        )
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)

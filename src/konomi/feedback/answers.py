@@ -1,0 +1,137 @@
+"""Answers: saved, read again, put together for an export. Functions over an open transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from typing import Any
+
+from konomi.data.records import Candidate
+from konomi.feedback.checks import checked
+from konomi.feedback.records import KEYS, Answer, Exported, Item, Judgement, Mine, Person, Refused, Saved
+
+_LATEST = "JOIN answers ON answers.shown = shown.id AND answers.revision = shown.revision"
+
+
+def saved_before(db: sqlite3.Connection, person: Person, answer: Answer) -> Saved | None:
+    """What was said of an answer that came before; None if it is new.
+
+    Raises:
+        Refused: it was not shown to the person, or its id came with another content.
+    """
+    if db.execute("SELECT 1 FROM shown WHERE id = ? AND person = ?", (answer.shown, person.id)).fetchone() is None:
+        raise Refused("unknown_task", f"no task {answer.shown[:40]!r} was shown to {person.id}")
+    known = db.execute("SELECT shown, revision, digest FROM answers WHERE id = ?", (answer.id,)).fetchone()
+    if known is None:
+        return None
+    if known[0] != answer.shown or known[2] != _digest(answer):
+        raise Refused("conflict", f"answer {answer.id} was saved with another content; a new answer needs a new id")
+    return Saved(answer.id, answer.shown, known[1], again=True)
+
+
+def save(db: sqlite3.Connection, person: Person, answer: Answer, now: float) -> Saved:
+    """Save a new answer to what was shown to the person. Raises Refused: it is not as :class:`Answer` says."""
+    task, repeat, places, kind, revision, number = db.execute(
+        "SELECT task, repeat, places, kind, revision, number FROM shown WHERE id = ?", (answer.shown,)
+    ).fetchone()
+    said = checked(answer, KEYS[: len(places)])
+    revision += 1
+    if number is None:
+        last = "SELECT coalesce(max(number), 0) FROM shown WHERE person = ? AND repeat = ?"
+        number = 1 + db.execute(last, (person.id, repeat)).fetchone()[0]
+        db.execute("UPDATE shown SET answered = ?, number = ? WHERE id = ?", (now, number, said.shown))
+    db.execute("UPDATE shown SET kind = ?, revision = ? WHERE id = ?", (said.kind, revision, said.shown))
+    by_number = sorted(zip(map(int, places), KEYS, strict=False))
+    ranks = json.dumps([said.ranks[key] for _, key in by_number]) if said.ranks else None
+    flags = json.dumps([said.flags.get(key, []) for _, key in by_number])
+    row = (said.id, said.shown, revision, now, said.kind, ranks, flags, said.reason, said.comment, said.confidence, said.seconds)
+    db.execute(f"INSERT INTO answers VALUES ({'?, ' * len(row)}?)", (*row, _digest(answer)))
+    change = (said.kind != "skipped") - (kind not in (None, "skipped"))
+    if change and not repeat:
+        db.execute("UPDATE tasks SET covered = covered + ? WHERE id = ?", (change, task))
+    return Saved(said.id, said.shown, revision)
+
+
+def answer_of(db: sqlite3.Connection, person: Person, showing: str) -> Answer | None:
+    """The person's latest answer to what they were shown, as it was stored; None if there is none."""
+    row = db.execute(
+        "SELECT places, answers.id, answers.kind, ranks, reason, flags, comment, confidence, seconds"
+        f" FROM shown {_LATEST} WHERE shown.id = ? AND person = ?",
+        (showing, person.id),
+    ).fetchone()
+    if row is None:
+        return None
+    places, id, kind, ranks, reason, flags, comment, confidence, seconds = row
+    keys = [(key, int(place)) for key, place in zip(KEYS, places, strict=False)]
+    by_number, flagged = json.loads(ranks) if ranks else None, json.loads(flags)
+    return Answer(
+        id,
+        showing,
+        kind,
+        {key: by_number[number] for key, number in keys} if by_number else {},
+        reason,
+        {key: flagged[number] for key, number in keys if flagged[number]},
+        comment,
+        confidence,
+        seconds,
+    )
+
+
+def mine(db: sqlite3.Connection, person: Person, limit: int) -> list[Mine]:
+    """The person's own answers, newest first."""
+    rows = db.execute(
+        "SELECT shown.id, prompt, answered, shown.kind, revision FROM shown JOIN tasks ON tasks.id = task"
+        " WHERE person = ? AND answered > 0 ORDER BY answered DESC LIMIT ?",
+        (person.id, limit),
+    )
+    return [Mine(*row) for row in rows]
+
+
+def forget(db: sqlite3.Connection, person: Person) -> int:
+    """Remove a person, their tokens, showings and answers; return how many tasks they had answered, repeats too."""
+    answers = db.execute("SELECT count(number) FROM shown WHERE person = ?", (person.id,)).fetchone()[0]
+    db.execute(
+        "UPDATE tasks SET covered = covered - 1 WHERE id IN"
+        " (SELECT task FROM shown WHERE person = ? AND repeat = 0 AND kind <> 'skipped')",
+        (person.id,),
+    )
+    db.execute("DELETE FROM people WHERE id = ?", (person.id,))  # and, by their foreign keys, all the rest
+    return int(answers)
+
+
+def exported(db: sqlite3.Connection) -> Exported:
+    """All tasks and the latest answers."""
+    candidates: dict[int, list[tuple[Any, ...]]] = {}
+    for task, *rest in db.execute("SELECT task, text, lang, names_model, source FROM candidates ORDER BY task, number"):
+        candidates.setdefault(task, []).append(tuple(rest))
+    tasks = db.execute("SELECT id, prompt, lang, kind, columns FROM tasks ORDER BY id").fetchall()
+    rows = db.execute(
+        "SELECT task, person, shown.kind, ranks, places, repeat, flags, reason, comment, confidence, seconds, answers.at,"
+        f" shown.revision FROM shown {_LATEST}"
+    ).fetchall()
+    items = {}
+    for id, prompt, lang, kind, columns in tasks:
+        texts, langs, named, sources = zip(*candidates[id], strict=True)
+        both = tuple(Candidate(text, json.loads(source)) for text, source in zip(texts, sources, strict=True))
+        items[id] = Item(prompt, lang, kind, both, langs, tuple(map(bool, named)), json.loads(columns))
+    rows.sort(key=lambda row: (row[0], row[1], row[5]))
+    return Exported(items, tuple(map(_judgement, rows)))
+
+
+def _judgement(row: tuple[Any, ...]) -> Judgement:
+    task, person, kind, ranks, places, repeat, flags, *rest = row
+    return Judgement(
+        task,
+        person,
+        kind,
+        tuple(json.loads(ranks)) if ranks else None,
+        tuple(map(int, places)),
+        bool(repeat),
+        tuple(tuple(each) for each in json.loads(flags)),
+        *rest,
+    )
+
+
+def _digest(answer: Answer) -> bytes:
+    return hashlib.sha256(answer.content().encode()).digest()

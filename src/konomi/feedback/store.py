@@ -1,0 +1,252 @@
+"""The store: tasks, people and their answers in one SQLite file. Safe for several threads and several processes.
+
+An answer is on the disk before :meth:`Store.answer` returns, once, however often it is sent; what it replaces is kept.
+What is handed to a person (:class:`Shown`, :class:`Answer`, :class:`Mine`, :class:`Progress`) holds no source of a text and
+nothing that another person said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from konomi.feedback import answers, people, work
+from konomi.feedback.checks import checked_id, whole
+from konomi.feedback.database import Database
+from konomi.feedback.queue import Settings
+from konomi.feedback.records import (
+    Answer,
+    Exported,
+    Imported,
+    Mine,
+    NewTask,
+    Person,
+    Progress,
+    Refused,
+    Saved,
+    Shown,
+)
+from konomi.feedback.texts import ready
+
+
+class Store:
+    """An open store. Methods that take ``now`` want seconds since 1970; all may raise RunError when the disk fails."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.settings = settings
+        self._database = database
+
+    @classmethod
+    def create(cls, path: Path, tasks: Iterable[NewTask], settings: Settings | None = None) -> tuple[Store, Imported]:
+        """Make a store of tasks, and say what became of them.
+
+        Raises:
+            DataError: the file is there already; there are no tasks, or one cannot be used. No file is then made.
+            RunError: it cannot be written.
+        """
+        settings = settings or Settings()
+        found, notes = ready(list(tasks), settings.k_max)
+        store = cls(Database(path, new=True), settings)
+        try:
+            with store._database.write() as db:
+                added = work.add_tasks(db, found, settings)
+        except BaseException:
+            store.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
+        return store, Imported(added, len(found) - added, tuple(notes))
+
+    @classmethod
+    def open(cls, path: Path, settings: Settings | None = None) -> Store:
+        """Open a store; one of an older version is brought up to date.
+
+        Raises:
+            DataError: there is no such file; it is damaged, another program's, or of a newer konomi.
+            RunError: it cannot be opened or written.
+        """
+        store = cls(Database(path), settings or Settings())
+        with store._database.read() as db:
+            unfinished = _meta(db, "compact")
+        if unfinished:
+            store._compact()
+        return store
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def add_tasks(self, tasks: Iterable[NewTask]) -> Imported:
+        """Add tasks; those that are there already stay as they are.
+
+        Raises:
+            DataError: there are no tasks, or one cannot be used. None is then added.
+        """
+        found, notes = ready(list(tasks), self.settings.k_max)
+        with self._database.write() as db:
+            added = work.add_tasks(db, found, self.settings)
+        return Imported(added, len(found) - added, tuple(notes))
+
+    # people
+
+    def add_person(self, name: str, *, admin: bool = False) -> tuple[Person, str]:
+        """A new person and their token, which cannot be read again. Raises Refused: the name is blank, too long, or taken."""
+        with self._database.write() as db:
+            person = people.add_person(db, name, admin)
+            return replace(person, active=True), people.new_token(db, person.id)
+
+    def new_token(self, person_id: str) -> str:
+        """One more token for a person: another device, a lost link. Raises Refused: there is no such person."""
+        with self._database.write() as db:
+            return people.new_token(db, people.find_person(db, person_id).id)
+
+    def swap_token(self, token: str, *, keep: bool = True) -> tuple[Person, str] | None:
+        """A new token for who comes with this one, which goes on working if ``keep``; None if it is nobody's."""
+        with self._database.write() as db:
+            person = people.person_of(db, token)
+            if person is None:
+                return None
+            if not keep:
+                people.revoke_token(db, token)
+            return person, people.new_token(db, person.id)
+
+    def person_of(self, token: str) -> Person | None:
+        """Whose token this is; None if it is nobody's or was revoked."""
+        with self._database.read() as db:
+            return people.person_of(db, token)
+
+    def revoke(self, person_id: str) -> None:
+        """Let no token of this person work any more; their answers stay. Raises Refused: there is no such person."""
+        with self._database.write() as db:
+            people.revoke(db, people.find_person(db, person_id))
+
+    def people(self) -> list[Person]:
+        """Everybody, in the order in which they came."""
+        with self._database.read() as db:
+            return people.all_people(db)
+
+    def person(self, who: str) -> Person:
+        """The person with this pseudonym or name. Raises Refused: there is none."""
+        with self._database.read() as db:
+            return people.find_person(db, who)
+
+    def remember(self, person: Person, *, guidelines_seen: str | None = None, shortcuts: bool | None = None) -> Person:
+        """Keep what a person has read or set (None: as it was), and return them as they are now."""
+        with self._database.write() as db:
+            return people.remember(db, person, guidelines_seen, shortcuts)
+
+    def forget(self, person_id: str) -> int:
+        """Remove a person (by pseudonym or name), their tokens and all that they said; return how many answers that were.
+
+        What they had answered is open again for others. Exports that were made before still hold their answers.
+
+        Raises:
+            Refused: there is no such person.
+            RunError: all is removed, but others keep the file open, so that traces may still be in it; they go when the
+                store is next opened.
+        """
+        with self._database.write() as db:
+            count = answers.forget(db, people.find_person(db, person_id))
+            _set_meta(db, "compact", "1")
+        self._compact()
+        return count
+
+    def _compact(self) -> None:
+        self._database.compact()
+        with self._database.write() as db:
+            _set_meta(db, "compact", "")
+
+    # work
+
+    def next_task(self, person: Person, now: float) -> Shown | None:
+        """What the person is to judge next: what they have open, else something new; None: nothing is left, or it is frozen.
+
+        It is kept for the person until its lease ends. Raises Refused: the person was forgotten.
+        """
+        half = self.settings.lease_minutes * 30
+        with self._database.read() as db:  # mostly it was chosen when the last answer was saved, and nothing is to be written
+            row = work.open_showing(db, person.id)
+            if row is not None and row[3] > now + half and not _meta(db, "frozen"):
+                return work.shown(db, row[0])
+        with self._database.write() as db:
+            people.find_person(db, person.id)
+            showing = None if _meta(db, "frozen") else work.hand_out(db, person.id, self.settings, now)
+            return None if showing is None else work.shown(db, showing)
+
+    def shown(self, person: Person, shown_id: str) -> Shown | None:
+        """A task as it was shown to this person; None if it was not."""
+        with self._database.read() as db:
+            row = db.execute("SELECT 1 FROM shown WHERE id = ? AND person = ?", (whole(shown_id), person.id)).fetchone()
+            return work.shown(db, shown_id) if row else None
+
+    def answer(self, person: Person, answer: Answer, now: float) -> Saved:
+        """Save an answer, or a revision of an earlier one; it is on the disk when this returns.
+
+        What the person gets next is chosen in the same commit. An answer that comes after its lease ended is saved too.
+
+        Raises:
+            Refused: the same id came with another content (``conflict``); the store is ``frozen``; nothing of that name
+                was shown to the person (``unknown_task``); or something in the answer is not as :class:`Answer` says.
+        """
+        answer = replace(answer, id=checked_id(answer.id), shown=whole(answer.shown))
+        with self._database.write() as db:
+            before = answers.saved_before(db, person, answer)
+            if before is not None:
+                return before
+            if _meta(db, "frozen"):
+                raise Refused("frozen", "the answers are final: none is taken any more")
+            saved = answers.save(db, person, answer, now)
+            if saved.revision == 1:
+                work.hand_out(db, person.id, self.settings, now)
+            return saved
+
+    def answer_of(self, person: Person, shown_id: str) -> Answer | None:
+        """The person's latest answer to what they were shown, to be edited; None if there is none."""
+        with self._database.read() as db:
+            return answers.answer_of(db, person, whole(shown_id))
+
+    def mine(self, person: Person, limit: int = 50) -> list[Mine]:
+        """The person's own answers, newest first."""
+        with self._database.read() as db:
+            return answers.mine(db, person, limit)
+
+    def progress(self, person: Person, now: float) -> Progress:
+        """How far the person and the team are."""
+        with self._database.read() as db:
+            return work.progress(db, person.id, self.settings, bool(_meta(db, "frozen")), now)
+
+    # the end
+
+    @property
+    def frozen(self) -> bool:
+        """Whether answers are final."""
+        with self._database.read() as db:
+            return bool(_meta(db, "frozen"))
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Take no answers any more, or take them again."""
+        with self._database.write() as db:
+            _set_meta(db, "frozen", "1" if frozen else "")
+
+    def export(self) -> Exported:
+        """All tasks and the latest answers, as they are at one moment, while others may go on writing."""
+        with self._database.snapshot() as db:
+            return answers.exported(db)
+
+
+def _meta(db: sqlite3.Connection, key: str) -> str:
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _set_meta(db: sqlite3.Connection, key: str, value: str) -> None:
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))

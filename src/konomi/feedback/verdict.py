@@ -1,0 +1,199 @@
+"""Before/after as people see it: who wins how often, and what that owes to length, to the side, and to chance."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from konomi.data.records import Pair, Prompt
+from konomi.evaluation.resampling import LEVEL, VERSION, Array, Interval, prompt_places, resample, share
+from konomi.feedback.agreement import between, with_oneself
+from konomi.feedback.fitting import told
+from konomi.feedback.ranking import Contest, bradley_terry
+from konomi.feedback.votes import sign_test, wilson
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one person said of a text from before and one from after training, shown blind.
+
+    Attributes:
+        prompt: the text that both go on from.
+        before, after: the two texts; of an A/A item, two samples of the same model in an order drawn by lot.
+        share: 1 if ``after`` is the better, 0 if ``before`` is, 0.5 a tie.
+        rater: a pseudonym, or None: then the vote is a person's of its own.
+        after_first: whether ``after`` was shown first (left, above); None if unknown.
+        gap: the reward model's score of ``after`` less that of ``before``; None if unknown.
+        same: this is an A/A item.
+    """
+
+    prompt: str
+    before: str
+    after: str
+    share: float
+    rater: str | None = None
+    after_first: bool | None = None
+    gap: float | None = None
+    same: bool = False
+
+
+def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
+    """Did training make the texts better, as people see it?
+
+    What one person said several times of the same two texts is one vote, with its mean. A tie is half a win. Several
+    votes on one prompt depend on each other; so intervals are bootstraps over prompts (Efron 1979), and the sign test
+    counts prompts. An interval is ``value``, ``low``, ``high``.
+
+    Returns:
+        ``votes``, ``prompts``, ``people``; ``wins``, ``ties``, ``losses`` of ``after``, in votes.
+        ``win_rate``: (wins + ties / 2) / votes, with interval. ``wilson``: the same with Wilson's interval, which takes
+        votes as independent and is right where each prompt has one.
+        ``sign_test``: prompts that are for ``after``, against it, and ``even``, by the mean of their votes; ``p``, exact
+        and two-sided, even ones dropped; None if all are even.
+        ``length_controlled``: ``win_rate`` at equal length, sigmoid(c) of sigmoid(c + d x difference in characters);
+        ``per_character``: d, logits; ``difference``: mean characters of ``after`` less ``before``. None without votes.
+        ``side``: see :func:`side_bias`; ``same``: see :func:`same_model`; ``reward_model``: see :func:`reward_verdict`;
+        ``agreement`` and ``oneself``: see :mod:`konomi.feedback.agreement`; each may be None.
+        ``version``, ``level``, ``seed``.
+    """
+    real = _once([vote for vote in votes if not vote.same])
+    said = [vote for vote in votes if not vote.same]
+    counts = _counts(real)
+    pairs = [Pair(v.prompt, v.after, v.before, v.share, rater=v.rater) for v in said]
+    return {
+        "version": VERSION,
+        "level": LEVEL,
+        "seed": seed,
+        "votes": len(real),
+        "prompts": len({Prompt(vote.prompt).key for vote in real}),
+        "people": len({vote.rater for vote in said if vote.rater is not None}),
+        **counts,
+        "win_rate": _mean(real, lambda vote: vote.share, seed),
+        "wilson": wilson(counts["wins"] + counts["ties"] / 2, len(real)),
+        "sign_test": _by_prompt(real),
+        "length_controlled": _at_equal_length(real, seed),
+        "side": side_bias(votes, seed),
+        "same": same_model(votes, seed),
+        "reward_model": reward_verdict(votes, seed),
+        "agreement": between(pairs, seed),
+        "oneself": with_oneself(pairs, seed),
+    }
+
+
+def side_bias(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
+    """How often the text that was shown first wins, whichever model it is from: one half if the side plays no part.
+
+    All votes count as often as they were cast, A/A items too: each was shown in an order of its own, drawn by lot.
+
+    Returns:
+        ``votes``; ``first``: the share, ties half, with interval; ``after_first``: share of votes in which ``after`` was
+        shown first, about one half. None if no vote says what was shown first.
+    """
+    known = [vote for vote in votes if vote.after_first is not None]
+    if not known:
+        return None
+    first = _mean(known, lambda vote: vote.share if vote.after_first else 1 - vote.share, seed)
+    return {"votes": len(known), "first": first, "after_first": sum(bool(v.after_first) for v in known) / len(known)}
+
+
+def same_model(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
+    """What people say of two samples of the same model (A/A items).
+
+    Returns:
+        ``votes``; ``told_apart``: share that are no ties; ``second``: how often the sample in the place of ``after`` wins,
+        ties half: an interval without one half says that something other than the text is judged. None without A/A items.
+    """
+    same = _once([vote for vote in votes if vote.same])
+    if not same:
+        return None
+    apart = _mean(same, lambda vote: float(vote.share != 0.5), seed)
+    return {"votes": len(same), "told_apart": apart, "second": _mean(same, lambda vote: vote.share, seed)}
+
+
+def reward_verdict(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
+    """The reward model's verdict beside the people's, on the votes of which its scores are known.
+
+    Returns:
+        ``votes``; ``people`` and ``model``: how often each prefers ``after``, ties half, one vote each; ``agreement``:
+        share of votes that the model would have cast alike: a tie on either side agrees by half. With intervals. Where
+        ``model`` is well above ``people``, training found what the reward model likes and people do not. None if no
+        score is known.
+    """
+    known = [vote for vote in _once([vote for vote in votes if not vote.same]) if vote.gap is not None]
+    if not known:
+        return None
+
+    def model(vote: Vote) -> float:
+        return (float(np.sign(vote.gap or 0.0)) + 1) / 2
+
+    def alike(vote: Vote) -> float:
+        return vote.share * model(vote) + (1 - vote.share) * (1 - model(vote))
+
+    return {
+        "votes": len(known),
+        "people": _mean(known, lambda vote: vote.share, seed),
+        "model": _mean(known, model, seed),
+        "agreement": _mean(known, alike, seed),
+    }
+
+
+def _once(votes: Sequence[Vote]) -> list[Vote]:
+    """One vote for each person and pair of texts, with the mean of what they said."""
+    found: dict[Any, list[Vote]] = defaultdict(list)
+    for number, vote in enumerate(votes):
+        person = number if vote.rater is None else vote.rater
+        found[Prompt(vote.prompt).key, vote.before, vote.after, person].append(vote)
+    return [
+        Vote(v.prompt, v.before, v.after, float(np.mean([each.share for each in said])), v.rater, gap=v.gap, same=v.same)
+        for said in found.values()
+        for v in said[:1]
+    ]
+
+
+def _counts(votes: Sequence[Vote]) -> dict[str, int]:
+    shares = [vote.share for vote in votes]
+    return {
+        "wins": sum(share > 0.5 for share in shares),
+        "ties": sum(share == 0.5 for share in shares),
+        "losses": sum(share < 0.5 for share in shares),
+    }
+
+
+def _mean(votes: Sequence[Vote], figure: Callable[[Vote], float], seed: int) -> Interval:
+    """The mean of a figure from 0 to 1 over votes, with its interval over prompts."""
+    values = [figure(vote) for vote in votes]
+    place = prompt_places([Prompt(vote.prompt).key for vote in votes])
+    columns: Mapping[str, Array] = {
+        "sum": np.bincount(place, weights=values).astype(np.float64),
+        "count": np.bincount(place).astype(np.float64),
+    }
+    return told(share(resample(columns, seed), "sum", "count"))
+
+
+def _by_prompt(votes: Sequence[Vote]) -> dict[str, Any]:
+    off: dict[str, float] = defaultdict(float)
+    for vote in votes:
+        off[Prompt(vote.prompt).key] += vote.share - 0.5
+    signs = [round(value, 9) for value in off.values()]
+    won, lost = sum(value > 0 for value in signs), sum(value < 0 for value in signs)
+    return {"for": won, "against": lost, "even": len(signs) - won - lost, "p": sign_test(won, lost)}
+
+
+def _at_equal_length(votes: Sequence[Vote], seed: int) -> dict[str, Any] | None:
+    """The win rate without what length wins: a Bradley-Terry model of two items with the length as covariate."""
+    if not votes:
+        return None
+    longer = [len(vote.after) - len(vote.before) for vote in votes]
+    played = [
+        Contest(Prompt(vote.prompt).key, "after", "before", vote.share, length=more)
+        for vote, more in zip(votes, longer, strict=True)
+    ]
+    found = bradley_terry(played, covariates=["length"], seed=seed)
+    strength = next(item["strength"] for item in found["items"] if item["item"] == "after")
+    # the two strengths sum to 0: their difference is twice the one
+    rate = {name: None if value is None else float(1 / (1 + np.exp(-2 * value))) for name, value in strength.items()}
+    return {"win_rate": rate, "per_character": found["covariates"]["length"], "difference": sum(longer) / len(longer)}

@@ -1,0 +1,158 @@
+"""Handing out work: what the queue asks of the tables, and a task as it is shown. Functions over an open transaction."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterator
+
+from konomi.feedback import queue
+from konomi.feedback.queue import Candidacy, History, Settings
+from konomi.feedback.records import KEYS, Progress, Shown, ShownText
+from konomi.feedback.texts import Ready
+
+RECENT = 30
+"""Answers that a person's speed is taken from."""
+PAUSE = 600.0
+"""Seconds that one answer counts for at most: who has left the page open has not worked."""
+
+_LEASED = """(SELECT count(*) FROM shown AS other WHERE other.task = tasks.id AND other.number IS NULL AND other.until > :now
+    AND other.repeat = 0 AND other.person <> :person)"""
+_SEEN = "EXISTS (SELECT 1 FROM shown WHERE shown.person = :person AND shown.task = tasks.id)"
+_UNSEEN = f"""SELECT id, place, {_LEASED}, {_SEEN} FROM tasks WHERE covered = :covered AND place >= :begin AND place < :end"""
+_EARLIER = """SELECT task FROM shown WHERE person = ? AND repeat = 0 AND number BETWEEN ? AND ? AND kind <> 'skipped'
+    AND NOT EXISTS (SELECT 1 FROM shown AS again
+        WHERE again.person = shown.person AND again.task = shown.task AND again.repeat = 1) ORDER BY number LIMIT 1"""
+_OPEN = """SELECT id, task, repeat, until FROM shown
+    WHERE person = ? AND repeat IN (0, 1) AND number IS NULL AND until > 0 ORDER BY repeat LIMIT 1"""
+
+
+def add_tasks(db: sqlite3.Connection, tasks: list[Ready], settings: Settings) -> int:
+    """Add those tasks that are not there yet; return how many."""
+    added = 0
+    for task in tasks:
+        place = queue.place_of(task.digest, settings)
+        made = db.execute(
+            "INSERT INTO tasks (digest, place, kind, lang, prompt, columns) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (task.digest, place, task.kind, task.lang, task.prompt, task.columns),
+        )
+        if made.rowcount:
+            added += 1
+            rows = [(made.lastrowid, number, *each) for number, each in enumerate(task.candidates)]
+            db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", rows)
+    return added
+
+
+class TasksFor:
+    """The tasks as the queue asks for them: of one person, at one moment, out of the indexes."""
+
+    def __init__(self, db: sqlite3.Connection, person: str, now: float) -> None:
+        self.db = db
+        self.person = person
+        self.now = now
+
+    def history(self) -> History:
+        """How much the person has done."""
+        last = "SELECT max(number) FROM shown WHERE person = ? AND repeat = ?"
+        new, repeats = (self.db.execute(last, (self.person, repeat)).fetchone()[0] or 0 for repeat in (0, 1))
+        return History(self.person, new, repeats)
+
+    def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[Candidacy]:
+        """As :class:`queue.Tasks` says."""
+        given = {"person": self.person, "now": self.now, "covered": covered, "begin": begin, "end": end, "look": look}
+        rest = f" AND NOT {_SEEN} ORDER BY place" if look is None else " ORDER BY place LIMIT :look"
+        for task, place, leased, seen in self.db.execute(_UNSEEN + rest, given):
+            if not seen:
+                yield Candidacy(task, place, leased)
+
+    def earlier(self, first: int, last: int) -> int | None:
+        """As :class:`queue.Tasks` says."""
+        row = self.db.execute(_EARLIER, (self.person, first, last)).fetchone()
+        return None if row is None else int(row[0])
+
+    def state(self, task: int) -> tuple[float, int, int]:
+        """A task's place, how many people have answered it, and how many others have it open."""
+        given = {"person": self.person, "now": self.now, "task": task}
+        place, covered, leased = self.db.execute(
+            f"SELECT place, covered, {_LEASED} FROM tasks WHERE id = :task", given
+        ).fetchone()
+        return place, covered, leased
+
+    def order_before(self, task: int) -> tuple[int, ...] | None:
+        """In which order the person has seen the task's candidates; None if they have not."""
+        shown = "SELECT places FROM shown WHERE person = ? AND task = ? AND repeat = 0"
+        row = self.db.execute(shown, (self.person, task)).fetchone()
+        return None if row is None else tuple(map(int, row[0]))
+
+
+def open_showing(db: sqlite3.Connection, person: str) -> tuple[str, int, int, float] | None:
+    """What the person was shown and has not answered: its id, task, whether it is a repeat, and when the lease ends."""
+    row: tuple[str, int, int, float] | None = db.execute(_OPEN, (person,)).fetchone()
+    return row
+
+
+def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float) -> str | None:
+    """The id of the showing that the person has open, with a new lease, or else of a new one; None: nothing is left."""
+    tasks = TasksFor(db, person, now)
+    until = now + settings.lease_minutes * 60
+    while row := open_showing(db, person):
+        showing, task, repeat, ended = row
+        if repeat or ended > now or queue.has_room(*tasks.state(task), settings.overlap):
+            db.execute("UPDATE shown SET until = ? WHERE id = ?", (until, showing))
+            return showing
+        # others have taken it since; should an answer still come it is saved all the same
+        db.execute("UPDATE shown SET until = 0 WHERE id = ?", (showing,))
+    choice = queue.choose(tasks.history(), tasks, settings)
+    if choice is None:
+        return None
+    count = "(SELECT count(*) FROM candidates WHERE task = tasks.id)"
+    digest, count = db.execute(f"SELECT digest, {count} FROM tasks WHERE id = ?", (choice.task,)).fetchone()
+    order = queue.order(count, digest, person, settings, tasks.order_before(choice.task))
+    showing = secrets.token_urlsafe(15)
+    db.execute(
+        "INSERT INTO shown (id, task, person, repeat, places, at, until) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (showing, choice.task, person, choice.repeat, "".join(map(str, order)), now, until),
+    )
+    return showing
+
+
+def shown(db: sqlite3.Connection, showing: str) -> Shown:
+    """The task of a showing as it is shown."""
+    task, places, prompt, lang = db.execute(
+        "SELECT task, places, prompt, lang FROM shown JOIN tasks ON tasks.id = task WHERE shown.id = ?", (showing,)
+    ).fetchone()
+    rows = db.execute("SELECT text, lang, names_model FROM candidates WHERE task = ? ORDER BY number", (task,)).fetchall()
+    texts = []
+    for key, place in zip(KEYS, places, strict=False):
+        text, own, named = rows[int(place)]
+        texts.append(ShownText(key, text, own, ("reveals",) if named else ()))
+    return Shown(showing, prompt, lang, tuple(texts))
+
+
+def progress(db: sqlite3.Connection, person: str, settings: Settings, frozen: bool, now: float) -> Progress:
+    """How far a person and the team are."""
+    history = TasksFor(db, person, now).history()
+    tasks, target, team = db.execute(
+        "SELECT count(*), sum(wanted), sum(min(covered, wanted)) FROM"
+        " (SELECT covered, :whole + (place < :rest) AS wanted FROM tasks INDEXED BY tasks_in_turn)",
+        {"whole": int(settings.overlap), "rest": settings.overlap % 1},
+    ).fetchone()
+    spent = [
+        min(seconds, PAUSE)
+        for (seconds,) in db.execute(
+            "SELECT seconds FROM (SELECT id FROM shown WHERE person = ? AND answered > 0 ORDER BY answered DESC LIMIT ?) AS last"
+            " JOIN answers ON answers.shown = last.id AND answers.revision = 1",
+            (person, RECENT),
+        )
+    ]
+    each = sum(spent) / len(spent) if len(spent) >= 3 else 0.0
+    left = max(0, min(tasks - history.new, target - team))
+    return Progress(
+        mine=history.new + history.repeats,
+        left=left,
+        team=team,
+        target=target,
+        per_hour=3600 / each if each else None,
+        minutes_left=left / (1 - settings.repeats) * each / 60 if each else None,
+        frozen=frozen,
+    )

@@ -1,0 +1,241 @@
+"""A whole `konomi sample` job: from prompts and models to candidates that can be ranked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from konomi.config import SampleJob
+from konomi.data.formats import manifest, write_records
+from konomi.data.records import Candidate, Prompt, Task
+from konomi.data.sources import load_prompts, split_held_out
+from konomi.data.tokens import Tokens
+from konomi.errors import DataError, RunError
+from konomi.jobs.common import begun, prompts_digest
+from konomi.jobs.ppo import check_context
+from konomi.models.load import Loaded, load_causal_lm
+from konomi.observer import Observer
+from konomi.rollout.sampler import make_draws, sample
+from konomi.seeds import stream_seed
+from konomi.train.loop import autocast, choose_precision, find_device, stop_on_signal
+
+
+@dataclass
+class _Draft:
+    """A task that is being written."""
+
+    prompt: Prompt
+    text: str
+    """What the candidates go on from: the prompt, or its beginning."""
+    round: int
+    found: dict[int, Candidate] = field(default_factory=dict)
+    """Place -> candidate."""
+    keys: set[str] = field(default_factory=set)
+
+    def take(self, place: int, candidate: Candidate) -> bool:
+        """Keep a candidate, if none that reads the same is there."""
+        key = Prompt(candidate.text).key
+        if key in self.keys:
+            return False
+        self.keys.add(key)
+        self.found[place] = candidate
+        return True
+
+    def task(self, seed: int) -> Task:
+        """The task, its candidates in an order that does not tell who wrote them."""
+        order = sorted(self.found, key=lambda place: stream_seed(seed, "sample-order", self.prompt.key, self.round, place))
+        return Task(self.text, tuple(self.found[place] for place in order), self.prompt.columns)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """A model that writes, and what it writes to."""
+
+    name: str
+    loaded: Loaded
+    tokens: Tokens
+    precision: str
+
+
+def run_sample(job: SampleJob, root: Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
+    """Let models write candidates for prompts; return the result that ``--json`` prints.
+
+    The run directory gets candidates.jsonl and manifest.json. Each candidate is drawn from a stream of its own, so that
+    neither its neighbours nor the size of a batch change it. One model at a time is in memory; where there are several, each is
+    loaded once before, so that nothing is written before all were found to be usable.
+
+    Raises:
+        ConfigError, DataError, ModelError: something given is not usable.
+        RunError: no task has two different candidates.
+        KeyboardInterrupt: stopped by a signal.
+    """
+    observer, started = observer or Observer(), time.monotonic()
+    prompts = _prompts(job)
+    writer, texts, about = _checked(job, prompts, observer)
+    drafts = [_Draft(*pair, number) for pair in zip(prompts, texts, strict=True) for number in range(job.sample.rounds)]
+    facts = {
+        **{f"model {name}": f"{each['name']}, {each['precision']}" for name, each in about.items()},
+        "prompts": f"{job.data.prompts}: {len(prompts)} ({job.sample.prompts})",
+        "job": f"{len(drafts)} tasks of {job.sample.candidates} candidates",
+    }
+    digest = prompts_digest(prompts)
+    with (
+        begun(job, root, observer, data=job.data.prompts, digest=digest, facts=facts, parent=parent) as (run, sink),
+        stop_on_signal(observer.stopping),
+    ):
+        again = 0
+        for name in reversed(job.models):  # the one that was checked last is still there
+            writer = writer if writer.name == name else _load(job, name, observer)
+            again += _write(job, writer, drafts, observer)
+        tasks = _tasks(drafts, job.run.seed)
+        if not tasks:
+            raise RunError(
+                f"{run.path}: of {len(drafts)} tasks none has two different candidates; raise rollout.temperature, "
+                "rollout.response_tokens or sample.attempts"
+            )
+        path = run.path / "candidates.jsonl"
+        write_records(path, tasks)
+        figures = {
+            "tasks": len(tasks),
+            "candidates": sum(len(task.candidates) for task in tasks),
+            "drawn_again": again,
+            "tasks_with_fewer": sum(len(task.candidates) < job.sample.candidates for task in tasks),
+            "tasks_dropped": len(drafts) - len(tasks),
+        }
+        _tell(figures, observer)
+        described = run.write_json("manifest.json", {**manifest({"candidates": path}), "models": about, **figures})
+        if sink:
+            sink.log(0, {f"sample/{name}": value for name, value in figures.items()})
+            sink.log_artifacts([described, run.path / "config.json"])
+    return {
+        "run": str(run.path),
+        "status": "finished",
+        "file": str(path),
+        **figures,
+        "seconds": time.monotonic() - started,
+        "mlflow": sink.address if sink else None,
+    }
+
+
+def _prompts(job: SampleJob) -> list[Prompt]:
+    """The prompts of the side that is asked for."""
+    prompts = load_prompts(job.data)
+    if job.sample.prompts == "all":
+        return prompts
+    train, held_out = split_held_out(prompts, job.data.held_out)
+    found = train if job.sample.prompts == "train" else held_out
+    if not found:
+        raise DataError(
+            f"{job.data.prompts}: of its {len(prompts)} prompts none is held out; give more prompts, or raise "
+            f"data.held_out = {job.data.held_out:g}"
+        )
+    return found
+
+
+def _checked(
+    job: SampleJob, prompts: Sequence[Prompt], observer: Observer
+) -> tuple[_Writer, list[str], dict[str, dict[str, Any]]]:
+    """Try all models in turn: the last of them, what the candidates go on from, and of each model what is to be known of it."""
+    texts: list[str] = []
+    about = {}
+    for name in job.models:
+        writer = _load(job, name, observer)
+        texts = texts or _cut(job, writer.tokens, prompts)
+        queries = _queries(job, writer, texts)
+        check_context(max(map(len, queries)), job.rollout.response_tokens[1], writer.loaded)
+        about[name] = {"name": job.models[name].name, "revision": writer.loaded.revision, "precision": writer.precision}
+        if writer.loaded.note:
+            about[name]["licence"] = writer.loaded.note
+    return writer, texts, about
+
+
+def _load(job: SampleJob, name: str, observer: Observer) -> _Writer:
+    config = job.models[name]
+    loaded = load_causal_lm(config, progress=observer.say)
+    precision = choose_precision(config.precision)
+    model = loaded.model.to(find_device())
+    if precision == "fp64":
+        model.double()
+    return _Writer(name, loaded, Tokens(loaded.tokenizer), precision)
+
+
+def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[str]:
+    """What the candidates go on from. A cut is by the tokens of the first model; half a character at its end is left out."""
+    if job.data.query_tokens is None:
+        return [prompt.text for prompt in prompts]
+    queries = tokens.queries(prompts, job.data.query_tokens, job.run.seed, 0, job.data.max_query_tokens)
+    cut = [tokens.decode(query).rstrip("\ufffd") for query in queries]
+    return [text if text.strip() else prompt.text for text, prompt in zip(cut, prompts, strict=True)]
+
+
+def _queries(job: SampleJob, writer: _Writer, texts: Sequence[str]) -> list[list[int]]:
+    return writer.tokens.queries([Prompt(text) for text in texts], None, job.run.seed, 0, job.data.max_query_tokens)
+
+
+def _write(job: SampleJob, writer: _Writer, drafts: Sequence[_Draft], observer: Observer) -> int:
+    """Let one model write its candidates of all tasks; returns how many were drawn again."""
+    places = [(draft, place) for draft in drafts for place in range(job.sample.candidates)]
+    waiting = [each for each in places if _whose(job, *each) == writer.name]
+    queries = dict(zip((id(draft) for draft in drafts), _queries(job, writer, [d.text for d in drafts]), strict=True))
+    again, total = 0, len(waiting)
+    for attempt in range(1 + job.sample.attempts):
+        again += len(waiting) if attempt else 0
+        left = []
+        for start in range(0, len(waiting), job.sample.batch_size):
+            here = waiting[start : start + job.sample.batch_size]
+            drawn = _draw(job, writer, here, [queries[id(draft)] for draft, _ in here], attempt)
+            left += [each for each, candidate in zip(here, drawn, strict=True) if not each[0].take(each[1], candidate)]
+            done = total - (len(waiting) - start - len(here)) - len(left)
+            observer.progress(f"candidates of {writer.name}", done, total)
+        waiting = left
+    return again
+
+
+def _draw(
+    job: SampleJob, writer: _Writer, places: Sequence[tuple[_Draft, int]], queries: Sequence[Sequence[int]], attempt: int
+) -> list[Candidate]:
+    """One response for each place."""
+    names = [("sample", writer.name, draft.prompt.key, draft.round, place, attempt) for draft, place in places]
+    draws = make_draws(job.rollout, job.run.seed, names)
+    model = writer.loaded.model
+    with autocast(model.device, writer.precision):
+        rollout = sample(model, writer.tokens, queries, draws, job.rollout)
+    found = []
+    for query, ids, name in zip(queries, rollout.response_ids(), names, strict=True):
+        source = {
+            "model": writer.name,
+            "revision": writer.loaded.revision,
+            "seed": job.run.seed,
+            "stream": list(name),
+            "temperature": job.rollout.temperature,
+            "tokens": len(ids),
+        }
+        found.append(Candidate(writer.tokens.split(query, ids)[1], source))
+    return found
+
+
+def _whose(job: SampleJob, draft: _Draft, place: int) -> str:
+    """The model that writes at this place: each as often as another, who writes one more differs from task to task."""
+    names = list(job.models)
+    return names[(place + stream_seed(job.run.seed, "sample-share", draft.prompt.key, draft.round)) % len(names)]
+
+
+def _tasks(drafts: Sequence[_Draft], seed: int) -> list[Task]:
+    """The tasks in which there is something to compare, none of them twice."""
+    tasks: dict[tuple[str, frozenset[str]], Task] = {}
+    for draft in drafts:
+        if len(draft.found) > 1:
+            tasks.setdefault((Prompt(draft.text).key, frozenset(draft.keys)), draft.task(seed))
+    return list(tasks.values())
+
+
+def _tell(figures: dict[str, int], observer: Observer) -> None:
+    if figures["tasks_dropped"]:
+        observer.warn(
+            f"{figures['tasks_dropped']} tasks are left out: no two different candidates in them, or the same as another"
+        )
+    if figures["tasks_with_fewer"]:
+        observer.warn(f"{figures['tasks_with_fewer']} tasks have fewer candidates than asked for: others were duplicates")
