@@ -13,7 +13,7 @@ function draw() {
     const name = make("bdi", "", {}, person.name);
     const marks = [person.admin && t("admin"), !person.active && t("revoked")].filter(Boolean).join(", ");
     const row = make("li", "person", {}, name, make("span", "soft", {}, marks));
-    if (person.active && !person.admin) row.append(revoker(person));
+    if (!person.admin) row.append(make("span", "acts", {}, inviter(person), person.active ? revoker(person) : ""));
     return row;
   });
   find("people").replaceChildren(...(rows.length ? rows : [make("li", "soft", {}, t("people_none"))]));
@@ -22,6 +22,14 @@ function draw() {
     document.querySelector('label[for="address"]').textContent = t("invite_text", { name: invited.name });
     find("address").value = invited.address;
   }
+}
+
+/** A button for one more link, for who has lost theirs. */
+function inviter(person) {
+  const button = make("button", "", { type: "button" }, t("invite_again"));
+  button.setAttribute("aria-label", t("invite_again_label", { name: person.name }));
+  button.addEventListener("click", () => attempt(() => invite(person.name, `/api/people/${encodeURIComponent(person.id)}/invite`, {})));
+  return button;
 }
 
 /** A button that asks once more before it acts. */
@@ -58,15 +66,19 @@ async function load() {
   draw();
 }
 
+async function invite(name, path, body) {
+  invited = { name, address: (await call("POST", path, body)).invite };
+  await load();
+  find("address").focus();
+  find("address").select();
+}
+
 find("invite").addEventListener("submit", (event) => {
   event.preventDefault();
+  const name = find("person").value.trim();
   attempt(async () => {
-    const name = find("person").value.trim();
-    invited = { name, address: (await call("POST", "/api/people", { name })).invite };
+    await invite(name, "/api/people", { name });
     event.target.reset();
-    await load();
-    find("address").focus();
-    find("address").select();
   });
 });
 find("copy").addEventListener("click", async () => {

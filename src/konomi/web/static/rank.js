@@ -1,6 +1,7 @@
 // The ranking page: one task at a time. Ranks are in ranking.js, cards in cards.js, what is not sent yet in outbox.js.
 import { call, pause } from "./api.js";
 import { Cards, rankWords } from "./cards.js";
+import { Clock, draft, uuid } from "./draft.js";
 import { dragging } from "./drag.js";
 import { meaning } from "./keys.js";
 import { Outbox } from "./outbox.js";
@@ -16,40 +17,11 @@ let shortcuts = true;
 let tries = 0;
 let asking = false;
 
-/** Seconds that the page was looked at. */
-class Clock {
-  constructor() {
-    this.spent = 0;
-    this.since = document.hidden ? null : performance.now();
-  }
-  turn() {
-    if (this.since !== null) this.spent += performance.now() - this.since;
-    this.since = document.hidden ? null : performance.now();
-    return Math.round(this.spent / 100) / 10;
-  }
-}
 document.addEventListener("visibilitychange", () => clock?.turn());
 
-// What was begun outlives a reload, in this browser alone.
-const draft = {
-  place: () => `konomi.draft.${me.person}`,
-  keep() {
-    if (editing) return; // it is saved already, and must not push out what was begun
-    try {
-      localStorage.setItem(this.place(), JSON.stringify({ shown: task.id, ranks: ranking.ranks, ...said() }));
-    } catch {
-      // a browser that keeps nothing: a reload begins the task again
-    }
-  },
-  of(id) {
-    try {
-      const kept = JSON.parse(localStorage.getItem(this.place()));
-      return kept?.shown === id ? kept : null;
-    } catch {
-      return null;
-    }
-  },
-};
+function keep() {
+  if (!editing) draft.keep(me.person, { shown: task.id, ranks: ranking.ranks, ...said() }); // an edit must not push out what was begun
+}
 
 function said() {
   const confidence = form.elements.confidence.value;
@@ -63,14 +35,15 @@ function said() {
 
 function show(next, answer = null) {
   task = next;
-  const kept = answer ?? draft.of(task.id);
+  find("task").dataset.shown = task.id;
+  const kept = answer ?? draft.of(me.person, task.id);
   const flags = kept?.flags ?? Object.fromEntries(task.texts.map(({ key, flags }) => [key, flags ?? []]));
+  form.reset();
   ranking = new Ranking(task.texts.map(({ key }) => key), kept?.ranks ?? {});
   cards = new Cards(find("cards"), task, flags, { select, move, clear: (key) => change(key, () => ranking.set(key, null)) });
   selected = ranking.missing[0] ?? ranking.keys[0];
   clock = new Clock();
   write(find("prompt"), task.prompt, task.lang, t("empty_text"));
-  form.reset();
   find("all-bad").checked = answer ? answer.kind === "all_bad" : (kept?.all_bad ?? false);
   find("comment").value = kept?.comment ?? "";
   form.elements.confidence.value = kept?.confidence ? String(kept.confidence) : "";
@@ -126,7 +99,7 @@ function change(key, act) {
   if (!act()) return;
   selected = key;
   draw();
-  draft.keep();
+  keep();
   announce(t("card_label", { name: cards.name(key), rank: rankWords(ranking, key) }) + (ranking.complete ? ` ${t("ready")}` : ""));
 }
 
@@ -149,7 +122,7 @@ function rate(key, rank, focus) {
 function undo() {
   if (task && ranking.undo()) {
     draw();
-    draft.keep();
+    keep();
     announce(t("undone"));
   } else earlier(true);
 }
@@ -157,7 +130,7 @@ function undo() {
 function send(kind, reason = null) {
   const content = said();
   const ranks = kind === "skipped" || (kind === "all_bad" && !ranking.complete) ? {} : ranking.canonical();
-  const answer = { id: crypto.randomUUID?.() ?? uuid(), shown: task.id, kind, ranks, reason, flags: content.flags };
+  const answer = { id: uuid(), shown: task.id, kind, ranks, reason, flags: content.flags };
   Object.assign(answer, { comment: content.comment, confidence: content.confidence, seconds: clock.turn() });
   const again = editing;
   editing = false;
@@ -172,15 +145,6 @@ function submit() {
   if (!task) return;
   if (find("submit").disabled) return announce(t("missing", { count: ranking.missing.length }));
   send(find("all-bad").checked ? "all_bad" : "ranked");
-}
-
-/** As crypto.randomUUID, which browsers have on safe addresses only. */
-function uuid() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6] & 15) | 64;
-  bytes[8] = (bytes[8] & 63) | 128;
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/(.{8})(.{4})(.{4})(.{4})(.{12})/, "$1-$2-$3-$4-$5");
 }
 
 async function next() {
@@ -291,7 +255,7 @@ for (const button of document.querySelectorAll("dialog [data-close]")) button.ad
 form.addEventListener("submit", (event) => event.preventDefault());
 find("task").addEventListener("input", () => {
   draw();
-  draft.keep();
+  keep();
 });
 find("leave").addEventListener("click", () => {
   editing = false;

@@ -45,5 +45,5 @@ export function progress(said) {
   const bar = find("progress-bar");
   bar.max = said.target || 1;
   bar.value = Math.min(said.team, bar.max);
-  find("progress-short").textContent = `${rows.mine} · ${t("progress_team")} ${rows.team}`;
+  find("progress-short").textContent = `${t("progress_mine")} ${rows.mine} · ${t("progress_team")} ${rows.team}`;
 }

@@ -34,9 +34,12 @@ async function look() {
       runs.set(info.id, run);
       const at = `/api/runs/${encodeURIComponent(info.id)}`;
       const last = run.rows.at(-1)?.update ?? -1;
-      const { rows } = await call("GET", `${at}/metrics?after=${last}`);
-      const begun = rows.length && rows[0].update <= last; // it went on from an earlier checkpoint
-      run.rows = [...(begun ? run.rows.filter((row) => row.update < rows[0].update) : run.rows), ...rows];
+      const asked = run.generation === undefined ? "" : `&generation=${run.generation}`;
+      const { rows, generation } = await call("GET", `${at}/metrics?after=${last}${asked}`);
+      const anew = run.generation !== undefined && generation !== run.generation; // it went on from an earlier checkpoint
+      run.generation = generation;
+      run.rows = anew ? rows : [...run.rows, ...rows];
+      changed ||= anew;
       if (rows.length || !run.samples.length) run.samples = (await call("GET", `${at}/samples`)).samples;
       changed ||= rows.length > 0;
     }
