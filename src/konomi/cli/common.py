@@ -32,7 +32,7 @@ class _Verbs(typer.core.TyperGroup):
 
 
 ORDER = (
-    *("demo", "run", "sft", "sample", "judge", "label", "export", "forget", "reward", "ppo", "compare", "report"),
+    *("demo", "run", "sft", "sample", "judge", "label", "export", "forget", "reward", "ppo", "compare", "watch", "report"),
     *("generate", "convert", "trim"),
 )
 

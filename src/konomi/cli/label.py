@@ -1,16 +1,124 @@
-"""export and forget: what people said, as files; and a person's answers, removed."""
+"""label, export, forget, watch: the page, what people said as files, a person's answers removed, runs looked at."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from konomi.cli.common import Json, app, told
+from konomi.errors import ConfigError, DataError
+from konomi.files import write_atomic
 
 Project = Annotated[Path, typer.Argument(metavar="PROJECT", help="The directory of a labelling project.")]
+
+Host = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="The address to listen on. Others than this machine's own need --allow-network.")
+]
+AllowNetwork = Annotated[bool, typer.Option("--allow-network", help="Let other machines reach the page. It is not encrypted.")]
+Port = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="The port; without it the one of the last time, or a free one.", show_default=False),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", metavar="HOST", help="A further host name that the page is opened by; may be given several times."),
+]
+
+
+@app.command()
+@told
+def label(
+    project: Project,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(
+            "--candidates", metavar="FILE", help="Tasks from konomi sample: makes the project, or adds to it.", show_default=False
+        ),
+    ] = None,
+    people: Annotated[
+        list[str] | None,
+        typer.Option("--people", metavar="NAME", help="Print an invite link for this person; may be given several times."),
+    ] = None,
+    host: Host = "127.0.0.1",
+    allow_network: AllowNetwork = False,
+    port: Port = None,
+    name: Names = None,
+) -> None:
+    """Let people rank candidates on a page. It prints the address to open; Ctrl-C ends it, and every answer is saved.
+
+    The first time: konomi label PROJECT --candidates FILE. Later konomi label PROJECT goes on.
+    """
+    from konomi.feedback.project import create_project, open_project, tasks_of
+    from konomi.web.serve import check_host, serve
+
+    check_host(host, allow_network)
+    if not (project / "project.json").exists():
+        if candidates is None:
+            raise ConfigError(f"{project}: no project yet; --candidates FILE makes one, with a file that konomi sample wrote")
+        opened, imported = create_project(project, tasks_of(candidates))
+        _say_imported(imported.added, imported.known, imported.notes)
+    else:
+        opened = open_project(project)
+        if candidates is not None:
+            with opened.store() as store:
+                imported = store.add_tasks(tasks_of(candidates))
+            _say_imported(imported.added, imported.known, imported.notes)
+    invite = list(dict.fromkeys(people or []))
+    serve(opened, host=host, port=port, allow_network=allow_network, names=name or [], say=_say, invite=invite)
+    typer.echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
+
+
+@app.command()
+@told
+def watch(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, going on or not.")],
+    host: Host = "127.0.0.1",
+    allow_network: AllowNetwork = False,
+    port: Port = None,
+    name: Names = None,
+) -> None:
+    """Show runs live on a page: curves over each other, texts, before/after. Nothing in them is changed. Ctrl-C ends it."""
+    from konomi.web.serve import serve
+
+    serve(None, runs=runs, host=host, port=port, allow_network=allow_network, names=name or [], say=_say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_imported(added: int, known: int, notes: tuple[str, ...]) -> None:
+    for note in notes[:20]:
+        typer.echo(note, err=True)
+    if len(notes) > 20:
+        typer.echo(f"and {len(notes) - 20:,} more", err=True)
+    typer.echo(f"{added:,} tasks added" + (f", {known:,} were there already" if known else ""), err=True)
+
+
+def make_blind(run: Path, project: Path) -> None:
+    """Make a project of a run's before/after texts, for people to compare blind. Raises DataError: there is none."""
+    from konomi.feedback.before_after import tasks_of_comparison
+    from konomi.feedback.project import create_project
+    from konomi.feedback.votes import enough_votes
+    from konomi.runs import RunDir
+
+    opened = RunDir.open(run)
+    comparison = opened.read_json("compare.json")
+    if not isinstance(comparison, dict):
+        raise DataError(f"{opened.compare}: there is no before/after yet; konomi compare {run} makes it")
+    tasks = tasks_of_comparison(comparison, opened.path.absolute().name)
+    _, imported = create_project(project, tasks)
+    _say_imported(imported.added, imported.known, imported.notes)
+    planned = sum(task.kind == "compare" for task in tasks)
+    smallest = enough_votes(planned)["detectable"]
+    shows = (
+        "too few to show anything" if smallest is None else f"enough to show a true win rate of {100 * smallest:.0f} % or more"
+    )
+    typer.echo(f"{planned:,} prompts: {shows}, four times out of five", err=True)
+    typer.echo(f"konomi label {project}")
 
 
 @app.command()
@@ -18,27 +126,47 @@ Project = Annotated[Path, typer.Argument(metavar="PROJECT", help="The directory 
 def export(
     project: Project,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write; it must not exist yet.")],
+    freeze: Annotated[bool, typer.Option("--freeze", help="Take no answers any more, from now on.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write what people said as rankings, pairs and scores for konomi reward. The page may go on running.
 
     Several raters make a soft label of a pair. answers.jsonl keeps everything, with flags, comments and sources;
-    other.jsonl what is no ranking: all bad, skipped, repeats.
+    other.jsonl what is no ranking: all bad, skipped, repeats. A project of before/after texts also gets verdict.json: win rates.
     """
+    from konomi.data.formats import manifest_bytes
+    from konomi.feedback.before_after import is_comparison, verdict
     from konomi.feedback.export import write_export
     from konomi.feedback.project import open_project
 
     opened = open_project(project)
     with opened.store() as store:
-        said = write_export(store.export(), out, project=opened.title)
+        if freeze:
+            store.freeze()
+        exported = store.export()
+    said = write_export(exported, out, project=opened.title)
+    if is_comparison(exported):
+        said["verdict"] = verdict(exported)
+        write_atomic(out / "verdict.json", manifest_bytes(said["verdict"]))
     if as_json:
         typer.echo(json.dumps(said, ensure_ascii=False, indent=2))
         return
     for name, file in said["files"].items():
         typer.echo(f"{name}: {', '.join(f'{count:,} {what}' for what, count in file['counts'].items())}")
+    if "verdict" in said:
+        typer.echo(_told_verdict(said["verdict"]))
     if "rankings" not in said["files"]:
         typer.echo("nobody has ranked anything yet: there are no rankings, pairs and scores", err=True)
     typer.echo(out)
+
+
+def _told_verdict(said: dict[str, Any]) -> str:
+    rate = said["win_rate"]
+    if rate["value"] is None:
+        return "nobody has compared before and after yet"
+    low, high = ("–" if rate[end] is None else f"{100 * rate[end]:.0f}" for end in ("low", "high"))
+    counts = f"{said['wins']} wins, {said['ties']} ties, {said['losses']} losses"
+    return f"after wins {100 * rate['value']:.1f} % ({low} to {high} %): {counts} in {said['votes']} votes"
 
 
 @app.command()

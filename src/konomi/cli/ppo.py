@@ -92,9 +92,29 @@ def compare(
         int | None,
         typer.Option(min=0, help="Responses a prompt to take the best of, for 1, 2, 4, ... (0: none).", show_default=False),
     ] = None,
+    people: Annotated[
+        Path | None,
+        typer.Option(
+            "--people",
+            metavar="PROJECT",
+            help="Make a project of the texts that are there, for people to compare blind.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Let the model before and the model after a run answer held-out prompts again, and compare."""
+    """Let the model before and the model after a run answer held-out prompts again, and compare.
+
+    With --people no model runs: the texts of the run's last comparison become a project for konomi label; konomi export then
+    says who wins how often.
+    """
+    if people is not None:
+        from konomi.cli.label import make_blind
+
+        if any(each is not None for each in (prompts, samples, prompt, seed, best_of)):
+            raise ConfigError("--people takes the texts that are there: leave the other options out, or compare again before")
+        make_blind(run, people)
+        return
     from konomi.config import CompareConfig, PPOJob, build
     from konomi.runs import RunDir
 

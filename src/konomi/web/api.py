@@ -1,0 +1,223 @@
+"""The JSON that the ranking page lives on. Whoever asks is somebody; no answer says who wrote a text or what others said."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from konomi.errors import DataError
+from konomi.feedback.checks import whole
+from konomi.feedback.records import Answer, Person, Shown
+from konomi.feedback.store import Store
+from konomi.web.guide import html_of, version_of
+from konomi.web.refusals import Json, Refusal, reader_language
+from konomi.web.session import Site, admin_of, person_of
+
+router = APIRouter(prefix="/api")
+_LOG = logging.getLogger("konomi.web")
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class AnswerBody(_Body):
+    """An answer as the page sends it: :class:`konomi.feedback.records.Answer`."""
+
+    id: str
+    shown: str
+    kind: str
+    ranks: dict[str, int] = {}
+    reason: str | None = None
+    flags: dict[str, list[str]] = {}
+    comment: str = ""
+    confidence: int | None = None
+    seconds: float = 0.0
+
+
+class MeBody(_Body):
+    """What a person has read or set."""
+
+    guidelines_seen: str | None = None
+    shortcuts: bool | None = None
+
+
+class PersonBody(_Body):
+    """Somebody to be invited."""
+
+    name: str
+
+
+B = TypeVar("B", bound=_Body)
+
+
+def body_of(request: Request, kind: type[B]) -> B:
+    """The body of a request. Raises Refusal: it is not JSON, or not what ``kind`` says."""
+    try:
+        return kind.model_validate(_whole(json.loads(request.state.body)))
+    except (ValueError, ValidationError, RecursionError):
+        raise Refusal("bad_request") from None
+
+
+def _whole(value: Any) -> Any:
+    """``value`` with every text in it such that UTF-8 can hold it: what is typed may end in half an emoji."""
+    if isinstance(value, str):
+        return whole(value)
+    if isinstance(value, dict):
+        return {whole(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value
+
+
+def _asked(request: Request) -> tuple[Site, Store, Person]:
+    site: Site = request.app.state.site
+    return site, site.opened()[1], person_of(request)
+
+
+@router.get("/me")
+def me(request: Request) -> Json:
+    """Who is asking, and what they have set."""
+    site, _, person = _asked(request)
+    return _me(site, person)
+
+
+@router.post("/me")
+def set_me(request: Request) -> Json:
+    """Keep which guidelines were read, or whether single keys do something."""
+    site, store, person = _asked(request)
+    said = body_of(request, MeBody)
+    if said.guidelines_seen is not None and len(said.guidelines_seen) > 64:
+        raise Refusal("bad_request")
+    return _me(site, store.remember(person, guidelines_seen=said.guidelines_seen, shortcuts=said.shortcuts))
+
+
+def _me(site: Site, person: Person) -> Json:
+    return Json(
+        {
+            "person": person.id,
+            "name": person.name,
+            "admin": person.admin,
+            "languages": site.languages,
+            "lang": site.lang,
+            "title": site.project.title if site.project else "konomi",
+            "shortcuts": person.shortcuts,
+            "guidelines_seen": person.guidelines_seen,
+        }
+    )
+
+
+@router.get("/next")
+def next_task(request: Request) -> Json:
+    """What the person is to judge next, or null; and how far it is."""
+    site, store, person = _asked(request)
+    shown = store.next_task(person, time.time())
+    return Json({"task": None if shown is None else _task(shown), "progress": _progress(request, site, store, person)})
+
+
+@router.post("/answers")
+def answers(request: Request) -> Json:
+    """Save an answer. It is on the disk when this is said; the same answer again is answered the same."""
+    _, store, person = _asked(request)
+    saved = store.answer(person, Answer(**dict(body_of(request, AnswerBody))), time.time())
+    return Json({"saved": True, "id": saved.id, "revision": saved.revision})
+
+
+@router.get("/mine")
+def mine(request: Request) -> Json:
+    """The person's own answers, newest first."""
+    _, store, person = _asked(request)
+    return Json({"answers": [dict(vars(each)) for each in store.mine(person)]})
+
+
+@router.get("/shown/{shown_id}")
+def shown(request: Request, shown_id: str) -> Json:
+    """A task that the person was shown, and their own latest answer to it."""
+    _, store, person = _asked(request)
+    found = store.shown(person, shown_id)
+    if found is None:
+        raise Refusal("unknown_task")
+    answer = store.answer_of(person, shown_id)
+    fields = ("kind", "ranks", "reason", "flags", "comment", "confidence")
+    return Json({"task": _task(found), "answer": answer and {name: getattr(answer, name) for name in fields}})
+
+
+@router.get("/progress")
+def progress(request: Request) -> Json:
+    """How far the person and the team are."""
+    site, store, person = _asked(request)
+    return Json(_progress(request, site, store, person))
+
+
+@router.get("/guidelines")
+def guidelines(request: Request) -> Json:
+    """The guidelines as they are now."""
+    site, _, _ = _asked(request)
+    try:
+        text = site.opened()[0].guidelines()
+    except DataError as error:
+        _LOG.error("%s", error)
+        raise Refusal("no_guidelines") from None
+    return Json({"html": html_of(text), "version": version_of(text)})
+
+
+@router.get("/people")
+def people(request: Request) -> Json:
+    """Everybody; for the project's owner."""
+    admin_of(request)
+    _, store = request.app.state.site.opened()
+    return Json({"people": [_person(each) for each in store.people()]})
+
+
+@router.post("/people")
+def invite(request: Request) -> Json:
+    """Add a person; the answer holds their invite link, which cannot be read again."""
+    admin_of(request)
+    site: Site = request.app.state.site
+    person, token = site.opened()[1].add_person(body_of(request, PersonBody).name)
+    return Json({"invite": _link(request, site, token), "person": _person(person)})
+
+
+@router.post("/people/{person_id}/invite")
+def invite_again(request: Request, person_id: str) -> Json:
+    """One more invite link for a person who has lost theirs, or whose access was revoked."""
+    admin_of(request)
+    site: Site = request.app.state.site
+    store = site.opened()[1]
+    token = store.new_token(person_id)
+    return Json({"invite": _link(request, site, token), "person": _person(store.person(person_id))})
+
+
+@router.delete("/people/{person_id}")
+def revoke(request: Request, person_id: str) -> Json:
+    """Lock a person out. What they said stays."""
+    admin = admin_of(request)
+    _, store = request.app.state.site.opened()
+    person = store.person(person_id)
+    if person.id == admin.id:
+        raise Refusal("yourself")
+    store.revoke(person.id)
+    return Json({"person": _person(store.person(person.id))})
+
+
+def _link(request: Request, site: Site, token: str) -> str:
+    return f"{site.address or str(request.base_url).rstrip('/')}/i/{token}"
+
+
+def _person(person: Person) -> dict[str, Any]:
+    return {"id": person.id, "name": person.name, "admin": person.admin, "active": person.active}
+
+
+def _task(shown: Shown) -> dict[str, Any]:
+    # field by field: what a later version adds to a Shown does not reach people by itself
+    texts = [{"key": each.key, "text": each.text, "lang": each.lang, "flags": each.flags} for each in shown.texts]
+    return {"id": shown.id, "prompt": shown.prompt, "lang": shown.lang, "texts": texts}
+
+
+def _progress(request: Request, site: Site, store: Store, person: Person) -> dict[str, Any]:
+    said = dict(vars(store.progress(person, time.time())))
+    found = None if site.figures is None else site.figures.get(said["team"])
+    return {**said, **({"agreement": None, "enough": None} if found is None else found.told(reader_language(request)))}

@@ -1,0 +1,172 @@
+"""The app: pages, files, the JSON behind them, and what is said when something goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import mimetypes
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+
+from konomi.errors import DataError, RunError
+from konomi.feedback.project import Project
+from konomi.feedback.records import Refused
+from konomi.web import api, watch
+from konomi.web.figures import Figures
+from konomi.web.refusals import Refusal, reader_language, refused
+from konomi.web.security import Buckets, Guard, Hosts
+from konomi.web.session import Site, admin_of, person_of
+from konomi.web.words import catalogue
+
+HERE = Path(__file__).parent
+MONTH = 30 * 24 * 3600
+_LOG = logging.getLogger("konomi.web")
+
+# some systems say otherwise, and a browser then runs no module
+mimetypes.add_type("text/javascript", ".js")
+mimetypes.add_type("text/css", ".css")
+
+
+def make_app(
+    project: Project | None = None,
+    *,
+    runs: Sequence[Path] = (),
+    start: str | None = None,
+    address: str | None = None,
+    hosts: Hosts | None = None,
+    addresses: Buckets | None = None,
+    people: Buckets | None = None,
+) -> FastAPI:
+    """The app for a project, for runs that are watched, or for both.
+
+    Args:
+        project: whose tasks are ranked; its store is open until the app ends.
+        runs: directories of runs.
+        start: the secret of the start address, ``/start/SECRET``; None: a new one, to be found in ``app.state.site.start``.
+        address: for invite links, ``http://HOST:PORT``; None: the one that the request came to.
+        hosts: names that the app answers to; None: those of this machine for itself.
+        addresses, people: how often one address and one person may ask; None: 200 a second (600 at once), and 20 (100).
+
+    Raises:
+        DataError: the store is damaged or missing, or a run is none.
+        RunError: the store cannot be opened.
+    """
+    watched = [watch.Watched(path) for path in runs]
+    store = None if project is None else project.store()
+    figures = None if project is None else Figures(project.path)
+    start = start or secrets.token_urlsafe(32)
+    site = Site(project, store, figures, watched, start, address, people or Buckets(20, 100))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if figures is not None:
+            figures.close()
+        if store is not None:
+            store.close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False)
+    app.state.site = site
+    app.state.pages = _pages()
+    app.add_middleware(
+        Guard,
+        hosts=hosts or Hosts(),
+        addresses=addresses or Buckets(200, 600),
+        state={"languages": site.languages, "lang": site.lang},
+    )
+    for route, page in (("/", front), ("/guidelines", guidelines), ("/people", people_page), ("/watch", watch_page)):
+        app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
+    app.add_api_route("/start/{token}", begin, methods=["GET"], response_class=HTMLResponse)
+    app.add_api_route("/i/{token}", come_in, methods=["GET"], response_class=HTMLResponse)
+    app.include_router(api.router)
+    app.include_router(watch.router)
+    app.mount("/static", StaticFiles(directory=HERE / "static"))
+    for kind in (Refusal, Refused, DataError, RunError, HTTPException):
+        app.add_exception_handler(kind, _explain)
+    return app
+
+
+def front(request: Request) -> Response:
+    """The ranking page; where runs are watched alone, those."""
+    site: Site = request.app.state.site
+    person_of(request)
+    return _page(request, "rank") if site.project else RedirectResponse("/watch", 303)
+
+
+def guidelines(request: Request) -> Response:
+    """The guidelines."""
+    person_of(request)
+    request.app.state.site.opened()
+    return _page(request, "guidelines")
+
+
+def people_page(request: Request) -> Response:
+    """Who may answer; for the project's owner."""
+    admin_of(request)
+    request.app.state.site.opened()
+    return _page(request, "people")
+
+
+def watch_page(request: Request) -> Response:
+    """Runs; for the project's owner: model names are in them."""
+    admin_of(request)
+    if not request.app.state.site.runs:
+        raise Refusal("not_found")
+    return _page(request, "watch")
+
+
+def begin(request: Request, token: str) -> Response:
+    """Swap the secret of the start address for a cookie."""
+    return _let_in(request, request.app.state.site.owner_session(token))
+
+
+def come_in(request: Request, token: str) -> Response:
+    """Swap an invite link's token for a cookie."""
+    return _let_in(request, request.app.state.site.guest_session(token))
+
+
+def _let_in(request: Request, session: str | None) -> Response:
+    if session is None:
+        raise Refusal("no_access")
+    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        # a link on another's page: a browser would not send a strict cookie along with a redirect from there
+        refresh = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=/"><title>konomi</title>'
+        answer: Response = HTMLResponse(refresh + '<p><a href="/">konomi</a></p>')
+    else:
+        answer = RedirectResponse("/", 303)
+    secure = request.url.scheme == "https"
+    name = request.app.state.site.cookie
+    answer.set_cookie(name, session, max_age=MONTH, path="/", secure=secure, httponly=True, samesite="strict")
+    return answer
+
+
+def _pages() -> Environment:
+    loader = FileSystemLoader(HERE / "templates")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _page(request: Request, name: str) -> Response:
+    site: Site = request.app.state.site
+    person = person_of(request)
+    template = request.app.state.pages.get_template(f"label/{name}.html")
+    words = {lang: each for lang, each in catalogue("page").items() if lang in site.languages}
+    title = site.project.title if site.project else "konomi"
+    return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, admin=person.admin))
+
+
+def _explain(request: Request, error: Exception) -> Response:
+    if isinstance(error, Refusal):
+        return refused(request, error)
+    if isinstance(error, Refused):
+        return refused(request, Refusal(error.code))
+    if isinstance(error, HTTPException):
+        return refused(request, Refusal({404: "not_found", 405: "bad_method"}.get(error.status_code, "bad_request")))
+    _LOG.error("%s", error)  # for the eyes of who runs the server: paths are in it
+    return refused(request, Refusal("damaged" if isinstance(error, DataError) else "busy", wait=None))

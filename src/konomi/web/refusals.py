@@ -1,0 +1,88 @@
+"""What is refused, with which status, and how that is said: JSON to programs, a page to people, in the reader's language."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from konomi.feedback.project import LANGUAGES
+from konomi.files import plain, utf8
+from konomi.web.words import catalogue, preferred, say
+
+STATUS = {
+    "frozen": 409,
+    "conflict": 409,
+    "name_taken": 409,
+    "yourself": 409,
+    "unknown_task": 404,
+    "unknown_person": 404,
+    "unknown_run": 404,
+    "not_found": 404,
+    "bad_method": 405,
+    "no_access": 401,
+    "not_admin": 403,
+    "cross_site": 403,
+    "bad_host": 421,
+    "not_json": 415,
+    "bad_request": 400,
+    "too_large": 413,
+    "too_slow": 408,
+    "too_many": 429,
+    "damaged": 500,
+    "failed": 500,
+    "no_guidelines": 500,
+    "busy": 503,
+}
+"""HTTP status by code; what is not here is a mistake in what was sent: 422."""
+
+
+class Json(JSONResponse):
+    """JSON of whatever is in the files: halves of characters as their escapes, NaN as null."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes."""
+        return utf8(json.dumps(plain(content), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+
+
+class Refusal(Exception):
+    """A request that gets no. ``code`` names the reason; the words are ``error_CODE`` of the catalogue."""
+
+    def __init__(self, code: str, *, wait: int | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.wait = wait
+        """Seconds after which another try makes sense."""
+
+
+def reader_language(request: Request) -> str:
+    """The language of who reads the answer: ``?lang=``, of a page the cookie, then Accept-Language, then the project's."""
+    said: dict[str, Any] = request.scope.get("state", {})
+    known, default = said.get("languages", LANGUAGES), said.get("lang", LANGUAGES[0])
+    is_page = not request.url.path.startswith("/api/")
+    header = preferred(request.headers.get("accept-language", ""), known)
+    cookie = request.cookies.get("lang")
+    wishes = (
+        (request.query_params.get("lang"), cookie, default) if is_page else (request.query_params.get("lang"), header, cookie)
+    )
+    return next((wish for wish in wishes if wish in known), default)
+
+
+def refused(request: Request, refusal: Refusal) -> Response:
+    """The answer that says no."""
+    code = refusal.code if f"error_{refusal.code}" in catalogue("errors")["en"] else "failed"
+    status = STATUS.get(code, 422)
+    lang = reader_language(request)
+    message = say(f"error_{code}", lang)
+    headers = {} if refusal.wait is None else {"retry-after": str(refusal.wait)}
+    if request.url.path.startswith("/api/"):
+        return Json({"error": {"code": code, "message": message}}, status, headers)
+    # no name of anybody's in it: the words are ours
+    page = (
+        f'<!doctype html><html lang="{lang}"><head><meta charset="utf-8"><title>konomi</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"></head>'
+        f"<body><main><h1>konomi</h1><p>{message}</p></main></body></html>"
+    )
+    return HTMLResponse(page, status, headers)

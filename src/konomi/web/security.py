@@ -1,0 +1,212 @@
+"""What stands between the network and the app: who may ask, how often, how much, and what a browser may do with the answer.
+
+Binding to 127.0.0.1 keeps other machines out, not other pages in the same browser: a page of anybody's may send requests
+here, and by changing what its name points to (DNS rebinding) even read the answers. So the Host header is checked always,
+and whatever is not a plain GET has to come from a page of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from konomi.web.refusals import Refusal, refused
+
+BODY_LIMIT = 65_536
+"""Bytes of a request's body."""
+BODY_SECONDS = 20.0
+"""In which the whole body has to be there."""
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
+SAFE = ("GET", "HEAD")
+
+
+class Hosts:
+    """Which names the server answers to.
+
+    Args:
+        names: host names and addresses, without ports.
+        any_address: every address written as a number too: rebinding needs a name.
+    """
+
+    def __init__(self, names: Iterable[str] = (), *, any_address: bool = False) -> None:
+        self.names = {"127.0.0.1", "localhost", "::1", *(name.lower() for name in names)}
+        self.any_address = any_address
+
+    def __contains__(self, header: object) -> bool:
+        """Whether a Host header names us.
+
+        >>> [header in Hosts() for header in ("localhost:80", "[::1]", "127.0.0.1.evil.org", "evil@localhost", "")]
+        [True, True, False, False, False]
+        """
+        found = _HOST.fullmatch(header) if isinstance(header, str) else None
+        if found is None:
+            return False
+        name = found[1].strip("[]").lower()
+        if name in self.names:
+            return True
+        try:
+            return self.any_address and bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+
+class Buckets:
+    """A token bucket for each name: ``burst`` requests at once, ``per_second`` in the long run."""
+
+    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.per_second = per_second
+        self.burst = burst
+        self.clock = clock
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str) -> int:
+        """Take one: 0 if there was one, else the seconds until there is.
+
+        >>> buckets = Buckets(1, 2, clock=lambda: 0.0)
+        >>> [buckets.take("a") for _ in range(3)], buckets.take("b")
+        ([0, 0, 1], 0)
+        """
+        now = self.clock()
+        if len(self._left) > 4096:  # those that are full again say nothing
+            full = self.burst / self.per_second
+            self._left = {key: each for key, each in self._left.items() if now - each[1] < full}
+        left, since = self._left.get(name, (self.burst, now))
+        left = min(self.burst, left + (now - since) * self.per_second)
+        if left < 1:
+            self._left[name] = (left, now)
+            return max(1, round((1 - left) / self.per_second))
+        self._left[name] = (left - 1, now)
+        return 0
+
+
+class Guard:
+    """ASGI middleware around the whole app. ``scope["state"]["body"]`` holds the body that it has read."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Hosts, addresses: Buckets, state: Mapping[str, object]) -> None:
+        self.app = app
+        self.hosts = hosts
+        self.addresses = addresses
+        self.state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a request, and let it through or refuse it."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+            return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scope["state"] = {**scope.get("state", {}), **self.state}
+        answering = _Answer(send, static=scope["path"].startswith("/static/"))
+        request = Request(scope, receive)
+        try:
+            self._check(request)
+            body = await _read(request)
+        except Refusal as refusal:
+            await refused(request, refusal)(scope, receive, answering)
+            return
+        scope["state"]["body"] = body
+        given = False
+
+        async def again() -> Message:
+            nonlocal given
+            if given:
+                return await receive()
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        try:
+            await self.app(scope, again, answering)
+        except Exception:
+            if not answering.started:
+                await refused(request, Refusal("failed"))(scope, receive, answering)
+            raise
+
+    def _check(self, request: Request) -> None:
+        headers = request.headers
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or hosts[0] not in self.hosts:
+            raise Refusal("bad_host")
+        wait = self.addresses.take(request.client.host if request.client else "")
+        if wait:
+            raise Refusal("too_many", wait=wait)
+        site = headers.get("sec-fetch-site")
+        safe = request.method in SAFE
+        if safe:
+            # a page of another origin has no business with the data, even if it could not read the answer
+            if request.url.path.startswith("/api/") and site not in (None, "same-origin", "none"):
+                raise Refusal("cross_site")
+            return
+        if site is not None:
+            if site != "same-origin":
+                raise Refusal("cross_site")
+        elif headers.get("origin") != f"{request.url.scheme}://{hosts[0]}":
+            raise Refusal("cross_site")
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if kind != "application/json" and (has_body or request.method != "DELETE"):
+            raise Refusal("not_json")
+
+
+class _Answer:
+    """``send`` that puts our headers on every response."""
+
+    def __init__(self, send: Send, static: bool) -> None:
+        self.send = send
+        self.static = static
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers[name] = value
+            headers["cache-control"] = "no-cache" if self.static else "no-store"
+        await self.send(message)
+
+
+async def _read(request: Request) -> bytes:
+    """The whole body. What says beforehand that it is too long is not read at all; what does not is read up to the limit."""
+    said = request.headers.get("content-length", "0")
+    if not said.isdigit() or int(said[:20]) > BODY_LIMIT:
+        raise Refusal("too_large")
+    try:
+        return await asyncio.wait_for(_all_of(request), BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise Refusal("too_slow") from None
+
+
+async def _all_of(request: Request) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal("bad_request")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > BODY_LIMIT:
+            raise Refusal("too_large")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)

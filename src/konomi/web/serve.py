@@ -1,0 +1,159 @@
+"""An address, a socket, and a server on it until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from konomi.errors import ConfigError, RunError
+from konomi.feedback.project import Project
+from konomi.files import write_atomic
+from konomi.web.app import make_app
+from konomi.web.security import Hosts
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+PORT_FILE = "port"
+"""In a project: the port of its last server. Pages that are still open find the next server there, with what they kept."""
+
+
+def check_host(host: str, allow_network: bool) -> bool:
+    """Whether ``host`` is an address that other machines can reach.
+
+    Raises:
+        ConfigError: it is, and ``allow_network`` was not given; it is no address and no name.
+    """
+    try:
+        found = {each[4][0] for each in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"--host {host}: no such host ({error}); 127.0.0.1 is this machine alone") from None
+    open_to_others = not all(ipaddress.ip_address(str(each).split("%")[0]).is_loopback for each in found)
+    if open_to_others and not allow_network:
+        raise ConfigError(
+            f"--host {host}: other machines could reach the page, and what goes over the network is not encrypted. "
+            "If that is wanted, add --allow-network"
+        )
+    return open_to_others
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0: any that is free. Raises ConfigError: it is taken, or not ours to have."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(128)
+    except OSError as error:
+        found.close()
+        raise ConfigError(f"{host}, port {port}: {error.strerror or error}; leave --port out, or give another one") from None
+    return found
+
+
+def address_of(listening: socket.socket, host: str) -> str:
+    """``http://HOST:PORT`` by which the server can be reached."""
+    name = "127.0.0.1" if host == "localhost" else host
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(name).is_unspecified:
+            name = _own_address()
+    return f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
+
+
+def _own_address() -> str:
+    """This machine's address in its network. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked, contextlib.suppress(OSError):
+        asked.connect(("192.0.2.1", 9))
+        return str(asked.getsockname()[0])
+    return socket.gethostname()
+
+
+def serve(
+    project: Project | None,
+    *,
+    runs: Sequence[Path] = (),
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    allow_network: bool = False,
+    names: Sequence[str] = (),
+    say: Callable[[str], None],
+    invite: Sequence[str] = (),
+) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        project, runs: as in :func:`konomi.web.app.make_app`.
+        host: an address of this machine; other than loopback needs ``allow_network``.
+        port: None: that of the project's last server if it is free, else any.
+        names: further host names that the server answers to.
+        say: is told the start address, and an invite link for each of ``invite``.
+        invite: names of people; who is not there yet is added.
+
+    Raises:
+        ConfigError: host or port cannot be used.
+        DataError, RunError: as ``make_app``, or a port cannot be kept.
+    """
+    import uvicorn
+
+    check_host(host, allow_network)
+    listening = _listen_again(project, host, port)
+    with contextlib.closing(listening):
+        address = address_of(listening, host)
+        hosts = Hosts([host, socket.gethostname(), *names], any_address=_is_wildcard(host))
+        app = make_app(project, runs=runs, start=secrets.token_urlsafe(32), address=address, hosts=hosts)
+        for line in _greeting(app, address, invite):
+            say(line)
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            log_level="warning",
+            access_log=False,  # addresses hold tokens
+            server_header=False,
+            proxy_headers=False,  # whoever asks could say who they are
+            timeout_graceful_shutdown=3,
+            limit_concurrency=512,
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _listen_again(project: Project | None, host: str, port: int | None) -> socket.socket:
+    kept = None if project is None else project.path / PORT_FILE
+    found = None
+    if port is None and kept is not None:
+        with contextlib.suppress(OSError, ValueError, ConfigError, OverflowError):
+            found = listen(host, int(kept.read_text(encoding="utf-8")))
+    found = found or listen(host, port or 0)
+    if kept is not None:
+        try:
+            write_atomic(kept, f"{found.getsockname()[1]}\n".encode())
+            kept.chmod(0o600)
+        except RunError:
+            found.close()
+            raise
+    return found
+
+
+def _greeting(app: FastAPI, address: str, invite: Sequence[str]) -> list[str]:
+    site = app.state.site
+    lines = [f"open {address}/start/{site.start}"]
+    if site.store is not None:
+        known = {person.name: person.id for person in site.store.people()}
+        for name in invite:
+            token = site.store.new_token(known[name]) if name in known else site.store.add_person(name)[1]
+            lines.append(f"{name}: {address}/i/{token}")
+    return lines

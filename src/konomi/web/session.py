@@ -1,0 +1,119 @@
+"""What the app works with, and who is asking."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+
+from konomi.feedback.project import LANGUAGES, Project
+from konomi.feedback.records import Person
+from konomi.feedback.store import Store
+from konomi.web.figures import Figures
+from konomi.web.refusals import Refusal
+from konomi.web.security import Buckets
+
+if TYPE_CHECKING:
+    from konomi.web.watch import Watched
+
+OWNER = "owner"
+"""What the person is called who started the server."""
+_WATCHER = Person("p-watcher", OWNER, admin=True)
+
+
+@dataclass
+class Site:
+    """What the app works with.
+
+    Attributes:
+        project, store, figures: of the project that people work on; None when runs are watched alone.
+        runs: that are watched.
+        start: the secret in the start address; it is not kept anywhere else, and ends with the process.
+        address: where people find the server, for invite links; None: wherever the request came to.
+        people: how often each person may ask.
+    """
+
+    project: Project | None
+    store: Store | None
+    figures: Figures | None
+    runs: Sequence[Watched]
+    start: str
+    address: str | None
+    people: Buckets
+    _watchers: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def cookie(self) -> str:
+        """The name of the session's cookie: browsers send one server's cookies to all ports of a machine."""
+        which = "watch" if self.project is None else hashlib.sha256(f"{self.project.created!r}".encode()).hexdigest()[:12]
+        return f"konomi_{which}"
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """That a reader can choose from."""
+        return LANGUAGES if self.project is None else self.project.languages
+
+    @property
+    def lang(self) -> str:
+        """The language of those who have not chosen."""
+        return "en" if self.project is None else self.project.lang
+
+    def opened(self) -> tuple[Project, Store]:
+        """The project and its store. Raises Refusal: runs are watched alone."""
+        if self.project is None or self.store is None:
+            raise Refusal("not_found")
+        return self.project, self.store
+
+    def owner_session(self, start: str) -> str | None:
+        """A session's token for who has the start address; None if ``start`` is not its secret."""
+        if not hmac.compare_digest(start.encode("utf-8", "replace"), self.start.encode()):
+            return None
+        with self._lock:
+            if self.store is None:
+                token = secrets.token_urlsafe(32)
+                self._watchers.add(token)
+                return token
+            for person in self.store.people():
+                if person.admin:
+                    return self.store.new_token(person.id)
+            return self.store.add_person(OWNER, admin=True)[1]
+
+    def guest_session(self, invite: str) -> str | None:
+        """A session's token for who has an invite link, which goes on working; None if it is nobody's."""
+        swapped = None if self.store is None else self.store.swap_token(invite)
+        return None if swapped is None else swapped[1]
+
+    def who(self, token: str) -> Person | None:
+        """Whose session it is."""
+        if not token or len(token) > 200:
+            return None
+        if self.store is None:
+            return _WATCHER if token in self._watchers else None
+        return self.store.person_of(token)
+
+
+def person_of(request: Request) -> Person:
+    """Who is asking. Raises Refusal: nobody that is known (``no_access``), or too often (``too_many``)."""
+    site: Site = request.app.state.site
+    person = site.who(request.cookies.get(site.cookie, ""))
+    if person is None:
+        raise Refusal("no_access")
+    wait = site.people.take(person.id)
+    if wait:
+        raise Refusal("too_many", wait=wait)
+    return person
+
+
+def admin_of(request: Request) -> Person:
+    """Who is asking, if they own the project. Raises Refusal as :func:`person_of` does, and ``not_admin``."""
+    person = person_of(request)
+    if not person.admin:
+        raise Refusal("not_admin")
+    return person

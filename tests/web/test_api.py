@@ -1,0 +1,356 @@
+"""The JSON of the ranking page: what it says, what it never says, and bad input in the reader's language."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from konomi.web.words import catalogue
+from label_site import MODEL, Site, answer_to, make_project, wait_for
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(make_project(tmp_path / "P"))
+    yield made
+    made.close()
+
+
+def work(client: TestClient, most: int = 1000, **more: Any) -> list[dict[str, Any]]:
+    """Answer what there is, and return the tasks."""
+    done = []
+    while len(done) < most and (task := client.get("/api/next").json()["task"]):
+        assert client.post("/api/answers", json=answer_to(task, **more)).json()["saved"] is True
+        done.append(task)
+    return done
+
+
+def refusal(said: Any) -> tuple[int, str]:
+    return said.status_code, said.json()["error"]["code"]
+
+
+def test_from_the_first_task_to_the_last(site: Site) -> None:
+    client = site.person("Hana")
+    me = client.get("/api/me").json()
+    assert me == {
+        "person": site.site.store.person("Hana").id,
+        "name": "Hana",
+        "admin": False,
+        "languages": ["ja", "en"],
+        "lang": "ja",
+        "title": "P",
+        "shortcuts": True,
+        "guidelines_seen": None,
+    }
+    said = client.get("/api/next").json()
+    task = said["task"]
+    assert set(task) == {"id", "prompt", "lang", "texts"}
+    assert [set(each) for each in task["texts"]] == [{"key", "text", "lang", "flags"}] * 3
+    assert said["progress"]["target"] == 16
+    assert client.get("/api/next").json()["task"] == task  # until it is answered
+    answer = answer_to(task, comment="良い", confidence=2, flags={"a": ["unsafe"]})
+    assert client.post("/api/answers", json=answer).json() == {"saved": True, "id": answer["id"], "revision": 1}
+    assert client.get("/api/next").json()["task"]["id"] != task["id"]
+    assert client.get("/api/progress").json()["mine"] == 1
+    work(client)
+    end = client.get("/api/next").json()
+    assert end["task"] is None
+    assert (end["progress"]["left"], end["progress"]["team"]) == (0, 8)
+    assert len(client.get("/api/mine").json()["answers"]) == end["progress"]["mine"]
+
+
+def test_a_replayed_answer_is_one_answer(site: Site) -> None:
+    client = site.person("Hana")
+    answer = answer_to(client.get("/api/next").json()["task"])
+    first = [client.post("/api/answers", json=answer).json() for _ in range(3)]
+    assert first == [{"saved": True, "id": answer["id"], "revision": 1}] * 3
+    assert refusal(client.post("/api/answers", json={**answer, "comment": "other"})) == (409, "conflict")
+    assert client.get("/api/progress").json()["mine"] == 1
+
+
+def test_an_answer_is_edited(site: Site) -> None:
+    client = site.person("Hana")
+    (task,) = work(client, 1)
+    found = client.get(f"/api/shown/{task['id']}").json()
+    assert found["task"] == task
+    assert found["answer"]["ranks"] == {"a": 1, "b": 2, "c": 3}
+    assert found["answer"]["flags"] == {}
+    changed = answer_to(task, kind="all_bad", ranks={}, reason="どれも壊れている", comment="\ud83d")  # half an emoji
+    assert (
+        client.post("/api/answers", content=json.dumps(changed), headers={"content-type": "application/json"}).json()["revision"]
+        == 2
+    )
+    found = client.get(f"/api/shown/{task['id']}").json()["answer"]
+    assert (found["kind"], found["ranks"], found["reason"], found["comment"]) == ("all_bad", {}, "どれも壊れている", "\ufffd")
+    open_one = client.get("/api/next").json()["task"]["id"]
+    assert client.get(f"/api/shown/{open_one}").json()["answer"] is None
+    (mine,) = client.get("/api/mine").json()["answers"]
+    assert (mine["shown"], mine["kind"], mine["revision"]) == (task["id"], "all_bad", 2)
+
+
+def test_what_was_read_and_set_is_kept(site: Site) -> None:
+    client = site.person("Hana")
+    version = client.get("/api/guidelines").json()["version"]
+    assert client.post("/api/me", json={"guidelines_seen": version}).json()["guidelines_seen"] == version
+    assert client.post("/api/me", json={"shortcuts": False}).json()["shortcuts"] is False
+    me = client.get("/api/me").json()
+    assert (me["guidelines_seen"], me["shortcuts"]) == (version, False)
+    assert refusal(client.post("/api/me", json={"guidelines_seen": "x" * 65})) == (400, "bad_request")
+    assert refusal(client.post("/api/me", json={"shortcuts": 1})) == (400, "bad_request")
+
+
+def test_guidelines_are_harmless(site: Site) -> None:
+    assert site.project is not None
+    guide = site.project.path / "guidelines.md"
+    client = site.person("Hana")
+    before = client.get("/api/guidelines").json()
+    assert "<h1>ガイドライン</h1>" in before["html"]
+    guide.write_text(
+        "<script>x</script> [a](javascript:x) [b](data:text/html,x) ![c](http://x/y.png) [d](https://ok/) <b onclick=x>", "utf-8"
+    )
+    said = client.get("/api/guidelines").json()
+    assert said["version"] != before["version"]
+    html = said["html"]
+    assert not any(part in html for part in ("<script", "<img", "<b ", 'href="j', 'href="d'))
+    assert 'href="https://ok/"' in html
+    guide.unlink()
+    said = client.get("/api/guidelines?lang=en")
+    assert refusal(said) == (500, "no_guidelines")
+    assert str(guide) not in said.text
+
+
+def test_people_come_and_go(site: Site) -> None:
+    owner = site.owner()
+    said = owner.post("/api/people", json={"name": "Hana"}).json()
+    assert said["invite"].startswith("http://127.0.0.1:8000/i/")
+    guest = site.client()
+    assert guest.get(said["invite"], follow_redirects=False).headers["location"] == "/"
+    assert guest.get("/api/me").json()["person"] == said["person"]["id"]
+    assert site.client().get(said["invite"]).status_code == 200  # on a second device too
+    assert [person["name"] for person in owner.get("/api/people").json()["people"]] == ["owner", "Hana"]
+    gone = owner.delete(f"/api/people/{said['person']['id']}").json()
+    assert gone["person"] == {**said["person"], "active": False}
+    assert guest.get("/api/me").status_code == 401
+    assert site.client().get(said["invite"]).status_code == 401
+    again = owner.post(f"/api/people/{said['person']['id']}/invite", json={}).json()
+    assert guest.get(again["invite"]).status_code == 200
+    assert guest.get("/api/me").json()["name"] == "Hana"
+    me = owner.get("/api/me").json()["person"]
+    assert refusal(owner.delete(f"/api/people/{me}")) == (409, "yourself")
+    assert refusal(owner.delete("/api/people/p-none")) == (404, "unknown_person")
+    assert refusal(owner.post("/api/people", json={"name": "Hana"})) == (409, "name_taken")
+    assert refusal(owner.post("/api/people", json={"name": " "})) == (422, "bad_name")
+    assert refusal(owner.post("/api/people", json={"name": "x" * 81})) == (422, "too_long")
+
+
+def test_the_owner_comes_in_again_as_the_same(site: Site) -> None:
+    assert site.owner().get("/api/me").json()["person"] == site.owner().get("/api/me").json()["person"]
+
+
+# -- bad input, in the reader's language ---------------------------------------------------------------------------------
+
+
+BAD = {
+    "unknown_task": ({"shown": "nothing"}, 404),
+    "bad_id": ({"id": "1"}, 422),
+    "bad_kind": ({"kind": "best"}, 422),
+    "bad_ranks": ({"ranks": {"a": 1}}, 422),
+    "bad_reason": ({"kind": "skipped", "ranks": {}}, 422),
+    "bad_flags": ({"flags": {"a": ["nice"]}}, 422),
+    "bad_confidence": ({"confidence": 4}, 422),
+    "bad_seconds": ({"seconds": -1.0}, 422),
+    "too_long": ({"comment": "あ" * 2001}, 422),
+    "bad_request": ({"rank": {}}, 400),
+}
+
+
+@pytest.mark.parametrize("lang", ["ja", "en"])
+@pytest.mark.parametrize("code", BAD)
+def test_a_bad_answer_is_told_in_the_readers_language(site: Site, code: str, lang: str) -> None:
+    client = site.person("Hana")
+    answer = answer_to(client.get("/api/next").json()["task"]) | BAD[code][0]
+    said = client.post("/api/answers", json=answer, headers={"accept-language": f"{lang};q=0.9, fr"})
+    assert said.status_code == BAD[code][1]
+    assert said.json() == {"error": {"code": code, "message": catalogue("errors")[lang][f"error_{code}"]}}
+    assert client.get("/api/progress").json()["mine"] == 0
+
+
+def test_numbers_that_json_should_not_hold(site: Site) -> None:
+    client = site.person("Hana")
+    answer = json.dumps(answer_to(client.get("/api/next").json()["task"]))
+    for wrong, code in (("NaN", "bad_seconds"), ("1e999", "bad_seconds"), ('"3"', "bad_request"), ("true", "bad_request")):
+        body = answer.replace('"seconds": 3.5', f'"seconds": {wrong}')
+        assert body != answer
+        assert refusal(client.post("/api/answers", content=body, headers={"content-type": "application/json"}))[1] == code
+
+
+@pytest.mark.parametrize("lang", ["ja", "en"])
+def test_a_frozen_project(site: Site, lang: str) -> None:
+    client = site.person("Hana")
+    task = client.get("/api/next").json()["task"]
+    done = answer_to(task)
+    client.post("/api/answers", json=done)
+    task = client.get("/api/next").json()["task"]
+    site.site.store.freeze()
+    said = client.post(f"/api/answers?lang={lang}", json=answer_to(task))
+    assert said.status_code == 409
+    assert said.json()["error"] == {"code": "frozen", "message": catalogue("errors")[lang]["error_frozen"]}
+    assert client.post("/api/answers", json=done).json()["saved"] is True  # it had been: the page may forget it
+    end = client.get("/api/next").json()
+    assert end["task"] is None and end["progress"]["frozen"] is True
+
+
+def test_nothing_is_left_in_a_project(tmp_path: Path) -> None:
+    """An empty project cannot be made; one in which all is done says so."""
+    site = Site(make_project(tmp_path / "P", count=1, overlap=1))
+    work(site.person("one"))
+    said = site.person("other").get("/api/next").json()
+    assert said["task"] is None
+    assert (said["progress"]["left"], said["progress"]["team"], said["progress"]["target"]) == (0, 1, 1)
+    site.close()
+
+
+@pytest.mark.parametrize("lang", ["ja", "en"])
+def test_a_store_that_is_damaged_meanwhile(tmp_path: Path, lang: str) -> None:
+    project = make_project(tmp_path / "P", count=200)
+    site = Site(project)
+    client = site.person("Hana")
+    task = client.get("/api/next").json()["task"]
+    data = bytearray(project.labels.read_bytes())
+    data[4096:] = b"\x55" * (len(data) - 4096)
+    data[24:28] = b"\x00\x00\xff\xff"  # the change counter: SQLite is to look again
+    with open(project.labels, "r+b") as file:
+        file.write(data)
+    said = client.post("/api/answers", json=answer_to(task), headers={"accept-language": lang})
+    assert refusal(said) == (500, "damaged")
+    assert said.json()["error"]["message"] == catalogue("errors")[lang]["error_damaged"]
+    assert str(tmp_path) not in said.text
+    site.close()
+
+
+@pytest.mark.parametrize("lang", ["ja", "en"])
+def test_a_store_that_another_program_keeps_locked(site: Site, lang: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = site.person("Hana")
+    task = client.get("/api/next").json()["task"]
+    site.site.store._database.connection.execute("PRAGMA busy_timeout = 50")
+    assert site.project is not None
+    other = sqlite3.connect(site.project.labels, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    answer = answer_to(task)
+    said = client.post("/api/answers", json=answer, headers={"accept-language": lang})
+    assert refusal(said) == (503, "busy")
+    assert said.json()["error"]["message"] == catalogue("errors")[lang]["error_busy"]
+    other.execute("ROLLBACK")
+    other.close()
+    assert client.post("/api/answers", json=answer).json()["saved"] is True
+
+
+def test_the_language_of_a_page_is_chosen(site: Site) -> None:
+    client = site.person("Hana")
+    assert '<html lang="ja"' in client.get("/", headers={"accept-language": "en"}).text  # the project's
+    assert '<html lang="en"' in client.get("/?lang=en").text
+    client.cookies.set("lang", "en", domain="127.0.0.1")
+    assert '<html lang="en"' in client.get("/").text
+    assert '<html lang="en"' in client.get("/?lang=xx").text
+    assert "invite link" in site.client(cookies={"lang": "en"}).get("/").text
+    assert client.get("/api/none", headers={"accept-language": "fr"}).json()["error"]["message"] == "There is nothing here."
+
+
+# -- blind, and together -------------------------------------------------------------------------------------------------
+
+
+def test_no_response_names_a_model_or_says_what_others_said(site: Site) -> None:
+    owner, one, other = site.owner(), site.person("Ichiro-san"), site.person("Jiro-san")
+    invite = owner.post("/api/people", json={"name": "Saburo-san"}).json()
+    everything: list[str] = []
+
+    def look(client: TestClient) -> None:
+        shown = client.get("/api/next").json()["task"]["id"]
+        pages = ("/", "/guidelines", f"/i/{'x' * 43}", "/api/none", "/watch", "/people")
+        asked = ("me", "next", "mine", "progress", "guidelines", f"shown/{shown}", "shown/x", "people", "runs", "runs/0/samples")
+        for path in (*pages, *(f"/api/{each}" for each in asked)):
+            said = client.get(path)
+            everything.append(f"{said.headers}\n{said.text}")
+
+    for _ in range(6):
+        task = one.get("/api/next").json()["task"]
+        said = one.post("/api/answers", json=answer_to(task, comment="ICHIRO-SAID-THIS", reason="ICHIRO-REASON"))
+        everything.append(said.text)
+        look(one)
+        task = other.get("/api/next").json()["task"]
+        other.post("/api/answers", json=answer_to(task, ranks=dict.fromkeys("abc", 1)))
+        look(other)
+    of_others = [text for text in everything if "Jiro-san" in text]
+    assert of_others
+    for text in everything:
+        assert not any(
+            secret in text for secret in (MODEL, "tsubaki", "seed", "secret-column", "labels.sqlite3", str(site.project))
+        )
+        assert invite["invite"] not in text and "Saburo-san" not in text
+        ids = {person.name: person.id for person in site.site.store.people()}
+        assert not any(ids[name] in text for name in ("owner", "Saburo-san"))
+        assert not ("Ichiro-san" in text and "Jiro-san" in text)
+    look_other = [text for text in everything if ids["Jiro-san"] in text or "Jiro-san" in text]
+    assert not any("ICHIRO" in text or ids["Ichiro-san"] in text for text in look_other)
+    everything.clear()
+    look(other)
+    assert not any("ICHIRO" in text for text in everything)
+
+
+def test_people_at_once_do_not_overshoot(tmp_path: Path) -> None:
+    site = Site(make_project(tmp_path / "P", count=30, overlap=1, repeats=0))
+    clients = [site.person(f"person {number}") for number in range(6)]
+    done: list[str] = []
+
+    def run(client: TestClient) -> None:
+        done.extend(task["prompt"] for task in work(client))
+
+    threads = [threading.Thread(target=run, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(Counter(done).values()) == {1: 30}
+    site.close()
+
+
+def test_figures_come_a_little_later(tmp_path: Path) -> None:
+    site = Site(make_project(tmp_path / "P", count=6, repeats=0))
+    one, other = site.person("one"), site.person("other")
+    site.site.figures.every = 0.0
+    work(one), work(other)
+
+    def found() -> Any:
+        said = one.get("/api/progress", headers={"accept-language": "en"}).json()
+        return said if said["agreement"] else None
+
+    said = wait_for(found)
+    assert set(said["agreement"]) == {"share", "low", "high", "couples"}
+    assert said["agreement"]["couples"] == 18
+    assert said["enough"] == {"comparisons": 36, "needed": 2000, "sentence": "36 of about 2,000 comparisons"}
+    assert one.get("/api/progress").json()["enough"]["sentence"] == "比較 36件(目安は約2,000件)"
+    site.close()
+
+
+def test_ids_of_answers_are_the_clients(site: Site) -> None:
+    client = site.person("Hana")
+    id = str(uuid.uuid4()).upper()
+    said = client.post("/api/answers", json=answer_to(client.get("/api/next").json()["task"], id=id)).json()
+    assert said["id"] == id.lower()
+
+
+def test_the_order_is_ones_own(site: Site) -> None:
+    one, other = site.person("one"), site.person("other")
+    orders = [{task["prompt"]: [each["text"] for each in task["texts"]] for task in work(each)} for each in (one, other)]
+    both = orders[0].keys() & orders[1].keys()
+    assert len(both) == 8
+    assert any(orders[0][prompt] != orders[1][prompt] for prompt in both)

@@ -1,0 +1,306 @@
+"""Who may ask: an attack list against the real app, and against a real server where bytes on the wire matter."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from konomi.web.security import BODY_LIMIT, HEADERS, Buckets, Hosts
+from label_site import BASE, Server, Site, answer_to, make_project, serving
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(make_project(tmp_path / "P"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    project = make_project(tmp_path_factory.mktemp("server") / "P")
+    with serving("label", str(project.path)) as running:
+        yield running
+
+
+def bare(site: Site, client: TestClient) -> TestClient:
+    """The same session, with no header that says where a request comes from."""
+    made = TestClient(site.app, base_url=BASE)
+    made.cookies = client.cookies
+    return made
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"origin": BASE}, True),
+        ({"sec-fetch-site": "same-origin", "origin": "http://evil.example"}, True),  # browsers alone set the first
+        ({}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"sec-fetch-site": "same-site", "origin": BASE}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"origin": "http://evil.example"}, False),
+        ({"origin": "http://127.0.0.1:9999"}, False),
+        ({"origin": "https://127.0.0.1:8000"}, False),
+        ({"origin": "null"}, False),
+        ({"referer": f"{BASE}/"}, False),
+    ],
+)
+def test_what_changes_something_comes_from_our_pages(site: Site, headers: dict[str, str], allowed: bool) -> None:
+    client = bare(site, site.owner())
+    said = client.post("/api/people", json={"name": "Hana"}, headers=headers)
+    assert said.status_code == (200 if allowed else 403)
+    assert [person.name for person in site.site.store.people()] == ["owner", *["Hana"] * allowed]
+    if not allowed:
+        assert said.json()["error"]["code"] == "cross_site"
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "DELETE", "POST", "TRACE", "BREW"])
+def test_no_method_slips_by(site: Site, method: str) -> None:
+    said = bare(site, site.owner()).request(method, "/api/people", headers={"origin": "http://evil.example"})
+    assert said.status_code == 403
+    assert not [name for name in said.headers if name.startswith("access-control-")]
+
+
+def test_other_pages_may_not_even_ask_for_data(site: Site) -> None:
+    client = bare(site, site.owner())
+    assert client.get("/api/next", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert client.get("/api/next", headers={"sec-fetch-site": "none"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "evil@127.0.0.1", "192.168.1.5", "[::2]", "a b", "",
+     "127.0.0.1:8000:8000", "127.0.0.1/", "0x7f.1"],
+)  # fmt: skip
+def test_a_spoofed_host_is_refused(site: Site, host: str) -> None:
+    client = site.owner()
+    for path in ("/", "/api/next", "/static/nothing.js", f"/start/{site.site.start}"):
+        said = client.get(path, headers={"host": host})
+        assert said.status_code == 421
+        assert "set-cookie" not in said.headers
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:1", "LOCALHOST", "[::1]:8000"])
+def test_our_names_are_known(site: Site, host: str) -> None:
+    assert site.owner().get("/api/me", headers={"host": host}).status_code == 200
+
+
+def test_on_a_network_numbers_and_given_names_alone() -> None:
+    hosts = Hosts(["lab.example"], any_address=True)
+    assert all(host in hosts for host in ("192.168.1.5:80", "[fe80::1]", "Lab.Example", "localhost"))
+    assert not any(host in hosts for host in ("evil.example", "192.168.1.5.evil.example", "1.2.3.4.5"))
+
+
+def test_without_a_token_nothing(site: Site) -> None:
+    site.owner()
+    for client in (site.client(), site.client(cookies={site.site.cookie: "x" * 43}), site.client(cookies={site.site.cookie: ""})):
+        for path in (
+            "/api/me",
+            "/api/next",
+            "/api/mine",
+            "/api/progress",
+            "/api/guidelines",
+            "/api/people",
+            "/api/shown/x",
+            "/api/runs",
+        ):
+            assert client.get(path).status_code == 401, path
+        for path in ("/", "/guidelines", "/people", "/watch", "/start/x", "/i/x", "/i/%00", f"/i/{'x' * 5000}"):
+            said = client.get(path)
+            assert said.status_code == 401, path
+            assert "html" in said.headers["content-type"]
+        assert client.post("/api/answers", json={}).status_code == 401
+        assert client.post("/api/people", json={"name": "x"}).status_code == 401
+    assert site.client().get(f"/i/{site.site.start}").status_code == 401  # each secret opens its own door
+    invite = site.site.store.add_person("x")[1]
+    assert site.client().get(f"/start/{invite}").status_code == 401
+
+
+def test_a_guest_is_no_owner(site: Site) -> None:
+    guest = site.person("Hana")
+    for path in ("/people", "/watch", "/api/people", "/api/runs", "/api/runs/0/metrics"):
+        assert guest.get(path).status_code == 403, path
+    assert guest.post("/api/people", json={"name": "x"}).status_code == 403
+    assert guest.delete(f"/api/people/{site.site.store.person('Hana').id}").status_code == 403
+
+
+def test_the_cookie_is_out_of_reach(site: Site) -> None:
+    said = site.client().get(f"/start/{site.site.start}", follow_redirects=False)
+    assert said.headers["location"] == "/"
+    cookie = said.headers["set-cookie"]
+    assert all(part in cookie for part in ("HttpOnly", "SameSite=strict", "Path=/"))
+    assert site.site.start not in cookie
+
+
+def test_a_link_on_another_page_leads_in(site: Site) -> None:
+    """A browser leaves a strict cookie out of a redirect that began on another's page."""
+    invite = site.site.store.add_person("Hana")[1]
+    client = TestClient(site.app, base_url=BASE)
+    said = client.get(f"/i/{invite}", headers={"sec-fetch-site": "cross-site"}, follow_redirects=False)
+    assert said.status_code == 200
+    assert 'content="0; url=/"' in said.text
+    assert client.get("/api/me").json()["name"] == "Hana"
+
+
+def test_every_response_has_the_headers(site: Site) -> None:
+    client = site.owner()
+    answers = [client.get(path) for path in ("/", "/api/next", "/api/none", "/none", "/static/none.js", "/watch")]
+    answers += [client.get("/", headers={"host": "x"}), client.post("/api/answers", content="x"), site.client().get("/")]
+    for said in answers:
+        for name, value in HEADERS.items():
+            assert said.headers[name] == value
+        assert said.headers["cache-control"] == ("no-cache" if "/static/" in str(said.url) else "no-store")
+        assert "server" not in said.headers
+    policy = HEADERS["content-security-policy"]
+    assert "unsafe" not in policy and policy.startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/api", "/api/", "/static/", "/next", "/api/next/"])
+def test_there_is_nothing_else(site: Site, path: str) -> None:
+    assert site.owner().get(path, follow_redirects=False).status_code in (404, 405)
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/jsonp"]
+)
+def test_json_alone(site: Site, kind: str) -> None:
+    client = site.owner()
+    said = client.post("/api/people", content=b'{"name": "x"}', headers={"content-type": kind})
+    assert (said.status_code, said.json()["error"]["code"]) == (415, "not_json")
+    assert client.post("/api/people", json={"name": "x"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b"\xff", b'{"name": 1}', b'{"name": "a", "admin": true}', b'{"name": null}', b"[" * 60_000,
+     b'{"name": ' + b"1" * 9999 + b"}"],
+    ids=lambda body: str(body[:20]),
+)  # fmt: skip
+def test_bodies_that_are_no_answer(site: Site, body: bytes) -> None:
+    said = site.owner().post("/api/people", content=body, headers={"content-type": "application/json"})
+    assert (said.status_code, said.json()["error"]["code"]) == (400, "bad_request")
+
+
+def test_a_body_that_is_too_long(site: Site) -> None:
+    client = site.owner()
+    said = client.post("/api/people", json={"name": "x" * BODY_LIMIT})
+    assert (said.status_code, said.json()["error"]["code"]) == (413, "too_large")
+    fits = json.dumps({"name": "x"}).ljust(BODY_LIMIT)
+    assert client.post("/api/people", content=fits, headers={"content-type": "application/json"}).status_code == 200
+
+
+def test_too_many_requests(tmp_path: Path) -> None:
+    now = [0.0]
+    site = Site(make_project(tmp_path / "P"), people=Buckets(1, 3, clock=lambda: now[0]))
+    one, other = site.person("one"), site.person("other")
+    assert [one.get("/api/me").status_code for _ in range(5)] == [200, 200, 200, 429, 429]
+    said = one.get("/api/me", headers={"accept-language": "ja"})
+    assert said.headers["retry-after"] == "1"
+    assert said.json()["error"] == {"code": "too_many", "message": "要求が多すぎます。少し待ってからお試しください。"}
+    assert other.get("/api/me").status_code == 200
+    now[0] += 2
+    assert [one.get("/api/me").status_code for _ in range(3)] == [200, 200, 429]
+    site.close()
+
+
+def test_one_address_cannot_flood(tmp_path: Path) -> None:
+    site = Site(make_project(tmp_path / "P"), addresses=Buckets(1, 4, clock=lambda: 0.0))
+    assert [site.client().get(f"/i/{number}").status_code for number in range(6)] == [401] * 4 + [429] * 2
+    site.close()
+
+
+def test_buckets_do_not_pile_up() -> None:
+    now = [0.0]
+    buckets = Buckets(1, 1, clock=lambda: now[0])
+    for number in range(20_000):
+        now[0] += 0.01
+        buckets.take(str(number))
+    assert len(buckets._left) < 5000
+
+
+# -- bytes on the wire -----------------------------------------------------------------------------------------------------
+
+
+def raw(server: Server, request: bytes) -> bytes:
+    port = int(server.address.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has heard enough
+            wire.sendall(request)
+        wire.settimeout(10)
+        found = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := wire.recv(65536):
+                found += part
+        return found
+
+
+def head(server: Server, *more: str, method: str = "POST", path: str = "/api/answers") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {server.address[7:]}", f"Origin: {server.address}", "Connection: close", *more]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+JSON = "Content-Type: application/json"
+
+
+def test_a_huge_body_is_not_read(server: Server) -> None:
+    said = raw(server, head(server, JSON, "Content-Length: 1000000000000"))
+    assert said.startswith(b"HTTP/1.1 413")
+    assert raw(server, head(server, JSON, f"Content-Length: {'9' * 400}")).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
+
+
+def test_a_chunked_body_is_read_up_to_the_limit(server: Server) -> None:
+    chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
+    said = raw(server, head(server, JSON, "Transfer-Encoding: chunked") + chunk * 17)  # and no end: it need not wait for it
+    assert said.startswith(b"HTTP/1.1 413")
+    assert b'"too_large"' in said
+    inside = raw(server, head(server, JSON, "Transfer-Encoding: chunked") + chunk * 15 + b"0\r\n\r\n")
+    assert inside.startswith(b"HTTP/1.1 401")  # its length is fine; nobody sent it
+
+
+def test_chunks_with_another_content_type(server: Server) -> None:
+    said = raw(server, head(server, "Content-Type: text/plain", "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 415")
+
+
+def test_requests_that_proxies_and_servers_read_differently(server: Server) -> None:
+    both = head(server, JSON, "Content-Length: 4", "Transfer-Encoding: chunked") + b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n"
+    assert raw(server, both).count(b"HTTP/1.1 2") == 0
+    two = head(server, JSON, "Host: evil.example", "Content-Length: 0")
+    assert raw(server, two).split()[1] in (b"400", b"421")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/static/../app.py", "/static/../../web/app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/static/..%5capp.py",
+     "/static//etc/passwd", "/static/%2fetc/passwd", "/static/%00", "/static/....//app.py", "/../../../../etc/passwd"],
+)  # fmt: skip
+def test_no_way_out_of_the_static_files(server: Server, path: str) -> None:
+    said = raw(server, head(server, method="GET", path=path))
+    assert said.split()[1] in (b"404", b"400", b"405")
+    assert b"import" not in said and b"root:" not in said
+
+
+def test_the_server_lives_after_all_this(server: Server) -> None:
+    assert raw(server, head(server, method="GET", path=server.start.removeprefix(server.address))).startswith(b"HTTP/1.1 303")
+
+
+def test_a_websocket_is_closed(server: Server) -> None:
+    more = ("Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13")
+    said = raw(server, head(server, *more, method="GET", path="/api/next"))
+    assert b"101" not in said.split(b"\r\n")[0]
+
+
+def test_an_answer_needs_its_person(site: Site) -> None:
+    one, other = site.person("one"), site.person("other")
+    task = one.get("/api/next").json()["task"]
+    said = other.post("/api/answers", json=answer_to(task))
+    assert (said.status_code, said.json()["error"]["code"]) == (404, "unknown_task")
+    assert other.get(f"/api/shown/{task['id']}").status_code == 404
