@@ -180,6 +180,7 @@ def touch_drag(page: Page, card: int, rank: int) -> None:
     for kind, points in (("touchStart", [start]), ("touchMove", [{"x": 180, "y": 300}]), ("touchMove", [end]), ("touchEnd", [])):
         protocol.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     protocol.detach()
+    page.locator(".project").tap()  # headless Chromium makes no click of the first tap after touches that came over the protocol
 
 
 def test_thirty_tasks_on_a_phone(thirty: Server, visit: Callable[..., Page]) -> None:
@@ -235,6 +236,7 @@ def test_hostile_texts_run_nothing_and_break_no_layout(tmp_path: Path, visit: Ca
                     for _ in range(page.locator(".card").count()):
                         page.keyboard.press("1")
                     page.keyboard.press("Enter")
+        page.locator("#done").wait_for()
         assert len(server.judgements()) == 3
 
 
@@ -535,11 +537,11 @@ def test_a_scan_for_accessibility_finds_nothing(
 
 def test_the_first_page_is_light_and_comes_from_here(tmp_path: Path, visit: Callable[..., Page]) -> None:
     with one_task(tmp_path) as server:
-        page = visit(server.start)
-        begin(page)
+        begin(visit(server.start))
+        page = visit("about:blank")  # another person's browser, with nothing kept in it
         responses: list[Any] = []
         page.on("response", lambda response: responses.append(response))
-        page.reload()
+        page.goto(server.start)
         page.locator(".card").first.wait_for()
         page.wait_for_load_state("networkidle")
         sizes = {response.url: len(response.body()) for response in responses if response.status == 200}
