@@ -27,6 +27,8 @@ from konomi.web.words import catalogue
 
 HERE = Path(__file__).parent
 MONTH = 30 * 24 * 3600
+NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+"""Whatever the environment says: tokens are in addresses."""
 _LOG = logging.getLogger("konomi.web")
 
 # some systems say otherwise, and a browser then runs no module
@@ -72,7 +74,9 @@ def make_app(
         if store is not None:
             store.close()
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False, telemetry=NO_TELEMETRY
+    )
     app.state.site = site
     app.state.pages = _pages()
     app.add_middleware(

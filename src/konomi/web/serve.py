@@ -102,7 +102,7 @@ def serve(
 
     check_host(host, allow_network)
     listening = _listen_again(project, host, port)
-    with contextlib.closing(listening):
+    with contextlib.closing(listening), contextlib.suppress(KeyboardInterrupt):
         address = address_of(listening, host)
         hosts = Hosts([host, socket.gethostname(), *names], any_address=_is_wildcard(host))
         app = make_app(project, runs=runs, start=secrets.token_urlsafe(32), address=address, hosts=hosts)
@@ -120,8 +120,7 @@ def serve(
             timeout_graceful_shutdown=3,
             limit_concurrency=512,
         )
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def _is_wildcard(host: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ def _watched(request: Request, number: int) -> Watched:
 
 def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, str(default))
-    if not text.lstrip("-").isdecimal() or len(text) > 12:
+    if not re.fullmatch(r"-?[0-9]{1,12}", text):
         raise Refusal("bad_request")
     return int(text)
 

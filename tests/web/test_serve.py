@@ -1,0 +1,224 @@
+"""konomi label as a process: killed in the middle of everything, ended by Ctrl-C, started again; and what it will not do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import socket
+import sqlite3
+import stat
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from konomi.cli import app
+from konomi.errors import ConfigError
+from konomi.feedback.project import open_project
+from konomi.web.serve import address_of, check_host, listen
+from label_site import OURS, Server, candidates_file, free_port, make_project, serving
+
+CLIENTS, EACH, KILLS = 20, 10, 10
+
+
+class Person(threading.Thread):
+    """One who answers, and sends an answer again and again until it is acknowledged, as the page does."""
+
+    def __init__(self, port: int, cookie: str, token: str, acknowledged: dict[str, Any], rng: random.Random) -> None:
+        super().__init__(daemon=True)
+        self.port = port
+        self.headers = {**OURS, "cookie": f"{cookie}={token}", "content-type": "application/json"}
+        self.acknowledged = acknowledged
+        self.rng = rng
+        self.tries = 0
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        while True:
+            self.tries += 1
+            wire = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            try:
+                wire.request(method, path, None if body is None else json.dumps(body), self.headers)
+                answer = wire.getresponse()
+                text = answer.read()
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.05)  # the server is gone, or was killed in the middle of a word
+                continue
+            finally:
+                wire.close()
+            assert answer.status == 200, text
+            return json.loads(text)
+
+    def run(self) -> None:
+        for _ in range(EACH):
+            task = self.ask("GET", "/api/next")["task"]
+            ranks = {each["key"]: self.rng.randint(1, 3) for each in task["texts"]}
+            id = str(uuid.UUID(int=self.rng.getrandbits(128), version=4))
+            said = self.ask("POST", "/api/answers", {"id": id, "shown": task["id"], "kind": "ranked", "ranks": ranks})
+            assert said == {"saved": True, "id": id, "revision": 1}
+            text_of = {each["key"]: each["text"] for each in task["texts"]}
+            self.acknowledged[id] = (task["prompt"], {text_of[key]: rank for key, rank in ranks.items()})
+
+
+def test_200_answers_and_a_server_killed_ten_times(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "P", count=CLIENTS * (EACH + 1), overlap=1, repeats=0)
+    with project.store() as store:
+        tokens = [store.add_person(f"person {number}")[1] for number in range(CLIENTS)]
+    port = free_port()
+    cookie = cookie_of(project.path)
+    acknowledged: dict[str, Any] = {}
+    people = [Person(port, cookie, token, acknowledged, random.Random(number)) for number, token in enumerate(tokens)]
+    server = Server("label", str(project.path), "--port", str(port))
+    for person in people:
+        person.start()
+    rng = random.Random(0)
+    seen = []
+    for kill in range(KILLS):
+        while len(acknowledged) < 3 + kill * CLIENTS * EACH // (KILLS + 1):
+            assert any(person.is_alive() for person in people)
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.02))
+        server.kill()
+        seen.append(len(acknowledged))
+        server = Server("label", str(project.path), "--port", str(port))
+    for person in people:
+        person.join(60)
+    server.kill()
+    assert seen[-1] < CLIENTS * EACH  # the last kill was in the middle too
+    assert len(acknowledged) == CLIENTS * EACH
+    with sqlite3.connect(project.labels) as db:
+        ids = [id for (id,) in db.execute("SELECT id FROM answers")]
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    db.close()
+    assert sorted(ids) == sorted(acknowledged)
+    with project.store() as store:
+        exported = store.export()
+    found = sorted((exported.items[each.task].prompt, each.ranks) for each in exported.judgements)
+    wanted = []
+    answered = [prompt for prompt, _ in acknowledged.values()]
+    assert len(set(answered)) == len(answered)  # no task went to two people
+    for item in exported.items.values():
+        if item.prompt not in answered:  # open in front of somebody
+            continue
+        said = next(ranks for prompt, ranks in acknowledged.values() if prompt == item.prompt)
+        given = [said[candidate.text] for candidate in item.candidates]
+        wanted.append((item.prompt, tuple(1 + sum(other < rank for other in given) for rank in given)))
+    assert found == sorted(wanted)
+
+
+def cookie_of(path: Path) -> str:
+    from konomi.web.app import make_app
+
+    made = make_app(open_project(path))
+    name: str = made.state.site.cookie
+    made.state.site.store.close()
+    return name
+
+
+def test_the_first_time_and_the_next(tmp_path: Path) -> None:
+    project, file = tmp_path / "P", candidates_file(tmp_path / "c.jsonl")
+    with serving("label", str(project), "--candidates", str(file), "--people", "Hana", "--people", "Jiro") as server:
+        assert server.process.stdout is not None
+        hana, jiro = (server.process.stdout.readline().strip().split(": ") for _ in range(2))
+        assert (hana[0], jiro[0]) == ("Hana", "Jiro")
+        assert hana[1].startswith(f"{server.address}/i/")
+        code, error = server.interrupt()
+    assert code == 0
+    assert "8 tasks added" in error
+    assert "stopped; all answers are in" in error
+    assert stat.S_IMODE(project.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(each.stat().st_mode) for each in project.iterdir()} == {0o600}
+    with serving("label", str(project), "--candidates", str(candidates_file(tmp_path / "more.jsonl", 10))) as again:
+        assert again.address == server.address  # a page that is still open finds it
+        assert again.start != server.start
+        assert status(again, hana[1]) == 303  # invite links go on working
+        assert status(again, f"{again.address}{server.start.removeprefix(server.address)}") == 401  # start addresses do not
+        with serving("label", str(project)) as beside:  # the port is taken now
+            assert beside.address != again.address
+        code, error = again.interrupt()
+    assert "2 tasks added, 8 were there already" in error
+
+
+def status(server: Server, address: str) -> int:
+    wire = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=10)
+    wire.request("GET", address.removeprefix(server.address))
+    found = wire.getresponse().status
+    wire.close()
+    return found
+
+
+def test_export_while_the_server_runs(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "P")
+    with serving("label", str(project.path)) as server:
+        with project.store() as store:
+            token = store.add_person("Hana")[1]
+        acknowledged: dict[str, Any] = {}
+        person = Person(int(server.address.rsplit(":", 1)[1]), cookie_of(project.path), token, acknowledged, random.Random(0))
+        task = person.ask("GET", "/api/next")["task"]
+        ranks = {"a": 1, "b": 2, "c": 2}
+        person.ask("POST", "/api/answers", {"id": str(uuid.uuid4()), "shown": task["id"], "kind": "ranked", "ranks": ranks})
+        said = CliRunner().invoke(app, ["export", str(project.path), "--out", str(tmp_path / "out"), "--freeze"])
+        assert said.exit_code == 0, said.output
+        assert (tmp_path / "out" / "rankings.jsonl").exists()
+        assert person.ask("GET", "/api/progress")["frozen"] is True
+
+
+# -- what is refused before anything is served ---------------------------------------------------------------------------
+
+
+def test_a_network_has_to_be_allowed() -> None:
+    assert check_host("127.0.0.1", False) is False
+    assert check_host("::1", False) is False
+    assert check_host("0.0.0.0", True) is True
+    with pytest.raises(ConfigError, match=r"--host 0\.0\.0\.0: other machines could reach the page.*add --allow-network"):
+        check_host("0.0.0.0", False)
+    with pytest.raises(ConfigError, match=r"--host no\.such\.host\.invalid: no such host"):
+        check_host("no.such.host.invalid", False)
+
+
+def test_a_port_that_is_taken() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        assert address_of(first, "127.0.0.1") == f"http://127.0.0.1:{port}"
+        assert address_of(first, "::1") == f"http://[::1]:{port}"
+        assert address_of(first, "0.0.0.0") != f"http://0.0.0.0:{port}"
+        with pytest.raises(ConfigError, match=f"127.0.0.1, port {port}: Address already in use; leave --port out"):
+            listen("127.0.0.1", port)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            '{"version":1,"prompt":"p","candidates":[{"text":"a"}]}',
+            "fewer than two candidates; nothing can be compared; add one or remove the row",
+        ),
+        ('{"version":1,"prompt":"p","candidates":[{"text":"a"},{"text":"a"}]}', "same"),
+        ("", "no rows in it"),
+    ],
+    ids=["K = 1", "a candidate twice", "empty"],
+)
+def test_candidates_that_cannot_be_ranked(tmp_path: Path, rows: str, message: str) -> None:
+    file = tmp_path / "c.jsonl"
+    file.write_text(f"{rows}\n" if rows else "", "utf-8")
+    said = CliRunner().invoke(app, ["label", str(tmp_path / "P"), "--candidates", str(file)])
+    assert said.exit_code == 2
+    assert message in said.output
+    assert not (tmp_path / "P").exists()
+
+
+def test_a_damaged_store_and_no_project(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["label", str(tmp_path / "none")])
+    assert said.exit_code == 2
+    assert "no project yet; --candidates FILE makes one" in said.output
+    project = make_project(tmp_path / "P")
+    project.labels.write_bytes(b"SQLite format 3\0" + b"\x55" * 5000)
+    said = CliRunner().invoke(app, ["label", str(project.path)])
+    assert said.exit_code == 2
+    assert "labels.sqlite3" in said.output
