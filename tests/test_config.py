@@ -38,6 +38,7 @@ from konomi.config import (
     build,
     load_config,
 )
+from konomi.config.pipeline import load_pipeline
 from konomi.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +69,11 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
-def test_every_example_loads(path: Path) -> None:
+def test_every_example_loads(path: Path, tmp_path: Path) -> None:
+    if path.stem == "judge-ja":
+        pipeline, stages = load_pipeline(path, tmp_path, [])
+        assert pipeline.name == path.stem and [stage.do for stage in stages] == ["sample", "judge", "reward", "ppo"]
+        return
     kind: type[Section] = {"sft-ja": SFTJob, "write-up": RewardJob}.get(path.stem, PPOJob)
     job = load_config(path, kind)
     assert build(kind, job.model_dump(mode="json")) == job  # as the run directory keeps it

@@ -35,8 +35,9 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 LIGHT = ["cli", "config", "console", "data.convert", "data.formats", "data.records", "data.sources", "environment", "errors",
-         "evaluation", "feedback.verdict", "files", "observer", "report", "reward_report", "rewards.base", "runs",
-         "seeds"]  # fmt: skip
+         "evaluation", "feedback.before_after", "feedback.export", "feedback.project", "feedback.queue", "feedback.store",
+         "feedback.verdict", "files", "observer", "report", "reward_report", "rewards.base", "runs", "seeds", "web.app",
+         "web.figures", "web.serve"]  # fmt: skip
 """Modules that can be imported without any of these."""
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "mlflow", "onnxruntime", "safetensors")
 

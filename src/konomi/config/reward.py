@@ -86,6 +86,8 @@ class NormalizeConfig(Section):
     the model is saved without a scale, and PPO refuses it unless told otherwise."""
     model: str | None = None
     """Use the candidates of this model only, where several wrote."""
+    count: Annotated[int, Field(ge=2)] = 1024
+    """Candidates at most, chosen by the seed, all those of a task together."""
 
 
 class RewardJob(Section):

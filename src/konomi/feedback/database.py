@@ -149,6 +149,7 @@ class Database:
 
     def _prepare(self, new: bool) -> None:
         db = self.connection
+        db.execute("BEGIN")  # one lock for all that is read: others may be writing all the time
         application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
         if not new and application != APPLICATION:
             raise DataError(f"{self.path}: not a store of labels; it is empty or another program's: give the right file")
@@ -157,10 +158,12 @@ class Database:
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(found.splitlines()[-1])
+        db.execute("COMMIT")
         if os.name == "posix" and stat.S_IMODE(self.path.stat().st_mode) & 0o077:
             self.path.chmod(0o600)
         db.execute(f"PRAGMA journal_mode = {journal_mode(sqlite3.sqlite_version_info)}")
-        db.execute(f"PRAGMA application_id = {APPLICATION}") if new else None
+        if new:
+            db.execute(f"PRAGMA application_id = {APPLICATION}")
         if version < VERSION:
             self._migrate()
 

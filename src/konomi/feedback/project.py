@@ -131,9 +131,7 @@ def open_project(path: Path) -> Project:
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: no project: there is no {file.name}; konomi label PROJECT --candidates FILE makes one"
-        ) from None
+        raise DataError(f"{path}: no {file.name} there; konomi label PROJECT --candidates FILE makes a project") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:

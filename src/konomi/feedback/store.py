@@ -40,14 +40,13 @@ class Store:
         self._database = database
 
     @classmethod
-    def create(cls, path: Path, tasks: Iterable[NewTask], settings: Settings | None = None) -> tuple[Store, Imported]:
+    def create(cls, path: Path, tasks: Iterable[NewTask], settings: Settings) -> tuple[Store, Imported]:
         """Make a store of tasks, and say what became of them.
 
         Raises:
             DataError: the file is there already; there are no tasks, or one cannot be used. No file is then made.
             RunError: it cannot be written.
         """
-        settings = settings or Settings()
         found, notes = ready(list(tasks), settings.k_max)
         store = cls(Database(path, new=True), settings)
         try:
@@ -61,14 +60,14 @@ class Store:
         return store, Imported(added, len(found) - added, tuple(notes))
 
     @classmethod
-    def open(cls, path: Path, settings: Settings | None = None) -> Store:
-        """Open a store; one of an older version is brought up to date.
+    def open(cls, path: Path, settings: Settings) -> Store:
+        """Open a store; one of an older version is brought up to date. The settings are those of the project, not of the file.
 
         Raises:
             DataError: there is no such file; it is damaged, another program's, or of a newer konomi.
             RunError: it cannot be opened or written.
         """
-        store = cls(Database(path), settings or Settings())
+        store = cls(Database(path), settings)
         with store._database.read() as db:
             unfinished = _meta(db, "compact")
         if unfinished:

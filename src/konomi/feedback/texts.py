@@ -28,6 +28,7 @@ _CONFESSIONS = re.compile(
 )
 _GENERIC = {"base", "after", "before", "tuned", "model", "models", "initial", "final", "test", "policy", "chat", "instruct"}
 """Names of directories that say nothing of a model."""
+_TAG = re.compile("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
 
 
@@ -105,6 +106,8 @@ def _ready(where: str, task: NewTask, k_max: int, names: Sequence[str], notes: l
     checked_text(where, "the prompt", task.prompt)
     if task.kind not in KINDS:
         raise DataError(f"{where}: kind {task.kind!r}; one of {', '.join(KINDS)} is needed")
+    if task.lang is not None and not _TAG.fullmatch(task.lang):
+        raise DataError(f"{where}: lang {task.lang!r}; a tag such as ja or en-GB is needed")
     if len(task.candidates) < 2:
         raise DataError(f"{where}: {len(task.candidates)} candidate; at least two are needed to compare: draw more, or remove it")
     places: dict[str, int] = {}

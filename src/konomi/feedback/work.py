@@ -17,7 +17,7 @@ PAUSE = 600.0
 """Seconds that one answer counts for at most: who has left the page open has not worked."""
 
 _LEASED = """(SELECT count(*) FROM shown AS other WHERE other.task = tasks.id AND other.number IS NULL AND other.until > :now
-    AND other.repeat = 0 AND other.person <> :person)"""
+    AND other.repeat = 0)"""
 _SEEN = "EXISTS (SELECT 1 FROM shown WHERE shown.person = :person AND shown.task = tasks.id)"
 _UNSEEN = f"""SELECT id, place, {_LEASED}, {_SEEN} FROM tasks WHERE covered = :covered AND place >= :begin AND place < :end"""
 _EARLIER = """SELECT task FROM shown WHERE person = ? AND repeat = 0 AND number BETWEEN ? AND ? AND kind <> 'skipped'
@@ -71,8 +71,8 @@ class TasksFor:
         return None if row is None else int(row[0])
 
     def state(self, task: int) -> tuple[float, int, int]:
-        """A task's place, how many people have answered it, and how many others have it open."""
-        given = {"person": self.person, "now": self.now, "task": task}
+        """A task's place, how many people have answered it, and how many have it open."""
+        given = {"now": self.now, "task": task}
         place, covered, leased = self.db.execute(
             f"SELECT place, covered, {_LEASED} FROM tasks WHERE id = :task", given
         ).fetchone()

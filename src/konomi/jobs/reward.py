@@ -123,12 +123,15 @@ def _samples(job: RewardJob) -> list[tuple[str, list[str]]]:
     if name is None:
         return []
     model = job.normalize.model
-    found = [
-        (task.prompt, texts)
-        for task in read_tasks(name)
-        if (texts := [c.text for c in task.candidates if model is None or c.source.get("model") == model])
-    ]
-    if sum(len(texts) for _, texts in found) < 2:
+    tasks = sorted(enumerate(read_tasks(name)), key=lambda item: stream_seed(job.run.seed, "normalize", item[0]))
+    found: list[tuple[str, list[str]]] = []
+    count = 0
+    for _, task in tasks:
+        texts = [c.text for c in task.candidates if model is None or c.source.get("model") == model]
+        if texts and (not found or count + len(texts) <= job.normalize.count):
+            found.append((task.prompt, texts))
+            count += len(texts)
+    if count < 2:
         of = f" of the model {model}" if model else ""
         raise DataError(f"{name}: fewer than two candidates{of} in it; a scale needs some dozens. See normalize.samples")
     return found
@@ -136,9 +139,8 @@ def _samples(job: RewardJob) -> list[tuple[str, list[str]]]:
 
 def _normalise(model: RewardModel, samples: Sequence[tuple[str, list[str]]], name: str, precision: str) -> list[dict[str, Any]]:
     """Score the initial model's samples, set the scale, and return the texts with their raw scores."""
-    numbers = model.predict(
-        [[prompt + text for text in texts] for prompt, texts in samples], autocast=lambda: autocast(model.device, precision)
-    )
+    whole = [[prompt + text for text in texts] for prompt, texts in samples]
+    numbers = model.predict(whole, autocast=lambda: autocast(model.device, precision))
     raw: list[float] = torch.cat(numbers)[:, 0].double().tolist()
     std = statistics.stdev(raw)
     if not std > 0:

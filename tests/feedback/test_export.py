@@ -1,0 +1,404 @@
+"""What people said as files; projects; konomi export and konomi forget."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from people_at_work import NOW, answer_to, skip, tasks, work
+from typer.testing import CliRunner
+
+from konomi.cli import app
+from konomi.data.convert import scores_of
+from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
+from konomi.data.records import Candidate, Pair, Ranking, Task
+from konomi.errors import DataError, RunError
+from konomi.feedback.export import SOURCE, pairs, rankings, write_export
+from konomi.feedback.project import create_project, open_project, tasks_of
+from konomi.feedback.queue import Settings
+from konomi.feedback.records import NewTask, Shown
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of 12 tasks of which two people, Aki and Ben, have answered all."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("people")
+    opened, _ = create_project(path, tasks(12), settings=Settings(repeats=0.2))
+    with opened.store() as store:
+        for name in ("Aki", "Ben"):
+            person = store.add_person(name)[0]
+            for n, shown in enumerate(work(store, person)):
+                number = int(shown.prompt.split()[1])
+                if number == 3:
+                    store.answer(person, skip(shown, reason=f"{name} cannot read it"), NOW)
+                elif number == 4:
+                    store.answer(person, answer_to(shown, kind="all_bad", ranks={}, reason="all false"), NOW)
+                elif name == "Ben" and number >= 6:  # a tie of the best two, by Ben alone
+                    by_text = {"0": 1, "1": 1, "2": 3}
+                    ranks = {text.key: by_text[text.text[-1]] for text in shown.texts}
+                    store.answer(person, answer_to(shown, ranks=ranks, comment=f"良い {n}", flags={"a": ["unsafe"]}), NOW)
+    return path
+
+
+def konomi(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [*arguments])
+    assert result.exit_code == code, result.output + result.stderr
+    return result
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# export
+
+
+def test_export_writes_what_the_reward_model_reads(project: Path) -> None:
+    result = konomi("export", "people", "--out", "data/out")
+    out = Path("data/out")
+    assert {each.name for each in out.iterdir()} == {
+        *("rankings.jsonl", "pairs.jsonl", "scores.jsonl", "answers.jsonl", "other.jsonl", "manifest.json")
+    }
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert [each.name for each in Path("data").iterdir()] == ["out"]
+    ranked = read_comparisons(out / "rankings.jsonl")
+    assert len(ranked) == 20
+    with open_project(project).store() as store:
+        aki, ben = store.people()
+    assert ranked[0] == Ranking("prompt 0", ("text 0.0", "text 0.1", "text 0.2"), (1, 2, 3), min(aki.id, ben.id), SOURCE)
+    assert {each.ranks for each in ranked if isinstance(each, Ranking) and each.rater == ben.id} == {(1, 2, 3), (1, 1, 3)}
+    of_pairs = [each for each in read_comparisons(out / "pairs.jsonl") if isinstance(each, Pair)]
+    assert len(of_pairs) == 30  # each two texts once, however many raters
+    soft = Pair("prompt 6", "text 6.0", "text 6.1", 0.75, source=SOURCE)  # one for it, one tie
+    assert [each for each in of_pairs if each.prompt == "prompt 6"] == [
+        *(soft, Pair("prompt 6", "text 6.0", "text 6.2", source=SOURCE), Pair("prompt 6", "text 6.1", "text 6.2", source=SOURCE))
+    ]
+    scores = read_scores(out / "scores.jsonl")
+    assert scores == [score for each in ranked if isinstance(each, Ranking) for score in scores_of(each)]
+    assert "rankings: 20 records, 10 prompts, 30 responses" in result.stdout
+    assert result.stdout.endswith("data/out\n")
+    for file in out.iterdir():  # people are pseudonyms
+        assert not {"Aki", "Ben"} & set(file.read_text(encoding="utf-8").replace("cannot", "").split('"'))
+
+
+def test_the_other_files_keep_everything(project: Path) -> None:
+    konomi("export", "people", "--out", "out")
+    answers, other = rows(Path("out/answers.jsonl")), rows(Path("out/other.jsonl"))
+    with open_project(project).store() as store:
+        exported = store.export()
+        ben = store.person("Ben").id
+    assert len(answers) == len(exported.judgements)
+    assert other == [each for each in answers if each["repeat"] or each["answer"] != "ranked"]
+    reasons = {(each["answer"], each["reason"]) for each in other if not each["repeat"]}
+    assert reasons == {("skipped", "Aki cannot read it"), ("skipped", "Ben cannot read it"), ("all_bad", "all false")}
+    repeats = [each for each in other if each["repeat"]]
+    assert len(repeats) >= 2
+    one = next(each for each in answers if each["rater"] == ben and each["prompt"] == "prompt 7" and not each["repeat"])
+    flags = [each.pop("flags") for each in one["candidates"]]
+    assert sorted(flags) == [[], [], ["unsafe"]]
+    assert flags[one["order"][0]] == ["unsafe"]
+    assert one["comment"].startswith("良い ")
+    assert {name: one[name] for name in ("version", "lang", "task", "answer", "ranks", "reason", "confidence", "columns")} == {
+        **{"version": 1, "lang": "en", "task": "rank", "answer": "ranked", "ranks": [1, 1, 3], "reason": None},
+        **{"confidence": None, "columns": {"topic": "hidden column 7"}},
+    }
+    assert one["candidates"][1] == {
+        **{"model": "lab/secret-model-1", "seed": 7, "text": "text 7.1", "lang": "en", "names_model": False},
+    }
+    assert (one["revision"], one["at"], one["seconds"]) == (2, NOW, 10.0)
+
+
+def test_the_manifest(project: Path) -> None:
+    shown = json.loads(konomi("export", "people", "--out", "out", "--json").stdout)
+    assert shown == json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
+    for name in ("rankings", "pairs", "scores", "answers", "other"):
+        entry = shown["files"][name]
+        assert entry["name"] == f"{name}.jsonl"
+        assert entry["sha256"] == hashlib.sha256(Path("out", entry["name"]).read_bytes()).hexdigest()
+        assert entry["counts"]["records"] == len(rows(Path("out", entry["name"])))
+    assert shown["files"]["pairs"]["format"] == "pairs"
+    assert shown["files"]["other"]["format"] == "answers"
+    assert shown["project"] == "people"
+    repeats = shown["answers"].pop("repeats")
+    assert repeats >= 2
+    assert shown["answers"] == {"raters": 2, "ranked": 20, "all_bad": 2, "skipped": 2}
+
+
+def test_export_while_another_process_writes(project: Path) -> None:
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from konomi.feedback.project import open_project
+from people_at_work import answer_to
+with open_project(Path("people")).store() as store:
+    person = store.person("Aki")
+    shown = store.shown(person, store.mine(person)[0].shown)
+    print("ready", flush=True)
+    for n in range(1_000_000):
+        store.answer(person, answer_to(shown, comment=f"number {{n}}"), time.time())
+        if n == 5:
+            print("writing", flush=True)
+        time.sleep(0.02)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    assert [writer.stdout.readline() for _ in range(2)] == ["ready\n", "writing\n"]
+    found = []
+    for n in range(3):
+        konomi("export", "people", "--out", f"out{n}")
+        answers = rows(Path(f"out{n}/answers.jsonl"))
+        found += [int(each["comment"].split()[1]) for each in answers if each["comment"].startswith("number")]
+        assert len(answers) == len({(each["rater"], each["prompt"], each["repeat"]) for each in answers})
+    assert writer.poll() is None  # it went on all the time
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    assert len(found) == 3
+    assert found[0] < found[1] < found[2]
+
+
+def test_export_on_its_own_connection_while_threads_write(project: Path) -> None:
+    with open_project(project).store() as store:
+        person = store.person("Ben")
+        shown = store.shown(person, store.mine(person)[0].shown)
+        assert shown is not None
+        more = threading.Thread(target=lambda: [store.answer(person, answer_to(shown), NOW) for _ in range(10)])  # type: ignore[arg-type]
+        more.start()
+        sizes = {len(store.export().judgements) for _ in range(5)}
+        more.join()
+        assert sizes == {len(store.export().judgements)}
+        assert store.mine(person)[0].revision >= 11
+
+
+def test_nothing_ranked_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened, _ = create_project(Path("p"), tasks(2))
+    assert "nobody has answered anything yet: there is nothing to export" in konomi("export", "p", "--out", "o", code=2).stderr
+    with opened.store() as store:
+        aki = store.add_person("Aki")[0]
+        shown = store.next_task(aki, NOW)
+        assert shown is not None
+        store.answer(aki, skip(shown), NOW)
+    result = konomi("export", "p", "--out", "o")
+    assert "nobody has ranked anything yet: there are no rankings, pairs and scores" in result.stderr
+    assert {each.name for each in Path("o").iterdir()} == {"answers.jsonl", "other.jsonl", "manifest.json"}
+
+
+def test_where_an_export_cannot_go(project: Path) -> None:
+    Path("there").mkdir()
+    assert "there: is there already and is not overwritten; give another name or remove it" in (
+        konomi("export", "people", "--out", "there", code=2).stderr
+    )
+    Path("file").touch()
+    with open_project(project).store() as store, pytest.raises(RunError, match="file/out: cannot be made: Not a directory"):
+        write_export(store.export(), Path("file/out"))
+    assert {each.name for each in Path().iterdir()} == {"people", "there", "file"}
+
+
+def test_an_export_that_fails_leaves_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_project(project).store() as store:
+        exported = store.export()
+    first = next(iter(exported.items.values()))
+    first.candidates[0].source["model"] = {1, 2}  # what JSON cannot hold
+    with pytest.raises(TypeError):
+        write_export(exported, Path("out"))
+    assert {each.name for each in Path().iterdir()} == {"people"}
+
+
+# pairs
+
+
+def ranking(ranks: tuple[int, ...], rater: str, texts: str = "abc", prompt: str = "p") -> Ranking:
+    return Ranking(prompt, tuple(texts[: len(ranks)]), ranks, rater, SOURCE)
+
+
+def test_pairs_of_one_rater_and_of_several() -> None:
+    one = pairs([ranking((2, 1, 1), "x")])
+    assert one == [
+        Pair("p", "b", "a", 1.0, rater="x", source=SOURCE),
+        Pair("p", "c", "a", 1.0, rater="x", source=SOURCE),
+        Pair("p", "b", "c", 0.5, rater="x", source=SOURCE),
+    ]
+    # the same texts in another order, and a prompt that differs in white space alone, are the same comparison
+    mixed = pairs([ranking((1, 2), "x"), ranking((1, 2), "y", "ba", " p "), ranking((1, 2), "z"), ranking((1, 1), "y", "bc")])
+    assert mixed == [
+        Pair("p", "a", "b", pytest.approx(2 / 3), source=SOURCE),  # type: ignore[arg-type]
+        Pair("p", "b", "c", 0.5, rater="y", source=SOURCE),
+    ]
+
+
+@given(st.lists(st.lists(st.integers(1, 3), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_pairs_say_what_the_raters_said(ranks: list[list[int]]) -> None:
+    found = pairs([ranking((a, b, c), str(n)) for n, (a, b, c) in enumerate(ranks)])
+    assert len(found) == 3
+    for pair in found:
+        i, j = "abc".index(pair.chosen), "abc".index(pair.rejected)
+        votes = [1.0 if each[i] < each[j] else 0.0 if each[i] > each[j] else 0.5 for each in ranks]
+        assert pair.label == pytest.approx(sum(votes) / len(votes))
+        assert pair.label >= 0.5
+
+
+def test_rankings_are_the_first_words_of_each(project: Path) -> None:
+    with open_project(project).store() as store:
+        exported = store.export()
+    found = rankings(exported)
+    assert len({(each.prompt, each.rater) for each in found}) == len(found) == 20
+
+
+# projects
+
+
+def test_a_project_is_its_owners_alone_and_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "people"
+    settings = Settings(overlap=1.5, repeats=0.2, lease_minutes=5, k_max=4, seed=7)
+    made, imported = create_project(path, tasks(3), title="天気", settings=settings)
+    assert imported.added == 3
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.iterdir()} == {
+        **{"project.json": 0o600, "guidelines.md": 0o600, "labels.sqlite3": 0o600}
+    }
+    assert open_project(path) == made
+    assert (made.title, made.lang, made.languages, made.settings) == ("天気", "en", ("ja", "en"), settings)
+    assert "# ガイドライン" in made.guidelines()
+    assert "# Guidelines" in made.guidelines()
+    with made.store() as store:
+        assert store.settings == settings
+        assert store.next_task(store.add_person("a")[0], NOW) is not None
+    assert [each.name for each in path.parent.iterdir()] == ["people"]
+
+
+def test_tasks_come_from_a_file_of_candidates(tmp_path: Path) -> None:
+    made = [Task(f"今日は {n}", (Candidate("晴れ", {"model": "m"}), Candidate("雨")), {"n": n}) for n in range(2)]
+    write_records(tmp_path / "candidates.jsonl", made)
+    given = tasks_of(tmp_path / "candidates.jsonl")
+    assert given == [NewTask.of(task) for task in read_tasks(tmp_path / "candidates.jsonl")]
+    (tmp_path / "empty").mkdir()
+    project, imported = create_project(tmp_path / "empty", given)
+    assert (project.lang, project.title, imported.added) == ("ja", "empty", 2)
+    assert create_project(tmp_path / "en", given, lang="en")[0].lang == "en"
+    german = [NewTask(each.prompt, each.candidates, lang="de") for each in given]
+    assert create_project(tmp_path / "de", german)[0].lang == "ja"  # the page does not speak German
+
+
+def test_what_cannot_become_a_project(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for there in ("full", "full/x"):
+        with pytest.raises(DataError, match=f"{there}: is there already and is no project; give another name or remove it"):
+            create_project(tmp_path / there, tasks(1))
+    with pytest.raises(DataError, match="no tasks: there is nothing to label"):
+        create_project(tmp_path / "p", [])
+    with pytest.raises(RunError, match="x/p: cannot be made: Not a directory"):
+        create_project(tmp_path / "full" / "x" / "p", tasks(1))
+    assert [each.name for each in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2; this konomi reads up to version 1: update konomi"),
+        ({"version": None}, "not the settings of a project: there is no version"),
+        ({"titel": "x"}, r"unknown key 'titel' \(did you mean 'title'\?\); known: version, title, .*"),
+        ({"title": None}, "title has to be a text, created a number, languages a list"),
+        (
+            {"languages": ["ja", "fr"]},
+            r"languages \['ja', 'fr'\] and lang 'en'; some of ja, en are needed, and lang one of these",
+        ),
+        ({"languages": []}, r"languages \[\] and .*"),
+        ({"languages": ["ja"]}, r"languages \['ja'\] and lang 'en'; .*"),
+        ({"settings": 3}, "settings has to be an object"),
+        ({"settings": {"overlap": 2}}, "no 'settings.repeats'; add it"),
+        ({"settings": {**vars(Settings()), "overlp": 2}}, r"unknown key 'settings.overlp' \(did you mean 'overlap'\?\); .*"),
+        ({"settings": {**vars(Settings()), "overlap": 0}}, "settings: overlap is 0; a number from 1 to 100 is needed"),
+    ],
+)
+def test_settings_that_were_edited_wrongly(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    create_project(tmp_path / "p", tasks(1))
+    file = tmp_path / "p" / "project.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**said, **change}), encoding="utf-8")
+    with pytest.raises(DataError, match=f"project.json: {message}$"):
+        open_project(tmp_path / "p")
+
+
+def test_what_is_no_project(tmp_path: Path) -> None:
+    message = "nothing: no project.json there; konomi label PROJECT --candidates FILE makes a project"
+    assert message in konomi("export", str(tmp_path / "nothing"), "--out", "o", code=2).stderr
+    create_project(tmp_path / "p", tasks(1))
+    file = tmp_path / "p" / "project.json"
+    for text, said in (
+        (b"{", "project.json: not JSON: "),
+        (b"[]", "project.json: not the settings of a project"),
+        (b"\xff", "not JSON"),
+    ):
+        file.write_bytes(text)
+        with pytest.raises(DataError, match=said):
+            open_project(tmp_path / "p")
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(DataError, match=r"project\.json: cannot be read: Is a directory"):
+        open_project(tmp_path / "p")
+
+
+def test_guidelines_that_cannot_be_read(tmp_path: Path) -> None:
+    project, _ = create_project(tmp_path / "p", tasks(1))
+    file = tmp_path / "p" / "guidelines.md"
+    file.write_text("# 自分の", encoding="utf-8")
+    assert project.guidelines() == "# 自分の"
+    file.write_bytes("日本".encode("shift_jis"))
+    with pytest.raises(DataError, match=r"guidelines\.md: not UTF-8 text \(invalid start byte at byte 0\); save it as UTF-8"):
+        project.guidelines()
+    file.unlink()
+    with pytest.raises(DataError, match=r"guidelines\.md: cannot be read: No such file or directory; write one: it may be empty"):
+        project.guidelines()
+
+
+# forget
+
+
+def test_forget_by_name(project: Path) -> None:
+    with open_project(project).store() as store:
+        ben = store.person("Ben")
+        answered = store.progress(ben, NOW).mine
+    result = konomi("forget", "people", "Ben", "--yes")
+    said = f"removed: Ben and {answered} answers; rows of {ben.id} in earlier exports are still there\n"
+    assert result.stdout == said
+    konomi("export", "people", "--out", "out")
+    assert {each["rater"] for each in rows(Path("out/answers.jsonl"))} != {ben.id}
+    assert len({each["rater"] for each in rows(Path("out/answers.jsonl"))}) == 1
+    data = Path("people/labels.sqlite3").read_bytes()
+    assert "良い".encode() not in data
+    assert ben.id.encode() not in data
+    assert "there is no person 'Ben'" in konomi("forget", "people", "Ben", "--yes", code=2).stderr
+
+
+def test_forget_asks_first(project: Path) -> None:
+    with open_project(project).store() as store:
+        aki = store.person("Aki")
+    for answer in ("n\n", ""):
+        result = CliRunner().invoke(app, ["forget", "people", aki.id], input=answer)
+        assert result.exit_code == 1
+        assert f"Remove Aki ({aki.id}) and all their answers for good?" in result.output
+    with open_project(project).store() as store:
+        assert store.person("Aki") == aki
+    assert CliRunner().invoke(app, ["forget", "people", aki.id], input="y\n").exit_code == 0
+    with open_project(project).store() as store:
+        assert [each.name for each in store.people()] == ["Ben"]
+
+
+def test_shown_and_exported_are_different_types() -> None:
+    from konomi.feedback.records import ShownText
+
+    assert set(Shown.__dataclass_fields__) == {"id", "prompt", "lang", "texts"}
+    assert set(ShownText.__dataclass_fields__) == {"key", "text", "lang", "flags"}
