@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from konomi.runs import RunDir
 
+expect.set_options(timeout=20_000)  # the machine may be busy
 if CHROMIUM is None:
     pytest.skip("there is no chromium: apt-get install chromium (make install-dev does so as root)", allow_module_level=True)
 
@@ -55,7 +56,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         context = browser.new_context(**{"locale": "ja-JP", "viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(8000)
+        page.set_default_timeout(30_000)
         with watched(page) as found:
             complaints.append(found)
         page.goto(address)
@@ -484,12 +485,19 @@ def test_runs_are_watched_as_they_go(two_runs: list[RunDir], visit: Callable[...
         expect(page.locator("#alerts p")).to_have_count(0)
         # it goes on, too far; the other one dies
         two_runs[0].append_metrics(13, {"ppo/mean_scores": 0.5, "objective/kl": 28.0})
+        difference = {"mean": 1.25, "low": 1.0, "high": 1.5, "level": 0.95, "wins": 5, "losses": 2, "ties": 1}
+        text = {"prompt": "朝食は", "before": "<i>普通</i>", "after": "最高でした", "score_before": 0.1, "score_after": 2.0}
+        two_runs[1].write_json("compare.json", {"version": 1, "difference": difference, "texts": [text]})
         two_runs[1].set_status("failed", "out of memory")
         expect(page.locator("#alerts p")).to_have_count(2)
         expect(page.locator("#alerts")).to_contain_text("the KL 28 is near its cap 30")
         expect(page.locator("#alerts")).to_contain_text("second: failed. out of memory")
         expect(figures.first.locator("svg")).to_have_attribute("aria-label", "Reward: first 0.5, second 1.2")
+        expect(page.locator("#compare")).to_contain_text("Mean difference of the scores 1.25 (95 % interval 1 to 1.5); 5 wins")
+        page.locator("#compare summary").click()
+        expect(page.locator("#compare .text").first).to_have_text("<i>普通</i>")
         page.locator('[data-run="1"]').uncheck()
+        expect(page.locator("#compare-part")).to_be_hidden()
         expect(figures.first.locator("path.line")).to_have_count(1)
         page.locator("#all-curves").check()
         expect(figures).to_have_count(6)

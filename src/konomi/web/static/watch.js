@@ -1,5 +1,6 @@
 // Runs as they go: curves over each other, alerts, and what the model writes for the same prompts. Reads, and touches nothing.
 import { call, pause } from "./api.js";
+import { beforeAfter } from "./before_after.js";
 import { chart, figure, svg } from "./chart.js";
 import { alarm } from "./status.js";
 import { make, write } from "./text.js";
@@ -41,6 +42,10 @@ async function look() {
       run.rows = anew ? rows : [...run.rows, ...rows];
       changed ||= anew;
       if (rows.length || !run.samples.length) run.samples = (await call("GET", `${at}/samples`)).samples;
+      if (!run.compare && info.status !== "running") {
+        run.compare = (await call("GET", `${at}/compare`)).compare;
+        changed ||= run.compare !== null;
+      }
       changed ||= rows.length > 0;
     }
     tries = 0;
@@ -71,7 +76,14 @@ function draw() {
   if (focused !== undefined) find("runs").querySelector(`[data-run="${CSS.escape(focused)}"]`)?.focus();
   curves();
   texts();
+  const opened = openParts("compare");
+  const compared = beforeAfter(chosen());
+  find("compare").replaceChildren(...compared);
+  find("compare-part").hidden = !compared.length;
+  for (const each of find("compare").querySelectorAll("details")) each.open = opened.has(each.dataset.prompt);
 }
+
+const openParts = (id) => new Set([...find(id).querySelectorAll("details[open]")].map((each) => each.dataset.prompt));
 
 function curves() {
   const keys = [...new Set(chosen().flatMap((run) => run.rows.flatMap((row) => Object.keys(row))))].filter((key) => !/^(update|time|episodes)$/.test(key));
@@ -144,7 +156,7 @@ function texts() {
       prompts.set(sample.prompt, at);
     }
   }
-  const opened = new Set([...find("texts").querySelectorAll("details[open]")].map((each) => each.dataset.prompt));
+  const opened = openParts("texts");
   const made = [...prompts].slice(0, 40).map(([prompt, all]) => {
     const head = make("h3");
     write(head, prompt, "", t("empty_text"));
