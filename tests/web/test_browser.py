@@ -15,9 +15,9 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 pytest.importorskip("axe_core_python", reason="axe-core-python is not installed: make install-dev")
 
 from axe_core_python.sync_playwright import Axe
-from browsing import CHROMIUM, Server, project_of, watched
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from browsing import CHROMIUM, Server, project_of, watched
 from konomi.runs import RunDir
 
 expect.set_options(timeout=20_000)  # the machine may be busy
@@ -53,7 +53,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     complaints: list[list[str]] = []
 
     def open_page(address: str, **options: Any) -> Page:
-        context = browser.new_context(**{"locale": "ja-JP", "viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | options)
+        usual = {"locale": "ja-JP", "viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
+        context = browser.new_context(**usual | options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(30_000)
@@ -78,9 +79,8 @@ def begin(page: Page) -> None:
 
 def next_shown(page: Page, before: str) -> str:
     """Wait until another task than ``before`` is there."""
-    page.wait_for_function(
-        "before => { const task = document.getElementById('task'); return task && !task.hidden && task.dataset.shown !== before; }", arg=before
-    )
+    there = "before => { const task = document.getElementById('task'); return task && !task.hidden && task.dataset.shown !== before; }"
+    page.wait_for_function(there, arg=before)
     return str(page.locator("#task").get_attribute("data-shown"))
 
 
@@ -97,7 +97,8 @@ def wanted_ranks(values: list[int]) -> list[int]:
 @pytest.fixture
 def thirty(tmp_path: Path) -> Iterator[Server]:
     """30 tasks of 2 to 5 texts, some of equal worth; the prompts are all different."""
-    tasks = [[f"{place} 番目の文。良さ {(number * place + place) % 4}" for place in range(2 + number % 4)] for number in range(30)]
+    counts = [2 + number % 4 for number in range(30)]
+    tasks = [[f"{place} 番目の文。良さ {(number * place + place) % 4}" for place in range(k)] for number, k in enumerate(counts)]
     with Server(project_of(tmp_path / "project", tasks)) as server:
         yield server
 
@@ -229,7 +230,8 @@ def test_hostile_texts_run_nothing_and_break_no_layout(tmp_path: Path, visit: Ca
                     const outer = card.getBoundingClientRect();
                     return [...card.querySelectorAll('*')].every(each => {
                         const inner = each.getBoundingClientRect();
-                        return each.closest('.unseen, .text *') || (inner.left >= outer.left - 1 && inner.right <= outer.right + 1);
+                        const inside = inner.left >= outer.left - 1 && inner.right <= outer.right + 1;
+                        return inside || each.closest('.unseen, .text *');
                     });
                 })""")
                 expect(page.locator("#submit")).to_be_in_viewport()
@@ -249,7 +251,7 @@ def test_what_is_not_seen_is_marked(tmp_path: Path, visit: Callable[..., Page]) 
         texts = page.locator(".card .text")
         odd, other = (texts.nth(i) for i in ((0, 1) if "gnp" in texts.nth(0).inner_text() else (1, 0)))
         marks = odd.locator(".code").all_inner_texts()
-        assert marks == "U+202E U+2066 U+200B U+200D U+00AD U+FEFF U+2028 U+0000 U+E0041".split()
+        assert marks == ["U+202E", "U+2066", "U+200B", "U+200D", "U+00AD", "U+FEFF", "U+2028", "U+0000", "U+E0041"]
         assert other.inner_text() == plain
         assert other.get_attribute("lang") == "ja"
 
@@ -270,8 +272,8 @@ def test_an_answer_outlives_the_network(tmp_path: Path, visit: Callable[..., Pag
         expect(state).to_have_attribute("data-state", "offline")
         expect(state).to_contain_text("1 件")
         assert server.judgements() == []
-        [waiting] = page.evaluate("Object.keys(localStorage).filter(key => key.startsWith('konomi.outbox')).map(key => localStorage[key])")
-        assert json.loads(waiting)[0]["kind"] == "ranked"
+        [waiting] = page.evaluate("Object.entries(localStorage).filter(([key]) => key.startsWith('konomi.outbox'))")
+        assert json.loads(waiting[1])[0]["kind"] == "ranked"
         page.context.set_offline(False)
         expect(state).to_have_attribute("data-state", "saved")
         page.locator(".card").first.wait_for()
@@ -467,7 +469,8 @@ def two_runs(tmp_path: Path) -> list[RunDir]:
         for update in range(1, 13):
             figures = {"ppo/mean_scores": update / 10, "objective/kl": update / 2, "objective/kl_coef": 0.05, "odd/key": 1.0}
             run.append_metrics(update, figures | {"objective/entropy": 40.0 - update, "tokens/responses_len_mean": 12.0})
-            run.append_samples(update, [{"prompt": "フロントの対応は", "response": f"{update} 回目の文", "score": 1.0, "kl": 1.0}])
+            sample = {"prompt": "フロントの対応は", "response": f"{update} 回目の文", "score": 1.0, "kl": 1.0}
+            run.append_samples(update, [sample])
         runs.append(run)
     return runs
 

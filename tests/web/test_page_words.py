@@ -36,7 +36,19 @@ def test_every_key_that_is_asked_for_is_there(path: Path) -> None:
 
 def test_no_key_is_left_over() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
-    families = ("state_", "kind_", "status_", "flag_", "confidence_", "progress_", "better_label", "before", "after", "worse_label", "clear_label")
+    families = (
+        "state_",
+        "kind_",
+        "status_",
+        "flag_",
+        "confidence_",
+        "progress_",
+        "better_",
+        "worse_",
+        "clear_",
+        "before",
+        "after",
+    )
     left = [key for key in WORDS["en"] if f'"{key}"' not in text and f".{key}" not in text and not key.startswith(families)]
     assert left == []
 
