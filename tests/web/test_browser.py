@@ -79,8 +79,7 @@ def begin(page: Page) -> None:
 
 def next_shown(page: Page, before: str) -> str:
     """Wait until another task than ``before`` is there."""
-    there = "before => { const task = document.getElementById('task'); return task && !task.hidden && task.dataset.shown !== before; }"
-    page.wait_for_function(there, arg=before)
+    page.wait_for_function("before => task && !task.hidden && task.dataset.shown !== before", arg=before)
     return str(page.locator("#task").get_attribute("data-shown"))
 
 
