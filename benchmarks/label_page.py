@@ -146,11 +146,8 @@ def main() -> None:
             server.terminate()
             server.wait()
         for name, values in found.items():
-            ninety_five = statistics.quantiles(values, n=20)[-1]
-            median = statistics.median(values)
-            print(
-                f"{name:>8}: median {median:5.1f} ms, 95 % under {ninety_five:5.1f} ms, slowest {max(values):5.1f} ms, n = {len(values)}"
-            )
+            middle, most = statistics.median(values), statistics.quantiles(values, n=20)[-1]
+            print(f"{name:>8}: median {middle:5.1f} ms, 95 % under {most:5.1f} ms, slowest {max(values):5.1f} ms, n = {len(values)}")
 
 
 if __name__ == "__main__":

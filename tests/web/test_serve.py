@@ -8,6 +8,8 @@ import random
 import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -21,7 +23,7 @@ from konomi.cli import app
 from konomi.errors import ConfigError
 from konomi.feedback.project import open_project
 from konomi.web.serve import address_of, check_host, listen
-from label_site import OURS, Server, candidates_file, free_port, make_project, serving
+from label_site import OURS, Server, candidates_file, environment, free_port, make_project, serving
 
 CLIENTS, EACH, KILLS = 20, 10, 10
 
@@ -222,3 +224,26 @@ def test_a_damaged_store_and_no_project(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["label", str(project.path)])
     assert said.exit_code == 2
     assert "labels.sqlite3" in said.output
+
+
+def test_the_pages_need_no_torch(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "P")
+    code = f"""
+import sys
+for name in ("torch", "transformers", "accelerate", "datasets", "mlflow", "pandas"):
+    sys.modules[name] = None  # an import of it raises
+from pathlib import Path
+from starlette.testclient import TestClient
+import konomi.web.serve, uvicorn
+from konomi.feedback.project import open_project
+from konomi.web.app import make_app
+from konomi.web.figures import find
+app = make_app(open_project(Path({str(project.path)!r})))
+client = TestClient(app, base_url="http://127.0.0.1")
+for path in ("/start/" + app.state.site.start, "/", "/guidelines", "/people", "/api/next", "/api/guidelines"):
+    assert client.get(path).status_code == 200, path
+app.state.site.store.close()
+assert find(Path({str(project.path)!r})).comparisons == 0
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment())
+    assert said.returncode == 0, said.stderr

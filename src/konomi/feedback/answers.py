@@ -100,16 +100,23 @@ def forget(db: sqlite3.Connection, person: Person) -> int:
     return int(answers)
 
 
-def exported(db: sqlite3.Connection) -> Exported:
-    """All tasks and the latest answers."""
+def everything(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], ...]:
+    """Rows of candidates, tasks and latest answers: quickly, as nobody can save an answer while they are read."""
+    return (
+        db.execute("SELECT task, text, lang, names_model, source FROM candidates ORDER BY task, number").fetchall(),
+        db.execute("SELECT id, prompt, lang, kind, columns FROM tasks ORDER BY id").fetchall(),
+        db.execute(
+            "SELECT task, person, shown.kind, ranks, places, repeat, flags, reason, comment, confidence, seconds, answers.at,"
+            f" shown.revision FROM shown {_LATEST}"
+        ).fetchall(),
+    )
+
+
+def exported(texts_of: list[tuple[Any, ...]], tasks: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> Exported:
+    """What :func:`everything` gave, put together."""
     candidates: dict[int, list[tuple[Any, ...]]] = {}
-    for task, *rest in db.execute("SELECT task, text, lang, names_model, source FROM candidates ORDER BY task, number"):
+    for task, *rest in texts_of:
         candidates.setdefault(task, []).append(tuple(rest))
-    tasks = db.execute("SELECT id, prompt, lang, kind, columns FROM tasks ORDER BY id").fetchall()
-    rows = db.execute(
-        "SELECT task, person, shown.kind, ranks, places, repeat, flags, reason, comment, confidence, seconds, answers.at,"
-        f" shown.revision FROM shown {_LATEST}"
-    ).fetchall()
     items = {}
     for id, prompt, lang, kind, columns in tasks:
         texts, langs, named, sources = zip(*candidates[id], strict=True)

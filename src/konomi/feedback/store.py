@@ -239,7 +239,8 @@ class Store:
     def export(self) -> Exported:
         """All tasks and the latest answers, as they are at one moment, while others may go on writing."""
         with self._database.snapshot() as db:
-            return answers.exported(db)
+            rows = answers.everything(db)
+        return answers.exported(*rows)
 
 
 def _meta(db: sqlite3.Connection, key: str) -> str:
