@@ -79,7 +79,7 @@ def begin(page: Page) -> None:
 
 def next_shown(page: Page, before: str) -> str:
     """Wait until another task than ``before`` is there."""
-    page.wait_for_function("before => task && !task.hidden && task.dataset.shown !== before", arg=before)
+    page.locator(f"#task[data-shown]:not([hidden]):not([data-shown='{before}'])").wait_for()
     return str(page.locator("#task").get_attribute("data-shown"))
 
 
