@@ -147,7 +147,8 @@ def main() -> None:
             server.wait()
         for name, values in found.items():
             middle, most = statistics.median(values), statistics.quantiles(values, n=20)[-1]
-            print(f"{name:>8}: median {middle:5.1f} ms, 95 % under {most:5.1f} ms, slowest {max(values):5.1f} ms, n = {len(values)}")
+            count, top = len(values), max(values)
+            print(f"{name:>8}: median {middle:5.1f} ms, 95 % under {most:5.1f} ms, slowest {top:5.1f} ms, n = {count}")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def made(path: Path, samples: int = 1) -> Exported:
     project, _ = create_project(path, tasks_of_comparison(comparison(20, samples), "run-1"))
     with project.store() as store:
         answered(store, "one", "新しい")
-        answered(store, "other", "0")  # finds all the same: it stands in every text
+        answered(store, "other", "文")  # finds all the same: it stands in every text
         return store.export()
 
 

@@ -194,25 +194,27 @@ def test_a_port_that_is_taken() -> None:
         free.bind(("127.0.0.1", port))
 
 
+JAPANESE = {"LC_ALL": "ja_JP.UTF-8"}
+
+
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "message", "japanese"),
     [
-        (
-            '{"version":1,"prompt":"p","candidates":[{"text":"a"}]}',
-            "fewer than two candidates; nothing can be compared; add one or remove the row",
-        ),
-        ('{"version":1,"prompt":"p","candidates":[{"text":"a"},{"text":"a"}]}', "same"),
-        ("", "no rows in it"),
+        ('{"version":1,"prompt":"p","candidates":[{"text":"a"}]}', "fewer than two candidates; nothing", "候補が2つに満たない"),
+        ('{"version":1,"prompt":"p","candidates":[{"text":"a"},{"text":"a"}]}', "are the same text", "同じ候補が2つある"),
+        ("", "no rows in it", "課題がありません"),
     ],
     ids=["K = 1", "a candidate twice", "empty"],
 )
-def test_candidates_that_cannot_be_ranked(tmp_path: Path, rows: str, message: str) -> None:
+def test_candidates_that_cannot_be_ranked(tmp_path: Path, rows: str, message: str, japanese: str) -> None:
     file = tmp_path / "c.jsonl"
     file.write_text(f"{rows}\n" if rows else "", "utf-8")
-    said = CliRunner().invoke(app, ["label", str(tmp_path / "P"), "--candidates", str(file)])
-    assert said.exit_code == 2
-    assert message in said.output
-    assert not (tmp_path / "P").exists()
+    for locale in ({"LC_ALL": "en_US.UTF-8"}, JAPANESE):
+        said = CliRunner().invoke(app, ["label", str(tmp_path / "P"), "--candidates", str(file)], env=locale)
+        assert said.exit_code == 2
+        assert message in said.output
+        assert (japanese in said.output) == (locale is JAPANESE)
+        assert not (tmp_path / "P").exists()
 
 
 def test_a_damaged_store_and_no_project(tmp_path: Path) -> None:
@@ -221,9 +223,10 @@ def test_a_damaged_store_and_no_project(tmp_path: Path) -> None:
     assert "no project yet; --candidates FILE makes one" in said.output
     project = make_project(tmp_path / "P")
     project.labels.write_bytes(b"SQLite format 3\0" + b"\x55" * 5000)
-    said = CliRunner().invoke(app, ["label", str(project.path)])
+    said = CliRunner().invoke(app, ["label", str(project.path)], env=JAPANESE)
     assert said.exit_code == 2
-    assert "labels.sqlite3" in said.output
+    assert "回答を保存しているファイルが壊れています。" in said.output
+    assert "labels.sqlite3: damaged, or not a database" in said.output
 
 
 def test_the_pages_need_no_torch(tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from konomi.cli.common import Json, app, told
 from konomi.errors import ConfigError, DataError
 from konomi.files import write_atomic
+
+if TYPE_CHECKING:
+    from konomi.feedback.project import Project as LabelProject
 
 Project = Annotated[Path, typer.Argument(metavar="PROJECT", help="The directory of a labelling project.")]
 
@@ -51,21 +55,15 @@ def label(
 
     The first time: konomi label PROJECT --candidates FILE. Later konomi label PROJECT goes on.
     """
-    from konomi.feedback.project import create_project, open_project, tasks_of
     from konomi.web.serve import check_host, serve
+    from konomi.web.words import beside
 
     check_host(host, allow_network)
-    if not (project / "project.json").exists():
-        if candidates is None:
-            raise ConfigError(f"{project}: no project yet; --candidates FILE makes one, with a file that konomi sample wrote")
-        opened, imported = create_project(project, tasks_of(candidates))
-        _say_imported(imported.added, imported.known, imported.notes)
-    else:
-        opened = open_project(project)
-        if candidates is not None:
-            with opened.store() as store:
-                imported = store.add_tasks(tasks_of(candidates))
-            _say_imported(imported.added, imported.known, imported.notes)
+    try:
+        opened = _opened(project, candidates)
+        opened.store().close()  # whether it is whole is told before anything is served
+    except DataError as error:
+        raise DataError(beside(str(error), os.environ)) from None
     invite = list(dict.fromkeys(people or []))
     serve(opened, host=host, port=port, allow_network=allow_network, names=name or [], say=_say, invite=invite)
     typer.echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
@@ -84,6 +82,24 @@ def watch(
     from konomi.web.serve import serve
 
     serve(None, runs=runs, host=host, port=port, allow_network=allow_network, names=name or [], say=_say)
+
+
+def _opened(project: Path, candidates: Path | None) -> LabelProject:
+    """The project, made if it is not there, with the candidates in it. Raises DataError, ConfigError: that cannot be."""
+    from konomi.feedback.project import create_project, open_project, tasks_of
+
+    if (project / "project.json").exists():
+        opened = open_project(project)
+        if candidates is None:
+            return opened
+        with opened.store() as store:
+            imported = store.add_tasks(tasks_of(candidates))
+    elif candidates is None:
+        raise ConfigError(f"{project}: no project yet; --candidates FILE makes one, with a file that konomi sample wrote")
+    else:
+        opened, imported = create_project(project, tasks_of(candidates))
+    _say_imported(imported.added, imported.known, imported.notes)
+    return opened
 
 
 def _say(line: str) -> None:

@@ -70,7 +70,7 @@ def _vote(item: Item, said: Judgement, ranks: tuple[int, ...]) -> Vote:
     same = item.kind == "same"
     before, after = (0, 1) if same else [[c.source["model"] for c in item.candidates].index(side) for side in SIDES]
     scores = [item.candidates[number].source.get("score") for number in (before, after)]
-    known = not same and all(isinstance(score, (int, float)) for score in scores)
+    known = [float(score) for score in scores if not same and isinstance(score, (int, float))]
     return Vote(
         item.prompt,
         item.candidates[before].text,
@@ -78,7 +78,7 @@ def _vote(item: Item, said: Judgement, ranks: tuple[int, ...]) -> Vote:
         (1 + (ranks[after] < ranks[before]) - (ranks[after] > ranks[before])) / 2,
         said.rater,
         after_first=said.order.index(after) < said.order.index(before),
-        gap=scores[1] - scores[0] if known else None,
+        gap=known[1] - known[0] if len(known) == 2 else None,
         same=same,
     )
 

@@ -67,7 +67,7 @@ def reader_language(request: Request) -> str:
     wishes = (
         (request.query_params.get("lang"), cookie, default) if is_page else (request.query_params.get("lang"), header, cookie)
     )
-    return next((wish for wish in wishes if wish in known), default)
+    return next((wish for wish in wishes if wish is not None and wish in known), str(default))
 
 
 def refused(request: Request, refusal: Refusal) -> Response:
