@@ -8,7 +8,17 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: install install-dev demo test mutants check bench bench-demo clean
+# The tests of the pages use Debian's chromium and are skipped without it: nothing fails for want of it.
+NO_BROWSER := No chromium: the tests of the pages will be skipped. On Debian and Ubuntu, as root: apt-get install chromium fonts-noto-cjk
+define BROWSER
+if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then :; \
+elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk; } \
+    >/dev/null || echo '$(NO_BROWSER)'; \
+else echo '$(NO_BROWSER)'; fi
+endef
+
+.PHONY: install install-dev demo test test-long mutants check bench bench-demo clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "konomi needs Python 3.10 or later; this is %d.%d. Try: make PYTHON=python3.11" % v[:2])'
@@ -20,6 +30,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@$(BROWSER)
 	@touch $@
 
 install: $(VENV)/.installed
@@ -30,6 +41,9 @@ demo: install
 
 test: install-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+test-long: install-dev
+	KONOMI_LONG=1 $(BIN)/python -m pytest -s tests/jobs/test_public_labels.py $(ARGS)
 
 mutants: install-dev
 	$(BIN)/python tests/mutants.py $(ARGS)

@@ -154,7 +154,9 @@ def _let_in(request: Request, session: str | None) -> Response:
 
 def _pages() -> Environment:
     loader = FileSystemLoader(HERE / "templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # half the size for Japanese
+    return pages
 
 
 def _page(request: Request, name: str) -> Response:
@@ -163,7 +165,8 @@ def _page(request: Request, name: str) -> Response:
     template = request.app.state.pages.get_template(f"label/{name}.html")
     words = {lang: each for lang, each in catalogue("page").items() if lang in site.languages}
     title = site.project.title if site.project else "konomi"
-    return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, admin=person.admin))
+    parts = {"project": site.project is not None, "runs": bool(site.runs) and person.admin, "admin": person.admin}
+    return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, **parts))
 
 
 def _explain(request: Request, error: Exception) -> Response:

@@ -1,0 +1,85 @@
+// The cards of one task: what is written on them and what can be done to each. They say what was done, and decide nothing.
+import { fill, t } from "./words.js";
+import { make, write } from "./text.js";
+
+export const FLAGS = ["unsafe", "broken", "reveals"];
+export const letter = (index) => String.fromCharCode(65 + index);
+
+export class Cards {
+  /** @param on {select, move, clear}: each is told the key of a card */
+  constructor(place, task, flags, on) {
+    this.task = task;
+    this.place = place;
+    this.on = on;
+    this.cards = new Map(task.texts.map((each, index) => [each.key, this.build(each, letter(index), flags[each.key] ?? [])]));
+    place.replaceChildren(...this.cards.values());
+    place.dataset.count = task.texts.length;
+  }
+
+  build({ key, text, lang }, name, flags) {
+    const button = (action, sign) => {
+      const made = make("button", "step", { type: "button", "data-action": action }, make("span", "", { "aria-hidden": "true" }, sign));
+      made.addEventListener("click", () => (action === "clear" ? this.on.clear(key) : this.on.move(key, action)));
+      return made;
+    };
+    const words = make("div", "text");
+    write(words, text, lang, t("empty_text"));
+    const boxes = FLAGS.map((flag) => {
+      const box = make("input", "", { type: "checkbox", value: flag });
+      box.checked = flags.includes(flag);
+      return make("label", "check", {}, box, make("span", "", { "data-t": `flag_${flag}` }));
+    });
+    const grip = make("span", "grip", { "aria-hidden": "true", "data-drag": key }, "⠿ ", name);
+    const head = make("div", "head", {}, grip, make("span", "rank"), button("better", "▲"), button("worse", "▼"), button("clear", "×"));
+    const card = make("div", "card", { tabindex: "0", role: "group", "data-key": key }, head, words, make("fieldset", "flags", {}, make("legend", "unseen"), ...boxes));
+    card.dataset.name = name;
+    card.addEventListener("focusin", () => this.on.select(key));
+    card.addEventListener("pointerdown", () => this.on.select(key));
+    return card;
+  }
+
+  name(key) {
+    return this.cards.get(key).dataset.name;
+  }
+
+  focus(key) {
+    const card = this.cards.get(key);
+    card.focus({ preventScroll: true });
+    card.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Write the ranks, which card is selected, and all words in the language of the page. */
+  draw(ranking, selected) {
+    for (const [key, card] of this.cards) {
+      const name = card.dataset.name;
+      const rank = rankWords(ranking, key);
+      const badge = card.querySelector(".rank");
+      badge.textContent = rank;
+      card.classList.toggle("ranked", key in ranking.ranks);
+      card.classList.toggle("selected", key === selected);
+      card.setAttribute("aria-label", t("card_label", { name, rank }));
+      card.querySelector("legend").textContent = t("flags_of", { name });
+      for (const button of card.querySelectorAll(".step")) {
+        const label = t(`${button.dataset.action}_label`, { name });
+        button.setAttribute("aria-label", label);
+        button.title = label;
+      }
+      fill(card);
+    }
+  }
+
+  flags() {
+    const found = {};
+    for (const [key, card] of this.cards) {
+      const set = [...card.querySelectorAll(".flags input:checked")].map((box) => box.value);
+      if (set.length) found[key] = set;
+    }
+    return found;
+  }
+}
+
+/** "2nd, tied" in the language of the page. */
+export function rankWords(ranking, key) {
+  if (!(key in ranking.ranks)) return t("no_rank");
+  return t(ranking.tied(key) ? "rank_tied" : "rank", { rank: ranking.ranks[key] });
+}

@@ -1,0 +1,34 @@
+// The guidelines, and that they have been read.
+import { call, pause } from "./api.js";
+import { alarm } from "./status.js";
+import { plainHtml } from "./text.js";
+import { t } from "./words.js";
+
+const seen = document.getElementById("seen");
+let version;
+let tries = 0;
+
+async function load() {
+  try {
+    const said = await call("GET", "/api/guidelines");
+    version = said.version;
+    const text = plainHtml(said.html);
+    if (!text.textContent.trim()) text.replaceChildren(t("guidelines_empty"));
+    document.getElementById("text").replaceChildren(text);
+    seen.disabled = false;
+    alarm();
+  } catch (failure) {
+    alarm(failure.message);
+    if (failure.passing) setTimeout(load, pause(tries++));
+  }
+}
+
+seen.addEventListener("click", async () => {
+  try {
+    await call("POST", "/api/me", { guidelines_seen: version });
+    location.assign("/");
+  } catch (failure) {
+    alarm(failure.message);
+  }
+});
+load();

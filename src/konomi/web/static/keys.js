@@ -1,0 +1,27 @@
+// The keyboard of the ranking page. Arrow keys and Enter work on a focused card; single keys can be switched off.
+
+const LETTERS = { KeyU: "undo", KeyX: "all_bad", KeyS: "skip", KeyE: "earlier", KeyG: "guidelines" };
+
+/**
+ * What a key press asks for, or null: {do: "rank", rank} and others by name.
+ * Nothing while an input method composes (Enter and digits choose among its proposals), while somebody writes, or in a dialog.
+ */
+export function meaning(event, shortcuts) {
+  if (event.isComposing || event.keyCode === 229) return null;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return null;
+  const at = event.target;
+  if (at.closest?.("textarea, select, input:not([type=checkbox])")) return null;
+  const card = at.classList?.contains("card");
+  if (card && !event.shiftKey) {
+    if (event.key === "Enter") return event.repeat ? null : { do: "submit" };
+    const step = { ArrowUp: "better", ArrowDown: "worse" }[event.key];
+    if (step) return { do: step };
+    const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (way) return { do: "select", way };
+    if (event.key === "Backspace" || event.key === "Delete") return { do: "clear" };
+  }
+  if (!shortcuts || event.shiftKey || event.repeat) return null;
+  const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
+  if (digit) return digit[1] === "0" ? { do: "clear" } : { do: "rank", rank: Number(digit[1]) };
+  return event.code in LETTERS ? { do: LETTERS[event.code] } : null;
+}

@@ -1,0 +1,94 @@
+// Who may answer: invite links, and taking them back.
+import { call } from "./api.js";
+import { alarm, announce } from "./status.js";
+import { make } from "./text.js";
+import { t } from "./words.js";
+
+const find = (id) => document.getElementById(id);
+let people = [];
+let invited = null;
+
+function draw() {
+  const rows = people.map((person) => {
+    const name = make("bdi", "", {}, person.name);
+    const marks = [person.admin && t("admin"), !person.active && t("revoked")].filter(Boolean).join(", ");
+    const row = make("li", "person", {}, name, make("span", "soft", {}, marks));
+    if (!person.admin) row.append(make("span", "acts", {}, inviter(person), person.active ? revoker(person) : ""));
+    return row;
+  });
+  find("people").replaceChildren(...(rows.length ? rows : [make("li", "soft", {}, t("people_none"))]));
+  find("invited").hidden = !invited;
+  if (invited) {
+    document.querySelector('label[for="address"]').textContent = t("invite_text", { name: invited.name });
+    find("address").value = invited.address;
+  }
+}
+
+/** A button for one more link, for who has lost theirs. */
+function inviter(person) {
+  const button = make("button", "", { type: "button" }, t("invite_again"));
+  button.setAttribute("aria-label", t("invite_again_label", { name: person.name }));
+  button.addEventListener("click", () => attempt(() => invite(person.name, `/api/people/${encodeURIComponent(person.id)}/invite`, {})));
+  return button;
+}
+
+/** A button that asks once more before it acts. */
+function revoker(person) {
+  const button = make("button", "", { type: "button" }, t("revoke"));
+  button.setAttribute("aria-label", t("revoke_label", { name: person.name }));
+  button.addEventListener("click", async () => {
+    if (!button.dataset.sure) {
+      button.dataset.sure = "yes";
+      button.textContent = t("revoke_sure");
+      button.setAttribute("aria-label", `${t("revoke_sure")}: ${person.name}`);
+      return;
+    }
+    await attempt(async () => {
+      await call("DELETE", `/api/people/${encodeURIComponent(person.id)}`);
+      await load();
+      announce(t("revoke_done", { name: person.name }));
+    });
+  });
+  return button;
+}
+
+async function attempt(act) {
+  try {
+    await act();
+    alarm();
+  } catch (failure) {
+    alarm(failure.message);
+  }
+}
+
+async function load() {
+  people = (await call("GET", "/api/people")).people;
+  draw();
+}
+
+async function invite(name, path, body) {
+  invited = { name, address: (await call("POST", path, body)).invite };
+  await load();
+  find("address").focus();
+  find("address").select();
+}
+
+find("invite").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = find("person").value.trim();
+  attempt(async () => {
+    await invite(name, "/api/people", { name });
+    event.target.reset();
+  });
+});
+find("copy").addEventListener("click", async () => {
+  find("address").select();
+  try {
+    await navigator.clipboard.writeText(find("address").value);
+    announce(t("copied"));
+  } catch {
+    find("address").focus(); // it is selected: the keyboard copies it
+  }
+});
+document.addEventListener("words", draw);
+attempt(load);

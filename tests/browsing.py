@@ -1,0 +1,76 @@
+"""The real server in a thread, and Debian's Chromium in front of it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from konomi.data.records import Candidate
+from konomi.feedback.project import Project, create_project
+from konomi.feedback.queue import Settings
+from konomi.feedback.records import NewTask
+from konomi.web.app import make_app
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+class Server:
+    """A project that is served. ``address`` lets nobody in; ``start`` does, as its owner."""
+
+    def __init__(self, project: Project | None, runs: Sequence[Path] = ()) -> None:
+        self.project = project
+        self.app = make_app(project, runs=runs, start="start-secret")
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.start = f"{self.address}/start/start-secret"
+        self.server = uvicorn.Server(uvicorn.Config(self.app, log_level="error", ws="none", timeout_graceful_shutdown=1))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+
+    def __enter__(self) -> Server:
+        self.thread.start()
+        while not self.server.started:
+            assert self.thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+        self.socket.close()
+
+    def judgements(self) -> list[Any]:
+        """All that was said, with the items that it is about: (item, judgement)."""
+        assert self.project is not None
+        with self.project.store() as store:
+            exported = store.export()
+        return [(exported.items[each.task], each) for each in exported.judgements]
+
+
+def project_of(path: Path, tasks: Sequence[Sequence[str]], prompts: Sequence[str] = (), **settings: Any) -> Project:
+    """A project of tasks, each given by its texts."""
+    settings = {"repeats": 0.0, "overlap": 1.0} | settings
+    names = [*prompts, *(f"お題 {number}" for number in range(len(prompts), len(tasks)))]
+    made = [
+        NewTask(prompt, tuple(Candidate(text, {"model": f"secret-model-{i}"}) for i, text in enumerate(texts)))
+        for prompt, texts in zip(names, tasks, strict=True)
+    ]
+    return create_project(path, made, title="宿の感想", lang="ja", settings=Settings(**settings))[0]
+
+
+@contextmanager
+def watched(page: Any) -> Iterator[list[str]]:
+    """Collects what a page complains of: errors of scripts, what the policy has refused, dialogs."""
+    found: list[str] = []
+    page.on("pageerror", lambda error: found.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (found.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("console", lambda said: found.append(f"{said.type}: {said.text}") if said.type in ("error", "warning") else None)
+    yield found

@@ -1,0 +1,568 @@
+"""The pages in headless Chromium: people who rank, texts that attack, a network that drops, scans for accessibility."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install-dev")
+pytest.importorskip("axe_core_python", reason="axe-core-python is not installed: make install-dev")
+
+from axe_core_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from browsing import CHROMIUM, Server, project_of, watched
+from konomi.runs import RunDir
+
+expect.set_options(timeout=20_000)  # the machine may be busy
+if CHROMIUM is None:
+    pytest.skip("there is no chromium: apt-get install chromium (make install-dev does so as root)", allow_module_level=True)
+
+WEB = Path(__file__).resolve().parents[2] / "src" / "konomi" / "web"
+HOSTILE = [
+    "<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>",
+    "</div></main><style>* { display: none !important }</style><h1>x",
+    "\u202egnp.exe\u2066 \u200b\u200d\u00ad\ufeff\u2028\u0000 \U000e0041 end",
+    "W" * 4000,
+    "Z̸" + "̷̧̢̛͙͎" * 400 + "alg",
+    '{{ 7 * 7 }} ${alert(1)} javascript:alert(1) " onfocus="alert(1)" autofocus="',
+    "\n" * 200 + "下",
+    "\tcol\tcol\r\nline\rline",
+    "ﷺ" * 300,
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages in contexts of their own; none of them may complain."""
+    contexts: list[BrowserContext] = []
+    complaints: list[list[str]] = []
+
+    def open_page(address: str, **options: Any) -> Page:
+        usual = {"locale": "ja-JP", "viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
+        context = browser.new_context(**usual | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        with watched(page) as found:
+            complaints.append(found)
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    # that a request got no is said by the page itself; what the policy refuses reads otherwise
+    assert [each for each in itertools.chain(*complaints) if not each.startswith("error: Failed to load resource")] == []
+
+
+def begin(page: Page) -> None:
+    """Past the guidelines, which are shown first."""
+    page.wait_for_url("**/guidelines")
+    page.locator("#seen").click()
+    page.locator(".card").first.wait_for()
+
+
+def next_shown(page: Page, before: str) -> str:
+    """Wait until another task than ``before`` is there."""
+    page.locator(f"#task[data-shown]:not([hidden]):not([data-shown='{before}'])").wait_for()
+    return str(page.locator("#task").get_attribute("data-shown"))
+
+
+def qualities(page: Page) -> list[int]:
+    """What the texts on the cards are worth: they say it."""
+    return [int(re.search(r"良さ (\d)", text)[1]) for text in page.locator(".card .text").all_inner_texts()]  # type: ignore[index]
+
+
+def wanted_ranks(values: list[int]) -> list[int]:
+    """1 for the best; equal values tie."""
+    return [1 + sum(other > value for other in values) for value in values]
+
+
+@pytest.fixture
+def thirty(tmp_path: Path) -> Iterator[Server]:
+    """30 tasks of 2 to 5 texts, some of equal worth; the prompts are all different."""
+    counts = [2 + number % 4 for number in range(30)]
+    tasks = [[f"{place} 番目の文。良さ {(number * place + place) % 4}" for place in range(k)] for number, k in enumerate(counts)]
+    with Server(project_of(tmp_path / "project", tasks)) as server:
+        yield server
+
+
+def check_thirty(server: Server) -> None:
+    said = server.judgements()
+    assert len(said) == 30
+    for item, judgement in said:
+        worth = [int(each.text.rsplit(" ", 1)[1]) for each in item.candidates]
+        assert judgement.kind == "ranked"
+        assert list(judgement.ranks) == wanted_ranks(worth)
+        assert judgement.seconds >= 0
+
+
+def test_thirty_tasks_with_the_keyboard_alone(thirty: Server, visit: Callable[..., Page]) -> None:
+    page = visit(thirty.start)
+    page.wait_for_url("**/guidelines")
+    expect(page.locator("#seen")).to_be_enabled()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "seen":
+            break
+    page.keyboard.press("Enter")
+    shown = ""
+    for number in range(30):
+        shown = next_shown(page, shown)
+        ranks = wanted_ranks(qualities(page))
+        if number % 3:  # digits: the next card without a rank is focused by itself
+            for rank in ranks:
+                page.keyboard.press(str(rank))
+        else:  # arrows alone: the best first, each to the bottom; up once more makes a tie
+            order = sorted(range(len(ranks)), key=lambda i: ranks[i])
+            at = 0
+            for previous, i in zip([None, *order], order, strict=False):
+                for _ in range(abs(i - at)):
+                    page.keyboard.press("ArrowRight" if i > at else "ArrowLeft")
+                at = i
+                page.keyboard.press("ArrowDown")
+                if previous is not None and ranks[i] == ranks[previous]:
+                    page.keyboard.press("ArrowUp")
+        page.keyboard.press("Enter")
+    page.locator("#done").wait_for()
+    check_thirty(thirty)
+
+
+def drag(page: Page, card: int, rank: int) -> None:
+    page.locator(".grip").nth(card).scroll_into_view_if_needed()
+    source, target = page.locator(".grip").nth(card).bounding_box(), page.locator(f'[data-rank="{rank}"]').bounding_box()
+    assert source and target
+    page.mouse.move(source["x"] + 10, source["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(300, 300)
+    page.mouse.move(target["x"] + target["width"] / 2, target["y"] + target["height"] / 2)
+    page.mouse.up()
+
+
+def test_thirty_tasks_with_a_pointer_alone(thirty: Server, visit: Callable[..., Page]) -> None:
+    page = visit(thirty.start)
+    begin(page)
+    shown = ""
+    for number in range(30):
+        shown = next_shown(page, shown)
+        for card, rank in enumerate(wanted_ranks(qualities(page))):
+            if number % 3 == 0:
+                drag(page, card, rank)
+            else:
+                page.locator(".card .head").nth(card).click(position={"x": 30, "y": 12})
+                page.locator(f'[data-rank="{rank}"]').click()
+        page.locator("#submit").click()
+    page.locator("#done").wait_for()
+    check_thirty(thirty)
+
+
+def touch_drag(page: Page, card: int, rank: int) -> None:
+    page.locator(".grip").nth(card).scroll_into_view_if_needed()
+    source, target = page.locator(".grip").nth(card).bounding_box(), page.locator(f'[data-rank="{rank}"]').bounding_box()
+    assert source and target
+    protocol = page.context.new_cdp_session(page)
+    start = {"x": source["x"] + 10, "y": source["y"] + 10}
+    end = {"x": target["x"] + target["width"] / 2, "y": target["y"] + target["height"] / 2}
+    for kind, points in (("touchStart", [start]), ("touchMove", [{"x": 180, "y": 300}]), ("touchMove", [end]), ("touchEnd", [])):
+        protocol.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    protocol.detach()
+    page.locator(".project").tap()  # headless Chromium makes no click of the first tap after touches that came over the protocol
+
+
+def test_thirty_tasks_on_a_phone(thirty: Server, visit: Callable[..., Page]) -> None:
+    page = visit(thirty.start, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page.locator("#seen").tap()
+    shown = ""
+    for number in range(30):
+        shown = next_shown(page, shown)
+        ranks = wanted_ranks(qualities(page))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        if number % 10 == 0:
+            for card, rank in enumerate(ranks):
+                touch_drag(page, card, rank)
+        elif number % 2:
+            for card, rank in enumerate(ranks):
+                page.locator(".card .rank").nth(card).tap()
+                page.locator(f'[data-rank="{rank}"]').tap()
+        else:  # buttons: the best first, each to the bottom; up once more makes a tie
+            order = sorted(range(len(ranks)), key=lambda i: ranks[i])
+            for previous, i in zip([None, *order], order, strict=False):
+                page.locator('[data-action="worse"]').nth(i).tap()
+                if previous is not None and ranks[i] == ranks[previous]:
+                    page.locator('[data-action="better"]').nth(i).tap()
+        page.locator("#submit").tap()
+    page.locator("#done").wait_for()
+    check_thirty(thirty)
+
+
+def test_hostile_texts_run_nothing_and_break_no_layout(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    tasks = [HOSTILE, HOSTILE[:2], HOSTILE[2:5]]
+    prompts = [HOSTILE[0], HOSTILE[3], HOSTILE[2]]
+    with Server(project_of(tmp_path / "project", tasks, prompts)) as server:
+        for width in (1280, 360):
+            page = visit(server.start, viewport={"width": width, "height": 800})
+            if width == 1280:
+                begin(page)
+            shown = ""
+            for _ in tasks if width == 360 else tasks[:1]:
+                shown = next_shown(page, shown)
+                assert page.evaluate("window.pwned") is None
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                # nothing in a text is an element but our marks, and none reaches out of its card
+                assert page.locator(".text :not(span.code)").count() == 0
+                assert page.evaluate("""() => [...document.querySelectorAll('.card')].every(card => {
+                    const outer = card.getBoundingClientRect();
+                    return [...card.querySelectorAll('*')].every(each => {
+                        const inner = each.getBoundingClientRect();
+                        const inside = inner.left >= outer.left - 1 && inner.right <= outer.right + 1;
+                        return inside || each.closest('.unseen, .text *');
+                    });
+                })""")
+                expect(page.locator("#submit")).to_be_in_viewport()
+                if width == 360:
+                    for _ in range(page.locator(".card").count()):
+                        page.keyboard.press("1")
+                    page.keyboard.press("Enter")
+        page.locator("#done").wait_for()
+        assert len(server.judgements()) == 3
+
+
+def test_what_is_not_seen_is_marked(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    plain = "家族 👨‍👩‍👧 と ❤️ と می‌خواهم と葛󠄀"
+    with Server(project_of(tmp_path / "project", [[HOSTILE[2], plain]])) as server:
+        page = visit(server.start)
+        begin(page)
+        texts = page.locator(".card .text")
+        odd, other = (texts.nth(i) for i in ((0, 1) if "gnp" in texts.nth(0).inner_text() else (1, 0)))
+        marks = odd.locator(".code").all_inner_texts()
+        assert marks == ["U+202E", "U+2066", "U+200B", "U+200D", "U+00AD", "U+FEFF", "U+2028", "U+0000", "U+E0041"]
+        assert other.inner_text() == plain
+        assert other.get_attribute("lang") == "ja"
+
+
+def one_task(tmp_path: Path, count: int = 1) -> Server:
+    return Server(project_of(tmp_path / "project", [[f"良さ 1 の文 {n}", f"良さ 2 の文 {n}"] for n in range(count)]))
+
+
+def test_an_answer_outlives_the_network(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path, 2) as server:
+        page = visit(server.start)
+        begin(page)
+        state = page.locator("#state")
+        page.context.set_offline(True)
+        page.keyboard.press("1")
+        page.keyboard.press("2")
+        page.keyboard.press("Enter")
+        expect(state).to_have_attribute("data-state", "offline")
+        expect(state).to_contain_text("1 件")
+        assert server.judgements() == []
+        [waiting] = page.evaluate("Object.entries(localStorage).filter(([key]) => key.startsWith('konomi.outbox'))")
+        assert json.loads(waiting[1])[0]["kind"] == "ranked"
+        page.context.set_offline(False)
+        expect(state).to_have_attribute("data-state", "saved")
+        page.locator(".card").first.wait_for()
+        assert len(server.judgements()) == 1
+
+
+def test_an_answer_outlives_the_page_and_a_lost_reply(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path, 2) as server:
+        page = visit(server.start)
+        begin(page)
+
+        def lose_the_reply(route: Any) -> None:
+            route.fetch()  # it arrives, and is saved
+            route.abort()
+
+        page.route("**/api/answers", lose_the_reply)
+        page.keyboard.press("1")
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        expect(page.locator("#state")).to_have_attribute("data-state", "offline")
+        page.unroute("**/api/answers")
+        page.reload()
+        expect(page.locator("#state")).to_have_attribute("data-state", "saved")
+        page.locator(".card").first.wait_for()
+        [(_, judgement)] = server.judgements()
+        assert judgement.ranks == (1, 1)
+        assert judgement.revision == 1
+
+
+def test_a_refused_answer_is_said_and_its_ranks_stay(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        page = visit(server.start)
+        begin(page)
+        page.evaluate("document.getElementById('comment').removeAttribute('maxlength')")
+        page.locator("#comment").fill("長" * 2001)
+        page.locator(".card").first.press("1")
+        page.keyboard.press("2")
+        page.keyboard.press("Enter")
+        expect(page.locator("#alarm")).to_contain_text("2,000")
+        page.locator("#comment").fill("短い")
+        page.locator(".card").first.press("Enter")
+        page.locator("#done").wait_for()
+        expect(page.locator("#alarm")).to_be_hidden()
+        [(_, judgement)] = server.judgements()
+        assert judgement.comment == "短い"
+
+
+def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path, 3) as server:
+        page = visit(server.start)
+        begin(page)
+        # nothing is ranked before somebody did it, and half a ranking is none
+        expect(page.locator("#submit")).to_be_disabled()
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        expect(page.locator("#submit")).to_be_disabled()
+        page.keyboard.press("u")
+        expect(page.locator(".card.ranked")).to_have_count(0)
+        # ranks with flags, a comment and confidence
+        page.locator('.card [value="unsafe"]').first.check()
+        page.locator("#comment").fill("1 と 2 は数字")
+        page.locator('[name="confidence"][value="3"]').check()
+        expect(page.locator(".card.ranked")).to_have_count(0)
+        page.locator(".card").first.press("2")
+        page.keyboard.press("1")
+        first = str(page.locator("#task").get_attribute("data-shown"))
+        page.reload()  # what was begun is still there
+        expect(page.locator(".card.ranked")).to_have_count(2)
+        expect(page.locator("#comment")).to_have_value("1 と 2 は数字")
+        page.keyboard.press("Enter")
+        second = next_shown(page, first)
+        # skipped, for a reason
+        page.keyboard.press("s")
+        page.locator('#skip [value="other"]').check()
+        page.locator("#skip-other").fill("読めない")
+        page.locator("#skip-other").press("Enter")
+        third = next_shown(page, second)
+        page.keyboard.press("x")
+        page.locator(".card").first.press("Enter")
+        page.locator("#done").wait_for()
+        kinds = {judgement.kind: judgement for _, judgement in server.judgements()}
+        assert set(kinds) == {"ranked", "skipped", "all_bad"}
+        assert kinds["skipped"].reason == "読めない"
+        assert (kinds["ranked"].confidence, kinds["ranked"].comment) == (3, "1 と 2 は数字")
+        assert sorted(kinds["ranked"].flags) == [(), ("unsafe",)]
+        # the newest answer comes back to be changed
+        page.keyboard.press("u")
+        assert next_shown(page, "") == third
+        expect(page.locator("#all-bad")).to_be_checked()
+        page.locator("#all-bad").uncheck()
+        page.locator(".card").first.press("1")
+        page.keyboard.press("2")
+        page.keyboard.press("Enter")
+        page.locator("#done").wait_for()
+        # and an older one, from the list
+        page.locator('[data-act="earlier"]').click()
+        expect(page.locator("#earlier-list button")).to_have_count(3)
+        page.locator("#earlier-list button", has_text="順位づけ").last.click()
+        assert next_shown(page, third) == first
+        expect(page.locator("#editing")).to_be_visible()
+        expect(page.locator('.card [value="unsafe"]').first).to_be_checked()
+        page.locator("#leave").click()
+        page.locator("#done").wait_for()
+        assert sorted((judgement.kind, judgement.revision) for _, judgement in server.judgements()) == [
+            ("ranked", 1),
+            ("ranked", 2),
+            ("skipped", 1),
+        ]
+
+
+def test_an_input_method_ranks_nothing(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        page = visit(server.start)
+        begin(page)
+        press = """(card, init) => {
+            const event = new KeyboardEvent("keydown", { bubbles: true, cancelable: true, ...init });
+            card.dispatchEvent(event);
+            return event.defaultPrevented;
+        }"""
+        card = page.locator(".card").first
+        for init in ({"code": "Digit1", "isComposing": True}, {"code": "Digit1", "keyCode": 229}):
+            assert card.evaluate(press, init) is False
+        expect(page.locator(".card.ranked")).to_have_count(0)
+        page.locator("#comment").focus()
+        protocol = page.context.new_cdp_session(page)
+        protocol.send("Input.imeSetComposition", {"text": "にほん1", "selectionStart": 4, "selectionEnd": 4})
+        page.keyboard.press("2")
+        protocol.send("Input.insertText", {"text": "日本1"})
+        expect(page.locator(".card.ranked")).to_have_count(0)
+        # a French keyboard has digits above other signs, a number pad has its own
+        for code, key in (("Digit1", "&"), ("Numpad2", "2")):
+            page.locator(".card:not(.ranked)").first.evaluate(press, {"code": code, "key": key})
+        expect(page.locator("#submit")).to_be_enabled()
+
+
+def test_single_keys_can_be_switched_off(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        page = visit(server.start)
+        begin(page)
+        with page.expect_response("**/api/me"):
+            page.locator("#shortcuts").uncheck()
+        page.reload()
+        expect(page.locator("#shortcuts")).not_to_be_checked()
+        page.locator(".card").first.press("1")
+        page.keyboard.press("x")
+        expect(page.locator(".card.ranked")).to_have_count(0)
+        expect(page.locator("#all-bad")).not_to_be_checked()
+        page.keyboard.press("ArrowUp")
+        expect(page.locator(".card.ranked")).to_have_count(1)
+
+
+def test_the_language_is_switched_without_losing_anything(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        page = visit(server.start)
+        begin(page)
+        page.keyboard.press("1")
+        page.locator('.languages [value="en"]').click()
+        expect(page.locator("html")).to_have_attribute("lang", "en")
+        expect(page.locator(".card .rank").first).to_have_text("rank 1")
+        expect(page.locator(".card").first).to_have_accessible_name("Candidate A, rank 1")
+        page.reload()
+        expect(page.locator("#submit")).to_have_text("Submit")
+        assert "順位" not in page.locator("main").inner_text().replace("順位づけ", "")
+        page.locator(".card").first.press("9")
+        expect(page.locator("#announce")).to_have_text("Ranks are 1 to 2")
+
+
+def test_people_are_invited_and_locked_out(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        page = visit(server.start)
+        page.wait_for_url("**/guidelines")
+        page.goto(f"{server.address}/people")
+        page.locator("#person").fill("<b>鈴木</b>")
+        page.locator("#person").press("Enter")
+        expect(page.locator("#address")).to_have_value(re.compile(r"^http://127\.0\.0\.1:\d+/i/.+"))
+        assert page.locator("#people b").count() == 0
+        guest = visit(page.locator("#address").input_value())
+        begin(guest)
+        assert guest.locator('nav a[href="/people"]').count() == 0
+        revoke = page.locator("#people .person", has_text="鈴木").get_by_role("button", name="取り消す")
+        revoke.click()
+        page.get_by_role("button", name="本当に取り消す").click()
+        expect(page.locator("#people .person", has_text="鈴木")).to_contain_text("取り消し済み")
+        assert guest.context.request.get(f"{server.address}/api/next").status == 401
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> list[RunDir]:
+    runs = []
+    for name in ("first", "second"):
+        run = RunDir.create(tmp_path / "runs", name, {"ppo": {"kl_target": 6.0, "kl_cap": 30.0}}, seed=0)
+        run.append_samples(0, [{"prompt": "フロントの対応は", "response": "<b>普通</b>", "score": 0.1, "kl": 0.0}])
+        for update in range(1, 13):
+            figures = {"ppo/mean_scores": update / 10, "objective/kl": update / 2, "objective/kl_coef": 0.05, "odd/key": 1.0}
+            run.append_metrics(update, figures | {"objective/entropy": 40.0 - update, "tokens/responses_len_mean": 12.0})
+            sample = {"prompt": "フロントの対応は", "response": f"{update} 回目の文", "score": 1.0, "kl": 1.0}
+            run.append_samples(update, [sample])
+        runs.append(run)
+    return runs
+
+
+def test_runs_are_watched_as_they_go(two_runs: list[RunDir], visit: Callable[..., Page]) -> None:
+    with Server(None, [run.path for run in two_runs]) as server:
+        page = visit(server.start, locale="en-GB")
+        page.wait_for_url("**/watch")
+        figures = page.locator("#curves figure")
+        expect(figures).to_have_count(5)
+        expect(figures.first.locator("path.line")).to_have_count(2)
+        expect(figures.first.locator("svg")).to_have_attribute("aria-label", "Reward: first 1.2, second 1.2")
+        assert page.locator("#texts b").count() == 0
+        expect(page.locator("#texts")).to_contain_text("12 回目の文")
+        expect(page.locator("#alerts p")).to_have_count(0)
+        # it goes on, too far; the other one dies
+        two_runs[0].append_metrics(13, {"ppo/mean_scores": 0.5, "objective/kl": 28.0})
+        difference = {"mean": 1.25, "low": 1.0, "high": 1.5, "level": 0.95, "wins": 5, "losses": 2, "ties": 1}
+        text = {"prompt": "朝食は", "before": "<i>普通</i>", "after": "最高でした", "score_before": 0.1, "score_after": 2.0}
+        two_runs[1].write_json("compare.json", {"version": 1, "difference": difference, "texts": [text]})
+        two_runs[1].set_status("failed", "out of memory")
+        expect(page.locator("#alerts p")).to_have_count(2)
+        expect(page.locator("#alerts")).to_contain_text("the KL 28 is near its cap 30")
+        expect(page.locator("#alerts")).to_contain_text("second: failed. out of memory")
+        expect(figures.first.locator("svg")).to_have_attribute("aria-label", "Reward: first 0.5, second 1.2")
+        expect(page.locator("#compare")).to_contain_text("Mean difference of the scores 1.25 (95 % interval 1 to 1.5); 5 wins")
+        page.locator("#compare summary").click()
+        expect(page.locator("#compare .text").first).to_have_text("<i>普通</i>")
+        page.locator('[data-run="1"]').uncheck()
+        expect(page.locator("#compare-part")).to_be_hidden()
+        expect(figures.first.locator("path.line")).to_have_count(1)
+        page.locator("#all-curves").check()
+        expect(figures).to_have_count(6)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_scan_for_accessibility_finds_nothing(
+    scheme: str, tmp_path: Path, two_runs: list[RunDir], visit: Callable[..., Page]
+) -> None:
+    tasks = [[f"文 {n}" for n in range(9)]]
+    with Server(project_of(tmp_path / "project", tasks), [run.path for run in two_runs]) as server:
+        page = visit(server.start, color_scheme=scheme, viewport={"width": 640, "height": 500})  # a screen of 1280 at 200 %
+
+        def scan(what: str) -> None:
+            found = Axe().run(page)["violations"]
+            assert [(what, each["id"], each["nodes"][0]["html"]) for each in found] == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= 640
+            small = page.evaluate("""() => [...document.querySelectorAll('button, input, summary, nav a')].filter(each => {
+                const box = (each.closest('label') ?? each).getBoundingClientRect();
+                return each.checkVisibility() && box.width && (box.width < 24 || box.height < 24);
+            }).map(each => each.outerHTML)""")
+            assert small == []
+
+        page.wait_for_url("**/guidelines")
+        page.locator("#seen:enabled").wait_for()
+        scan("guidelines")
+        page.locator("#seen").click()
+        page.locator(".card").first.wait_for()
+        for key in "1234":
+            page.keyboard.press(key)
+        scan("rank")
+        page.locator('.languages [value="en"]').click()
+        page.keyboard.press("s")
+        scan("skip")
+        page.keyboard.press("Escape")
+        page.locator('[data-act="guidelines"]').click()
+        scan("guidelines at hand")
+        page.goto(f"{server.address}/people")
+        page.locator(".person").first.wait_for()
+        scan("people")
+        page.goto(f"{server.address}/watch")
+        page.locator("#curves figure").first.wait_for()
+        scan("watch")
+
+
+def test_the_first_page_is_light_and_comes_from_here(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        begin(visit(server.start))
+        page = visit("about:blank")  # another person's browser, with nothing kept in it
+        responses: list[Any] = []
+        page.on("response", lambda response: responses.append(response))
+        page.goto(server.start)
+        page.locator(".card").first.wait_for()
+        page.wait_for_load_state("networkidle")
+        sizes = {response.url: len(response.body()) for response in responses if response.status == 200}
+        assert len(sizes) > 8
+        assert all(url.startswith(server.address) for url in sizes)
+        assert sum(sizes.values()) < 100_000
+        # keyboards find what is focused above the tray, never under it
+        page.set_viewport_size({"width": 360, "height": 740})
+        tray = page.locator("#tray").bounding_box()
+        page.locator("#comment").focus()
+        comment = page.locator("#comment").bounding_box()
+        assert tray
+        assert comment
+        assert comment["y"] + comment["height"] <= page.locator("#tray").bounding_box()["y"] + 1  # type: ignore[index]
