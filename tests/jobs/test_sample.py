@@ -67,7 +67,7 @@ TWO = ("models.b.name=other", "models.b.precision=fp64")
 
 
 def test_candidates_with_where_they_came_from(world: Path) -> None:
-    tasks, manifest = sampled("one", "run.mlflow=false")
+    tasks, manifest = sampled("one", "run.mlflow=false", "sample.prompts=train")
     train, _ = split_held_out(load_prompts(DataConfig(prompts="prompts.jsonl")), 0.2)
     assert [task.prompt for task in tasks] == [prompt.text for prompt in train]
     assert all(task.columns == {"topic": task.prompt[0]} for task in tasks)

@@ -202,7 +202,7 @@ def test_a_reference_with_layers_of_its_own_gets_no_trunk() -> None:
     policy = Policy(without_dropout("gpt2"), top_layers=1)
     other = without_dropout("gpt2", seed=3)
     mine = tiny_trainer(model=without_dropout("gpt2"), top_layers=1)
-    trainer = PPOTrainer(policy, other, mine.tokens, mine.queries.prompts, mine.reward)
+    trainer = PPOTrainer(policy, other, mine.tokens, mine.queries.prompts, mine.scorer.reward)
     assert trainer.trunk_layer is None
     disturbed(policy.lm)
     assert not any(torch.equal(p, q) for p, q in zip(policy.lm.parameters(), other.parameters(), strict=True) if p.requires_grad)

@@ -73,7 +73,7 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
         if gguf:
             return _from_cache(name, lambda full: gguf_model(path, say, verify=full), verify)
         if path.is_dir():
-            find_files(name, None, say)
+            find_files(name, config.revision, say)
             model, tokenizer = _read(str(path), name, trust=config.trust_remote_code)
             return Loaded(model, tokenizer, name)
         snapshot, _ = find_files(name, config.revision, say)
