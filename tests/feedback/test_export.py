@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from konomi.errors import DataError, RunError
 from konomi.feedback.export import SOURCE, pairs, rankings, write_export
 from konomi.feedback.project import create_project, open_project, tasks_of
 from konomi.feedback.queue import Settings
-from konomi.feedback.records import NewTask, Shown
+from konomi.feedback.records import Answer, NewTask, Shown
 
 
 @pytest.fixture
@@ -154,8 +155,12 @@ with open_project(Path("people")).store() as store:
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     assert [writer.stdout.readline() for _ in range(2)] == ["ready\n", "writing\n"]
-    found = []
+    found: list[int] = []
     for n in range(3):
+        with open_project(project).store() as store:
+            aki = store.person("Aki")
+            while found and number_in(store.answer_of(aki, store.mine(aki)[0].shown)) == found[-1]:
+                time.sleep(0.01)
         konomi("export", "people", "--out", f"out{n}")
         answers = rows(Path(f"out{n}/answers.jsonl"))
         found += [int(each["comment"].split()[1]) for each in answers if each["comment"].startswith("number")]
@@ -166,6 +171,11 @@ with open_project(Path("people")).store() as store:
     writer.stdout.close()
     assert len(found) == 3
     assert found[0] < found[1] < found[2]
+
+
+def number_in(answer: Answer | None) -> int:
+    assert answer is not None
+    return int(answer.comment.split()[1])
 
 
 def test_export_on_its_own_connection_while_threads_write(project: Path) -> None:

@@ -60,7 +60,7 @@ class Client(threading.Thread):
     def ask(self, **asked: Any) -> dict[str, Any]:
         while True:
             try:
-                with socket.create_connection(("127.0.0.1", self.owner.port), timeout=30) as connection:
+                with socket.create_connection(("127.0.0.1", self.owner.port), timeout=300) as connection:
                     connection.sendall((json.dumps({"token": self.token, **asked}) + "\n").encode())
                     with connection.makefile("r", encoding="utf-8") as lines:
                         said: dict[str, Any] = json.loads(lines.readline())
@@ -101,7 +101,7 @@ def test_200_answers_of_20_people_while_the_process_is_killed_10_times(owner: tu
         process.kill()
         process.start()
     for client in clients:
-        client.join(60)
+        client.join(300)
         assert not client.is_alive()
     process.kill()
     with Store.open(tmp_path / "labels.sqlite3", Settings()) as store:
@@ -163,7 +163,7 @@ def test_several_processes_write_at_once_and_one_is_killed(tmp_path: Path) -> No
     assert writers[0].stdout is not None
     printed = [writers[0].stdout.readline().strip() for _ in range(5)]
     writers[0].kill()
-    said = [writer.communicate(timeout=60)[0].split() for writer in writers]
+    said = [writer.communicate(timeout=300)[0].split() for writer in writers]
     assert [writer.returncode for writer in writers] == [-signal.SIGKILL, 0, 0, 0]
     acknowledged = {*printed, *(id for each in said for id in each)}
     with Store.open(path, Settings()) as store:
