@@ -237,6 +237,8 @@ def test_what_is_wrong_in_a_judge_is_said_with_its_place(judges: dict[str, Any],
 @pytest.mark.parametrize(
     ("url", "message"),
     [
+        ("http://host/x?key=geheim",
+         "reward: url: what follows ? may be a key, and would be written into the run; use token_env"),
         ("http://user:geheim@host/x",
          "reward: url: holds a user or password, which would be written into the run; use token_env"),
         *((url, "reward: url: not an address; write http://host:port/path or https://..., other characters as %XX") for url in (
@@ -247,7 +249,7 @@ def test_what_is_wrong_in_a_judge_is_said_with_its_place(judges: dict[str, Any],
 )  # fmt: skip
 def test_addresses_that_are_refused(url: str, message: str) -> None:
     assert refused({"reward": {"kind": "http", "url": url}}) == f"a.toml: {message}"
-    for good in ("http://localhost:8000", "https://[::1]:8443/a?b=c", "http://10.0.0.1/%E3%81%82"):
+    for good in ("http://localhost:8000", "https://[::1]:8443/a", "http://10.0.0.1/%E3%81%82"):
         assert build(PPOJob, {"reward": {"kind": "http", "url": good}}).reward.kind == "http"
 
 

@@ -15,7 +15,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "src" / "konomi"
 FILES = sorted(SOURCES.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "seeds"},
+    {"errors", "seeds", "signals"},
     {"files", "environment", "observer", "markup"},
     {"config", "ops"},
     {"data"},

@@ -124,10 +124,15 @@ def test_the_side_of_the_prompts(world: Path) -> None:
 
 
 def test_a_cut_prompt_is_what_the_candidates_go_on_from(world: Path) -> None:
-    tasks, _ = sampled("cut", "data.query_tokens=[1, 2]", *TWO)
+    tasks, _ = sampled("cut", "data.query_tokens=[1, 2]", "sample.prompts=train", *TWO)
     prompts = {Prompt(word[:n]).text for word in WORDS for n in (1, 2)}
     assert {task.prompt for task in tasks} <= prompts
     assert {len(task.prompt) for task in tasks} == {1, 2}
+
+
+def test_cut_prompts_of_both_sides_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"a prompt that is cut is another text, so that `konomi reward` would hold out others"):
+        build(SampleJob, {"data": {"query_tokens": [1, 2]}})
 
 
 def test_duplicates_are_drawn_again_then_left_out(world: Path) -> None:

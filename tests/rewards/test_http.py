@@ -297,8 +297,11 @@ def test_an_answer_without_end_is_not_read(serve: Any, monkeypatch: pytest.Monke
     assert call(reward(serve(b"[1, 2, 3" + b" " * 9_000 + b"]"))) == [1.0, 2.0, 3.0]
 
 
-def test_the_name_has_no_key_in_it() -> None:
-    assert HttpReward(Config(kind="http", url="https://host:8443/a/b?key=abc#d")).name == "https://host:8443/a/b"
+def test_a_token_that_is_repeated_is_in_no_message(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "s3cret-token")
+    for answer in ({"error": "bad Bearer s3cret-token"}, [1, 2, "s3cret-token"], b"no JSON: s3cret-token"):
+        message = refused(reward(serve(answer), token_env="SECRET"))
+        assert "s3cret" not in message and "***" in message
 
 
 # -- before a run ------------------------------------------------------------------------------------------------------

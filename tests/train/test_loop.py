@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from konomi.errors import RunError
+from konomi.signals import stop_on_signal
 from konomi.train import loop
 from konomi.train.checkpoints import Checkpoints
-from konomi.train.loop import Engine, Sums, choose_precision, stop_on_signal
+from konomi.train.loop import Engine, Sums, choose_precision
 from konomi.train.ppo import PPOTrainer
 from tiny_run import tiny_trainer
 

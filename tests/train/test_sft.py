@@ -13,7 +13,7 @@ import torch
 from konomi.config import SFTConfig
 from konomi.errors import ConfigError, RunError
 from konomi.models.policy import train_only
-from konomi.train.loop import Stop
+from konomi.signals import Stop
 from konomi.train.sft import Course, TokenLoss, check_packing, perplexity, train
 from konomi.train.texts import IGNORED, Collator, Row, pack
 from tiny import EOS_ID, FAMILIES, VOCAB

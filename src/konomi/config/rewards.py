@@ -62,7 +62,7 @@ class HttpReward(Section):
 
     kind: Literal["http"]
     url: str
-    """Where the texts are posted to as JSON: http://... or https://..., without a user, password or token in it."""
+    """Where the texts are posted to as JSON: http://... or https://..., without a user, password or query in it."""
     token_env: str | None = None
     """Name of an environment variable that holds a token. It is sent as `Authorization: Bearer`, and written nowhere."""
     batch_size: Positive = 64
@@ -87,6 +87,8 @@ class HttpReward(Section):
             raise ValueError("url: not an address; write http://host:port/path or https://..., other characters as %XX")
         if "@" in parts.netloc:
             raise ValueError("url: holds a user or password, which would be written into the run; use token_env")
+        if parts.query:
+            raise ValueError("url: what follows ? may be a key, and would be written into the run; use token_env")
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from konomi.config.ppo import DataConfig, ModelConfig, RolloutConfig
 from konomi.config.rewards import Name
@@ -43,3 +43,13 @@ class SampleJob(Section):
     rollout: RolloutConfig = RolloutConfig()
     sample: SampleConfig = SampleConfig()
     run: StageConfig = StageConfig()
+
+    @model_validator(mode="after")
+    def _sides(self) -> SampleJob:
+        if self.data.query_tokens and self.sample.prompts == "all":
+            raise ValueError(
+                'data.query_tokens with sample.prompts = "all": a prompt that is cut is another text, so that `konomi reward` '
+                "would hold out others than `konomi ppo` and learn from those that its before/after asks; set "
+                'sample.prompts = "train"'
+            )
+        return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from konomi.data.records import Pair, Prompt, Ranking
+from konomi.data.records import Pair, Prompt, Ranking, is_held_out
 from konomi.errors import DataError
 
 
@@ -82,11 +82,10 @@ def split_groups(groups: Sequence[Group], share: float) -> tuple[list[Group], li
     Raises:
         DataError: a side has nothing in it; with share 0 nothing is held out, and that is right.
     """
-    bound = int(share * 2**128)
     train: list[Group] = []
     held_out: list[Group] = []
     for group in groups:
-        (held_out if int(group.key, 16) < bound else train).append(group)
+        (held_out if is_held_out(group.key, share) else train).append(group)
     prompts = len({group.key for group in groups})
     if not train:
         raise DataError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from konomi.config import RewardData
-from konomi.data.records import Prompt
+from konomi.data.records import Prompt, is_held_out
 from konomi.data.rows import Row, near, need_column, text_of
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
@@ -53,9 +53,8 @@ def read_labelled(config: RewardData) -> tuple[list[Labelled], list[Labelled], t
         seen = {each.key for each in evaluation}
         train = [each for each in whole if each.key not in seen]
     else:
-        bound = int(config.held_out * 2**128)
-        train = [each for each in whole if int(each.key, 16) >= bound]
-        evaluation = [each for each in whole if int(each.key, 16) < bound]
+        train = [each for each in whole if not is_held_out(each.key, config.held_out)]
+        evaluation = [each for each in whole if is_held_out(each.key, config.held_out)]
     for name, side in (("train on", train), ("evaluate on", evaluation)):
         if not side:
             raise DataError(

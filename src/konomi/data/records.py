@@ -31,6 +31,16 @@ class Prompt:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def is_held_out(key: str, share: float) -> bool:
+    """Whether the prompt with this key is on the held-out side. Depends on the key alone; what a smaller share holds out, a
+    larger one does too.
+
+    >>> is_held_out("8" + 31 * "0", 0.5), is_held_out("7" + 31 * "f", 0.5)
+    (False, True)
+    """
+    return int(key, 16) < int(share * 2**128)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A response that may be ranked.

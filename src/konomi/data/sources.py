@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from konomi.config import DataConfig
-from konomi.data.records import Prompt
+from konomi.data.records import Prompt, is_held_out
 from konomi.data.rows import FORMATS, Row, file_rows, near, need_column, text_of
 from konomi.errors import ConfigError, DataError
 
@@ -72,11 +72,10 @@ def split_held_out(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt
     Raises:
         DataError: no text is left for training.
     """
-    bound = int(share * 2**128)
     train: list[Prompt] = []
     held_out: list[Prompt] = []
     for prompt in prompts:
-        (held_out if int(prompt.key, 16) < bound else train).append(prompt)
+        (held_out if is_held_out(prompt.key, share) else train).append(prompt)
     if not train:
         raise DataError(
             f"data.held_out = {share}: all of the {len(held_out)} texts are held out and none is left for training; "

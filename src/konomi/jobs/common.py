@@ -39,21 +39,30 @@ def begun(
     config = job.model_dump(mode="json")
     run = RunDir.create(root, settings.name, config, seed=settings.seed, extra={"data_digest": digest, **(extra or {})})
     with held(run), ends(run):
-        sink = open_sink(settings, run, observer, data=data, parent=parent)
-        observer.start(run, dict(facts), 0)
-        try:
+        with logged(settings, run, observer, data=data, parent=parent) as sink:
+            observer.start(run, dict(facts), 0)
             yield run, sink
-        except BaseException as error:
-            if sink:
-                sink.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        finally:
-            observer.end()
-            if sink:
-                run.note(mlflow_run_id=sink.run_id)
         run.set_status("finished")
         if sink:
             sink.end("FINISHED")
+
+
+@contextmanager
+def logged(
+    settings: StageConfig, run: RunDir, observer: Observer, *, data: str, parent: str | None = None
+) -> Iterator[MlflowSink | None]:
+    """The run's place in MLflow, or None where the settings want none. An end that is not a good one is told there."""
+    sink = _open_sink(settings, run, observer, data, parent)
+    try:
+        yield sink
+    except BaseException as error:
+        if sink:
+            sink.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    finally:
+        observer.end()
+        if sink:
+            run.note(mlflow_run_id=sink.run_id)
 
 
 @contextmanager
@@ -93,10 +102,7 @@ def ends(run: RunDir) -> Iterator[None]:
         raise
 
 
-def open_sink(
-    settings: StageConfig, run: RunDir, observer: Observer, *, data: str, parent: str | None = None
-) -> MlflowSink | None:
-    """The run's place in MLflow, or None where the settings want none."""
+def _open_sink(settings: StageConfig, run: RunDir, observer: Observer, data: str, parent: str | None) -> MlflowSink | None:
     if not settings.mlflow:
         return None
     info = run.info

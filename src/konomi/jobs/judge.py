@@ -20,7 +20,8 @@ from konomi.jobs.common import begun
 from konomi.observer import Observer
 from konomi.rewards import Reward, build_reward, score
 from konomi.seeds import stream_seed
-from konomi.train.loop import find_device, stop_on_signal
+from konomi.signals import stop_on_signal
+from konomi.train.loop import find_device
 
 RATERS = ("stand-in", "stand-in-2")
 """Names of the stand-in, so that nobody takes its rankings for a person's."""
@@ -51,8 +52,8 @@ def run_judge(job: JudgeJob, root: Path, observer: Observer | None = None, *, pa
     }
     digest = content_sha256(Path(job.candidates))[:32]
     with (
-        begun(job, root, observer, data=job.candidates, digest=digest, facts=facts, parent=parent) as (run, sink),
         stop_on_signal(observer.stopping),
+        begun(job, root, observer, data=job.candidates, digest=digest, facts=facts, parent=parent) as (run, sink),
     ):
         scores = _scores(tasks, reward, observer, run.path / "failed_texts.jsonl")
         gaps = score_gaps(scores)

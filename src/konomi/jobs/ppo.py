@@ -18,7 +18,7 @@ from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
-from konomi.jobs.common import ends, held, open_sink, prompts_digest
+from konomi.jobs.common import ends, held, logged, prompts_digest
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.observer import Observer
@@ -26,9 +26,10 @@ from konomi.report import write_report
 from konomi.rewards import build_judges, build_reward
 from konomi.rewards.base import Reward
 from konomi.runs import RunDir
+from konomi.signals import Stop, stop_on_signal
 from konomi.tracking import MlflowSink
 from konomi.train.checkpoints import Checkpoints
-from konomi.train.loop import Stop, choose_precision, find_device, load_weights, stop_on_signal
+from konomi.train.loop import choose_precision, find_device, load_weights
 from konomi.train.ppo import PPOTrainer
 from konomi.train.profile import profiled
 
@@ -78,19 +79,10 @@ def run_ppo(
         checkpoints = Checkpoints(run.checkpoints, job.run.keep)
         if resume:
             _go_on(run, trainer, checkpoints, observer)
-        sink = open_sink(job.run, run, observer, data=job.data.prompts, parent=parent)
-        observer.start(run, _facts(job, loaded, precision, trainer, reward.name, prompts, held_out), job.ppo.updates)
-        try:
+        with logged(job.run, run, observer, data=job.data.prompts, parent=parent) as sink:
+            observer.start(run, _facts(job, loaded, precision, trainer, reward.name, prompts, held_out), job.ppo.updates)
             _train(trainer, run, checkpoints, sink, job, observer, stop, profile)
             return _finish(trainer, run, checkpoints, sink, job, held_out, reward, judges, observer, started)
-        except BaseException as error:
-            if sink:
-                sink.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        finally:
-            observer.end()
-            if sink:
-                run.note(mlflow_run_id=sink.run_id)
 
 
 def _train(

@@ -15,7 +15,7 @@ from konomi.config import RewardData, RewardJob
 from konomi.data.formats import read_comparisons, read_scores
 from konomi.data.groups import Group, groups, split_groups
 from konomi.data.labelled import Labelled, read_labelled
-from konomi.data.records import Prompt, Score
+from konomi.data.records import Prompt, Score, is_held_out
 from konomi.data.sources import Hub
 from konomi.errors import DataError
 from konomi.evaluation import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
@@ -144,9 +144,8 @@ def _scored(job: RewardJob) -> Learned:
         seen = {Prompt(score.prompt).key for score in held_out}
         train = [score for score in whole if Prompt(score.prompt).key not in seen]
     else:
-        bound = int(data.held_out * 2**128)
-        train = [score for score in whole if int(Prompt(score.prompt).key, 16) >= bound]
-        held_out = [score for score in whole if int(Prompt(score.prompt).key, 16) < bound]
+        train = [score for score in whole if not is_held_out(Prompt(score.prompt).key, data.held_out)]
+        held_out = [score for score in whole if is_held_out(Prompt(score.prompt).key, data.held_out)]
     if len(train) < 2 or not held_out:
         raise DataError(
             f"{data.file}: {len(train)} scores to train on and {len(held_out)} held out; give more prompts, or set data.held_out"

@@ -20,7 +20,8 @@ from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.rollout.sampler import make_draws, sample
 from konomi.seeds import stream_seed
-from konomi.train.loop import autocast, choose_precision, find_device, stop_on_signal
+from konomi.signals import stop_on_signal
+from konomi.train.loop import autocast, choose_precision, find_device
 
 
 @dataclass
@@ -83,8 +84,8 @@ def run_sample(job: SampleJob, root: Path, observer: Observer | None = None, *, 
     }
     digest = prompts_digest(prompts)
     with (
-        begun(job, root, observer, data=job.data.prompts, digest=digest, facts=facts, parent=parent) as (run, sink),
         stop_on_signal(observer.stopping),
+        begun(job, root, observer, data=job.data.prompts, digest=digest, facts=facts, parent=parent) as (run, sink),
     ):
         again = 0
         for name in reversed(job.models):  # the one that was checked last is still there

@@ -21,7 +21,8 @@ from konomi.models.load import Loaded, load_causal_lm, quiet
 from konomi.models.policy import check_head, train_only
 from konomi.observer import Observer
 from konomi.runs import RunDir
-from konomi.train.loop import choose_precision, stop_on_signal
+from konomi.signals import stop_on_signal
+from konomi.train.loop import choose_precision
 from konomi.train.sft import Course, check_packing, perplexity, train
 from konomi.train.texts import Collator, Row, count_learned, encode, pack
 
@@ -45,17 +46,18 @@ def run_sft(job: SFTJob, root: Path, observer: Observer | None = None, *, parent
     """
     observer, started = observer or Observer(), time.monotonic()
     ready = _prepare(job, observer)
-    with begun(
+    begins = begun(
         job, root, observer, data=job.data.texts, digest=ready.digest, facts=_facts(job, ready), parent=parent,
         extra={"precision": ready.precision, "model_revision": ready.loaded.revision},
-    ) as (run, sink):  # fmt: skip
+    )  # fmt: skip
+    with stop_on_signal(lambda: observer.warn(_STOPPING)) as stop, begins as (run, sink):
 
         def record(update: int, metrics: Mapping[str, float]) -> None:
             run.append_metrics(update, metrics)
             if sink:
                 sink.log(update, metrics)
 
-        with stop_on_signal(lambda: observer.warn(_STOPPING)) as stop, quiet(), stop.patience():
+        with quiet(), stop.patience():
             course = Course(record, lambda: _keep(run, ready.loaded), observer.progress, stop, job.sft.patience)
             train(
                 ready.loaded.model, ready.rows, ready.held_out, Collator(ready.tokens.pad_id, job.sft.packing), course, job.sft,

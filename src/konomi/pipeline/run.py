@@ -18,6 +18,7 @@ from konomi.markup import duration
 from konomi.observer import Observer
 from konomi.pipeline.steps import VERSION, Notes, Step, decide, stages_from
 from konomi.runs import RunDir
+from konomi.signals import stop_on_signal
 from konomi.tracking import EndStatus, MlflowSink
 
 
@@ -43,7 +44,7 @@ def run_pipeline(
     observer = observer or Observer()
     forgotten = stages_from(stages, start)
     _make(directory)
-    with locked(directory, lambda: Notes(directory).content):
+    with stop_on_signal(observer.stopping), locked(directory, lambda: Notes(directory).content):
         notes = Notes(directory)
         notes.set(name=pipeline.name, pid=os.getpid())
         for name in forgotten:
@@ -51,17 +52,17 @@ def run_pipeline(
             notes.stage(name, status="waiting", key=None)
         tracked = _Tracked(pipeline, stages, notes, observer)
         rows = []
-        for number, stage in enumerate(stages, start=1):
-            step = decide(stage, notes.of(stage.name))
-            title = f"Stage {number} of {len(stages)}, {stage.name} ({stage.do})"
-            if step.action == "skip":
-                observer.say(f"{title}: skipped, {step.why}")
-                notes.stage(stage.name, status="finished")  # a kill may have come before it was noted
-            else:
-                observer.say(f"{title}: {'goes on' if step.action == 'resume' else 'runs'}, {step.why}")
-                _work(step, title, notes, observer, tracked, again)
-            rows.append(_row(stage, "skipped" if step.action == "skip" else "finished"))
-        tracked.end("FINISHED")
+        with tracked:
+            for number, stage in enumerate(stages, start=1):
+                step = decide(stage, notes.of(stage.name))
+                title = f"Stage {number} of {len(stages)}, {stage.name} ({stage.do})"
+                if step.action == "skip":
+                    observer.say(f"{title}: skipped, {step.why}")
+                    notes.stage(stage.name, status="finished")  # a kill may have come before it was noted
+                else:
+                    observer.say(f"{title}: {'goes on' if step.action == 'resume' else 'runs'}, {step.why}")
+                    _work(step, title, notes, observer, tracked, again)
+                rows.append(_row(stage, "skipped" if step.action == "skip" else "finished"))
     return {
         "name": pipeline.name, "pipeline": str(directory), "status": "finished", "stages": rows, "mlflow": tracked.address,
     }  # fmt: skip
@@ -90,8 +91,12 @@ class _Tracked:
             self._notes.set(mlflow_run_id=self._sink.run_id)
         return self._sink.run_id if self._sink else None
 
-    def end(self, status: EndStatus) -> None:
-        """Say how the pipeline ended."""
+    def __enter__(self) -> None:
+        """From here on, however it ends, the run says so."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status: EndStatus = "FINISHED" if kind is None else "KILLED" if stopped else "FAILED"
         if self._sink:
             done = {name: note["seconds"] for name, note in self._notes.content["stages"].items() if note.get("seconds")}
             self._sink.log(0, {f"seconds/{name}": seconds for name, seconds in done.items()})
@@ -112,16 +117,13 @@ def _work(step: Step, title: str, notes: Notes, observer: Observer, tracked: _Tr
             raise RunError(f"{result.get('reason') or result['status']}; the run is in {stage.directory}")
     except KeyboardInterrupt:
         notes.stage(stage.name, status="stopped")
-        tracked.end("KILLED")
         raise KeyboardInterrupt(f"{title}: stopped; go on with: {again}") from None
     except KonomiError as error:
         notes.stage(stage.name, status="failed", reason=str(error))
-        tracked.end("FAILED")
         error.args = (f"stage {stage.name}: {error}",)
         raise
     except BaseException as error:
         notes.stage(stage.name, status="failed", reason=f"{type(error).__name__}: {error}")
-        tracked.end("FAILED")
         raise
     seconds = time.monotonic() - began
     RunDir(stage.directory).write_json(

@@ -45,7 +45,7 @@ class HttpReward:
     def __init__(self, config: configuration.HttpReward) -> None:
         self._config = config
         parts = urlsplit(config.url)
-        self.name = f"{parts.scheme}://{parts.netloc}{parts.path}"  # what follows a ? may hold a key
+        self.name = f"{parts.scheme}://{parts.netloc}{parts.path}"
         self._token = _token(config.token_env)
         self._opener = urllib.request.build_opener(_NoRedirects())
 

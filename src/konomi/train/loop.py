@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import random
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -201,43 +198,3 @@ def _set_random_state(state: Mapping[str, Tensor]) -> None:
     random.setstate((int(version), tuple(state["python"].tolist()), None if gauss != gauss else gauss))
     position, has_gauss, cached = state["numpy_rest"].tolist()
     np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), cached))
-
-
-class Stop:
-    """Whether a signal asked the job to stop. In :meth:`patience` the first one waits until it is looked at."""
-
-    def __init__(self, heard: Callable[[], None]) -> None:
-        self.signal: str | None = None
-        self._patient, self._heard = False, heard
-
-    @contextmanager
-    def patience(self) -> Iterator[None]:
-        """Finish what is under way at a first signal."""
-        self._patient = True
-        try:
-            yield
-        finally:
-            self._patient = False
-
-    def handle(self, number: int, _: FrameType | None) -> None:
-        """The signal handler."""
-        name = signal.Signals(number).name
-        if self.signal or not self._patient:
-            raise KeyboardInterrupt(f"stopped at once by {name}")
-        self.signal = name
-        self._heard()
-
-
-@contextmanager
-def stop_on_signal(heard: Callable[[], None]) -> Iterator[Stop]:
-    """Take SIGINT and SIGTERM as wishes to stop; ``heard`` is called at one that waits. In a thread, signals stay as they are."""
-    stop = Stop(heard)
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    old = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)

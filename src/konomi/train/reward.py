@@ -98,9 +98,11 @@ def collate(model: RewardModel, items: Sequence[dict[str, Any]]) -> dict[str, Te
     return tensors | targets([item["example"] for item in items])
 
 
-def task_loss(task: str, numbers_NC: Tensor, held: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-    """The mean loss of the elements of a batch, and figures of an evaluation."""
-    count = len(held["targets"])
+def task_loss(
+    task: str, numbers_NC: Tensor, held: dict[str, Tensor], count: int | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """The summed loss of the elements of a batch over ``count`` (None: their number), and figures of an evaluation."""
+    count = len(held["targets"]) if count is None else count
     if task == "classification":
         labels_N = held["targets"].long()
         right = (numbers_NC.argmax(-1) == labels_N).float().mean()
@@ -163,13 +165,18 @@ class _RewardTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model, arguments, lambda items: collate(model, items), rows, held_out, optimizers=(_optimizer(model, config), None)
         )  # fmt: skip
+        self.loss_is_scaled_for_ga = True  # the last micro-batch may be a smaller one
         self.remove_callback(PrinterCallback)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], int]:
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return samples, sum(len(each["targets"]) for each in samples)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         batch = Batch(inputs["ids"], inputs["lengths"], inputs["shared"], inputs.get("hidden"))
         with autocast(batch.ids.device, self.precision):
             numbers_NC = model(batch)
-        return task_loss(self.task, numbers_NC, inputs)[0]
+        return task_loss(self.task, numbers_NC, inputs, num_items_in_batch)[0]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         model: Any = self.model

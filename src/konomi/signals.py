@@ -1,0 +1,49 @@
+"""Stopping by signal: at once, or at the next good place."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stop:
+    """Whether a signal asked the job to stop. In :meth:`patience` the first one waits until it is looked at."""
+
+    def __init__(self, heard: Callable[[], None]) -> None:
+        self.signal: str | None = None
+        self._patient, self._heard = False, heard
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Finish what is under way at a first signal."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """The signal handler."""
+        name = signal.Signals(number).name
+        if self.signal or not self._patient:
+            raise KeyboardInterrupt(f"stopped at once by {name}")
+        self.signal = name
+        self._heard()
+
+
+@contextmanager
+def stop_on_signal(heard: Callable[[], None]) -> Iterator[Stop]:
+    """Take SIGINT and SIGTERM as wishes to stop; ``heard`` is called at one that waits. In a thread, signals stay as they are."""
+    stop = Stop(heard)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    old = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, previous in old.items():
+            signal.signal(number, previous)
