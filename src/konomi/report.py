@@ -79,9 +79,8 @@ def _reward(reward: Mapping[str, Any]) -> str:
     weights = reward.get("weights", {})
     parts = [f"{weights.get(name, 1.0):g} × {name}: {_reward(part)}" for name, part in reward.get("parts", {}).items()]
     detail = parts or [str(reward[key]) for key in ("label", "use", "text") if reward.get(key) is not None]
-    return f"{reward.get('kind', '')} {reward.get('name', reward.get('url', ''))}".strip() + (
-        f" ({', '.join(detail)})" if detail else ""
-    )
+    address = str(reward.get("url", "")).partition("?")[0]  # of a run whose settings did not refuse what follows
+    return f"{reward.get('kind', '')} {reward.get('name', address)}".strip() + (f" ({', '.join(detail)})" if detail else "")
 
 
 def _tiles(
