@@ -13,17 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from people_at_work import NOW, answer_to, skip, tasks, work
 from typer.testing import CliRunner
 
 from konomi.cli import app
-from konomi.data.convert import scores_of
 from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
 from konomi.data.records import Candidate, Pair, Ranking, Task
 from konomi.errors import DataError, RunError
-from konomi.feedback.export import SOURCE, pairs, rankings, write_export
+from konomi.feedback.export import SOURCE, rankings, write_export
 from konomi.feedback.project import create_project, open_project, tasks_of
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import Answer, NewTask, Shown
@@ -68,7 +65,7 @@ def test_export_writes_what_the_reward_model_reads(project: Path) -> None:
     result = konomi("export", "people", "--out", "data/out")
     out = Path("data/out")
     assert {each.name for each in out.iterdir()} == {
-        *("rankings.jsonl", "pairs.jsonl", "scores.jsonl", "answers.jsonl", "other.jsonl", "manifest.json")
+        *("rankings.jsonl", "pairs.jsonl", "scores.jsonl", "answers.jsonl", "other.jsonl", "manifest.json", "statistics.json")
     }
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
     assert [each.name for each in Path("data").iterdir()] == ["out"]
@@ -85,8 +82,10 @@ def test_export_writes_what_the_reward_model_reads(project: Path) -> None:
         *(soft, Pair("prompt 6", "text 6.0", "text 6.2", source=SOURCE), Pair("prompt 6", "text 6.1", "text 6.2", source=SOURCE))
     ]
     scores = read_scores(out / "scores.jsonl")
-    assert scores == [score for each in ranked if isinstance(each, Ranking) for score in scores_of(each)]
-    assert "rankings: 20 records, 10 prompts, 30 responses" in result.stdout
+    assert len(scores) == 30  # each text once
+    # Aki says 1 2 3 and Ben 1 1 3: the best is at 1 and at 0.5
+    assert [each.score for each in scores if each.prompt == "prompt 6"] == [0.75, 0.25, -1.0]
+    assert "rankings.jsonl: 20 records, 10 prompts, 30 responses" in result.stdout
     assert result.stdout.endswith("data/out\n")
     for file in out.iterdir():  # people are pseudonyms
         assert not {"Aki", "Ben"} & set(file.read_text(encoding="utf-8").replace("cannot", "").split('"'))
@@ -121,6 +120,7 @@ def test_the_other_files_keep_everything(project: Path) -> None:
 
 def test_the_manifest(project: Path) -> None:
     shown = json.loads(konomi("export", "people", "--out", "out", "--json").stdout)
+    assert shown.pop("statistics") == json.loads(Path("out/statistics.json").read_text(encoding="utf-8"))
     assert shown == json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
     for name in ("rankings", "pairs", "scores", "answers", "other"):
         entry = shown["files"][name]
@@ -202,7 +202,7 @@ def test_nothing_ranked_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         store.answer(aki, skip(shown), NOW)
     result = konomi("export", "p", "--out", "o")
     assert "nobody has ranked anything yet: there are no rankings, pairs and scores" in result.stderr
-    assert {each.name for each in Path("o").iterdir()} == {"answers.jsonl", "other.jsonl", "manifest.json"}
+    assert {each.name for each in Path("o").iterdir()} == {"answers.jsonl", "other.jsonl", "manifest.json", "statistics.json"}
 
 
 def test_where_an_export_cannot_go(project: Path) -> None:
@@ -226,37 +226,7 @@ def test_an_export_that_fails_leaves_nothing(project: Path, monkeypatch: pytest.
     assert {each.name for each in Path().iterdir()} == {"people"}
 
 
-# pairs
-
-
-def ranking(ranks: tuple[int, ...], rater: str, texts: str = "abc", prompt: str = "p") -> Ranking:
-    return Ranking(prompt, tuple(texts[: len(ranks)]), ranks, rater, SOURCE)
-
-
-def test_pairs_of_one_rater_and_of_several() -> None:
-    one = pairs([ranking((2, 1, 1), "x")])
-    assert one == [
-        Pair("p", "b", "a", 1.0, rater="x", source=SOURCE),
-        Pair("p", "c", "a", 1.0, rater="x", source=SOURCE),
-        Pair("p", "b", "c", 0.5, rater="x", source=SOURCE),
-    ]
-    # the same texts in another order, and a prompt that differs in white space alone, are the same comparison
-    mixed = pairs([ranking((1, 2), "x"), ranking((1, 2), "y", "ba", " p "), ranking((1, 2), "z"), ranking((1, 1), "y", "bc")])
-    assert mixed == [
-        Pair("p", "a", "b", pytest.approx(2 / 3), source=SOURCE),  # type: ignore[arg-type]
-        Pair("p", "b", "c", 0.5, rater="y", source=SOURCE),
-    ]
-
-
-@given(st.lists(st.lists(st.integers(1, 3), min_size=3, max_size=3), min_size=1, max_size=6))
-def test_pairs_say_what_the_raters_said(ranks: list[list[int]]) -> None:
-    found = pairs([ranking((a, b, c), str(n)) for n, (a, b, c) in enumerate(ranks)])
-    assert len(found) == 3
-    for pair in found:
-        i, j = "abc".index(pair.chosen), "abc".index(pair.rejected)
-        votes = [1.0 if each[i] < each[j] else 0.0 if each[i] > each[j] else 0.5 for each in ranks]
-        assert pair.label == pytest.approx(sum(votes) / len(votes))
-        assert pair.label >= 0.5
+# rankings
 
 
 def test_rankings_are_the_first_words_of_each(project: Path) -> None:
@@ -264,6 +234,8 @@ def test_rankings_are_the_first_words_of_each(project: Path) -> None:
         exported = store.export()
     found = rankings(exported)
     assert len({(each.prompt, each.rater) for each in found}) == len(found) == 20
+    repeats = [each for each in exported.judgements if each.repeat and each.kind == "ranked"]
+    assert len(rankings(exported, repeats=True)) == 20 + len(repeats) > 21
 
 
 # projects

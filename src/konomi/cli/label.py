@@ -11,7 +11,6 @@ import typer
 
 from konomi.cli.common import Json, app, told
 from konomi.errors import ConfigError, DataError
-from konomi.files import write_atomic
 
 if TYPE_CHECKING:
     from konomi.feedback.project import Project as LabelProject
@@ -148,29 +147,28 @@ def export(
     """Write what people said as rankings, pairs and scores for konomi reward. The page may go on running.
 
     Several raters make a soft label of a pair. answers.jsonl keeps everything, with flags, comments and sources;
-    other.jsonl what is no ranking: all bad, skipped, repeats. A project of before/after texts also gets verdict.json: win rates.
+    other.jsonl what is no ranking: all bad, skipped, repeats. statistics.json says how far people agree and which model they
+    like better; of a project of before/after texts verdict.json instead gives win rates.
     """
-    from konomi.data.formats import manifest_bytes
     from konomi.feedback.before_after import is_comparison, verdict
     from konomi.feedback.export import write_export
     from konomi.feedback.project import open_project
+    from konomi.feedback.statistics import lines, statistics
 
     opened = open_project(project)
     with opened.store() as store:
         if freeze:
             store.freeze()
         exported = store.export()
-    said = write_export(exported, out, project=opened.title)
-    if is_comparison(exported):
-        said["verdict"] = verdict(exported)
-        write_atomic(out / "verdict.json", manifest_bytes(said["verdict"]))
+    name, found = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
+    said = write_export(exported, out, {f"{name}.json": found}, project=opened.title) | {name: found}
     if as_json:
         typer.echo(json.dumps(said, ensure_ascii=False, indent=2))
         return
-    for name, file in said["files"].items():
-        typer.echo(f"{name}: {', '.join(f'{count:,} {what}' for what, count in file['counts'].items())}")
-    if "verdict" in said:
-        typer.echo(_told_verdict(said["verdict"]))
+    for file in said["files"].values():
+        typer.echo(f"{file['name']}: {', '.join(f'{count:,} {what}' for what, count in file['counts'].items())}")
+    for line in [_told_verdict(found)] if name == "verdict" else lines(found):
+        typer.echo(line)
     if "rankings" not in said["files"]:
         typer.echo("nobody has ranked anything yet: there are no rankings, pairs and scores", err=True)
     typer.echo(out)

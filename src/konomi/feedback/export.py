@@ -1,11 +1,14 @@
 """What people said, as files that ``konomi reward`` reads, and as one that keeps everything.
 
-- rankings.jsonl: each person's ranking of each task; scores.jsonl: the same as normalised ranks.
+- rankings.jsonl: each person's ranking of each task.
+- scores.jsonl: each text once: the mean over people of its normalised rank.
 - pairs.jsonl: each two texts that were ranked together, once: the label is the share of raters who prefer ``chosen``,
   where a tie counts half for either.
 - answers.jsonl: all latest answers with everything that is known: sources, the order shown, flags, comments, repeats.
 - other.jsonl: of these, what is in no ranking: ``all_bad``, ``skipped``, and repeats.
 - manifest.json: names, hashes and counts.
+
+Further JSON files of what was found in the answers may stand beside them.
 
 Whose answer it is stands there as a pseudonym. Nothing is weighted or dropped by whom it is from.
 """
@@ -14,15 +17,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from konomi.data.convert import scores_of
 from konomi.data.formats import manifest_bytes, write_manifest, write_records
 from konomi.data.parse import VERSION, Record
-from konomi.data.records import Pair, Prompt, Ranking
+from konomi.data.records import Ranking
 from konomi.errors import DataError, RunError
+from konomi.feedback.ranking import counted, mean_scores, soft_pairs
 from konomi.feedback.records import Exported, Item, Judgement
 from konomi.files import line, write_atomic
 
@@ -30,11 +33,11 @@ SOURCE = "people"
 """What the records name as their source: not a model that judged."""
 
 
-def rankings(exported: Exported) -> list[Ranking]:
-    """The rankings, by task and person; repeats and what is no ranking left out."""
+def rankings(exported: Exported, *, repeats: bool = False) -> list[Ranking]:
+    """The rankings, by task and person; what is no ranking left out, and repeats unless they are wanted."""
     found = []
     for each in exported.judgements:
-        if counts_as_ranking(each) and each.ranks is not None:
+        if each.kind == "ranked" and each.ranks is not None and (repeats or not each.repeat):
             item = exported.items[each.task]
             texts = tuple(candidate.text for candidate in item.candidates)
             found.append(Ranking(item.prompt, texts, each.ranks, each.rater, SOURCE))
@@ -44,40 +47,6 @@ def rankings(exported: Exported) -> list[Ranking]:
 def counts_as_ranking(judgement: Judgement) -> bool:
     """Whether it is a person's first word on a task, and a ranking."""
     return judgement.kind == "ranked" and not judgement.repeat
-
-
-def pairs(rankings: Sequence[Ranking]) -> list[Pair]:
-    """Each two texts that were ranked together, once, in the order of first appearance.
-
-    ``chosen`` is the one that more raters prefer, of equal ones the first; ``rater`` is named where there is only one.
-
-    >>> both = Ranking("p", ("a", "b"), (1, 2), "x"), Ranking("p", ("a", "b"), (1, 1), "y")
-    >>> [(pair.chosen, pair.label) for pair in pairs(both)]
-    [('a', 0.75)]
-    """
-    votes: dict[tuple[str, str, str], list[float]] = {}
-    raters: dict[tuple[str, str, str], set[str | None]] = {}
-    prompts: dict[str, str] = {}
-    for ranking in rankings:
-        key = Prompt(ranking.prompt).key
-        prompts.setdefault(key, ranking.prompt)
-        for i, first in enumerate(ranking.responses):
-            for j in range(i + 1, len(ranking.responses)):
-                second = ranking.responses[j]
-                for_first = (1 + (ranking.ranks[i] < ranking.ranks[j]) - (ranking.ranks[i] > ranking.ranks[j])) / 2
-                both = (key, first, second)
-                if (key, second, first) in votes:
-                    both, for_first = (key, second, first), 1 - for_first
-                votes.setdefault(both, []).append(for_first)
-                raters.setdefault(both, set()).add(ranking.rater)
-    found = []
-    for both, given in votes.items():
-        key, first, second = both
-        share = sum(given) / len(given)
-        chosen, rejected = (first, second) if share >= 0.5 else (second, first)
-        rater = next(iter(raters[both])) if len(raters[both]) == 1 else None
-        found.append(Pair(prompts[key], chosen, rejected, max(share, 1 - share), rater=rater, source=SOURCE))
-    return found
 
 
 def answer_row(item: Item, judgement: Judgement) -> dict[str, Any]:
@@ -106,12 +75,13 @@ def answer_row(item: Item, judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def write_export(exported: Exported, out: Path, **about: Any) -> dict[str, Any]:
+def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None = None, **about: Any) -> dict[str, Any]:
     """Write all files into a new directory, in one step, and return the manifest.
 
     Args:
         exported: what the store gave.
         out: the directory; it must not exist yet. It is made for its owner alone.
+        also: further JSON files, by their names.
         about: what else the manifest is to say.
 
     Raises:
@@ -126,6 +96,8 @@ def write_export(exported: Exported, out: Path, **about: Any) -> dict[str, Any]:
     shutil.rmtree(half_done, ignore_errors=True)
     try:
         half_done.mkdir(mode=0o700, parents=True)
+        for name, content in (also or {}).items():
+            write_atomic(half_done / name, manifest_bytes(content))
         said = _write_files(exported, half_done, about)
         half_done.rename(out)
     except OSError as error:
@@ -137,8 +109,8 @@ def write_export(exported: Exported, out: Path, **about: Any) -> dict[str, Any]:
 
 def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[str, Any]:
     ranked = rankings(exported)
-    scores = [score for each in ranked for score in scores_of(each)]
-    records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs(ranked), "scores": scores}
+    pairs, scores = soft_pairs(counted(ranked)), mean_scores(ranked)
+    records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs, "scores": scores}
     paths = {name: out / f"{name}.jsonl" for name, found in records.items() if found}
     for name, path in paths.items():
         write_records(path, records[name])

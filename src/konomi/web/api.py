@@ -166,10 +166,13 @@ def guidelines(request: Request) -> Json:
 
 @router.get("/people")
 def people(request: Request) -> Json:
-    """Everybody; for the project's owner."""
-    admin_of(request)
-    _, store = request.app.state.site.opened()
-    return Json({"people": [_person(each) for each in store.people()]})
+    """Everybody, and how far they agree: to be seen, nothing follows from it. For the project's owner."""
+    admin = admin_of(request)
+    site: Site = request.app.state.site
+    _, store = site.opened()
+    latest = None if site.figures is None else site.figures.get(store.progress(admin, time.time()).team)
+    known = {} if latest is None else latest.people
+    return Json({"people": [{**_person(each), "figures": known.get(each.id)} for each in store.people()]})
 
 
 @router.post("/people")

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from konomi.web.words import say
 
@@ -29,6 +31,7 @@ class Found:
         comparisons: two texts and one person each, ties left out.
         needed: with how many of these the data begins to be enough.
         share, low, high, couples: of the agreement between people; None where no two have judged the same.
+        people: by pseudonym: ``records``, ``others`` and ``oneself``: shares of pairs on which they agree. For the owner alone.
     """
 
     comparison: bool
@@ -38,6 +41,7 @@ class Found:
     low: float | None = None
     high: float | None = None
     couples: int = 0
+    people: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def told(self, lang: str) -> dict[str, object]:
         """As the pages get it: ``agreement``, and ``enough`` with a sentence in the reader's language."""
@@ -54,7 +58,7 @@ class Found:
 
 def find(project: Path) -> Found:
     """The figures of a project as they are now. Its errors are those of the store."""
-    from konomi.feedback.agreement import enough_comparisons
+    from konomi.feedback.agreement import enough_comparisons, people
     from konomi.feedback.before_after import is_comparison
     from konomi.feedback.export import rankings
     from konomi.feedback.project import open_project
@@ -62,12 +66,17 @@ def find(project: Path) -> Found:
     with open_project(project).store() as store:
         exported = store.export()
     found, comparison = enough_comparisons(rankings(exported)), is_comparison(exported)
+    each = {own["rater"]: _of_one(own) for own in people(rankings(exported, repeats=True))}
     needed = NEEDED_VOTES if comparison else found["needed"]
     said = found["agreement"]
-    if said is None:
-        return Found(comparison, found["comparisons"], needed)
-    share = said["share"]
-    return Found(comparison, found["comparisons"], needed, share["value"], share["low"], share["high"], said["couples"])
+    share = {"value": None, "low": None, "high": None} if said is None else said["share"]
+    couples = 0 if said is None else said["couples"]
+    return Found(comparison, found["comparisons"], needed, share["value"], share["low"], share["high"], couples, each)
+
+
+def _of_one(own: Mapping[str, Any]) -> dict[str, Any]:
+    shares = {name: None if own[name] is None else own[name]["share"]["value"] for name in ("others", "oneself")}
+    return {"records": own["records"], **shares}
 
 
 class Figures:

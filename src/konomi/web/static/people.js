@@ -1,6 +1,6 @@
 // Who may answer: invite links, and taking them back.
 import { call } from "./api.js";
-import { alarm, announce } from "./status.js";
+import { alarm, announce, percent } from "./status.js";
 import { make } from "./text.js";
 import { t } from "./words.js";
 
@@ -12,7 +12,7 @@ function draw() {
   const rows = people.map((person) => {
     const name = make("bdi", "", {}, person.name);
     const marks = [person.admin && t("admin"), !person.active && t("revoked")].filter(Boolean).join(", ");
-    const row = make("li", "person", {}, name, make("span", "soft", {}, marks));
+    const row = make("li", "person", {}, name, make("span", "soft", {}, marks), make("span", "soft figures", {}, agreement(person.figures)));
     if (!person.admin) row.append(make("span", "acts", {}, inviter(person), person.active ? revoker(person) : ""));
     return row;
   });
@@ -22,6 +22,15 @@ function draw() {
     document.querySelector('label[for="address"]').textContent = t("invite_text", { name: invited.name });
     find("address").value = invited.address;
   }
+}
+
+/** How much somebody has ranked, and how far they agree with others and with themselves. */
+function agreement(figures) {
+  if (!figures) return "";
+  const parts = [t("person_records", { count: figures.records })];
+  if (figures.others != null) parts.push(t("person_others", { share: percent(figures.others) }));
+  if (figures.oneself != null) parts.push(t("person_oneself", { share: percent(figures.oneself) }));
+  return parts.join(" · ");
 }
 
 /** A button for one more link, for who has lost theirs. */

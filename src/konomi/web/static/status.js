@@ -27,7 +27,7 @@ export function state({ state, waiting, kept }) {
 }
 
 const round = (value) => (value >= 10 ? Math.round(value) : Math.round(value * 10) / 10);
-const percent = (share) => `${Math.round(100 * share)} %`;
+export const percent = (share) => `${Math.round(100 * share)} %`;
 
 /** The progress of the person and of the team, in words and as a bar. */
 export function progress(said) {
