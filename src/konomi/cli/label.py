@@ -85,18 +85,13 @@ def watch(
 
 def _opened(project: Path, candidates: Path | None) -> LabelProject:
     """The project, made if it is not there, with the candidates in it. Raises DataError, ConfigError: that cannot be."""
-    from konomi.feedback.project import create_project, open_project, tasks_of
+    from konomi.feedback.project import open_project, provide, tasks_of
 
-    if (project / "project.json").exists():
-        opened = open_project(project)
-        if candidates is None:
-            return opened
-        with opened.store() as store:
-            imported = store.add_tasks(tasks_of(candidates))
-    elif candidates is None:
-        raise ConfigError(f"{project}: no project yet; --candidates FILE makes one, with a file that konomi sample wrote")
-    else:
-        opened, imported = create_project(project, tasks_of(candidates))
+    if candidates is None:
+        if not (project / "project.json").exists():
+            raise ConfigError(f"{project}: no project yet; --candidates FILE makes one, with a file that konomi sample wrote")
+        return open_project(project)
+    opened, imported = provide(project, tasks_of(candidates))
     _say_imported(imported.added, imported.known, imported.notes)
     return opened
 

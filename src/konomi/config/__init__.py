@@ -7,6 +7,7 @@ Nothing here imports torch, so that a mistake is told before a model is loaded.
 from __future__ import annotations
 
 from konomi.config.judge import JudgeConfig, JudgeJob
+from konomi.config.label import LabelConfig, LabelJob
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
 from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
 from konomi.config.reward import NormalizeConfig, RewardData, RewardJob, RewardTraining
@@ -24,6 +25,8 @@ __all__ = [
     "HttpReward",
     "JudgeConfig",
     "JudgeJob",
+    "LabelConfig",
+    "LabelJob",
     "ModelConfig",
     "ModelReward",
     "NormalizeConfig",

@@ -43,6 +43,11 @@ VERBS = {
     "judge": Verb(
         "konomi.config:JudgeJob", "konomi.jobs.judge:run_judge", {"rankings": "rankings.jsonl", "truth": "truth.jsonl"}
     ),
+    "label": Verb(
+        "konomi.config:LabelJob",
+        "konomi.jobs.label:run_label",
+        {"rankings": "said/rankings.jsonl", "pairs": "said/pairs.jsonl", "scores": "said/scores.jsonl"},
+    ),
     "reward": Verb("konomi.config:RewardJob", "konomi.jobs.reward:run_reward", {"model": "model"}),
     "ppo": Verb("konomi.config:PPOJob", "konomi.jobs.ppo:run_ppo", {"model": "model"}, resumes=True),
 }

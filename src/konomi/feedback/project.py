@@ -121,6 +121,18 @@ def create_project(
     return project, imported
 
 
+def provide(path: Path, tasks: Sequence[NewTask], settings: Settings | None = None) -> tuple[Project, Imported]:
+    """The project at ``path`` with the tasks in it: made with ``settings`` if it is not there, else as it is.
+
+    Raises as :func:`create_project`, :func:`open_project` and :meth:`Store.add_tasks` do.
+    """
+    if not (path / "project.json").exists():
+        return create_project(path, tasks, settings=settings)
+    project = open_project(path)
+    with project.store() as store:
+        return project, store.add_tasks(tasks)
+
+
 def open_project(path: Path) -> Project:
     """Read project.json.
 

@@ -223,6 +223,12 @@ class Store:
         with self._database.read() as db:
             return work.progress(db, person.id, self.settings, bool(_meta(db, "frozen")), now)
 
+    def coverage(self) -> tuple[int, int]:
+        """How many answers count toward the target, and the target: tasks times people a task."""
+        with self._database.read() as db:
+            _, target, team = work.coverage(db, self.settings)
+            return team, target
+
     # the end
 
     @property

@@ -129,14 +129,20 @@ def shown(db: sqlite3.Connection, showing: str) -> Shown:
     return Shown(showing, prompt, lang, tuple(texts))
 
 
-def progress(db: sqlite3.Connection, person: str, settings: Settings, frozen: bool, now: float) -> Progress:
-    """How far a person and the team are."""
-    history = TasksFor(db, person, now).history()
+def coverage(db: sqlite3.Connection, settings: Settings) -> tuple[int, int, int]:
+    """How many tasks there are, how many answers are wanted, and how many of these are there."""
     tasks, target, team = db.execute(
         "SELECT count(*), sum(wanted), sum(min(covered, wanted)) FROM"
         " (SELECT covered, :whole + (place < :rest) AS wanted FROM tasks INDEXED BY tasks_in_turn)",
         {"whole": int(settings.overlap), "rest": settings.overlap % 1},
     ).fetchone()
+    return tasks, target, team
+
+
+def progress(db: sqlite3.Connection, person: str, settings: Settings, frozen: bool, now: float) -> Progress:
+    """How far a person and the team are."""
+    history = TasksFor(db, person, now).history()
+    tasks, target, team = coverage(db, settings)
     spent = [
         min(seconds, PAUSE)
         for (seconds,) in db.execute(

@@ -53,6 +53,12 @@ class PersonBody(_Body):
     name: str
 
 
+class FreezeBody(_Body):
+    """Whether answers are final."""
+
+    frozen: bool
+
+
 B = TypeVar("B", bound=_Body)
 
 
@@ -114,7 +120,7 @@ def _me(site: Site, person: Person) -> Json:
 def next_task(request: Request) -> Json:
     """What the person is to judge next, or null; and how far it is."""
     site, store, person = _asked(request)
-    shown = store.next_task(person, time.time())
+    shown = None if site.closing else store.next_task(person, time.time())
     return Json({"task": None if shown is None else _task(shown), "progress": _progress(request, site, store, person)})
 
 
@@ -172,7 +178,8 @@ def people(request: Request) -> Json:
     _, store = site.opened()
     latest = None if site.figures is None else site.figures.get(store.progress(admin, time.time()).team)
     known = {} if latest is None else latest.people
-    return Json({"people": [{**_person(each), "figures": known.get(each.id)} for each in store.people()]})
+    everybody = [{**_person(each), "figures": known.get(each.id)} for each in store.people()]
+    return Json({"people": everybody, "frozen": store.frozen})
 
 
 @router.post("/people")
@@ -192,6 +199,15 @@ def invite_again(request: Request, person_id: str) -> Json:
     store = site.opened()[1]
     token = store.new_token(person_id)
     return Json({"invite": _link(request, site, token), "person": _person(store.person(person_id))})
+
+
+@router.post("/freeze")
+def freeze(request: Request) -> Json:
+    """Take no answers any more, or take them again; for the project's owner."""
+    admin_of(request)
+    _, store = request.app.state.site.opened()
+    store.freeze(body_of(request, FreezeBody).frozen)
+    return Json({"frozen": store.frozen})
 
 
 @router.delete("/people/{person_id}")
@@ -222,5 +238,6 @@ def _task(shown: Shown) -> dict[str, Any]:
 
 def _progress(request: Request, site: Site, store: Store, person: Person) -> dict[str, Any]:
     said = dict(vars(store.progress(person, time.time())))
+    said["frozen"] |= site.closing
     found = None if site.figures is None else site.figures.get(said["team"])
     return {**said, **({"agreement": None, "enough": None} if found is None else found.told(reader_language(request)))}

@@ -70,6 +70,8 @@ def make_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        if site.before_end is not None:
+            site.before_end()
         if figures is not None:
             figures.close()
         if store is not None:

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +16,14 @@ from konomi.feedback.project import Project
 from konomi.files import write_atomic
 from konomi.web.app import make_app
 from konomi.web.security import Hosts
+from konomi.web.session import Site
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from uvicorn import Server
 
+EVERY, LINGER = 1.0, 5.0
+"""Seconds between two looks whether there is enough, and from then to the end."""
 PORT_FILE = "port"
 """In a project: the port of its last server. Pages that are still open find the next server there, with what they kept."""
 
@@ -84,8 +89,9 @@ def serve(
     names: Sequence[str] = (),
     say: Callable[[str], None],
     invite: Sequence[str] = (),
-) -> None:
-    """Serve until Ctrl-C.
+    until: Callable[[Site], bool] | None = None,
+) -> bool:
+    """Serve until Ctrl-C, or until there is enough; return whether it was that.
 
     Args:
         project, runs: as in :func:`konomi.web.app.make_app`.
@@ -94,6 +100,7 @@ def serve(
         names: further host names that the server answers to.
         say: is told the start address, and an invite link for each of ``invite``.
         invite: names of people; who is not there yet is added.
+        until: asked every second. When it says yes, people are told that it is over, and the server ends a little later.
 
     Raises:
         ConfigError: host or port cannot be used.
@@ -121,7 +128,37 @@ def serve(
             timeout_graceful_shutdown=3,
             limit_concurrency=512,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        ending = _Ending(app.state.site, until, server) if until is not None else None
+        server.run(sockets=[listening])
+        return ending is not None and ending.over
+    return False
+
+
+class _Ending:
+    """Looks every second, from a thread of its own, whether the server is to end."""
+
+    def __init__(self, site: Site, until: Callable[[Site], bool], server: Server) -> None:
+        self.over = False
+        self._site, self._until, self._server = site, until, server
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        site.before_end = self._stop
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(EVERY):
+            with contextlib.suppress(RunError):  # the file is busy: later again
+                self.over = self._until(self._site)
+            if self.over:
+                self._site.closing = True
+                self._stopped.wait(LINGER)  # pages ask for the next task, and are told
+                self._server.should_exit = True
+                return
+
+    def _stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
 
 
 def _is_wildcard(host: str) -> bool:

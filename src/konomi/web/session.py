@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ class Site:
         start: the secret in the start address; it is not kept anywhere else, and ends with the process.
         address: where people find the server, for invite links; None: wherever the request came to.
         people: how often each person may ask.
+        closing: the server is about to end: no task is handed out, and answers are still taken.
+        before_end: is called before the store is closed.
     """
 
     project: Project | None
@@ -46,6 +48,8 @@ class Site:
     start: str
     address: str | None
     people: Buckets
+    closing: bool = False
+    before_end: Callable[[], None] | None = None
     _watchers: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -7,6 +7,7 @@ import { t } from "./words.js";
 const find = (id) => document.getElementById(id);
 let people = [];
 let invited = null;
+let frozen = false;
 
 function draw() {
   const rows = people.map((person) => {
@@ -17,6 +18,8 @@ function draw() {
     return row;
   });
   find("people").replaceChildren(...(rows.length ? rows : [make("li", "soft", {}, t("people_none"))]));
+  find("frozen").textContent = t(frozen ? "frozen_now" : "frozen_not");
+  find("freeze").textContent = t(frozen ? "thaw" : "freeze");
   find("invited").hidden = !invited;
   if (invited) {
     document.querySelector('label[for="address"]').textContent = t("invite_text", { name: invited.name });
@@ -41,17 +44,12 @@ function inviter(person) {
   return button;
 }
 
-/** A button that asks once more before it acts. */
+/** A button that takes somebody's access away. */
 function revoker(person) {
   const button = make("button", "", { type: "button" }, t("revoke"));
   button.setAttribute("aria-label", t("revoke_label", { name: person.name }));
   button.addEventListener("click", async () => {
-    if (!button.dataset.sure) {
-      button.dataset.sure = "yes";
-      button.textContent = t("revoke_sure");
-      button.setAttribute("aria-label", `${t("revoke_sure")}: ${person.name}`);
-      return;
-    }
+    if (!(await sure(t("revoke_label", { name: person.name }), t("revoke")))) return;
     await attempt(async () => {
       await call("DELETE", `/api/people/${encodeURIComponent(person.id)}`);
       await load();
@@ -59,6 +57,16 @@ function revoker(person) {
     });
   });
   return button;
+}
+
+/** Ask before something is done; whether it is to be. */
+function sure(question, act) {
+  const dialog = find("sure");
+  find("sure-question").textContent = question;
+  find("sure-do").textContent = act;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((answer) => dialog.addEventListener("close", () => answer(dialog.returnValue === "yes"), { once: true }));
 }
 
 async function attempt(act) {
@@ -71,7 +79,7 @@ async function attempt(act) {
 }
 
 async function load() {
-  people = (await call("GET", "/api/people")).people;
+  ({ people, frozen } = await call("GET", "/api/people"));
   draw();
 }
 
@@ -88,6 +96,14 @@ find("invite").addEventListener("submit", (event) => {
   attempt(async () => {
     await invite(name, "/api/people", { name });
     event.target.reset();
+  });
+});
+find("freeze").addEventListener("click", async () => {
+  if (!frozen && !(await sure(t("freeze_sure"), t("freeze")))) return;
+  await attempt(async () => {
+    await call("POST", "/api/freeze", { frozen: !frozen });
+    await load();
+    announce(find("frozen").textContent);
   });
 });
 find("copy").addEventListener("click", async () => {

@@ -167,6 +167,8 @@ async function next() {
   if (answer.task) return show(answer.task);
   task = null;
   view("done");
+  find("done-for-now").hidden = answer.progress.frozen;
+  find("done-for-good").hidden = !answer.progress.frozen;
   draw();
   find("done").focus();
 }

@@ -1,0 +1,100 @@
+"""A pipeline's stage in which people rank: the page is open until there is enough, then what they said is written as files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from konomi.config import LabelConfig, LabelJob
+from konomi.errors import DataError
+from konomi.feedback.export import write_export
+from konomi.feedback.project import Project, provide, tasks_of
+from konomi.feedback.queue import Settings
+from konomi.feedback.statistics import lines, statistics
+from konomi.feedback.store import Store
+from konomi.files import content_sha256
+from konomi.jobs.common import begun
+from konomi.observer import Observer
+from konomi.signals import stop_on_signal
+from konomi.web.figures import find
+from konomi.web.serve import check_host, serve
+from konomi.web.session import Site
+
+
+def run_label(job: LabelJob, root: Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
+    """Let people rank all tasks of a file on a page; return the result that ``--json`` prints.
+
+    The project is outside of the run directory and outlives it. The run directory gets ``said/``: what ``konomi export``
+    writes. If there is enough already, no page is opened.
+
+    Raises:
+        ConfigError: the page cannot be served at the address.
+        DataError: candidates or project cannot be used; nobody has ranked anything.
+        RunError: the disk fails.
+        KeyboardInterrupt: stopped by a signal. All answers are in the project.
+    """
+    observer, started, wanted = observer or Observer(), time.monotonic(), job.label
+    check_host(wanted.host, wanted.allow_network)
+    path, tasks = Path(wanted.project), tasks_of(Path(job.candidates))
+    facts = {"candidates": f"{job.candidates}: {len(tasks)} tasks", "project": str(path)}
+    digest = content_sha256(Path(job.candidates))[:32]
+    with (
+        stop_on_signal(observer.stopping),
+        begun(job, root, observer, data=job.candidates, digest=digest, facts=facts, parent=parent) as (run, sink),
+    ):
+        project, imported = provide(path, tasks, Settings(overlap=wanted.overlap))
+        for note in imported.notes:
+            observer.warn(note)
+        _ask(project, wanted, observer.say)
+        with project.store() as store:
+            exported = store.export()
+        found = statistics(exported)
+        if not found["comparisons"]:
+            raise DataError(f"{path}: nobody has put two texts in order yet; open the page again: konomi label {path}")
+        said = write_export(exported, run.path / "said", {"statistics.json": found}, project=project.title)
+        for line in lines(found):
+            observer.say(line)
+        if sink:
+            shares = {name: found[name]["share"]["value"] for name in ("agreement", "oneself") if found[name]}
+            figures = {"comparisons": found["comparisons"], "ties": found["ties"], "raters": said["answers"]["raters"], **shares}
+            sink.log(0, {f"people/{name}": float(value) for name, value in figures.items()})
+            sink.log_artifacts([run.path / "said" / "manifest.json", run.path / "said" / "statistics.json"])
+    return {
+        "run": str(run.path),
+        "status": "finished",
+        "project": str(path),
+        "rankings": str(run.path / "said" / "rankings.jsonl"),
+        "comparisons": found["comparisons"],
+        "answers": said["answers"],
+        "seconds": time.monotonic() - started,
+        "mlflow": sink.address if sink else None,
+    }
+
+
+def _ask(project: Project, wanted: LabelConfig, say: Callable[[str], None]) -> None:
+    """Keep the page open until there is enough."""
+
+    def enough(store: Store, comparisons: Callable[[int], int]) -> bool:
+        answers, target = store.coverage()
+        if store.frozen or answers >= target:
+            return True
+        return wanted.comparisons is not None and comparisons(answers) >= wanted.comparisons
+
+    def on_the_page(site: Site) -> bool:
+        def comparisons(answers: int) -> int:
+            found = site.figures.get(answers) if site.figures else None
+            return found.comparisons if found else 0
+
+        return enough(site.opened()[1], comparisons)
+
+    with project.store() as store:
+        if enough(store, lambda answers: find(project.path).comparisons if answers else 0):
+            return
+    finished = serve(
+        project, host=wanted.host, port=wanted.port, allow_network=wanted.allow_network, names=wanted.names, say=say,
+        invite=wanted.invite, until=on_the_page,
+    )  # fmt: skip
+    if not finished:
+        raise KeyboardInterrupt("stopped; all answers are saved")
