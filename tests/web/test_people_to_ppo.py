@@ -1,0 +1,173 @@
+"""The whole way, in the tiny world and through the command line: a model writes, a person in a real browser ranks, a reward
+model learns from the rankings, PPO trains against it, and the same person judges before and after, blind."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install-dev")
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from browsing import CHROMIUM, watched
+from label_site import environment
+from tiny import save_tiny
+
+if CHROMIUM is None:
+    pytest.skip("there is no chromium: apt-get install chromium (make install-dev does so as root)", allow_module_level=True)
+
+PIPELINE = """
+name = "tiny"
+mlflow = false
+
+[stages.candidates]
+do = "sample"
+models.lm.name = "lm"
+rollout.response_tokens = [5, 6]
+rollout.stop = "length"
+data.prompts = "prompts.txt"
+sample.candidates = 4
+
+[stages.rank]
+do = "label"
+candidates = "@candidates.candidates"
+label.project = "people"
+
+[stages.taste]
+do = "reward"
+model.name = "lm"
+data.file = "@rank.rankings"
+normalize.samples = "@candidates.candidates"
+train = { epochs = 6, batch_size = 8, learning_rate = 3e-3, max_length = 64 }
+
+[stages.policy]
+do = "ppo"
+model.name = "lm"
+data.prompts = "prompts.txt"
+rollout.response_tokens = [5, 6]
+rollout.stop = "length"
+reward = { kind = "model", name = "@taste.model" }
+compare.samples = 8
+ppo = { episodes = 320, batch_size = 32, baseline_samples = 32, learning_rate = 3e-3, kl_coef = 0.01, kl_cap = 60 }
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def konomi(where: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, that has ended by itself or is killed."""
+    command = [sys.executable, "-u", "-m", "konomi", *arguments]
+    log = where / "log.txt"
+    with log.open("w", encoding="utf-8") as heard:
+        process = subprocess.Popen(command, cwd=where, env=environment(), stdout=heard, stderr=subprocess.STDOUT, text=True)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def address(where: Path, process: subprocess.Popen[str]) -> str:
+    """Where the page is, as the command prints it."""
+    import time
+
+    for _ in range(1200):
+        said = (where / "log.txt").read_text(encoding="utf-8")
+        if found := re.search(r"http://\S+/start/\S+", said):
+            return found[0]
+        assert process.poll() is None, said
+        time.sleep(0.1)
+    raise AssertionError("no address was printed")
+
+
+def come(browser: Browser, start: str) -> tuple[Page, Any]:
+    page = browser.new_page(locale="ja-JP")
+    page.set_default_timeout(60_000)
+    complaints = watched(page).__enter__()
+    page.goto(start)
+    return page, complaints
+
+
+def rank(page: Page) -> str:
+    """Rank the texts of a task by how many early letters are in them, with digits, and send it; which task it was."""
+    page.locator("#task[data-shown]:not([hidden])").wait_for()
+    shown = str(page.locator("#task").get_attribute("data-shown"))
+    counts = [sum("a" <= letter <= "h" for letter in text) for text in page.locator(".card .text").all_inner_texts()]
+    for count in counts:
+        page.keyboard.press(str(1 + sum(other > count for other in counts)))
+    page.keyboard.press("Enter")
+    page.locator(f"#task[data-shown]:not([hidden]):not([data-shown='{shown}']), #done:not([hidden])").first.wait_for()
+    return shown
+
+
+def test_from_people_to_ppo_and_back_to_people(tmp_path: Path, browser: Browser) -> None:
+    save_tiny(tmp_path / "lm", "llama")
+    words = [a + b for a in "abcdefgh" for b in "ijklm"]
+    (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (tmp_path / "pipe.toml").write_text(PIPELINE, encoding="utf-8")
+    # stopped in the middle, nothing is lost
+    with konomi(tmp_path, "run", "pipe.toml") as process:
+        page, complaints = come(browser, address(tmp_path, process))
+        page.wait_for_url("**/guidelines")
+        page.locator("#seen").click()
+        first = {rank(page) for _ in range(5)}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, (tmp_path / "log.txt").read_text("utf-8")
+        assert "stopped; go on with" in (tmp_path / "log.txt").read_text("utf-8").replace("\n", " ")
+        page.close()
+    with konomi(tmp_path, "run", "pipe.toml") as process:
+        page, complaints = come(browser, address(tmp_path, process))
+        assert not first & {rank(page) for _ in range(25)}
+        page.locator('nav a[href="/people"]').click()  # enough of it: the person closes the collection
+        page.locator("#freeze").click()
+        page.locator("#sure-do").click()
+        page.locator('nav a[href="/"]').click()
+        page.locator("#done-for-good").wait_for()
+        assert process.wait(300) == 0, (tmp_path / "log.txt").read_text("utf-8")
+        page.close()
+    run = tmp_path / "runs" / "tiny"
+    statistics = json.loads((run / "rank" / "said" / "statistics.json").read_text("utf-8"))
+    assert 90 <= statistics["comparisons"] <= 180
+    assert statistics["oneself"]["share"]["value"] > 0.8
+    found = json.loads((run / "taste" / "eval.json").read_text("utf-8"))
+    assert found["held_out"]["accuracy"]["value"] > 0.6
+    gained = json.loads((run / "policy" / "compare.json").read_text("utf-8"))["difference"]
+    assert gained["low"] > 0
+    # once more nothing is asked, and nothing runs again
+    with konomi(tmp_path, "run", "pipe.toml", "--json") as process:
+        assert process.wait(120) == 0
+    text = (tmp_path / "log.txt").read_text("utf-8")
+    assert [each["status"] for each in json.loads(text[text.index("\n{") :])["stages"]] == ["skipped"] * 4
+    # the same person judges what came of it, blind
+    with konomi(tmp_path, "compare", str(run / "policy"), "--people", "blind") as process:
+        assert process.wait(120) == 0
+    with konomi(tmp_path, "label", "blind") as process:
+        page, complaints = come(browser, address(tmp_path, process))
+        page.wait_for_url("**/guidelines")
+        page.locator("#seen").click()
+        while page.locator("#done").is_hidden():
+            rank(page)
+        page.close()
+    with konomi(tmp_path, "export", "blind", "--out", "verdict", "--json") as process:
+        assert process.wait(120) == 0
+    verdict = json.loads((tmp_path / "verdict" / "verdict.json").read_text("utf-8"))
+    assert verdict["wins"] > 2 * verdict["losses"] > 0 or verdict["losses"] == 0
+    assert verdict["reward_model"]["agreement"]["value"] > 0.5
+    assert complaints == []
