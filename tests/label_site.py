@@ -72,10 +72,7 @@ class Site:
         return client
 
     def close(self) -> None:
-        if self.site.figures is not None:
-            self.site.figures.close()
-        if self.site.store is not None:
-            self.site.store.close()
+        self.site.close()
 
 
 def answer_to(task: dict[str, Any], **more: Any) -> dict[str, Any]:

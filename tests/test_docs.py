@@ -42,10 +42,11 @@ SECTIONS = {
     "normalize": configuration.NormalizeConfig,
     "sample": configuration.SampleConfig,
     "judge": configuration.JudgeConfig,
+    "label": configuration.LabelConfig,
 }
 JOBS = {
     "sft": configuration.SFTJob, "sample": configuration.SampleJob, "judge": configuration.JudgeJob,
-    "reward": configuration.RewardJob,
+    "label": configuration.LabelJob, "reward": configuration.RewardJob,
 }  # fmt: skip
 """Verbs whose files are not those of PPO."""
 METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/(loss|perplexity)")

@@ -238,7 +238,7 @@ def test_killed_in_the_middle_of_ppo_it_goes_on_as_if_nothing_had_been(world: Pa
         ('name = "tiny"', 'nam = "tiny"', ["pipe.toml: nam: unknown key; did you mean name?"]),
         ("[stages.rank]", '[stages."a.b"]', ["'a.b'", "letters, digits, _ and - only"]),
         ("[stages.rank]", "[stages.mlartifacts]", ["mlartifacts"]),
-        ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "one of: sft, sample, judge, reward, ppo"]),
+        ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "one of: sft, sample, judge, label, reward,"]),
         ('do = "judge"', "", ["pipe.toml: stages.rank: do = None"]),
         ('do = "judge"', 'do = "judge"\njudge.agree = 0.8', ["stages.rank: judge.agree: unknown key; did you mean agreement?"]),
         ("episodes = 96", "episodes = 97", ["stages.policy: ppo: episodes = 97 is not a multiple"]),

@@ -137,6 +137,8 @@ def _inputs(stage: Stage) -> dict[str, Any]:
 
 def _file_of(key: str, value: str) -> Path | None:
     """The file or directory that a setting names, if it names one that is there."""
+    if key == "project":  # people go on working in it: what it holds does not make a stage run again
+        return None
     if key in ("prompts", "texts") and value.startswith(EMBEDDED):
         return embedded_file(value)
     if key not in _FILES and "/" not in value and not Path(value).suffix:

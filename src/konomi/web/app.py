@@ -70,12 +70,7 @@ def make_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        if site.before_end is not None:
-            site.before_end()
-        if figures is not None:
-            figures.close()
-        if store is not None:
-            store.close()
+        site.close()
 
     app = FastAPI(
         docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False, telemetry=NO_TELEMETRY

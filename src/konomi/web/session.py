@@ -69,6 +69,15 @@ class Site:
         """The language of those who have not chosen."""
         return "en" if self.project is None else self.project.lang
 
+    def close(self) -> None:
+        """End what goes on beside the requests, and close the store."""
+        if self.before_end is not None:
+            self.before_end()
+        if self.figures is not None:
+            self.figures.close()
+        if self.store is not None:
+            self.store.close()
+
     def opened(self) -> tuple[Project, Store]:
         """The project and its store. Raises Refusal: runs are watched alone."""
         if self.project is None or self.store is None:
