@@ -73,6 +73,13 @@ def plain(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").strip()
 
 
+def put(mark: str, text: str) -> None:
+    """Put a text between the marks of that name in docs/results.md."""
+    page = RESULTS.read_text(encoding="utf-8")
+    marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+    RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/judge"))
@@ -84,9 +91,7 @@ def main() -> None:
     text = f"Hardware: {hardware()}.\n\n{table(given.out / 'judge-ja')}"
     print(text)
     if given.write:
-        page = RESULTS.read_text(encoding="utf-8")
-        marked = re.compile(r"(<!-- judge -->\n).*?(<!-- /judge -->)", re.DOTALL)
-        RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
+        put("judge", text)
 
 
 if __name__ == "__main__":

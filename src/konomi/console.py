@@ -127,7 +127,7 @@ class LiveObserver(_Timed):
 
     def say(self, text: str) -> None:
         self._stop()
-        self.console.print(f"[bold]›[/bold] {escape(text)}")
+        self.console.print(f"[bold]›[/bold] {escape(text)}", soft_wrap=True)  # a broken address is none
 
     def warn(self, text: str) -> None:
         self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 import typer.core
 
 from konomi import __version__
+from konomi.cli import japanese
 from konomi.errors import KonomiError, RunError
 from konomi.files import plain
 
@@ -71,7 +73,8 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
                 isinstance(error, RunError) and error.__cause__ is not None
             ):  # of a reward function, for example: its author wants it
                 traceback.print_exception(error.__cause__)
-            typer.echo(f"konomi: {error}", err=True)
+            sentence = japanese.sentence_of(error) if japanese.is_wanted(os.environ) else None
+            typer.echo(f"konomi: {sentence}\n{error}" if sentence else f"konomi: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stopped:
             typer.echo(f"konomi: {stopped or 'stopped'}", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,14 +54,10 @@ def label(
     The first time: konomi label PROJECT --candidates FILE. Later konomi label PROJECT goes on.
     """
     from konomi.web.serve import check_host, serve
-    from konomi.web.words import beside
 
     check_host(host, allow_network)
-    try:
-        opened = _opened(project, candidates)
-        opened.store().close()  # whether it is whole is told before anything is served
-    except DataError as error:
-        raise DataError(beside(str(error), os.environ)) from None
+    opened = _opened(project, candidates)
+    opened.store().close()  # whether it is whole is told before anything is served
     invite = list(dict.fromkeys(people or []))
     serve(opened, host=host, port=port, allow_network=allow_network, names=name or [], say=_say, invite=invite)
     typer.echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)

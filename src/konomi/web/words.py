@@ -28,30 +28,6 @@ def say(key: str, lang: str, /, **values: Any) -> str:
     return catalogue("errors")[lang][key].format(**values)
 
 
-_IN_FILES = {
-    "fewer than two candidates": "one_candidate",
-    "are the same text": "same_candidates",
-    "the same prompt and candidates as": "same_candidates",
-    "no rows in it": "no_tasks",
-    "different texts; draw others": "same_candidates",
-    "can be ranked at once": "many_candidates",
-    "damaged, or not a database": "damaged",
-}
-"""Parts of messages about files -> what they say, in the catalogue ``file_...``."""
-
-
-def beside(message: str, environment: Mapping[str, str]) -> str:
-    """A message about a file; before it, where we have the words and the terminal is Japanese, what it is about in Japanese.
-
-    >>> beside("c.jsonl: no rows in it", {"LANG": "ja_JP.UTF-8"}).splitlines()
-    ['ファイルに課題がありません。評価するものがありません。', 'c.jsonl: no rows in it']
-    """
-    names = (environment.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
-    lang = next((name for name in names if name), "").split("_")[0].lower()
-    key = next((key for part, key in _IN_FILES.items() if part in message), None)
-    return message if key is None or lang != "ja" else f"{say(f'file_{key}', 'ja')}\n{message}"
-
-
 def preferred(header: str, languages: Sequence[str]) -> str | None:
     """Which of ``languages`` an Accept-Language header likes best; None if none of them.
 
