@@ -3,7 +3,9 @@
 One person at a time asks for a task and answers it, over HTTP on loopback, on one connection, as a browser does. An answer
 is on the disk before it is acknowledged: the time of a flush of this machine's disk is in it, and printed beside it.
 
-    python benchmarks/label_page.py [--tasks 10000] [--answers 100000] [--rounds 300] [--keep DIR]
+    python benchmarks/label_page.py [--tasks 10000] [--answers 100000] [--rounds 300] [--keep DIR] [--write]
+
+With --write the table goes into docs/results.md, between the marks.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from demo_seeds import hardware
+from judge_ja import put
+
 from konomi.data.records import Candidate
 from konomi.feedback.database import VERSION
 from konomi.feedback.project import Project, create_project, open_project
@@ -30,6 +35,7 @@ from konomi.feedback.records import NewTask
 from konomi.web.app import make_app
 
 PEOPLE, K = 20, 4
+NAMES = {"next": "the next task and the progress", "answers": "an answer saved", "both": "both, as a person waits for them"}
 
 
 def filled(path: Path, tasks: int, answers: int) -> Project:
@@ -117,6 +123,7 @@ def main() -> None:
     for name, default in (("tasks", 10_000), ("answers", 100_000), ("rounds", 300)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--keep", type=Path, help="use the project in this directory again, or make it there")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         path = given.keep or Path(temporary) / "project"
@@ -136,7 +143,7 @@ def main() -> None:
         try:
             assert server.stdout is not None
             address = server.stdout.readline().removeprefix("open ").split("/start/")[0]
-            print(f"start: {time.perf_counter() - began:.1f} s; a flush of the disk: {flush_ms(path.parent):.1f} ms")
+            begin, flush = time.perf_counter() - began, flush_ms(path.parent)
             found: dict[str, list[float]] = {}
             for token in tokens:
                 times = measure(address, f"{app.state.site.cookie}={token}", given.rounds // len(tokens))
@@ -145,10 +152,20 @@ def main() -> None:
         finally:
             server.terminate()
             server.wait()
+        size = project.labels.stat().st_size / 1e6
+        lines = [
+            f"Hardware: {hardware()}. {len(exported.items):,} tasks, {len(exported.judgements):,} answers, {size:.0f} MB; a "
+            f"flush of the disk takes {flush:.1f} ms; the server was ready after {begin:.1f} s.",
+            "",
+            "| request | median, ms | 95 % under, ms | slowest, ms | requests |",
+            "|---|---|---|---|---|",
+        ]
         for name, values in found.items():
             middle, most = statistics.median(values), statistics.quantiles(values, n=20)[-1]
-            count, top = len(values), max(values)
-            print(f"{name:>8}: median {middle:5.1f} ms, 95 % under {most:5.1f} ms, slowest {top:5.1f} ms, n = {count}")
+            lines.append(f"| {NAMES[name]} | {middle:.1f} | {most:.1f} | {max(values):.1f} | {len(values)} |")
+        print("\n".join(lines))
+        if given.write:
+            put("page", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from judge_ja import interval, put
 from playwright.sync_api import Page, sync_playwright
 
 from konomi.config import ClassifierReward
-from konomi.rewards import Reward, build_reward, score
+from konomi.rewards import Reward, build_reward
 
 CONFIG = ROOT / "examples" / "people-ja.toml"
 MARK = "people"
@@ -47,7 +47,9 @@ def page_of(*arguments: str) -> Iterator[tuple[Page, subprocess.Popen[str]]]:
             break
     if not start:
         raise SystemExit(f"konomi {' '.join(arguments)}: no address was printed")
-    with sync_playwright() as playwright:
+    with contextlib.ExitStack() as ending:
+        ending.callback(process.kill)
+        playwright = ending.enter_context(sync_playwright())
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium") or shutil.which("chromium-browser"), args=["--no-sandbox"]
         )
@@ -55,8 +57,8 @@ def page_of(*arguments: str) -> Iterator[tuple[Page, subprocess.Popen[str]]]:
         page.goto(start)
         page.wait_for_url("**/guidelines")
         page.locator("#seen").click()
+        ending.callback(browser.close)
         yield page, process
-        browser.close()
 
 
 def work(page: Page, taste: Reward) -> int:
@@ -68,7 +70,7 @@ def work(page: Page, taste: Reward) -> int:
             return count
         shown = str(page.locator("#task").get_attribute("data-shown"))
         prompt, texts = page.locator("#prompt").inner_text(), page.locator(".card .text").all_inner_texts()
-        worth = score(taste, [prompt] * len(texts), texts, {})
+        worth = taste([prompt + text for text in texts], prompts=[prompt] * len(texts), responses=texts, columns={})
         for value in worth:
             page.keyboard.press(str(1 + sum(other > value for other in worth)))
         page.keyboard.press("Enter")
