@@ -33,6 +33,9 @@ class Heard(Observer):
     def say(self, text: str) -> None:
         self.said.append(text)
 
+    def progress(self, what: str, done: int, total: int, figures: Any = None) -> None:
+        self.said.append(f"{done} of {total} {what}")
+
 
 def job(tmp_path: Path, **label: Any) -> LabelJob:
     candidates = candidates_file(tmp_path / "c.jsonl") if not (tmp_path / "c.jsonl").exists() else tmp_path / "c.jsonl"
@@ -76,6 +79,8 @@ def test_the_page_is_open_until_every_task_has_its_answer(tmp_path: Path) -> Non
     other.join()
     assert result["comparisons"] == 24
     assert [line for line in heard.said if line.startswith("24 comparisons")]
+    progress = [line for line in heard.said if line.endswith(" of 8 answers")]
+    assert progress[0] == "6 of 8 answers" and progress[-1] == "8 of 8 answers" and len(set(progress)) == len(progress)
 
 
 def test_a_closed_collection_is_taken_as_it_is_and_one_of_nobody_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def run_label(job: LabelJob, root: Path, observer: Observer | None = None, *, pa
         project, imported = provide(path, tasks, Settings(overlap=wanted.overlap))
         for note in imported.notes:
             observer.warn(note)
-        _ask(project, wanted, observer.say)
+        _ask(project, wanted, observer)
         with project.store() as store:
             exported = store.export()
         found = statistics(exported)
@@ -73,14 +73,20 @@ def run_label(job: LabelJob, root: Path, observer: Observer | None = None, *, pa
     }
 
 
-def _ask(project: Project, wanted: LabelConfig, say: Callable[[str], None]) -> None:
+def _ask(project: Project, wanted: LabelConfig, observer: Observer) -> None:
     """Keep the page open until there is enough."""
+    told = 0
 
     def enough(store: Store, comparisons: Callable[[int], int]) -> bool:
-        answers, target = store.coverage()
-        if store.frozen or answers >= target:
-            return True
-        return wanted.comparisons is not None and comparisons(answers) >= wanted.comparisons
+        nonlocal told
+        what, (done, target) = "answers", store.coverage()
+        complete = done >= target
+        if wanted.comparisons is not None:
+            what, done, target = "comparisons", comparisons(done), wanted.comparisons
+        if done > told:
+            told = done
+            observer.progress(what, min(done, target), target)
+        return store.frozen or complete or done >= target
 
     def on_the_page(site: Site) -> bool:
         def comparisons(answers: int) -> int:
@@ -93,7 +99,7 @@ def _ask(project: Project, wanted: LabelConfig, say: Callable[[str], None]) -> N
         if enough(store, lambda answers: find(project.path).comparisons if answers else 0):
             return
     finished = serve(
-        project, host=wanted.host, port=wanted.port, allow_network=wanted.allow_network, names=wanted.names, say=say,
+        project, host=wanted.host, port=wanted.port, allow_network=wanted.allow_network, names=wanted.names, say=observer.say,
         invite=wanted.invite, until=on_the_page,
     )  # fmt: skip
     if not finished:
