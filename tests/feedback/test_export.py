@@ -20,7 +20,7 @@ from konomi.cli import app
 from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
 from konomi.data.records import Candidate, Pair, Ranking, Task
 from konomi.errors import DataError, RunError
-from konomi.feedback.export import SOURCE, rankings, write_export
+from konomi.feedback.export import SOURCE, rankings, repeated, write_export
 from konomi.feedback.project import create_project, open_project, tasks_of
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import Answer, NewTask, Shown
@@ -235,7 +235,11 @@ def test_rankings_are_the_first_words_of_each(project: Path) -> None:
     found = rankings(exported)
     assert len({(each.prompt, each.rater) for each in found}) == len(found) == 20
     repeats = [each for each in exported.judgements if each.repeat and each.kind == "ranked"]
-    assert len(rankings(exported, repeats=True)) == 20 + len(repeats) > 21
+    couples = repeated(exported)
+    assert len(couples) == len(repeats) > 1
+    for first, again in couples:
+        assert first in found
+        assert (first.prompt, first.responses, first.rater) == (again.prompt, again.responses, again.rater)
 
 
 # projects

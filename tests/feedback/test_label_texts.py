@@ -119,8 +119,14 @@ def test_languages(tmp_path: Path) -> None:
             "これはGPT-4の答え",
             "ＣｈａｔＧＰＴです",
             "G\u200bP\u200bT",
-            "ask Claude about it",
+            "ask Claude 3 about it",
             "gemma3 wrote this",
+            "I was made by Claude, ask me",
+            "Llama-Instruct says no",
+            "I am Llama. Hello",
+            "Gemini is a model",
+            "僕はクロードではなくGrokです",
+            "G\ufe0fP\ufe0fT is not seen",
         ),
         *("made by OpenAI", "ぼくはGeminiだよ", "our-lab-7b says hello", "言語モデルとして", "AIアシスタントです"),
     ],
@@ -134,6 +140,8 @@ def test_texts_that_name_a_model(text: str) -> None:
     [
         *("The weather is fine", "今日は晴れ", "", "He was a model citizen", "Claudette sang", "egpt", "店のアシスタントです"),
         *("a base after all", "our-lab-7bx", "MAIとして", "as a model"),
+        *("Claude Monet painted it", "a painting by Claude Monet", "the llama ate", "the Gemini constellation", "I grok it"),
+        *("Swallow it. I am here", "空にはGeminiの星"),
     ],
 )
 def test_texts_that_name_none(text: str) -> None:
@@ -142,7 +150,7 @@ def test_texts_that_name_none(text: str) -> None:
 
 def test_names_come_from_the_sources_too() -> None:
     models = ["org/Our-LM_7b", "runs/ppo/model", "m", "before", "embedded:nice-lm", 7, None]
-    names = model_names(Candidate("t", {"model": model}) for model in models)
+    names = model_names(models)
     assert names == ("org/Our-LM_7b", "Our-LM_7b", "runs/ppo/model", "embedded:nice-lm", "nice-lm")
 
 
