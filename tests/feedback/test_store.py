@@ -402,13 +402,16 @@ def test_work_goes_through_indexes(tmp_path: Path) -> None:
     shown = work(store, aki)
     store.answer(aki, answer_to(shown[0]), NOW)
     store.shown(aki, shown[0].id), store.answer_of(aki, shown[0].id), store.mine(aki), store.person_of("x")
+    store.mine(aki, 5, shown[3].id), store.progress(aki, NOW)
     db.set_trace_callback(None)
     assert len(asked) > 300
     plans = [
         row[3] for each in asked if each[:6] in ("SELECT", "UPDATE", "DELETE") for row in db.execute(f"EXPLAIN QUERY PLAN {each}")
     ]
     assert any("tasks_in_turn" in plan for plan in plans)
-    assert {plan for plan in plans if "SCAN" in plan} <= {"SCAN CONSTANT ROW"}
+    # the whole of it is counted out of an index alone, and the last answers are a few
+    known = {"SCAN CONSTANT ROW", "SCAN tasks USING COVERING INDEX tasks_in_turn", "SCAN last"}
+    assert {plan for plan in plans if "SCAN" in plan} <= known
     assert not [plan for plan in plans if "TEMP B-TREE" in plan]
 
 
