@@ -81,6 +81,9 @@ def test_export_writes_what_the_reward_model_reads(project: Path) -> None:
     assert [each for each in of_pairs if each.prompt == "prompt 6"] == [
         *(soft, Pair("prompt 6", "text 6.0", "text 6.2", source=SOURCE), Pair("prompt 6", "text 6.1", "text 6.2", source=SOURCE))
     ]
+    votes = {(r["prompt"], r["chosen"], r["rejected"]): (r["for"], r["against"], r["ties"]) for r in rows(out / "pairs.jsonl")}
+    assert votes["prompt 6", "text 6.0", "text 6.1"] == (1, 0, 1)
+    assert votes["prompt 0", "text 0.1", "text 0.2"] == (2, 0, 0)
     scores = read_scores(out / "scores.jsonl")
     assert len(scores) == 30  # each text once
     # Aki says 1 2 3 and Ben 1 1 3: the best is at 1 and at 0.5

@@ -3,7 +3,7 @@
 - rankings.jsonl: each person's ranking of each task.
 - scores.jsonl: each text once: the mean over people of its normalised rank.
 - pairs.jsonl: each two texts that were ranked together, once: the label is the share of raters who prefer ``chosen``,
-  where a tie counts half for either.
+  where a tie counts half for either; ``for``, ``against`` and ``ties`` count them.
 - answers.jsonl: all latest answers with everything that is known: sources, the order shown, flags, comments, repeats.
 - other.jsonl: of these, what is in no ranking: ``all_bad``, ``skipped``, and repeats.
 - manifest.json: names, hashes and counts.
@@ -16,6 +16,7 @@ Whose answer it is stands there as a pseudonym. Nothing is weighted or dropped b
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -25,9 +26,9 @@ from typing import Any
 
 from konomi.data.formats import manifest_bytes, write_manifest, write_records
 from konomi.data.parse import VERSION, Record
-from konomi.data.records import Ranking
+from konomi.data.records import Pair, Ranking
 from konomi.errors import DataError, RunError
-from konomi.feedback.ranking import counted, mean_scores, soft_pairs
+from konomi.feedback.ranking import Counted, counted, mean_scores, soft_pairs
 from konomi.feedback.records import NOTHING_YET, Exported, Item, Judgement
 from konomi.files import line, write_atomic
 
@@ -135,13 +136,23 @@ def check_out(out: Path) -> None:
         raise DataError(f"{out}: is there already and is not overwritten; give another name or remove it")
 
 
+def _votes(pair: Pair, said: Counted) -> dict[str, int]:
+    """How many people are for ``chosen``, for the other, for neither."""
+    sides = (said.in_favour, said.against) if pair.chosen == said.a else (said.against, said.in_favour)
+    return {"for": sides[0], "against": sides[1], "ties": said.ties}
+
+
 def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[str, Any]:
     ranked = rankings(exported)
-    pairs, scores = soft_pairs(counted(ranked)), mean_scores(ranked)
+    counts = counted(ranked)
+    pairs, scores = soft_pairs(counts), mean_scores(ranked)
     records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs, "scores": scores}
     paths = {name: out / f"{name}.jsonl" for name, found in records.items() if found}
     for name, path in paths.items():
         write_records(path, records[name])
+    if pairs:
+        rows = zip(paths["pairs"].read_bytes().splitlines(), pairs, counts, strict=True)
+        write_atomic(paths["pairs"], b"".join(line({**json.loads(row), **_votes(pair, c)}) for row, pair, c in rows))
     every = exported.judgements
     others = [each for each in every if not counts_as_ranking(each)]
     described = {}
