@@ -310,7 +310,11 @@ def test_tokens_are_swapped_and_revoked(store: Store) -> None:
 def test_names(store: Store, aki: Person) -> None:
     assert store.add_person("  花子 ")[0].name == "花子"
     assert store.person("花子") == store.person(store.person("花子").id)
+    assert store.add_person("山田\u3000太郎")[0] == store.person("山田 太郎") == store.person(" 山田\u3000\u00a0太郎")
+    store.add_person("A ki")
     for code, name, message in (
+        ("name_taken", "A\u3000ki", "there is a person 'A ki' already; choose another name"),
+        ("bad_name", "a\nb", r"name 'a\\nb': letters to call somebody by are needed"),
         ("bad_name", " ", "name '': letters to call somebody by are needed"),
         ("bad_name", "a\u202eb", r"name 'a\\u202eb': letters to call somebody by are needed"),
         ("too_long", "x" * 81, "the name has 81 characters; 80 are allowed"),

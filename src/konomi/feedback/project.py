@@ -113,20 +113,29 @@ def create_project(
     if lang is None:
         lang = _most(task.lang or language_of(task.prompt) for task in tasks)
     place = path.absolute()
-    project = Project(path, whole(title or place.name), time.time(), lang, LANGUAGES, settings)
-    half_done = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    project = Project(place, whole(title or place.name), time.time(), lang, LANGUAGES, settings)
+    half_done = (place if place.is_dir() else place.parent) / f".{place.name}.{os.getpid()}.tmp"
     try:
         half_done.mkdir(mode=0o700, parents=True)
         store, imported = Store.create(half_done / project.labels.name, tasks, settings, models)
         store.close()
         _put(half_done / "guidelines.md", utf8(GUIDELINES))
         _put(half_done / "project.json", _json(project))
-        half_done.replace(place)
+        _move(half_done, place)
     except OSError as error:
         raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
     return project, imported
+
+
+def _move(made: Path, place: Path) -> None:
+    if not place.is_dir():
+        made.rename(place)
+        return
+    place.chmod(0o700)  # filled and not replaced: somebody may stand in it
+    for file in sorted(made.iterdir(), key=lambda each: each.name == "project.json"):
+        file.rename(place / file.name)
 
 
 def provide(path: Path, tasks: Sequence[NewTask], settings: Settings | None = None) -> tuple[Project, Imported]:
