@@ -154,6 +154,15 @@ def test_names_come_from_the_sources_too() -> None:
     assert names == ("org/Our-LM_7b", "Our-LM_7b", "runs/ppo/model", "embedded:nice-lm", "nice-lm")
 
 
+def test_names_are_remembered_and_may_be_handed_in(tmp_path: Path) -> None:
+    first = NewTask("p", (Candidate("fine", {"model": "lab/Nice-LM"}), Candidate("own-lm wrote")))
+    store, _ = Store.create(tmp_path / "l.sqlite3", [first], Settings(repeats=0), ["me/Own-LM"])
+    store.close()
+    with Store.open(tmp_path / "l.sqlite3", Settings()) as store:  # later, with texts from elsewhere
+        store.add_tasks([NewTask("q", (Candidate("by nice-lm", {"model": "other"}), Candidate("own-lm")))])
+        assert [item.names_model for item in store.export().items.values()] == [(False, True), (True, True)]
+
+
 def test_a_text_that_names_a_model_of_any_task_is_flagged_beforehand(tmp_path: Path) -> None:
     both = [
         NewTask("p", (Candidate("fine", {"model": "lab/Nice-LM"}), Candidate("I am gpt", {"model": "x"}))),

@@ -259,6 +259,20 @@ def test_a_damaged_store_and_no_project(tmp_path: Path) -> None:
     assert "labels.sqlite3: damaged, or not a database" in said.output
 
 
+def test_figures_are_found_after_those_who_rank(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "P")
+    code = f"""
+import os, runpy, sys
+before = os.nice(0)
+sys.argv = ["figures", {str(project.path)!r}]
+runpy.run_module("konomi.web.figures", run_name="__main__")
+print(min(before + 10, 19) == os.nice(0))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment())
+    found, nice = said.stdout.splitlines()
+    assert json.loads(found)["people"] is None and nice == "True"
+
+
 def test_the_pages_need_no_torch(tmp_path: Path) -> None:
     project = make_project(tmp_path / "P")
     code = f"""
