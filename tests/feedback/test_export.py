@@ -64,6 +64,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_export_writes_what_the_reward_model_reads(project: Path) -> None:
     result = konomi("export", "people", "--out", "data/out")
     out = Path("data/out")
+    assert "figures of " in result.stderr and " answers are computed" in result.stderr
     assert {each.name for each in out.iterdir()} == {
         *("rankings.jsonl", "pairs.jsonl", "scores.jsonl", "answers.jsonl", "other.jsonl", "manifest.json", "statistics.json")
     }

@@ -168,13 +168,8 @@ class Database:
             raise sqlite3.DatabaseError(found.splitlines()[-1])
         db.execute("COMMIT")
         self._close_to_others()
-        wanted = journal_mode(sqlite3.sqlite_version_info)
-        mode = db.execute(f"PRAGMA journal_mode = {wanted}").fetchone()[0]
-        if mode == "wal" and wanted != "wal":
-            raise RunError(
-                f"{self.path}: another program has it open with a WAL, which this SQLite ({sqlite3.sqlite_version}) can damage; "
-                "end that program and try again"
-            )
+        # where another program has it open with a WAL, leaving that mode is refused as "locked"
+        db.execute(f"PRAGMA journal_mode = {journal_mode(sqlite3.sqlite_version_info)}")
         if new:
             db.execute(f"PRAGMA application_id = {APPLICATION}")
         if version < VERSION:
