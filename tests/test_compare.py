@@ -142,6 +142,9 @@ def test_further_prompts_are_shown_and_do_not_count() -> None:
     plain = run(before, after, prompts=3, samples=2)
     result = run(before, after, prompts=3, samples=2, extra=("zebra", "owl"))
     assert [t["held_out"] for t in result["texts"]] == [True] * 3 + [False] * 2
+    assert ["again" in t for t in result["texts"]] == [True] * 3 + [False] * 2
+    assert any(t["again"]["before"] != t["before"] for t in result["texts"][:3])
+    assert not any("again" in t for t in run(before, after, prompts=3, samples=1)["texts"])
     assert [t["prompt"] for t in result["texts"]][3:] == ["zebra", "owl"]
     assert [t["prompt"] for t in result["texts"]][:3] == [p.text for p in sorted(PROMPTS, key=lambda p: p.key)[:3]]
     for key in ("before", "after", "difference"):

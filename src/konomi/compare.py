@@ -96,18 +96,21 @@ def compare_models(
         "difference": paired_difference(b.scores[:counted], a.scores[:counted], config.samples, config.seed),
         "judges": {name: _judged(b.judged[name][:counted], a.judged[name][:counted], config) for name in judges},
         "best_of_n": best,
-        "texts": [
-            {
-                "prompt": b.prompts[i],
-                "before": b.texts[i],
-                "after": a.texts[i],
-                "score_before": b.scores[i],
-                "score_after": a.scores[i],
-                "judges": {name: {"before": b.judged[name][i], "after": a.judged[name][i]} for name in judges},
-                "held_out": i < counted,
-            }
-            for i in shown
-        ],
+        "texts": [_texts(b, a, i, held_out=i < counted, again=i < counted and config.samples > 1) for i in shown],
+    }
+
+
+def _texts(before: Answers, after: Answers, i: int, *, held_out: bool, again: bool) -> dict[str, Any]:
+    """What both wrote to a prompt the first time; with ``again`` also the second time, for people to compare blind."""
+    return {
+        "prompt": before.prompts[i],
+        "before": before.texts[i],
+        "after": after.texts[i],
+        "score_before": before.scores[i],
+        "score_after": after.scores[i],
+        "judges": {name: {"before": said[i], "after": after.judged[name][i]} for name, said in before.judged.items()},
+        "held_out": held_out,
+        **({"again": {"before": before.texts[i + 1], "after": after.texts[i + 1]}} if again else {}),
     }
 
 

@@ -40,28 +40,34 @@ def sign(ranking: Ranking, one: str, other: str) -> float:
     return 1.0 if rank[one] < rank[other] else 0.0 if rank[one] > rank[other] else 0.5
 
 
-def alike(x: float, y: float) -> float:
-    return x * y + (1 - x) * (1 - y)
+def alike(x: float, y: float) -> float | None:
+    """None: two ties say nothing of the order."""
+    return None if x == y == 0.5 else x * y + (1 - x) * (1 - y)
 
 
 def slow_between(rankings: Sequence[Ranking]) -> tuple[float, int]:
     """Every couple of people on every pair of texts of every prompt, each person's word being its mean."""
-    total, couples = 0.0, 0
+    said = []
     for prompt in {r.prompt for r in rankings}:
         for one, other in combinations(TEXTS, 2):
             words: dict[str, list[float]] = {}
             for r in rankings:
                 if r.prompt == prompt and {one, other} <= set(r.responses):
                     words.setdefault(str(r.rater), []).append(sign(r, one, other))
-            for x, y in combinations([float(np.mean(w)) for w in words.values()], 2):
-                total, couples = total + alike(x, y), couples + 1
-    return total / couples, couples
+            said += [alike(x, y) for x, y in combinations([float(np.mean(w)) for w in words.values()], 2)]
+    counted = [each for each in said if each is not None]
+    assert len(counted) < len(said)
+    return float(np.mean(counted)), len(counted)
+
+
+def twice(rankings: Sequence[Ranking]) -> list[tuple[Ranking, Ranking]]:
+    return [(r, s) for r, s in combinations(rankings, 2) if r.prompt == s.prompt and r.rater == s.rater]
 
 
 def slow_with_oneself(rankings: Sequence[Ranking]) -> tuple[float, int]:
-    same = [(r, s) for r, s in combinations(rankings, 2) if r.prompt == s.prompt and r.rater == s.rater]
-    words = [alike(sign(r, *pair), sign(s, *pair)) for r, s in same for pair in combinations(TEXTS, 2)]
-    return float(np.mean(words)), len(words)
+    words = [alike(sign(r, *pair), sign(s, *pair)) for r, s in twice(rankings) for pair in combinations(TEXTS, 2)]
+    counted = [each for each in words if each is not None]
+    return float(np.mean(counted)), len(counted)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -69,7 +75,7 @@ def test_agreement_is_that_of_slow_loops(seed: int) -> None:
     rankings = drawn(seed)
     for found, (expected, couples) in [
         (between(rankings), slow_between(rankings)),
-        (with_oneself(rankings), slow_with_oneself(rankings)),
+        (with_oneself(twice(rankings)), slow_with_oneself(rankings)),
     ]:
         assert found is not None
         assert found["share"]["value"] == pytest.approx(expected)
@@ -82,9 +88,9 @@ def test_agreement_is_that_of_slow_loops(seed: int) -> None:
 
 def test_each_person_beside_all_the_others() -> None:
     rankings = [*drawn(4), Ranking("prompt 0", ("a", "b"), (1, 2))]
-    found = people(rankings)
+    found = people(rankings, twice(rankings[:-1]))
     assert [each["rater"] for each in found] == ["x", "y", "z"]
-    assert sum(each["records"] for each in found) == len(rankings) - 1
+    assert sum(each["records"] for each in found) == len(rankings) - 1 + len(twice(rankings[:-1]))
     named = rankings[:-1]
     whole, couples = slow_between(named)
     assert sum(each["others"]["couples"] for each in found) == 2 * couples
@@ -92,7 +98,7 @@ def test_each_person_beside_all_the_others() -> None:
     assert np.average([each["others"]["share"]["value"] for each in found], weights=weights) == pytest.approx(whole)
     for each in found:
         own = [r for r in rankings if r.rater == each["rater"]]
-        assert each["oneself"] == with_oneself(own)
+        assert each["oneself"] == with_oneself(twice(own))
         assert each["oneself"]["share"]["value"] == pytest.approx(slow_with_oneself(own)[0])
 
 
@@ -109,13 +115,14 @@ def test_nobody_is_left_out() -> None:
 
 
 def test_by_hand() -> None:
-    """x and y share four pairs: alike, opposite, a tie of one, ties of both: (1 + 0 + 1/2 + 1/2) / 4."""
+    """x and y share four pairs: alike, opposite, a tie of one: (1 + 0 + 1/2) / 3; ties of both do not count."""
     pairs = [("p", 1.0, 1.0), ("q", 1.0, 0.0), ("r", 0.5, 1.0), ("s", 0.5, 0.5)]
     said = [Pair(p, "a", "b", label, rater=r) for p, x, y in pairs for r, label in (("x", x), ("y", y))]
     found = between(said)
     assert found is not None
-    assert (found["share"]["value"], found["couples"], found["prompts"]) == (0.5, 4, 4)
-    alone = with_oneself([replace(pair, rater="x") for pair in said])
+    assert (found["share"]["value"], found["couples"], found["prompts"]) == (0.5, 3, 3)
+    own = [replace(pair, rater="x") for pair in said]
+    alone = with_oneself(list(zip(own[::2], own[1::2], strict=True)))
     assert alone is not None and alone["share"] == found["share"] and "ceiling" not in alone
     assert set(alone) == {"share", "couples", "prompts"}
 
@@ -194,25 +201,34 @@ def test_neither_names_nor_order_count(seed: int, random: object) -> None:
     rankings = drawn(seed, prompts=6)
     moved = [replace(r, rater={"x": "two", "y": "three", "z": "one"}[str(r.rater)]) for r in rankings]
     random.shuffle(moved)  # type: ignore[attr-defined]
-    for figure in (between, with_oneself, concordance):
+    for figure in (between, lambda said: with_oneself(twice(said)), concordance):
         here, there = figure(rankings), figure(moved)
         assert (here is None) == (there is None)
         for name in (here or {}).keys() - {"ceiling"}:
             values = [each[name]["value"] if isinstance(each[name], dict) else each[name] for each in (here, there)]
-            assert values[0] == pytest.approx(values[1]), name
+            assert values[0] == pytest.approx(values[1]), (figure, name)
 
 
 def test_one_person_nothing_but_ties_and_nothing() -> None:
     alone = [Ranking("p", ("a", "b"), (1, 2), "x"), Ranking("q", ("a", "b"), (1, 2), "x"), Ranking("p", ("a", "b"), (1, 2))]
-    assert between(alone) is None and with_oneself(alone) is None and concordance(alone) is None
+    assert between(alone) is None and concordance(alone) is None
     assert people(alone) == [{"rater": "x", "records": 2, "others": None, "oneself": None}]
     assert between([]) is None and with_oneself([]) is None and concordance([]) is None and people([]) == []
     ties = [Ranking("p", ("a", "b"), (1, 1), rater) for rater in "xy"]
     nothing = {"value": None, "low": None, "high": None}
     found = concordance(ties)
     assert found is not None and [found[name] for name in ("tau_b", "w", "alpha")] == [nothing] * 3
-    between_ties = between(ties)
-    assert between_ties is not None and between_ties["share"] == {"value": 0.5, "low": None, "high": None}
+    assert between(ties) is None
+
+
+def test_who_says_the_same_twice_agrees_with_themselves_in_full() -> None:
+    said = [Ranking(f"p{i}", ("a", "b", "c"), (1, 1, 3), "x") for i in range(8)]
+    found = with_oneself([(each, each) for each in said])
+    assert found is not None
+    assert (found["share"]["value"], found["couples"]) == (1.0, 16)
+    also = [replace(each, rater="y") for each in said]
+    assert between(said + also)["share"]["value"] == 1.0  # type: ignore[index]
+    assert [each["others"]["share"]["value"] for each in people(said + also)] == [1.0, 1.0]
 
 
 def test_when_it_is_enough() -> None:

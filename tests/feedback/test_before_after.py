@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from konomi.cli import app
 from konomi.errors import DataError
-from konomi.feedback.before_after import is_comparison, tasks_of_comparison, verdict, votes_of
+from konomi.feedback.before_after import decided_prompts, is_comparison, tasks_of_comparison, verdict, votes_of
 from konomi.feedback.project import create_project, open_project
 from konomi.feedback.records import Answer, Exported
 from konomi.feedback.store import Store
 from konomi.runs import RunDir
+from konomi.web.figures import find
 
 
 def comparison(prompts: int = 20, samples: int = 1) -> dict[str, Any]:
@@ -80,6 +81,84 @@ def made(path: Path, samples: int = 1) -> Exported:
         return store.export()
 
 
+def test_texts_that_training_did_not_change_are_told_and_count_as_ties(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "runs", "tuned", {}, seed=0)
+    texts = comparison()["texts"][:20]
+    run.write_json("compare.json", {"texts": [*texts[:10], *({**each, "after": each["before"]} for each in texts[10:])]})
+    said = CliRunner().invoke(app, ["compare", str(run.path), "--people", str(tmp_path / "P")])
+    assert said.exit_code == 0, said.output
+    assert "10 prompts: enough to show a true win rate of " in said.output  # of those that are shown
+    with open_project(tmp_path / "P").store() as store:
+        assert store.add_tasks(
+            tasks_of_comparison({"texts": [*texts[:1], {**texts[19], "after": texts[19]["before"]}]}, "x")
+        ).known
+        answered(store, "one", "新しい")
+        found = verdict(store.export())
+    assert (found["votes"], found["win_rate"]["value"]) == (10, 1.0)
+    rate = {name: (10 * found["win_rate"][name] + 5) / 20 for name in ("value", "low", "high")}
+    assert found["unchanged"] == {"texts": 10, "of": 20, "win_rate": pytest.approx(rate)}
+    assert rate["value"] == 0.75
+    told = "; 10 of 20 texts are the same before and after, and nobody was shown them: with these as ties 75.0 % ("
+    assert told in CliRunner().invoke(app, ["export", str(tmp_path / "P"), "--out", str(tmp_path / "out")]).output
+
+
+def test_what_is_planned_counts_prompts(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "runs", "tuned", {}, seed=0)
+    twice = comparison(60, samples=2)
+    run.write_json("compare.json", {**twice, "texts": [*twice["texts"], *twice["texts"][:10]]})
+    said = CliRunner().invoke(app, ["compare", str(run.path), "--people", str(tmp_path / "P")])
+    assert "60 prompts: enough to show" in said.output
+    assert "13 A/A items: two texts of the same model" in said.output
+    with open_project(tmp_path / "P").store() as store:
+        answered(store, "one", "新しい")
+        exported = store.export()
+    assert verdict(exported)["enough"]["planned"] == 60
+    assert decided_prompts(exported) == 60
+    found = find(tmp_path / "P")
+    assert (found.comparison, found.comparisons, found.couples) == (True, 60, 0)
+    told = found.told("en")["enough"]
+    assert told == {"comparisons": 60, "needed": 210, "sentence": told["sentence"]}  # type: ignore[index]
+
+
+def test_two_texts_of_a_model_come_from_the_second_sample_of_a_run(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "runs", "tuned", {"model": {"name": "lab/Nice-LM"}}, seed=0)
+    run.write_json("compare.json", comparison())
+    said = CliRunner().invoke(app, ["compare", str(run.path), "--people", str(tmp_path / "none")])
+    assert "there are no A/A items; konomi compare" in said.output and "--samples 2 makes such texts" in said.output
+    rows = comparison()["texts"]
+    rows[0]["after"] = "I am nice-lm"
+    run.write_json(
+        "compare.json", {"texts": [{**each, "again": {"before": f"B{i}", "after": f"A{i}"}} for i, each in enumerate(rows)]}
+    )
+    said = CliRunner().invoke(app, ["compare", str(run.path), "--people", str(tmp_path / "P")])
+    assert "20 prompts" in said.output and "2 A/A items" in said.output
+    with open_project(tmp_path / "P").store() as store:
+        items = store.export().items.values()
+    assert {each.text for item in items if item.kind == "same" for each in item.candidates} == {
+        "古い文 0 0",
+        "B0",
+        "新しい文です 1 0",
+        "A1",
+    }
+    assert [named for item in items for named in item.names_model].count(True) == 1  # the run's model is known by name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"prompt": None}, {"before": 3}, {"after": None}, {"again": []}, {"again": {"before": "x"}}],
+    ids=str,
+)
+def test_a_damaged_comparison_is_one_message(change: dict[str, Any]) -> None:
+    texts = comparison()["texts"]
+    for rows in ([texts[0], {**texts[1], **change}], [texts[0], "row"]):
+        with pytest.raises(
+            DataError, match=r"^texts, row 2: prompt, before and after have to be texts: compare.json is damaged; "
+        ):
+            tasks_of_comparison({"texts": rows}, "run-1")
+    with pytest.raises(DataError, match=r"^texts is no list: compare.json is damaged; konomi compare RUN makes it anew$"):
+        tasks_of_comparison({"texts": {}}, "run-1")
+
+
 def test_votes_know_which_side_won(tmp_path: Path) -> None:
     exported = made(tmp_path / "P", samples=2)
     assert is_comparison(exported)
@@ -110,6 +189,7 @@ def test_the_verdict(tmp_path: Path) -> None:
     assert found["win_rate"]["value"] == pytest.approx(0.75)
     assert found["sign_test"]["for"] == 20
     assert found["enough"]["planned"] == 20
+    assert found["unchanged"] == {"texts": 0, "of": 20, "win_rate": pytest.approx(found["win_rate"])}
     assert found["reward_model"]["agreement"]["value"] == pytest.approx((20 * 0.5 + 15) / 40)
 
 

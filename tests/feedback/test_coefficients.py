@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from konomi.feedback.coefficients import kendall_w, ordinal_alpha, tau_b
+from konomi.feedback.coefficients import alphas, coincidences, kendall_w, tau_b
 
 values = st.integers(1, 4)
 
@@ -60,6 +60,18 @@ def test_w_published() -> None:
         [2, 1, 4.5, 4.5, 4.5, 4.5, 8, 8, 8, 10],
     ]
     assert kendall_w(tied) == pytest.approx(0.828, abs=0.0005)
+
+
+def ordinal_alpha(table: Sequence[Sequence[float | None]]) -> float | None:
+    """Of a row for each rater, a value for each unit, None where there is none."""
+    units = [[value for value in unit if value is not None] for unit in zip(*table, strict=True)]
+    values = sorted({value for unit in units if len(unit) > 1 for value in unit})
+    found = np.zeros((1, len(values), len(values)))
+    for unit in units:
+        for (one, other), count in coincidences(unit).items():
+            found[0, values.index(one), values.index(other)] += count
+    alpha = float(alphas(found)[0])
+    return alpha if np.isfinite(alpha) else None
 
 
 def of_package(table: Sequence[Sequence[float | None]]) -> float:

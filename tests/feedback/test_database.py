@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from people_at_work import NOW, answer_to, store_of, tasks, work
 
 from konomi.errors import DataError, RunError
 from konomi.feedback import database
@@ -19,6 +18,7 @@ from konomi.feedback.database import VERSION, journal_mode
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import Person
 from konomi.feedback.store import Store
+from people_at_work import NOW, answer_to, store_of, tasks, work
 
 VERSION_1 = Path(__file__).with_name("version1.sql").read_text(encoding="utf-8")
 
@@ -86,6 +86,51 @@ def test_the_file_is_its_owners_alone(path: Path, tmp_path: Path) -> None:
     assert len(beside) == 2
 
 
+def test_what_sqlite_keeps_beside_the_file_is_its_owners_alone_too(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
+    other = sqlite3.connect(path, isolation_level=None)
+    path.chmod(0o644)
+    other.execute("PRAGMA journal_mode = wal")
+    other.execute("INSERT INTO meta VALUES ('x', 'y')")
+    assert {each.name.removeprefix(path.name): stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {
+        **{"": 0o644, "-wal": 0o644, "-shm": 0o644}
+    }
+    with open_(path):
+        assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
+    other.close()
+
+
+def test_a_file_of_somebody_else_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    path.chmod(0o644)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "chmod", forbidden)
+        with pytest.raises(
+            RunError, match=r"labels\.sqlite3: cannot be closed to others .*: Operation not permitted; is it yours\?"
+        ):
+            open_(path)
+        patched.setattr(Path, "is_file", forbidden)
+        with pytest.raises(RunError, match=r"labels\.sqlite3: cannot be looked up: Operation not permitted"):
+            open_(path)
+
+
+def test_a_wal_that_this_sqlite_can_damage_is_not_joined(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
+    with open_(path) as store:
+        with store._database.read() as db:
+            assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 40, 1))
+        with pytest.raises(RunError, match=r"another program has kept it locked for .*; end that program and try again"):
+            open_(path)
+    open_(path).close()
+    assert pragma(path, "journal_mode") == "delete"
+
+
 # versions
 
 
@@ -149,13 +194,37 @@ from pathlib import Path
 from konomi.feedback.queue import Settings
 from konomi.feedback.store import Store
 import sys
+print("ready", flush=True)
 sys.stdin.readline()
 with Store.open(Path({str(path)!r}), Settings()) as store:
     print(len(store.export().judgements))
 """
     command = [sys.executable, "-c", code]
     openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [opener.communicate("go\n", timeout=60)[0] for opener in openers] == ["1\n"] * 4
+    for opener in openers:
+        assert opener.stdout is not None and opener.stdout.readline() == "ready\n"
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.write("go\n")
+        opener.stdin.flush()
+    assert [opener.communicate(timeout=60)[0] for opener in openers] == ["1\n"] * 4
+
+
+def test_who_waited_for_another_to_migrate_finds_it_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "old.sqlite3"
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1)
+    db.close()
+    migrate = database.Database._migrate
+
+    def after_another(self: database.Database) -> None:
+        monkeypatch.setattr(database.Database, "_migrate", migrate)
+        open_(path).close()
+        migrate(self)
+
+    monkeypatch.setattr(database.Database, "_migrate", after_another)
+    open_(path).close()
+    assert pragma(path, "user_version") == VERSION
 
 
 # what is wrong with a file
@@ -182,6 +251,14 @@ def test_a_newer_version_is_refused(path: Path) -> None:
     db.execute("PRAGMA user_version = 99")
     db.close()
     wrong(path, f"labels.sqlite3: version 99; this konomi reads up to version {VERSION}: update konomi$")
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_a_version_that_no_store_has_is_damage(path: Path, version: int) -> None:
+    db = sqlite3.connect(path)
+    db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+    wrong(path, rf"labels.sqlite3: damaged, or not a database \(version {version}\)\. Put a copy from before in its place")
 
 
 @pytest.mark.parametrize("damage", ["cut", "zeros", "noise", "one page"])

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from people_at_work import NOW, answer_to, skip, tasks, work
 from typer.testing import CliRunner
 
 from konomi.cli import app
 from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
 from konomi.data.records import Candidate, Pair, Ranking, Task
 from konomi.errors import DataError, RunError
-from konomi.feedback.export import SOURCE, rankings, write_export
+from konomi.feedback.export import SOURCE, rankings, repeated, write_export
 from konomi.feedback.project import create_project, open_project, tasks_of
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import Answer, NewTask, Shown
+from people_at_work import NOW, answer_to, skip, tasks, work
 
 
 @pytest.fixture
@@ -81,6 +81,9 @@ def test_export_writes_what_the_reward_model_reads(project: Path) -> None:
     assert [each for each in of_pairs if each.prompt == "prompt 6"] == [
         *(soft, Pair("prompt 6", "text 6.0", "text 6.2", source=SOURCE), Pair("prompt 6", "text 6.1", "text 6.2", source=SOURCE))
     ]
+    votes = {(r["prompt"], r["chosen"], r["rejected"]): (r["for"], r["against"], r["ties"]) for r in rows(out / "pairs.jsonl")}
+    assert votes["prompt 6", "text 6.0", "text 6.1"] == (1, 0, 1)
+    assert votes["prompt 0", "text 0.1", "text 0.2"] == (2, 0, 0)
     scores = read_scores(out / "scores.jsonl")
     assert len(scores) == 30  # each text once
     # Aki says 1 2 3 and Ben 1 1 3: the best is at 1 and at 0.5
@@ -138,7 +141,7 @@ def test_the_manifest(project: Path) -> None:
 def test_export_while_another_process_writes(project: Path) -> None:
     code = f"""
 import sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
 from konomi.feedback.project import open_project
 from people_at_work import answer_to
@@ -191,6 +194,70 @@ def test_export_on_its_own_connection_while_threads_write(project: Path) -> None
         assert store.mine(person)[0].revision >= 11
 
 
+def test_freezing_comes_with_an_export_or_not_at_all(project: Path) -> None:
+    def frozen() -> bool:
+        with open_project(project).store() as store:
+            return store.frozen
+
+    Path("there").mkdir()
+    assert "there: is there already" in konomi("export", "people", "--out", "there", "--freeze", code=2).stderr
+    assert not frozen()
+    create_project(Path("none"), tasks(2))
+    assert "nobody has answered anything yet" in konomi("export", "none", "--out", "o", "--freeze", code=2).stderr
+    with open_project(Path("none")).store() as store:
+        assert not store.frozen
+    konomi("export", "people", "--out", "out", "--freeze")
+    assert frozen()
+
+
+def test_what_is_frozen_is_what_is_exported(project: Path) -> None:
+    """Another process answers as fast as it can: none of what it gets saved comes after the export."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from konomi.feedback.project import open_project
+from konomi.feedback.records import Refused
+from people_at_work import answer_to
+with open_project(Path("people")).store() as store:
+    person = store.person("Aki")
+    shown = store.shown(person, store.mine(person)[0].shown)
+    last = None
+    try:
+        for n in range(1_000_000):
+            store.answer(person, answer_to(shown, comment=f"number {{n}}"), n + 1.0)
+            last = n
+            if n == 3:
+                print("writing", flush=True)
+    except Refused as error:
+        print(error.code, last, flush=True)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
+    konomi("export", "people", "--out", "out", "--freeze")
+    why, last = writer.communicate(timeout=60)[0].split()
+    assert why == "frozen"
+    assert [each["comment"] for each in rows(Path("out/answers.jsonl")) if each["comment"].startswith("number")] == [
+        f"number {last}"
+    ]
+
+
+def test_exports_are_their_owners_alone_and_do_not_meet(project: Path) -> None:
+    Path(".out.tmp").mkdir()  # of another export, under way
+    Path(".out.tmp/rankings.jsonl").touch()
+    with open_project(project).store() as store:
+        exported = store.export()
+    threads = [threading.Thread(target=write_export, args=(exported, Path(f"out{n}"))) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n in range(2):
+        assert {stat.S_IMODE(each.stat().st_mode) for each in Path(f"out{n}").iterdir()} == {0o600}
+    assert Path(".out.tmp/rankings.jsonl").exists()
+    assert {each.name for each in Path().iterdir()} == {"people", "out0", "out1", ".out.tmp"}
+
+
 def test_nothing_ranked_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     opened, _ = create_project(Path("p"), tasks(2))
@@ -235,7 +302,11 @@ def test_rankings_are_the_first_words_of_each(project: Path) -> None:
     found = rankings(exported)
     assert len({(each.prompt, each.rater) for each in found}) == len(found) == 20
     repeats = [each for each in exported.judgements if each.repeat and each.kind == "ranked"]
-    assert len(rankings(exported, repeats=True)) == 20 + len(repeats) > 21
+    couples = repeated(exported)
+    assert len(couples) == len(repeats) > 1
+    for first, again in couples:
+        assert first in found
+        assert (first.prompt, first.responses, first.rater) == (again.prompt, again.responses, again.rater)
 
 
 # projects
@@ -258,6 +329,43 @@ def test_a_project_is_its_owners_alone_and_reads_back(tmp_path: Path) -> None:
         assert store.settings == settings
         assert store.next_task(store.add_person("a")[0], NOW) is not None
     assert [each.name for each in path.parent.iterdir()] == ["people"]
+
+
+def test_a_project_in_the_empty_directory_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    made, _ = create_project(Path("."), tasks(2))
+    assert {each.name for each in Path(".").iterdir()} == {"project.json", "guidelines.md", "labels.sqlite3"}
+    assert (made.title, stat.S_IMODE(here.stat().st_mode)) == ("here", 0o700)
+    assert open_project(here) == made
+    with pytest.raises(DataError, match="is a project already; give another name, or open it: konomi label "):
+        create_project(here, tasks(2))
+
+
+def test_what_cannot_be_looked_up(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories that others may not enter; whoever runs the tests as root may, so that the system's word is put in."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with open_project(project).store() as store:
+        exported = store.export()
+    monkeypatch.setattr(Path, "exists", forbidden)
+    for arguments in (["label", "away"], ["export", "people", "--out", "away"]):
+        said = konomi(*arguments, code=1).stderr
+        assert said == "konomi: away: cannot be looked up: Permission denied\n"
+    with pytest.raises(RunError, match="away: cannot be looked up: Permission denied"):
+        create_project(Path("away"), tasks(1))
+    with pytest.raises(RunError, match="away: cannot be looked up: Permission denied"):
+        write_export(exported, Path("away"))
+    monkeypatch.undo()
+
+
+def test_everyday_mistakes_have_no_traceback(project: Path) -> None:
+    Path("file").touch()
+    said = konomi("export", str(project.absolute()), "--out", str(Path("file/out").absolute()), code=1).stderr
+    assert "cannot be made: Not a directory" in said and "Traceback" not in said
 
 
 def test_tasks_come_from_a_file_of_candidates(tmp_path: Path) -> None:
@@ -323,11 +431,17 @@ def test_what_is_no_project(tmp_path: Path) -> None:
         (b"{", "project.json: not JSON: "),
         (b"[]", "project.json: not the settings of a project"),
         (b"\xff", "not JSON"),
+        (b'{"version":' + b"[" * 100_000, "not JSON: maximum recursion depth exceeded"),
     ):
         file.write_bytes(text)
         with pytest.raises(DataError, match=said):
             open_project(tmp_path / "p")
     file.unlink()
+    create_project(tmp_path / "half", tasks(1), title="x\ud800")
+    half = tmp_path / "half" / "project.json"
+    half.write_bytes(half.read_bytes().replace("\ufffd".encode(), b"\\ud800"))
+    assert "ud800" in half.read_text()
+    assert open_project(tmp_path / "half").title == "x\ufffd"  # which a page can hold
     file.mkdir()
     with pytest.raises(DataError, match=r"project\.json: cannot be read: Is a directory"):
         open_project(tmp_path / "p")

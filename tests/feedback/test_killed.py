@@ -150,7 +150,7 @@ def test_several_processes_write_at_once_and_one_is_killed(tmp_path: Path) -> No
     path = tmp_path / "labels.sqlite3"
     with store_of(tmp_path, 40, overlap=2, repeats=0) as store:
         tokens = [store.add_person(f"person {n}")[1] for n in range(4)]
-    command = [sys.executable, "-c", WRITER, str(HERE), str(path)]
+    command = [sys.executable, "-c", WRITER, str(HERE.parent), str(path)]
     reading, writing = os.pipe()  # one for all: who gets the lock how often is not for this test to say
     writers = [subprocess.Popen([*command, token], stdin=subprocess.PIPE, stdout=writing, text=True) for token in tokens]
     os.close(writing)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from people_at_work import NOW, store_of, tasks, work
 
 from konomi.data.records import Candidate, Task
 from konomi.errors import DataError
@@ -14,6 +13,7 @@ from konomi.feedback.queue import Settings
 from konomi.feedback.records import NewTask
 from konomi.feedback.store import Store
 from konomi.feedback.texts import language_of, model_names, names_a_model, ready
+from people_at_work import NOW, store_of, tasks, work
 
 
 def task(*texts: str, prompt: str = "p", **more: Any) -> NewTask:
@@ -119,8 +119,14 @@ def test_languages(tmp_path: Path) -> None:
             "これはGPT-4の答え",
             "ＣｈａｔＧＰＴです",
             "G\u200bP\u200bT",
-            "ask Claude about it",
+            "ask Claude 3 about it",
             "gemma3 wrote this",
+            "I was made by Claude, ask me",
+            "Llama-Instruct says no",
+            "I am Llama. Hello",
+            "Gemini is a model",
+            "僕はクロードではなくGrokです",
+            "G\ufe0fP\ufe0fT is not seen",
         ),
         *("made by OpenAI", "ぼくはGeminiだよ", "our-lab-7b says hello", "言語モデルとして", "AIアシスタントです"),
     ],
@@ -134,6 +140,8 @@ def test_texts_that_name_a_model(text: str) -> None:
     [
         *("The weather is fine", "今日は晴れ", "", "He was a model citizen", "Claudette sang", "egpt", "店のアシスタントです"),
         *("a base after all", "our-lab-7bx", "MAIとして", "as a model"),
+        *("Claude Monet painted it", "a painting by Claude Monet", "the llama ate", "the Gemini constellation", "I grok it"),
+        *("Swallow it. I am here", "空にはGeminiの星"),
     ],
 )
 def test_texts_that_name_none(text: str) -> None:
@@ -142,8 +150,17 @@ def test_texts_that_name_none(text: str) -> None:
 
 def test_names_come_from_the_sources_too() -> None:
     models = ["org/Our-LM_7b", "runs/ppo/model", "m", "before", "embedded:nice-lm", 7, None]
-    names = model_names(Candidate("t", {"model": model}) for model in models)
+    names = model_names(models)
     assert names == ("org/Our-LM_7b", "Our-LM_7b", "runs/ppo/model", "embedded:nice-lm", "nice-lm")
+
+
+def test_names_are_remembered_and_may_be_handed_in(tmp_path: Path) -> None:
+    first = NewTask("p", (Candidate("fine", {"model": "lab/Nice-LM"}), Candidate("own-lm wrote")))
+    store, _ = Store.create(tmp_path / "l.sqlite3", [first], Settings(repeats=0), ["me/Own-LM"])
+    store.close()
+    with Store.open(tmp_path / "l.sqlite3", Settings()) as store:  # later, with texts from elsewhere
+        store.add_tasks([NewTask("q", (Candidate("by nice-lm", {"model": "other"}), Candidate("own-lm")))])
+        assert [item.names_model for item in store.export().items.values()] == [(False, True), (True, True)]
 
 
 def test_a_text_that_names_a_model_of_any_task_is_flagged_beforehand(tmp_path: Path) -> None:

@@ -206,28 +206,24 @@ def test_covariates_are_those_of_a_general_optimiser() -> None:
     played = []
     for i in range(300):
         a, b = rng.choice(["a", "b", "c"], size=2, replace=False)
-        length, first = float(rng.integers(-80, 80)), float(rng.choice([-1, 1]))
-        chance = expit({"a": 0.5, "b": 0.0, "c": -0.5}[a] - {"a": 0.5, "b": 0.0, "c": -0.5}[b] + 0.02 * length + 0.4 * first)
-        played.append(Contest(f"p{i}", str(a), str(b), float(rng.random() < chance), length=length, first=first))
+        length = float(rng.integers(-80, 80))
+        chance = expit({"a": 0.5, "b": 0.0, "c": -0.5}[a] - {"a": 0.5, "b": 0.0, "c": -0.5}[b] + 0.02 * length)
+        played.append(Contest(f"p{i}", str(a), str(b), float(rng.random() < chance), length=length))
     unit = math.sqrt(sum(c.length**2 for c in played) / len(played))
 
     def loss(x: np.ndarray) -> float:
         strength = dict(zip("abc", x, strict=False))
         total = 0.1 / 2 * float((x**2).sum())
         for c in played:
-            z = strength[c.a] - strength[c.b] + x[3] * c.length / unit + x[4] * c.first
+            z = strength[c.a] - strength[c.b] + x[3] * c.length / unit
             total -= c.share * math.log(expit(z)) + (1 - c.share) * math.log(expit(-z))
         return total
 
-    best = optimize.minimize(loss, np.zeros(5), method="BFGS", options={"gtol": 1e-6}).x
-    found = bradley_terry(played, covariates=["length", "first"], prior=0.1)
+    best = optimize.minimize(loss, np.zeros(4), method="BFGS", options={"gtol": 1e-6}).x
+    found = bradley_terry(played, covariates=["length"], prior=0.1)
     assert [strengths(found)[name] for name in "abc"] == pytest.approx(best[:3].tolist(), abs=1e-4)
     assert found["covariates"]["length"]["value"] == pytest.approx(best[3] / unit, abs=1e-6)
-    assert found["covariates"]["first"]["value"] == pytest.approx(best[4], abs=1e-4)
-    for name, truth in (("length", 0.02), ("first", 0.4)):
-        interval = found["covariates"][name]
-        assert interval["low"] < truth < interval["high"]
-        assert interval["low"] > 0
+    assert 0 < found["covariates"]["length"]["low"] < 0.02 < found["covariates"]["length"]["high"]
 
 
 def test_what_only_length_wins_is_not_strength() -> None:
@@ -271,9 +267,9 @@ def test_the_same_seed_gives_the_same_and_names_do_not_count() -> None:
 
 
 def test_no_contest_and_covariates_that_do_not_vary() -> None:
-    nothing = bradley_terry([], covariates=["first"])
+    nothing = bradley_terry([], covariates=["length"])
     assert (nothing["items"], nothing["contests"], nothing["prompts"]) == ([], 0, 0)
-    assert nothing["covariates"] == {"first": None}
+    assert nothing["covariates"] == {"length": None}
     played = [Contest(str(i), "a", "b", 0.5) for i in range(9)]
     ties = bradley_terry(played, covariates=["length"])
     assert ties["covariates"] == {"length": None}
@@ -291,7 +287,7 @@ def test_wrong_settings() -> None:
         bradley_terry([], prior=0)
     with pytest.raises(ValueError, match="prior is nan"):
         bradley_terry([], prior=math.nan)
-    with pytest.raises(ValueError, match="covariate 'width': one of length, first is needed"):
+    with pytest.raises(ValueError, match="covariate 'width': one of length is needed"):
         bradley_terry([], covariates=["width"])
 
 

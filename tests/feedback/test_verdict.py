@@ -102,6 +102,21 @@ def test_what_one_said_twice_counts_once() -> None:
     assert (nameless["votes"], nameless["wins"], nameless["losses"]) == (2, 1, 1)
 
 
+def test_one_rule_for_what_was_said_twice() -> None:
+    """A win and two losses, each of which was a tie when it came again: 1 win, 2 losses."""
+    votes = [Vote(f"p{i}", "b", "a", share, "x") for i, word in enumerate((1, 0, 0)) for share in (word, 0.5)]
+    found = judge(votes)
+    assert (found["wins"], found["ties"], found["losses"]) == (1, 0, 2)
+    assert found["win_rate"]["value"] == found["wilson"]["value"] == pytest.approx(1 / 3)
+    assert found["oneself"]["couples"] == 3
+
+
+def test_few_wins_without_a_difference_in_length_stay_wins() -> None:
+    found = judge([Vote(str(i), "b", "a", 1.0, "x") for i in range(5)])
+    assert found["win_rate"]["value"] == 1.0
+    assert found["length_controlled"]["win_rate"]["value"] == pytest.approx(1.0, abs=1.5e-3)
+
+
 def test_the_interval_over_prompts_is_wider_where_votes_depend() -> None:
     """Ten people who all say the same of a prompt are one vote."""
     rng = np.random.default_rng(0)
@@ -242,6 +257,7 @@ def test_intervals_of_the_win_rate_hold_the_truth() -> None:
         votes = [Vote(f"p{i}", "b", "a", float(rng.random() < p), r) for i, p in enumerate(chance) for r in "xyz"]
         truth = float(np.mean(expit(np.random.default_rng(9).normal(0.5, 1.0, size=200_000))))
         interval = judge_rate(votes)
+        assert seed or interval == judge(votes)["win_rate"]
         missed += not interval["low"] < truth < interval["high"]
     assert 0 < missed < 12
     assert math.isclose(stats.binom.sf(11, 100, 0.05), 0.0043, abs_tol=0.0005)

@@ -8,12 +8,14 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from konomi.web.figures import Found
 from konomi.web.words import catalogue
 from label_site import MODEL, Site, answer_to, make_project, wait_for
 
@@ -65,7 +67,24 @@ def test_from_the_first_task_to_the_last(site: Site) -> None:
     end = client.get("/api/next").json()
     assert end["task"] is None
     assert (end["progress"]["left"], end["progress"]["team"]) == (0, 8)
-    assert len(client.get("/api/mine").json()["answers"]) == end["progress"]["mine"]
+    mine = client.get("/api/mine").json()
+    assert (len(mine["answers"]), mine["more"]) == (end["progress"]["mine"], False)
+
+
+def test_all_own_answers_can_be_found(tmp_path: Path) -> None:
+    site = Site(make_project(tmp_path / "P", count=120, repeats=0, overlap=1))
+    client, other = site.person("Hana"), site.person("Jiro")
+    done = [task["id"] for task in work(client, 119)]
+    found: list[str] = []
+    for more in (True, True, False):
+        said = client.get("/api/mine", params={"before": found[-1]} if found else {}).json()
+        assert said["more"] is more
+        found += [each["shown"] for each in said["answers"]]
+    assert found == done[::-1]
+    for path in ("/api/mine?before=nothing", f"/api/mine?before={client.get('/api/next').json()['task']['id']}"):
+        assert refusal(client.get(path)) == (404, "unknown_task")
+    assert refusal(other.get(f"/api/mine?before={done[0]}")) == (404, "unknown_task")
+    site.close()
 
 
 def test_a_replayed_answer_is_one_answer(site: Site) -> None:
@@ -150,6 +169,12 @@ def test_people_come_and_go(site: Site) -> None:
     assert refusal(owner.post("/api/people", json={"name": "Hana"})) == (409, "name_taken")
     assert refusal(owner.post("/api/people", json={"name": " "})) == (422, "bad_name")
     assert refusal(owner.post("/api/people", json={"name": "x" * 81})) == (422, "too_long")
+
+
+def test_somebody_who_is_called_owner_does_not_lock_the_owner_out(site: Site) -> None:
+    site.person("owner"), site.person("owner 2")
+    me = site.owner().get("/api/me").json()
+    assert (me["name"], me["admin"]) == ("owner 3", True)
 
 
 def test_the_owner_comes_in_again_as_the_same(site: Site) -> None:
@@ -324,21 +349,40 @@ def test_people_at_once_do_not_overshoot(tmp_path: Path) -> None:
 
 
 def test_figures_come_a_little_later(tmp_path: Path) -> None:
-    site = Site(make_project(tmp_path / "P", count=6, repeats=0))
+    site = Site(make_project(tmp_path / "P", count=8, repeats=0))
     one, other = site.person("one"), site.person("other")
     site.site.figures.every = 0.0
-    work(one), work(other)
 
-    def found() -> Any:
+    def found(comparisons: int) -> Any:
+        site.site.figures._at = 0.0  # at once
         said = one.get("/api/progress", headers={"accept-language": "en"}).json()
-        return said if said["agreement"] else None
+        return said if said["enough"] and said["enough"]["comparisons"] == comparisons else None
 
-    said = wait_for(found)
+    work(one), work(other, 6)
+    assert wait_for(lambda: found(42))["agreement"] is None  # of 18 pairs: it could tell what one other person said
+    assert site.site.figures.latest.couples == 18
+    work(other)
+    said = wait_for(lambda: found(48))
     assert set(said["agreement"]) == {"share", "low", "high", "couples"}
-    assert said["agreement"]["couples"] == 18
-    assert said["enough"] == {"comparisons": 36, "needed": 2000, "sentence": "36 of about 2,000 comparisons"}
-    assert one.get("/api/progress").json()["enough"]["sentence"] == "比較 36件(目安は約2,000件)"
+    assert said["agreement"]["couples"] == 24
+    assert said["enough"] == {"comparisons": 48, "needed": 2000, "sentence": "48 of about 2,000 comparisons"}
+    assert one.get("/api/progress").json()["enough"]["sentence"] == "比較 48件(目安は約2,000件)"
+    assert site.site.figures.latest.people is None  # the owner has not asked
+    owner = site.owner()
+
+    def seen() -> Any:
+        site.site.figures._at = 0.0
+        return [each["figures"] for each in owner.get("/api/people").json()["people"] if each["figures"]]
+
+    assert [each["records"] for each in wait_for(seen)] == [8, 8]
     site.close()
+
+
+def test_few_prompts_and_unrounded_shares_are_not_told_to_who_ranks() -> None:
+    some = Found(False, 100, 2000, 2 / 3, 0.5123, None, couples=20, prompts=5)
+    assert some.told("en")["agreement"] == {"share": 0.67, "low": 0.51, "high": None, "couples": 20}
+    for few in (replace(some, couples=19), replace(some, prompts=4), replace(some, share=None)):
+        assert few.told("en")["agreement"] is None
 
 
 def test_ids_of_answers_are_the_clients(site: Site) -> None:

@@ -154,7 +154,7 @@ def status(server: Server, address: str) -> int:
 
 
 def test_export_while_the_server_runs(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "P")
+    project = make_project(tmp_path / "P", count=EACH + 2)
     with serving("label", str(project.path)) as server:
         with project.store() as store:
             token = store.add_person("Hana")[1]
@@ -163,9 +163,19 @@ def test_export_while_the_server_runs(tmp_path: Path) -> None:
         task = person.ask("GET", "/api/next")["task"]
         ranks = {"a": 1, "b": 2, "c": 2}
         person.ask("POST", "/api/answers", {"id": str(uuid.uuid4()), "shown": task["id"], "kind": "ranked", "ranks": ranks})
+        rest = Person(person.port, cookie_of(project.path), token, acknowledged, random.Random(1))
+        rest.start()  # goes on answering while it is exported
+        found = []
+        while not found or rest.is_alive():
+            out = tmp_path / f"out{len(found)}"
+            said = CliRunner().invoke(app, ["export", str(project.path), "--out", str(out)])
+            assert said.exit_code == 0, said.output
+            found.append(len((out / "answers.jsonl").read_text("utf-8").splitlines()))
+        assert found == sorted(found) and 1 <= found[0] <= 1 + len(acknowledged)
         said = CliRunner().invoke(app, ["export", str(project.path), "--out", str(tmp_path / "out"), "--freeze"])
         assert said.exit_code == 0, said.output
-        assert (tmp_path / "out" / "rankings.jsonl").exists()
+        answers = (tmp_path / "out" / "answers.jsonl").read_text("utf-8").splitlines()
+        assert len(answers) == 1 + len(acknowledged) == 1 + EACH
         assert person.ask("GET", "/api/progress")["frozen"] is True
 
 
@@ -192,6 +202,26 @@ def test_a_port_that_is_taken() -> None:
             listen("127.0.0.1", port)
     with socket.socket() as free:
         free.bind(("127.0.0.1", port))
+
+
+def test_names_are_checked_first_and_found_again(tmp_path: Path) -> None:
+    file = candidates_file(tmp_path / "c.jsonl")
+    said = CliRunner().invoke(app, ["label", str(tmp_path / "P"), "--candidates", str(file), "--people", "a\u202eb"])
+    assert said.exit_code == 2 and "letters to call somebody by are needed" in said.output
+    assert not (tmp_path / "P").exists()
+    project = make_project(tmp_path / "P")
+    for _ in range(2):  # the second time she is there already
+        with serving("label", str(project.path), "--people", " 山田\u3000花子 ", "--people", "山田 花子") as server:
+            assert server.process.stdout is not None
+            assert server.process.stdout.readline().startswith("山田 花子: http://127.0.0.1:")
+            server.interrupt()
+    with project.store() as store:
+        assert [each.name for each in store.people()] == ["山田 花子"]
+        store.revoke(store.person("山田 花子").id)
+    with serving("label", str(project.path), "--people", "山田 花子") as server:
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline() == "山田 花子 had no access any more; whoever has this link comes in again:\n"
+        server.interrupt()
 
 
 JAPANESE = {"LC_ALL": "ja_JP.UTF-8"}
@@ -227,6 +257,20 @@ def test_a_damaged_store_and_no_project(tmp_path: Path) -> None:
     assert said.exit_code == 2
     assert "回答を保存しているファイルが壊れています。" in said.output
     assert "labels.sqlite3: damaged, or not a database" in said.output
+
+
+def test_figures_are_found_after_those_who_rank(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "P")
+    code = f"""
+import os, runpy, sys
+before = os.nice(0)
+sys.argv = ["figures", {str(project.path)!r}]
+runpy.run_module("konomi.web.figures", run_name="__main__")
+print(min(before + 10, 19) == os.nice(0))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment())
+    found, nice = said.stdout.splitlines()
+    assert json.loads(found)["people"] is None and nice == "True"
 
 
 def test_the_pages_need_no_torch(tmp_path: Path) -> None:

@@ -69,10 +69,8 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except KonomiError as error:
-            if (
-                isinstance(error, RunError) and error.__cause__ is not None
-            ):  # of a reward function, for example: its author wants it
-                traceback.print_exception(error.__cause__)
+            if isinstance(error, RunError) and error.__cause__ is not None and _raised_in_a_reward(error.__cause__):
+                traceback.print_exception(error.__cause__)  # its author wants it
             sentence = japanese.sentence_of(error) if japanese.is_wanted(os.environ) else None
             typer.echo(f"konomi: {sentence}\n{error}" if sentence else f"konomi: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
@@ -81,6 +79,11 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+def _raised_in_a_reward(cause: BaseException) -> bool:
+    frames = traceback.walk_tb(cause.__traceback__)
+    return any(frame.f_globals.get("__name__") == "konomi.rewards.base" for frame, _ in frames)
 
 
 def _version(wanted: bool) -> None:

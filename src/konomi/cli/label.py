@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from konomi.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from konomi.feedback.project import Project as LabelProject
+
+SOON = 2_000
+"""Answers whose figures are there before anybody wonders."""
 
 Project = Annotated[Path, typer.Argument(metavar="PROJECT", help="The directory of a labelling project.")]
 
@@ -53,12 +56,13 @@ def label(
 
     The first time: konomi label PROJECT --candidates FILE. Later konomi label PROJECT goes on.
     """
+    from konomi.feedback.people import checked_name
     from konomi.web.serve import check_host, serve
 
     check_host(host, allow_network)
+    invite = list(dict.fromkeys(checked_name(each) for each in people or []))
     opened = _opened(project, candidates)
     opened.store().close()  # whether it is whole is told before anything is served
-    invite = list(dict.fromkeys(people or []))
     serve(opened, host=host, port=port, allow_network=allow_network, names=name or [], say=_say, invite=invite)
     typer.echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
 
@@ -80,10 +84,10 @@ def watch(
 
 def _opened(project: Path, candidates: Path | None) -> LabelProject:
     """The project, made if it is not there, with the candidates in it. Raises DataError, ConfigError: that cannot be."""
-    from konomi.feedback.project import open_project, provide, tasks_of
+    from konomi.feedback.project import is_project, open_project, provide, tasks_of
 
     if candidates is None:
-        if not (project / "project.json").exists():
+        if not is_project(project):
             raise ConfigError(f"{project}: no project yet; --candidates FILE makes one, with a file that konomi sample wrote")
         return open_project(project)
     opened, imported = provide(project, tasks_of(candidates))
@@ -105,7 +109,7 @@ def _say_imported(added: int, known: int, notes: tuple[str, ...]) -> None:
 
 def make_blind(run: Path, project: Path) -> None:
     """Make a project of a run's before/after texts, for people to compare blind. Raises DataError: there is none."""
-    from konomi.feedback.before_after import tasks_of_comparison
+    from konomi.feedback.before_after import prompts_of, tasks_of_comparison
     from konomi.feedback.project import create_project
     from konomi.feedback.votes import enough_votes
     from konomi.runs import RunDir
@@ -114,15 +118,23 @@ def make_blind(run: Path, project: Path) -> None:
     comparison = opened.read_json("compare.json")
     if not isinstance(comparison, dict):
         raise DataError(f"{opened.compare}: there is no before/after yet; konomi compare {run} makes it")
+    model = (opened.read_json("config.json") or {}).get("model") or {}
     tasks = tasks_of_comparison(comparison, opened.path.absolute().name)
-    _, imported = create_project(project, tasks)
+    made, imported = create_project(project, tasks, models=[model["name"]] if model.get("name") else [])
     _say_imported(imported.added, imported.known, imported.notes)
-    planned = sum(task.kind == "compare" for task in tasks)
+    with made.store() as store:
+        exported = store.export()
+    planned, same = prompts_of(exported), sum(item.kind == "same" for item in exported.items.values())
     smallest = enough_votes(planned)["detectable"]
     shows = (
         "too few to show anything" if smallest is None else f"enough to show a true win rate of {100 * smallest:.0f} % or more"
     )
     typer.echo(f"{planned:,} prompts: {shows}, four times out of five", err=True)
+    if same:
+        typer.echo(f"{same:,} A/A items: two texts of the same model, which say how far a difference may be chance", err=True)
+    else:
+        few = "no prompt has several texts of the same model, or there are fewer than ten prompts: there are no A/A items"
+        typer.echo(f"{few}; konomi compare {run} --samples 2 makes such texts", err=True)
     typer.echo(f"konomi label {project}")
 
 
@@ -140,16 +152,17 @@ def export(
     other.jsonl what is no ranking: all bad, skipped, repeats. statistics.json says how far people agree and which model they
     like better; of a project of before/after texts verdict.json instead gives win rates.
     """
-    from konomi.feedback.before_after import is_comparison, verdict
-    from konomi.feedback.export import write_export
+    from konomi.feedback.before_after import is_comparison, line, verdict
+    from konomi.feedback.export import check_out, write_export
     from konomi.feedback.project import open_project
     from konomi.feedback.statistics import lines, statistics
 
     opened = open_project(project)
+    check_out(out)
     with opened.store() as store:
-        if freeze:
-            store.freeze()
-        exported = store.export()
+        exported = store.export(freeze=freeze)
+    if len(exported.judgements) > SOON:
+        typer.echo(f"figures of {len(exported.judgements):,} answers are computed", err=True)
     name, found = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
     said = write_export(exported, out, {f"{name}.json": found}, project=opened.title) | {name: found}
     if as_json:
@@ -157,20 +170,11 @@ def export(
         return
     for file in said["files"].values():
         typer.echo(f"{file['name']}: {', '.join(f'{count:,} {what}' for what, count in file['counts'].items())}")
-    for line in [_told_verdict(found)] if name == "verdict" else lines(found):
-        typer.echo(line)
+    for each in [line(found)] if name == "verdict" else lines(found):
+        typer.echo(each)
     if "rankings" not in said["files"]:
         typer.echo("nobody has ranked anything yet: there are no rankings, pairs and scores", err=True)
     typer.echo(out)
-
-
-def _told_verdict(said: dict[str, Any]) -> str:
-    rate = said["win_rate"]
-    if rate["value"] is None:
-        return "nobody has compared before and after yet"
-    low, high = ("–" if rate[end] is None else f"{100 * rate[end]:.0f}" for end in ("low", "high"))
-    counts = f"{said['wins']} wins, {said['ties']} ties, {said['losses']} losses"
-    return f"after wins {100 * rate['value']:.1f} % ({low} to {high} %): {counts} in {said['votes']} votes"
 
 
 @app.command()

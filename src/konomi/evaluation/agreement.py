@@ -21,25 +21,51 @@ from konomi.evaluation.resampling import Array, Sums, estimate, share
 def agreement_columns(groups: Sequence[Group], prompt: npt.NDArray[np.int64], prompts: int) -> dict[str, Array]:
     """By prompt: how many times two named raters judged the same two responses, and how often they agreed.
 
-    A tie agrees by half with whatever another says: it is taken as a coin thrown between the two. What one rater said
-    several times of a pair counts once, with its mean.
+    Args:
+        groups: what was said.
+        prompt: the number of each group's prompt.
+        prompts: how many there are.
+    """
+    columns = {"agree": np.zeros(prompts), "agree_count": np.zeros(prompts)}
+    for (place, _, _), by_rater in words(groups, prompt).items():
+        for agree, count in with_the_others(list(by_rater.values())):  # each couple from either side
+            columns["agree"][place] += agree / 2
+            columns["agree_count"][place] += count / 2
+    return columns
+
+
+def words(groups: Sequence[Group], prompt: npt.NDArray[np.int64]) -> dict[tuple[int, str, str], dict[str, float]]:
+    """By the number of a prompt and two responses to it: what each named rater says, 1 the first response, 0.5 a tie.
+
+    What one rater said several times of a pair counts once, with its mean.
     """
     said: dict[tuple[int, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number, group in enumerate(groups):
         for one, other, label, rater in group.words():
-            if rater is None:
-                continue
-            first, second = sorted((group.responses[one], group.responses[other]))
-            own = label if first == group.responses[one] else 1 - label
-            said[int(prompt[number]), first, second][rater].append(own)
-    columns = {"agree": np.zeros(prompts), "agree_count": np.zeros(prompts)}
-    for (place, _, _), by_rater in said.items():
-        first_wins = np.array([np.mean(labels) for labels in by_rater.values()])
-        # over all couples of raters: the square of a sum has each product twice, and each square once
-        agree = sum((side.sum() ** 2 - (side**2).sum()) / 2 for side in (first_wins, 1 - first_wins))
-        columns["agree"][place] += agree
-        columns["agree_count"][place] += len(by_rater) * (len(by_rater) - 1) / 2
-    return columns
+            if rater is not None:
+                first, second = sorted((group.responses[one], group.responses[other]))
+                own = label if first == group.responses[one] else 1 - label
+                said[int(prompt[number]), first, second][rater].append(own)
+    return {key: {rater: sum(own) / len(own) for rater, own in by_rater.items()} for key, by_rater in said.items()}
+
+
+def with_the_others(said: Sequence[float]) -> list[tuple[float, int]]:
+    """Of each rater of two responses: how often the others agree, and of how many others that is counted.
+
+    A tie agrees by half with a word for one side, as if a coin had been thrown. Two ties say nothing of the order, and are
+    not counted: they would count as half right, however sure both are.
+
+    >>> with_the_others([1.0, 1.0, 0.5])
+    [(1.5, 2), (1.5, 2), (1.0, 2)]
+    >>> with_the_others([0.5, 0.5])
+    [(0.0, 0), (0.0, 0)]
+    """
+    total, others, ties = sum(said), len(said) - 1, sum(own == 0.5 for own in said)
+    found = []
+    for own in said:
+        rest, both = total - own, ties - 1 if own == 0.5 else 0
+        found.append((own * rest + (1 - own) * (others - rest) - both / 2, others - both))
+    return found
 
 
 def ceiling(agreement: Array | float) -> Array:

@@ -7,7 +7,7 @@ P prompts, R resamples, V different values.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from scipy.sparse import coo_array
 from konomi.data.convert import normalised_ranks
 from konomi.data.groups import groups
 from konomi.data.records import Pair, Prompt, Ranking
-from konomi.evaluation.agreement import agreement_columns, ceiling
+from konomi.evaluation.agreement import agreement_columns, ceiling, with_the_others, words
 from konomi.evaluation.resampling import Array, Interval, draws, estimate, interval, prompt_places, resample, share
 from konomi.evaluation.verdict import FEW_COMPARISONS
 from konomi.feedback.coefficients import alphas, coincidences, kendall_w, tau_b
@@ -30,6 +30,7 @@ from konomi.feedback.ranking import counted
 
 ALPHA_RESAMPLES = 1_000
 
+Couple = tuple[Ranking | Pair, Ranking | Pair]
 Task = tuple[str, tuple[str, ...]]
 """A prompt's key and the responses to it that were ranked, sorted."""
 
@@ -37,50 +38,66 @@ Task = tuple[str, tuple[str, ...]]
 def between(records: Sequence[Ranking | Pair], seed: int = 0) -> dict[str, Any] | None:
     """How often two people order the same two responses alike.
 
-    A tie agrees by half with whatever another says: it is taken as a coin thrown between the two. What one person said
-    several times of a pair counts once, with its mean.
+    A tie agrees by half with a word for one side: it is taken as a coin thrown between the two. Two ties are not counted.
+    What one person said several times of a pair counts once, with its mean.
 
     Returns:
         ``share`` with its interval, 0.5 by chance; ``ceiling``: the accuracy of one person, and so of the best reward model,
         that this implies, (1 + sqrt(2 share - 1)) / 2; ``couples``: of people on a pair; ``prompts`` that these are from.
-        None where no two people judged the same pair.
+        None where no two people judged the same pair, or called all such pairs equal.
     """
-    return _figures(_columns(records, _places(records)), seed)
+    made, places = groups(records), _places(records)
+    prompt = np.array([places[group.key] for group in made], dtype=np.int64)
+    return _figures(agreement_columns(made, prompt, len(places)), seed)
 
 
-def with_oneself(records: Sequence[Ranking | Pair], seed: int = 0) -> dict[str, Any] | None:
+def with_oneself(couples: Sequence[Couple], seed: int = 0) -> dict[str, Any] | None:
     """How often people order two responses as they did before, when a task comes again.
 
-    The rule is that of :func:`between`, so that the two can stand side by side: a tie agrees by half, with a tie too.
+    The rule is that of :func:`between`, so that the two can stand side by side.
+
+    Args:
+        couples: what one person said of a task the first time, and when it came again.
+        seed: of the resampling.
 
     Returns:
         As :func:`between`, without ``ceiling``; ``couples``: of the same person's words on a pair. None without repeats.
     """
-    places = _places(records)
-    columns = [_repeats(own, places) for own in _by_rater(records).values()]
-    if not columns:
-        return None
-    found = _figures({name: np.sum([each[name] for each in columns], axis=0) for name in columns[0]}, seed)
+    places = _places(first for first, _ in couples)
+    columns = _empty(len(places))
+    for couple in couples:  # as if each were another's: who agrees then agrees with themselves
+        both = [replace(each, rater=str(number)) for number, each in enumerate(couple)]
+        for (place, _, _), said in _words(both, places).items():
+            agree, count = with_the_others(list(said.values()))[0]
+            columns["agree"][place] += agree
+            columns["agree_count"][place] += count
+    found = _figures(columns, seed)
     return None if found is None else {name: value for name, value in found.items() if name != "ceiling"}
 
 
-def people(records: Sequence[Ranking | Pair], seed: int = 0) -> list[dict[str, Any]]:
+def people(records: Sequence[Ranking | Pair], couples: Sequence[Couple] = (), seed: int = 0) -> list[dict[str, Any]]:
     """What each person's word is like, to be shown and not acted on: in the order of their names.
 
+    Args:
+        records: what people said the first time.
+        couples: as in :func:`with_oneself`.
+        seed: of the resampling.
+
     Returns:
-        ``rater``; ``records`` of theirs; ``others``: :func:`between` this person and everybody else; ``oneself``:
-        :func:`with_oneself`; either may be None.
+        ``rater``; ``records`` of theirs, first and again; ``others``: :func:`between` this person and everybody else;
+        ``oneself``: :func:`with_oneself`; either may be None.
     """
-    places, by_rater = _places(records), _by_rater(records)
-    others = _with_others(records, places)
+    said = [*records, *(again for _, again in couples)]
+    count = Counter(record.rater for record in said if record.rater is not None)
+    others = _with_others(records, _places(records))
     return [
         {
             "rater": rater,
-            "records": len(own),
+            "records": count[rater],
             "others": _figures(others[rater], seed) if rater in others else None,
-            "oneself": with_oneself(own, seed),
+            "oneself": with_oneself([couple for couple in couples if couple[0].rater == rater], seed),
         }
-        for rater, own in sorted(by_rater.items())
+        for rater in sorted(count)
     ]
 
 
@@ -144,43 +161,24 @@ def _places(records: Iterable[Ranking | Pair]) -> dict[str, int]:
     return places
 
 
-def _columns(records: Iterable[Ranking | Pair], places: Mapping[str, int]) -> dict[str, Array]:
+def _words(records: Iterable[Ranking | Pair], places: Mapping[str, int]) -> dict[tuple[int, str, str], dict[str, float]]:
     made = groups(records)
-    return agreement_columns(made, np.array([places[group.key] for group in made], dtype=np.int64), len(places))
+    return words(made, np.array([places[group.key] for group in made], dtype=np.int64))
+
+
+def _empty(prompts: int) -> dict[str, Array]:
+    return {name: np.zeros(prompts) for name in ("agree", "agree_count")}
 
 
 def _with_others(records: Iterable[Ranking | Pair], places: Mapping[str, int]) -> dict[str, dict[str, Array]]:
-    """By rater: of the columns of :func:`_columns` the part that the rater is in. All raters in one pass."""
-    said: dict[tuple[int, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for group in groups(records):
-        for one, other, label, rater in group.words():
-            if rater is not None:
-                first, second = sorted((group.responses[one], group.responses[other]))
-                own = label if first == group.responses[one] else 1 - label
-                said[places[group.key], first, second][rater].append(own)
-    columns: dict[str, dict[str, Array]] = defaultdict(lambda: {n: np.zeros(len(places)) for n in ("agree", "agree_count")})
-    for (place, _, _), by_rater in said.items():
-        if len(by_rater) > 1:
-            means = {rater: sum(labels) / len(labels) for rater, labels in by_rater.items()}
-            total, others = sum(means.values()), len(means) - 1
-            for rater, mean in means.items():
-                rest = total - mean
-                columns[rater]["agree"][place] += mean * rest + (1 - mean) * (others - rest)
-                columns[rater]["agree_count"][place] += others
+    """By rater: of the columns of ``agreement_columns`` the part that the rater is in. All raters in one pass."""
+    columns: dict[str, dict[str, Array]] = defaultdict(lambda: _empty(len(places)))
+    for (place, _, _), by_rater in _words(records, places).items():
+        for rater, (agree, count) in zip(by_rater, with_the_others(list(by_rater.values())), strict=True):
+            if count:
+                columns[rater]["agree"][place] += agree
+                columns[rater]["agree_count"][place] += count
     return columns
-
-
-def _repeats(own: Iterable[Ranking | Pair], places: Mapping[str, int]) -> dict[str, Array]:
-    """One person's records as if each were another's: who agrees then agrees with themselves."""
-    return _columns([replace(record, rater=str(number)) for number, record in enumerate(own)], places)
-
-
-def _by_rater(records: Iterable[Ranking | Pair]) -> dict[str, list[Ranking | Pair]]:
-    found: dict[str, list[Ranking | Pair]] = {}
-    for record in records:
-        if record.rater is not None:
-            found.setdefault(record.rater, []).append(record)
-    return found
 
 
 def _figures(columns: Mapping[str, Array], seed: int) -> dict[str, Any] | None:

@@ -78,12 +78,19 @@ def answer_of(db: sqlite3.Connection, person: Person, showing: str) -> Answer | 
     )
 
 
-def mine(db: sqlite3.Connection, person: Person, limit: int) -> list[Mine]:
-    """The person's own answers, newest first."""
+def mine(db: sqlite3.Connection, person: Person, limit: int, before: str | None) -> list[Mine]:
+    """The person's own answers, newest first; those before that to the showing ``before``. Raises Refused: there is none."""
+    earlier, cursor = "", ()
+    if before is not None:
+        own = "SELECT answered, id FROM shown WHERE id = ? AND person = ? AND answered > 0"
+        cursor = db.execute(own, (before, person.id)).fetchone()
+        if cursor is None:
+            raise Refused("unknown_task", f"{person.id} has answered no task {before[:40]!r}")
+        earlier = " AND (answered, shown.id) < (?, ?)"
     rows = db.execute(
         "SELECT shown.id, prompt, answered, shown.kind, revision FROM shown JOIN tasks ON tasks.id = task"
-        " WHERE person = ? AND answered > 0 ORDER BY answered DESC LIMIT ?",
-        (person.id, limit),
+        f" WHERE person = ? AND answered > 0{earlier} ORDER BY answered DESC, shown.id DESC LIMIT ?",
+        (person.id, *cursor, limit),
     )
     return [Mine(*row) for row in rows]
 
@@ -112,8 +119,9 @@ def everything(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], ...]:
     )
 
 
-def exported(texts_of: list[tuple[Any, ...]], tasks: list[tuple[Any, ...]], rows: list[tuple[Any, ...]]) -> Exported:
+def exported(given: tuple[list[tuple[Any, ...]], ...], unchanged: int) -> Exported:
     """What :func:`everything` gave, put together."""
+    texts_of, tasks, rows = given
     candidates: dict[int, list[tuple[Any, ...]]] = {}
     for task, *rest in texts_of:
         candidates.setdefault(task, []).append(tuple(rest))
@@ -123,7 +131,7 @@ def exported(texts_of: list[tuple[Any, ...]], tasks: list[tuple[Any, ...]], rows
         both = tuple(Candidate(text, json.loads(source)) for text, source in zip(texts, sources, strict=True))
         items[id] = Item(prompt, lang, kind, both, langs, tuple(map(bool, named)), json.loads(columns))
     rows.sort(key=lambda row: (row[0], row[1], row[5]))
-    return Exported(items, tuple(map(_judgement, rows)))
+    return Exported(items, tuple(map(_judgement, rows)), unchanged)
 
 
 def _judgement(row: tuple[Any, ...]) -> Judgement:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from konomi.data.records import Candidate
+from konomi.data.records import Candidate, Prompt
 from konomi.errors import DataError
 from konomi.feedback.records import Exported, Item, Judgement, NewTask
-from konomi.feedback.verdict import Vote, judge
+from konomi.feedback.verdict import Vote, by_prompt, judge, once
 from konomi.feedback.votes import enough_votes
 
 SIDES = ("before", "after")
@@ -20,31 +20,48 @@ SIDES = ("before", "after")
 def tasks_of_comparison(comparison: Mapping[str, Any], run: str) -> list[NewTask]:
     """The held-out prompts of a ``compare.json`` as tasks.
 
-    Where a prompt is there several times, two different texts of the same model become a further task (A/A): it shows what
-    people say when there is nothing to find. At most one such task for each ten others.
+    Where a prompt was answered several times, two different texts of the same model become a further task (A/A): it shows
+    what people say when there is nothing to find. At most one such task for each ten others.
 
     Args:
         comparison: what is in the file.
         run: names the run in the sources of the texts.
 
     Raises:
-        DataError: no held-out prompt has two different texts.
+        DataError: no held-out prompt has two different texts; a row is damaged.
     """
     tasks: list[NewTask] = []
-    by_prompt: dict[str, list[Mapping[str, Any]]] = {}
-    for row in comparison.get("texts", ()):
-        if row.get("held_out"):
-            by_prompt.setdefault(row["prompt"], []).append(row)
-            tasks.append(NewTask(row["prompt"], tuple(_candidate(row, side, run) for side in SIDES), kind="compare"))
+    texts: dict[str, dict[str, dict[str, Candidate]]] = {}
+    for row in _rows(comparison):
+        found = texts.setdefault(row["prompt"], {side: {} for side in SIDES})
+        both = tuple(_candidate(row, side, run) for side in SIDES)
+        tasks.append(NewTask(row["prompt"], both, kind="compare"))
+        for side, each in zip(SIDES, both, strict=True):
+            for text in (each, *([_candidate(row["again"], side, run)] if "again" in row else [])):
+                found[side].setdefault(text.text.strip(), text)
     if not any(len({each.text.strip() for each in task.candidates}) == 2 for task in tasks):
         raise DataError("compare.json has no held-out prompt with two different texts: there is nothing to compare blind")
     same = []
-    for number, (prompt, rows) in enumerate(by_prompt.items()):
-        side = SIDES[number % 2]
-        texts = {row[side].strip(): _candidate(row, side, run) for row in rows}
-        if len(texts) > 1:
-            same.append(NewTask(prompt, tuple(texts.values())[:2], kind="same"))
+    for number, (prompt, found) in enumerate(texts.items()):
+        own = list(found[SIDES[number % 2]].values())
+        if len(own) > 1:
+            same.append(NewTask(prompt, tuple(own[:2]), kind="same"))
     return tasks + same[: len(tasks) // 10]
+
+
+def _rows(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of the held-out prompts, checked."""
+    rows = comparison.get("texts", [])
+    mend = "compare.json is damaged; konomi compare RUN makes it anew"
+    if not isinstance(rows, list):
+        raise DataError(f"texts is no list: {mend}")
+    for number, row in enumerate(rows, start=1):
+        known = isinstance(row, dict) and isinstance(row.get("prompt"), str)
+        for texts in (row, row.get("again", row)) if known else ():
+            known = known and isinstance(texts, dict) and all(isinstance(texts.get(side), str) for side in SIDES)
+        if not known:
+            raise DataError(f"texts, row {number}: prompt, before and after have to be texts: {mend}")
+    return [row for row in rows if row.get("held_out")]
 
 
 def _candidate(row: Mapping[str, Any], side: str, run: str) -> Candidate:
@@ -54,6 +71,17 @@ def _candidate(row: Mapping[str, Any], side: str, run: str) -> Candidate:
 def is_comparison(exported: Exported) -> bool:
     """Whether there are tasks of before and after in a store."""
     return any(item.kind == "compare" for item in exported.items.values())
+
+
+def prompts_of(exported: Exported) -> int:
+    """Prompts of which people can tell before from after: several tasks of one prompt are not independent."""
+    return len({Prompt(item.prompt).key for item in exported.items.values() if item.kind == "compare"})
+
+
+def decided_prompts(exported: Exported) -> int:
+    """Prompts that people have decided so far, for one side or the other: what the sign test counts."""
+    found = by_prompt(once([vote for vote in votes_of(exported) if not vote.same]))
+    return int(found["for"] + found["against"])
 
 
 def votes_of(exported: Exported) -> list[Vote]:
@@ -84,6 +112,39 @@ def _vote(item: Item, said: Judgement, ranks: tuple[int, ...]) -> Vote:
 
 
 def verdict(exported: Exported, seed: int = 0) -> dict[str, Any]:
-    """What :func:`konomi.feedback.verdict.judge` finds in the answers; ``enough``: what so many prompts can show at all."""
-    prompts = sum(item.kind == "compare" for item in exported.items.values())
-    return {**judge(votes_of(exported), seed), "enough": enough_votes(prompts)}
+    """What people found.
+
+    Returns:
+        All of :func:`konomi.feedback.verdict.judge`. ``unchanged``: ``texts`` that training left as they were, so that nobody
+        was shown them; ``of``: these and those that were shown; ``win_rate`` with each of them as a tie.
+        ``enough``: what so many prompts can show at all, see :func:`konomi.feedback.votes.enough_votes`.
+    """
+    found = judge(votes_of(exported), seed)
+    shown = sum(item.kind == "compare" for item in exported.items.values())
+    whole = shown + exported.unchanged
+    rate = {
+        name: None if value is None else (shown * value + exported.unchanged / 2) / whole
+        for name, value in found["win_rate"].items()
+    }
+    unchanged = {"texts": exported.unchanged, "of": whole, "win_rate": rate}
+    return {**found, "unchanged": unchanged, "enough": enough_votes(prompts_of(exported))}
+
+
+def line(said: Mapping[str, Any]) -> str:
+    """The verdict as a line for a terminal."""
+    if said["win_rate"]["value"] is None:
+        return "nobody has compared before and after yet"
+    counts = f"{said['wins']} wins, {said['ties']} ties, {said['losses']} losses"
+    told = f"after wins {_rate(said['win_rate'])}: {counts} in {said['votes']} votes"
+    unchanged = said["unchanged"]
+    if unchanged["texts"]:
+        told += (
+            f"; {unchanged['texts']:,} of {unchanged['of']:,} texts are the same before and after, and nobody was shown them: "
+            f"with these as ties {_rate(unchanged['win_rate'])}"
+        )
+    return told
+
+
+def _rate(found: Mapping[str, float | None]) -> str:
+    low, high = ("–" if value is None else f"{100 * value:.0f}" for value in (found["low"], found["high"]))
+    return f"{100 * (found['value'] or 0.0):.1f} % ({low} to {high} %)"

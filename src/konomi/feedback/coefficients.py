@@ -1,6 +1,6 @@
 """Coefficients of agreement of any numbers: Kendall's tau-b and W, Krippendorff's ordinal alpha.
 
-What cannot be told (one rater, one item, nothing but ties) is None, never NaN.
+What cannot be told (one rater, one item, nothing but ties) is None, of alpha NaN.
 M raters, U units that they judge, V different values, R resamples.
 """
 
@@ -54,32 +54,6 @@ def kendall_w(table_MU: Sequence[Sequence[float]]) -> float | None:
     return float(12 * ((sums_U - sums_U.mean()) ** 2).sum() / most) if most else None
 
 
-def ordinal_alpha(table_MU: Sequence[Sequence[float | None]]) -> float | None:
-    """Krippendorff's alpha for ordinal values, with missing ones (Krippendorff 2011).
-
-    1 - D_o / D_e, observed by expected disagreement. Within a unit each value meets each other one; units with one value
-    say nothing. Two values differ by the square of the values that lie between them in all the data, their own by half.
-
-    Args:
-        table_MU: a row for each rater, a value for each unit, None where there is none.
-
-    Returns:
-        1 is full agreement, 0 what chance gives, below 0 worse. None where no unit has two values, or all are the same.
-
-    >>> round(ordinal_alpha([[1, 2, 3, None], [1, 2, 4, 4], [None, 2, 3, 4]]), 4)
-    0.9274
-    """
-    units = [[value for value in unit if value is not None] for unit in zip(*table_MU, strict=True)]
-    values = sorted({value for unit in units if len(unit) > 1 for value in unit})
-    place = {value: i for i, value in enumerate(values)}
-    found = np.zeros((len(values), len(values)))
-    for unit in units:
-        for (one, other), count in coincidences(unit).items():
-            found[place[one], place[other]] += count
-    alpha = float(alphas(found[None])[0])
-    return alpha if np.isfinite(alpha) else None
-
-
 def coincidences(unit: Sequence[float]) -> dict[tuple[float, float], float]:
     """How often each value meets each other one within a unit: ordered pairs, by the number of values less one."""
     found: dict[tuple[float, float], float] = defaultdict(float)
@@ -91,7 +65,17 @@ def coincidences(unit: Sequence[float]) -> dict[tuple[float, float], float]:
 
 
 def alphas(coincidences_RVV: Array) -> Array:
-    """Ordinal alpha of each of R matrices of coincidences, values in ascending order: [R]; NaN where it is not defined."""
+    """Krippendorff's alpha for ordinal values (Krippendorff 2011), of each of R matrices of coincidences: [R].
+
+    1 - D_o / D_e, observed by expected disagreement. Two values differ by the square of the values that lie between them in
+    all the data, their own by half. 1 is full agreement, 0 what chance gives, below 0 worse.
+
+    Args:
+        coincidences_RVV: sums over the units of :func:`coincidences`, values in ascending order.
+
+    Returns:
+        NaN where no unit has two values, or all are the same.
+    """
     count_RV = coincidences_RVV.sum(axis=2)
     # the values between two, their own by half, are the difference of their middle ranks
     middle_RV = np.cumsum(count_RV, axis=1) - count_RV / 2

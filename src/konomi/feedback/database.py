@@ -92,7 +92,7 @@ class Database:
         self.lock = threading.RLock()
         if new:
             self._make()
-        elif not path.is_file():
+        elif not self._is_there():
             raise DataError(f"{path}: no such file; konomi label PROJECT --candidates FILE makes a project")
         with explained(path):
             self.connection = _connect(path)
@@ -139,6 +139,12 @@ class Database:
             if busy:
                 raise sqlite3.OperationalError("database is locked")
 
+    def _is_there(self) -> bool:
+        try:
+            return self.path.is_file()
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be looked up: {error.strerror}") from error
+
     def _make(self) -> None:
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -153,19 +159,34 @@ class Database:
         application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
         if not new and application != APPLICATION:
             raise DataError(f"{self.path}: not a store of labels; it is empty or another program's: give the right file")
+        if not new and version < 1:
+            raise sqlite3.DatabaseError(f"version {version}")
         if version > VERSION:
             raise DataError(f"{self.path}: version {version}; this konomi reads up to version {VERSION}: update konomi")
         found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise sqlite3.DatabaseError(found.splitlines()[-1])
         db.execute("COMMIT")
-        if os.name == "posix" and stat.S_IMODE(self.path.stat().st_mode) & 0o077:
-            self.path.chmod(0o600)
+        self._close_to_others()
+        # where another program has it open with a WAL, leaving that mode is refused as "locked"
         db.execute(f"PRAGMA journal_mode = {journal_mode(sqlite3.sqlite_version_info)}")
         if new:
             db.execute(f"PRAGMA application_id = {APPLICATION}")
         if version < VERSION:
             self._migrate()
+
+    def _close_to_others(self) -> None:
+        """The file, and those that SQLite keeps beside it, for their owner alone."""
+        if os.name != "posix":
+            return
+        for path in (Path(f"{self.path}{end}") for end in ("", "-wal", "-shm", "-journal")):
+            try:
+                if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                    path.chmod(0o600)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise RunError(f"{path}: cannot be closed to others on this machine: {error.strerror}; is it yours?") from error
 
     def _migrate(self) -> None:
         with self.write() as db:

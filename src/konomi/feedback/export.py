@@ -3,7 +3,7 @@
 - rankings.jsonl: each person's ranking of each task.
 - scores.jsonl: each text once: the mean over people of its normalised rank.
 - pairs.jsonl: each two texts that were ranked together, once: the label is the share of raters who prefer ``chosen``,
-  where a tie counts half for either.
+  where a tie counts half for either; ``for``, ``against`` and ``ties`` count them.
 - answers.jsonl: all latest answers with everything that is known: sources, the order shown, flags, comments, repeats.
 - other.jsonl: of these, what is in no ranking: ``all_bad``, ``skipped``, and repeats.
 - manifest.json: names, hashes and counts.
@@ -16,6 +16,9 @@ Whose answer it is stands there as a pseudonym. Nothing is weighted or dropped b
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,25 +26,40 @@ from typing import Any
 
 from konomi.data.formats import manifest_bytes, write_manifest, write_records
 from konomi.data.parse import VERSION, Record
-from konomi.data.records import Ranking
+from konomi.data.records import Pair, Ranking
 from konomi.errors import DataError, RunError
-from konomi.feedback.ranking import counted, mean_scores, soft_pairs
-from konomi.feedback.records import Exported, Item, Judgement
+from konomi.feedback.ranking import Counted, counted, mean_scores, soft_pairs
+from konomi.feedback.records import NOTHING_YET, Exported, Item, Judgement
 from konomi.files import line, write_atomic
 
 SOURCE = "people"
 """What the records name as their source: not a model that judged."""
 
 
-def rankings(exported: Exported, *, repeats: bool = False) -> list[Ranking]:
-    """The rankings, by task and person; what is no ranking left out, and repeats unless they are wanted."""
-    found = []
+def rankings(exported: Exported, kind: str | None = None) -> list[Ranking]:
+    """The rankings, by task and person; repeats, and what is no ranking, left out. With ``kind`` those of such tasks alone."""
+    return [
+        _ranking(exported.items[each.task], each)
+        for each in exported.judgements
+        if counts_as_ranking(each) and kind in (None, exported.items[each.task].kind)
+    ]
+
+
+def repeated(exported: Exported) -> list[tuple[Ranking, Ranking]]:
+    """What one person said of a task the first time and when it came again, where both are rankings."""
+    first, found = {}, []
     for each in exported.judgements:
-        if each.kind == "ranked" and each.ranks is not None and (repeats or not each.repeat):
-            item = exported.items[each.task]
-            texts = tuple(candidate.text for candidate in item.candidates)
-            found.append(Ranking(item.prompt, texts, each.ranks, each.rater, SOURCE))
+        if each.kind == "ranked":
+            ranking = _ranking(exported.items[each.task], each)
+            if not each.repeat:
+                first[each.task, each.rater] = ranking
+            elif (each.task, each.rater) in first:
+                found.append((first[each.task, each.rater], ranking))
     return found
+
+
+def _ranking(item: Item, said: Judgement) -> Ranking:
+    return Ranking(item.prompt, tuple(each.text for each in item.candidates), said.ranks or (), said.rater, SOURCE)
 
 
 def counts_as_ranking(judgement: Judgement) -> bool:
@@ -80,7 +98,7 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
 
     Args:
         exported: what the store gave.
-        out: the directory; it must not exist yet. It is made for its owner alone.
+        out: the directory; it must not exist yet. It and its files are made for their owner alone.
         also: further JSON files, by their names.
         about: what else the manifest is to say.
 
@@ -89,17 +107,18 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
         RunError: a file cannot be written. Nothing is then there.
     """
     if not exported.judgements:
-        raise DataError("nobody has answered anything yet: there is nothing to export")
-    if out.exists() or out.is_symlink():
-        raise DataError(f"{out}: is there already and is not overwritten; give another name or remove it")
-    half_done = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(half_done, ignore_errors=True)
+        raise DataError(NOTHING_YET)
+    check_out(out)
+    place = out.absolute()
+    half_done = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # of this export alone
     try:
         half_done.mkdir(mode=0o700, parents=True)
         for name, content in (also or {}).items():
             write_atomic(half_done / name, manifest_bytes(content))
         said = _write_files(exported, half_done, about)
-        half_done.rename(out)
+        for file in half_done.iterdir():
+            file.chmod(0o600)
+        half_done.rename(place)
     except OSError as error:
         raise RunError(f"{out}: cannot be made: {error.strerror or error}") from error
     finally:
@@ -107,13 +126,33 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
     return said
 
 
+def check_out(out: Path) -> None:
+    """Whether an export can go to ``out``. Raises DataError: something is there; RunError: that cannot be looked up."""
+    try:
+        there = out.is_symlink() or out.exists()
+    except OSError as error:
+        raise RunError(f"{out}: cannot be looked up: {error.strerror}") from error
+    if there:
+        raise DataError(f"{out}: is there already and is not overwritten; give another name or remove it")
+
+
+def _votes(pair: Pair, said: Counted) -> dict[str, int]:
+    """How many people are for ``chosen``, for the other, for neither."""
+    sides = (said.in_favour, said.against) if pair.chosen == said.a else (said.against, said.in_favour)
+    return {"for": sides[0], "against": sides[1], "ties": said.ties}
+
+
 def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[str, Any]:
     ranked = rankings(exported)
-    pairs, scores = soft_pairs(counted(ranked)), mean_scores(ranked)
+    counts = counted(ranked)
+    pairs, scores = soft_pairs(counts), mean_scores(ranked)
     records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs, "scores": scores}
     paths = {name: out / f"{name}.jsonl" for name, found in records.items() if found}
     for name, path in paths.items():
         write_records(path, records[name])
+    if pairs:
+        rows = zip(paths["pairs"].read_bytes().splitlines(), pairs, counts, strict=True)
+        write_atomic(paths["pairs"], b"".join(line({**json.loads(row), **_votes(pair, c)}) for row, pair, c in rows))
     every = exported.judgements
     others = [each for each in every if not counts_as_ranking(each)]
     described = {}

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import sqlite3
 import time
+import unicodedata
 
 from konomi.feedback.checks import whole
 from konomi.feedback.records import NAME_LIMIT, Person, Refused
@@ -21,11 +23,7 @@ _PERSON = """SELECT id, name, admin, EXISTS (SELECT 1 FROM tokens WHERE person =
 
 def add_person(db: sqlite3.Connection, name: str, admin: bool) -> Person:
     """A new person, without a token yet. Raises Refused: the name is blank, too long, or taken."""
-    name = whole(name).strip()
-    if not name or not name.isprintable():
-        raise Refused("bad_name", f"name {name[:40]!r}: letters to call somebody by are needed")
-    if len(name) > NAME_LIMIT:
-        raise Refused("too_long", f"the name has {len(name):,} characters; {NAME_LIMIT} are allowed")
+    name = checked_name(name)
     if db.execute("SELECT 1 FROM people WHERE name = ? OR id = ?", (name, name)).fetchone():
         raise Refused("name_taken", f"there is a person {name!r} already; choose another name")
     person = f"p-{secrets.token_hex(5)}"
@@ -33,9 +31,28 @@ def add_person(db: sqlite3.Connection, name: str, admin: bool) -> Person:
     return find_person(db, person)
 
 
+def checked_name(name: str) -> str:
+    """A name as it is kept, with plain single spaces. Raises Refused: it is blank or too long.
+
+    >>> checked_name(" 山田\u3000太郎 ")
+    '山田 太郎'
+    """
+    name = _spaced(name)
+    if not name or not name.isprintable():
+        raise Refused("bad_name", f"name {name[:40]!r}: letters to call somebody by are needed")
+    if len(name) > NAME_LIMIT:
+        raise Refused("too_long", f"the name has {len(name):,} characters; {NAME_LIMIT} are allowed")
+    return name
+
+
+def _spaced(name: str) -> str:
+    plain = "".join(" " if unicodedata.category(each) == "Zs" else each for each in whole(name))
+    return re.sub(" +", " ", plain).strip()
+
+
 def find_person(db: sqlite3.Connection, who: str) -> Person:
     """The person with this pseudonym or name. Raises Refused: there is none."""
-    row = db.execute(f"{_PERSON} WHERE id = ? OR name = ?", (whole(who), whole(who))).fetchone()
+    row = db.execute(f"{_PERSON} WHERE id = ? OR name = ?", (_spaced(who), _spaced(who))).fetchone()
     if row is None:
         raise Refused("unknown_person", f"there is no person {who[:80]!r}")
     return _person(row)
@@ -60,11 +77,6 @@ def person_of(db: sqlite3.Connection, token: str) -> Person | None:
     if row is None or not hmac.compare_digest(row[0], given):
         return None
     return find_person(db, row[1])
-
-
-def revoke_token(db: sqlite3.Connection, token: str) -> None:
-    """Nobody comes in with this token any more."""
-    db.execute("DELETE FROM tokens WHERE hash = ?", (_hash(token),))
 
 
 def revoke(db: sqlite3.Connection, person: Person) -> None:

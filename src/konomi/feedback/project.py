@@ -23,6 +23,7 @@ from typing import Any
 from konomi.data.formats import read_tasks
 from konomi.data.rows import near
 from konomi.errors import DataError, RunError
+from konomi.feedback.checks import whole
 from konomi.feedback.guidelines import GUIDELINES
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import Imported, NewTask
@@ -85,7 +86,13 @@ def tasks_of(candidates: Path) -> list[NewTask]:
 
 
 def create_project(
-    path: Path, tasks: Iterable[NewTask], *, title: str | None = None, lang: str | None = None, settings: Settings | None = None
+    path: Path,
+    tasks: Iterable[NewTask],
+    *,
+    title: str | None = None,
+    lang: str | None = None,
+    settings: Settings | None = None,
+    models: Iterable[str] = (),
 ) -> tuple[Project, Imported]:
     """Make a project, whole or not at all, and say what became of the tasks.
 
@@ -95,25 +102,26 @@ def create_project(
         title: None: the directory's name.
         lang: that the page starts in; None: that of most prompts.
         settings: None: the usual ones.
+        models: as in :meth:`Store.create`.
 
     Raises:
         DataError: there is something at ``path``; there are no tasks, or one cannot be used.
         RunError: it cannot be written.
     """
     settings, tasks = settings or Settings(), list(tasks)
-    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
-        raise DataError(f"{path}: is there already and is no project; give another name or remove it")
+    _check_free(path)
     if lang is None:
         lang = _most(task.lang or language_of(task.prompt) for task in tasks)
-    project = Project(path, title or path.absolute().name, time.time(), lang, LANGUAGES, settings)
-    half_done = path.with_name(f".{path.absolute().name}.{os.getpid()}.tmp")
+    place = path.absolute()
+    project = Project(place, whole(title or place.name), time.time(), lang, LANGUAGES, settings)
+    half_done = (place if place.is_dir() else place.parent) / f".{place.name}.{os.getpid()}.tmp"
     try:
         half_done.mkdir(mode=0o700, parents=True)
-        store, imported = Store.create(half_done / project.labels.name, tasks, settings)
+        store, imported = Store.create(half_done / project.labels.name, tasks, settings, models)
         store.close()
         _put(half_done / "guidelines.md", utf8(GUIDELINES))
         _put(half_done / "project.json", _json(project))
-        half_done.replace(path)
+        _move(half_done, place)
     except OSError as error:
         raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
     finally:
@@ -121,16 +129,44 @@ def create_project(
     return project, imported
 
 
+def _move(made: Path, place: Path) -> None:
+    if not place.is_dir():
+        made.rename(place)
+        return
+    place.chmod(0o700)  # filled and not replaced: somebody may stand in it
+    for file in sorted(made.iterdir(), key=lambda each: each.name == "project.json"):
+        file.rename(place / file.name)
+
+
 def provide(path: Path, tasks: Sequence[NewTask], settings: Settings | None = None) -> tuple[Project, Imported]:
     """The project at ``path`` with the tasks in it: made with ``settings`` if it is not there, else as it is.
 
     Raises as :func:`create_project`, :func:`open_project` and :meth:`Store.add_tasks` do.
     """
-    if not (path / "project.json").exists():
+    if not is_project(path):
         return create_project(path, tasks, settings=settings)
     project = open_project(path)
     with project.store() as store:
         return project, store.add_tasks(tasks)
+
+
+def is_project(path: Path) -> bool:
+    """Whether there is a project. Raises RunError: that cannot be looked up."""
+    try:
+        return (path / "project.json").exists()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be looked up: {error.strerror}") from error
+
+
+def _check_free(path: Path) -> None:
+    if is_project(path):
+        raise DataError(f"{path}: is a project already; give another name, or open it: konomi label {path}")
+    try:
+        taken = path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
+    except OSError as error:
+        raise RunError(f"{path}: cannot be looked up: {error.strerror}") from error
+    if taken:
+        raise DataError(f"{path}: is there already and is no project; give another name or remove it")
 
 
 def open_project(path: Path) -> Project:
@@ -146,7 +182,7 @@ def open_project(path: Path) -> Project:
         raise DataError(f"{path}: no {file.name} there; konomi label PROJECT --candidates FILE makes a project") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON: {error}") from error
     version = said.get("version") if isinstance(said, dict) else None
     if not isinstance(version, int) or version < 1:
@@ -165,7 +201,7 @@ def open_project(path: Path) -> Project:
         raise DataError(f"{file}: settings has to be an object")
     _known(file, settings, tuple(field.name for field in fields(Settings)), "settings.")
     try:
-        return Project(path, title, created, lang, tuple(languages), Settings(**settings))
+        return Project(path, whole(title), created, lang, tuple(languages), Settings(**settings))
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
 

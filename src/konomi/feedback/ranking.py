@@ -17,7 +17,7 @@ from konomi.feedback.fitting import RESAMPLES, fit, refit, told
 
 PRIOR = 0.1
 """Precision of the prior of a strength: one that won its only contest comes out with a chance of about 0.9, not 1."""
-COVARIATES = ("length", "first")
+COVARIATES = ("length",)
 
 
 def mean_scores(rankings: Iterable[Ranking]) -> list[Score]:
@@ -130,7 +130,6 @@ class Contest:
         share: 1 if ``a`` won, 0 if ``b`` did, 0.5 a tie (half a win for each), or a share of several votes.
         weight: how many votes this is, from 0.
         length: characters of a's text less those of b's.
-        first: 1 if a's text was shown first (left, above), -1 if b's was, 0 if unknown.
     """
 
     prompt: str
@@ -139,7 +138,6 @@ class Contest:
     share: float
     weight: float = 1.0
     length: float = 0.0
-    first: float = 0.0
 
 
 def contests(counts: Iterable[Counted], name: Callable[[str, str], str | None]) -> list[Contest]:
@@ -170,8 +168,7 @@ def bradley_terry(
 
     Args:
         played: all contests.
-        covariates: names out of ``length`` and ``first`` to hold constant: strengths are then those at equal length, or
-            with no side shown first.
+        covariates: names out of ``COVARIATES`` to hold constant: with ``length`` strengths are those at equal length.
         prior: precision, above 0; towards 0 the estimate goes to that of maximum likelihood.
         seed: of the resampling.
 
@@ -179,7 +176,7 @@ def bradley_terry(
         ``items``, strongest first: ``item``, ``strength`` (logits, with its 95 % interval), ``error`` (standard error),
         ``wins`` (ties half) and ``votes``. Interval and error are None with fewer than two prompts, and for an item that
         always won or always lost: how far it is ahead only the prior says. ``covariates``: for each name, logits per
-        character, or per being shown first, with interval; None where the covariate is 0 everywhere.
+        character, with interval; None where the covariate is 0 everywhere.
         Also ``contests``, ``prompts``, ``prior``, ``resamples``, ``level``, ``seed``, ``version``.
 
     Raises:

@@ -22,6 +22,7 @@ KEYS = "abcdefghi"
 COMMENT_LIMIT, REASON_LIMIT, NAME_LIMIT = 2000, 200, 80
 """Characters."""
 SECONDS_LIMIT = 86_400.0
+NOTHING_YET = "nobody has answered anything yet: there is nothing to export"
 
 
 class Refused(DataError):
@@ -196,7 +197,7 @@ class Progress:
 
     Attributes:
         mine: own answers, skipped ones and repeats too.
-        left: tasks that are still there for this person, repeats not counted.
+        left: tasks that are still there for this person: they have not answered them, and others not often enough.
         team: answers of all people that count toward the target: neither skipped nor repeats.
         target: answers that are wanted: tasks times people a task.
         per_hour: own answers an hour by the time that the last 30 took, or None before the third.
@@ -265,7 +266,14 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Exported:
-    """All that was collected, at one moment: items by their id, and judgements by task, person, then first before repeat."""
+    """All that was collected, at one moment.
+
+    Attributes:
+        items: by their id.
+        judgements: by task, person, then first before repeat.
+        unchanged: before/after texts that are the same text: nobody is shown them.
+    """
 
     items: dict[int, Item]
     judgements: tuple[Judgement, ...]
+    unchanged: int = 0

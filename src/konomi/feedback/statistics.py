@@ -8,7 +8,7 @@ from typing import Any
 from konomi.data.records import Prompt
 from konomi.evaluation.resampling import LEVEL, VERSION
 from konomi.feedback.agreement import concordance, enough_comparisons, people, with_oneself
-from konomi.feedback.export import rankings
+from konomi.feedback.export import rankings, repeated
 from konomi.feedback.ranking import Counted, bradley_terry, contests, counted
 from konomi.feedback.records import Exported
 
@@ -24,15 +24,15 @@ def statistics(exported: Exported, seed: int = 0) -> dict[str, Any]:
         ``concordance``: see :func:`agreement.concordance`; ``people``: see :func:`agreement.people`;
         ``models``: see :func:`models`. Each may be None. Also ``version``, ``level``, ``seed``.
     """
-    first, all_said = rankings(exported), rankings(exported, repeats=True)
+    first, twice = rankings(exported), repeated(exported)
     return {
         "version": VERSION,
         "level": LEVEL,
         "seed": seed,
         **enough_comparisons(first, seed),
-        "oneself": with_oneself(all_said, seed),
+        "oneself": with_oneself(twice, seed),
         "concordance": concordance(first, seed),
-        "people": people(all_said, seed),
+        "people": people(first, twice, seed),
         "models": models(exported, counted(first), seed),
     }
 

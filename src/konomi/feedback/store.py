@@ -8,16 +8,19 @@ nothing that another person said.
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from konomi.errors import DataError
 from konomi.feedback import answers, people, work
 from konomi.feedback.checks import checked_id, whole
 from konomi.feedback.database import Database
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import (
+    NOTHING_YET,
     Answer,
     Exported,
     Imported,
@@ -29,7 +32,7 @@ from konomi.feedback.records import (
     Saved,
     Shown,
 )
-from konomi.feedback.texts import ready
+from konomi.feedback.texts import Made, ready
 
 
 class Store:
@@ -40,24 +43,31 @@ class Store:
         self._database = database
 
     @classmethod
-    def create(cls, path: Path, tasks: Iterable[NewTask], settings: Settings) -> tuple[Store, Imported]:
+    def create(
+        cls, path: Path, tasks: Iterable[NewTask], settings: Settings, models: Iterable[str] = ()
+    ) -> tuple[Store, Imported]:
         """Make a store of tasks, and say what became of them.
+
+        Args:
+            path: of the file.
+            tasks: at least one.
+            settings: how the work is handed out.
+            models: names of models besides those in the sources of the texts; what names one is flagged.
 
         Raises:
             DataError: the file is there already; there are no tasks, or one cannot be used. No file is then made.
             RunError: it cannot be written.
         """
-        found, notes = ready(list(tasks), settings.k_max)
+        made = ready(list(tasks), settings.k_max, models)
         store = cls(Database(path, new=True), settings)
         try:
-            with store._database.write() as db:
-                added = work.add_tasks(db, found, settings)
+            imported = store._add(made)
         except BaseException:
             store.close()
             with contextlib.suppress(OSError):
                 path.unlink()
             raise
-        return store, Imported(added, len(found) - added, tuple(notes))
+        return store, imported
 
     @classmethod
     def open(cls, path: Path, settings: Settings) -> Store:
@@ -90,10 +100,16 @@ class Store:
         Raises:
             DataError: there are no tasks, or one cannot be used. None is then added.
         """
-        found, notes = ready(list(tasks), self.settings.k_max)
+        with self._database.read() as db:
+            known = _list(db, "models")
+        return self._add(ready(list(tasks), self.settings.k_max, known))
+
+    def _add(self, made: Made) -> Imported:
         with self._database.write() as db:
-            added = work.add_tasks(db, found, self.settings)
-        return Imported(added, len(found) - added, tuple(notes))
+            added = work.add_tasks(db, made.tasks, self.settings)
+            for key, more in (("models", made.names), ("unchanged", made.unchanged)):
+                _set_meta(db, key, json.dumps(list(dict.fromkeys([*_list(db, key), *more]))))
+        return Imported(added, len(made.tasks) - added, made.notes)
 
     # people
 
@@ -108,15 +124,11 @@ class Store:
         with self._database.write() as db:
             return people.new_token(db, people.find_person(db, person_id).id)
 
-    def swap_token(self, token: str, *, keep: bool = True) -> tuple[Person, str] | None:
-        """A new token for who comes with this one, which goes on working if ``keep``; None if it is nobody's."""
+    def swap_token(self, token: str) -> tuple[Person, str] | None:
+        """A new token for who comes with this one, which goes on working; None if it is nobody's."""
         with self._database.write() as db:
             person = people.person_of(db, token)
-            if person is None:
-                return None
-            if not keep:
-                people.revoke_token(db, token)
-            return person, people.new_token(db, person.id)
+            return None if person is None else (person, people.new_token(db, person.id))
 
     def person_of(self, token: str) -> Person | None:
         """Whose token this is; None if it is nobody's or was revoked."""
@@ -213,10 +225,13 @@ class Store:
         with self._database.read() as db:
             return answers.answer_of(db, person, whole(shown_id))
 
-    def mine(self, person: Person, limit: int = 50) -> list[Mine]:
-        """The person's own answers, newest first."""
+    def mine(self, person: Person, limit: int = 50, before: str | None = None) -> list[Mine]:
+        """The person's own answers, newest first; those before that to the showing ``before``.
+
+        Raises Refused: the person has not answered ``before``.
+        """
         with self._database.read() as db:
-            return answers.mine(db, person, limit)
+            return answers.mine(db, person, limit, None if before is None else whole(before))
 
     def progress(self, person: Person, now: float) -> Progress:
         """How far the person and the team are."""
@@ -224,10 +239,13 @@ class Store:
             return work.progress(db, person.id, self.settings, bool(_meta(db, "frozen")), now)
 
     def coverage(self) -> tuple[int, int]:
-        """How many answers count toward the target, and the target: tasks times people a task."""
+        """How many answers count toward the target, and the target: tasks times people a task, less what people skipped.
+
+        A task that one of two people skipped has been before both: without a third nobody is left to answer it.
+        """
         with self._database.read() as db:
-            _, target, team = work.coverage(db, self.settings)
-            return team, target
+            target, team = work.coverage(db, self.settings)
+            return team, target - work.skipped(db, self.settings)
 
     # the end
 
@@ -242,16 +260,28 @@ class Store:
         with self._database.write() as db:
             _set_meta(db, "frozen", "1" if frozen else "")
 
-    def export(self) -> Exported:
-        """All tasks and the latest answers, as they are at one moment, while others may go on writing."""
-        with self._database.snapshot() as db:
-            rows = answers.everything(db)
-        return answers.exported(*rows)
+    def export(self, *, freeze: bool = False) -> Exported:
+        """All tasks and the latest answers, as they are at one moment, while others may go on writing.
+
+        With ``freeze`` they are final from that moment on. Raises DataError, and nothing is final: nobody has answered yet.
+        """
+        with self._database.write() if freeze else self._database.snapshot() as db:
+            rows, unchanged = answers.everything(db), len(_list(db, "unchanged"))
+            if freeze:
+                if not rows[2]:
+                    raise DataError(NOTHING_YET)
+                _set_meta(db, "frozen", "1")
+        return answers.exported(rows, unchanged)
 
 
 def _meta(db: sqlite3.Connection, key: str) -> str:
     row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return str(row[0]) if row else ""
+
+
+def _list(db: sqlite3.Connection, key: str) -> list[str]:
+    found: list[str] = json.loads(_meta(db, key) or "[]")
+    return found
 
 
 def _set_meta(db: sqlite3.Connection, key: str, value: str) -> None:

@@ -114,32 +114,29 @@ def detectable(votes: int) -> float | None:
     return float(rates[low] / 1000)
 
 
-def enough_votes(planned: int, ties: float = 0.0) -> dict[str, Any]:
+def enough_votes(planned: int) -> dict[str, Any]:
     """What a planned number of votes can show, before any is cast.
 
     Args:
-        planned: votes that do not depend on one another: prompts, if each gets one vote or several.
-        ties: the share of them that is expected to be ties, 0 to 1; a sign test drops those.
+        planned: votes that do not depend on one another: prompts, if each gets one vote or several. The sign test drops ties:
+            leave out as many as are to be expected.
 
     Returns:
-        ``planned``; ``decided``: votes left for the test; ``alpha``; ``target``: the power that is asked for;
-        ``detectable``: see there; ``rates``: for true win rates of decided votes from 55 to 70 %: ``rate``; ``power`` of
-        the plan, exact; ``needed`` decided votes by :func:`votes_needed`; ``needed_exact``: decided votes from which on
-        the exact test always has the power.
+        ``planned``; ``alpha``; ``target``: the power that is asked for; ``detectable``: see there; ``rates``: for true win
+        rates of decided votes from 55 to 70 %: ``rate``; ``power`` of the plan, exact; ``needed`` decided votes by
+        :func:`votes_needed`; ``needed_exact``: decided votes from which on the exact test always has the power.
 
     >>> enough_votes(100)["rates"][1]["needed_exact"]
     210
     """
-    decided = round(planned * (1 - ties))
     rates = [
-        {"rate": rate, "power": power(decided, rate), "needed": votes_needed(rate), "needed_exact": _needed_exact(rate)}
+        {"rate": rate, "power": power(planned, rate), "needed": votes_needed(rate), "needed_exact": _needed_exact(rate)}
         for rate in RATES
     ]
     return {
         "planned": planned,
-        "decided": decided,
         "alpha": ALPHA,
         "target": POWER,
-        "detectable": detectable(decided),
+        "detectable": detectable(planned),
         "rates": rates,
     }

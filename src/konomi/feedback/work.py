@@ -18,11 +18,15 @@ PAUSE = 600.0
 
 _LEASED = """(SELECT count(*) FROM shown AS other WHERE other.task = tasks.id AND other.number IS NULL AND other.until > :now
     AND other.repeat = 0)"""
-_SEEN = "EXISTS (SELECT 1 FROM shown WHERE shown.person = :person AND shown.task = tasks.id)"
+# what the person gave up to others, and never answered, is theirs again should there be room again
+_SEEN = """EXISTS (SELECT 1 FROM shown WHERE shown.person = :person AND shown.task = tasks.id
+    AND (shown.number IS NOT NULL OR shown.until > 0))"""
 _UNSEEN = f"""SELECT id, place, {_LEASED}, {_SEEN} FROM tasks WHERE covered = :covered AND place >= :begin AND place < :end"""
 _EARLIER = """SELECT task FROM shown WHERE person = ? AND repeat = 0 AND number BETWEEN ? AND ? AND kind <> 'skipped'
     AND NOT EXISTS (SELECT 1 FROM shown AS again
         WHERE again.person = shown.person AND again.task = shown.task AND again.repeat = 1) ORDER BY number LIMIT 1"""
+_WANTED = "(:whole + (place < :rest))"
+"""How many people a task should go to, as :func:`queue.target` says."""
 _OPEN = """SELECT id, task, repeat, until FROM shown
     WHERE person = ? AND repeat IN (0, 1) AND number IS NULL AND until > 0 ORDER BY repeat LIMIT 1"""
 
@@ -108,6 +112,11 @@ def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float
     count = "(SELECT count(*) FROM candidates WHERE task = tasks.id)"
     digest, count = db.execute(f"SELECT digest, {count} FROM tasks WHERE id = ?", (choice.task,)).fetchone()
     order = queue.order(count, digest, person, settings, tasks.order_before(choice.task))
+    given_up = "SELECT id FROM shown WHERE person = ? AND task = ? AND repeat = ? AND number IS NULL"
+    row = db.execute(given_up, (person, choice.task, choice.repeat)).fetchone()
+    if row is not None:  # the page may still hold it
+        db.execute("UPDATE shown SET until = ? WHERE id = ?", (until, row[0]))
+        return str(row[0])
     showing = secrets.token_urlsafe(15)
     db.execute(
         "INSERT INTO shown (id, task, person, repeat, places, at, until) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -129,20 +138,50 @@ def shown(db: sqlite3.Connection, showing: str) -> Shown:
     return Shown(showing, prompt, lang, tuple(texts))
 
 
-def coverage(db: sqlite3.Connection, settings: Settings) -> tuple[int, int, int]:
-    """How many tasks there are, how many answers are wanted, and how many of these are there."""
-    tasks, target, team = db.execute(
-        "SELECT count(*), sum(wanted), sum(min(covered, wanted)) FROM"
-        " (SELECT covered, :whole + (place < :rest) AS wanted FROM tasks INDEXED BY tasks_in_turn)",
-        {"whole": int(settings.overlap), "rest": settings.overlap % 1},
+def coverage(db: sqlite3.Connection, settings: Settings) -> tuple[int, int]:
+    """How many answers are wanted, and how many of these are there."""
+    target, team = db.execute(
+        "SELECT sum(wanted), sum(min(covered, wanted)) FROM"
+        f" (SELECT covered, {_WANTED} AS wanted FROM tasks INDEXED BY tasks_in_turn)",
+        _wanted(settings),
     ).fetchone()
-    return tasks, target, team
+    return target, team
+
+
+def skipped(db: sqlite3.Connection, settings: Settings) -> int:
+    """How many of the answers that are wanted people have skipped instead, each once: nobody may be left to give them."""
+    found = db.execute(
+        f"SELECT sum(min(skips, max(0, {_WANTED} - covered))) FROM tasks JOIN"
+        " (SELECT task, count(*) AS skips FROM shown WHERE kind = 'skipped' AND repeat = 0 GROUP BY task) ON task = tasks.id",
+        _wanted(settings),
+    ).fetchone()
+    return int(found[0] or 0)
+
+
+def left(db: sqlite3.Connection, person: str, settings: Settings) -> int:
+    """How many tasks are still there for a person: some answers to them are wanted, and none is theirs."""
+    given = {"person": person, **_wanted(settings)}
+    never = db.execute(
+        f"SELECT count(*) FROM tasks INDEXED BY tasks_in_turn WHERE covered < {_WANTED} AND NOT EXISTS"
+        " (SELECT 1 FROM shown WHERE shown.person = :person AND shown.task = tasks.id)",
+        given,
+    ).fetchone()[0]
+    unanswered = db.execute(
+        "SELECT count(*) FROM shown JOIN tasks ON tasks.id = task"
+        f" WHERE person = :person AND repeat = 0 AND number IS NULL AND covered < {_WANTED}",
+        given,
+    ).fetchone()[0]
+    return int(never + unanswered)
+
+
+def _wanted(settings: Settings) -> dict[str, float]:
+    return {"whole": int(settings.overlap), "rest": settings.overlap % 1}
 
 
 def progress(db: sqlite3.Connection, person: str, settings: Settings, frozen: bool, now: float) -> Progress:
     """How far a person and the team are."""
     history = TasksFor(db, person, now).history()
-    tasks, target, team = coverage(db, settings)
+    target, team = coverage(db, settings)
     spent = [
         min(seconds, PAUSE)
         for (seconds,) in db.execute(
@@ -152,13 +191,13 @@ def progress(db: sqlite3.Connection, person: str, settings: Settings, frozen: bo
         )
     ]
     each = sum(spent) / len(spent) if len(spent) >= 3 else 0.0
-    left = max(0, min(tasks - history.new, target - team))
+    still = left(db, person, settings)
     return Progress(
         mine=history.new + history.repeats,
-        left=left,
+        left=still,
         team=team,
         target=target,
         per_hour=3600 / each if each else None,
-        minutes_left=left / (1 - settings.repeats) * each / 60 if each else None,
+        minutes_left=still / (1 - settings.repeats) * each / 60 if each else None,
         frozen=frozen,
     )

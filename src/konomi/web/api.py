@@ -20,6 +20,8 @@ from konomi.web.session import Site, admin_of, person_of
 
 router = APIRouter(prefix="/api")
 _LOG = logging.getLogger("konomi.web")
+PAGE = 50
+"""Own answers that are listed at a time."""
 
 
 class _Body(BaseModel):
@@ -134,9 +136,10 @@ def answers(request: Request) -> Json:
 
 @router.get("/mine")
 def mine(request: Request) -> Json:
-    """The person's own answers, newest first."""
+    """The person's own answers, newest first; with ``?before=SHOWN`` those before that one. ``more``: whether there are more."""
     _, store, person = _asked(request)
-    return Json({"answers": [dict(vars(each)) for each in store.mine(person)]})
+    found = store.mine(person, PAGE + 1, request.query_params.get("before"))
+    return Json({"answers": [dict(vars(each)) for each in found[:PAGE]], "more": len(found) > PAGE})
 
 
 @router.get("/shown/{shown_id}")
@@ -176,8 +179,8 @@ def people(request: Request) -> Json:
     admin = admin_of(request)
     site: Site = request.app.state.site
     _, store = site.opened()
-    latest = None if site.figures is None else site.figures.get(store.progress(admin, time.time()).team)
-    known = {} if latest is None else latest.people
+    latest = None if site.figures is None else site.figures.get(store.progress(admin, time.time()).team, people=True)
+    known = latest.people or {} if latest else {}
     everybody = [{**_person(each), "figures": known.get(each.id)} for each in store.people()]
     return Json({"people": everybody, "frozen": store.frozen})
 

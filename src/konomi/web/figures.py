@@ -7,19 +7,25 @@ They are computed in a process of their own, now and then, so that no answer wai
 from __future__ import annotations
 
 import json
+import math
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from konomi.web.words import say
 
 NEEDED_VOTES = 210
-"""Decided votes from which on the exact sign test shows a true win rate of 60 % four times out of five."""
+"""Decided prompts from which on the exact sign test shows a true win rate of 60 % four times out of five."""
+FEWEST_COUPLES, FEWEST_PROMPTS = 20, 5
+"""Below these nobody who ranks is told how far people agree."""
+ASKED = 300.0
+"""Seconds for which the figures of each person are found too, after the owner has asked for them."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,11 @@ class Found:
 
     Attributes:
         comparison: people compare before and after; else they rank.
-        comparisons: two texts and one person each, ties left out.
+        comparisons: two texts and one person each, ties left out; of before and after: prompts that are decided.
         needed: with how many of these the data begins to be enough.
-        share, low, high, couples: of the agreement between people; None where no two have judged the same.
-        people: by pseudonym: ``records``, ``others`` and ``oneself``: shares of pairs on which they agree. For the owner alone.
+        share, low, high, couples, prompts: of the agreement between people; None where no two have judged the same.
+        people: by pseudonym: ``records``, ``others`` and ``oneself``: shares of pairs on which they agree. For the owner
+            alone; None: they were not asked for.
     """
 
     comparison: bool
@@ -41,37 +48,49 @@ class Found:
     low: float | None = None
     high: float | None = None
     couples: int = 0
-    people: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prompts: int = 0
+    people: Mapping[str, Mapping[str, Any]] | None = None
 
     def told(self, lang: str) -> dict[str, object]:
-        """As the pages get it: ``agreement``, and ``enough`` with a sentence in the reader's language."""
-        known = {name: getattr(self, name) for name in ("share", "low", "high", "couples")}
+        """As the pages get it: ``agreement``, and ``enough`` with a sentence in the reader's language.
+
+        The agreement of a few answers would tell what another person said of a text; so it comes late, and rounded.
+        """
+        shares = {name: getattr(self, name) for name in ("share", "low", "high")}
+        known = {name: None if value is None else round(value, 2) for name, value in shares.items()}
+        hidden = self.share is None or self.couples < FEWEST_COUPLES or self.prompts < FEWEST_PROMPTS
         key = "enough_votes" if self.comparison else "enough_some" if self.comparisons else "enough_none"
         if self.comparisons >= self.needed:
             key = "enough_votes_yes" if self.comparison else "enough_yes"
         sentence = say(key, lang, comparisons=f"{self.comparisons:,}", needed=f"{self.needed:,}")
         return {
-            "agreement": None if self.share is None else known,
+            "agreement": None if hidden else {**known, "couples": self.couples},
             "enough": {"comparisons": self.comparisons, "needed": self.needed, "sentence": sentence},
         }
 
 
-def find(project: Path) -> Found:
-    """The figures of a project as they are now. Its errors are those of the store."""
+def find(project: Path, each_person: bool = False) -> Found:
+    """The figures of a project as they are now, those of each person too if wanted. Its errors are those of the store."""
     from konomi.feedback.agreement import enough_comparisons, people
-    from konomi.feedback.before_after import is_comparison
-    from konomi.feedback.export import rankings
+    from konomi.feedback.before_after import decided_prompts, is_comparison
+    from konomi.feedback.export import rankings, repeated
     from konomi.feedback.project import open_project
 
     with open_project(project).store() as store:
         exported = store.export()
-    found, comparison = enough_comparisons(rankings(exported)), is_comparison(exported)
-    each = {own["rater"]: _of_one(own) for own in people(rankings(exported, repeats=True))}
-    needed = NEEDED_VOTES if comparison else found["needed"]
-    said = found["agreement"]
-    share = {"value": None, "low": None, "high": None} if said is None else said["share"]
-    couples = 0 if said is None else said["couples"]
-    return Found(comparison, found["comparisons"], needed, share["value"], share["low"], share["high"], couples, each)
+    comparison = is_comparison(exported)
+    said = rankings(exported, "compare") if comparison else rankings(exported)
+    found, by_person = enough_comparisons(said), None
+    if each_person:
+        by_person = {own["rater"]: _of_one(own) for own in people(said, repeated(exported))}
+    count, needed = (decided_prompts(exported), NEEDED_VOTES) if comparison else (found["comparisons"], found["needed"])
+    agreed = found["agreement"]
+    if agreed is None:
+        return Found(comparison, count, needed, people=by_person)
+    share = agreed["share"]
+    return Found(
+        comparison, count, needed, share["value"], share["low"], share["high"], agreed["couples"], agreed["prompts"], by_person
+    )
 
 
 def _of_one(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,14 +109,24 @@ class Figures:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._at, self._answers, self._closed = 0.0, -1, False
+        self._people_until = -math.inf
 
-    def get(self, answers: int) -> Found | None:
-        """The latest; None before the first. ``answers``: how many there are now: with more than before a new round starts."""
+    def get(self, answers: int, people: bool = False) -> Found | None:
+        """The latest; None before the first.
+
+        Args:
+            answers: how many there are now: with more than before a new round starts.
+            people: whether the figures of each person are wanted.
+        """
         with self._lock:
-            due = not self._closed and self._process is None and answers != self._answers and time.monotonic() >= self._at
-            if due:
+            now = time.monotonic()
+            if people:
+                self._people_until = now + ASKED
+            new = answers != self._answers or (people and self.latest is not None and self.latest.people is None)
+            if new and not self._closed and self._process is None and now >= self._at:
                 self._answers = answers
                 command = [sys.executable, "-m", "konomi.web.figures", str(self.project)]
+                command += ["people"] if now < self._people_until else []
                 self._process = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, encoding="utf-8"
                 )
@@ -123,4 +152,6 @@ class Figures:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(find(Path(sys.argv[1])))))
+    if hasattr(os, "nice"):
+        os.nice(10)  # whoever ranks goes first
+    print(json.dumps(asdict(find(Path(sys.argv[1]), "people" in sys.argv[2:]))))

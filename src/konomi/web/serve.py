@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from konomi.errors import ConfigError, RunError
+from konomi.feedback.people import checked_name
 from konomi.feedback.project import Project
 from konomi.files import write_atomic
 from konomi.web.app import make_app
@@ -104,11 +105,12 @@ def serve(
 
     Raises:
         ConfigError: host or port cannot be used.
-        DataError, RunError: as ``make_app``, or a port cannot be kept.
+        DataError, RunError: as ``make_app``; a name cannot be used; or a port cannot be kept.
     """
     import uvicorn
 
     check_host(host, allow_network)
+    invite = list(dict.fromkeys(map(checked_name, invite)))
     listening = _listen_again(project, host, port)
     with contextlib.closing(listening), contextlib.suppress(KeyboardInterrupt):
         address = address_of(listening, host)
@@ -189,8 +191,10 @@ def _greeting(app: FastAPI, address: str, invite: Sequence[str]) -> list[str]:
     site = app.state.site
     lines = [f"open {address}/start/{site.start}"]
     if site.store is not None:
-        known = {person.name: person.id for person in site.store.people()}
+        known = {person.name: person for person in site.store.people()}
         for name in invite:
-            token = site.store.new_token(known[name]) if name in known else site.store.add_person(name)[1]
+            if name in known and not known[name].active:
+                lines.append(f"{name} had no access any more; whoever has this link comes in again:")
+            token = site.store.new_token(known[name].id) if name in known else site.store.add_person(name)[1]
             lines.append(f"{name}: {address}/i/{token}")
     return lines

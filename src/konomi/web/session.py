@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -93,10 +94,13 @@ class Site:
                 token = secrets.token_urlsafe(32)
                 self._watchers.add(token)
                 return token
-            for person in self.store.people():
+            people = self.store.people()
+            for person in people:
                 if person.admin:
                     return self.store.new_token(person.id)
-            return self.store.add_person(OWNER, admin=True)[1]
+            taken = {person.name for person in people}
+            names = itertools.chain([OWNER], (f"{OWNER} {number}" for number in itertools.count(2)))
+            return self.store.add_person(next(name for name in names if name not in taken), admin=True)[1]
 
     def guest_session(self, invite: str) -> str | None:
         """A session's token for who has an invite link, which goes on working; None if it is nobody's."""

@@ -29,6 +29,11 @@ export function state({ state, waiting, kept }) {
 const round = (value) => (value >= 10 ? Math.round(value) : Math.round(value * 10) / 10);
 export const percent = (share) => `${Math.round(100 * share)} %`;
 
+function agreement({ share, low, high, couples }) {
+  if (low == null || high == null) return t("agreement_value_alone", { share: percent(share), couples });
+  return t("agreement_value", { share: percent(share), low: percent(low), high: percent(high), couples });
+}
+
 /** The progress of the person and of the team, in words and as a bar. */
 export function progress(said) {
   if (!said) return;
@@ -38,7 +43,7 @@ export function progress(said) {
     team: said.target ? t("progress_team_value", { team: said.team, target: said.target }) : String(said.team),
     per_hour: said.per_hour == null ? t("not_yet") : t("per_hour_value", { count: round(said.per_hour) }),
     left: left == null ? t("not_yet") : left >= 90 ? t("hours", { count: round(left / 60) }) : t("minutes", { count: Math.ceil(left) }),
-    agreement: said.agreement ? t("agreement_value", { share: percent(said.agreement.share), low: percent(said.agreement.low), high: percent(said.agreement.high), couples: said.agreement.couples }) : t("agreement_none"),
+    agreement: said.agreement ? agreement(said.agreement) : t("agreement_none"),
     enough: said.enough?.sentence ?? t("not_yet"),
   };
   for (const [name, text] of Object.entries(rows)) find(`progress-${name}`).textContent = text;

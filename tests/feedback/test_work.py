@@ -1,0 +1,61 @@
+"""Tasks that change hands: given up, skipped, forgotten; and how many are left for whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from konomi.feedback.store import Store
+from people_at_work import NOW, answer_to, skip, store_of, work
+
+
+def test_a_task_that_was_given_up_comes_back_when_who_took_it_does_not_answer(tmp_path: Path) -> None:
+    for number, leaves in enumerate((False, True)):
+        (tmp_path / str(number)).mkdir()
+        store = store_of(tmp_path / str(number), 1, overlap=1, lease_minutes=10)
+        aki, ben = (store.add_person(name)[0] for name in ("Aki", "Ben"))
+        shown = store.next_task(aki, NOW)
+        of_ben = store.next_task(ben, NOW + 600)
+        assert shown is not None and of_ben is not None
+        assert store.next_task(aki, NOW + 601) is None  # it is Ben's now
+        if leaves:
+            store.forget(ben.id)
+        else:
+            store.answer(ben, skip(of_ben), NOW + 602)
+        assert store.progress(aki, NOW + 603).left == 1
+        assert store.next_task(aki, NOW + 603) == shown  # under the id that the page may still hold
+        assert store.answer(aki, answer_to(shown), NOW + 604).revision == 1
+        assert store.progress(aki, NOW + 605).left == 0
+        assert store.next_task(aki, NOW + 605) is None
+        store.close()
+
+
+def done(store: Store) -> bool:
+    answers, target = store.coverage()
+    return answers >= target
+
+
+def test_what_all_have_skipped_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    store = store_of(tmp_path, 3, overlap=2, repeats=0)
+    aki, ben, eve = (store.add_person(name)[0] for name in ("Aki", "Ben", "Eve"))
+    for person, skips in ((aki, {"prompt 0"}), (ben, {"prompt 0", "prompt 1"})):
+        while (shown := store.next_task(person, NOW)) is not None:
+            assert not done(store)
+            store.answer(person, skip(shown) if shown.prompt in skips else answer_to(shown), NOW)
+    assert done(store)
+    assert store.coverage() == (3, 3)
+    assert (store.progress(ben, NOW).left, store.progress(eve, NOW).left) == (0, 2)
+    shown = store.next_task(eve, NOW)  # who comes later still gets them
+    assert shown is not None
+    store.answer(eve, answer_to(shown), NOW)
+    assert done(store)
+
+
+def test_what_is_left_is_what_the_person_may_still_get(tmp_path: Path) -> None:
+    store = store_of(tmp_path, 10, overlap=1, repeats=0)
+    aki, ben = (store.add_person(name)[0] for name in ("Aki", "Ben"))
+    skipped = {shown.prompt for shown in work(store, aki, 6, skips=1.0)}
+    assert (store.progress(aki, NOW).left, store.progress(ben, NOW).left) == (4, 10)
+    while (shown := store.next_task(ben, NOW + 9999)) is not None:
+        store.answer(ben, skip(shown) if shown.prompt in skipped else answer_to(shown), NOW + 9999)
+    assert store.progress(aki, NOW).team == 4  # six answers are wanted still, and Aki has skipped them all
+    assert (store.progress(aki, NOW).left, store.progress(ben, NOW).left) == (0, 0)
