@@ -90,3 +90,13 @@ def test_one_person_one_model_and_nobody(tmp_path: Path) -> None:
         work(one, one.add_person("a")[0])
         said = statistics(one.export())
         assert said["models"] is None and len(lines(said)) == 1
+
+
+def test_two_tasks_that_share_texts_are_no_repeat(tmp_path: Path) -> None:
+    texts = [Candidate(text, {"model": text}) for text in "abcd"]
+    made = [NewTask("p", tuple(texts[:3])), NewTask("p", tuple(texts[1:]))]
+    with Store.create(tmp_path / "l.sqlite3", made, Settings(repeats=0))[0] as store:
+        work(store, store.add_person("a")[0])
+        said = statistics(store.export())
+    assert len(said["people"]) == 1 and said["people"][0]["records"] == 2
+    assert said["oneself"] is None and said["people"][0]["oneself"] is None
