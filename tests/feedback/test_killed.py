@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from people_at_work import store_of
 
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import Exported
 from konomi.feedback.store import Store
+from people_at_work import store_of
 
 HERE = Path(__file__).parent
 CLIENTS, EACH, KILLS = 20, 10, 10

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
-from people_at_work import NOW, answer_to, skip, store_of
 
 from konomi.errors import DataError
 from konomi.feedback.queue import (
@@ -30,6 +29,7 @@ from konomi.feedback.queue import (
     repeat_is_due,
     target,
 )
+from people_at_work import NOW, answer_to, skip, store_of
 
 
 @dataclass
