@@ -145,7 +145,7 @@ def test_from_people_to_ppo_and_back_to_people(tmp_path: Path, browser: Browser)
     run = tmp_path / "runs" / "tiny"
     statistics = json.loads((run / "rank" / "said" / "statistics.json").read_text("utf-8"))
     assert 90 <= statistics["comparisons"] <= 180
-    assert statistics["oneself"]["share"]["value"] > 0.8
+    assert statistics["oneself"]["share"]["value"] == 1.0  # some came again, and the person ranks by rule
     found = json.loads((run / "taste" / "eval.json").read_text("utf-8"))
     assert found["held_out"]["accuracy"]["value"] > 0.6
     gained = json.loads((run / "policy" / "compare.json").read_text("utf-8"))["difference"]
