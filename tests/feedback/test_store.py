@@ -103,6 +103,17 @@ def test_revisions_are_kept_and_the_latest_counts(store: Store, aki: Person) -> 
     assert (after.mine, after.team) == (before.mine, before.team - 1)
 
 
+def test_an_answer_over_another_revision_is_refused(store: Store, aki: Person) -> None:
+    shown = store.next_task(aki, NOW)
+    assert shown is not None and shown.revision == 0
+    one, other = answer_to(shown), answer_to(shown, comment="of another window")
+    assert store.answer(aki, one, NOW, seen=0).revision == 1
+    assert store.answer(aki, one, NOW, seen=0).again  # a request that comes again is no conflict
+    with refused("conflict_revision", "the latest answer is revision 1; this one was made over 0: look at it first"):
+        store.answer(aki, other, NOW, seen=0)
+    assert store.answer(aki, other, NOW, seen=1).revision == 2
+
+
 def test_a_skipped_task_stays_open_for_others(tmp_path: Path) -> None:
     store = store_of(tmp_path, 1, overlap=1)
     aki, ben = (store.add_person(name)[0] for name in ("Aki", "Ben"))
@@ -183,7 +194,7 @@ def test_a_frozen_store_takes_no_answers(store: Store, aki: Person) -> None:
     for each in (shown, done):
         with refused("frozen", "the answers are final: none is taken any more"):
             store.answer(aki, answer_to(each, (1, 1, 1)), NOW)
-    assert store.shown(aki, done.id) == done
+    assert store.shown(aki, done.id) == replace(done, revision=1)
     store.freeze(False)
     assert store.next_task(aki, NOW) == shown
     assert store.answer(aki, answer_to(shown), NOW).revision == 1
@@ -225,7 +236,7 @@ def test_ids_are_random_and_the_order_is_kept(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"[\w-]{20}", each.id) for each in shown)
     assert len({each.id for each in shown}) == len(shown)
     for each in shown[:5]:
-        assert store.shown(aki, each.id) == each
+        assert store.shown(aki, each.id) == replace(each, revision=1)
     orders: dict[str, set[tuple[str, ...]]] = {}
     for each in shown:
         orders.setdefault(each.prompt, set()).add(tuple(text.text for text in each.texts))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +13,10 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 pytest.importorskip("axe_core_python", reason="axe-core-python is not installed: make install-dev")
 
 from axe_core_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from browsing import CHROMIUM, Server, project_of, watched
+from browsing import Server, begin, next_shown, one_task, project_of
 from konomi.runs import RunDir
-
-expect.set_options(timeout=20_000)  # the machine may be busy
-if CHROMIUM is None:
-    pytest.skip("there is no chromium: apt-get install chromium (make install-dev does so as root)", allow_module_level=True)
 
 WEB = Path(__file__).resolve().parents[2] / "src" / "konomi" / "web"
 HOSTILE = [
@@ -36,51 +30,6 @@ HOSTILE = [
     "\tcol\tcol\r\nline\rline",
     "ﷺ" * 300,
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages in contexts of their own; none of them may complain."""
-    contexts: list[BrowserContext] = []
-    complaints: list[list[str]] = []
-
-    def open_page(address: str, **options: Any) -> Page:
-        usual = {"locale": "ja-JP", "viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
-        context = browser.new_context(**usual | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        with watched(page) as found:
-            complaints.append(found)
-        page.goto(address)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    # that a request got no is said by the page itself; what the policy refuses reads otherwise
-    assert [each for each in itertools.chain(*complaints) if not each.startswith("error: Failed to load resource")] == []
-
-
-def begin(page: Page) -> None:
-    """Past the guidelines, which are shown first."""
-    page.wait_for_url("**/guidelines")
-    page.locator("#seen").click()
-    page.locator(".card").first.wait_for()
-
-
-def next_shown(page: Page, before: str) -> str:
-    """Wait until another task than ``before`` is there."""
-    page.locator(f"#task[data-shown]:not([hidden]):not([data-shown='{before}'])").wait_for()
-    return str(page.locator("#task").get_attribute("data-shown"))
 
 
 def qualities(page: Page) -> list[int]:
@@ -255,71 +204,6 @@ def test_what_is_not_seen_is_marked(tmp_path: Path, visit: Callable[..., Page]) 
         assert other.get_attribute("lang") == "ja"
 
 
-def one_task(tmp_path: Path, count: int = 1) -> Server:
-    return Server(project_of(tmp_path / "project", [[f"良さ 1 の文 {n}", f"良さ 2 の文 {n}"] for n in range(count)]))
-
-
-def test_an_answer_outlives_the_network(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path, 2) as server:
-        page = visit(server.start)
-        begin(page)
-        state = page.locator("#state")
-        page.context.set_offline(True)
-        page.keyboard.press("1")
-        page.keyboard.press("2")
-        page.keyboard.press("Enter")
-        expect(state).to_have_attribute("data-state", "offline")
-        expect(state).to_contain_text("1 件")
-        assert server.judgements() == []
-        [waiting] = page.evaluate("Object.entries(localStorage).filter(([key]) => key.startsWith('konomi.outbox'))")
-        assert json.loads(waiting[1])[0]["kind"] == "ranked"
-        page.context.set_offline(False)
-        expect(state).to_have_attribute("data-state", "saved")
-        page.locator(".card").first.wait_for()
-        assert len(server.judgements()) == 1
-
-
-def test_an_answer_outlives_the_page_and_a_lost_reply(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path, 2) as server:
-        page = visit(server.start)
-        begin(page)
-
-        def lose_the_reply(route: Any) -> None:
-            route.fetch()  # it arrives, and is saved
-            route.abort()
-
-        page.route("**/api/answers", lose_the_reply)
-        page.keyboard.press("1")
-        page.keyboard.press("1")
-        page.keyboard.press("Enter")
-        expect(page.locator("#state")).to_have_attribute("data-state", "offline")
-        page.unroute("**/api/answers")
-        page.reload()
-        expect(page.locator("#state")).to_have_attribute("data-state", "saved")
-        page.locator(".card").first.wait_for()
-        [(_, judgement)] = server.judgements()
-        assert judgement.ranks == (1, 1)
-        assert judgement.revision == 1
-
-
-def test_a_refused_answer_is_said_and_its_ranks_stay(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path) as server:
-        page = visit(server.start)
-        begin(page)
-        page.evaluate("document.getElementById('comment').removeAttribute('maxlength')")
-        page.locator("#comment").fill("長" * 2001)
-        page.locator(".card").first.press("1")
-        page.keyboard.press("2")
-        page.keyboard.press("Enter")
-        expect(page.locator("#alarm")).to_contain_text("2,000")
-        page.locator("#comment").fill("短い")
-        page.locator(".card").first.press("Enter")
-        page.locator("#done").wait_for()
-        expect(page.locator("#alarm")).to_be_hidden()
-        [(_, judgement)] = server.judgements()
-        assert judgement.comment == "短い"
-
-
 def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., Page]) -> None:
     with one_task(tmp_path, 3) as server:
         page = visit(server.start)
@@ -332,6 +216,7 @@ def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., P
         page.keyboard.press("u")
         expect(page.locator(".card.ranked")).to_have_count(0)
         # ranks with flags, a comment and confidence
+        page.locator(".card summary").first.click()
         page.locator('.card [value="unsafe"]').first.check()
         page.locator("#comment").fill("1 と 2 は数字")
         page.locator('[name="confidence"][value="3"]').check()
@@ -374,6 +259,7 @@ def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., P
         assert next_shown(page, third) == first
         expect(page.locator("#editing")).to_be_visible()
         expect(page.locator('.card [value="unsafe"]').first).to_be_checked()
+        expect(page.locator(".card summary").first).to_have_text("印: 危険")
         page.locator("#leave").click()
         page.locator("#done").wait_for()
         assert sorted((judgement.kind, judgement.revision) for _, judgement in server.judgements()) == [

@@ -187,14 +187,17 @@ class Store:
             row = db.execute("SELECT 1 FROM shown WHERE id = ? AND person = ?", (whole(shown_id), person.id)).fetchone()
             return work.shown(db, shown_id) if row else None
 
-    def answer(self, person: Person, answer: Answer, now: float) -> Saved:
+    def answer(self, person: Person, answer: Answer, now: float, *, seen: int | None = None) -> Saved:
         """Save an answer, or a revision of an earlier one; it is on the disk when this returns.
 
         What the person gets next is chosen in the same commit. An answer that comes after its lease ended is saved too.
+        ``seen`` is the revision that the person had before their eyes (0: none), so that two windows do not overwrite each
+        other; None: any.
 
         Raises:
             Refused: the same id came with another content (``conflict``); the store is ``frozen``; nothing of that name
-                was shown to the person (``unknown_task``); or something in the answer is not as :class:`Answer` says.
+                was shown to the person (``unknown_task``); there is another revision than ``seen`` (``conflict_revision``);
+                or something in the answer is not as :class:`Answer` says.
         """
         answer = replace(answer, id=checked_id(answer.id), shown=whole(answer.shown))
         with self._database.write() as db:
@@ -203,7 +206,7 @@ class Store:
                 return before
             if _meta(db, "frozen"):
                 raise Refused("frozen", "the answers are final: none is taken any more")
-            saved = answers.save(db, person, answer, now)
+            saved = answers.save(db, person, answer, now, seen)
             if saved.revision == 1:
                 work.hand_out(db, person.id, self.settings, now)
             return saved

@@ -15,6 +15,7 @@ from konomi.web.words import catalogue, preferred, say
 STATUS = {
     "frozen": 409,
     "conflict": 409,
+    "conflict_revision": 409,
     "name_taken": 409,
     "yourself": 409,
     "unknown_task": 404,
@@ -78,7 +79,8 @@ def refused(request: Request, refusal: Refusal) -> Response:
     message = say(f"error_{code}", lang)
     headers = {} if refusal.wait is None else {"retry-after": str(refusal.wait)}
     if request.url.path.startswith("/api/"):
-        return Json({"error": {"code": code, "message": message}}, status, headers)
+        messages = {each: say(f"error_{code}", each) for each in LANGUAGES}  # a reader may switch while it is on the screen
+        return Json({"error": {"code": code, "message": message, "messages": messages}}, status, headers)
     # no name of anybody's in it: the words are ours
     page = (
         f'<!doctype html><html lang="{lang}"><head><meta charset="utf-8"><title>konomi</title>'

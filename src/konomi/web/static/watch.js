@@ -1,5 +1,5 @@
 // Runs as they go: curves over each other, alerts, and what the model writes for the same prompts. Reads, and touches nothing.
-import { call, pause } from "./api.js";
+import { again, call, delay } from "./api.js";
 import { beforeAfter } from "./before_after.js";
 import { chart, figure, svg } from "./chart.js";
 import { alarm } from "./status.js";
@@ -54,8 +54,8 @@ async function look() {
     alerts();
     setTimeout(look, EVERY);
   } catch (failure) {
-    alarm(failure.message);
-    if (failure.passing !== false) setTimeout(look, pause(tries++));
+    alarm(failure.say);
+    again(look, delay(failure, tries++));
   }
 }
 
@@ -177,7 +177,7 @@ function texts() {
 
 function written({ run, sample }) {
   const words = make("div", "text");
-  write(words, sample.response, /[\u3041-\u30ff]/.test(sample.response) ? "ja" : "en", t("empty_text"));
+  write(words, sample.response, "", t("empty_text"));
   const score = number(sample.score) === null ? "" : ` · ${t("scored", { score: figure(sample.score) })}`;
   const about = `${chosen().length > 1 ? `${run.info.name} · ` : ""}${t("at_update", { update: sample.update })}${score}`;
   return make("div", "", {}, make("p", "soft", {}, about), words);
