@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -304,21 +305,36 @@ def test_a_token_lets_in_and_only_its_hash_is_kept(store: Store, tmp_path: Path)
     assert token.encode() not in (tmp_path / "labels.sqlite3").read_bytes()
 
 
-def test_tokens_are_swapped_and_revoked(store: Store) -> None:
+def test_tokens_are_given_and_revoked(store: Store) -> None:
     aki, invite = store.add_person("Aki")
     ben, of_ben = store.add_person("Ben")
-    swapped = store.swap_token(invite)
-    assert swapped is not None
-    assert swapped[0] == store.person_of(swapped[1]) == store.person_of(invite) == aki
-    once = store.swap_token(swapped[1], keep=False)
-    assert once is not None
-    assert store.person_of(swapped[1]) is None
-    assert store.swap_token(swapped[1]) is None
-    more = store.new_token(aki.id)
+    one, other, more = store.session(aki.id), store.session(aki.id), store.new_token(aki.id)
+    assert all(store.person_of(token) == aki for token in (invite, one, other, more))
+    assert store.invited(invite) == aki
+    assert store.invited(one) is None  # a browser's session is no link for another one
+    store.end_session(one)
+    store.end_session(invite)  # it is none
+    assert [store.person_of(token) for token in (one, invite)] == [None, aki]
     store.revoke(aki.id)
-    assert [store.person_of(token) for token in (invite, once[1], more, of_ben)] == [None, None, None, ben]
+    assert [store.person_of(token) for token in (invite, other, more, of_ben)] == [None, None, None, ben]
     assert [(each.name, each.active) for each in store.people()] == [("Aki", False), ("Ben", True)]
     assert store.person_of(store.new_token(aki.id)) == aki
+
+
+def test_sessions_end_after_a_month_and_invites_do_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    aki, invite = store.add_person("Aki")
+    session = store.session(aki.id)
+    later = time.time() + 30 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: later - 60)
+    assert store.person_of(session) == aki
+    monkeypatch.setattr(time, "time", lambda: later + 60)
+    assert store.person_of(session) is None
+    assert store.person_of(session.removeprefix("s.")) is None
+    assert store.person_of(invite) == aki
+    newer = store.session(aki.id)
+    with store._database.read() as db:
+        assert db.execute("SELECT count(*) FROM tokens").fetchone() == (2,)  # the old one is gone
+    assert store.person_of(newer) == store.invited(invite) == aki
 
 
 def test_names(store: Store, aki: Person) -> None:
@@ -333,7 +349,7 @@ def test_names(store: Store, aki: Person) -> None:
     ):
         with refused(code, message):
             store.add_person(name)
-    for call in (store.person, store.revoke, store.new_token, store.forget):
+    for call in (store.person, store.revoke, store.new_token, store.session, store.forget):
         with refused("unknown_person", "there is no person 'nobody'"):
             call("nobody")
 

@@ -277,7 +277,12 @@ def test_the_language_of_a_page_is_chosen(site: Site) -> None:
     client.cookies.set("lang", "en", domain="127.0.0.1")
     assert '<html lang="en"' in client.get("/").text
     assert '<html lang="en"' in client.get("/?lang=xx").text
-    assert "invite link" in site.client(cookies={"lang": "en"}).get("/").text
+    stranger = site.client()
+    for lang, words in (("en", "invite link"), ("ja", "招待リンク")):  # a page that says no, to who may never have been here
+        assert words in stranger.get("/", headers={"accept-language": lang}).text
+        assert words in site.client(cookies={"lang": lang}).get("/", headers={"accept-language": "en"}).text
+    refused = stranger.get("/none", headers={"accept-language": "ja"}).text
+    assert 'href="/static/label.css"' in refused and '<a href="/">最初のページへ</a>' in refused
     assert client.get("/api/none", headers={"accept-language": "fr"}).json()["error"]["message"] == "There is nothing here."
 
 

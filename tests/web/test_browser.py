@@ -338,6 +338,12 @@ def test_people_are_invited_and_locked_out(tmp_path: Path, visit: Callable[..., 
         guest = visit(page.locator("#address").input_value())
         begin(guest)
         assert guest.locator('nav a[href="/people"]').count() == 0
+        # a link in somebody's mail takes nobody's place unasked, and leads the guest in
+        for who, words in ((page, "プライベートウィンドウ"), (guest, "宿の感想")):
+            mail = who.context.new_page()
+            mail.set_content(f'<a href="{page.locator("#address").input_value()}">link</a>')
+            mail.locator("a").click()
+            expect(mail.locator("body")).to_contain_text(words)
         revoke = page.locator("#people .person", has_text="鈴木").get_by_role("button", name="取り消す")
         revoke.click()
         page.locator("#sure-do").click()

@@ -101,7 +101,8 @@ def test_only_runs_and_only_their_owner(tmp_path: Path) -> None:
     assert site.client().get("/i/anything").status_code == 401
     client = site.owner()
     assert client.get("/", follow_redirects=False).headers["location"] == "/watch"
-    assert client.get("/watch").status_code == 200
+    assert '<html lang="ja"' in client.get("/watch", headers={"accept-language": "ja"}).text
+    assert '<html lang="en"' in client.get("/watch").text
     for path in ("/api/me", "/api/next", "/guidelines", "/people", "/api/people", "/api/guidelines"):
         assert client.get(path).status_code == 404, path
     with pytest.raises(DataError, match=r"not a run: there is no run.json in it"):

@@ -108,18 +108,23 @@ class Store:
         with self._database.write() as db:
             return people.new_token(db, people.find_person(db, person_id).id)
 
-    def swap_token(self, token: str, *, keep: bool = True) -> tuple[Person, str] | None:
-        """A new token for who comes with this one, which goes on working if ``keep``; None if it is nobody's."""
+    def session(self, person_id: str) -> str:
+        """A token for a browser of theirs, for a month. Raises Refused: there is no such person."""
         with self._database.write() as db:
-            person = people.person_of(db, token)
-            if person is None:
-                return None
-            if not keep:
+            return people.new_token(db, people.find_person(db, person_id).id, session=True)
+
+    def end_session(self, token: str) -> None:
+        """Nobody comes in with this session any more; what is none stays."""
+        if people.is_session(token):
+            with self._database.write() as db:
                 people.revoke_token(db, token)
-            return person, people.new_token(db, person.id)
+
+    def invited(self, token: str) -> Person | None:
+        """Whose invite this is; None if it is nobody's, was revoked, or is a session."""
+        return None if people.is_session(token) else self.person_of(token)
 
     def person_of(self, token: str) -> Person | None:
-        """Whose token this is; None if it is nobody's or was revoked."""
+        """Whose token this is; None if it is nobody's, was revoked, or is of a session that is over."""
         with self._database.read() as db:
             return people.person_of(db, token)
 
