@@ -91,16 +91,19 @@ def make_app(
         public=public,
         state={"languages": site.languages, "lang": site.lang},
     )
-    for route, page in (("/", front), ("/guidelines", guidelines), ("/people", people_page), ("/watch", watch_page)):
+    _add_routes(app)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    pages = {"/": front, "/guidelines": guidelines, "/people": people_page, "/watch": watch_page}
+    for route, page in {**pages, "/start/{token}": begin, "/i/{token}": come_in}.items():
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
-    app.add_api_route("/start/{token}", begin, methods=["GET"], response_class=HTMLResponse)
-    app.add_api_route("/i/{token}", come_in, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
     app.include_router(watch.router)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     for kind in (Refusal, Refused, DataError, RunError, HTTPException):
         app.add_exception_handler(kind, _explain)
-    return app
 
 
 def front(request: Request) -> Response:
