@@ -358,7 +358,7 @@ def test_figures_come_a_little_later(tmp_path: Path) -> None:
     assert set(said["agreement"]) == {"share", "low", "high", "couples"}
     assert said["agreement"]["couples"] == 18
     assert said["enough"] == {"comparisons": 36, "needed": 2000, "sentence": "36 of about 2,000 comparisons"}
-    assert one.get("/api/progress").json()["enough"]["sentence"] == "比較 36件(目安は約2,000件)"
+    assert one.get("/api/progress").json()["enough"]["sentence"] == "比較 36 件（目安は約 2,000 件）"
     site.close()
 
 

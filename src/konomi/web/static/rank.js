@@ -74,7 +74,7 @@ function show(next, answer = null, mine = null) {
 
 function view(name, words = "loading") {
   for (const part of ["task", "done", "loading"]) find(part).hidden = part !== name;
-  find("tools").hidden = find("whom").hidden = name !== "task";
+  for (const part of ["tools", "whom", "missing"]) find(part).hidden = name !== "task";
   find("loading-text").dataset.t = words;
   find("loading-text").textContent = t(words);
 }
