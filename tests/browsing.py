@@ -55,6 +55,11 @@ class Server:
         return [(exported.items[each.task], each) for each in exported.judgements]
 
 
+def one_task(tmp_path: Path, count: int = 1) -> Server:
+    """A project of ``count`` tasks of two texts."""
+    return Server(project_of(tmp_path / "project", [[f"良さ 1 の文 {n}", f"良さ 2 の文 {n}"] for n in range(count)]))
+
+
 def project_of(path: Path, tasks: Sequence[Sequence[str]], prompts: Sequence[str] = (), **settings: Any) -> Project:
     """A project of tasks, each given by its texts."""
     settings = {"repeats": 0.0, "overlap": 1.0} | settings
@@ -74,3 +79,16 @@ def watched(page: Any) -> Iterator[list[str]]:
     page.on("dialog", lambda dialog: (found.append(f"dialog: {dialog.message}"), dialog.dismiss()))
     page.on("console", lambda said: found.append(f"{said.type}: {said.text}") if said.type in ("error", "warning") else None)
     yield found
+
+
+def begin(page: Any) -> None:
+    """Past the guidelines, which are shown first."""
+    page.wait_for_url("**/guidelines")
+    page.locator("#seen").click()
+    page.locator(".card").first.wait_for()
+
+
+def next_shown(page: Any, before: str) -> str:
+    """Wait until another task than ``before`` is there."""
+    page.locator(f"#task[data-shown]:not([hidden]):not([data-shown='{before}'])").wait_for()
+    return str(page.locator("#task").get_attribute("data-shown"))

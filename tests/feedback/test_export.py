@@ -496,5 +496,5 @@ def test_forget_asks_first(project: Path) -> None:
 def test_shown_and_exported_are_different_types() -> None:
     from konomi.feedback.records import ShownText
 
-    assert set(Shown.__dataclass_fields__) == {"id", "prompt", "lang", "texts"}
+    assert set(Shown.__dataclass_fields__) == {"id", "prompt", "lang", "texts", "revision"}
     assert set(ShownText.__dataclass_fields__) == {"key", "text", "lang", "flags"}

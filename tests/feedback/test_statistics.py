@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 import pytest
-from people_at_work import NOW, answer_to, store_of, work
 
 from konomi.data.records import Candidate
 from konomi.feedback.agreement import between
@@ -15,6 +14,7 @@ from konomi.feedback.queue import Settings
 from konomi.feedback.records import Exported, NewTask
 from konomi.feedback.statistics import lines, statistics
 from konomi.feedback.store import Store
+from people_at_work import NOW, answer_to, store_of, work
 
 
 def judged(path: Path, noise: float, seed: int = 0) -> Exported:

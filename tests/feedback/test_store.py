@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -103,6 +104,17 @@ def test_revisions_are_kept_and_the_latest_counts(store: Store, aki: Person) -> 
     assert (after.mine, after.team) == (before.mine, before.team - 1)
 
 
+def test_an_answer_over_another_revision_is_refused(store: Store, aki: Person) -> None:
+    shown = store.next_task(aki, NOW)
+    assert shown is not None and shown.revision == 0
+    one, other = answer_to(shown), answer_to(shown, comment="of another window")
+    assert store.answer(aki, one, NOW, seen=0).revision == 1
+    assert store.answer(aki, one, NOW, seen=0).again  # a request that comes again is no conflict
+    with refused("conflict_revision", "the latest answer is revision 1; this one was made over 0: look at it first"):
+        store.answer(aki, other, NOW, seen=0)
+    assert store.answer(aki, other, NOW, seen=1).revision == 2
+
+
 def test_a_skipped_task_stays_open_for_others(tmp_path: Path) -> None:
     store = store_of(tmp_path, 1, overlap=1)
     aki, ben = (store.add_person(name)[0] for name in ("Aki", "Ben"))
@@ -183,7 +195,7 @@ def test_a_frozen_store_takes_no_answers(store: Store, aki: Person) -> None:
     for each in (shown, done):
         with refused("frozen", "the answers are final: none is taken any more"):
             store.answer(aki, answer_to(each, (1, 1, 1)), NOW)
-    assert store.shown(aki, done.id) == done
+    assert store.shown(aki, done.id) == replace(done, revision=1)
     store.freeze(False)
     assert store.next_task(aki, NOW) == shown
     assert store.answer(aki, answer_to(shown), NOW).revision == 1
@@ -225,7 +237,7 @@ def test_ids_are_random_and_the_order_is_kept(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"[\w-]{20}", each.id) for each in shown)
     assert len({each.id for each in shown}) == len(shown)
     for each in shown[:5]:
-        assert store.shown(aki, each.id) == each
+        assert store.shown(aki, each.id) == replace(each, revision=1)
     orders: dict[str, set[tuple[str, ...]]] = {}
     for each in shown:
         orders.setdefault(each.prompt, set()).add(tuple(text.text for text in each.texts))
@@ -293,18 +305,36 @@ def test_a_token_lets_in_and_only_its_hash_is_kept(store: Store, tmp_path: Path)
     assert token.encode() not in (tmp_path / "labels.sqlite3").read_bytes()
 
 
-def test_tokens_are_swapped_and_revoked(store: Store) -> None:
+def test_tokens_are_given_and_revoked(store: Store) -> None:
     aki, invite = store.add_person("Aki")
     ben, of_ben = store.add_person("Ben")
-    swapped = store.swap_token(invite)
-    assert swapped is not None
-    assert swapped[0] == store.person_of(swapped[1]) == store.person_of(invite) == aki
-    assert store.swap_token("nobody's") is None
-    more = store.new_token(aki.id)
+    one, other, more = store.session(aki.id), store.session(aki.id), store.new_token(aki.id)
+    assert all(store.person_of(token) == aki for token in (invite, one, other, more))
+    assert store.invited(invite) == aki
+    assert store.invited(one) is None  # a browser's session is no link for another one
+    store.end_session(one)
+    store.end_session(invite)  # it is none
+    assert [store.person_of(token) for token in (one, invite)] == [None, aki]
     store.revoke(aki.id)
-    assert [store.person_of(token) for token in (invite, swapped[1], more, of_ben)] == [None, None, None, ben]
+    assert [store.person_of(token) for token in (invite, other, more, of_ben)] == [None, None, None, ben]
     assert [(each.name, each.active) for each in store.people()] == [("Aki", False), ("Ben", True)]
     assert store.person_of(store.new_token(aki.id)) == aki
+
+
+def test_sessions_end_after_a_month_and_invites_do_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    aki, invite = store.add_person("Aki")
+    session = store.session(aki.id)
+    later = time.time() + 30 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: later - 60)
+    assert store.person_of(session) == aki
+    monkeypatch.setattr(time, "time", lambda: later + 60)
+    assert store.person_of(session) is None
+    assert store.person_of(session.removeprefix("s.")) is None
+    assert store.person_of(invite) == aki
+    newer = store.session(aki.id)
+    with store._database.read() as db:
+        assert db.execute("SELECT count(*) FROM tokens").fetchone() == (2,)  # the old one is gone
+    assert store.person_of(newer) == store.invited(invite) == aki
 
 
 def test_names(store: Store, aki: Person) -> None:
@@ -323,7 +353,7 @@ def test_names(store: Store, aki: Person) -> None:
     ):
         with refused(code, message):
             store.add_person(name)
-    for call in (store.person, store.revoke, store.new_token, store.forget):
+    for call in (store.person, store.revoke, store.new_token, store.session, store.forget):
         with refused("unknown_person", "there is no person 'nobody'"):
             call("nobody")
 

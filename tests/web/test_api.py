@@ -55,7 +55,7 @@ def test_from_the_first_task_to_the_last(site: Site) -> None:
     }
     said = client.get("/api/next").json()
     task = said["task"]
-    assert set(task) == {"id", "prompt", "lang", "texts"}
+    assert set(task) == {"id", "prompt", "lang", "texts", "revision"}
     assert [set(each) for each in task["texts"]] == [{"key", "text", "lang", "flags"}] * 3
     assert said["progress"]["target"] == 16
     assert client.get("/api/next").json()["task"] == task  # until it is answered
@@ -100,7 +100,7 @@ def test_an_answer_is_edited(site: Site) -> None:
     client = site.person("Hana")
     (task,) = work(client, 1)
     found = client.get(f"/api/shown/{task['id']}").json()
-    assert found["task"] == task
+    assert found["task"] == {**task, "revision": 1}
     assert found["answer"]["ranks"] == {"a": 1, "b": 2, "c": 3}
     assert found["answer"]["flags"] == {}
     changed = answer_to(task, kind="all_bad", ranks={}, reason="どれも壊れている", comment="\ud83d")  # half an emoji
@@ -114,6 +114,20 @@ def test_an_answer_is_edited(site: Site) -> None:
     assert client.get(f"/api/shown/{open_one}").json()["answer"] is None
     (mine,) = client.get("/api/mine").json()["answers"]
     assert (mine["shown"], mine["kind"], mine["revision"]) == (task["id"], "all_bad", 2)
+
+
+def test_two_windows_do_not_overwrite_each_other(site: Site) -> None:
+    client = site.person("Hana")
+    task = client.get("/api/next").json()["task"]
+    assert task["revision"] == 0
+    one, other = answer_to(task, revision=0), answer_to(task, revision=0, ranks={"a": 2, "b": 1, "c": 1})
+    assert client.post("/api/answers", json=one).json()["revision"] == 1
+    assert refusal(client.post("/api/answers", json=other)) == (409, "conflict_revision")
+    assert client.post("/api/answers", json=one).json()["revision"] == 1  # a replay is no conflict
+    found = client.get(f"/api/shown/{task['id']}").json()
+    assert (found["task"]["revision"], found["answer"]["ranks"]) == (1, one["ranks"])
+    assert client.post("/api/answers", json={**other, "revision": 1}).json()["revision"] == 2
+    assert client.post("/api/answers", json=answer_to(task)).json()["revision"] == 3  # others need not say it
 
 
 def test_what_was_read_and_set_is_kept(site: Site) -> None:
@@ -205,7 +219,8 @@ def test_a_bad_answer_is_told_in_the_readers_language(site: Site, code: str, lan
     answer = answer_to(client.get("/api/next").json()["task"]) | BAD[code][0]
     said = client.post("/api/answers", json=answer, headers={"accept-language": f"{lang};q=0.9, fr"})
     assert said.status_code == BAD[code][1]
-    assert said.json() == {"error": {"code": code, "message": catalogue("errors")[lang][f"error_{code}"]}}
+    messages = {each: words[f"error_{code}"] for each, words in catalogue("errors").items()}
+    assert said.json() == {"error": {"code": code, "message": messages[lang], "messages": messages}}
     assert client.get("/api/progress").json()["mine"] == 0
 
 
@@ -228,7 +243,8 @@ def test_a_frozen_project(site: Site, lang: str) -> None:
     site.site.store.freeze()
     said = client.post(f"/api/answers?lang={lang}", json=answer_to(task))
     assert said.status_code == 409
-    assert said.json()["error"] == {"code": "frozen", "message": catalogue("errors")[lang]["error_frozen"]}
+    assert refusal(said) == (409, "frozen")
+    assert said.json()["error"]["message"] == catalogue("errors")[lang]["error_frozen"]
     assert client.post("/api/answers", json=done).json()["saved"] is True  # it had been: the page may forget it
     end = client.get("/api/next").json()
     assert end["task"] is None and end["progress"]["frozen"] is True
@@ -286,7 +302,12 @@ def test_the_language_of_a_page_is_chosen(site: Site) -> None:
     client.cookies.set("lang", "en", domain="127.0.0.1")
     assert '<html lang="en"' in client.get("/").text
     assert '<html lang="en"' in client.get("/?lang=xx").text
-    assert "invite link" in site.client(cookies={"lang": "en"}).get("/").text
+    stranger = site.client()
+    for lang, words in (("en", "invite link"), ("ja", "招待リンク")):  # a page that says no, to who may never have been here
+        assert words in stranger.get("/", headers={"accept-language": lang}).text
+        assert words in site.client(cookies={"lang": lang}).get("/", headers={"accept-language": "en"}).text
+    refused = stranger.get("/none", headers={"accept-language": "ja"}).text
+    assert 'href="/static/label.css"' in refused and '<a href="/">最初のページへ</a>' in refused
     assert client.get("/api/none", headers={"accept-language": "fr"}).json()["error"]["message"] == "There is nothing here."
 
 
@@ -366,7 +387,7 @@ def test_figures_come_a_little_later(tmp_path: Path) -> None:
     assert set(said["agreement"]) == {"share", "low", "high", "couples"}
     assert said["agreement"]["couples"] == 24
     assert said["enough"] == {"comparisons": 48, "needed": 2000, "sentence": "48 of about 2,000 comparisons"}
-    assert one.get("/api/progress").json()["enough"]["sentence"] == "比較 48件(目安は約2,000件)"
+    assert one.get("/api/progress").json()["enough"]["sentence"] == "比較 48 件（目安は約 2,000 件）"
     assert site.site.figures.latest.people is None  # the owner has not asked
     owner = site.owner()
 

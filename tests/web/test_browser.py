@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +13,10 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 pytest.importorskip("axe_core_python", reason="axe-core-python is not installed: make install-dev")
 
 from axe_core_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from browsing import CHROMIUM, Server, project_of, watched
+from browsing import Server, begin, next_shown, one_task, project_of
 from konomi.runs import RunDir
-
-expect.set_options(timeout=20_000)  # the machine may be busy
-if CHROMIUM is None:
-    pytest.skip("there is no chromium: apt-get install chromium (make install-dev does so as root)", allow_module_level=True)
 
 WEB = Path(__file__).resolve().parents[2] / "src" / "konomi" / "web"
 HOSTILE = [
@@ -36,51 +30,6 @@ HOSTILE = [
     "\tcol\tcol\r\nline\rline",
     "ﷺ" * 300,
 ]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages in contexts of their own; none of them may complain."""
-    contexts: list[BrowserContext] = []
-    complaints: list[list[str]] = []
-
-    def open_page(address: str, **options: Any) -> Page:
-        usual = {"locale": "ja-JP", "viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
-        context = browser.new_context(**usual | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        with watched(page) as found:
-            complaints.append(found)
-        page.goto(address)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    # that a request got no is said by the page itself; what the policy refuses reads otherwise
-    assert [each for each in itertools.chain(*complaints) if not each.startswith("error: Failed to load resource")] == []
-
-
-def begin(page: Page) -> None:
-    """Past the guidelines, which are shown first."""
-    page.wait_for_url("**/guidelines")
-    page.locator("#seen").click()
-    page.locator(".card").first.wait_for()
-
-
-def next_shown(page: Page, before: str) -> str:
-    """Wait until another task than ``before`` is there."""
-    page.locator(f"#task[data-shown]:not([hidden]):not([data-shown='{before}'])").wait_for()
-    return str(page.locator("#task").get_attribute("data-shown"))
 
 
 def qualities(page: Page) -> list[int]:
@@ -243,81 +192,24 @@ def test_hostile_texts_run_nothing_and_break_no_layout(tmp_path: Path, visit: Ca
 
 
 def test_what_is_not_seen_is_marked(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    plain = "家族 👨‍👩‍👧 と ❤️ と می‌خواهم と葛󠄀"
-    with Server(project_of(tmp_path / "project", [[HOSTILE[2], plain]])) as server:
+    hidden = "a\ufe0fb\u180bc\u2800d\U000e0101e\U0001d173f\u180eg\U000e01efh葛\U000e0100\U000e0101i❤️\ufe0fj"
+    plain = "家族 👨‍👩‍👧 と ❤️ と می‌خواهم と葛󠄀 1️⃣ ᠠ᠋ \u0600١"
+    ends = "終わりに空白 \n\n\n\u3000"
+    with Server(project_of(tmp_path / "project", [[HOSTILE[2], plain, hidden, ends, " \t"]])) as server:
         page = visit(server.start)
         begin(page)
-        texts = page.locator(".card .text")
-        odd, other = (texts.nth(i) for i in ((0, 1) if "gnp" in texts.nth(0).inner_text() else (1, 0)))
-        marks = odd.locator(".code").all_inner_texts()
-        assert marks == ["U+202E", "U+2066", "U+200B", "U+200D", "U+00AD", "U+FEFF", "U+2028", "U+0000", "U+E0041"]
+
+        def marks(part: str) -> list[str]:
+            return page.locator(".card .text", has_text=part).locator(".code").all_inner_texts()
+
+        assert marks("gnp") == ["U+202E", "U+2066", "U+200B", "U+200D", "U+00AD", "U+FEFF", "U+2028", "U+0000", "U+E0041"]
+        assert marks("U+1D173") == ["U+FE0F", "U+180B", "U+2800", "U+E0101", "U+1D173", "U+180E", "U+E01EF", "U+E0101", "U+FE0F"]
+        assert marks("終わりに空白") == ["␣", "⏎×3", "□"]
+        assert marks("空の文章") == ["空の文章", "␣", "⇥"]
+        other = page.locator(".card .text", has_text="家族")
         assert other.inner_text() == plain
         assert other.get_attribute("lang") == "ja"
-
-
-def one_task(tmp_path: Path, count: int = 1) -> Server:
-    return Server(project_of(tmp_path / "project", [[f"良さ 1 の文 {n}", f"良さ 2 の文 {n}"] for n in range(count)]))
-
-
-def test_an_answer_outlives_the_network(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path, 2) as server:
-        page = visit(server.start)
-        begin(page)
-        state = page.locator("#state")
-        page.context.set_offline(True)
-        page.keyboard.press("1")
-        page.keyboard.press("2")
-        page.keyboard.press("Enter")
-        expect(state).to_have_attribute("data-state", "offline")
-        expect(state).to_contain_text("1 件")
-        assert server.judgements() == []
-        [waiting] = page.evaluate("Object.entries(localStorage).filter(([key]) => key.startsWith('konomi.outbox'))")
-        assert json.loads(waiting[1])[0]["kind"] == "ranked"
-        page.context.set_offline(False)
-        expect(state).to_have_attribute("data-state", "saved")
-        page.locator(".card").first.wait_for()
-        assert len(server.judgements()) == 1
-
-
-def test_an_answer_outlives_the_page_and_a_lost_reply(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path, 2) as server:
-        page = visit(server.start)
-        begin(page)
-
-        def lose_the_reply(route: Any) -> None:
-            route.fetch()  # it arrives, and is saved
-            route.abort()
-
-        page.route("**/api/answers", lose_the_reply)
-        page.keyboard.press("1")
-        page.keyboard.press("1")
-        page.keyboard.press("Enter")
-        expect(page.locator("#state")).to_have_attribute("data-state", "offline")
-        page.unroute("**/api/answers")
-        page.reload()
-        expect(page.locator("#state")).to_have_attribute("data-state", "saved")
-        page.locator(".card").first.wait_for()
-        [(_, judgement)] = server.judgements()
-        assert judgement.ranks == (1, 1)
-        assert judgement.revision == 1
-
-
-def test_a_refused_answer_is_said_and_its_ranks_stay(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path) as server:
-        page = visit(server.start)
-        begin(page)
-        page.evaluate("document.getElementById('comment').removeAttribute('maxlength')")
-        page.locator("#comment").fill("長" * 2001)
-        page.locator(".card").first.press("1")
-        page.keyboard.press("2")
-        page.keyboard.press("Enter")
-        expect(page.locator("#alarm")).to_contain_text("2,000")
-        page.locator("#comment").fill("短い")
-        page.locator(".card").first.press("Enter")
-        page.locator("#done").wait_for()
-        expect(page.locator("#alarm")).to_be_hidden()
-        [(_, judgement)] = server.judgements()
-        assert judgement.comment == "短い"
+        assert page.locator("#prompt").get_attribute("lang") == "ja"
 
 
 def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., Page]) -> None:
@@ -332,6 +224,7 @@ def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., P
         page.keyboard.press("u")
         expect(page.locator(".card.ranked")).to_have_count(0)
         # ranks with flags, a comment and confidence
+        page.locator(".card summary").first.click()
         page.locator('.card [value="unsafe"]').first.check()
         page.locator("#comment").fill("1 と 2 は数字")
         page.locator('[name="confidence"][value="3"]').check()
@@ -374,6 +267,7 @@ def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., P
         assert next_shown(page, third) == first
         expect(page.locator("#editing")).to_be_visible()
         expect(page.locator('.card [value="unsafe"]').first).to_be_checked()
+        expect(page.locator(".card summary").first).to_have_text("印: 危険")
         page.locator("#leave").click()
         page.locator("#done").wait_for()
         assert sorted((judgement.kind, judgement.revision) for _, judgement in server.judgements()) == [
@@ -383,29 +277,67 @@ def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., P
         ]
 
 
+PRESS = """(card, init) => {
+    const event = new KeyboardEvent("keydown", { bubbles: true, cancelable: true, ...init });
+    card.dispatchEvent(event);
+    return event.defaultPrevented;
+}"""
+
+
 def test_an_input_method_ranks_nothing(tmp_path: Path, visit: Callable[..., Page]) -> None:
     with one_task(tmp_path) as server:
         page = visit(server.start)
         begin(page)
-        press = """(card, init) => {
-            const event = new KeyboardEvent("keydown", { bubbles: true, cancelable: true, ...init });
-            card.dispatchEvent(event);
-            return event.defaultPrevented;
-        }"""
         card = page.locator(".card").first
         for init in ({"code": "Digit1", "isComposing": True}, {"code": "Digit1", "keyCode": 229}):
-            assert card.evaluate(press, init) is False
+            assert card.evaluate(PRESS, {"key": "1", **init}) is False
         expect(page.locator(".card.ranked")).to_have_count(0)
-        page.locator("#comment").focus()
+        # a French keyboard has digits above other signs, a number pad has its own, an input method's are wide
+        for code, key in (("Digit1", "&"), ("Numpad2", "2"), ("Digit2", "２")):
+            page.locator(".card").last.evaluate(PRESS, {"code": code, "key": key})
+            page.locator(".card:not(.ranked)").first.evaluate(PRESS, {"code": code, "key": key})
+            expect(page.locator("#submit")).to_be_enabled()
+            if code != "Digit2":
+                card.press("u"), card.press("u")
+                expect(page.locator(".card.ranked")).to_have_count(0)
+        # Enter ends a composition, and no task
+        for init in ({"isComposing": True}, {"keyCode": 229}):
+            assert card.evaluate(PRESS, {"key": "Enter", "code": "Enter", **init}) is False
+        expect(page.locator("#task")).to_be_visible()
+        assert card.evaluate(PRESS, {"key": "Enter", "code": "Enter"}) is True
+        page.locator("#done").wait_for()
+
+
+def test_what_is_typed_is_no_command(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        page = visit(server.start)
+        begin(page)
+        comment = page.locator("#comment")
+        comment.focus()
         protocol = page.context.new_cdp_session(page)
         protocol.send("Input.imeSetComposition", {"text": "にほん1", "selectionStart": 4, "selectionEnd": 4})
-        page.keyboard.press("2")
         protocol.send("Input.insertText", {"text": "日本1"})
+        page.keyboard.type("2sux")
+        expect(comment).to_have_value("日本12sux")
         expect(page.locator(".card.ranked")).to_have_count(0)
-        # a French keyboard has digits above other signs, a number pad has its own
-        for code, key in (("Digit1", "&"), ("Numpad2", "2")):
-            page.locator(".card:not(.ranked)").first.evaluate(press, {"code": code, "key": key})
-        expect(page.locator("#submit")).to_be_enabled()
+        expect(page.locator("#skip")).to_be_hidden()
+        expect(page.locator("#all-bad")).not_to_be_checked()
+
+
+def test_letters_are_those_that_are_written_on_the_keys(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        page = visit(server.start)
+        begin(page)
+        card = page.locator(".card").first
+        page.keyboard.press("1")
+        card.evaluate(PRESS, {"code": "KeyF", "key": "u"})  # Dvorak
+        expect(page.locator(".card.ranked")).to_have_count(0)
+        card.evaluate(PRESS, {"code": "KeyS", "key": "o"})
+        expect(page.locator("#skip")).to_be_hidden()
+        card.evaluate(PRESS, {"code": "KeyX", "key": "ч"})  # Russian
+        expect(page.locator("#all-bad")).to_be_checked()
+        card.evaluate(PRESS, {"code": "KeyX", "key": "ｘ"})
+        expect(page.locator("#all-bad")).not_to_be_checked()
 
 
 def test_single_keys_can_be_switched_off(tmp_path: Path, visit: Callable[..., Page]) -> None:
@@ -452,11 +384,22 @@ def test_people_are_invited_and_locked_out(tmp_path: Path, visit: Callable[..., 
         guest = visit(page.locator("#address").input_value())
         begin(guest)
         assert guest.locator('nav a[href="/people"]').count() == 0
+        # a link in somebody's mail takes nobody's place unasked, and leads the guest in
+        for who, words in ((page, "プライベートウィンドウ"), (guest, "宿の感想")):
+            mail = who.context.new_page()
+            mail.set_content(f'<a href="{page.locator("#address").input_value()}">link</a>')
+            mail.locator("a").click()
+            expect(mail.locator("body")).to_contain_text(words)
         revoke = page.locator("#people .person", has_text="鈴木").get_by_role("button", name="取り消す")
         revoke.click()
         page.locator("#sure-do").click()
         expect(page.locator("#people .person", has_text="鈴木")).to_contain_text("取り消し済み")
         assert guest.context.request.get(f"{server.address}/api/next").status == 401
+        # a second try that fails shows no link of the first
+        page.locator("#person").fill("<b>鈴木</b>")
+        page.locator("#person").press("Enter")
+        expect(page.locator("#alarm")).to_contain_text("すでにいます")
+        expect(page.locator("#invited")).to_be_hidden()
 
 
 @pytest.fixture
@@ -503,6 +446,30 @@ def test_runs_are_watched_as_they_go(two_runs: list[RunDir], visit: Callable[...
         expect(figures.first.locator("path.line")).to_have_count(1)
         page.locator("#all-curves").check()
         expect(figures).to_have_count(6)
+
+
+def test_what_a_run_says_last_is_there(two_runs: list[RunDir], visit: Callable[..., Page]) -> None:
+    run = two_runs[0]
+    falling = [5.0] * 6 + [0.0] * 7
+    for update, score in enumerate(falling, start=13):
+        run.append_metrics(update, {"ppo/mean_scores": score, "objective/kl": 0.0 if update % 2 else -0.1})
+    with Server(None, [run.path]) as server:
+        page = visit(server.start, locale="en-GB")
+        expect(page.locator("#alerts")).to_contain_text("the score falls")
+        assert "−0" not in page.locator("figure svg text").all_inner_texts()
+        expect(page.locator("figure", has_text="KL (nats").locator("svg text", has_text="update")).to_have_count(1)
+        # the figures of the last update were seen already; its texts and the end come a moment later
+        sample = {"prompt": "フロントの対応は", "response": "これが最後の文", "score": 1.0, "kl": 1.0}
+        run.append_samples(25, [sample])
+        run.set_status("finished")
+        expect(page.locator("#texts")).to_contain_text("これが最後の文")
+        expect(page.locator("#texts")).to_contain_text("<b>普通</b>")  # and the first one stays
+        expect(page.locator("#texts h3")).to_have_attribute("lang", "ja")
+        expect(page.locator("#runs")).to_contain_text("finished")
+        expect(page.locator("#alerts p")).to_have_count(0)
+        (run.path / "run.json").write_text("{")
+        expect(page.locator("#runs")).to_contain_text("state unknown")
+        assert page.locator("h1, h2").all_inner_texts().count("Runs") == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

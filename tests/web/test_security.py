@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from konomi.web.security import BODY_LIMIT, HEADERS, Buckets, Hosts
-from label_site import BASE, Server, Site, answer_to, make_project, serving
+from label_site import BASE, OURS, Server, Site, answer_to, make_project, serving
 
 
 @pytest.fixture
@@ -141,13 +141,80 @@ def test_the_cookie_is_out_of_reach(site: Site) -> None:
 
 
 def test_a_link_on_another_page_leads_in(site: Site) -> None:
-    """A browser leaves a strict cookie out of a redirect that began on another's page."""
+    """A browser leaves a strict cookie out of what began on another's page: it comes again from here, with what it has."""
     invite = site.site.store.add_person("Hana")[1]
-    client = TestClient(site.app, base_url=BASE)
-    said = client.get(f"/i/{invite}", headers={"sec-fetch-site": "cross-site"}, follow_redirects=False)
-    assert said.status_code == 200
-    assert 'content="0; url=/"' in said.text
-    assert client.get("/api/me").json()["name"] == "Hana"
+    for path in (f"/i/{invite}?switch=yes", f"/start/{site.site.start}"):
+        client = TestClient(site.app, base_url=BASE)
+        said = client.get(path, headers={"sec-fetch-site": "cross-site"}, follow_redirects=False)
+        assert said.status_code == 200
+        assert 'content="0; url=?"' in said.text
+        assert "set-cookie" not in said.headers
+        assert client.get(path.split("?")[0], headers=OURS, follow_redirects=False).status_code == 303
+        assert client.get("/api/me").status_code == 200
+
+
+def test_a_link_takes_nobodys_place_unasked(site: Site) -> None:
+    hana, jiro = (site.site.store.add_person(name)[1] for name in ("<b>Hana", "Jiro"))
+    client = site.client()
+    assert client.get(f"/i/{hana}", follow_redirects=False).status_code == 303
+    assert client.get(f"/i/{hana}", follow_redirects=False).status_code == 303  # their own
+    for lang, words in (("en", "Go on as Jiro"), ("ja", "Jiro さんとして続ける")):
+        asked = client.get(f"/i/{jiro}", headers={"accept-language": lang})
+        assert asked.status_code == 200
+        assert words in asked.text and "&lt;b&gt;Hana" in asked.text and "<b>" not in asked.text
+    assert client.get("/api/me").json()["name"] == "<b>Hana"
+    assert client.get(f"/i/{jiro}?switch=yes", follow_redirects=False).status_code == 303
+    assert client.get("/api/me").json()["name"] == "Jiro"
+    owner = site.owner()
+    assert owner.get(f"/i/{jiro}", follow_redirects=False).status_code == 200
+    assert owner.get("/api/me").json()["admin"] is True
+
+
+def test_sessions_do_not_pile_up(site: Site) -> None:
+    client = site.client()
+    invite = site.site.store.add_person("Hana")[1]
+
+    def tokens() -> int:
+        with site.site.store._database.read() as db:
+            return int(db.execute("SELECT count(*) FROM tokens").fetchone()[0])
+
+    client.get(f"/start/{site.site.start}")
+    first = client.cookies[site.site.cookie]
+    before = tokens()
+    client.get(f"/start/{site.site.start}")
+    assert tokens() == before
+    assert site.client(cookies={site.site.cookie: first}).get("/api/me").status_code == 401
+    guest = site.client()
+    guest.get(f"/i/{invite}"), guest.get(f"/i/{invite}")
+    assert tokens() == before + 1
+    session = guest.cookies[site.site.cookie]
+    assert site.client().get(f"/i/{session}").status_code == 401  # a stolen cookie opens no further door
+
+
+def test_behind_a_proxy(tmp_path: Path) -> None:
+    public = "https://rank.example"
+    site = Site(
+        make_project(tmp_path / "P"),
+        hosts=Hosts(["rank.example"]),
+        public=public,
+        addresses=Buckets(1, 1, clock=lambda: 0.0),
+        people=Buckets(1, 4, clock=lambda: 0.0),
+    )
+    here = {"host": "rank.example"}
+    client = TestClient(site.app, base_url=BASE, client=("127.0.0.1", 5))
+    said = client.get(f"/start/{site.site.start}", headers=here, follow_redirects=False)
+    assert "; Secure" in said.headers["set-cookie"]
+    session = said.headers["set-cookie"].split(";")[0]
+    headers = {**here, "cookie": session}
+    invited = client.post("/api/people", json={"name": "Hana"}, headers={**headers, "origin": public})
+    assert invited.json()["invite"].startswith(f"{public}/i/")
+    for origin in ("http://rank.example:80", "https://rank.example.evil", "https://evil.example"):
+        assert client.post("/api/people", json={"name": "x"}, headers={**headers, "origin": origin}).status_code == 403
+    # the proxy's address stands for everybody's: only what one person asks is counted
+    assert [client.get("/api/me", headers=headers).status_code for _ in range(4)] == [200] * 3 + [429]
+    stranger = TestClient(site.app, base_url=BASE, client=("192.0.2.7", 5))
+    assert [stranger.get("/", headers=here).status_code for _ in range(2)] == [401, 429]
+    site.close()
 
 
 def test_every_response_has_the_headers(site: Site) -> None:
@@ -204,7 +271,7 @@ def test_too_many_requests(tmp_path: Path) -> None:
     assert [one.get("/api/me").status_code for _ in range(5)] == [200, 200, 200, 429, 429]
     said = one.get("/api/me", headers={"accept-language": "ja"})
     assert said.headers["retry-after"] == "1"
-    assert said.json()["error"] == {"code": "too_many", "message": "要求が多すぎます。少し待ってからお試しください。"}
+    assert said.json()["error"]["message"] == "要求が多すぎます。少し待ってからお試しください。"
     assert other.get("/api/me").status_code == 200
     now[0] += 2
     assert [one.get("/api/me").status_code for _ in range(3)] == [200, 200, 429]

@@ -153,6 +153,31 @@ def status(server: Server, address: str) -> int:
     return found
 
 
+def test_behind_a_proxy_links_are_the_proxys(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "P")
+    with serving("label", str(project.path), "--people", "Hana", "--public-url", "https://rank.example:8443/") as server:
+        assert server.address == "https://rank.example:8443"
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline().startswith("Hana: https://rank.example:8443/i/")
+        wire = http.client.HTTPConnection("127.0.0.1", int((project.path / "port").read_text()), timeout=10)
+        for host, status in (("rank.example:8443", 303), ("other.example", 421)):
+            wire.request("GET", server.start.removeprefix(server.address), headers={"host": host})
+            answer = wire.getresponse()
+            answer.read()
+            assert answer.status == status
+        wire.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://rank.example", "rank.example", "https://rank.example/x", "https://a@b", "https://", "https://x:y", "https://x?y"],
+)
+def test_a_public_address_that_is_none(url: str, tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["label", str(make_project(tmp_path / "P").path), "--public-url", url])
+    assert said.exit_code == 2
+    assert f"--public-url {url}: https://HOST or https://HOST:PORT is wanted" in " ".join(said.output.split())
+
+
 def test_export_while_the_server_runs(tmp_path: Path) -> None:
     project = make_project(tmp_path / "P", count=EACH + 2)
     with serving("label", str(project.path)) as server:

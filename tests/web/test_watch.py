@@ -66,11 +66,39 @@ def test_a_run_that_goes_back_to_a_checkpoint(tmp_path: Path) -> None:
 def test_a_tail_survives_what_files_do(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     tail = Tail(path)
-    assert tail.rows() == []
+    assert tail.rows() == ([], 0)
     path.write_bytes(b'{"a": 1}\nnot json\n[1]\n{"a": 2}\n')
-    assert tail.rows() == [{"a": 1}, {"a": 2}]
+    assert tail.rows() == ([{"a": 1}, {"a": 2}], 0)
     path.unlink()
-    assert tail.rows() == []
+    assert tail.rows() == ([], 1)
+
+
+def test_lines_of_no_update_are_left_out(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    with open(run.metrics, "ab") as file:
+        file.write(b'{"update": null, "objective/score": 1}\n{"update": "5"}\n{"update": true}\n{"objective/score": 1}\n')
+    client = Site(None, runs=[run.path]).owner()
+    assert [row["update"] for row in client.get("/api/runs/0/metrics").json()["rows"]] == [1, 2, 3]
+    assert client.get("/api/runs").json()["runs"][0]["updates"] == 3
+
+
+def test_texts_are_sent_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("konomi.web.watch.SAMPLES", 2)
+    run = run_of(tmp_path)
+    client = Site(None, runs=[run.path]).owner()
+
+    def texts(address: str) -> list[object]:
+        said = json.loads(client.get(f"/api/runs/0/samples{address}").content)
+        return [[each["update"] for each in said["samples"]], said["from"], said["next"], said["generation"]]
+
+    assert texts("") == [[1, 2], 0, 2, 0]
+    assert texts("?from=2&generation=0") == [[3], 2, 3, 0]
+    assert texts("?from=3&generation=0") == [[], 3, 3, 0]
+    run.append_samples(4, [{"prompt": "今日", "response": "x"}])
+    assert texts("?from=3&generation=0") == [[4], 3, 4, 0]
+    run.truncate_after(1)
+    assert texts("?from=4&generation=0") == [[1], 0, 1, 1]
+    assert texts("?from=-5") == [[1], 0, 1, 1]
 
 
 @pytest.mark.parametrize("path", ["9/metrics", "9/samples", "-1/metrics", "x/metrics"])
@@ -101,7 +129,8 @@ def test_only_runs_and_only_their_owner(tmp_path: Path) -> None:
     assert site.client().get("/i/anything").status_code == 401
     client = site.owner()
     assert client.get("/", follow_redirects=False).headers["location"] == "/watch"
-    assert client.get("/watch").status_code == 200
+    assert '<html lang="ja"' in client.get("/watch", headers={"accept-language": "ja"}).text
+    assert '<html lang="en"' in client.get("/watch").text
     for path in ("/api/me", "/api/next", "/guidelines", "/people", "/api/people", "/api/guidelines"):
         assert client.get(path).status_code == 404, path
     with pytest.raises(DataError, match=r"not a run: there is no run.json in it"):

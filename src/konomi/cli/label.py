@@ -31,6 +31,15 @@ Names = Annotated[
     list[str] | None,
     typer.Option("--name", metavar="HOST", help="A further host name that the page is opened by; may be given several times."),
 ]
+PublicUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--public-url",
+        metavar="URL",
+        help="https://HOST of a proxy with TLS before the page: what people open.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
@@ -51,19 +60,22 @@ def label(
     allow_network: AllowNetwork = False,
     port: Port = None,
     name: Names = None,
+    public_url: PublicUrl = None,
 ) -> None:
     """Let people rank candidates on a page. It prints the address to open; Ctrl-C ends it, and every answer is saved.
 
     The first time: konomi label PROJECT --candidates FILE. Later konomi label PROJECT goes on.
     """
     from konomi.feedback.people import checked_name
-    from konomi.web.serve import check_host, serve
+    from konomi.web.serve import check_host, public_of, serve
 
     check_host(host, allow_network)
+    public = None if public_url is None else public_of(public_url)
     invite = list(dict.fromkeys(checked_name(each) for each in people or []))
     opened = _opened(project, candidates)
     opened.store().close()  # whether it is whole is told before anything is served
-    serve(opened, host=host, port=port, allow_network=allow_network, names=name or [], say=_say, invite=invite)
+    names = name or []
+    serve(opened, host=host, port=port, allow_network=allow_network, names=names, public_url=public, say=_say, invite=invite)
     typer.echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
 
 
@@ -75,11 +87,13 @@ def watch(
     allow_network: AllowNetwork = False,
     port: Port = None,
     name: Names = None,
+    public_url: PublicUrl = None,
 ) -> None:
     """Show runs live on a page: curves over each other, texts, before/after. Nothing in them is changed. Ctrl-C ends it."""
     from konomi.web.serve import serve
 
-    serve(None, runs=runs, host=host, port=port, allow_network=allow_network, names=name or [], say=_say)
+    names = name or []
+    serve(None, runs=runs, host=host, port=port, allow_network=allow_network, names=names, public_url=public_url, say=_say)
 
 
 def _opened(project: Path, candidates: Path | None) -> LabelProject:

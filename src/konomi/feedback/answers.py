@@ -30,12 +30,20 @@ def saved_before(db: sqlite3.Connection, person: Person, answer: Answer) -> Save
     return Saved(answer.id, answer.shown, known[1], again=True)
 
 
-def save(db: sqlite3.Connection, person: Person, answer: Answer, now: float) -> Saved:
-    """Save a new answer to what was shown to the person. Raises Refused: it is not as :class:`Answer` says."""
+def save(db: sqlite3.Connection, person: Person, answer: Answer, now: float, seen: int | None = None) -> Saved:
+    """Save a new answer to what was shown to the person.
+
+    Raises:
+        Refused: it is not as :class:`Answer` says, or the latest revision is not ``seen``.
+    """
     task, repeat, places, kind, revision, number = db.execute(
         "SELECT task, repeat, places, kind, revision, number FROM shown WHERE id = ?", (answer.shown,)
     ).fetchone()
     said = checked(answer, KEYS[: len(places)])
+    if seen is not None and seen != revision:
+        raise Refused(
+            "conflict_revision", f"the latest answer is revision {revision}; this one was made over {seen}: look at it first"
+        )
     revision += 1
     if number is None:
         last = "SELECT coalesce(max(number), 0) FROM shown WHERE person = ? AND repeat = ?"

@@ -2,6 +2,9 @@
 
 A token is 256 random bits; only its SHA-256 is kept, so that whoever reads the file cannot come in. Guessing one is
 hopeless, so a fast hash is enough.
+
+The token of an invite works until it is revoked; it is swapped for one of a session, which a browser keeps for a month. The
+latter says so itself, and its hash is stored with a byte before it, so that old ones can be found.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ import unicodedata
 from konomi.feedback.checks import whole
 from konomi.feedback.records import NAME_LIMIT, Person, Refused
 
+SESSION_SECONDS = 30 * 24 * 3600
+_SESSION = "s."
+"""What the token of a session begins with."""
 _PERSON = """SELECT id, name, admin, EXISTS (SELECT 1 FROM tokens WHERE person = people.id), guidelines_seen, shortcuts
     FROM people"""
 
@@ -63,20 +69,34 @@ def all_people(db: sqlite3.Connection) -> list[Person]:
     return [_person(row) for row in db.execute(f"{_PERSON} ORDER BY created, id")]
 
 
-def new_token(db: sqlite3.Connection, person: str) -> str:
-    """One more token for a person."""
-    token = secrets.token_urlsafe(32)
+def new_token(db: sqlite3.Connection, person: str, *, session: bool = False) -> str:
+    """One more token for a person: of an invite, or of a session. Sessions that are over are removed."""
+    token = (_SESSION if session else "") + secrets.token_urlsafe(32)
     db.execute("INSERT INTO tokens VALUES (?, ?, ?)", (_hash(token), person, time.time()))
+    if session:
+        db.execute("DELETE FROM tokens WHERE length(hash) = 33 AND created < ?", (time.time() - SESSION_SECONDS,))
     return token
 
 
+def is_session(token: str) -> bool:
+    """Whether it is the token of a session, if it is one at all."""
+    return token.startswith(_SESSION)
+
+
 def person_of(db: sqlite3.Connection, token: str) -> Person | None:
-    """Whose token this is; None if it is nobody's or was revoked."""
+    """Whose token this is; None if it is nobody's, was revoked, or is of a session that is over."""
     given = _hash(token)
-    row = db.execute("SELECT hash, person FROM tokens WHERE hash = ?", (given,)).fetchone()
+    row = db.execute("SELECT hash, person, created FROM tokens WHERE hash = ?", (given,)).fetchone()
     if row is None or not hmac.compare_digest(row[0], given):
         return None
+    if is_session(token) and row[2] < time.time() - SESSION_SECONDS:
+        return None
     return find_person(db, row[1])
+
+
+def revoke_token(db: sqlite3.Connection, token: str) -> None:
+    """Nobody comes in with this token any more."""
+    db.execute("DELETE FROM tokens WHERE hash = ?", (_hash(token),))
 
 
 def revoke(db: sqlite3.Connection, person: Person) -> None:
@@ -94,7 +114,8 @@ def remember(db: sqlite3.Connection, person: Person, guidelines_seen: str | None
 
 
 def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
+    digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+    return b"s" + digest if is_session(token) else digest
 
 
 def _person(row: tuple[str, str, int, int, str | None, int]) -> Person:

@@ -30,8 +30,8 @@ class Refused(DataError):
 
     Attributes:
         code: what is wrong, in one word, for pages that say it in the reader's language: ``frozen``, ``conflict``,
-            ``unknown_task``, ``unknown_person``, ``bad_id``, ``bad_kind``, ``bad_ranks``, ``bad_reason``, ``bad_flags``,
-            ``bad_confidence``, ``bad_seconds``, ``too_long``, ``bad_name``, ``name_taken``.
+            ``conflict_revision``, ``unknown_task``, ``unknown_person``, ``bad_id``, ``bad_kind``, ``bad_ranks``,
+            ``bad_reason``, ``bad_flags``, ``bad_confidence``, ``bad_seconds``, ``too_long``, ``bad_name``, ``name_taken``.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -125,12 +125,14 @@ class Shown:
         prompt: the text that the candidates go on from.
         lang: of the prompt.
         texts: in the order shown.
+        revision: of the person's latest answer to it; 0 while there is none.
     """
 
     id: str
     prompt: str
     lang: str
     texts: tuple[ShownText, ...]
+    revision: int = 0
 
 
 @dataclass(frozen=True)

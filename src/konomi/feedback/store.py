@@ -124,14 +124,23 @@ class Store:
         with self._database.write() as db:
             return people.new_token(db, people.find_person(db, person_id).id)
 
-    def swap_token(self, token: str) -> tuple[Person, str] | None:
-        """A new token for who comes with this one, which goes on working; None if it is nobody's."""
+    def session(self, person_id: str) -> str:
+        """A token for a browser of theirs, for a month. Raises Refused: there is no such person."""
         with self._database.write() as db:
-            person = people.person_of(db, token)
-            return None if person is None else (person, people.new_token(db, person.id))
+            return people.new_token(db, people.find_person(db, person_id).id, session=True)
+
+    def end_session(self, token: str) -> None:
+        """Nobody comes in with this session any more; what is none stays."""
+        if people.is_session(token):
+            with self._database.write() as db:
+                people.revoke_token(db, token)
+
+    def invited(self, token: str) -> Person | None:
+        """Whose invite this is; None if it is nobody's, was revoked, or is a session."""
+        return None if people.is_session(token) else self.person_of(token)
 
     def person_of(self, token: str) -> Person | None:
-        """Whose token this is; None if it is nobody's or was revoked."""
+        """Whose token this is; None if it is nobody's, was revoked, or is of a session that is over."""
         with self._database.read() as db:
             return people.person_of(db, token)
 
@@ -199,14 +208,17 @@ class Store:
             row = db.execute("SELECT 1 FROM shown WHERE id = ? AND person = ?", (whole(shown_id), person.id)).fetchone()
             return work.shown(db, shown_id) if row else None
 
-    def answer(self, person: Person, answer: Answer, now: float) -> Saved:
+    def answer(self, person: Person, answer: Answer, now: float, *, seen: int | None = None) -> Saved:
         """Save an answer, or a revision of an earlier one; it is on the disk when this returns.
 
         What the person gets next is chosen in the same commit. An answer that comes after its lease ended is saved too.
+        ``seen`` is the revision that the person had before their eyes (0: none), so that two windows do not overwrite each
+        other; None: any.
 
         Raises:
             Refused: the same id came with another content (``conflict``); the store is ``frozen``; nothing of that name
-                was shown to the person (``unknown_task``); or something in the answer is not as :class:`Answer` says.
+                was shown to the person (``unknown_task``); there is another revision than ``seen`` (``conflict_revision``);
+                or something in the answer is not as :class:`Answer` says.
         """
         answer = replace(answer, id=checked_id(answer.id), shown=whole(answer.shown))
         with self._database.write() as db:
@@ -215,7 +227,7 @@ class Store:
                 return before
             if _meta(db, "frozen"):
                 raise Refused("frozen", "the answers are final: none is taken any more")
-            saved = answers.save(db, person, answer, now)
+            saved = answers.save(db, person, answer, now, seen)
             if saved.revision == 1:
                 work.hand_out(db, person.id, self.settings, now)
             return saved

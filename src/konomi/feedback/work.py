@@ -127,15 +127,15 @@ def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float
 
 def shown(db: sqlite3.Connection, showing: str) -> Shown:
     """The task of a showing as it is shown."""
-    task, places, prompt, lang = db.execute(
-        "SELECT task, places, prompt, lang FROM shown JOIN tasks ON tasks.id = task WHERE shown.id = ?", (showing,)
+    task, places, revision, prompt, lang = db.execute(
+        "SELECT task, places, revision, prompt, lang FROM shown JOIN tasks ON tasks.id = task WHERE shown.id = ?", (showing,)
     ).fetchone()
     rows = db.execute("SELECT text, lang, names_model FROM candidates WHERE task = ? ORDER BY number", (task,)).fetchall()
     texts = []
     for key, place in zip(KEYS, places, strict=False):
         text, own, named = rows[int(place)]
         texts.append(ShownText(key, text, own, ("reveals",) if named else ()))
-    return Shown(showing, prompt, lang, tuple(texts))
+    return Shown(showing, prompt, lang, tuple(texts), revision)
 
 
 def coverage(db: sqlite3.Connection, settings: Settings) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class _Body(BaseModel):
 
 
 class AnswerBody(_Body):
-    """An answer as the page sends it: :class:`konomi.feedback.records.Answer`."""
+    """An answer as the page sends it: :class:`konomi.feedback.records.Answer`, and the revision that it was made over."""
 
     id: str
     shown: str
@@ -40,6 +40,7 @@ class AnswerBody(_Body):
     comment: str = ""
     confidence: int | None = None
     seconds: float = 0.0
+    revision: int | None = None
 
 
 class MeBody(_Body):
@@ -130,7 +131,9 @@ def next_task(request: Request) -> Json:
 def answers(request: Request) -> Json:
     """Save an answer. It is on the disk when this is said; the same answer again is answered the same."""
     _, store, person = _asked(request)
-    saved = store.answer(person, Answer(**dict(body_of(request, AnswerBody))), time.time())
+    said = dict(body_of(request, AnswerBody))
+    seen = said.pop("revision")
+    saved = store.answer(person, Answer(**said), time.time(), seen=seen)
     return Json({"saved": True, "id": saved.id, "revision": saved.revision})
 
 
@@ -236,7 +239,7 @@ def _person(person: Person) -> dict[str, Any]:
 def _task(shown: Shown) -> dict[str, Any]:
     # field by field: what a later version adds to a Shown does not reach people by itself
     texts = [{"key": each.key, "text": each.text, "lang": each.lang, "flags": each.flags} for each in shown.texts]
-    return {"id": shown.id, "prompt": shown.prompt, "lang": shown.lang, "texts": texts}
+    return {"id": shown.id, "prompt": shown.prompt, "lang": shown.lang, "texts": texts, "revision": shown.revision}
 
 
 def _progress(request: Request, site: Site, store: Store, person: Person) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import mimetypes
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from konomi.errors import DataError, RunError
+from konomi.feedback.people import SESSION_SECONDS
 from konomi.feedback.project import Project
 from konomi.feedback.records import Refused
 from konomi.web import api, watch
 from konomi.web.figures import Figures
-from konomi.web.refusals import Refusal, reader_language, refused
+from konomi.web.refusals import Refusal, reader_language, refused, small_page
 from konomi.web.security import Buckets, Guard, Hosts
 from konomi.web.session import Site, admin_of, person_of
-from konomi.web.words import catalogue
+from konomi.web.words import catalogue, say
 
 HERE = Path(__file__).parent
-MONTH = 30 * 24 * 3600
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
 """Whatever the environment says: tokens are in addresses."""
 _LOG = logging.getLogger("konomi.web")
@@ -43,6 +43,7 @@ def make_app(
     runs: Sequence[Path] = (),
     start: str | None = None,
     address: str | None = None,
+    public: str | None = None,
     hosts: Hosts | None = None,
     addresses: Buckets | None = None,
     people: Buckets | None = None,
@@ -54,6 +55,7 @@ def make_app(
         runs: directories of runs.
         start: the secret of the start address, ``/start/SECRET``; None: a new one, to be found in ``app.state.site.start``.
         address: for invite links, ``http://HOST:PORT``; None: the one that the request came to.
+        public: ``https://HOST``, by which people reach a proxy that asks this app for them; it is the address then.
         hosts: names that the app answers to; None: those of this machine for itself.
         addresses, people: how often one address and one person may ask; None: 200 a second (600 at once), and 20 (100).
 
@@ -65,7 +67,7 @@ def make_app(
     store = None if project is None else project.store()
     figures = None if project is None else Figures(project.path)
     start = start or secrets.token_urlsafe(32)
-    site = Site(project, store, figures, watched, start, address, people or Buckets(20, 100))
+    site = Site(project, store, figures, watched, start, public or address, people or Buckets(20, 100))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -81,18 +83,25 @@ def make_app(
         Guard,
         hosts=hosts or Hosts(),
         addresses=addresses or Buckets(200, 600),
+        public=public,
         state={"languages": site.languages, "lang": site.lang},
     )
-    for route, page in (("/", front), ("/guidelines", guidelines), ("/people", people_page), ("/watch", watch_page)):
+    _add_routes(app)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    pages: dict[str, Callable[..., Response]] = {
+        **{"/": front, "/guidelines": guidelines, "/people": people_page, "/watch": watch_page},
+        **{"/start/{token}": begin, "/i/{token}": come_in},
+    }
+    for route, page in pages.items():
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
-    app.add_api_route("/start/{token}", begin, methods=["GET"], response_class=HTMLResponse)
-    app.add_api_route("/i/{token}", come_in, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
     app.include_router(watch.router)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     for kind in (Refusal, Refused, DataError, RunError, HTTPException):
         app.add_exception_handler(kind, _explain)
-    return app
 
 
 def front(request: Request) -> Response:
@@ -126,26 +135,47 @@ def watch_page(request: Request) -> Response:
 
 def begin(request: Request, token: str) -> Response:
     """Swap the secret of the start address for a cookie."""
-    return _let_in(request, request.app.state.site.owner_session(token))
+    if _from_elsewhere(request):
+        return _come_again(request)
+    session = request.app.state.site.owner_session(token)
+    if session is None:
+        raise Refusal("no_access")
+    return _let_in(request, session)
 
 
 def come_in(request: Request, token: str) -> Response:
-    """Swap an invite link's token for a cookie."""
-    return _let_in(request, request.app.state.site.guest_session(token))
-
-
-def _let_in(request: Request, session: str | None) -> Response:
-    if session is None:
+    """Swap an invite link's token for a cookie; where somebody else has come in already, ask before."""
+    site: Site = request.app.state.site
+    if _from_elsewhere(request):
+        return _come_again(request)
+    guest, here = site.guest(token), site.who(request.cookies.get(site.cookie, ""))
+    if guest is None:
         raise Refusal("no_access")
-    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        # a link on another's page: a browser would not send a strict cookie along with a redirect from there
-        refresh = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=/"><title>konomi</title>'
-        answer: Response = HTMLResponse(refresh + '<p><a href="/">konomi</a></p>')
-    else:
-        answer = RedirectResponse("/", 303)
-    secure = request.url.scheme == "https"
-    name = request.app.state.site.cookie
-    answer.set_cookie(name, session, max_age=MONTH, path="/", secure=secure, httponly=True, samesite="strict")
+    if here is not None and here.id != guest.id and request.query_params.get("switch") != "yes":
+        lang = reader_language(request)
+        links = {"?switch=yes": say("switch_yes", lang, guest=guest.name), "/": say("switch_no", lang, here=here.name)}
+        return small_page(lang, say("switch_question", lang, guest=guest.name, here=here.name), links)
+    return _let_in(request, site.opened()[1].session(guest.id))
+
+
+def _from_elsewhere(request: Request) -> bool:
+    return request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+
+
+def _come_again(request: Request) -> Response:
+    # a link on another's page: a browser sends our strict cookie along only if it comes from here. "?": the same address
+    return small_page(reader_language(request), "", {"?": "konomi"}, refresh="?")
+
+
+def _let_in(request: Request, session: str) -> Response:
+    site: Site = request.app.state.site
+    before = request.cookies.get(site.cookie, "")
+    person, old = site.who(session), site.who(before)
+    if person is not None and old is not None and old.id == person.id:
+        site.end_session(before)
+    answer = RedirectResponse("/", 303)
+    secure = request.url.scheme == "https" or (site.address or "").startswith("https://")
+    answer.set_cookie(site.cookie, session, max_age=SESSION_SECONDS, path="/", secure=secure, httponly=True, samesite="strict")
     return answer
 
 
@@ -163,7 +193,9 @@ def _page(request: Request, name: str) -> Response:
     words = {lang: each for lang, each in catalogue("page").items() if lang in site.languages}
     title = site.project.title if site.project else "konomi"
     parts = {"project": site.project is not None, "runs": bool(site.runs) and person.admin, "admin": person.admin}
-    return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, **parts))
+    return HTMLResponse(
+        template.render(lang=reader_language(request, own=site.project is not None), words=words, title=title, **parts)
+    )
 
 
 def _explain(request: Request, error: Exception) -> Response:

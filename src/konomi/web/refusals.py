@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +17,7 @@ from konomi.web.words import catalogue, preferred, say
 STATUS = {
     "frozen": 409,
     "conflict": 409,
+    "conflict_revision": 409,
     "name_taken": 409,
     "yourself": 409,
     "unknown_task": 404,
@@ -57,17 +60,32 @@ class Refusal(Exception):
         """Seconds after which another try makes sense."""
 
 
-def reader_language(request: Request) -> str:
-    """The language of who reads the answer: ``?lang=``, of a page the cookie, then Accept-Language, then the project's."""
+def reader_language(request: Request, *, own: bool = False) -> str:
+    """The language of who reads the answer: ``?lang=``; of a page the cookie, of data Accept-Language; then the other one.
+
+    ``own``: a page of a project, which is in the project's language rather than in the browser's.
+    """
     said: dict[str, Any] = request.scope.get("state", {})
     known, default = said.get("languages", LANGUAGES), said.get("lang", LANGUAGES[0])
-    is_page = not request.url.path.startswith("/api/")
-    header = preferred(request.headers.get("accept-language", ""), known)
-    cookie = request.cookies.get("lang")
-    wishes = (
-        (request.query_params.get("lang"), cookie, default) if is_page else (request.query_params.get("lang"), header, cookie)
-    )
+    wishes = [request.cookies.get("lang"), None if own else preferred(request.headers.get("accept-language", ""), known)]
+    if request.url.path.startswith("/api/"):
+        wishes.reverse()
+    wishes.insert(0, request.query_params.get("lang"))
     return next((wish for wish in wishes if wish is not None and wish in known), str(default))
+
+
+def small_page(lang: str, message: str, links: Mapping[str, str], status: int = 200, *, refresh: str = "") -> HTMLResponse:
+    """A page of one sentence and a few links, address -> words; ``refresh``: an address that it goes to by itself."""
+    parts = "".join(f'<p><a href="{escape(address)}">{escape(words)}</a></p>' for address, words in links.items())
+    going = f'<meta http-equiv="refresh" content="0; url={escape(refresh)}">' if refresh else ""
+    return HTMLResponse(
+        f'<!doctype html><html lang="{lang}"><head><meta charset="utf-8"><title>konomi</title>{going}'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
+        '<link rel="stylesheet" href="/static/label.css"></head>'
+        f'<body><main class="prose"><h1>konomi</h1><p>{escape(message)}</p>{parts}</main></body></html>',
+        status,
+    )
 
 
 def refused(request: Request, refusal: Refusal) -> Response:
@@ -78,11 +96,9 @@ def refused(request: Request, refusal: Refusal) -> Response:
     message = say(f"error_{code}", lang)
     headers = {} if refusal.wait is None else {"retry-after": str(refusal.wait)}
     if request.url.path.startswith("/api/"):
-        return Json({"error": {"code": code, "message": message}}, status, headers)
+        messages = {each: say(f"error_{code}", each) for each in LANGUAGES}  # a reader may switch while it is on the screen
+        return Json({"error": {"code": code, "message": message, "messages": messages}}, status, headers)
     # no name of anybody's in it: the words are ours
-    page = (
-        f'<!doctype html><html lang="{lang}"><head><meta charset="utf-8"><title>konomi</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"></head>'
-        f"<body><main><h1>konomi</h1><p>{message}</p></main></body></html>"
-    )
-    return HTMLResponse(page, status, headers)
+    answer = small_page(lang, message, {} if code == "no_access" else {"/": say("page_start", lang)}, status)
+    answer.headers.update(headers)
+    return answer

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import secrets
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from konomi.errors import ConfigError, RunError
 from konomi.feedback.people import checked_name
@@ -46,6 +48,18 @@ def check_host(host: str, allow_network: bool) -> bool:
             "If that is wanted, add --allow-network"
         )
     return open_to_others
+
+
+def public_of(url: str) -> str:
+    """``https://HOST`` or ``https://HOST:PORT`` of a proxy, as browsers write it. Raises ConfigError: it is no such address.
+
+    >>> public_of("https://Rank.example:443/")
+    'https://rank.example'
+    """
+    found = re.fullmatch(r"https://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?/?", url.lower())
+    if found is None:
+        raise ConfigError(f"--public-url {url}: https://HOST or https://HOST:PORT is wanted, the address that people open")
+    return f"https://{found[1]}{'' if found[2] in (None, ':443') else found[2]}"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -88,6 +102,7 @@ def serve(
     port: int | None = None,
     allow_network: bool = False,
     names: Sequence[str] = (),
+    public_url: str | None = None,
     say: Callable[[str], None],
     invite: Sequence[str] = (),
     until: Callable[[Site], bool] | None = None,
@@ -99,23 +114,26 @@ def serve(
         host: an address of this machine; other than loopback needs ``allow_network``.
         port: None: that of the project's last server if it is free, else any.
         names: further host names that the server answers to.
+        public_url: the address of a proxy with TLS that asks this server: what people open, and what links begin with.
         say: is told the start address, and an invite link for each of ``invite``.
         invite: names of people; who is not there yet is added.
         until: asked every second. When it says yes, people are told that it is over, and the server ends a little later.
 
     Raises:
-        ConfigError: host or port cannot be used.
+        ConfigError: host, port or public address cannot be used.
         DataError, RunError: as ``make_app``; a name cannot be used; or a port cannot be kept.
     """
     import uvicorn
 
     check_host(host, allow_network)
     invite = list(dict.fromkeys(map(checked_name, invite)))
+    public = None if public_url is None else public_of(public_url)
     listening = _listen_again(project, host, port)
     with contextlib.closing(listening), contextlib.suppress(KeyboardInterrupt):
-        address = address_of(listening, host)
-        hosts = Hosts([host, socket.gethostname(), *names], any_address=_is_wildcard(host))
-        app = make_app(project, runs=runs, start=secrets.token_urlsafe(32), address=address, hosts=hosts)
+        address = public or address_of(listening, host)
+        known = [host, socket.gethostname(), *names, *([urlsplit(public).hostname or ""] if public else [])]
+        hosts = Hosts(known, any_address=_is_wildcard(host))
+        app = make_app(project, runs=runs, start=secrets.token_urlsafe(32), address=address, public=public, hosts=hosts)
         for line in _greeting(app, address, invite):
             say(line)
         config = uvicorn.Config(

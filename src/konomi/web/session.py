@@ -7,12 +7,14 @@ import hmac
 import itertools
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
+from konomi.feedback.people import SESSION_SECONDS
 from konomi.feedback.project import LANGUAGES, Project
 from konomi.feedback.records import Person
 from konomi.feedback.store import Store
@@ -51,7 +53,7 @@ class Site:
     people: Buckets
     closing: bool = False
     before_end: Callable[[], None] | None = None
-    _watchers: set[str] = field(default_factory=set)
+    _watchers: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -92,27 +94,34 @@ class Site:
         with self._lock:
             if self.store is None:
                 token = secrets.token_urlsafe(32)
-                self._watchers.add(token)
+                self._watchers[token] = time.monotonic()
                 return token
             people = self.store.people()
             for person in people:
                 if person.admin:
-                    return self.store.new_token(person.id)
+                    return self.store.session(person.id)
             taken = {person.name for person in people}
             names = itertools.chain([OWNER], (f"{OWNER} {number}" for number in itertools.count(2)))
-            return self.store.add_person(next(name for name in names if name not in taken), admin=True)[1]
+            owner, _ = self.store.add_person(next(name for name in names if name not in taken), admin=True)
+            return self.store.session(owner.id)
 
-    def guest_session(self, invite: str) -> str | None:
-        """A session's token for who has an invite link, which goes on working; None if it is nobody's."""
-        swapped = None if self.store is None else self.store.swap_token(invite)
-        return None if swapped is None else swapped[1]
+    def guest(self, invite: str) -> Person | None:
+        """Who has this invite link; None if it is nobody's."""
+        return None if self.store is None else self.store.invited(invite)
+
+    def end_session(self, token: str) -> None:
+        """Nobody comes in with this session any more."""
+        self._watchers.pop(token, None)
+        if self.store is not None:
+            self.store.end_session(token)
 
     def who(self, token: str) -> Person | None:
         """Whose session it is."""
         if not token or len(token) > 200:
             return None
         if self.store is None:
-            return _WATCHER if token in self._watchers else None
+            since = self._watchers.get(token)
+            return _WATCHER if since is not None and time.monotonic() - since < SESSION_SECONDS else None
         return self.store.person_of(token)
 
 

@@ -18,7 +18,7 @@ from konomi.web.refusals import Json, Refusal
 from konomi.web.session import Site, admin_of
 
 SAMPLES = 2000
-"""Lines of sample texts that are sent at most: the latest."""
+"""Lines of sample texts that are sent at once."""
 
 
 class Tail:
@@ -26,21 +26,23 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.generation = 0
-        """Goes up each time that lines which were there may have gone."""
+        self._generation = 0
         self._rows: list[dict[str, Any]] = []
         self._offset, self._inode = 0, 0
         self._lock = threading.Lock()
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All whole lines that are there now; a damaged one is left out, and so is the last one while it is written."""
+    def rows(self) -> tuple[list[dict[str, Any]], int]:
+        """All whole lines that are there now; a damaged one is left out, and so is the last one while it is written.
+
+        The number beside them goes up each time that lines which were there may have gone.
+        """
         with self._lock:
             try:
                 with open(self.path, "rb") as file:
                     self._follow(file)
             except OSError:
                 self._begin(0)
-            return self._rows
+            return list(self._rows), self._generation
 
     def _follow(self, file: Any) -> None:
         found = os.fstat(file.fileno())
@@ -59,7 +61,7 @@ class Tail:
 
     def _begin(self, inode: int) -> None:
         if self._rows:
-            self.generation += 1
+            self._generation += 1
         self._rows, self._offset, self._inode = [], 0, inode
 
 
@@ -77,14 +79,14 @@ class Watched:
         info, config = (self._read(name) for name in ("run.json", "config.json"))
         settings = config.get("ppo")
         settings = settings if isinstance(settings, dict) else {}
-        rows = self.metrics.rows()
+        rows = updates(self.metrics)[0]
         return {
             "id": number,
             "name": self.run.path.absolute().name,
             **{name: info.get(name) for name in ("verb", "status", "reason", "started", "ended")},
             "kl_target": settings.get("kl_target") if settings.get("kl_controller", "adaptive") == "adaptive" else None,
             "kl_cap": settings.get("kl_cap"),
-            "updates": rows[-1].get("update", len(rows)) if rows else 0,
+            "updates": rows[-1]["update"] if rows else 0,
         }
 
     def compare(self) -> dict[str, Any]:
@@ -97,6 +99,12 @@ class Watched:
         except DataError:
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def updates(metrics: Tail) -> tuple[list[dict[str, Any]], int]:
+    """The lines that say of which update they are, and the generation."""
+    rows, generation = metrics.rows()
+    return [row for row in rows if type(row.get("update")) is int], generation
 
 
 router = APIRouter(prefix="/api/runs")
@@ -129,20 +137,23 @@ def runs(request: Request) -> Json:
 @router.get("/{number:int}/metrics")
 def metrics(request: Request, number: int) -> Json:
     """The lines of updates after ``?after=``. With ``?generation=`` of an older answer: all, if lines have gone since."""
-    tail = _watched(request, number).metrics
-    rows, generation = tail.rows(), tail.generation
+    rows, generation = updates(_watched(request, number).metrics)
     after = _number(request, "after", -1)
     if _number(request, "generation", generation) != generation:
         after = -1
-    new = [_numbers(row) for row in rows if row.get("update", 0) > after]
+    new = [_numbers(row) for row in rows if row["update"] > after]
     return Json({"rows": new, "generation": generation})
 
 
 @router.get("/{number:int}/samples")
 def samples(request: Request, number: int) -> Json:
-    """The latest lines of sample texts."""
-    rows = _watched(request, number).samples.rows()[-SAMPLES:]
-    return Json({"samples": rows})
+    """Lines of sample texts from the ``?from=``-th on, some at once, and where to go on; from 0 if lines have gone since."""
+    rows, generation = _watched(request, number).samples.rows()
+    first = max(0, _number(request, "from", 0))
+    if _number(request, "generation", generation) != generation:
+        first = 0
+    new = rows[first : first + SAMPLES]
+    return Json({"samples": new, "from": first, "next": first + len(new), "generation": generation})
 
 
 @router.get("/{number:int}/compare")

@@ -1,14 +1,17 @@
 import { language, t } from "./words.js";
 
+const FINAL = /^(frozen|conflict|conflict_revision|too_long|too_large|unknown_task|bad_(id|kind|ranks|reason|flags|confidence|seconds|request))$/;
+
 /** What the server, or the way to it, said no with. `status` 0: there was no answer at all. */
 export class Failure extends Error {
-  constructor(status, code, message, wait = 0) {
-    super(message);
-    Object.assign(this, { status, code, wait });
+  /** @param {() => string} say what it is, in the language of the page, which may change */
+  constructor(status, code, say, wait = 0) {
+    super(code);
+    Object.assign(this, { status, code, say, wait });
   }
-  /** Whether the same request may well succeed later. */
-  get passing() {
-    return this.status === 0 || this.status === 408 || this.status === 429 || this.status >= 500;
+  /** Whether it was konomi itself that said no, and will always say so. */
+  get final() {
+    return FINAL.test(this.code);
   }
 }
 
@@ -23,16 +26,33 @@ export async function call(method, path, body) {
     response = await fetch(path, { method, headers, body: content, cache: "no-store", credentials: "same-origin", signal });
     said = await response.json();
   } catch {
-    if (!response) throw new Failure(0, "offline", t("no_answer"));
-    said = null; // a proxy's page, or an answer cut short
-    if (response.ok) throw new Failure(0, "offline", t("no_answer"));
+    if (!response || response.ok) throw new Failure(0, "", () => t("no_answer")); // or it was cut short
+    said = null; // a proxy's page
   }
-  if (!response.ok) {
-    const wait = Number(response.headers.get("retry-after")) || 0;
-    throw new Failure(response.status, said?.error?.code ?? "failed", said?.error?.message ?? t("failed", { status: response.status }), wait);
-  }
-  return said;
+  if (response.ok) return said;
+  const { code = "", message, messages } = said?.error ?? {};
+  const say = () => messages?.[language()] ?? message ?? t("failed", { status: response.status });
+  throw new Failure(response.status, code, say, Number(response.headers.get("retry-after")) || 0);
 }
 
-/** Waits between tries: 1, 2, 4 ... 30 seconds, each a little off so that many pages do not come at once. */
-export const pause = (tries) => Math.min(30, 2 ** Math.min(tries, 5)) * 1000 * (0.75 + Math.random() / 2);
+/** Milliseconds before another try: 1, 2, 4 ... 30 seconds, a little off so that many pages do not come at once. Without a session: none. */
+export function delay(failure, tries) {
+  if (failure.status === 401) return Infinity;
+  return Math.max(Math.min(30, 2 ** Math.min(tries, 5)) * (0.75 + Math.random() / 2), failure.wait) * 1000;
+}
+
+/** Do something after a while, or as soon as somebody looks at the page again. Returns how to give it up. */
+export function again(act, wait) {
+  const stop = () => {
+    clearTimeout(timer);
+    for (const name of ["focus", "visibilitychange"]) removeEventListener(name, run);
+  };
+  const run = () => {
+    if (document.hidden) return;
+    stop();
+    act();
+  };
+  const timer = wait < Infinity ? setTimeout(() => (stop(), act()), wait) : 0;
+  for (const name of ["focus", "visibilitychange"]) addEventListener(name, run);
+  return stop;
+}

@@ -14,7 +14,7 @@ export function beforeAfter(runs) {
       write(head, each.prompt, "", t("empty_text"));
       const sides = ["before", "after"].map((side) => {
         const words = make("div", "text");
-        write(words, each[side], /[\u3041-\u30ff]/.test(each[side]) ? "ja" : "en", t("empty_text"));
+        write(words, each[side], "", t("empty_text"));
         const score = t("scored", { score: figure(each[`score_${side}`]) });
         return make("div", "", {}, make("p", "soft", {}, `${t(side)} · ${score}`), words);
       });

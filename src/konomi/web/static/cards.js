@@ -22,7 +22,7 @@ export class Cards {
       made.addEventListener("click", () => (action === "clear" ? this.on.clear(key) : this.on.move(key, action)));
       return made;
     };
-    const words = make("div", "text");
+    const words = make("div", "text", { id: `text-${key}` });
     write(words, text, lang, t("empty_text"));
     const boxes = FLAGS.map((flag) => {
       const box = make("input", "", { type: "checkbox", value: flag });
@@ -31,10 +31,11 @@ export class Cards {
     });
     const grip = make("span", "grip", { "aria-hidden": "true", "data-drag": key }, "⠿ ", name);
     const head = make("div", "head", {}, grip, make("span", "rank"), button("better", "▲"), button("worse", "▼"), button("clear", "×"));
-    const card = make("div", "card", { tabindex: "0", role: "group", "data-key": key }, head, words, make("fieldset", "flags", {}, make("legend", "unseen"), ...boxes));
+    const marks = make("details", "flags", {}, make("summary"), make("fieldset", "", {}, make("legend", "unseen"), ...boxes));
+    const card = make("div", "card", { tabindex: "0", role: "group", "data-key": key, "aria-describedby": words.id }, head, words, marks);
     card.dataset.name = name;
     card.addEventListener("focusin", () => this.on.select(key));
-    card.addEventListener("pointerdown", () => this.on.select(key));
+    card.addEventListener("click", () => this.on.select(key)); // and not as soon as a finger lands: it may be scrolling
     return card;
   }
 
@@ -43,9 +44,13 @@ export class Cards {
   }
 
   focus(key) {
-    const card = this.cards.get(key);
-    card.focus({ preventScroll: true });
-    card.scrollIntoView({ block: "nearest" });
+    this.cards.get(key).focus({ preventScroll: true });
+  }
+
+  /** Bring a card into sight. */
+  reveal(key) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.cards.get(key).scrollIntoView({ block: "nearest", behavior: calm ? "instant" : "smooth" });
   }
 
   /** Write the ranks, which card is selected, and all words in the language of the page. */
@@ -65,7 +70,13 @@ export class Cards {
         button.title = label;
       }
       fill(card);
+      const flags = [...card.querySelectorAll("input:checked")].map((box) => t(`flag_${box.value}`));
+      card.querySelector("summary").textContent = [t("flags"), flags.join(", ")].filter(Boolean).join(": ");
     }
+  }
+
+  setFlags(flags) {
+    for (const [key, card] of this.cards) for (const box of card.querySelectorAll(".flags input")) box.checked = Boolean(flags[key]?.includes(box.value));
   }
 
   flags() {
@@ -82,4 +93,16 @@ export class Cards {
 export function rankWords(ranking, key) {
   if (!(key in ranking.ranks)) return t("no_rank");
   return t(ranking.tied(key) ? "rank_tied" : "rank", { rank: ranking.ranks[key] });
+}
+
+/** Letters as short as a narrow place needs: A–D for neighbours, and a count where they would be too many. */
+export function short(names) {
+  const runs = [];
+  for (const name of names) {
+    const last = runs.at(-1);
+    if (last && name.charCodeAt(0) === last.at(-1).charCodeAt(0) + 1) last.push(name);
+    else runs.push([name]);
+  }
+  if (runs.length > 2) return `${names[0]} +${names.length - 1}`;
+  return runs.map((run) => (run.length > 2 ? `${run[0]}–${run.at(-1)}` : run.join(" "))).join(" ");
 }

@@ -2,7 +2,7 @@
 import { language, t } from "./words.js";
 import { make } from "./text.js";
 
-const WIDTH = 360, HEIGHT = 210, LEFT = 50, RIGHT = 12, TOP = 12, BOTTOM = 30;
+const WIDTH = 360, HEIGHT = 222, LEFT = 50, RIGHT = 12, TOP = 12, BOTTOM = 42;
 
 /** An SVG element with its attributes and children. */
 export function svg(tag, attributes = {}, ...children) {
@@ -25,7 +25,7 @@ export function ticks(low, high, whole = false) {
   let step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= 0.999 * rough);
   if (whole) step = Math.max(1, step);
   const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step + 0); // and never −0
   return found;
 }
 
@@ -54,7 +54,8 @@ export function chart(name, lines, limits) {
     drawing.append(svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: py(y), y2: py(y) }));
     drawing.append(svg("text", { x: LEFT - 5, y: py(y) + 4, "text-anchor": "end" }, figure(y)));
   }
-  for (const x of ticks(x0, x1, true)) drawing.append(svg("text", { x: px(x), y: HEIGHT - 12, "text-anchor": "middle" }, String(x)));
+  for (const x of ticks(x0, x1, true)) drawing.append(svg("text", { x: px(x), y: HEIGHT - 25, "text-anchor": "middle" }, String(x)));
+  drawing.append(svg("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, t("update")));
   for (const { name, value } of limits) {
     drawing.append(svg("line", { class: "limit", x1: LEFT, x2: WIDTH - RIGHT, y1: py(value), y2: py(value) }));
     drawing.append(svg("text", { x: WIDTH - RIGHT, y: py(value) - 3, "text-anchor": "end" }, `${name} ${figure(value)}`));

@@ -1,4 +1,4 @@
-// What belongs to one answer before it is one: the time spent, what was begun, its id.
+// What belongs to one answer before it is one: the time spent, what was begun, the steps back, its id.
 
 /** Seconds that the page was looked at. */
 export class Clock {
@@ -14,21 +14,47 @@ export class Clock {
   }
 }
 
-/** What was begun outlives a reload, in this browser alone. */
-export const draft = {
-  keep(person, content) {
+/** The states of one answer, to go back through. */
+export class Past {
+  constructor(state) {
+    this.states = [JSON.stringify(state)];
+  }
+
+  /** Keep a state, if it is another one than the last. */
+  add(state) {
+    const text = JSON.stringify(state);
+    if (text !== this.states.at(-1)) this.states.push(text);
+  }
+
+  /** Forget the last state; the one before it, or null if there is none. */
+  back() {
+    if (this.states.length < 2) return null;
+    this.states.pop();
+    return JSON.parse(this.states.at(-1));
+  }
+}
+
+/** Small things that outlive a reload, in this browser alone. */
+export const kept = {
+  get(name) {
     try {
-      localStorage.setItem(`konomi.draft.${person}`, JSON.stringify(content));
+      return JSON.parse(localStorage.getItem(`konomi.${name}`));
     } catch {
-      // a browser that keeps nothing: a reload begins the task again
+      return null; // a browser that keeps nothing: a reload begins the task again
     }
   },
-  of(person, shown) {
+  set(name, content) {
     try {
-      const kept = JSON.parse(localStorage.getItem(`konomi.draft.${person}`));
-      return kept?.shown === shown ? kept : null;
+      localStorage.setItem(`konomi.${name}`, JSON.stringify(content));
     } catch {
-      return null;
+      // as above
+    }
+  },
+  drop(name) {
+    try {
+      localStorage.removeItem(`konomi.${name}`);
+    } catch {
+      // as above
     }
   },
 };

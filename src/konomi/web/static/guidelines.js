@@ -1,7 +1,7 @@
 // The guidelines, and that they have been read.
-import { call, pause } from "./api.js";
+import { again, call, delay } from "./api.js";
 import { alarm } from "./status.js";
-import { plainHtml } from "./text.js";
+import { make, plainHtml } from "./text.js";
 import { t } from "./words.js";
 
 const seen = document.getElementById("seen");
@@ -13,13 +13,13 @@ async function load() {
     const said = await call("GET", "/api/guidelines");
     version = said.version;
     const text = plainHtml(said.html);
-    if (!text.textContent.trim()) text.replaceChildren(t("guidelines_empty"));
+    if (!text.textContent.trim()) text.replaceChildren(make("span", "", { "data-t": "guidelines_empty" }, t("guidelines_empty")));
     document.getElementById("text").replaceChildren(text);
     seen.disabled = false;
     alarm();
   } catch (failure) {
-    alarm(failure.message);
-    if (failure.passing) setTimeout(load, pause(tries++));
+    alarm(failure.say);
+    again(load, delay(failure, tries++));
   }
 }
 
@@ -28,7 +28,7 @@ seen.addEventListener("click", async () => {
     await call("POST", "/api/me", { guidelines_seen: version });
     location.assign("/");
   } catch (failure) {
-    alarm(failure.message);
+    alarm(failure.say);
   }
 });
 load();

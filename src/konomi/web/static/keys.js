@@ -1,6 +1,6 @@
 // The keyboard of the ranking page. Arrow keys and Enter work on a focused card; single keys can be switched off.
 
-const LETTERS = { KeyU: "undo", KeyX: "all_bad", KeyS: "skip", KeyE: "earlier", KeyG: "guidelines" };
+const LETTERS = { U: "undo", X: "all_bad", S: "skip", E: "earlier", G: "guidelines" };
 
 /**
  * What a key press asks for, or null: {do: "rank", rank} and others by name.
@@ -23,5 +23,7 @@ export function meaning(event, shortcuts) {
   if (!shortcuts || event.shiftKey || event.repeat) return null;
   const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
   if (digit) return digit[1] === "0" ? { do: "clear" } : { do: "rank", rank: Number(digit[1]) };
-  return event.code in LETTERS ? { do: LETTERS[event.code] } : null;
+  // the letter that is written on the key; where there is none, as on a Russian keyboard, where it would be
+  const letter = /^[a-z]$/i.exec(event.key.normalize("NFKC"))?.[0] ?? /^Key(.)$/.exec(event.code)?.[1] ?? "";
+  return letter.toUpperCase() in LETTERS ? { do: LETTERS[letter.toUpperCase()] } : null;
 }

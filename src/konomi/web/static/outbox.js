@@ -1,6 +1,10 @@
 // Answers that the server has not acknowledged yet. They are in localStorage before anything is sent, and leave it when the server
-// has said that they are saved. The same answer sent twice is one answer there: its id was made here.
-import { call, pause } from "./api.js";
+// has said that they are saved, or why they never will be. The same answer sent twice is one answer there: its id was made here.
+import { Failure, again, call, delay } from "./api.js";
+import { t } from "./words.js";
+
+/** One window at a time, where browsers can do that: on safe addresses. */
+const alone = (name, act) => (navigator.locks ? navigator.locks.request(name, act) : act());
 
 export class Outbox extends EventTarget {
   /** @param {string} person whose answers: another person in the same browser has an outbox of their own. */
@@ -8,11 +12,13 @@ export class Outbox extends EventTarget {
     super();
     this.place = `konomi.outbox.${person}`;
     this.memory = []; // in case the browser keeps nothing for us
+    this.kept = true;
     this.tries = 0;
     this.sending = false;
     this.state = "saved";
     addEventListener("online", () => this.flush());
     addEventListener("offline", () => this.say("offline"));
+    addEventListener("storage", (event) => event.key === this.place && !/^(saved|elsewhere)$/.test(this.state) && this.flush());
     addEventListener("beforeunload", (event) => {
       if (this.waiting().length && !this.kept) event.preventDefault();
     });
@@ -20,61 +26,72 @@ export class Outbox extends EventTarget {
 
   waiting() {
     try {
-      const kept = JSON.parse(localStorage.getItem(this.place) ?? "[]");
+      const kept = this.kept ? JSON.parse(localStorage.getItem(this.place) ?? "[]") : this.memory;
       return Array.isArray(kept) ? kept : [];
     } catch {
       return this.memory;
     }
   }
 
-  keep(answers) {
-    this.memory = answers;
-    try {
-      localStorage.setItem(this.place, JSON.stringify(answers));
-      this.kept = true;
-    } catch {
-      this.kept = false;
-    }
+  /** @param change is told what waits, and says what shall wait */
+  keep(change) {
+    return alone(this.place, () => {
+      this.memory = change(this.waiting());
+      try {
+        localStorage.setItem(this.place, JSON.stringify(this.memory));
+        this.kept = true;
+      } catch {
+        this.kept = false;
+      }
+    });
   }
 
   say(state, detail = {}) {
     this.state = state;
-    this.dispatchEvent(new CustomEvent("state", { detail: { state, waiting: this.waiting().length, kept: this.kept !== false, ...detail } }));
+    this.left = this.waiting().length;
+    this.dispatchEvent(new CustomEvent("state", { detail: { state, waiting: this.left, kept: this.kept, ...detail } }));
   }
 
   /** Keep an answer, then send it. */
-  add(answer) {
-    this.keep([...this.waiting(), answer]);
+  async add(answer) {
+    await this.keep((waiting) => [...waiting, answer]);
     this.say("pending");
     return this.flush();
   }
 
-  /** Send all that waits, the oldest first; try again later if there is no answer. */
+  /** Send all that waits, the oldest first; try again later if that is not possible. */
   async flush() {
     if (this.sending) return;
-    clearTimeout(this.timer);
+    this.stop?.();
     this.sending = true;
     try {
-      for (let [answer] = this.waiting(); answer; [answer] = this.waiting()) {
-        const remove = () => this.keep(this.waiting().filter((other) => other.id !== answer.id));
-        try {
-          const said = await call("POST", "/api/answers", answer);
-          if (said.saved !== true) throw new TypeError("the server did not say that it is saved");
-          remove();
-          this.tries = 0;
-          this.say(this.waiting().length ? "pending" : "saved", { answer });
-        } catch (failure) {
-          if (failure.status === 401 || failure.status === 403) return this.say("signed_out", { failure });
-          if (failure.passing !== false) {
-            this.timer = setTimeout(() => this.flush(), Math.max(pause(this.tries++), 1000 * (failure.wait ?? 0)));
-            return this.say(failure.status === 0 ? "offline" : "pending", { failure });
-          }
-          remove();
-          this.say("refused", { answer, failure });
-        }
-      }
+      let sent = 0;
+      for (let [answer] = this.waiting(); answer; [answer] = this.waiting(), sent++) if (!(await this.send(answer))) return;
+      if (!sent && !/^(saved|refused)$/.test(this.state)) this.say(this.left ? "elsewhere" : "saved"); // another window has sent it
     } finally {
       this.sending = false;
     }
+  }
+
+  /** Whether the server has decided on an answer, which then waits no more. */
+  async send(answer) {
+    const remove = () => this.keep((waiting) => waiting.filter((other) => other.id !== answer.id));
+    try {
+      const said = await call("POST", "/api/answers", answer);
+      if (said?.saved !== true) throw new Failure(0, "", () => t("no_answer")); // it was not konomi that answered
+    } catch (failure) {
+      if (!failure.final) {
+        this.stop = again(() => this.flush(), delay(failure, this.tries++));
+        this.say({ 0: "offline", 401: "signed_out" }[failure.status] ?? "pending", { failure });
+        return false;
+      }
+      await remove();
+      this.say("refused", { answer, failure });
+      return true;
+    }
+    await remove();
+    this.tries = 0;
+    this.say(this.waiting().length ? "pending" : "saved", { answer });
+    return true;
   }
 }

@@ -74,7 +74,7 @@ async function attempt(act) {
     await act();
     alarm();
   } catch (failure) {
-    alarm(failure.message);
+    alarm(failure.say);
   }
 }
 
@@ -84,6 +84,8 @@ async function load() {
 }
 
 async function invite(name, path, body) {
+  invited = null;
+  draw();
   invited = { name, address: (await call("POST", path, body)).invite };
   await load();
   find("address").focus();

@@ -1,53 +1,70 @@
 // The ranking page: one task at a time. Ranks are in ranking.js, cards in cards.js, what is not sent yet in outbox.js.
-import { call, pause } from "./api.js";
+import { again, call, delay } from "./api.js";
 import { Cards, rankWords } from "./cards.js";
-import { Clock, draft, uuid } from "./draft.js";
+import { earlier, guidelines, newest } from "./dialogs.js";
+import { Clock, Past, kept, uuid } from "./draft.js";
 import { dragging } from "./drag.js";
 import { meaning } from "./keys.js";
 import { Outbox } from "./outbox.js";
 import { Ranking } from "./ranking.js";
 import { alarm, announce, progress, state } from "./status.js";
-import { make, plainHtml, write } from "./text.js";
+import { write } from "./text.js";
+import { drawSlots, slots } from "./tray.js";
 import { t } from "./words.js";
 
+const POLL = 30000; // milliseconds between two looks whether there is something to do again
 const find = (id) => document.getElementById(id);
 const form = find("form");
-let me, outbox, task, ranking, cards, selected, clock, editing, lastProgress, lastState, after;
+let me, outbox, task, ranking, cards, selected, clock, past, pristine, editing, lastProgress, lastState, after, stop;
 let shortcuts = true;
 let tries = 0;
 let asking = false;
+let told = "";
 
 document.addEventListener("visibilitychange", () => clock?.turn());
 
-function keep() {
-  if (!editing) draft.keep(me.person, { shown: task.id, ranks: ranking.ranks, ...said() }); // an edit must not push out what was begun
-}
+const place = (shown) => `draft.${me.person}.${shown}`;
 
-function said() {
+/** What can be undone step by step: all but the comment, where the browser does that. */
+function chosen() {
   const confidence = form.elements.confidence.value;
-  return {
-    all_bad: find("all-bad").checked,
-    flags: cards.flags(),
-    comment: find("comment").value,
-    confidence: confidence ? Number(confidence) : null,
-  };
+  return { ranks: ranking.ranks, all_bad: find("all-bad").checked, flags: cards.flags(), confidence: confidence ? Number(confidence) : null };
 }
 
-function show(next, answer = null) {
+const said = () => ({ ...chosen(), comment: find("comment").value });
+
+function choose({ ranks = {}, all_bad = false, flags, confidence = null }) {
+  ranking.ranks = ranks;
+  find("all-bad").checked = all_bad;
+  if (flags) cards.setFlags(flags);
+  for (const each of form.elements.confidence) each.checked = each.value === String(confidence);
+}
+
+/** Something was chosen or written: it can be undone, and outlives a reload. */
+function changed() {
+  past.add(chosen());
+  draw();
+  kept.set(place(task.id), { ...said(), revision: task.revision });
+}
+
+/** Show a task, with what was begun (`mine`), or else answered, before. */
+function show(next, answer = null, mine = null) {
   task = next;
   find("task").dataset.shown = task.id;
-  const kept = answer ?? draft.of(me.person, task.id);
-  const flags = kept?.flags ?? Object.fromEntries(task.texts.map(({ key, flags }) => [key, flags ?? []]));
   form.reset();
-  ranking = new Ranking(task.texts.map(({ key }) => key), kept?.ranks ?? {});
+  ranking = new Ranking(task.texts.map(({ key }) => key));
+  const flags = Object.fromEntries(task.texts.map(({ key, flags }) => [key, flags ?? []]));
   cards = new Cards(find("cards"), task, flags, { select, move, clear: (key) => change(key, () => ranking.set(key, null)) });
+  pristine = JSON.stringify(said());
+  const begun = kept.get(place(task.id));
+  const restored = mine ?? (begun?.revision === task.revision ? begun : null) ?? (answer && { ...answer, all_bad: answer.kind === "all_bad" });
+  if (restored) choose(restored);
+  find("comment").value = restored?.comment ?? "";
+  past = new Past(chosen());
   selected = ranking.missing[0] ?? ranking.keys[0];
   clock = new Clock();
   write(find("prompt"), task.prompt, task.lang, t("empty_text"));
-  find("all-bad").checked = answer ? answer.kind === "all_bad" : (kept?.all_bad ?? false);
-  find("comment").value = kept?.comment ?? "";
-  form.elements.confidence.value = kept?.confidence ? String(kept.confidence) : "";
-  slots();
+  slots(task.texts.length, (rank) => rate(selected, rank, false));
   view("task");
   draw();
   scrollTo(0, 0);
@@ -55,19 +72,11 @@ function show(next, answer = null) {
   announce(t(editing ? "announce_edit" : "announce_task", { count: ranking.keys.length }));
 }
 
-function view(name) {
+function view(name, words = "loading") {
   for (const part of ["task", "done", "loading"]) find(part).hidden = part !== name;
-  find("tray").hidden = name !== "task";
-}
-
-function slots() {
-  const made = ranking.keys.map((_, index) => {
-    const rank = index + 1;
-    const button = make("button", "slot", { type: "button", "data-rank": rank }, make("b", "", {}, String(rank)), make("span", "names"));
-    button.addEventListener("click", () => rate(selected, rank, false));
-    return button;
-  });
-  find("slots").replaceChildren(...made);
+  for (const part of ["tools", "whom", "missing"]) find(part).hidden = name !== "task";
+  find("loading-text").dataset.t = words;
+  find("loading-text").textContent = t(words);
 }
 
 function draw() {
@@ -75,18 +84,22 @@ function draw() {
   progress(lastProgress);
   if (!task) return;
   cards.draw(ranking, selected);
-  for (const slot of find("slots").children) {
-    const rank = Number(slot.dataset.rank);
-    const names = ranking.keys.filter((key) => ranking.ranks[key] === rank).map((key) => cards.name(key)).join(" ");
-    slot.querySelector(".names").textContent = names;
-    slot.setAttribute("aria-label", t(names ? "slot_filled" : "slot_empty", { rank, names, selected: cards.name(selected) }));
-  }
+  drawSlots(ranking, cards, selected);
   const allBad = find("all-bad").checked;
   const missing = ranking.missing.length;
   find("submit").disabled = !(ranking.complete || allBad);
   find("submit").textContent = t(editing ? "save_change" : "submit");
-  find("missing").textContent = allBad ? t("all_bad_chosen") : missing ? t("missing", { count: missing }) : t("ready");
+  find("missing").textContent = told || (allBad ? t("all_bad_chosen") : missing ? t("missing", { count: missing }) : t("ready"));
+  told = "";
   find("editing").hidden = !editing;
+  find("hint").hidden = kept.get("hinted") !== null;
+}
+
+/** Say something once, to eyes and ears. */
+function tell(text) {
+  told = text;
+  draw();
+  announce(text);
 }
 
 function select(key) {
@@ -98,8 +111,7 @@ function select(key) {
 function change(key, act) {
   if (!act()) return;
   selected = key;
-  draw();
-  keep();
+  changed();
   announce(t("card_label", { name: cards.name(key), rank: rankWords(ranking, key) }) + (ranking.complete ? ` ${t("ready")}` : ""));
 }
 
@@ -109,7 +121,7 @@ function move(key, way) {
 
 /** Give a rank and go on to the next card that has none. */
 function rate(key, rank, focus) {
-  if (rank > ranking.keys.length) return announce(t("no_such_rank", { count: ranking.keys.length }));
+  if (rank > ranking.keys.length) return tell(t("no_such_rank", { count: ranking.keys.length }));
   change(key, () => ranking.set(key, rank));
   const order = ranking.keys;
   const from = order.indexOf(key);
@@ -117,119 +129,126 @@ function rate(key, rank, focus) {
   if (next) selected = next;
   draw();
   if (focus) cards.focus(selected);
+  cards.reveal(selected);
 }
 
-function undo() {
-  if (task && ranking.undo()) {
-    draw();
-    keep();
-    announce(t("undone"));
-  } else earlier(true);
+/** A step back. On a task that nothing was done to: the last answer, to be changed; never away from what was typed. */
+async function undo() {
+  const before = task && past.back();
+  if (before) {
+    choose(before);
+    changed();
+    return tell(t("undone"));
+  }
+  if (task && (editing || JSON.stringify(said()) !== pristine)) return tell(t("nothing_to_undo"));
+  try {
+    const shown = await newest();
+    if (shown) open(shown);
+    else tell(t("nothing_to_undo"));
+  } catch (failure) {
+    alarm(failure.say);
+  }
 }
 
 function send(kind, reason = null) {
-  const content = said();
+  const { comment, confidence, flags } = said();
   const ranks = kind === "skipped" || (kind === "all_bad" && !ranking.complete) ? {} : ranking.canonical();
-  const answer = { id: uuid(), shown: task.id, kind, ranks, reason, flags: content.flags };
-  Object.assign(answer, { comment: content.comment, confidence: content.confidence, seconds: clock.turn() });
-  const again = editing;
+  const { id: shown, revision } = task;
+  after = editing;
   editing = false;
-  after = again;
   task = null;
-  view("loading");
-  find("loading-text").textContent = t("sending");
-  outbox.add(answer);
+  view("loading", "sending");
+  outbox.add({ id: uuid(), shown, revision, kind, ranks, reason, flags, comment, confidence, seconds: clock.turn() });
 }
 
 function submit() {
   if (!task) return;
-  if (find("submit").disabled) return announce(t("missing", { count: ranking.missing.length }));
+  if (find("submit").disabled) return tell(t("missing", { count: ranking.missing.length }));
   send(find("all-bad").checked ? "all_bad" : "ranked");
 }
 
-async function next() {
-  if (asking) return;
+/** What is to be done next. `quiet`: nothing was there before; say something only if that has changed. */
+async function next(quiet = false) {
+  if (asking || task) return;
+  stop?.();
   asking = true;
-  view("loading");
-  find("loading-text").textContent = t("loading");
+  if (!quiet) view("loading");
   let answer;
   try {
     answer = await call("GET", "/api/next");
   } catch (failure) {
-    return later(failure, next);
+    return quiet && failure.status !== 401 ? wait() : later(failure, () => next(quiet));
   } finally {
     asking = false;
   }
   tries = 0;
+  if (task) return; // an earlier answer was opened meanwhile
   if (lastState?.state !== "refused") alarm();
   editing = false;
   lastProgress = answer.progress;
   if (answer.task) return show(answer.task);
-  task = null;
   view("done");
   find("done-for-now").hidden = answer.progress.frozen;
   find("done-for-good").hidden = !answer.progress.frozen;
   draw();
-  find("done").focus();
+  if (!quiet) find("done").focus();
+  wait();
+}
+
+/** Tasks come back: when somebody else leaves one, or the collection is opened again. */
+function wait() {
+  stop = again(() => next(true), POLL);
 }
 
 function later(failure, act) {
-  if (failure.status === 401 || failure.status === 403) return alarm(t("signed_out"));
-  alarm(failure.message);
-  if (failure.passing !== false) setTimeout(act, Math.max(pause(tries++), 1000 * (failure.wait ?? 0)));
+  alarm(failure.status === 401 ? () => t("signed_out") : failure.say);
+  stop?.();
+  stop = again(act, delay(failure, tries++));
 }
 
-async function earlier(newest = false) {
-  try {
-    const { answers } = await call("GET", "/api/mine");
-    if (newest) return answers.length ? edit(answers[0].shown) : announce(t("nothing_to_undo"));
-    const rows = answers.map(({ shown, prompt, at, kind }) => {
-      const button = make("button", "row", { type: "button" });
-      const when = new Date(at * 1000).toLocaleTimeString(document.documentElement.lang, { hour: "2-digit", minute: "2-digit" });
-      const words = make("span", "start");
-      write(words, prompt.slice(0, 120), "", t("empty_text"));
-      button.append(words, make("span", "soft", {}, ` ${t(`kind_${kind}`)} ${when}`));
-      button.addEventListener("click", () => edit(shown));
-      return make("li", "", {}, button);
-    });
-    find("earlier-list").replaceChildren(...rows);
-    find("earlier-none").hidden = rows.length > 0;
-    find("earlier").showModal();
-  } catch (failure) {
-    alarm(failure.message);
-  }
-}
-
-async function edit(shown) {
-  find("earlier").close();
+/** Open what was shown before, to change the answer; `mine`: with this content, which was refused. */
+async function open(shown, mine = null) {
   try {
     const found = await call("GET", `/api/shown/${encodeURIComponent(shown)}`);
-    editing = true;
-    alarm();
-    show(found.task, found.answer ?? {});
+    stop?.();
+    editing = found.answer !== null;
+    if (!mine) alarm();
+    show(found.task, found.answer, mine);
+    if (mine) changed();
   } catch (failure) {
-    alarm(failure.message);
-  }
-}
-
-async function guidelines() {
-  try {
-    const { html } = await call("GET", "/api/guidelines");
-    find("guidelines-text").replaceChildren(plainHtml(html));
-    find("guidelines").showModal();
-  } catch (failure) {
-    alarm(failure.message);
+    if (mine) later(failure, () => open(shown, mine));
+    else alarm(failure.say);
   }
 }
 
 function heard({ detail }) {
+  const { state: now, failure, answer } = detail;
   lastState = detail;
+  if (now === "refused") refused(answer, failure);
+  else if (now === "signed_out") alarm(() => t("signed_out"));
+  else if (failure?.status) alarm(failure.say);
+  else if (answer) {
+    kept.drop(place(answer.shown));
+    kept.set("hinted", 1);
+    if (after) announce(t("change_saved"));
+    after = false;
+  }
   draw();
-  if (detail.state === "refused") alarm(`${detail.failure.message} ${t("refused")}`);
-  else if (detail.state === "saved") alarm();
-  if ((detail.state === "saved" || detail.state === "refused") && !task) next();
-  if (detail.state === "saved" && after) announce(t("change_saved"));
+  if (now !== "saved" && now !== "elsewhere") return;
+  alarm();
+  if (!task) next();
+}
+
+/** What was refused comes back to the page, unless nothing can be done about it there. */
+function refused(answer, failure) {
+  const { shown, kind, ranks, flags, comment, confidence, revision } = answer;
+  const mine = { ranks, flags, comment, confidence, all_bad: kind === "all_bad" };
   after = false;
+  alarm(() => `${failure.say()} ${t("refused")}`);
+  kept.set(place(shown), { ...mine, revision });
+  if (task) return;
+  if (/^(frozen|unknown_task)$/.test(failure.code)) next();
+  else open(shown, mine);
 }
 
 const acts = {
@@ -237,12 +256,15 @@ const acts = {
   better: () => move(selected, "better"),
   worse: () => move(selected, "worse"),
   clear: () => change(selected, () => ranking.set(selected, null)),
-  select: ({ way }) => cards.focus(ranking.keys[(ranking.keys.indexOf(selected) + way + ranking.keys.length) % ranking.keys.length]),
+  select: ({ way }) => {
+    cards.focus(ranking.keys[(ranking.keys.indexOf(selected) + way + ranking.keys.length) % ranking.keys.length]);
+    cards.reveal(selected);
+  },
   all_bad: () => find("all-bad").click(),
   skip: () => find("skip").showModal(),
   submit,
   undo,
-  earlier: () => earlier(),
+  earlier: () => earlier(open),
   guidelines,
 };
 
@@ -253,14 +275,11 @@ document.addEventListener("keydown", (event) => {
   acts[asked.do](asked);
 });
 for (const button of document.querySelectorAll("[data-act]")) button.addEventListener("click", () => acts[button.dataset.act]({}));
-for (const button of document.querySelectorAll("dialog [data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 form.addEventListener("submit", (event) => event.preventDefault());
-find("task").addEventListener("input", () => {
-  draw();
-  keep();
-});
+find("task").addEventListener("input", changed);
 find("leave").addEventListener("click", () => {
-  editing = false;
+  kept.drop(place(task.id));
+  task = null;
   next();
 });
 find("skip-form").addEventListener("submit", (event) => {
@@ -274,9 +293,13 @@ find("skip-form").addEventListener("submit", (event) => {
 });
 find("shortcuts").addEventListener("change", (event) => {
   shortcuts = event.target.checked;
-  call("POST", "/api/me", { shortcuts }).catch((failure) => alarm(failure.message));
+  call("POST", "/api/me", { shortcuts }).catch((failure) => alarm(failure.say));
 });
-document.addEventListener("words", draw);
+document.addEventListener("words", async () => {
+  draw();
+  lastProgress = await call("GET", "/api/progress").catch(() => lastProgress); // a sentence in it is the server's
+  draw();
+});
 dragging(find("cards"), (key, rank) => rate(key, rank, false));
 
 async function start() {
@@ -291,6 +314,6 @@ async function start() {
   outbox = new Outbox(me.person);
   outbox.addEventListener("state", heard);
   if (outbox.waiting().length) await outbox.flush();
-  if (!outbox.waiting().length && !task) next();
+  if (!outbox.waiting().length) next();
 }
 start();

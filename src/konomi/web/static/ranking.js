@@ -5,7 +5,6 @@ export class Ranking {
   constructor(keys, ranks = {}) {
     this.keys = keys;
     this.ranks = { ...ranks };
-    this.past = [];
   }
 
   get complete() {
@@ -55,14 +54,7 @@ export class Ranking {
   become(next) {
     const same = this.keys.every((key) => next[key] === this.ranks[key]);
     if (same) return false;
-    this.past.push(this.ranks);
     this.ranks = next;
-    return true;
-  }
-
-  undo() {
-    if (!this.past.length) return false;
-    this.ranks = this.past.pop();
     return true;
   }
 

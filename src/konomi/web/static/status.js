@@ -2,28 +2,38 @@
 import { t } from "./words.js";
 
 const find = (id) => document.getElementById(id);
-let clear;
+let soon, wrong;
+let spoken = [];
 
-/** Say something to screen readers alone. */
+/** Say something to screen readers alone; what is said at once is said together. */
 export function announce(text) {
   const place = find("announce");
   place.textContent = "";
-  clearTimeout(clear);
-  clear = setTimeout(() => (place.textContent = text), 50); // a text that is said again is said again
+  clearTimeout(soon);
+  spoken.push(text);
+  soon = setTimeout(() => {
+    place.textContent = spoken.join(" "); // a text that is said again is said again
+    spoken = [];
+  }, 50);
 }
 
-/** An error that stays until something works again; without a text: none. */
-export function alarm(text = "") {
-  find("alarm").textContent = text;
+/** An error that stays until something works again, in the language of the page: `say` gives its text. Without it: none. */
+export function alarm(say = null) {
+  wrong = say;
+  const text = say?.() ?? "";
+  if (find("alarm").textContent !== text) find("alarm").textContent = text;
   find("alarm").hidden = !text;
 }
+document.addEventListener("words", () => alarm(wrong));
 
-/** Whether answers are saved: the state of the outbox. */
+/** Whether answers are saved: the state of the outbox. What is wrong is said aloud too, unless it is an alarm. */
 export function state({ state, waiting, kept }) {
   const place = find("state");
-  const text = t(`state_${state}`, { waiting });
+  const text = t(`state_${state}`, { waiting }) + (kept ? "" : ` ${t("state_not_kept")}`);
   place.dataset.state = state;
-  place.textContent = kept ? text : `${text} ${t("state_not_kept")}`;
+  if (place.textContent === text) return;
+  place.textContent = text;
+  if (state === "offline" || !kept) announce(text);
 }
 
 const round = (value) => (value >= 10 ? Math.round(value) : Math.round(value * 10) / 10);

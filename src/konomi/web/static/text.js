@@ -1,13 +1,19 @@
 // Somebody's text as it stands on a page: text nodes only, and a mark for each character that hides, reorders or is not seen.
 const ODD = new RegExp(
   [
-    "[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f" +
-      "\\u3164\\ufeff\\uffa0\\ufff9-\\ufffb\\ud800-\\udfff\\u{e0000}-\\u{e007f}]",
-    // joiners are a part of emoji and of some scripts; elsewhere they hide
+    // a variation selector belongs to an emoji, a keycap, an ideograph or a Mongolian letter; elsewhere it hides something
+    "(?<![\\p{Extended_Pictographic}\\p{Ideographic}])(?<![0-9#*](?=\\ufe0f\\u20e3))[\\ufe00-\\ufe0f\\u{e0100}-\\u{e01ef}]",
+    "(?<!\\p{Script=Mongolian})[\\u180b-\\u180d\\u180f]",
+    // so does a joiner: it is a part of emoji and of some scripts
     "(?<![\\p{Extended_Pictographic}\\p{Emoji_Modifier}\\ufe0f\\p{M}\\p{Script=Arabic}])[\\u200c\\u200d]",
+    // controls, formats but for signs of Arabic and the like that are seen, halves of characters, the blank Braille pattern
+    "(?![\\t\\n\\u0600-\\u0605\\u06dd\\u070f\\u0890\\u0891\\u08e2\\u{110bd}\\u{110cd}\\u180b-\\u180f\\u200c\\u200d\\ufe00-\\ufe0f\\u{e0100}-\\u{e01ef}])" +
+      "[\\p{Cc}\\p{Cf}\\p{Cs}\\p{Default_Ignorable_Code_Point}\\u2028\\u2029\\u2800]",
+    "\\u180e",
   ].join("|"),
   "gu",
 );
+const BLANKS = { " ": "␣", "\n": "⏎", "\t": "⇥", "\u3000": "□" };
 
 /** Make an element: its class, its attributes, its children (strings become text). */
 export function make(tag, className = "", attributes = {}, ...children) {
@@ -20,19 +26,23 @@ export function make(tag, className = "", attributes = {}, ...children) {
 
 const code = (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 
-/** Put `text` into `element`, inert and isolated. `empty` is shown for a text of no visible character. */
+/** Put `text` into `element`, inert and isolated. `lang`: of the text, if known. `empty` is shown for a text of no visible character. */
 export function write(element, text, lang, empty = "") {
   text = String(text).replaceAll("\r\n", "\n");
+  const end = /[ \n\t\u3000]*$/.exec(text);
   const parts = [];
   let start = 0;
-  for (const odd of text.matchAll(ODD)) {
+  for (const odd of text.slice(0, end.index).matchAll(ODD)) {
     parts.push(text.slice(start, odd.index), make("span", "code", {}, code(odd[0])));
     start = odd.index + odd[0].length;
   }
-  parts.push(text.slice(start));
+  parts.push(text.slice(start, end.index));
   if (!text.trim() && empty) parts.push(make("span", "code", {}, empty));
+  for (const [run] of end[0].matchAll(/(.)\1*/gsu)) parts.push(make("span", "code", {}, BLANKS[run[0]] + (run.length > 1 ? `×${run.length}` : "")));
   element.replaceChildren(...parts);
-  if (lang) element.lang = lang;
+  const known = lang || (/[\u3041-\u30ff]/.test(text) ? "ja" : ""); // what is neither is left without: it may be anything
+  if (known) element.lang = known;
+  else element.removeAttribute("lang");
   element.dir = "auto";
 }
 

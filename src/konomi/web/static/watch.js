@@ -1,5 +1,5 @@
 // Runs as they go: curves over each other, alerts, and what the model writes for the same prompts. Reads, and touches nothing.
-import { call, pause } from "./api.js";
+import { again, call, delay } from "./api.js";
 import { beforeAfter } from "./before_after.js";
 import { chart, figure, svg } from "./chart.js";
 import { alarm } from "./status.js";
@@ -7,6 +7,7 @@ import { make, write } from "./text.js";
 import { t } from "./words.js";
 
 const EVERY = 3000; // milliseconds between two looks
+const KEPT = 50; // texts of one prompt and run
 const CURVES = [
   ["curve_score", "ppo/mean_scores"],
   ["curve_kl", "objective/kl"],
@@ -17,7 +18,7 @@ const CURVES = [
   ["curve_value_loss", "ppo/loss/value"],
 ];
 const find = (id) => document.getElementById(id);
-const runs = new Map(); // id -> {info, rows, samples, chosen, number}
+const runs = new Map(); // id -> {info, rows, texts, chosen, number}
 let tries = 0;
 
 const number = (value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
@@ -28,35 +29,51 @@ async function look() {
   if (document.hidden) return void setTimeout(look, EVERY);
   try {
     let changed = false;
-    for (const info of (await call("GET", "/api/runs")).runs) {
-      const run = runs.get(info.id) ?? { rows: [], samples: [], chosen: runs.size < 6, number: runs.size };
-      changed ||= JSON.stringify(run.info) !== JSON.stringify(info);
-      run.info = info;
-      runs.set(info.id, run);
-      const at = `/api/runs/${encodeURIComponent(info.id)}`;
-      const last = run.rows.at(-1)?.update ?? -1;
-      const asked = run.generation === undefined ? "" : `&generation=${run.generation}`;
-      const { rows, generation } = await call("GET", `${at}/metrics?after=${last}${asked}`);
-      const anew = run.generation !== undefined && generation !== run.generation; // it went on from an earlier checkpoint
-      run.generation = generation;
-      run.rows = anew ? rows : [...run.rows, ...rows];
-      changed ||= anew;
-      if (rows.length || !run.samples.length) run.samples = (await call("GET", `${at}/samples`)).samples;
-      if (!run.compare && info.status !== "running") {
-        run.compare = (await call("GET", `${at}/compare`)).compare;
-        changed ||= run.compare !== null;
-      }
-      changed ||= rows.length > 0;
-    }
+    for (const info of (await call("GET", "/api/runs")).runs) changed = (await follow(info)) || changed;
     tries = 0;
     alarm();
     if (changed || !find("runs").children.length) draw();
     alerts();
     setTimeout(look, EVERY);
   } catch (failure) {
-    alarm(failure.message);
-    if (failure.passing !== false) setTimeout(look, pause(tries++));
+    alarm(failure.say);
+    again(look, delay(failure, tries++));
   }
+}
+
+/** Ask for what is new of a run: figures, texts, before/after. Whether there is anything. */
+async function follow(info) {
+  const run = runs.get(info.id) ?? { rows: [], texts: new Map(), chosen: runs.size < 6, number: runs.size };
+  let changed = JSON.stringify(run.info) !== JSON.stringify(info);
+  run.info = info;
+  runs.set(info.id, run);
+  const at = `/api/runs/${encodeURIComponent(info.id)}`;
+  const known = (generation) => (generation === undefined ? "" : `&generation=${generation}`);
+  const { rows, generation } = await call("GET", `${at}/metrics?after=${run.rows.at(-1)?.update ?? -1}${known(run.generation)}`);
+  const anew = run.generation !== undefined && generation !== run.generation; // it went on from an earlier checkpoint
+  run.generation = generation;
+  run.rows = anew ? rows : [...run.rows, ...rows];
+  for (let more = true; more; ) {
+    const said = await call("GET", `${at}/samples?from=${run.next ?? 0}${known(run.printed)}`);
+    if (said.from === 0) run.texts.clear();
+    for (const sample of said.samples) collect(run.texts, sample);
+    changed ||= said.samples.length > 0 || said.next !== (run.next ?? 0);
+    [run.next, run.printed] = [said.next, said.generation];
+    more = said.samples.length > 0;
+  }
+  if (!run.compare && info.status !== "running") {
+    run.compare = (await call("GET", `${at}/compare`)).compare;
+    changed ||= run.compare !== null;
+  }
+  return changed || anew || rows.length > 0;
+}
+
+/** Of each prompt the first text is kept, and the latest. */
+function collect(texts, sample) {
+  const all = texts.get(sample.prompt) ?? [];
+  texts.set(sample.prompt, all);
+  all.push(sample);
+  if (all.length > KEPT) all.splice(1, 1);
 }
 
 function draw() {
@@ -69,7 +86,7 @@ function draw() {
       draw();
     });
     const line = svg("svg", { viewBox: "0 0 24 8", "aria-hidden": "true" }, svg("path", { class: `line ${style(run)}`, d: "M0 4h24" }));
-    const status = t("run_value", { status: t(`status_${run.info.status}`), update: run.rows.at(-1)?.update ?? 0 });
+    const status = t("run_value", { status: t(`status_${run.info.status ?? "unknown"}`), update: run.rows.at(-1)?.update ?? 0 });
     return make("li", "", {}, make("label", "check", {}, box, line, make("bdi", "", {}, run.info.name), make("span", "soft", {}, status)));
   });
   find("runs").replaceChildren(...(rows.length ? rows : [make("li", "soft", {}, t("runs_none"))]));
@@ -123,7 +140,7 @@ export function troubles({ info, rows }, now) {
   const { name } = info;
   if (info.status === "running" && number(info.kl_cap) && kl > 0.8 * info.kl_cap) found.push(t("alert_cap", { name, kl: figure(kl), cap: figure(info.kl_cap) }));
   const scores = of("ppo/mean_scores");
-  if (scores.length >= 10) {
+  if (info.status === "running" && scores.length >= 10) {
     const means = scores.slice(4).map((_, i) => mean(scores.slice(i, i + 5)));
     const best = Math.max(...means);
     const last = means.at(-1);
@@ -148,36 +165,29 @@ function alerts() {
 }
 
 function texts() {
-  const prompts = new Map();
-  for (const run of chosen()) {
-    for (const sample of run.samples) {
-      const at = prompts.get(sample.prompt) ?? [];
-      at.push({ run, sample });
-      prompts.set(sample.prompt, at);
-    }
-  }
+  const prompts = new Set(chosen().flatMap((run) => [...run.texts.keys()]));
   const opened = openParts("texts");
-  const made = [...prompts].slice(0, 40).map(([prompt, all]) => {
+  const made = [...prompts].slice(0, 40).map((prompt) => {
     const head = make("h3");
     write(head, prompt, "", t("empty_text"));
-    const ends = new Set();
+    const ends = [];
+    const between = [];
     for (const run of chosen()) {
-      const own = all.filter((each) => each.run === run);
-      if (own.length) ends.add(own[0]).add(own.at(-1));
+      const own = (run.texts.get(prompt) ?? []).map((sample) => ({ run, sample }));
+      ends.push(...(own.length > 1 ? [own[0], own.at(-1)] : own));
+      between.push(...own.slice(1, -1));
     }
-    const rest = make("details", "", {}, make("summary", "", {}, String(all.length - ends.size)));
-    rest.dataset.prompt = prompt;
+    const rest = make("details", "", { "data-prompt": prompt }, make("summary", "", {}, t("texts_between", { count: between.length })));
     rest.open = opened.has(prompt);
-    rest.firstChild.textContent = t("texts_between", { count: all.length - ends.size });
-    rest.append(...all.filter((each) => !ends.has(each)).map(written));
-    return make("section", "written", {}, head, ...[...ends].map(written), all.length > ends.size ? rest : "");
+    rest.append(...between.map(written));
+    return make("section", "written", {}, head, ...ends.map(written), between.length ? rest : "");
   });
   find("texts").replaceChildren(...(made.length ? made : [make("p", "soft", {}, t("texts_none"))]));
 }
 
 function written({ run, sample }) {
   const words = make("div", "text");
-  write(words, sample.response, /[\u3041-\u30ff]/.test(sample.response) ? "ja" : "en", t("empty_text"));
+  write(words, sample.response, "", t("empty_text"));
   const score = number(sample.score) === null ? "" : ` · ${t("scored", { score: figure(sample.score) })}`;
   const about = `${chosen().length > 1 ? `${run.info.name} · ` : ""}${t("at_update", { update: sample.update })}${score}`;
   return make("div", "", {}, make("p", "soft", {}, about), words);

@@ -1,0 +1,56 @@
+// The ranking page's dialogs for reading: one's earlier answers, and the guidelines.
+import { call } from "./api.js";
+import { alarm } from "./status.js";
+import { make, plainHtml, write } from "./text.js";
+import { language, t } from "./words.js";
+
+const find = (id) => document.getElementById(id);
+
+/** What was answered last, to be opened again; undefined if there is nothing. */
+export async function newest() {
+  return (await call("GET", "/api/mine")).answers[0]?.shown;
+}
+
+/** Show the earlier answers. @param open is told which one was chosen */
+export async function earlier(open) {
+  const list = find("earlier-list");
+  const add = async (before) => {
+    const { answers, more } = await call("GET", `/api/mine${before ? `?before=${encodeURIComponent(before)}` : ""}`);
+    list.append(...answers.map((each) => make("li", "", {}, row(each, open))));
+    find("earlier-more").hidden = !more;
+    find("earlier-more").onclick = () => add(answers.at(-1).shown).catch(({ say }) => alarm(say));
+  };
+  list.replaceChildren();
+  try {
+    await add();
+    find("earlier-none").hidden = list.children.length > 0;
+    find("earlier").showModal();
+  } catch ({ say }) {
+    alarm(say);
+  }
+}
+
+function row({ shown, prompt, at, kind }, open) {
+  const when = new Date(at * 1000).toLocaleTimeString(language(), { hour: "2-digit", minute: "2-digit" });
+  const words = make("span", "start");
+  write(words, prompt.slice(0, 120), "", t("empty_text"));
+  const button = make("button", "row", { type: "button" }, words, make("span", "soft", {}, ` ${t(`kind_${kind}`)} ${when}`));
+  button.addEventListener("click", () => {
+    find("earlier").close();
+    open(shown);
+  });
+  return button;
+}
+
+/** Show the guidelines. */
+export async function guidelines() {
+  try {
+    const { html } = await call("GET", "/api/guidelines");
+    find("guidelines-text").replaceChildren(plainHtml(html));
+    find("guidelines").showModal();
+  } catch ({ say }) {
+    alarm(say);
+  }
+}
+
+for (const button of document.querySelectorAll("dialog [data-close]")) button.addEventListener("click", () => button.closest("dialog").close());

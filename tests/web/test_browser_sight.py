@@ -1,0 +1,168 @@
+"""The ranking page in headless Chromium: what is in sight, what is said aloud, what is said in which language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install-dev")
+
+from playwright.sync_api import Page, expect
+
+from browsing import Server, begin, next_shown, one_task, project_of
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+LONG = "長い文が続きます。" * 60
+
+
+def many(tmp_path: Path, count: int, text: str = "短い文。") -> Server:
+    """One task of ``count`` texts."""
+    return Server(project_of(tmp_path / "project", [[f"{n} {text}" for n in range(count)]]))
+
+
+def test_a_task_opens_at_its_top(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    tasks = [["文 1", "文 2"], ["文 3", "文 4"]]
+    with Server(project_of(tmp_path / "project", tasks, [f"{n} {LONG * 4}" for n in range(2)])) as server:
+        page = visit(server.start, **PHONE)
+        begin(page)
+        first = next_shown(page, "")
+        assert page.evaluate("scrollY") == 0
+        expect(page.locator(".card").first).to_be_focused()
+        for key in ("1", "2", "Enter"):
+            page.keyboard.press(key)
+        next_shown(page, first)
+        assert page.evaluate("scrollY") == 0
+        expect(page.locator("#prompt")).to_be_in_viewport()
+
+
+def test_a_finger_that_scrolls_chooses_nothing(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with many(tmp_path, 4, LONG) as server:
+        page = visit(server.start, **PHONE)
+        begin(page)
+        expect(page.locator("#whom")).to_have_text("A の順位")
+        box = page.locator(".card .text").nth(1).bounding_box()
+        assert box
+        page.evaluate(f"scrollTo(0, {box['y'] - 100})")
+        protocol = page.context.new_cdp_session(page)
+        protocol.send("Input.synthesizeScrollGesture", {"x": 180, "y": 350, "yDistance": -120, "gestureSourceType": "touch"})
+        expect(page.locator(".card").nth(1)).to_be_in_viewport()
+        expect(page.locator("#whom")).to_have_text("A の順位")
+        page.locator(".card .rank").nth(1).tap()
+        expect(page.locator("#whom")).to_have_text("B の順位")
+
+
+def test_the_next_card_comes_into_sight_by_slot_too(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with many(tmp_path, 3, LONG) as server:
+        page = visit(server.start, **PHONE)
+        begin(page)
+        focused = page.evaluate("document.activeElement.className")
+        for rank in (1, 2):
+            expect(page.locator(".card.selected")).to_be_in_viewport()
+            page.locator(f'[data-rank="{rank}"]').tap()
+        expect(page.locator("#whom")).to_have_text("C の順位")
+        expect(page.locator(".card").nth(2).locator(".head")).to_be_in_viewport()
+        assert focused.startswith("card")
+        assert not page.evaluate(
+            "document.activeElement.classList.contains('card') && document.activeElement.dataset.name !== 'A'"
+        )
+
+
+def test_nothing_that_is_focused_is_under_the_tray(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with many(tmp_path, 9) as server:
+        page = visit(server.start, viewport={"width": 320, "height": 640})
+        begin(page)
+        for _ in range(9):
+            page.keyboard.press("1")
+        expect(page.locator(".slot .names").first).to_have_text("A–I")
+        tray = page.locator("#tray").bounding_box()
+        assert tray and tray["height"] < 220
+        covered = """() => {
+            const tray = document.getElementById("tray");
+            const box = document.activeElement.getBoundingClientRect();
+            const { top, bottom } = tray.getBoundingClientRect();
+            return !tray.contains(document.activeElement) && box.top >= top && box.bottom <= bottom;
+        }"""
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            assert page.evaluate(covered) is False, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+
+
+def test_screen_readers_hear_of_ranks_tasks_and_troubles_alone(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path, 2) as server:
+        page = visit(server.start)
+        begin(page)
+        page.evaluate("""() => {
+            window.heard = [];
+            new MutationObserver(() => {
+                const text = document.getElementById("announce").textContent;
+                if (text) window.heard.push(text);
+            }).observe(document.getElementById("announce"), { childList: true });
+            window.written = [];
+            new MutationObserver(() => window.written.push(document.getElementById("state").textContent))
+                .observe(document.getElementById("state"), { childList: true });
+        }""")
+        said = page.locator("#announce")
+        expect(said).to_have_text("新しい課題。候補は 2 件")
+        page.keyboard.press("1")
+        expect(said).to_have_text("候補 A、1 位")
+        page.keyboard.press("2")
+        expect(said).to_have_text("候補 B、2 位 すべて順位がつきました")
+        first = next_shown(page, "")
+        page.keyboard.press("Enter")
+        next_shown(page, first)
+        expect(said).to_have_text("新しい課題。候補は 2 件")  # and not that it was saved
+        assert page.evaluate("window.written") == ["送信待ち 1 件", "保存済み"]
+        assert page.locator("#state").get_attribute("role") is None
+        page.keyboard.press("7")
+        expect(said).to_have_text("順位は 1 から 2 までです")
+        expect(page.locator("#missing")).to_have_text("順位は 1 から 2 までです")
+        page.context.set_offline(True)
+        expect(said).to_contain_text("オフライン")
+        page.context.set_offline(False)
+        expect(page.locator("#state")).to_have_attribute("data-state", "saved")
+        assert len(page.evaluate("window.heard")) <= 6
+
+
+def test_a_card_is_described_by_its_text(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with many(tmp_path, 2) as server:
+        page = visit(server.start)
+        begin(page)
+        for card in page.locator(".card").all():
+            expect(card).to_have_accessible_description(card.locator(".text").inner_text())
+
+
+def test_a_switch_of_language_leaves_no_word_behind(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        server.app.state.site.figures.every = 0.0
+        page = visit(server.start)
+        page.wait_for_url("**/guidelines")
+        page.route("**/api/next", lambda route: route.fulfill(status=503, body="{}"))
+        page.locator("#seen").click()
+        expect(page.locator("#alarm")).to_have_text("サーバーでエラーが起きました（503）。")
+        page.locator('.languages [value="en"]').click()
+        expect(page.locator("#alarm")).to_have_text("The server reports an error (503).")
+        expect(page.locator("#loading-text")).to_have_text("Loading …")
+        page.unroute("**/api/next")
+        next_shown(page, "")
+        page.locator('.languages [value="ja"]').click()
+        enough = page.locator("#progress-enough", has_text="比較はまだありません")
+        while not enough.count():  # the server takes a moment to count, and is asked at each switch
+            page.locator('.languages [value="ja"]').click()
+            page.wait_for_load_state("networkidle")
+        page.locator('.languages [value="en"]').click()
+        expect(page.locator("#progress-enough")).to_contain_text("No comparisons yet")
+        page.locator('.languages [value="ja"]').click()
+        enough.wait_for()
+        page.route("**/api/answers", lambda route: route.fulfill(status=429, body=TOO_MANY))
+        for key in ("1", "2"):
+            page.locator(".card").nth(int(key) - 1).press(key)
+        page.locator("#submit").click()
+        expect(page.locator("#alarm")).to_have_text("多すぎます")
+        page.locator('.languages [value="en"]').click()
+        expect(page.locator("#alarm")).to_have_text("Too many")
+        expect(page.locator("#loading-text")).to_have_text("Sending …")
+
+
+TOO_MANY = '{"error": {"code": "too_many", "message": "多すぎます", "messages": {"ja": "多すぎます", "en": "Too many"}}}'
