@@ -166,3 +166,50 @@ def test_a_switch_of_language_leaves_no_word_behind(tmp_path: Path, visit: Calla
 
 
 TOO_MANY = '{"error": {"code": "too_many", "message": "多すぎます", "messages": {"ja": "多すぎます", "en": "Too many"}}}'
+
+
+def test_each_text_has_its_language(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    tasks = [["Very good, and cheap.", "とても良い"], ["Good.", "良い"]]
+    with Server(project_of(tmp_path / "project", tasks, ["The breakfast was", "朝食は、"])) as server:
+        page = visit(server.start)
+        begin(page)
+        shown = ""
+        for _ in tasks:
+            shown = next_shown(page, shown)
+            english = "breakfast" in page.locator("#prompt").inner_text()
+            expect(page.locator("#prompt")).to_have_attribute("lang", "en" if english else "ja")
+            expect(page.locator(".text", has_text="ood")).to_have_attribute("lang", "en")
+            expect(page.locator(".text", has_text="良い")).to_have_attribute("lang", "ja")
+            page.keyboard.press("x")
+            page.locator("#submit").click()
+        page.locator("#done").wait_for()
+        page.locator('[data-act="earlier"]').click()
+        expect(page.locator("#earlier-list .start", has_text="朝食")).to_have_attribute("lang", "ja")
+        assert page.locator("#earlier-list .start", has_text="breakfast").get_attribute("lang") is None  # it is not known here
+
+
+def test_what_is_known_after_one_answer_is_said_once(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with many(tmp_path, 6, LONG) as server:
+        page = visit(server.start, **PHONE)
+        begin(page)
+        expect(page.locator("#hint")).to_be_visible()
+        expect(page.locator("#state")).to_be_attached()
+        page.evaluate("scrollTo(0, document.getElementById('cards').offsetTop + 900)")
+        page.keyboard.press("x")
+        expect(page.locator("#whom")).to_be_in_viewport()  # and beside it, whether all is saved
+        page.locator("#submit").tap()
+        page.locator("#done").wait_for()
+        expect(page.locator("#state")).to_be_in_viewport()
+        page.keyboard.press("u")
+        page.locator("#editing").wait_for()
+        expect(page.locator("#hint")).to_be_hidden()
+        page.locator(".more summary").click()
+        expect(page.locator(".more details")).to_contain_text("ドラッグ")
+
+
+def test_lines_are_of_a_length_that_can_be_read(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with many(tmp_path, 4, LONG) as server:
+        page = visit(server.start)
+        begin(page)
+        widths = page.locator(".card .text, #prompt").evaluate_all("all => all.map(each => each.clientWidth)")
+        assert max(widths) <= 45 * 16
