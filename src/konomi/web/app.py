@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import mimetypes
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,14 @@ def make_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    pages = {"/": front, "/guidelines": guidelines, "/people": people_page, "/watch": watch_page}
-    for route, page in {**pages, "/start/{token}": begin, "/i/{token}": come_in}.items():
+    pages: dict[str, Callable[..., Response]] = {
+        "/": front,
+        "/guidelines": guidelines,
+        "/people": people_page,
+        "/watch": watch_page,
+    }
+    pages |= {"/start/{token}": begin, "/i/{token}": come_in}
+    for route, page in pages.items():
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
     app.include_router(watch.router)
