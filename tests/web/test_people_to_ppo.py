@@ -17,14 +17,11 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install-dev")
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from browsing import CHROMIUM, watched
+from browsing import watched
 from label_site import environment
 from tiny import save_tiny
-
-if CHROMIUM is None:
-    pytest.skip("there is no chromium: apt-get install chromium (make install-dev does so as root)", allow_module_level=True)
 
 PIPELINE = """
 name = "tiny"
@@ -60,14 +57,6 @@ reward = { kind = "model", name = "@taste.model" }
 compare.samples = 8
 ppo = { episodes = 320, batch_size = 32, baseline_samples = 32, learning_rate = 3e-3, kl_coef = 0.01, kl_cap = 60 }
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @contextmanager

@@ -92,9 +92,12 @@ def make_app(
 
 def _add_routes(app: FastAPI) -> None:
     pages: dict[str, Callable[..., Response]] = {
-        **{"/": front, "/guidelines": guidelines, "/people": people_page, "/watch": watch_page},
-        **{"/start/{token}": begin, "/i/{token}": come_in},
+        "/": front,
+        "/guidelines": guidelines,
+        "/people": people_page,
+        "/watch": watch_page,
     }
+    pages |= {"/start/{token}": begin, "/i/{token}": come_in}
     for route, page in pages.items():
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
