@@ -98,6 +98,8 @@ def test_a_closed_collection_is_taken_as_it_is_and_one_of_nobody_refused(tmp_pat
 def test_what_cannot_be_served_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="add --allow-network"):
         run_label(job(tmp_path, host="0.0.0.0"), tmp_path / "runs")
+    with pytest.raises(ConfigError, match="https://"):
+        run_label(job(tmp_path, public_url="http://rank.example"), tmp_path / "runs")
     (tmp_path / "c.jsonl").write_text('{"version": 1, "prompt": "p", "candidates": []}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"c\.jsonl"):
         run_label(job(tmp_path), tmp_path / "runs")

@@ -30,6 +30,8 @@ class LabelConfig(Section):
     """The port; without it the one of the last time, or a free one."""
     names: tuple[str, ...] = ()
     """Further host names that the page is opened by."""
+    public_url: str | None = None
+    """Where people open the page when a proxy with TLS stands before it: https://HOST."""
 
 
 class LabelJob(Section):

@@ -19,7 +19,7 @@ from konomi.jobs.common import begun
 from konomi.observer import Observer
 from konomi.signals import stop_on_signal
 from konomi.web.figures import find
-from konomi.web.serve import check_host, serve
+from konomi.web.serve import check_host, public_of, serve
 from konomi.web.session import Site
 
 
@@ -37,6 +37,8 @@ def run_label(job: LabelJob, root: Path, observer: Observer | None = None, *, pa
     """
     observer, started, wanted = observer or Observer(), time.monotonic(), job.label
     check_host(wanted.host, wanted.allow_network)
+    if wanted.public_url is not None:
+        public_of(wanted.public_url)
     path, tasks = Path(wanted.project), tasks_of(Path(job.candidates))
     facts = {"candidates": f"{job.candidates}: {len(tasks)} tasks", "project": str(path)}
     digest = content_sha256(Path(job.candidates))[:32]
@@ -100,7 +102,7 @@ def _ask(project: Project, wanted: LabelConfig, observer: Observer) -> None:
             return
     finished = serve(
         project, host=wanted.host, port=wanted.port, allow_network=wanted.allow_network, names=wanted.names, say=observer.say,
-        invite=wanted.invite, until=on_the_page,
+        public_url=wanted.public_url, invite=wanted.invite, until=on_the_page,
     )  # fmt: skip
     if not finished:
         raise KeyboardInterrupt("stopped; all answers are saved")
