@@ -133,7 +133,7 @@ def main() -> None:
             f"store, version {VERSION}: {project.labels.stat().st_size / 1e6:.0f} MB, made in {time.perf_counter() - began:.0f} s"
         )
         with project.store() as store:
-            tokens = [store.new_token(person.id) for person in store.people()[:3]] + [store.add_person(str(uuid.uuid4()))[1]]
+            tokens = [store.session(person.id) for person in [*store.people()[:3], store.add_person(str(uuid.uuid4()))[0]]]
             exported = store.export()
             print(f"{len(exported.items):,} tasks, {len(exported.judgements):,} answers")
         app = make_app(project)

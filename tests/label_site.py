@@ -63,7 +63,7 @@ class Site:
 
     def person(self, name: str, **more: Any) -> TestClient:
         client = self.client(**more)
-        client.cookies.set(self.site.cookie, self.site.store.add_person(name)[1], domain="127.0.0.1")
+        client.cookies.set(self.site.cookie, self.site.store.session(self.site.store.add_person(name)[0].id), domain="127.0.0.1")
         return client
 
     def owner(self) -> TestClient:

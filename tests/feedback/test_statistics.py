@@ -62,7 +62,7 @@ def test_the_better_model_comes_first_and_people_agree_as_far_as_they_do(tmp_pat
     told = lines(said)
     assert told[0] == "360 comparisons and 0 ties; about 2,000 are a beginning"
     assert told[1].startswith("people agree with one another on ") and "of 360 pairs" in told[1]
-    assert told[2].startswith("with themselves on ")
+    assert told[2].startswith("people agree with themselves on ")
     assert told[3].startswith("liked better, in logits: good +")
 
 

@@ -69,7 +69,7 @@ class Person(threading.Thread):
 def test_200_answers_and_a_server_killed_ten_times(tmp_path: Path) -> None:
     project = make_project(tmp_path / "P", count=CLIENTS * (EACH + 1), overlap=1, repeats=0)
     with project.store() as store:
-        tokens = [store.add_person(f"person {number}")[1] for number in range(CLIENTS)]
+        tokens = [store.session(store.add_person(f"person {number}")[0].id) for number in range(CLIENTS)]
     port = free_port()
     cookie = cookie_of(project.path)
     acknowledged: dict[str, Any] = {}
@@ -182,7 +182,7 @@ def test_export_while_the_server_runs(tmp_path: Path) -> None:
     project = make_project(tmp_path / "P", count=EACH + 2)
     with serving("label", str(project.path)) as server:
         with project.store() as store:
-            token = store.add_person("Hana")[1]
+            token = store.session(store.add_person("Hana")[0].id)
         acknowledged: dict[str, Any] = {}
         person = Person(int(server.address.rsplit(":", 1)[1]), cookie_of(project.path), token, acknowledged, random.Random(0))
         task = person.ask("GET", "/api/next")["task"]

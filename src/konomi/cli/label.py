@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from konomi.cli.common import Json, app, told
-from konomi.errors import ConfigError, DataError
+from konomi.errors import ConfigError, DataError, KonomiError
 
 if TYPE_CHECKING:
     from konomi.feedback.project import Project as LabelProject
@@ -174,11 +174,18 @@ def export(
     opened = open_project(project)
     check_out(out)
     with opened.store() as store:
+        thawed = not store.frozen
         exported = store.export(freeze=freeze)
     if len(exported.judgements) > SOON:
         typer.echo(f"figures of {len(exported.judgements):,} answers are computed", err=True)
     name, found = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
-    said = write_export(exported, out, {f"{name}.json": found}, project=opened.title) | {name: found}
+    try:
+        said = write_export(exported, out, {f"{name}.json": found}, project=opened.title) | {name: found}
+    except KonomiError:
+        if freeze and thawed:  # nothing was written: nothing is final
+            with opened.store() as store:
+                store.freeze(False)
+        raise
     if as_json:
         typer.echo(json.dumps(said, ensure_ascii=False, indent=2))
         return

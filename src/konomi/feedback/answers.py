@@ -61,6 +61,11 @@ def save(db: sqlite3.Connection, person: Person, answer: Answer, now: float, see
     return Saved(said.id, said.shown, revision)
 
 
+def newest(db: sqlite3.Connection) -> int:
+    """A number that grows with each answer; 0 before the first."""
+    return int(db.execute("SELECT coalesce(max(rowid), 0) FROM answers").fetchone()[0])
+
+
 def answer_of(db: sqlite3.Connection, person: Person, showing: str) -> Answer | None:
     """The person's latest answer to what they were shown, as it was stored; None if there is none."""
     row = db.execute(

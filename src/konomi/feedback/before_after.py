@@ -5,13 +5,13 @@ Which text is from before and which from after training is in their sources, whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from konomi.data.records import Candidate, Prompt
 from konomi.errors import DataError
 from konomi.feedback.records import Exported, Item, Judgement, NewTask
-from konomi.feedback.verdict import Vote, by_prompt, judge, once
+from konomi.feedback.verdict import Vote, by_prompt, judge, once, win_rate
 from konomi.feedback.votes import enough_votes
 
 SIDES = ("before", "after")
@@ -111,6 +111,15 @@ def _vote(item: Item, said: Judgement, ranks: tuple[int, ...]) -> Vote:
     )
 
 
+def with_unchanged(votes: Sequence[Vote], unchanged: int) -> list[Vote]:
+    """One vote for each two texts, the mean of what people say; and a tie for each text that training left as it was."""
+    said: dict[tuple[str, str, str], list[float]] = {}
+    for vote in once([vote for vote in votes if not vote.same]):
+        said.setdefault((vote.prompt, vote.before, vote.after), []).append(vote.share)
+    means = [Vote(*texts, sum(shares) / len(shares)) for texts, shares in said.items()]
+    return means + [Vote(f"unchanged {number}", "", "", 0.5) for number in range(unchanged if means else 0)]
+
+
 def verdict(exported: Exported, seed: int = 0) -> dict[str, Any]:
     """What people found.
 
@@ -119,14 +128,11 @@ def verdict(exported: Exported, seed: int = 0) -> dict[str, Any]:
         was shown them; ``of``: these and those that were shown; ``win_rate`` with each of them as a tie.
         ``enough``: what so many prompts can show at all, see :func:`konomi.feedback.votes.enough_votes`.
     """
-    found = judge(votes_of(exported), seed)
+    votes = votes_of(exported)
+    found = judge(votes, seed)
     shown = sum(item.kind == "compare" for item in exported.items.values())
-    whole = shown + exported.unchanged
-    rate = {
-        name: None if value is None else (shown * value + exported.unchanged / 2) / whole
-        for name, value in found["win_rate"].items()
-    }
-    unchanged = {"texts": exported.unchanged, "of": whole, "win_rate": rate}
+    rate = win_rate(with_unchanged(votes, exported.unchanged), seed)
+    unchanged = {"texts": exported.unchanged, "of": shown + exported.unchanged, "win_rate": rate}
     return {**found, "unchanged": unchanged, "enough": enough_votes(prompts_of(exported))}
 
 

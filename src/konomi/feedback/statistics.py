@@ -64,7 +64,7 @@ def models(exported: Exported, counts: Sequence[Counted], seed: int = 0) -> dict
 def lines(said: dict[str, Any]) -> list[str]:
     """The figures as lines for a terminal."""
     told = [f"{said['comparisons']:,} comparisons and {said['ties']:,} ties; about {said['needed']:,} are a beginning"]
-    for what, found in (("people agree with one another", said["agreement"]), ("with themselves", said["oneself"])):
+    for what, found in (("people agree with one another", said["agreement"]), ("people agree with themselves", said["oneself"])):
         if found is not None:
             told.append(f"{what} on {_share(found['share'])} of {found['couples']:,} pairs; chance is 50 %")
     if said["models"] is not None:

@@ -251,13 +251,34 @@ class Store:
             return work.progress(db, person.id, self.settings, bool(_meta(db, "frozen")), now)
 
     def coverage(self) -> tuple[int, int]:
-        """How many answers count toward the target, and the target: tasks times people a task, less what people skipped.
-
-        A task that one of two people skipped has been before both: without a third nobody is left to answer it.
-        """
+        """How many answers count toward the target, and the target: tasks times people a task."""
         with self._database.read() as db:
             target, team = work.coverage(db, self.settings)
-            return team, target - work.skipped(db, self.settings)
+            return team, target
+
+    def complete(self) -> bool:
+        """Whether no answer is to be expected any more: all are there, or people have skipped what is not, and none of them
+        has anything left."""
+        with self._database.read() as db:
+            target, team = work.coverage(db, self.settings)
+            if team >= target or team + work.skipped(db, self.settings) < target:
+                return team >= target
+            return not any(work.left(db, each.id, self.settings) for each in people.all_people(db) if each.active)
+
+    def give_up(self, person: Person) -> None:
+        """Leave what a person has open to others. Should an answer still come it is saved all the same."""
+        with self._database.write() as db:
+            work.give_up(db, person.id)
+
+    def busy(self, now: float, seconds: float = 600.0) -> bool:
+        """Whether somebody has begun a task within the last ``seconds`` and has not answered it."""
+        with self._database.read() as db:
+            return work.begun_since(db, now - seconds)
+
+    def changes(self) -> int:
+        """Another number after each answer, first or revised."""
+        with self._database.read() as db:
+            return answers.newest(db)
 
     # the end
 

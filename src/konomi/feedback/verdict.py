@@ -184,6 +184,11 @@ def _counts(votes: Sequence[Vote]) -> dict[str, int]:
     }
 
 
+def win_rate(votes: Sequence[Vote], seed: int = 0) -> Interval:
+    """The mean share of the votes, with its interval over prompts."""
+    return _mean(votes, lambda vote: vote.share, seed)
+
+
 def _mean(votes: Sequence[Vote], figure: Callable[[Vote], float], seed: int) -> Interval:
     """The mean of a figure from 0 to 1 over votes, with its interval over prompts."""
     values = [figure(vote) for vote in votes]

@@ -174,6 +174,17 @@ def left(db: sqlite3.Connection, person: str, settings: Settings) -> int:
     return int(never + unanswered)
 
 
+def give_up(db: sqlite3.Connection, person: str) -> None:
+    """End the lease of what a person has open."""
+    db.execute("UPDATE shown SET until = 0 WHERE person = ? AND number IS NULL", (person,))
+
+
+def begun_since(db: sqlite3.Connection, since: float) -> bool:
+    """Whether somebody has a task open that they were shown after ``since``."""
+    row = db.execute("SELECT 1 FROM shown WHERE number IS NULL AND until > 0 AND at > ? LIMIT 1", (since,)).fetchone()
+    return row is not None
+
+
 def _wanted(settings: Settings) -> dict[str, float]:
     return {"whole": int(settings.overlap), "rest": settings.overlap % 1}
 

@@ -49,12 +49,21 @@ def run_label(job: LabelJob, root: Path, observer: Observer | None = None, *, pa
         project, imported = provide(path, tasks, Settings(overlap=wanted.overlap))
         for note in imported.notes:
             observer.warn(note)
+        with project.store() as store:
+            if imported.added and store.frozen:
+                raise DataError(
+                    f"{path}: the collection is closed, and {imported.added:,} tasks are new: nobody can answer them; open it "
+                    f'again on the page "People": konomi label {path}'
+                )
         _ask(project, wanted, observer)
         with project.store() as store:
             exported = store.export()
         found = statistics(exported)
         if not found["comparisons"]:
-            raise DataError(f"{path}: nobody has put two texts in order yet; open the page again: konomi label {path}")
+            raise DataError(
+                f"{path}: nobody has put two texts in order yet: there is nothing to learn from; let people go on: "
+                f"konomi label {path}"
+            )
         said = write_export(exported, run.path / "said", {"statistics.json": found}, project=project.title)
         for line in lines(found):
             observer.say(line)
@@ -82,23 +91,22 @@ def _ask(project: Project, wanted: LabelConfig, observer: Observer) -> None:
     def enough(store: Store, comparisons: Callable[[int], int]) -> bool:
         nonlocal told
         what, (done, target) = "answers", store.coverage()
-        complete = done >= target
         if wanted.comparisons is not None:
-            what, done, target = "comparisons", comparisons(done), wanted.comparisons
+            what, done, target = "comparisons", comparisons(store.changes()), wanted.comparisons
         if done > told:
             told = done
             observer.progress(what, min(done, target), target)
-        return store.frozen or complete or done >= target
+        return done >= target or store.frozen or store.complete()
 
     def on_the_page(site: Site) -> bool:
-        def comparisons(answers: int) -> int:
-            found = site.figures.get(answers) if site.figures else None
+        def comparisons(changes: int) -> int:
+            found = site.figures.get(changes) if site.figures else None
             return found.comparisons if found else 0
 
         return enough(site.opened()[1], comparisons)
 
     with project.store() as store:
-        if enough(store, lambda answers: find(project.path).comparisons if answers else 0):
+        if enough(store, lambda changes: find(project.path).comparisons if changes else 0):
             return
     finished = serve(
         project, host=wanted.host, port=wanted.port, allow_network=wanted.allow_network, names=wanted.names, say=observer.say,

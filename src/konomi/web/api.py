@@ -29,7 +29,8 @@ class _Body(BaseModel):
 
 
 class AnswerBody(_Body):
-    """An answer as the page sends it: :class:`konomi.feedback.records.Answer`, and the revision that it was made over."""
+    """An answer as the page sends it: :class:`konomi.feedback.records.Answer`, the revision that it was made over, and who
+    made it: in one browser somebody else may have come in since."""
 
     id: str
     shown: str
@@ -41,6 +42,7 @@ class AnswerBody(_Body):
     confidence: int | None = None
     seconds: float = 0.0
     revision: int | None = None
+    person: str | None = None
 
 
 class MeBody(_Body):
@@ -123,7 +125,11 @@ def _me(site: Site, person: Person) -> Json:
 def next_task(request: Request) -> Json:
     """What the person is to judge next, or null; and how far it is."""
     site, store, person = _asked(request)
-    shown = None if site.closing else store.next_task(person, time.time())
+    shown = None
+    if site.closing:
+        store.give_up(person)
+    else:
+        shown = store.next_task(person, time.time())
     return Json({"task": None if shown is None else _task(shown), "progress": _progress(request, site, store, person)})
 
 
@@ -132,7 +138,9 @@ def answers(request: Request) -> Json:
     """Save an answer. It is on the disk when this is said; the same answer again is answered the same."""
     _, store, person = _asked(request)
     said = dict(body_of(request, AnswerBody))
-    seen = said.pop("revision")
+    seen, whose = said.pop("revision"), said.pop("person")
+    if whose not in (None, person.id):
+        raise Refusal("no_access")
     saved = store.answer(person, Answer(**said), time.time(), seen=seen)
     return Json({"saved": True, "id": saved.id, "revision": saved.revision})
 
@@ -179,10 +187,10 @@ def guidelines(request: Request) -> Json:
 @router.get("/people")
 def people(request: Request) -> Json:
     """Everybody, and how far they agree: to be seen, nothing follows from it. For the project's owner."""
-    admin = admin_of(request)
+    admin_of(request)
     site: Site = request.app.state.site
     _, store = site.opened()
-    latest = None if site.figures is None else site.figures.get(store.progress(admin, time.time()).team, people=True)
+    latest = None if site.figures is None else site.figures.get(store.changes(), people=True)
     known = latest.people or {} if latest else {}
     everybody = [{**_person(each), "figures": known.get(each.id)} for each in store.people()]
     return Json({"people": everybody, "frozen": store.frozen})
@@ -245,5 +253,5 @@ def _task(shown: Shown) -> dict[str, Any]:
 def _progress(request: Request, site: Site, store: Store, person: Person) -> dict[str, Any]:
     said = dict(vars(store.progress(person, time.time())))
     said["frozen"] |= site.closing
-    found = None if site.figures is None else site.figures.get(said["team"])
+    found = None if site.figures is None else site.figures.get(store.changes())
     return {**said, **({"agreement": None, "enough": None} if found is None else found.told(reader_language(request)))}

@@ -115,7 +115,7 @@ class Figures:
         """The latest; None before the first.
 
         Args:
-            answers: how many there are now: with more than before a new round starts.
+            answers: :meth:`Store.changes`: when it is another than before a new round starts.
             people: whether the figures of each person are wanted.
         """
         with self._lock:

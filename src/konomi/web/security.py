@@ -12,6 +12,7 @@ import ipaddress
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -168,12 +169,19 @@ class Guard:
         if site is not None:
             if site != "same-origin":
                 raise Refusal("cross_site")
-        elif headers.get("origin") not in (f"{request.url.scheme}://{hosts[0]}", self.public or ""):
+        elif headers.get("origin") != self._origin(request, hosts[0]):
             raise Refusal("cross_site")
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != "application/json" and (has_body or request.method != "DELETE"):
             raise Refusal("not_json")
+
+
+    def _origin(self, request: Request, host: str) -> str:
+        """What our own pages send as their origin: behind a proxy, whoever asks by its name has come to the public address."""
+        if self.public is not None and host.lower() == urlsplit(self.public).netloc:
+            return self.public
+        return f"{request.url.scheme}://{host}"
 
 
 class _Answer:

@@ -8,12 +8,13 @@ import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from konomi.errors import ConfigError, RunError
+from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.feedback.people import checked_name
 from konomi.feedback.project import Project
 from konomi.files import write_atomic
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from uvicorn import Server
 
-EVERY, LINGER = 1.0, 5.0
-"""Seconds between two looks whether there is enough, and from then to the end."""
+EVERY, LINGER, PATIENCE = 1.0, 5.0, 90.0
+"""Seconds between two looks whether there is enough; from then to the end, at least, and while somebody has a task open."""
 PORT_FILE = "port"
 """In a project: the port of its last server. Pages that are still open find the next server there, with what they kept."""
 
@@ -123,8 +124,6 @@ def serve(
         ConfigError: host, port or public address cannot be used.
         DataError, RunError: as ``make_app``; a name cannot be used; or a port cannot be kept.
     """
-    import uvicorn
-
     check_host(host, allow_network)
     invite = list(dict.fromkeys(map(checked_name, invite)))
     public = None if public_url is None else public_of(public_url)
@@ -136,23 +135,31 @@ def serve(
         app = make_app(project, runs=runs, start=secrets.token_urlsafe(32), address=address, public=public, hosts=hosts)
         for line in _greeting(app, address, invite):
             say(line)
-        config = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            loop="asyncio",
-            log_level="warning",
-            access_log=False,  # addresses hold tokens
-            server_header=False,
-            proxy_headers=False,  # whoever asks could say who they are
-            timeout_graceful_shutdown=3,
-            limit_concurrency=512,
-        )
-        server = uvicorn.Server(config)
+        server = _server(app)
         ending = _Ending(app.state.site, until, server) if until is not None else None
         server.run(sockets=[listening])
+        if ending is not None and ending.error is not None:
+            raise ending.error
         return ending is not None and ending.over
     return False
+
+
+def _server(app: FastAPI) -> Server:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        log_level="warning",
+        access_log=False,  # addresses hold tokens
+        server_header=False,
+        proxy_headers=False,  # whoever asks could say who they are
+        timeout_graceful_shutdown=3,
+        limit_concurrency=512,
+    )
+    return uvicorn.Server(config)
 
 
 class _Ending:
@@ -160,6 +167,8 @@ class _Ending:
 
     def __init__(self, site: Site, until: Callable[[Site], bool], server: Server) -> None:
         self.over = False
+        self.error: Exception | None = None
+        """What went wrong in ``until``: the server has ended because of it."""
         self._site, self._until, self._server = site, until, server
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -167,14 +176,27 @@ class _Ending:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(EVERY):
-            with contextlib.suppress(RunError):  # the file is busy: later again
-                self.over = self._until(self._site)
-            if self.over:
-                self._site.closing = True
-                self._stopped.wait(LINGER)  # pages ask for the next task, and are told
-                self._server.should_exit = True
-                return
+        try:
+            while not self._stopped.wait(EVERY):
+                with contextlib.suppress(RunError):  # the file is busy: later again
+                    self.over = self._until(self._site)
+                if self.over:
+                    return self._close()
+        except (KonomiError, OSError) as error:
+            self.error = error
+        finally:
+            self._server.should_exit = True
+
+    def _close(self) -> None:
+        """Tell pages that it is over, as they ask for the next task; who is in the middle of one has a while to finish it."""
+        self._site.closing = True
+        end = time.monotonic() + PATIENCE
+        self._stopped.wait(LINGER)
+        with contextlib.suppress(RunError):
+            store = self._site.opened()[1]
+            while time.monotonic() < end and not store.frozen and store.busy(time.time()):
+                if self._stopped.wait(EVERY):
+                    return
 
     def _stop(self) -> None:
         self._stopped.set()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from konomi.feedback.people import SESSION_SECONDS
+from konomi.feedback.people import SESSION_SECONDS, is_session
 from konomi.feedback.project import LANGUAGES, Project
 from konomi.feedback.records import Person
 from konomi.feedback.store import Store
@@ -122,7 +122,7 @@ class Site:
         if self.store is None:
             since = self._watchers.get(token)
             return _WATCHER if since is not None and time.monotonic() - since < SESSION_SECONDS else None
-        return self.store.person_of(token)
+        return self.store.person_of(token) if is_session(token) else None
 
 
 def person_of(request: Request) -> Person:

@@ -10,6 +10,7 @@ export class Outbox extends EventTarget {
   /** @param {string} person whose answers: another person in the same browser has an outbox of their own. */
   constructor(person) {
     super();
+    this.person = person;
     this.place = `konomi.outbox.${person}`;
     this.memory = []; // in case the browser keeps nothing for us
     this.kept = true;
@@ -77,7 +78,7 @@ export class Outbox extends EventTarget {
   async send(answer) {
     const remove = () => this.keep((waiting) => waiting.filter((other) => other.id !== answer.id));
     try {
-      const said = await call("POST", "/api/answers", answer);
+      const said = await call("POST", "/api/answers", { ...answer, person: this.person }); // somebody else may have come in meanwhile
       if (said?.saved !== true) throw new Failure(0, "", () => t("no_answer")); // it was not konomi that answered
     } catch (failure) {
       if (!failure.final) {

@@ -183,9 +183,10 @@ async function next(quiet = false) {
   }
   tries = 0;
   if (task) return; // an earlier answer was opened meanwhile
-  if (lastState?.state !== "refused") alarm();
+  if (lastState?.state !== "refused" && !lastState?.failure) alarm();
   editing = false;
   lastProgress = answer.progress;
+  if (answer.task && outbox.waiting().length) return outbox.flush(); // it may be the very task that an answer waits for
   if (answer.task) return show(answer.task);
   view("done");
   find("done-for-now").hidden = answer.progress.frozen;
@@ -226,8 +227,10 @@ function heard({ detail }) {
   lastState = detail;
   if (now === "refused") refused(answer, failure);
   else if (now === "signed_out") alarm(() => t("signed_out"));
-  else if (failure?.status) alarm(failure.say);
-  else if (answer) {
+  else if (failure?.status) {
+    alarm(failure.say);
+    if (failure.code === "frozen" && !task) next(true); // it waits: the collection may be opened again
+  } else if (answer) {
     kept.drop(place(answer.shown));
     kept.set("hinted", 1);
     if (after) announce(t("change_saved"));
@@ -247,7 +250,7 @@ function refused(answer, failure) {
   alarm(() => `${failure.say()} ${t("refused")}`);
   kept.set(place(shown), { ...mine, revision });
   if (task) return;
-  if (/^(frozen|unknown_task)$/.test(failure.code)) next();
+  if (failure.code === "unknown_task") next();
   else open(shown, mine);
 }
 
