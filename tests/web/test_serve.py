@@ -170,7 +170,10 @@ def test_behind_a_proxy_links_are_the_proxys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://rank.example", "rank.example", "https://rank.example/x", "https://a@b", "https://", "https://x:y", "https://x?y"],
+    [
+        *("http://rank.example", "rank.example", "https://rank.example/x", "https://a@b", "https://", "https://x:y", "https://x?y"),
+        *("https://..", "https://h:99999", "https://h:0", "https://[:]"),
+    ],
 )
 def test_a_public_address_that_is_none(url: str, tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["label", str(make_project(tmp_path / "P").path), "--public-url", url])

@@ -57,10 +57,19 @@ def public_of(url: str) -> str:
     >>> public_of("https://Rank.example:443/")
     'https://rank.example'
     """
-    found = re.fullmatch(r"https://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?/?", url.lower())
-    if found is None:
-        raise ConfigError(f"--public-url {url}: https://HOST or https://HOST:PORT is wanted, the address that people open")
-    return f"https://{found[1]}{'' if found[2] in (None, ':443') else found[2]}"
+    name = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+    found = re.fullmatch(rf"https://(?P<host>{name}(\.{name})*|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?/?", url.lower())
+    port = int(found["port"] or 443) if found else 0
+    try:
+        if found is None or not 0 < port < 65536:
+            raise ValueError(url)
+        if found["host"].startswith("["):
+            ipaddress.IPv6Address(found["host"][1:-1])
+    except ValueError:
+        raise ConfigError(
+            f"--public-url {url}: https://HOST or https://HOST:PORT is wanted, the address that people open"
+        ) from None
+    return f"https://{found['host']}{'' if port == 443 else f':{port}'}"
 
 
 def listen(host: str, port: int) -> socket.socket:
