@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from konomi.data.formats import manifest_bytes, write_manifest, write_records
+from konomi.data.formats import encode_records, manifest_bytes, write_manifest
 from konomi.data.parse import VERSION, Record
 from konomi.data.records import Pair, Ranking
 from konomi.errors import DataError, RunError
@@ -149,10 +149,11 @@ def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[s
     records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs, "scores": scores}
     paths = {name: out / f"{name}.jsonl" for name, found in records.items() if found}
     for name, path in paths.items():
-        write_records(path, records[name])
-    if pairs:
-        rows = zip(paths["pairs"].read_bytes().splitlines(), pairs, counts, strict=True)
-        write_atomic(paths["pairs"], b"".join(line({**json.loads(row), **_votes(pair, c)}) for row, pair, c in rows))
+        data = encode_records(records[name], path.name)
+        if name == "pairs":
+            rows = zip(data.splitlines(), pairs, counts, strict=True)
+            data = b"".join(line({**json.loads(row), **_votes(pair, c)}) for row, pair, c in rows)
+        write_atomic(path, data)
     every = exported.judgements
     others = [each for each in every if not counts_as_ranking(each)]
     described = {}

@@ -77,7 +77,7 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
         "prompts": len({Prompt(vote.prompt).key for vote in real}),
         "people": len({vote.rater for vote in said if vote.rater is not None}),
         **counts,
-        "win_rate": _mean(real, lambda vote: vote.share, seed),
+        "win_rate": win_rate(real, seed),
         "wilson": wilson(counts["wins"] + counts["ties"] / 2, len(real)),
         "sign_test": by_prompt(real),
         "length_controlled": _at_equal_length(real, seed),
@@ -116,7 +116,7 @@ def same_model(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
     if not same:
         return None
     apart = _mean(same, lambda vote: float(vote.share != 0.5), seed)
-    return {"votes": len(same), "told_apart": apart, "second": _mean(same, lambda vote: vote.share, seed)}
+    return {"votes": len(same), "told_apart": apart, "second": win_rate(same, seed)}
 
 
 def reward_verdict(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
@@ -140,7 +140,7 @@ def reward_verdict(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | Non
 
     return {
         "votes": len(known),
-        "people": _mean(known, lambda vote: vote.share, seed),
+        "people": win_rate(known, seed),
         "model": _mean(known, model, seed),
         "agreement": _mean(known, alike, seed),
     }
