@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -30,6 +31,10 @@ COLUMNS = (
     ("± std", "ppo/std_scores"), ("KL nats", "objective/kl"), ("coef", "objective/kl_coef"), ("entropy", "objective/entropy"),
     ("clip%", "ppo/policy/clipfrac"), ("expl.v", "ppo/val/var_explained"), ("left", "left"),
 )  # fmt: skip
+FIRST = ("update", "ppo/mean_scores", "objective/kl", "left", "ppo/std_scores", "episodes/per_second", "objective/kl_coef")
+"""The columns that a narrow terminal keeps longest, the most important first; then judges, then the rest."""
+GAP = 1
+"""Spaces between two columns."""
 
 
 def make_observer() -> Observer:
@@ -137,7 +142,7 @@ class LiveObserver(_Timed):
         self.rows = []
         table = Table.grid(padding=(0, 2))
         for label, text in {**facts, "run": str(run.path)}.items():
-            table.add_row(Text(label, style="dim"), Text(text))
+            table.add_row(Text(label, style="dim"), Text(text, overflow="fold"))  # all of a path, to be copied
         self.console.print(table)
 
     def before(self, samples: list[dict[str, Any]]) -> None:
@@ -145,16 +150,17 @@ class LiveObserver(_Timed):
 
     def step(self, result: StepResult) -> None:
         self.rows.append(self.cells(result))
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-        for label, _ in self.columns:
+        table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+        shown = columns_that_fit(self.columns, self.rows[-ROWS:], self.console.width)
+        for label, _ in shown:
             table.add_column(label, justify="right", no_wrap=True)
         for row in self.rows[-ROWS:]:
-            table.add_row(*(row.get(key, "") for _, key in self.columns))
-        shown = Group(table, Text(), _texts(f"After update {result.update}", result.samples[:4]))
+            table.add_row(*(row.get(key, "") for _, key in shown))
+        view = Group(table, Text(), _texts(f"After update {result.update}", result.samples[:4]))
         if self.live is None:
             self.live = Live(console=self.console, auto_refresh=False)
             self.live.start()
-        self.live.update(shown, refresh=True)
+        self.live.update(view, refresh=True)
         if result.update == self.updates:
             self._stop()
 
@@ -163,7 +169,8 @@ class LiveObserver(_Timed):
             self.say("  ".join([f"{what} {done}/{total}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
         if self.bar is None:
             self._stop()
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            bar = BarColumn(max(4, min(40, self.console.width - 36)))  # room for the words and the count
+            columns = (TextColumn("{task.description}"), bar, MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.bar.start()
             self.bar.add_task(what, total=total)
@@ -183,6 +190,19 @@ class LiveObserver(_Timed):
             self.live = None
 
 
+def columns_that_fit(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, str]], width: int) -> list[tuple[str, str]]:
+    """The columns (label and key) that fit beside each other in ``width`` with every figure in full, in their own order."""
+    first = [*FIRST, *(key for _, key in columns if key.startswith("judge/"))]
+    kept: set[str] = set()
+    for label, key in sorted(columns, key=lambda column: first.index(column[1]) if column[1] in first else len(first)):
+        needed = max(cell_len(text) for text in (label, *(row.get(key, "") for row in rows))) + GAP
+        if needed - GAP > width and kept:
+            break
+        width -= needed
+        kept.add(key)
+    return [column for column in columns if column[1] in kept]
+
+
 def print_result(result: dict[str, Any]) -> None:
     """The before/after on stdout, and what may be done next."""
     console = Console(highlight=False)
@@ -193,7 +213,7 @@ def print_result(result: dict[str, Any]) -> None:
         title_justify="left",
     )
     for label in ("", "before", "after"):
-        table.add_column(label, justify="left" if not label else "right")
+        table.add_column(label, justify="right" if label else "left", no_wrap=bool(label), overflow="fold")
     for label, key in (
         ("mean score", "score_mean"), ("KL, nats/response", "kl"), ("length, tokens", "length"), ("distinct-1", "distinct_1"),
         ("distinct-2", "distinct_2"), ("repetition", "repetition"), ("perplexity under the initial model", "perplexity"),

@@ -171,7 +171,15 @@ def test_behind_a_proxy_links_are_the_proxys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("http://rank.example", "rank.example", "https://rank.example/x", "https://a@b", "https://", "https://x:y", "https://x?y"),
+        *(
+            "http://rank.example",
+            "rank.example",
+            "https://rank.example/x",
+            "https://a@b",
+            "https://",
+            "https://x:y",
+            "https://x?y",
+        ),
         *("https://..", "https://h:99999", "https://h:0", "https://[:]"),
     ],
 )

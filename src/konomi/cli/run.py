@@ -71,7 +71,7 @@ def _show(result: dict[str, Any]) -> None:
     console = Console(highlight=False)
     table = Table(title=f"Pipeline {result['name']}", title_justify="left")
     for label in ("stage", "does", "", "time"):
-        table.add_column(label, justify="right" if label == "time" else "left")
+        table.add_column(label, justify="right" if label == "time" else "left", no_wrap=label == "time", overflow="fold")
     for stage in result["stages"]:
         table.add_row(stage["stage"], stage["do"], stage["status"], duration(stage["seconds"]))
     console.print(table)

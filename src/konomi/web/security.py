@@ -176,7 +176,6 @@ class Guard:
         if kind != "application/json" and (has_body or request.method != "DELETE"):
             raise Refusal("not_json")
 
-
     def _origin(self, request: Request, host: str) -> str:
         """What our own pages send as their origin: behind a proxy, whoever asks by its name has come to the public address."""
         if self.public is not None and host.lower() == urlsplit(self.public).netloc:
