@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,31 +71,95 @@ def test_a_checkpoint_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["checkpoint"] and not (tmp_path / "checkpoint/stray").exists()
 
 
-@pytest.mark.parametrize(
-    "file", ["model.safetensors", "value_head.safetensors", "optimizer.safetensors", "random.safetensors", "trainer.json"]
-)
-@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
-def test_a_torn_checkpoint_is_refused(file: str, damage: str, tmp_path: Path) -> None:
-    saved(tmp_path / "checkpoint")
-    path = tmp_path / "checkpoint" / file
-    content = path.read_bytes()
-    path.unlink()
-    if damage != "missing":
-        path.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
-    with pytest.raises(RunError, match="checkpoint"):
-        tiny_trainer().load(tmp_path / "checkpoint")
+def damages(directory: Path) -> dict[str, Callable[[], None]]:
+    """What can be wrong with a checkpoint."""
+    files = {path.name: path for path in directory.iterdir() if path.suffix == ".safetensors"}
+    state = directory / "trainer.json"
 
+    def cut(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
 
-def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
-    saved(tmp_path / "checkpoint")
-    for file, name in (("random", "numpy"), ("model", "transformer.h.1.mlp.c_fc.weight"), ("value_head", "bias")):
-        path = tmp_path / "checkpoint" / f"{file}.safetensors"
+    def changed(path: Path, change: Callable[[torch.Tensor], torch.Tensor], name: str = "") -> None:
         tensors = load_file(path)
-        save_file({k: v for k, v in tensors.items() if k != name}, path)
-        with pytest.raises(RunError, match="checkpoint"):
-            tiny_trainer().load(tmp_path / "checkpoint")
+        name = name or max(tensors, key=lambda each: tensors[each].numel())
+        save_file({**tensors, name: change(tensors[name]).contiguous()}, path)
+
+    def swap(one: Path, two: Path) -> None:
+        content = one.read_bytes()
+        one.write_bytes(two.read_bytes())
+        two.write_bytes(content)
+
+    def without(path: Path) -> None:
+        tensors = load_file(path)
+        del tensors[max(tensors)]
         save_file(tensors, path)
-    tiny_trainer().load(tmp_path / "checkpoint")
+
+    def reworded(**values: Any) -> None:
+        state.write_text(json.dumps(json.loads(state.read_text("utf-8")) | values), encoding="utf-8")
+
+    table: dict[str, Callable[[], None]] = {"no state": state.unlink, "cut state": lambda: cut(state)}
+    for name, path in files.items():
+        table |= {
+            f"no {name}": path.unlink,
+            f"cut {name}": lambda path=path: cut(path),
+            f"empty {name}": lambda path=path: path.write_bytes(b""),
+            f"lacking {name}": lambda path=path: without(path),
+            f"narrow {name}": lambda path=path: changed(path, lambda x: x[..., :-1]),
+            f"rounded {name}": lambda path=path: changed(path, lambda x: x.bfloat16()),
+        }
+    pairs = zip(sorted(files), sorted(files)[1:], strict=False)
+    table |= {f"{a} and {b} swapped": lambda a=files[a], b=files[b]: swap(a, b) for a, b in pairs}
+    words = {"update": "2", "seed": -1, "kl_coef": None, "score_scale": {"average": 1.0}}
+    table |= {f"{name} = {value}": lambda item=(name, value): reworded(**dict([item])) for name, value in words.items()}
+    table["random words"] = lambda: changed(files["random.safetensors"], lambda x: -1 - x, "python")
+    return table
+
+
+def test_of_a_damaged_checkpoint_nothing_is_taken(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoint")
+    trainer = tiny_trainer(episodes=32, seed=3)
+    trainer.step()
+    trainer.step()
+
+    def everything() -> list[torch.Tensor]:
+        moments = [value for values in trainer.engine.optimizer.state.values() for value in values.values()]
+        counters = torch.tensor(list(repr(trainer.state_dict()).encode()))
+        return [x.clone() for x in (*trainer.policy.parameters(), *moments, *loop._random_state().values(), counters)]
+
+    def unchanged() -> bool:
+        now = everything()
+        return len(now) == len(before) and all(map(lambda a, b: torch.allclose(a, b, 0, 0, equal_nan=True), now, before))
+
+    before, damaged = everything(), tmp_path / "damaged"
+    for number in range(len(damages(tmp_path / "checkpoint"))):
+        shutil.copytree(tmp_path / "checkpoint", damaged)
+        name, damage = list(damages(damaged).items())[number]
+        damage()
+        with pytest.raises(RunError, match="not a whole checkpoint of this model"):
+            trainer.load(damaged)
+        assert unchanged(), name
+        shutil.rmtree(damaged)
+    trainer.load(tmp_path / "checkpoint")
+    assert trainer.update == 1 and not unchanged()
+
+
+def test_the_newest_checkpoint_that_is_whole_is_loaded(tmp_path: Path) -> None:
+    checkpoints, trainer = Checkpoints(tmp_path / "checkpoints", keep=9), tiny_trainer(episodes=64)
+    assert checkpoints.load_newest(trainer.load, print) is None
+    for _ in range(3):
+        trainer.step()
+        checkpoints.save(trainer)
+    (tmp_path / "checkpoints" / "update-old").mkdir()  # no checkpoint of ours
+    fresh, warned = tiny_trainer(episodes=64), list[str]()
+    for number in (3, 2):
+        (tmp_path / "checkpoints" / f"update-{number:05d}" / "optimizer.safetensors").unlink()
+        assert checkpoints.load_newest(fresh.load, warned.append) == number - 1 == fresh.update
+        assert warned[-1].endswith("The one before it is tried")
+    (tmp_path / "checkpoints" / "update-00001" / "random.safetensors").write_bytes(b"")
+    warned.clear()
+    with pytest.raises(RunError, match=r"No whole checkpoint is left in .*checkpoints, and nothing was trained"):
+        checkpoints.load_newest(fresh.load, warned.append)
+    assert len(warned) == 2 and fresh.update == 1
 
 
 @pytest.mark.parametrize("other", ["llama", "narrow", "frozen"])

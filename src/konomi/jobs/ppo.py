@@ -158,24 +158,22 @@ def _finish(
 
 
 def _roll_back(trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer) -> None:
-    saved = checkpoints.all()
-    if saved:
-        update, path = saved[-1]
-        load_weights(trainer.policy, path)
+    """Give the policy the weights of the last good checkpoint, or else those that it began with."""
+    try:
+        update = checkpoints.load_newest(lambda path: load_weights(trainer.policy, path), observer.warn)
+    except RunError as error:
+        observer.warn(str(error))
+        update = None
+    if update is not None:
         observer.warn(f"{trainer.stop_reason}. The model is the one after update {update}, the last good checkpoint")
     else:
         trainer.policy.lm.load_state_dict(trainer.reference.state_dict())
-        observer.warn(f"{trainer.stop_reason}, before a checkpoint was saved. The model is the initial one; see run.save_every")
+        observer.warn(f"{trainer.stop_reason}, and no checkpoint is there. The model is the initial one; see run.save_every")
 
 
 def _go_on(run: RunDir, trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer) -> None:
-    """Load the newest checkpoint that is whole."""
-    for update, path in reversed(checkpoints.all()):
-        try:
-            trainer.load(path)
-            break
-        except RunError as error:
-            observer.warn(f"{error}. The one before update {update} is tried")
+    """Load the newest checkpoint that is whole. Raises RunError if none of them is."""
+    checkpoints.load_newest(trainer.load, observer.warn)
     run.truncate_after(trainer.update if trainer.update else -1)
     run.set_status("running")
 

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -96,18 +95,6 @@ class Policy(nn.Module):
         with quiet():
             self.lm.save_pretrained(directory)
         save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, directory / VALUE_HEAD_FILE)
-
-    def load_value_head(self, directory: Path) -> None:
-        """Read the value head that :meth:`save` wrote.
-
-        Raises:
-            ModelError: there is none, it cannot be read, or it is of another width.
-        """
-        path = directory / VALUE_HEAD_FILE
-        try:
-            self.value_head.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise ModelError(f"{path}: no value head of this model can be read there: {error}") from error
 
 
 def train_only(lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None) -> int | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from konomi.errors import RunError
 from konomi.train.ppo import PPOTrainer
 
 
@@ -17,7 +20,28 @@ class Checkpoints:
     def all(self) -> list[tuple[int, Path]]:
         """(update, path), oldest first."""
         found = self.directory.glob("update-*") if self.directory.is_dir() else iter(())
-        return sorted((int(path.name.removeprefix("update-")), path) for path in found)
+        numbered = ((path.name.removeprefix("update-"), path) for path in found)
+        return sorted((int(number), path) for number, path in numbered if re.fullmatch("[0-9]+", number))
+
+    def load_newest(self, load: Callable[[Path], None], warn: Callable[[str], None]) -> int | None:
+        """Load the newest checkpoint that is whole and return its update; None: there is none at all.
+
+        Raises:
+            RunError: there are some, and none is whole.
+        """
+        saved = self.all()
+        for left, (update, path) in zip(reversed(range(len(saved))), reversed(saved), strict=True):
+            try:
+                load(path)
+                return update
+            except RunError as error:
+                if left == 0:
+                    raise RunError(
+                        f"{error}. No whole checkpoint is left in {self.directory}, and nothing was trained. Put a copy of one "
+                        "back, or remove that directory to train from the beginning"
+                    ) from error
+                warn(f"{error}. The one before it is tried")
+        return None
 
     def save(self, trainer: PPOTrainer) -> None:
         """Write the trainer's state."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from konomi.environment import manage_memory
-from konomi.errors import ModelError, RunError
+from konomi.errors import RunError
 from konomi.files import new_directory
-from konomi.models.policy import Policy
+from konomi.models.policy import VALUE_HEAD_FILE, Policy
 
 STATE_FILE, OPTIMIZER_FILE, RANDOM_FILE = "trainer.json", "optimizer.safetensors", "random.safetensors"
 
@@ -127,19 +128,29 @@ class Engine:
             save_file(_random_state(), draft / RANDOM_FILE)
             (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
-    def load(self, directory: Path) -> dict[str, Any]:
-        """Take everything from a checkpoint and return its ``state``.
+    def load(self, directory: Path, check: Callable[[Any], None]) -> dict[str, Any]:
+        """Take everything from a checkpoint and return its ``state``. All of it is read and checked before any of it is taken.
+
+        Args:
+            directory: of the checkpoint.
+            check: raises KeyError, TypeError or ValueError on a ``state`` that cannot be used.
 
         Raises:
-            RunError: it is not a whole checkpoint of this model.
+            RunError: it is not a whole checkpoint of this model. The policy and the optimiser are as they were.
         """
         try:
             state: dict[str, Any] = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
-            load_weights(self.policy, directory)
-            self._load_optimizer(load_file(directory / OPTIMIZER_FILE))
-            _set_random_state(load_file(directory / RANDOM_FILE))
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, ModelError) as error:
+            check(state)
+            weights = _read_weights(self.policy, directory)
+            moments = _read_file(directory / OPTIMIZER_FILE)
+            self._check_moments(moments)
+            states = _read_file(directory / RANDOM_FILE)
+            _check_tensors(RANDOM_FILE, states, _random_state())
+            _set_random_state(states)  # first: their values may be refused
+        except (OSError, KeyError, TypeError, ValueError, OverflowError, RuntimeError, RunError) as error:
             raise RunError(f"{directory}: not a whole checkpoint of this model: {error}") from error
+        _set_weights(self.policy, *weights)
+        self._set_moments(moments)
         return state
 
     def _names(self) -> dict[nn.Parameter, str]:
@@ -153,22 +164,60 @@ class Engine:
             for key, value in values.items()
         }
 
-    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        parameters = {name: parameter for parameter, name in self._names().items() if parameter.requires_grad}
+    def _check_moments(self, moments: Mapping[str, Tensor]) -> None:
+        shapes = {name: parameter for parameter, name in self._names().items() if parameter.requires_grad}
+        expected = {}
+        for name in {
+            full_name.rpartition("/")[0] for full_name in moments
+        } & shapes.keys():  # Adam has none before its first step
+            like = shapes[name]
+            expected |= {f"{name}/step": torch.zeros(()), f"{name}/exp_avg": like, f"{name}/exp_avg_sq": like}
+        _check_tensors(OPTIMIZER_FILE, moments, expected)
+
+    def _set_moments(self, moments: Mapping[str, Tensor]) -> None:
+        parameters = {name: parameter for parameter, name in self._names().items()}
         self.optimizer.state.clear()
-        for full_name, tensor in tensors.items():
+        for full_name, tensor in moments.items():
             name, key = full_name.rsplit("/", 1)
             parameter = parameters[name]
             self.optimizer.state[parameter][key] = tensor.to(parameter.device)
 
 
 def load_weights(policy: Policy, directory: Path) -> None:
-    """Take the weights of the language model and the value head from a directory that :meth:`Policy.save` wrote."""
-    result = policy.lm.load_state_dict(load_weight_files(directory), strict=False)
-    tied = set(policy.lm.all_tied_weights_keys)
-    if result.unexpected_keys or set(result.missing_keys) - tied:
-        raise RunError(f"{directory}: the weights there are of another model")
-    policy.load_value_head(directory)
+    """Take the weights of the language model and the value head from a directory that :meth:`Policy.save` wrote.
+
+    Raises:
+        RunError: they are not whole, or of another model. The policy is as it was.
+    """
+    _set_weights(policy, *_read_weights(policy, directory))
+
+
+def _read_weights(policy: Policy, directory: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The checked weights of the language model, and those of the value head."""
+    weights, head = load_weight_files(directory), _read_file(directory / VALUE_HEAD_FILE)
+    _check_tensors("the weights", weights, policy.lm.state_dict(), set(policy.lm.all_tied_weights_keys))
+    _check_tensors(VALUE_HEAD_FILE, head, policy.value_head.state_dict())
+    return weights, head
+
+
+def _set_weights(policy: Policy, weights: dict[str, Tensor], head: dict[str, Tensor]) -> None:
+    policy.lm.load_state_dict(weights, strict=False)  # a tied weight is there once
+    policy.value_head.load_state_dict(head)
+
+
+def _check_tensors(
+    what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], may_lack: AbstractSet[str] = frozenset()
+) -> None:
+    """Raise RunError unless ``found`` has the names, shapes and types of ``expected``."""
+    other = f"{what}: of another model or damaged:"
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found and name not in may_lack:
+            raise RunError(f"{other} {name} is missing")
+        if name not in expected:
+            raise RunError(f"{other} {name} is unknown")
+        if name in found and (found[name].shape, found[name].dtype) != (expected[name].shape, expected[name].dtype):
+            kinds = (f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}" for x in (found[name], expected[name]))
+            raise RunError(f"{other} {name} is {next(kinds)}, should be {next(kinds)}")
 
 
 def load_weight_files(directory: Path) -> dict[str, Tensor]:
@@ -176,7 +225,14 @@ def load_weight_files(directory: Path) -> dict[str, Tensor]:
     files = sorted(directory.glob("model*.safetensors"))
     if not files:
         raise RunError(f"{directory}: no model*.safetensors there")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    return {name: tensor for file in files for name, tensor in _read_file(file).items()}
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
 
 
 def _random_state() -> dict[str, Tensor]:
@@ -193,8 +249,15 @@ def _random_state() -> dict[str, Tensor]:
 
 
 def _set_random_state(state: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(state["torch"])
+    """Set all of them, or none: ValueError and its like are raised for values that cannot be a state."""
     version, gauss = state["python_rest"].tolist()
-    random.setstate((int(version), tuple(state["python"].tolist()), None if gauss != gauss else gauss))
     position, has_gauss, cached = state["numpy_rest"].tolist()
-    np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), cached))
+    before = random.getstate(), np.random.get_state()
+    try:
+        random.setstate((int(version), tuple(state["python"].tolist()), None if gauss != gauss else gauss))
+        np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), cached))
+        torch.set_rng_state(state["torch"])
+    except BaseException:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        raise
