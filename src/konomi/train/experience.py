@@ -5,8 +5,10 @@ Shape suffixes: B sequences, R response tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +56,14 @@ class ScoreScale:
     mean: float = 0.0
     std: float = 1.0
     count: int = 0
+
+
+def check_state(state: Any) -> None:
+    """Raise KeyError, TypeError or ValueError if this is not what :meth:`konomi.PPOTrainer.state_dict` gives."""
+    scale = ScoreScale(**state["score_scale"])
+    counters = all(type(state[name]) is int and state[name] >= 0 for name in ("update", "seed"))
+    if not counters or not all(map(math.isfinite, (state["kl_coef"], scale.mean, scale.std))):
+        raise ValueError("trainer.json: not the state of a PPO run")
 
 
 def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) -> float:

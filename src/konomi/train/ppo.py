@@ -33,7 +33,7 @@ from konomi.rewards.base import Reward
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import Drawn, explore, make_draws, sample
 from konomi.seeds import stream_seed
-from konomi.train.experience import Experience, ScoreScale, check_ratio, describe, finish, say_again
+from konomi.train.experience import Experience, ScoreScale, check_ratio, check_state, describe, finish, say_again
 from konomi.train.loop import Engine, StepResult, Sums
 from konomi.train.scoring import Scored, Scorer
 
@@ -188,7 +188,7 @@ class PPOTrainer:
 
     def load(self, directory: Path) -> None:
         """Take all state from a checkpoint. Raises RunError if it is not whole; all is then as it was."""
-        state = self.engine.load(directory, _check_state)
+        state = self.engine.load(directory, check_state)
         self.update, self.kl_coef, self.seed = state["update"], state["kl_coef"], state["seed"]
         self.queries.seed = self.seed
         self.scale = ScoreScale(**state["score_scale"])
@@ -322,11 +322,3 @@ class PPOTrainer:
         for name, total in names.items():
             sums.add(name, total, here)
         return pg_loss + self.ppo.vf_coef * v_loss
-
-
-def _check_state(state: Any) -> None:
-    """Raise KeyError, TypeError or ValueError if this is not what :meth:`PPOTrainer.state_dict` gives."""
-    scale = ScoreScale(**state["score_scale"])
-    counters = all(type(state[name]) is int and state[name] >= 0 for name in ("update", "seed"))
-    if not counters or not all(map(math.isfinite, (state["kl_coef"], scale.mean, scale.std))):
-        raise ValueError("trainer.json: not the state of a PPO run")
