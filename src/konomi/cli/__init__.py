@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from konomi.cli import convert, judge, label, models, ppo, reward, run, sample, sft
+from konomi.cli import config, convert, judge, label, models, ppo, reward, run, sample, sft
 from konomi.cli.common import app
 from konomi.environment import manage_memory
 
-__all__ = ["app", "convert", "judge", "label", "main", "models", "ppo", "reward", "run", "sample", "sft"]
+__all__ = ["app", "config", "convert", "judge", "label", "main", "models", "ppo", "reward", "run", "sample", "sft"]
 
 
 def main() -> None:

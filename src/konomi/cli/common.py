@@ -35,7 +35,7 @@ class _Verbs(typer.core.TyperGroup):
 
 ORDER = (
     *("demo", "run", "sft", "sample", "judge", "label", "export", "forget", "reward", "ppo", "compare", "watch", "report"),
-    *("generate", "convert", "trim"),
+    *("generate", "config", "convert", "trim"),
 )
 
 app = typer.Typer(

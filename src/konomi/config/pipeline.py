@@ -144,7 +144,7 @@ def _stage(
     do = data.get("do")
     if do not in VERBS:
         raise ConfigError(f"{where}: do = {do!r}: no such verb; one of: {', '.join(VERBS)}")
-    kind: type[Section] = _imported(VERBS[do].job)
+    kind = settings_of(do)
     settings = changed(kind, {key: value for key, value in data.items() if key != "do"}, overrides)
     run = settings.setdefault("run", {})
     if not isinstance(run, dict):
@@ -195,6 +195,12 @@ def _check_name(name: str, where: str) -> None:
             f"{where}: {name!r}: the names of a pipeline and its stages are directories: letters, digits, _ and - only, "
             "and not mlartifacts"
         )
+
+
+def settings_of(verb: str) -> type[Section]:
+    """The settings of a verb that a stage can do."""
+    kind: type[Section] = _imported(VERBS[verb].job)
+    return kind
 
 
 def _imported(name: str) -> Any:
