@@ -23,9 +23,11 @@ from konomi.best_of import best_of_n
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.batch import micro_batches, scatter_rows
 from konomi.data.records import Prompt
+from konomi.data.sources import as_prompts
 from konomi.data.tokens import Tokens
 from konomi.models.policy import reference_logprobs
-from konomi.rewards.base import Reward, columns_of, score
+from konomi.rewards import Reward, as_reward, score
+from konomi.rewards.base import columns_of
 from konomi.rollout.sampler import make_draws, sample
 
 BATCH = 64
@@ -53,8 +55,8 @@ def compare_models(
     before: PreTrainedModel,
     after: PreTrainedModel,
     tokens: Tokens,
-    prompts: Sequence[Prompt],
-    reward: Reward,
+    prompts: Sequence[Prompt | str],
+    reward: Reward | Callable[..., Any],
     *,
     rollout: RolloutConfig,
     config: CompareConfig,
@@ -69,6 +71,8 @@ def compare_models(
     a reward that was not trained against; what it says stands beside the score.
     """
     judges = judges or {}
+    prompts = as_prompts(prompts)
+    reward = as_reward(reward, prompts[0].columns)
     held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
     extra = [Prompt(text) for text in config.extra]
     items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]

@@ -11,10 +11,11 @@ import re
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from konomi.config import DataConfig
 from konomi.data.records import Prompt, is_held_out
@@ -51,13 +52,35 @@ def load_prompts(config: DataConfig) -> list[Prompt]:
         ConfigError: a setting for hub data sets is given with a file.
     """
     rows = open_rows(config.prompts, config.column, Hub(config.subset, config.split, config.revision), "data.")
+    return _prompts(itertools.islice(rows, config.limit), config.column, config.prompts)
+
+
+def as_prompts(given: Iterable[str | Mapping[str, Any] | Prompt], column: str = "text") -> list[Prompt]:
+    """Return prompts of plain strings, of rows that have ``column`` (a list of dicts, a data set), or of prompts.
+
+    Raises:
+        DataError: there are none; one has no text.
+    """
+    if isinstance(given, str | bytes):
+        raise DataError("prompts: one string; give a list of them")
+
+    def row_of(each: str | Mapping[str, Any] | Prompt) -> dict[str, Any]:
+        if isinstance(each, Prompt):
+            return {column: each.text, **each.columns}
+        return dict(each) if isinstance(each, Mapping) else {column: each}
+
+    rows = ((f"prompts[{i}]", row_of(each)) for i, each in enumerate(given))
+    return _prompts(rows, column, "prompts")
+
+
+def _prompts(rows: Iterable[Row], column: str, name: str) -> list[Prompt]:
     prompts: dict[str, Prompt] = {}
-    for where, row in itertools.islice(rows, config.limit):
-        text = text_of(where, row, config.column, hint=". Set data.column")
-        prompt = Prompt(text, {name: value for name, value in row.items() if name != config.column})
+    for where, row in rows:
+        text = text_of(where, row, column, hint=". Set data.column")
+        prompt = Prompt(text, {key: value for key, value in row.items() if key != column})
         prompts.setdefault(prompt.key, prompt)
     if not prompts:
-        raise DataError(f"{config.prompts}: no rows in it; at least one text is needed")
+        raise DataError(f"{name}: no rows in it; at least one text is needed")
     # JSON rows may differ in their keys; a reward function that names one must find it in every batch
     names = dict.fromkeys(name for prompt in prompts.values() for name in prompt.columns)
     return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in names}) for prompt in prompts.values()]

@@ -30,7 +30,7 @@ BATCH = 128
 """Texts that are scored at a time."""
 
 
-def run_judge(job: JudgeJob, root: Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
+def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
     """Let the stand-in rank all tasks of a file; return the result that ``--json`` prints.
 
     The run directory gets rankings.jsonl, truth.jsonl (the scores without noise) and manifest.json. What is said of a task

@@ -23,7 +23,7 @@ from konomi.web.serve import check_host, public_of, serve
 from konomi.web.session import Site
 
 
-def run_label(job: LabelJob, root: Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
+def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
     """Let people rank all tasks of a file on a page; return the result that ``--json`` prints.
 
     The project is outside of the run directory and outlives it. The run directory gets ``said/``: what ``konomi export``

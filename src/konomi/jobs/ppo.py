@@ -35,7 +35,7 @@ from konomi.train.profile import profiled
 
 
 def run_ppo(
-    job: PPOJob, root: Path, observer: Observer | None = None, resume: Path | None = None, profile: bool = False,
+    job: PPOJob, root: str | Path, observer: Observer | None = None, resume: Path | None = None, profile: bool = False,
     parent: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a job, or go on with the one in the directory ``resume``; return the result that ``--json`` prints.

@@ -27,7 +27,7 @@ from konomi.train.sft import Course, check_packing, perplexity, train
 from konomi.train.texts import Collator, Row, count_learned, encode, pack
 
 
-def run_sft(job: SFTJob, root: Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
+def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
     """Run a job; return the result that ``--json`` prints.
 
     The run's ``model/`` is the best so far from the first evaluation on, always whole. Nothing is written before the

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from konomi.config import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
 from konomi.errors import ConfigError, ModelError
 from konomi.rewards.base import Reward, score
 
-__all__ = ["Reward", "build_judges", "build_reward", "score"]
+__all__ = ["Reward", "as_reward", "build_judges", "build_reward", "reward_config", "score"]
 
 _ASARI = "embedded:asari"
+REWARD_FILE = "reward.json"
+"""In the directory of a reward model that `konomi reward` wrote."""
 
 
 def build_reward(
@@ -36,6 +42,58 @@ def build_reward(
         return WeightedSum(parts, config.weights)
     with _told_of(where):
         return _build(config, columns, device)
+
+
+def reward_config(given: Any) -> RewardConfig:
+    """Return the settings that stand for what was given as a reward: what a job file says of it.
+
+    Args:
+        given: settings, as a model or as a mapping; ``"file.py:function"``; ``"package.module:function"``; ``"http://..."``;
+            ``"embedded:..."``; a directory that ``konomi reward`` wrote; another classifier's name; or a Python function.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if isinstance(given, str | Path):
+        name = str(given)
+        if name.startswith(("http://", "https://")):
+            given = {"kind": "http", "url": name}
+        elif (Path(name) / REWARD_FILE).is_file():
+            given = {"kind": "model", "name": name}
+        elif ":" in name and not name.startswith("embedded:"):
+            given = {"kind": "function", "name": name}
+        else:
+            given = {"kind": "classifier", "name": name}
+    elif callable(given):
+        given = {"kind": "function", "name": _name_of(given)}
+    try:
+        config: RewardConfig = TypeAdapter(RewardConfig).validate_python(given)
+    except ValidationError as error:
+        raise ConfigError(f"reward: {error.errors()[0]['msg']}; got {given!r}") from None
+    return config
+
+
+def as_reward(given: Any, columns: Iterable[str] | None = None, device: Any = "cpu") -> Reward:
+    """Return ``given`` as a reward: one stays as it is, a plain function is called with the arguments that it names, and of
+    anything else the reward that :func:`reward_config` stands for is built, as :func:`build_reward` does."""
+    if isinstance(given, Reward):
+        return given
+    if callable(given):
+        from konomi.rewards.function import FunctionReward as Function
+
+        function = Function(FunctionReward(kind="function", name=_name_of(given)), given)
+        if columns is not None:
+            function.check(columns)
+        return function
+    return build_reward(reward_config(given), columns, device)
+
+
+def _name_of(function: Any) -> str:
+    """How a job file would name a Python function; one that is typed into a session cannot be found again by it."""
+    name = getattr(function, "name", None) or getattr(function, "__qualname__", type(function).__qualname__)
+    module = getattr(function, "__module__", "python")
+    file = getattr(sys.modules.get(module), "__file__", None) if module == "__main__" else None
+    return f"{file or module}:{name}"
 
 
 def build_judges(

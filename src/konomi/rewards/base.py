@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError, RunError
@@ -19,6 +19,7 @@ Given = float | Places
 """What a reward says of one text."""
 
 
+@runtime_checkable
 class Reward(Protocol):
     """Gives each text a score: higher is better, any scale (PPO normalises).
 

@@ -36,9 +36,10 @@ class FunctionReward:
     later it is not, so imports belong at the top of the file.
     """
 
-    def __init__(self, config: configuration.FunctionReward) -> None:
+    def __init__(self, config: configuration.FunctionReward, function: Callable[..., Any] | None = None) -> None:
+        """``function``: call this one; not given: the one that the configuration names."""
         self.name = config.name
-        self._function = _find(config.name)
+        self._function = _find(config.name) if function is None else _checked(function, config.name)
         self._wanted, self._required, self._all = _parameters(self._function, config.name)
 
     def check(self, columns: Iterable[str]) -> None:
@@ -78,7 +79,10 @@ def _find(name: str) -> Callable[..., Any]:
     if not hasattr(module, attribute):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ConfigError(f"reward.name: {module_name} has no {attribute!r}; callable there: {', '.join(own) or 'nothing'}")
-    function = getattr(module, attribute)
+    return _checked(getattr(module, attribute), name)
+
+
+def _checked(function: Any, name: str) -> Callable[..., Any]:
     if not callable(function):
         raise ConfigError(f"reward.name: {name} is a {type(function).__name__}; a function is needed")
     if inspect.iscoroutinefunction(function):

@@ -24,12 +24,13 @@ from konomi import ops
 from konomi.config import DataConfig, PPOConfig, RolloutConfig
 from konomi.data.batch import Rollout, micro_batches, scatter_rows
 from konomi.data.records import Prompt
+from konomi.data.sources import as_prompts
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb
 from konomi.errors import ConfigError, RunError
 from konomi.models.packed import Trunk
 from konomi.models.policy import Evaluation, Policy, reference_logprobs, rounds_coarsely, same_weights, token_full_kl
-from konomi.rewards.base import Reward
+from konomi.rewards import Reward, as_reward
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import Drawn, explore, make_draws, sample
 from konomi.seeds import stream_seed
@@ -45,8 +46,8 @@ class PPOTrainer:
         policy: what is trained.
         reference: what it is held to: a frozen copy of the initial model, from :func:`konomi.make_reference`.
         tokens: the tokenizer.
-        prompts: what is asked, in a new order each epoch.
-        reward: texts -> scores.
+        prompts: what is asked, in a new order each epoch: strings, rows with a text, or prompts.
+        reward: a reward, or a function that is called with the lists it names: texts, prompts, responses, other columns.
         judges: further rewards, by name, that nothing is trained against: their means are told.
         ppo, rollout, data: settings.
         seed: of everything random.
@@ -63,8 +64,8 @@ class PPOTrainer:
         policy: Policy,
         reference: PreTrainedModel,
         tokens: Tokens,
-        prompts: Sequence[Prompt],
-        reward: Reward,
+        prompts: Sequence[Prompt | str],
+        reward: Reward | Callable[..., Any],
         *,
         ppo: PPOConfig | None = None,
         rollout: RolloutConfig | None = None,
@@ -76,6 +77,8 @@ class PPOTrainer:
     ) -> None:
         self.ppo, self.rollout_config = ppo or PPOConfig(), rollout or RolloutConfig()
         self.policy, self.tokens, self.seed, self.failed_texts = policy, tokens, seed, failed_texts
+        prompts = as_prompts(prompts)
+        reward = as_reward(reward, prompts[0].columns)
         self.scorer = Scorer(tokens, reward, judges or {}, self.rollout_config, failed_texts)
         self.queries = QueryStream(prompts, tokens, data or DataConfig(), seed)
         groups = [
