@@ -28,6 +28,7 @@ LAYERS = [
     {"pipeline"},
     {"revisit"},
     {"console"},
+    {"api"},
     {"cli"},
     {"__main__"},
 ]

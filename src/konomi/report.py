@@ -44,8 +44,8 @@ _FIGURES = (
 )
 
 
-def write_report(run: RunDir) -> Path:
-    """Write ``report.html`` of a run from what its directory holds by now, and return the path.
+def write_report(run: RunDir | str | Path) -> Path:
+    """Write ``report.html`` of a run, or of its directory, from what is there by now, and return the path.
 
     Whatever is missing (updates, before/after, sample texts) is left out or said to be missing.
 
@@ -53,6 +53,7 @@ def write_report(run: RunDir) -> Path:
         DataError: a file of the run is damaged, or compare.json was written by a newer konomi.
         RunError: the page cannot be written.
     """
+    run = run if isinstance(run, RunDir) else RunDir.open(run)
     labels = page.read_labels("report.json")
     return page.write_page(run, "report.html", labels, _content(run, page.translator(labels)))
 

@@ -20,7 +20,7 @@ from konomi.tracking import MlflowSink
 
 @contextmanager
 def begun(
-    job: Section, root: Path, observer: Observer, *, data: str, digest: str, facts: Mapping[str, str],
+    job: Section, root: str | Path, observer: Observer, *, data: str, digest: str, facts: Mapping[str, str],
     parent: str | None = None, extra: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[RunDir, MlflowSink | None]]:  # fmt: skip
     """A new run directory under ``root`` and its MLflow run. Both say how the work inside ended: finished, failed, stopped.

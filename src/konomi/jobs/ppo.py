@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from konomi import files
 from konomi.compare import compare_models, told
 from konomi.config import PPOJob, build
 from konomi.data.records import Prompt
-from konomi.data.sources import load_prompts, split_held_out
+from konomi.data.sources import as_prompts, load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
@@ -23,7 +24,7 @@ from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.observer import Observer
 from konomi.report import write_report
-from konomi.rewards import build_judges, build_reward
+from konomi.rewards import as_reward, build_judges
 from konomi.rewards.base import Reward
 from konomi.runs import RunDir
 from konomi.signals import Stop, stop_on_signal
@@ -36,12 +37,13 @@ from konomi.train.profile import profiled
 
 def run_ppo(
     job: PPOJob, root: str | Path, observer: Observer | None = None, resume: Path | None = None, profile: bool = False,
-    parent: str | None = None,
+    parent: str | None = None, prompts: Iterable[Any] | None = None, reward: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a job, or go on with the one in the directory ``resume``; return the result that ``--json`` prints.
 
     ``profile``: write trace.json.gz and profile.txt of one update; see :mod:`konomi.train.profile`.
     ``parent``: the MLflow run that this one is a part of.
+    ``prompts``, ``reward``: used in place of those that the job names: strings or rows with a text; a Python function.
     Nothing is written before the configuration, the prompts, the reward and the model were found to be usable.
 
     Raises:
@@ -51,14 +53,15 @@ def run_ppo(
     """
     observer, started = observer or Observer(), time.monotonic()
     old = RunDir.open(resume).info if resume else {}
-    prompts, held_out = find_prompts(job)
-    reward = build_reward(job.reward, columns=prompts[0].columns, device=find_device())
-    judges = build_judges(job.judges, columns=prompts[0].columns, device=find_device())
+    own = None if prompts is None else as_prompts(prompts, job.data.column)
+    asked, held_out = find_prompts(job, own)
+    reward = as_reward(job.reward if reward is None else reward, asked[0].columns, find_device())
+    judges = build_judges(job.judges, columns=asked[0].columns, device=find_device())
     loaded = load_causal_lm(job.model, progress=observer.say)
     precision = old.get("precision") or choose_precision(job.model.precision)
     tokens = Tokens(loaded.tokenizer)
-    check_lengths(job, tokens, prompts, held_out, loaded)
-    began_with = {"precision": precision, "model_revision": loaded.revision, "data_digest": prompts_digest(prompts + held_out)}
+    check_lengths(job, tokens, asked, held_out, loaded)
+    began_with = {"precision": precision, "model_revision": loaded.revision, "data_digest": prompts_digest(asked + held_out)}
     for key, value in began_with.items() if resume else ():
         if old.get(key) != value:
             raise ConfigError(
@@ -71,16 +74,18 @@ def run_ppo(
         run = RunDir.open(resume)
     else:
         run = RunDir.create(root, job.run.name, job.model_dump(mode="json"), seed=job.run.seed, extra=began_with)
+        if own is not None:
+            job = _keep_prompts(job, run, own)
     with held(run), ends(run), stop_on_signal(observer.stopping) as stop:
         trainer = PPOTrainer(
-            policy, reference, tokens, prompts, reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
+            policy, reference, tokens, asked, reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
             seed=job.run.seed, precision=precision, failed_texts=run.path / "failed_texts.jsonl", judges=judges,
         )  # fmt: skip
         checkpoints = Checkpoints(run.checkpoints, job.run.keep)
         if resume:
             _go_on(run, trainer, checkpoints, observer)
         with logged(job.run, run, observer, data=job.data.prompts, parent=parent) as sink:
-            observer.start(run, _facts(job, loaded, precision, trainer, reward.name, prompts, held_out), job.ppo.updates)
+            observer.start(run, _facts(job, loaded, precision, trainer, reward.name, asked, held_out), job.ppo.updates)
             _train(trainer, run, checkpoints, sink, job, observer, stop, profile)
             return _finish(trainer, run, checkpoints, sink, job, held_out, reward, judges, observer, started)
 
@@ -192,9 +197,21 @@ def resumed_job(path: Path, overrides: list[str]) -> PPOJob:
     return build(PPOJob, run.config, where=str(run.path / "config.json"))
 
 
-def find_prompts(job: PPOJob) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts to train on and those held out; neither holds an extra prompt of the before/after."""
-    prompts = load_prompts(job.data)
+def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
+    """Write prompts that came from Python into the run, so that it can be resumed and compared without them."""
+    column, path = job.data.column, run.path / "prompts.jsonl"
+    files.write_atomic(path, b"".join(files.line({column: each.text, **each.columns}) for each in prompts))
+    job = job.model_copy(update={"data": job.data.model_copy(update={"prompts": str(path)})})
+    run.write_json("config.json", job.model_dump(mode="json"))
+    return job
+
+
+def find_prompts(job: PPOJob, given: list[Prompt] | None = None) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to train on and those held out; neither holds an extra prompt of the before/after.
+
+    ``given``: instead of those that the job names.
+    """
+    prompts = load_prompts(job.data) if given is None else given
     extra = {Prompt(text).key for text in job.compare.extra}
     train, held_out = split_held_out([p for p in prompts if p.key not in extra], job.data.held_out)
     if not held_out:

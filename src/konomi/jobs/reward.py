@@ -36,7 +36,9 @@ TAME = 64
 """Elements on which the size of a new head's numbers is measured."""
 
 
-def run_reward(job: RewardJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
+def run_reward(
+    job: RewardJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None
+) -> dict[str, Any]:
     """Train a reward model (or a classifier) and say how far it can be trusted; return what ``--json`` prints.
 
     The run's directory gets model/, eval.json, metrics.jsonl and report.html. Nothing is written before the data and the

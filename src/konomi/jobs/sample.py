@@ -61,7 +61,9 @@ class _Writer:
     precision: str
 
 
-def run_sample(job: SampleJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
+def run_sample(
+    job: SampleJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None
+) -> dict[str, Any]:
     """Let models write candidates for prompts; return the result that ``--json`` prints.
 
     The run directory gets candidates.jsonl and manifest.json. Each candidate is drawn from a stream of its own, so that

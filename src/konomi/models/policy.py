@@ -90,11 +90,11 @@ class Policy(nn.Module):
             values_N: Tensor = self.value_head(hidden_ND.to(self.value_head.weight.dtype)).squeeze(-1)
         return values_N
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: str | Path) -> None:
         """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it."""
         with quiet():
             self.lm.save_pretrained(directory)
-        save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, directory / VALUE_HEAD_FILE)
+        save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, Path(directory) / VALUE_HEAD_FILE)
 
 
 def train_only(lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None) -> int | None:

@@ -23,7 +23,7 @@ from konomi.tracking import EndStatus, MlflowSink
 
 
 def run_pipeline(
-    pipeline: Pipeline, stages: Sequence[Stage], directory: Path, observer: Observer | None = None, *,
+    pipeline: Pipeline, stages: Sequence[Stage], directory: str | Path, observer: Observer | None = None, *,
     start: str | None = None, again: str = "run it again",
 ) -> dict[str, Any]:  # fmt: skip
     """Run the stages that are not finished; return what ``--json`` prints.
@@ -41,7 +41,7 @@ def run_pipeline(
         KonomiError: what a stage raised, with the stage's name in front.
         KeyboardInterrupt: stopped by a signal.
     """
-    observer = observer or Observer()
+    observer, directory = observer or Observer(), Path(directory)
     forgotten = stages_from(stages, start)
     _make(directory)
     with stop_on_signal(observer.stopping), locked(directory, lambda: Notes(directory).content):

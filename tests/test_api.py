@@ -1,0 +1,101 @@
+"""A run in one call, and what else takes plain strings, lists and functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import konomi
+from konomi.api import train
+from konomi.config import ClassifierReward, FunctionReward, HttpReward, ModelReward, PPOConfig, RolloutConfig
+from konomi.data.sources import as_prompts
+from konomi.observer import Observer
+from konomi.rewards import as_reward, reward_config
+from konomi.runs import RunDir
+from tiny import save_tiny, tiny_tokenizer
+from tiny_run import without_dropout
+
+TEXTS = ["the cat", "a", "once upon a time", "rain", "we saw", "hello there", "q", "zebras run far", "by night", "far"]
+SMALL: dict[str, Any] = {
+    "episodes": 8, "batch_size": 4, "mini_batch_size": 2, "baseline_samples": 4, "response_tokens": (2, 4),
+    "data": {"held_out": 0.4}, "run": {"mlflow": False},
+}  # fmt: skip
+
+
+def count_a(responses: list[str]) -> list[int]:
+    return [response.count("a") for response in responses]
+
+
+def test_one_call_with_a_list_and_a_function(tmp_path: Path, fresh_accelerator: None) -> None:
+    lm = save_tiny(tmp_path / "lm", "gpt2")
+    result = train(str(lm), TEXTS, count_a, out=str(tmp_path / "runs"), observer=Observer(), **SMALL)
+    run = RunDir.open(result["run"])
+    assert run.info["status"] == "finished"
+    assert (Path(result["model"]) / "model.safetensors").is_file()
+    # another process can go on with it: the prompts are in it, and the function is named
+    job = run.config
+    assert sorted(each.text for each in konomi.load_prompts(konomi.DataConfig(**job["data"]))) == sorted(TEXTS)
+    assert job["reward"] == {"kind": "function", "name": f"{__name__}:count_a"}
+    assert job["ppo"]["episodes"] == 8
+    again = konomi.write_report(str(run.path))
+    assert again == run.report
+
+
+def test_settings_that_are_none_are_named(tmp_path: Path) -> None:
+    with pytest.raises(konomi.ConfigError, match="epsiodes: not a setting"):
+        train("nowhere", TEXTS, count_a, epsiodes=8)
+    with pytest.raises(konomi.ConfigError, match="compare: not a setting"):
+        train("nowhere", TEXTS, count_a, compare=3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_prompts_of_strings_rows_and_prompts() -> None:
+    assert [each.text for each in as_prompts(["a", "b"])] == ["a", "b"]
+    rows = as_prompts([{"question": "a", "topic": 1}, {"question": "b"}], column="question")
+    assert [(each.text, each.columns) for each in rows] == [("a", {"topic": 1}), ("b", {"topic": None})]
+    assert as_prompts(rows) == rows
+    for wrong, message in (("one text", "one string"), ([], "no rows"), ([{"x": 1}], "text"), ([3], r"prompts\[0\]")):
+        with pytest.raises(konomi.DataError, match=message):
+            as_prompts(wrong)
+
+
+def test_what_may_stand_for_a_reward(tmp_path: Path) -> None:
+    (tmp_path / "reward.json").write_text("{}", encoding="utf-8")
+    cases = {
+        "embedded:asari": ClassifierReward(),
+        "someone/sentiment": ClassifierReward(name="someone/sentiment"),
+        "my.py:f": FunctionReward(kind="function", name="my.py:f"),
+        "package.module:f": FunctionReward(kind="function", name="package.module:f"),
+        "http://127.0.0.1:1/": HttpReward(kind="http", url="http://127.0.0.1:1/"),
+        str(tmp_path): ModelReward(kind="model", name=str(tmp_path)),
+    }
+    for given, config in cases.items():
+        assert reward_config(given) == config, given
+    assert reward_config(cases["my.py:f"]) == cases["my.py:f"]
+    assert reward_config({"kind": "function", "name": "m:f"}).name == "m:f"
+    for wrong in (3, {"kind": "magic"}, None):
+        with pytest.raises(konomi.ConfigError, match="reward"):
+            reward_config(wrong)
+
+
+def test_a_plain_function_is_called_with_the_lists_that_it_names() -> None:
+    reward = as_reward(lambda texts, topic: [len(text) + n for text, n in zip(texts, topic, strict=True)], ["topic"])
+    assert reward(["ab", "c"], prompts=["a", "c"], responses=["b", ""], columns={"topic": [10, 20]}) == [12.0, 21.0]
+    assert as_reward(reward) is reward
+    with pytest.raises(konomi.ConfigError, match="topic"):
+        as_reward(lambda topic: topic, ["other"])
+
+
+def test_trainer_and_comparison_take_strings_and_functions(fresh_accelerator: None) -> None:
+    policy = konomi.Policy(without_dropout("gpt2"))
+    reference, tokens = konomi.make_reference(policy), konomi.Tokens(tiny_tokenizer())
+    rollout = RolloutConfig(response_tokens=(2, 4))
+    ppo = PPOConfig(episodes=4, batch_size=4, mini_batch_size=2, baseline_samples=4)
+    (step,) = konomi.PPOTrainer(policy, reference, tokens, TEXTS, count_a, ppo=ppo, rollout=rollout)
+    assert step.metrics["ppo/mean_scores"] >= 0
+    found = konomi.compare_models(
+        reference, policy.lm, tokens, TEXTS[:3], count_a, rollout=rollout, config=konomi.CompareConfig()
+    )  # fmt: skip
+    assert found["prompts"] == 3
