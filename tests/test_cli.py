@@ -275,7 +275,43 @@ def test_a_run_is_not_gone_on_with_twice_or_on_other_prompts(world: Path) -> Non
     assert (taken.exit_code, str(process.pid) in taken.stderr) == (1, True)
     (world / "prompts.txt").write_text("other\nprompts\nare\nhere\nand\nsome\nmore\nof\nthem\nabc\n", encoding="utf-8")
     other = konomi("ppo", "--resume", str(run))
-    assert (other.exit_code, "data_digest" in other.stderr) == (2, True)
+    assert (other.exit_code, "data.prompts" in other.stderr) == (2, True)
+
+
+def test_a_run_is_not_gone_on_with_or_compared_on_other_inputs(world: Path) -> None:
+    from konomi.runs import RunDir
+
+    code = "def letters(responses):\n    return [float(len(text)) for text in responses]\n"
+    (world / "judge.py").write_text(code, encoding="utf-8")
+    judge = ("--set", "judges.b.kind=function", "--set", "judges.b.name=judge:letters")
+    made = konomi("ppo", "job.toml", "--set", "run.name=one", "--set", "ppo.episodes=32", *judge)
+    assert made.exit_code == 0, made.stderr
+    run = RunDir.open(world / "runs" / "one")
+    run.set_status("stopped")
+    assert (run.inputs / "reward.name.py").read_text("utf-8") == REWARD
+    assert (run.inputs / "judges.b.name.py").read_text("utf-8") == code
+    tiny.save_tiny(world / "other", "gpt2", seed=1)
+    copy = run.inputs / "reward.name.py"
+    changes = {
+        "lm/model.safetensors": ((world / "other/model.safetensors").read_bytes(), "model.name = lm."),
+        "lm/config.json": (b" " + (world / "lm/config.json").read_bytes(), "model.name = lm."),
+        "lm/tokenizer_config.json": (b" " + (world / "lm/tokenizer_config.json").read_bytes(), "model.name = lm."),
+        "taste.py": (REWARD.replace('"a"', '"b"').encode(), f"reward.name = taste.py:count_a (as it was: {copy})"),
+        "judge.py": (code.replace("float", "-float").encode(), "judges.b.name = judge:letters (as it was: "),
+        "prompts.txt": (b"other\nprompts\nare\nhere\nand\nsome\nmore\nof\nthem\nabc\n", "data.prompts"),
+    }
+    for file, (content, named) in changes.items():
+        old = (world / file).read_bytes()
+        (world / file).write_bytes(content)
+        for arguments in (["ppo", "--resume", str(run.path)], ["compare", str(run.path)]):
+            result = konomi(*arguments)
+            assert (result.exit_code, named in result.stderr) == (2, True), (file, result.stderr)
+            assert "has changed since it began" in result.stderr
+        (world / file).write_bytes(old)
+    assert run.info["status"] == "stopped"
+    run.note(inputs=None, model_revision=None)  # as an older konomi wrote it
+    assert konomi("compare", str(run.path)).exit_code == 0
+    assert konomi("ppo", "--resume", str(run.path)).exit_code == 0
 
 
 def test_failing_reward_fails_the_run_and_keeps_the_texts(world: Path) -> None:

@@ -19,7 +19,8 @@ import tiny
 from konomi.cli import app
 from konomi.config import VERBS, PPOJob, load_pipeline
 from konomi.config.pipeline import _imported
-from konomi.pipeline.steps import _file_of, decide
+from konomi.jobs.inputs import file_of
+from konomi.pipeline.steps import decide
 
 REWARD = """
 def count_a(responses):
@@ -312,15 +313,15 @@ def test_references_are_paths_and_texts_may_begin_with_at(world: Path) -> None:
 
 def test_files_are_known_among_settings(world: Path) -> None:
     (world / "train").mkdir()
-    assert _file_of("name", "lm") == Path("lm")
-    assert _file_of("prompts", "embedded:openings-ja").name == "openings-ja.jsonl"  # type: ignore[union-attr]
-    assert _file_of("name", "taste.py:count_a") == Path("taste.py")
-    assert _file_of("anything", str(world / "prompts.txt")) == world / "prompts.txt"
-    assert _file_of("split", "train") is None
-    assert _file_of("name", "embedded:asari") is None
-    assert _file_of("name", "owner/model") is None
-    assert _file_of("name", "x" * 5000) is None
-    assert _file_of("name", "a\0b") is None
+    assert file_of("name", "lm") == Path("lm")
+    assert file_of("prompts", "embedded:openings-ja").name == "openings-ja.jsonl"  # type: ignore[union-attr]
+    assert file_of("name", "taste.py:count_a") == Path("taste.py")
+    assert file_of("anything", str(world / "prompts.txt")) == world / "prompts.txt"
+    assert file_of("split", "train") is None
+    assert file_of("name", "embedded:asari") is None
+    assert file_of("name", "owner/model") is None
+    assert file_of("name", "x" * 5000) is None
+    assert file_of("name", "a\0b") is None
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -68,12 +69,20 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
 
 
 def content_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; of a directory, that of the names and contents of all its files but hidden ones."""
+    """Return the SHA-256 of a file; of a directory, that of the names and contents of all its files but hidden ones.
+
+    A file is read once in a process, unless its size or its time changes.
+    """
     if not path.is_dir():
-        return file_sha256(path)
+        return _sha256_as_of(path.absolute(), path.stat().st_size, path.stat().st_mtime_ns)
     named = {each.relative_to(path).as_posix(): each for each in path.rglob("*") if each.is_file()}
     shown = sorted(name for name in named if not any(part.startswith(".") for part in name.split("/")))
-    return hashlib.sha256(json.dumps([[name, file_sha256(named[name])] for name in shown]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([[name, content_sha256(named[name])] for name in shown]).encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_as_of(file: Path, size: int, time_ns: int) -> str:
+    return file_sha256(file)
 
 
 def line(record: Mapping[str, Any]) -> bytes:

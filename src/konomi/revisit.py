@@ -10,7 +10,8 @@ from konomi.compare import compare_models
 from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.data.tokens import Tokens
 from konomi.errors import DataError
-from konomi.jobs.ppo import check_context, check_lengths, find_prompts
+from konomi.jobs.inputs import check_unchanged
+from konomi.jobs.ppo import check_context, check_lengths, describe_inputs, find_prompts
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.report import write_report
@@ -33,6 +34,7 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     before, after = load_pair(job.model, run.model, observer.say)
     tokens = Tokens(before.tokenizer)
     check_lengths(job.model_copy(update={"compare": config}), tokens, prompts, held_out, before)
+    check_unchanged(run, describe_inputs(job, before, prompts + held_out))
     precision = run.info.get("precision") or choose_precision(job.model.precision)
     observer.say("Both models answer held-out prompts")
     comparison = compare_models(

@@ -6,6 +6,7 @@
     run.json        status, reason, seed, versions, machine, git, times (see :meth:`RunDir.create`)
     metrics.jsonl   one line an update; units in docs/metrics.md; NaN and infinity are null
     samples.jsonl   one line a sample text
+    inputs/         a copy of each reward function's file, by the setting that names it
     checkpoints/    made by the trainer
     model/          the model that the run ends with
     compare.json    the before/after
@@ -108,6 +109,11 @@ class RunDir:
     def checkpoints(self) -> Path:
         """Directory of the checkpoints; may not exist yet."""
         return self.path / "checkpoints"
+
+    @property
+    def inputs(self) -> Path:
+        """Directory of the copies of reward functions; may not exist."""
+        return self.path / "inputs"
 
     @property
     def model(self) -> Path:

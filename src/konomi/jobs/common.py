@@ -13,6 +13,7 @@ import filelock
 from konomi.config import Section, StageConfig
 from konomi.data.records import Prompt
 from konomi.errors import RunError
+from konomi.jobs.inputs import inputs_of, keep_code
 from konomi.observer import Observer
 from konomi.runs import RunDir
 from konomi.tracking import MlflowSink
@@ -36,8 +37,8 @@ def begun(
         extra: further fields of run.json.
     """
     settings: StageConfig = job.run  # type: ignore[attr-defined]
-    config = job.model_dump(mode="json")
-    run = RunDir.create(root, settings.name, config, seed=settings.seed, extra={"data_digest": digest, **(extra or {})})
+    inputs = inputs_of(job.model_dump(mode="json", exclude={"run"}))
+    run = new_run(job, root, {"data_digest": digest, "inputs": inputs, **(extra or {})})
     with held(run), ends(run):
         with logged(settings, run, observer, data=data, parent=parent) as sink:
             observer.start(run, dict(facts), 0)
@@ -45,6 +46,15 @@ def begun(
         run.set_status("finished")
         if sink:
             sink.end("FINISHED")
+
+
+def new_run(job: Section, root: Path, extra: Mapping[str, Any]) -> RunDir:
+    """Make the run directory of a job, with a copy of its reward functions. ``extra``: fields of run.json, with ``inputs``."""
+    settings: StageConfig = job.run  # type: ignore[attr-defined]
+    run = RunDir.create(root, settings.name, job.model_dump(mode="json"), seed=settings.seed, extra=extra)
+    with ends(run):
+        keep_code(run)
+    return run
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from konomi.data.sources import as_prompts, load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
-from konomi.jobs.common import ends, held, logged, prompts_digest
+from konomi.jobs.common import ends, held, logged, new_run, prompts_digest
+from konomi.jobs.inputs import check_unchanged, inputs_of
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.observer import Observer
@@ -52,30 +53,23 @@ def run_ppo(
         KeyboardInterrupt: stopped by a signal; the state is saved.
     """
     observer, started = observer or Observer(), time.monotonic()
-    old = RunDir.open(resume).info if resume else {}
+    old = RunDir.open(resume) if resume else None
     own = None if prompts is None else as_prompts(prompts, job.data.column)
     asked, held_out = find_prompts(job, own)
     reward = as_reward(job.reward if reward is None else reward, asked[0].columns, find_device())
     judges = build_judges(job.judges, columns=asked[0].columns, device=find_device())
     loaded = load_causal_lm(job.model, progress=observer.say)
-    precision = old.get("precision") or choose_precision(job.model.precision)
+    precision = (old and old.info.get("precision")) or choose_precision(job.model.precision)
     tokens = Tokens(loaded.tokenizer)
     check_lengths(job, tokens, asked, held_out, loaded)
-    began_with = {"precision": precision, "model_revision": loaded.revision, "data_digest": prompts_digest(asked + held_out)}
-    for key, value in began_with.items() if resume else ():
-        if old.get(key) != value:
-            raise ConfigError(
-                f"{resume}: {key} is {value} now and was {old.get(key)} when the run began; give back the old files, "
-                "or start a new run"
-            )
+    began_with = describe_inputs(job, loaded, asked + held_out)
+    if old:
+        check_unchanged(old, began_with)
     policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)
-    if resume:
-        run = RunDir.open(resume)
-    else:
-        run = RunDir.create(root, job.run.name, job.model_dump(mode="json"), seed=job.run.seed, extra=began_with)
-        if own is not None:
-            job = _keep_prompts(job, run, own)
+    run = old or new_run(job, root, {"precision": precision, **began_with})
+    if own is not None and not old:
+        job = _keep_prompts(job, run, own)
     with held(run), ends(run), stop_on_signal(observer.stopping) as stop:
         trainer = PPOTrainer(
             policy, reference, tokens, asked, reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
@@ -220,6 +214,12 @@ def find_prompts(job: PPOJob, given: list[Prompt] | None = None) -> tuple[list[P
             f"or raise data.held_out = {job.data.held_out:g}"
         )
     return train, held_out
+
+
+def describe_inputs(job: PPOJob, loaded: Loaded, prompts: list[Prompt]) -> dict[str, Any]:
+    """What a run depends on, as run.json has it."""
+    settings = job.model_dump(mode="json", include={"model", "reward", "judges"})
+    return {"model_revision": loaded.revision, "data_digest": prompts_digest(prompts), "inputs": inputs_of(settings)}
 
 
 def check_lengths(job: PPOJob, tokens: Tokens, prompts: list[Prompt], held_out: list[Prompt], loaded: Loaded) -> None:

@@ -11,16 +11,14 @@ from typing import Any, Literal
 
 from konomi.config import VERBS, Stage
 from konomi.config.pipeline import leaves
-from konomi.data.sources import EMBEDDED, embedded_file
 from konomi.errors import ConfigError, DataError
 from konomi.files import content_sha256
+from konomi.jobs.inputs import file_of
 from konomi.runs import RunDir
 
 VERSION = 1
 _TOLD_ELSEWHERE = ("run.name", "run.mlflow", "run.experiment")
 """Settings that change nothing in what a stage makes."""
-_FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
-"""Settings that name files; others are taken for one if they look like a path. What does not exist is not a file."""
 
 
 @dataclass(frozen=True)
@@ -126,30 +124,13 @@ def _inputs(stage: Stage) -> dict[str, Any]:
     for path, value in leaves(stage.job.model_dump(mode="json")):
         if path in _TOLD_ELSEWHERE:
             continue
-        name, file = value, _file_of(path.rpartition(".")[2], value) if isinstance(value, str) else None
+        name, file = value, file_of(path.rpartition(".")[2], value) if isinstance(value, str) else None
         if path in stage.references:
             name, file = "@{}.{}".format(*stage.references[path]), Path(value)
         found[path] = value
         if file is not None:
             found[path] = {"name": name, "sha256": content_sha256(file) if file.exists() else None}
     return found
-
-
-def _file_of(key: str, value: str) -> Path | None:
-    """The file or directory that a setting names, if it names one that is there."""
-    if key == "project":  # people go on working in it: what it holds does not make a stage run again
-        return None
-    if key in ("prompts", "texts") and value.startswith(EMBEDDED):
-        return embedded_file(value)
-    if key not in _FILES and "/" not in value and not Path(value).suffix:
-        return None
-    for name in (value, value.rpartition(":")[0]):  # file.py:function
-        try:
-            if name and Path(name).expanduser().exists():
-                return Path(name).expanduser()
-        except (OSError, ValueError):  # a text that no file can be called
-            continue
-    return None
 
 
 def _difference(old: Any, new: Mapping[str, Any]) -> str:

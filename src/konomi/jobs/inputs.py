@@ -1,0 +1,91 @@
+"""What a job depends on: the files and directories that its settings name, by their contents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from konomi.config.pipeline import leaves
+from konomi.data.sources import EMBEDDED, embedded_file
+from konomi.errors import ConfigError
+from konomi.files import content_sha256, new_directory
+from konomi.runs import RunDir
+
+_FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
+"""Settings that name files; others are taken for one if they look like a path. What does not exist is not a file."""
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+
+
+def file_of(key: str, value: str) -> Path | None:
+    """The file or directory that a setting names, if it names one that is there."""
+    if key == "project":  # people go on working in it: what it holds does not make a stage run again
+        return None
+    if key in ("prompts", "texts") and value.startswith(EMBEDDED):
+        return embedded_file(value)
+    if key not in _FILES and "/" not in value and not Path(value).suffix:
+        return None
+    before, colon, _ = value.rpartition(":")
+    module = before.replace(".", "/") if colon and re.fullmatch(r"\w+(\.\w+)*", before) else ""
+    # a file; file.py:function; package.module:function
+    for name in (value, *((f"{module}.py", f"{module}/__init__.py") if module else ()), before):
+        try:
+            if name and Path(name).expanduser().exists():
+                return Path(name).expanduser()
+        except (OSError, ValueError):  # a text that no file can be called
+            continue
+    return None
+
+
+def inputs_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Of each setting that names a file, a directory or a model of the hub: its value, and ``sha256`` or ``commit``."""
+    values = {path: value for path, value in leaves(settings) if isinstance(value, str)}
+    found = {}
+    for path, value in values.items():
+        section, _, key = path.rpartition(".")
+        if (file := file_of(key, value)) is not None:
+            found[path] = {"name": value, "sha256": content_sha256(file)}
+        elif key == "name" and (commit := _cached_commit(value, values.get(f"{section}.revision"))):
+            found[path] = {"name": value, "commit": commit}
+    return found
+
+
+def keep_code(run: RunDir) -> None:
+    """Copy the Python files among the inputs of a new run into it. Raises RunError if they cannot be written."""
+    files = {path: file_of("name", each["name"]) for path, each in run.info["inputs"].items()}
+    code = {path: file for path, file in files.items() if file is not None and file.suffix == ".py"}
+    if code:
+        with new_directory(run.inputs) as draft:
+            for path, file in code.items():
+                (draft / f"{path}.py").write_bytes(file.read_bytes())
+
+
+def check_unchanged(run: RunDir, now: Mapping[str, Any]) -> None:
+    """Raise ConfigError, with what has changed, if a run began with something else than ``now``.
+
+    ``now``: fields of run.json. What an older konomi did not note there is not compared.
+    """
+    then, changed = run.info, []
+    for setting, each in (then.get("inputs") or {}).items():
+        if now["inputs"].get(setting) != each:
+            copy = run.inputs / f"{setting}.py"
+            changed.append(f"{setting} = {each['name']}" + (f" (as it was: {copy})" if copy.is_file() else ""))
+    for field, setting in (("data_digest", "data.prompts"), ("model_revision", "model.name")):
+        if field in then and now[field] != then[field]:
+            changed.append(f"{setting} ({field} is {now[field]} and was {then[field]})")
+    if changed:
+        raise ConfigError(
+            f"{run.path}: what it depends on has changed since it began: {'; '.join(changed)}. Give back the old files, or start "
+            "a new run"
+        )
+
+
+def _cached_commit(name: str, revision: str | None) -> str | None:
+    """The commit of a hub model that is in the hub's cache; None: the name is none of a hub model, or it is not there."""
+    if not _HUB_NAME.fullmatch(name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None

@@ -1,0 +1,54 @@
+"""What a job depends on is known by its contents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from konomi.jobs.inputs import inputs_of
+
+
+def test_what_settings_name_is_known_by_its_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    files = (
+        *("classifier/config.json", "classifier/model.safetensors", "taste.py", "pack/inner.py", "pack/__init__.py", "texts.csv"),
+        f"hub/models--owner--model/snapshots/{commit}/config.json",
+    )
+    for file in files:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("one", encoding="utf-8")
+    (tmp_path / "hub/models--owner--model/refs").mkdir()
+    (tmp_path / "hub/models--owner--model/refs/main").write_text(commit, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    settings = {
+        "model": {"name": "owner/model"},
+        "reward": {
+            "kind": "sum",
+            "parts": {
+                "a": {"kind": "classifier", "name": "classifier", "label": "x"},
+                "b": {"kind": "function", "name": "taste.py:f"},
+                "c": {"kind": "function", "name": "pack.inner:f"},
+                "d": {"kind": "function", "name": "pack:f"},
+                "e": {"kind": "http", "url": "http://localhost/texts.csv"},
+            },
+        },
+        "judges": {"j": {"kind": "classifier", "name": "embedded:asari"}, "k": {"kind": "classifier", "name": "no/such"}},
+        "data": {"file": "texts.csv"},
+    }
+    before = inputs_of(settings)
+    parts = [f"reward.parts.{name}.name" for name in "abcd"]
+    assert list(before) == ["model.name", *parts, "data.file"]
+    assert before["model.name"] == {"name": "owner/model", "commit": commit}
+    for file, changed in {
+        "classifier/model.safetensors": {parts[0]}, "taste.py": {parts[1]}, "pack/inner.py": {parts[2]},
+        "pack/__init__.py": {parts[3]}, "texts.csv": {"data.file"},
+    }.items():  # fmt: skip
+        (tmp_path / file).write_text("two", encoding="utf-8")
+        now = inputs_of(settings)
+        assert {path for path in now if now[path] != before[path]} == changed
+        before = now
+    (tmp_path / "classifier" / ".hidden").write_text("", encoding="utf-8")
+    assert inputs_of(settings) == before
