@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -373,6 +374,33 @@ def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, argume
         assert word in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(p for p in world.rglob("*") if "__pycache__" not in p.parts) == before
+
+
+def test_names_that_are_no_paths(world: Path) -> None:
+    name = "お茶はいかがですか。" * 40
+    before = sorted(world.rglob("*"))
+    for arguments in (
+        *(["ppo", "job.toml", "--set", f"{key}={name}"] for key in ("data.prompts", "model.name")),
+        ["ppo", "job.toml", "--set", f"reward.name={name}.py:f"],
+        *(
+            ["ppo", "job.toml", "--set", "reward.kind=" + kind, "--set", f"reward.name={name}"]
+            for kind in ("classifier", "model")
+        ),
+        *([verb, name] for verb in ("ppo", "sft", "reward", "sample", "judge", "run", "compare", "report", "label", "watch")),
+        ["ppo", "--resume", name],
+        ["ppo", "job.toml", "--out", name],
+        ["generate", name, "-p", "a"],
+        ["trim", name, "--scripts", "ja", "--out", "x"],
+        ["convert", name, "o.jsonl", "--to", "pairs"],
+        ["convert", "~nobody-of-this-name/x.jsonl", "o.jsonl", "--to", "pairs"],
+        ["ppo", "job.toml", "--set", "model.name=~nobody-of-this-name/x"],
+        ["ppo", "job.toml", "--set", 'data.prompts="a\\u0000b"'],
+    ):
+        result = konomi(*arguments)
+        assert result.exit_code == 2 and "Traceback" not in result.stderr, (arguments, result.stderr)
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        assert re.search("no such (file|directory)|cannot be imported", result.stderr), result.stderr
+    assert sorted(world.rglob("*")) == before
 
 
 def test_help_teaches() -> None:

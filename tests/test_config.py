@@ -127,6 +127,14 @@ def test_what_is_given_is_left_alone() -> None:
     assert data == {"ppo": {"gamma": 0.5}, "compare": {"extra": ["a"]}}
 
 
+def test_a_byte_order_mark_in_front_is_tolerated(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_bytes(b"\xef\xbb\xbf[run]\nseed = 3\n")
+    assert load_config(tmp_path / "job.toml", PPOJob).run.seed == 3
+    (tmp_path / "job.toml").write_bytes("[run]\nseed = 3\n".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"UTF-16 text .* Save it as UTF-8: iconv"):
+        load_config(tmp_path / "job.toml", PPOJob)
+
+
 def test_settings_cannot_be_changed_later() -> None:
     with pytest.raises(ValueError, match="frozen"):
         PPOJob().ppo.gamma = 0.5  # type: ignore[misc]

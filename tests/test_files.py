@@ -1,14 +1,17 @@
-"""Directories that are replaced as a whole."""
+"""Directories that are replaced as a whole; names and contents of files that users give."""
 
 from __future__ import annotations
 
+import datetime
+import subprocess
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from konomi.errors import RunError
-from konomi.files import new_directory
+from konomi.errors import DataError, ModelError, RunError
+from konomi.files import local_path, new_directory, plain, read_utf8
 
 
 def content(directory: Path) -> dict[str, str]:
@@ -61,3 +64,44 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(RunError, match=r"file/model: cannot be written: (Not a directory|File exists)"):
         write(tmp_path / "file" / "model", "one")
+
+
+def test_a_name_that_no_file_can_have_is_told_as_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert local_path("~/a b.csv") == tmp_path / "a b.csv"
+    assert local_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+    for name in ("お茶は" * 100, "a\0b", "half \ud800", "x/" * 3000):
+        with pytest.raises(ModelError, match="no such file, and no file can have this name") as caught:
+            local_path(name, ModelError)
+        assert len(str(caught.value)) < 200
+
+
+def test_text_that_is_not_utf8_is_named_and_the_advice_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "結果 1's.csv"
+    text = "prompt,chosen\nお茶は何杯ですか,温かくて良いです。\n"
+    for encoding in ("cp932", "euc-jp", "utf-16", "utf-16-be"):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(DataError) as caught:
+            read_utf8(path)
+        subprocess.run(str(caught.value).partition("Save it as UTF-8: ")[2], shell=True, check=True)
+        made = tmp_path / "結果 1's-utf8.csv"
+        assert read_utf8(made) == text
+    for body in (
+        "prompt\n今天天气怎么样？\n很好，谢谢你。\n".encode("gbk"),
+        "prompt\nFête à Genève\n".encode("latin-1"),
+    ):
+        path.write_bytes(body)
+        with pytest.raises(DataError, match="not UTF-8 text") as caught:
+            read_utf8(path)
+        assert "iconv" not in str(caught.value)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_utf8(path) == text
+
+
+def test_values_as_json_can_hold_them() -> None:
+    day = datetime.date(2026, 1, 2)
+    given = {"day": day, "when": datetime.datetime(2026, 1, 2, 3, 4), "price": Decimal("1.5"), "all": (day, float("nan"))}
+    assert plain(given) == {"day": "2026-01-02", "when": "2026-01-02T03:04:00", "price": 1.5, "all": ["2026-01-02", None]}
+    for value in (b"12", {"a": [object()]}):
+        with pytest.raises((TypeError, ValueError)):
+            plain(value)

@@ -2,18 +2,118 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import datetime
+import errno
 import functools
 import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from konomi.errors import DataError, RunError
+from konomi.errors import DataError, KonomiError, RunError
+
+_SIGNATURES = {
+    b"\xff\xfe": "UTF-16 text (Excel's \"Unicode Text\", PowerShell's >)",
+    b"\xfe\xff": "UTF-16 text",
+    b"\x1f\x8b": "gzip data: unpack it first (gunzip)",
+    b"BZh": "bzip2 data: unpack it first (bunzip2)",
+    b"\xfd7zXZ": "xz data: unpack it first (unxz)",
+    b"\x28\xb5\x2f\xfd": "Zstandard data: unpack it first (unzstd)",
+    b"PK\x03\x04": 'an Excel workbook or another zip archive: unpack it, or save the sheet as "CSV UTF-8"',
+    b"\xd0\xcf\x11\xe0": 'an old Excel workbook: save the sheet as "CSV UTF-8"',
+    b"PAR1": "a Parquet file: give it the ending .parquet",
+}
+"""How files begin that are often taken for text, and what they are."""
+
+
+def local_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
+    """The path that a user wrote, ``~`` and ``~user`` expanded where there is such a user. It need not exist.
+
+    Raises:
+        error: no file can have this name, or it cannot be looked up.
+    """
+    path = Path(os.path.expanduser(name))  # pathlib's own raises where there is no such user
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as problem:
+        no_name = problem.errno in (errno.ENAMETOOLONG, errno.EINVAL)
+        what = "no such file, and no file can have this name" if no_name else "cannot be looked up"
+        raise error(f"{_short(name)}: {what}: {problem.strerror}") from None
+    except ValueError as problem:  # a NUL, half a character
+        raise error(f"{_short(name)}: no such file, and no file can have this name: {problem}") from None
+    return path
+
+
+def _short(name: str | Path) -> str:
+    text = repr(str(name))[1:-1]
+    return text if len(text) <= 80 else f"{text[:20]}... ({len(str(name))} characters)"
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file, without the byte order mark that some editors put in front.
+
+    Raises:
+        OSError: it cannot be read.
+        DataError: it is not UTF-8.
+    """
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {not_utf8(path, error.reason, error.start)}") from None
+
+
+def what_it_is(head: bytes) -> str | None:
+    """What a file is that begins with these bytes and is no UTF-8 text, or None.
+
+    >>> what_it_is(b"\\x1f\\x8b\\x08\\x00"), what_it_is(b"p,q"), what_it_is(b'{\\x00"\\x00')
+    ('gzip data: unpack it first (gunzip)', None, 'UTF-16LE text')
+    """
+    found = next((name for start, name in _SIGNATURES.items() if head.startswith(start)), None)
+    return found or _WITHOUT_MARK.get(tuple(map(bool, head[:4])))
+
+
+_WITHOUT_MARK = {(True, False, True, False): "UTF-16LE text", (False, True, False, True): "UTF-16BE text"}
+"""Two ASCII characters of two bytes: which of the bytes are not 0."""
+
+
+def not_utf8(path: Path, reason: str, at: int) -> str:
+    """What is wrong with a file that is not UTF-8, and how to make it so: with the encoding that its first MB is in, if that
+    can be told."""
+    with path.open("rb") as file:
+        data = file.read(1_000_000)
+    kind = what_it_is(data[:8])
+    encoding = kind.split()[0] if kind and kind.startswith("UTF-16") else _encoding(data)
+    new = shlex.quote(str(path.with_name(f"{path.stem}-utf8{path.suffix}")))
+    command = f": iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {new}" if encoding else ""
+    what = kind or f"not UTF-8 text ({reason} at byte {at})" + (f", but probably {encoding}" if encoding else "")
+    return what if kind and not encoding else f"{what}. Save it as UTF-8{command}"
+
+
+def _encoding(data: bytes) -> str | None:
+    """The Japanese encoding that some bytes are in. EUC-JP is nearly always valid CP932 too, but of half-width kana; and
+    Chinese in GBK is often valid EUC-JP, but has no kana."""
+    for name in ("CP932", "EUC-JP"):
+        try:
+            text = codecs.getincrementaldecoder(name)().decode(data)
+        except UnicodeDecodeError:
+            continue
+        half = sum("\uff61" <= c <= "\uff9f" for c in text)
+        kana = sum("\u3041" <= c <= "\u30ff" for c in text)
+        if name == "EUC-JP" and not kana:
+            continue
+        if 2 * half < sum(c > "\x7f" for c in text):
+            return name
+    return None
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -97,7 +197,8 @@ def utf8(text: str) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: NaN and infinity null, paths strings, tuples lists, numbers of numpy plain."""
+    """``value`` as JSON can hold it: NaN and infinity null, paths and dates strings, tuples lists, numbers of numpy
+    plain. Raises TypeError or ValueError for what is nothing of that."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -106,6 +207,10 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (bytes, bytearray)):  # float would read a number in them
+        raise TypeError("bytes, which JSON cannot hold")
     number = float(value)
     return number if math.isfinite(number) else None
 

@@ -166,6 +166,11 @@ def test_parquet(tmp_path: Path, record: dict[str, Any]) -> None:
     refused(lambda: read_records(broken), f"{broken}: row 2: 'prompt' is null")
 
 
+def test_ranks_that_a_table_holds_as_floats(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "x.parquet", [{**RANKING, "ranks": [2.0, 1.0]}])
+    assert read_comparisons(path) == [Ranking("p", ("a", "b"), (2, 1))]
+
+
 def test_parquet_that_is_not_utf8(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

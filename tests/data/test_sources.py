@@ -57,6 +57,26 @@ def test_csv(tmp_path: Path) -> None:
     assert load(path) == [Prompt('a, "b"\r\nc', {"label": "0"}), Prompt("d", {"label": "1"})]
 
 
+def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    expected = [Prompt("a, b", {"label": "0"}), Prompt("c\nd", {"label": ""})]
+    for separator in ",;\t":
+        line = separator.join
+        rows = [["text", "label"], ['"a, b"', "0"], ['"c\nd"', ""]]
+        body = "".join(line(row) + "\r\n" for row in rows)
+        wider = "".join(line([*row, "", ""]) + "\r\n" for row in rows)
+        for text in (body, wider, body + 2 * (line(["", ""]) + "\r\n"), body + line(["", "", ""]), f"sep={separator}\r\n{body}"):
+            for name in ("p.csv", "p.tsv"):
+                assert load(write(tmp_path / name, text)) == expected, text
+                assert load(write(tmp_path / name, b"\xef\xbb\xbf" + text.encode())) == expected, text
+    assert load(write(tmp_path / "p.csv", 'sep=|\ntext|"a;b;c"\nx|1\n')) == [Prompt("x", {"a;b;c": "1"})]
+    refused(write(tmp_path / "p.csv", "\nsep=;\ntext;b\nx;1;2\n"), f"{tmp_path}/p.csv:4: 3 fields", "a field with a semicolon")
+    refused(write(tmp_path / "p.csv", "text,b,,\nx,1,,2\n"), "p.csv:2: 4 fields, but the header names 2")
+
+
+def test_a_csv_field_may_be_as_long_as_a_line(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "p.csv", "text\n" + "x" * 400_000 + "\n")) == ["x" * 400_000]
+
+
 def test_parquet(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
@@ -112,7 +132,22 @@ def test_a_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["p.json", "p"])
 def test_an_unknown_ending(tmp_path: Path, name: str) -> None:
-    refused(write(tmp_path / name, "a"), "file ending", ".jsonl, .csv, .parquet or .txt")
+    refused(write(tmp_path / name, "a"), "file ending", ".jsonl, .csv, .tsv, .parquet or .txt")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    import gzip
+
+    for name, body, part in (
+        ("p.jsonl", gzip.compress(b'{"text": "a"}'), "gzip data: unpack it first (gunzip)"),
+        ("p.csv", b"PK\x03\x04\x14\0", 'an Excel workbook or another zip archive: unpack it, or save the sheet as "CSV UTF-8"'),
+        ("p.xlsx", b"PK\x03\x04\x14\0", "an Excel workbook"),
+        ("p.xls", b"\xd0\xcf\x11\xe0\xa1", "an old Excel workbook"),
+        ("p.csv", b"PAR1\x15\x04", "a Parquet file: give it the ending .parquet"),
+        ("p.csv", "text\na\n".encode("utf-16"), "UTF-16 text (Excel"),
+        ("p.txt", "a\n".encode("utf-16-le"), "UTF-16LE text. Save it as UTF-8: iconv -f UTF-16LE "),
+    ):
+        refused(write(tmp_path / name, body), f"{tmp_path / name}: {part}")
 
 
 def test_no_such_embedded_list() -> None:

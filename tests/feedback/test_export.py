@@ -61,6 +61,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
 # export
 
 
+def test_files_of_a_project_that_an_editor_gave_a_byte_order_mark(project: Path) -> None:
+    before = open_project(project)
+    for name in ("project.json", "guidelines.md"):
+        (project / name).write_bytes(b"\xef\xbb\xbf" + (project / name).read_bytes())
+    assert open_project(project) == before
+    assert not before.guidelines().startswith("\ufeff")
+
+
 def test_export_writes_what_the_reward_model_reads(project: Path) -> None:
     result = konomi("export", "people", "--out", "data/out")
     out = Path("data/out")
@@ -430,7 +438,7 @@ def test_what_is_no_project(tmp_path: Path) -> None:
     for text, said in (
         (b"{", "project.json: not JSON: "),
         (b"[]", "project.json: not the settings of a project"),
-        (b"\xff", "not JSON"),
+        (b"\xff", "project.json: not UTF-8 text"),
         (b'{"version":' + b"[" * 100_000, "not JSON: maximum recursion depth exceeded"),
     ):
         file.write_bytes(text)
@@ -453,7 +461,7 @@ def test_guidelines_that_cannot_be_read(tmp_path: Path) -> None:
     file.write_text("# 自分の", encoding="utf-8")
     assert project.guidelines() == "# 自分の"
     file.write_bytes("日本".encode("shift_jis"))
-    with pytest.raises(DataError, match=r"guidelines\.md: not UTF-8 text \(invalid start byte at byte 0\); save it as UTF-8"):
+    with pytest.raises(DataError, match=r"guidelines\.md: not UTF-8 text \(invalid start byte at byte 0\).*Save it as UTF-8"):
         project.guidelines()
     file.unlink()
     with pytest.raises(DataError, match=r"guidelines\.md: cannot be read: No such file or directory; write one: it may be empty"):

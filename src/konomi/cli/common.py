@@ -16,7 +16,7 @@ import typer.core
 from konomi import __version__
 from konomi.cli import japanese
 from konomi.errors import KonomiError, RunError
-from konomi.files import plain
+from konomi.files import local_path, plain
 
 if TYPE_CHECKING:
     from konomi.observer import Observer
@@ -67,6 +67,10 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
+            for given in kwargs.values():
+                for path in given if isinstance(given, list) else [given]:
+                    if isinstance(path, Path):
+                        local_path(path)
             return command(*args, **kwargs)
         except KonomiError as error:
             if isinstance(error, RunError) and error.__cause__ is not None and _raised_in_a_reward(error.__cause__):

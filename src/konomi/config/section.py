@@ -12,7 +12,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from konomi.errors import ConfigError
+from konomi.errors import ConfigError, DataError
+from konomi.files import local_path, read_utf8
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,15 +61,15 @@ def load_config(path: str | Path, kind: type[JobT], overrides: Sequence[str] = (
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. Raises ConfigError if it is missing or not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_utf8(local_path(path)))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file. See examples/ for configurations to start from") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: a directory; a TOML file is needed") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 

@@ -18,7 +18,7 @@ from konomi.data.parse import VERSION, Record
 from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task
 from konomi.data.sources import Hub
 from konomi.errors import DataError, RunError
-from konomi.files import file_sha256, write_atomic
+from konomi.files import file_sha256, local_path, write_atomic
 
 KINDS = ("pairs", "rankings", "scores", "candidates")
 FROM = ("auto", "pairs", "hh", "rankings", "scores")
@@ -67,7 +67,7 @@ def convert_file(
         left_out = ", ".join(f"{count} x {reason}" for reason, count in (+dropped).items())
         raise DataError(f"{source}: nothing is left to write as {to}: {left_out}")
     data = encode_records(made, str(out))
-    path = Path(source).expanduser()
+    path = local_path(source)
     origin = description(source, file_sha256(path) if path.is_file() else None, took, records)
     if not path.is_file() and hub is not None:
         origin |= {"hub": asdict(hub)}

@@ -19,7 +19,7 @@ from konomi.data.groups import groups
 from konomi.data.messages import Render
 from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, Record, csv_values, detect, parse
 from konomi.data.records import Pair, Prompt, Ranking, Score, Task
-from konomi.data.rows import LINE_LIMIT, UnusableRow, near
+from konomi.data.rows import LINE_LIMIT, TABLES, UnusableRow, near
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
 from konomi.files import file_sha256, line, plain, utf8, write_atomic
@@ -95,7 +95,7 @@ def read_records(
     tasks: dict[tuple[str, frozenset[str]], str] = {}
     took = format
     for where, row in open_rows(str(path), hub=hub):
-        if str(path).lower().endswith(".csv"):
+        if str(path).lower().endswith(TABLES):
             row = csv_values(where, row)
         if took == "auto":
             took = detect(where, row)

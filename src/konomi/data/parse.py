@@ -91,7 +91,8 @@ def _ranking(where: str, row: dict[str, Any]) -> Ranking:
     prompt = text_of(where, row, "prompt")
     texts = enumerate(_list(where, row, "responses"), start=1)
     responses = [checked_text(where, f"response {number}", each, blank=True) for number, each in texts]
-    ranks = _list(where, row, "ranks")
+    # a table that had a gap somewhere holds whole numbers as 1.0
+    ranks = [int(n) if isinstance(n, float) and n.is_integer() else n for n in _list(where, row, "ranks")]
     for each in ranks:
         if isinstance(each, bool) or not isinstance(each, int) or each < 1:
             given = each if isinstance(each, (int, float)) else kind(each)

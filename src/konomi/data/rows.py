@@ -11,16 +11,20 @@ import csv
 import difflib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from konomi.errors import DataError
+from konomi.files import not_utf8, what_it_is
 
 # where a row is, as the start of a message; the row
 Row = tuple[str, dict[str, Any]]
-FORMATS = ".jsonl, .csv, .parquet or .txt"
+FORMATS = ".jsonl, .csv, .tsv, .parquet or .txt"
+TABLES = (".csv", ".tsv")
+"""Endings of files that hold nothing but text in rows and columns."""
 LINE_LIMIT = 1_000_000
 """Bytes that a line may have."""
 
@@ -50,9 +54,11 @@ def file_rows(path: Path, column: str | None = None, key: str = "data.column") -
         DataError: the ending is unknown, or (while iterating) the file or a row cannot be read.
     """
     suffix = path.suffix.lower()
+    if suffix != ".parquet":
+        _check_content(path)
     if suffix == ".jsonl":
         return _jsonl_rows(path)
-    if suffix == ".csv":
+    if suffix in TABLES:
         return _csv_rows(path, column, key)
     if suffix == ".parquet":
         return _parquet_rows(path, column, key)
@@ -61,6 +67,17 @@ def file_rows(path: Path, column: str | None = None, key: str = "data.column") -
     if suffix == ".txt":
         raise DataError(f"{path}: a text file has no columns; a .jsonl, .csv or .parquet file is needed")
     raise DataError(f"{path}: {suffix or 'no'} file ending is not one that is read; a {FORMATS} file is needed")
+
+
+def _check_content(path: Path) -> None:
+    """Refuse what is no UTF-8 text at all, by its first bytes, and name it."""
+    try:
+        with path.open("rb") as file:
+            found = what_it_is(file.read(8))
+        if found:
+            raise DataError(f"{path}: {not_utf8(path, found, 0)}")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -81,10 +98,8 @@ def _lines(path: Path) -> Iterator[str]:
                 try:
                     yield data.decode("utf-8").removeprefix("\ufeff" if number == 1 else "")
                 except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}:{number}: not UTF-8 text ({error.reason} at byte {offset + error.start}). Save it as UTF-8; "
-                        f"for Japanese text from Windows: iconv -f CP932 -t UTF-8 {path.name} > new{path.suffix}"
-                    ) from error
+                    advice = not_utf8(path, error.reason, offset + error.start)
+                    raise DataError(f"{path}:{number}: {advice}") from error
                 offset += len(data)
                 number += 1
     except OSError as error:
@@ -120,32 +135,67 @@ def _txt_rows(path: Path, column: str) -> Iterator[Row]:
 def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
     # StringIO, because a carriage return by itself ends a line too
     parts = chain.from_iterable(io.StringIO(line, newline="") for line in _lines(path))
-    reader = csv.reader(parts, strict=True)
+    first, skipped = "", 0
+    for first in parts:
+        if first.strip():
+            break
+        skipped += 1
+    if stated := _SEPARATOR.fullmatch(first):
+        first, skipped = next(parts, ""), skipped + 1
+    separator = stated[1] if stated else _separator(first)
+    csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))
+    reader = csv.reader(chain([first], parts), strict=True, delimiter=separator)
     header: list[str] = []
     while True:
-        where = f"{path}:{reader.line_num + 1}"
+        where = f"{path}:{reader.line_num + 1 + skipped}"
         try:
             fields = next(reader, None)
         except csv.Error as error:
             raise DataError(f"{where}: not CSV: {error}") from error
         if fields is None:
             return
-        if not fields:
+        if not any(fields) and len(fields) != 1:  # a spreadsheet writes lines of separators alone
             continue
-        if not header:
-            header = fields
-            if column is not None:
-                hint = f". Set {key}; the first line of a CSV file has to name its columns"
-                need_column(where, header, column, hint)
-            if twice := [name for name in header if header.count(name) > 1]:
-                raise DataError(f"{where}: two columns are named {twice[0]!r}; rename one")
-        elif len(fields) != len(header):
-            raise DataError(
-                f"{where}: {len(fields)} fields, but the header names {len(header)}; "
-                "a field with a comma or a line break in it needs double quotes around it"
-            )
-        else:
-            yield where, dict(zip(header, fields, strict=True))
+        if header:
+            yield where, _named(where, header, fields, separator)
+            continue
+        header = _unpadded(fields)
+        if column is not None:
+            hint = f". Set {key}; the first line of a CSV file has to name its columns"
+            need_column(where, header, column, hint)
+        if twice := [name for name in header if header.count(name) > 1]:
+            raise DataError(f"{where}: two columns are named {twice[0]!r}; rename one")
+
+
+_SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?\s*', re.I)
+"""The first line that Excel writes and reads, which is no row."""
+
+
+def _separator(header: str) -> str:
+    """What stands between the names of columns: a comma, or a semicolon or tab if there are more of those.
+
+    >>> _separator("prompt;chosen;rejected"), _separator('"a;b",c'), _separator("text")
+    (';', ',', ',')
+    """
+    outside = "".join(header.split('"')[::2])
+    return max(",;\t", key=outside.count)
+
+
+def _unpadded(fields: list[str]) -> list[str]:
+    """Fields without the empty ones at the end, which a spreadsheet writes for columns that were used once."""
+    return fields[: max((n for n, field in enumerate(fields, start=1) if field), default=0)]
+
+
+def _named(where: str, header: list[str], fields: list[str], separator: str) -> dict[str, Any]:
+    if len(fields) > len(header):
+        fields = [*fields[: len(header)], *_unpadded(fields[len(header) :])]
+    if len(fields) != len(header):
+        name = {",": "a comma", ";": "a semicolon", "\t": "a tab"}.get(separator, repr(separator))
+        raise DataError(
+            f"{where}: {len(fields)} fields, but the header names {len(header)}; "
+            f"a field with {name} or a line break in it needs double quotes around it"
+        )
+    return dict(zip(header, fields, strict=True))
 
 
 def _parquet_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:

@@ -21,6 +21,7 @@ from konomi.config import DataConfig
 from konomi.data.records import Prompt, is_held_out
 from konomi.data.rows import FORMATS, Row, file_rows, near, need_column, text_of
 from konomi.errors import ConfigError, DataError
+from konomi.files import local_path
 
 EMBEDDED = "embedded:"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
@@ -166,7 +167,7 @@ def open_rows(name: str, column: str | None = None, hub: Hub | None = None, sect
     if name.startswith(EMBEDDED):
         path = embedded_file(name)
     else:
-        path = Path(name).expanduser()
+        path = local_path(name)
         if path.is_dir():
             raise DataError(f"{name}: a directory; give one {FORMATS} file")
         if not path.exists():

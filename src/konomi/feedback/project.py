@@ -29,7 +29,7 @@ from konomi.feedback.queue import Settings
 from konomi.feedback.records import Imported, NewTask
 from konomi.feedback.store import Store
 from konomi.feedback.texts import language_of
-from konomi.files import utf8, write_atomic
+from konomi.files import read_utf8, utf8, write_atomic
 
 VERSION = 1
 LANGUAGES = ("ja", "en")
@@ -73,11 +73,9 @@ class Project:
         """
         path = self.path / "guidelines.md"
         try:
-            return path.read_text(encoding="utf-8")
+            return read_utf8(path)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}; write one: it may be empty") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
 
 
 def tasks_of(candidates: Path) -> list[NewTask]:
@@ -177,7 +175,7 @@ def open_project(path: Path) -> Project:
     """
     file = path / "project.json"
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        said = json.loads(read_utf8(file))
     except FileNotFoundError:
         raise DataError(f"{path}: no {file.name} there; konomi label PROJECT --candidates FILE makes a project") from None
     except OSError as error:

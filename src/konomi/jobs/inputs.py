@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 from konomi.config.pipeline import leaves
 from konomi.data.sources import EMBEDDED, embedded_file
-from konomi.errors import ConfigError
-from konomi.files import content_sha256, new_directory
+from konomi.errors import ConfigError, DataError
+from konomi.files import content_sha256, local_path, new_directory
 from konomi.runs import RunDir
 
 _FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
@@ -30,11 +31,9 @@ def file_of(key: str, value: str) -> Path | None:
     module = before.replace(".", "/") if colon and re.fullmatch(r"\w+(\.\w+)*", before) else ""
     # a file; file.py:function; package.module:function
     for name in (value, *((f"{module}.py", f"{module}/__init__.py") if module else ()), before):
-        try:
-            if name and Path(name).expanduser().exists():
-                return Path(name).expanduser()
-        except (OSError, ValueError):  # a text that no file can be called
-            continue
+        with contextlib.suppress(DataError):  # a text that no file can be called
+            if name and local_path(name).exists():
+                return local_path(name)
     return None
 
 

@@ -15,7 +15,7 @@ from konomi.config import JudgeJob
 from konomi.data.formats import manifest, read_tasks, write_records
 from konomi.data.records import Prompt, Ranking, Score, Task
 from konomi.feedback.stand_in import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
-from konomi.files import content_sha256
+from konomi.files import content_sha256, local_path
 from konomi.jobs.common import begun
 from konomi.observer import Observer
 from konomi.rewards import Reward, build_reward, score
@@ -50,7 +50,7 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
         "candidates": f"{job.candidates}: {len(tasks)} tasks",
         "agreement": f"{job.judge.agreement:g} of the pairs, with itself",
     }
-    digest = content_sha256(Path(job.candidates))[:32]
+    digest = content_sha256(local_path(job.candidates))[:32]
     with (
         stop_on_signal(observer.stopping),
         begun(job, root, observer, data=job.candidates, digest=digest, facts=facts, parent=parent) as (run, sink),

@@ -14,7 +14,7 @@ from konomi.feedback.project import Project, provide, tasks_of
 from konomi.feedback.queue import Settings
 from konomi.feedback.statistics import lines, statistics
 from konomi.feedback.store import Store
-from konomi.files import content_sha256
+from konomi.files import content_sha256, local_path
 from konomi.jobs.common import begun
 from konomi.observer import Observer
 from konomi.signals import stop_on_signal
@@ -39,9 +39,9 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
     check_host(wanted.host, wanted.allow_network)
     if wanted.public_url is not None:
         public_of(wanted.public_url)
-    path, tasks = Path(wanted.project), tasks_of(Path(job.candidates))
+    path, tasks = local_path(wanted.project), tasks_of(local_path(job.candidates))
     facts = {"candidates": f"{job.candidates}: {len(tasks)} tasks", "project": str(path)}
-    digest = content_sha256(Path(job.candidates))[:32]
+    digest = content_sha256(local_path(job.candidates))[:32]
     with (
         stop_on_signal(observer.stopping),
         begun(job, root, observer, data=job.candidates, digest=digest, facts=facts, parent=parent) as (run, sink),

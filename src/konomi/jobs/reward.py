@@ -16,7 +16,7 @@ from konomi.data.formats import read_tasks
 from konomi.data.records import Prompt
 from konomi.environment import peak_memory_gb
 from konomi.errors import DataError, RunError
-from konomi.files import file_sha256, new_directory
+from konomi.files import file_sha256, local_path, new_directory
 from konomi.jobs.common import begun
 from konomi.jobs.reward_data import Learned, load
 from konomi.models.backbone import make_reward_model, tame_head
@@ -141,7 +141,7 @@ def _samples(job: RewardJob) -> Samples | None:
     if name is None:
         return None
     tasks = read_tasks(name)
-    digest = file_sha256(Path(name).expanduser())
+    digest = file_sha256(local_path(name))
     places: Counter[str] = Counter()  # a prompt may have several tasks
     drawn = []
     for task in tasks:

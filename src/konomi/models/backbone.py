@@ -13,6 +13,7 @@ from torch import nn
 
 from konomi.config import ModelConfig
 from konomi.errors import DataError, ModelError
+from konomi.files import local_path
 from konomi.models.cache import Progress
 from konomi.models.load import explained, find_files, load_causal_lm, quiet, remove_dropout
 from konomi.models.reward import FILE, Normalisation, RewardModel, init_head, read_facts
@@ -89,7 +90,7 @@ def open_reward_model(name: str) -> RewardModel:
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    path = Path(name).expanduser()
+    path = local_path(name, ModelError)
     if not path.is_dir():
         raise ModelError(f"{name}: no such directory; give the model/ of a `konomi reward` run")
     facts = read_facts(path)

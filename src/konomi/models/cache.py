@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from konomi.errors import ModelError
-from konomi.files import file_sha256
+from konomi.files import file_sha256, local_path
 
 if sys.platform != "win32":
     import fcntl
@@ -32,7 +32,7 @@ MANIFEST = "manifest.json"
 def cache_root() -> Path:
     """Return the directory of konomi's cache; it may not exist yet."""
     if own := os.environ.get("KONOMI_CACHE"):
-        return Path(own).expanduser()
+        return local_path(own, ModelError)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "konomi"
 

@@ -21,6 +21,7 @@ import torch
 
 from konomi.config import ModelConfig
 from konomi.errors import ModelError
+from konomi.files import local_path
 from konomi.models.cache import Progress, is_whole
 from konomi.models.embedded import EMBEDDED, Converted, embedded_model, gguf_model
 
@@ -62,7 +63,7 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
         ModelError: it cannot be found, reached, read, or is not a causal language model that can be trained.
     """
     name, say = config.name, progress or (lambda message: None)
-    path = Path(name).expanduser()
+    path = local_path(name, ModelError)
     embedded, gguf = name.startswith("embedded:"), name.endswith(".gguf")
     if config.revision is not None and (embedded or gguf):
         raise ModelError(f"{name}: model.revision = {config.revision!r} is for hub models only; remove it")
@@ -89,7 +90,7 @@ def find_files(name: str, revision: str | None, progress: Progress | None = None
     Raises:
         ModelError: there is none, it cannot be reached, or has no safetensors weights.
     """
-    path = Path(name).expanduser()
+    path = local_path(name, ModelError)
     if path.is_dir():
         if revision is not None:
             raise ModelError(f"{name}: model.revision = {revision!r} is for hub models only; remove it")

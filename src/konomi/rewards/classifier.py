@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from konomi.config import ClassifierReward
 from konomi.data.sources import hub_problem
 from konomi.data.tokens import lengths_to_mask, pad_right
 from konomi.errors import ConfigError, ModelError
+from konomi.files import local_path
 from konomi.rewards.base import find_label
 
 _BATCH_TOKENS = 4096
@@ -134,7 +134,7 @@ def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
     import transformers
     from safetensors import SafetensorError
 
-    name, path = config.name, Path(config.name).expanduser()
+    name, path = config.name, local_path(config.name, ModelError)
     local = path.is_dir()
     problem = None if local else hub_problem()
     where: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}

@@ -16,6 +16,7 @@ from typing import Any
 
 from konomi import config as configuration
 from konomi.errors import ConfigError
+from konomi.files import local_path
 from konomi.rewards.base import Given, as_given
 
 _OWN = ("texts", "prompts", "responses")
@@ -91,7 +92,7 @@ def _checked(function: Any, name: str) -> Callable[..., Any]:
 
 
 def _import(module_name: str, name: str) -> ModuleType:
-    path = Path(module_name).expanduser()
+    path = local_path(module_name, ConfigError)
     is_file = path.suffix == ".py"
     if is_file and not path.is_file():
         raise ConfigError(f"reward.name: {module_name}: no such file (seen from {Path.cwd()})")
