@@ -30,6 +30,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check --target $(VENV)/hatchling --upgrade hatchling==1.33.0
 	@$(BROWSER)
 	@touch $@
 

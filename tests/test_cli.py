@@ -410,17 +410,3 @@ def test_help_teaches() -> None:
         assert verb in result.stdout
         assert konomi(verb, "--help").exit_code == 0
     assert konomi("--version").stdout.startswith("konomi ")
-
-
-@pytest.mark.real
-def test_quick_demo(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "konomi", "demo", "--quick", "--out", str(tmp_path), "--json", "--set", "run.mlflow=false"]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
-    assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert told["updates"] == 3
-    prompts = [text["prompt"] for text in told["compare"]["texts"]]
-    assert prompts[-2:] == ["今日の天気は", "この商品は"]
-    assert told["last_update"]["objective/kl"] > 0
-    assert told["peak_gb"] < 8

@@ -31,6 +31,7 @@ from konomi.config import (
     RolloutConfig,
     RunConfig,
     SampleConfig,
+    SampleJob,
     Section,
     SFTConfig,
     SFTData,
@@ -76,7 +77,9 @@ def test_every_example_loads(path: Path, tmp_path: Path) -> None:
         pipeline, stages = load_pipeline(path, tmp_path, [])
         assert pipeline.name == path.stem and [stage.do for stage in stages] == ["sample", second, "reward", "ppo"]
         return
-    kind: type[Section] = {"sft-ja": SFTJob, "write-up": RewardJob}.get(path.stem, PPOJob)
+    kind: type[Section] = {"sft-ja": SFTJob, "write-up": RewardJob, "sample": SampleJob, "reward": RewardJob}.get(
+        path.stem, PPOJob
+    )
     job = load_config(path, kind)
     assert build(kind, job.model_dump(mode="json")) == job  # as the run directory keeps it
 

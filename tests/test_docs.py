@@ -244,6 +244,13 @@ def test_commands_in_the_documents_exist() -> None:
             build(JOBS.get(verb, PPOJob), {}, settings)
 
 
+def test_job_files_in_the_documents_exist() -> None:
+    """What a reader makes is called my_...; anything else has to be there."""
+    named = [match for page in PAGES for match in re.findall(r"konomi [a-z]+ (\S+\.toml)", page.read_text(encoding="utf-8"))]
+    assert len(named) > 10
+    assert [name for name in named if not name.startswith("my_") and not (ROOT / name).is_file()] == []
+
+
 # code
 
 

@@ -287,7 +287,7 @@ def test_a_trimmed_model_is_made_once_from_the_whole_one(site: Path, cache: Path
 
 
 def test_an_unknown_embedded_model() -> None:
-    known = "embedded:gemma3-270m, embedded:gemma3-270m-ja"
+    known = "embedded:gemma3-270m, embedded:gemma3-270m-ja, embedded:gemma3-270m-en"
     with pytest.raises(ModelError, match=f"embedded:gemma9: no such embedded model; known: {known}"):
         load_causal_lm(ModelConfig(name="embedded:gemma9"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @told
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute: too short to learn much.")] = False,
+    lang: Annotated[Literal["ja", "en"], typer.Option(help="The language of the prompts: Japanese or English.")] = "ja",
     out: Out = Path("runs"),
     seed: Seed = None,
     set_: Set = None,
@@ -25,7 +26,7 @@ def demo(
 ) -> None:
     """Run the whole job on the embedded models: no download, no GPU, nothing asked.
 
-    Gemma 3 270M, with its Japanese vocabulary, continues Japanese openings; the reward is how positive a Japanese sentiment
+    Gemma 3 270M continues openings, Japanese ones or with --lang en English ones; the reward is how positive a sentiment
     classifier finds the text; PPO moves the model toward it. At the end: before/after on openings it never saw, a report,
     the model.
     """
@@ -35,8 +36,8 @@ def demo(
     overrides = settings(set_, seed)
     if quick:
         overrides = [*QUICK, *overrides]
-    job = load_config(examples() / "demo.toml", PPOJob, overrides)
-    _run(job, out, as_json, minutes="1" if quick else "3")
+    job = load_config(examples() / ("demo-en.toml" if lang == "en" else "demo.toml"), PPOJob, overrides)
+    _run(job, out, as_json, minutes="a minute" if quick else "six minutes" if lang == "en" else "three minutes")
 
 
 QUICK = (
@@ -146,7 +147,7 @@ def _run(
 ) -> None:
     observer = make_observer()
     if minutes:
-        observer.say(f"This takes about {minutes} minutes on two processor cores; nothing is asked. Ctrl-C saves and stops.")
+        observer.say(f"This takes about {minutes} on two processor cores; nothing is asked. Ctrl-C saves and stops.")
     from konomi.jobs.ppo import run_ppo
 
     result = run_ppo(job, out, observer, resume, profile)

@@ -19,11 +19,12 @@ class ClassifierReward(Section):
 
     kind: Literal["classifier"] = "classifier"
     name: str = "embedded:asari"
-    """embedded:asari (Japanese sentiment), or any sequence-classification model: hub name or directory."""
+    """embedded:asari (Japanese sentiment), embedded:vader (English sentiment), or any sequence-classification model: hub name or
+    directory."""
     label: str | int = "positive"
     """The label whose score is the reward, by name or index."""
     use: Literal["logit", "probability", "log-odds"] = "logit"
-    """logit: the raw output (embedded:asari: the log-odds). probability: after soft-max, 0 to 1. log-odds: log p/(1-p)."""
+    """logit: the raw output (of the embedded ones the log-odds). probability: after soft-max, 0 to 1. log-odds: log p/(1-p)."""
     text: Literal["both", "response"] = "both"
     """Score prompt + response, or the response alone."""
     batch_size: Positive = 32

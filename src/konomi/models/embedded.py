@@ -56,7 +56,7 @@ class Trimmed:
     scripts: tuple[str, ...]
 
 
-TRIMMED = {"gemma3-270m-ja": Trimmed(base="gemma3-270m", scripts=("ja",))}
+TRIMMED = {f"gemma3-270m-{script}": Trimmed(base="gemma3-270m", scripts=(script,)) for script in ("ja", "en")}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from konomi.rewards.base import Reward, score
 
 __all__ = ["Reward", "as_reward", "build_judges", "build_reward", "reward_config", "score"]
 
-_ASARI = "embedded:asari"
 REWARD_FILE = "reward.json"
 """In the directory of a reward model that `konomi reward` wrote."""
 
@@ -122,12 +121,16 @@ def _build(config: RewardConfig, columns: Iterable[str] | None, device: Any) -> 
 
         return RewardModelReward(config).to(device)
     assert isinstance(config, ClassifierReward)
-    if config.name == _ASARI:
+    if config.name == "embedded:asari":
         from konomi.rewards.asari import AsariReward
 
         return AsariReward(config)
+    if config.name == "embedded:vader":
+        from konomi.rewards.vader import VaderReward
+
+        return VaderReward(config)
     if config.name.startswith("embedded:"):
-        raise ConfigError(f"reward.name: {config.name}: no such embedded classifier; known: {_ASARI}")
+        raise ConfigError(f"reward.name: {config.name}: no such embedded classifier; known: embedded:asari, embedded:vader")
     from konomi.rewards.classifier import ClassifierModelReward
 
     return ClassifierModelReward(config).to(device)

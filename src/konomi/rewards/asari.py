@@ -34,19 +34,24 @@ _NO_ASARI = "embedded:asari: {}; install it with: pip install 'konomi[embedded]'
 _SHA256 = "7b3f5f74a9b214faacfc73a89ec4f9b0d2d50cb27e22ff4f21c501184463efc1"
 
 
-class AsariReward:
-    """Japanese sentiment by asari 0.2.0. A text's score does not depend on what else is scored with it, to the bit.
+class SentimentReward:
+    """A small classifier of sentiment that is a package of its own. A text's score does not depend on what else is scored with
+    it, to the bit.
 
     ``label``: negative (0) or positive (1). ``use``: logit and log-odds are the same here, log p/(1-p) within +-16;
-    probability is p. asari cuts nothing and needs no batches, so ``max_length`` and ``batch_size`` are not used.
+    probability is p. Nothing is cut and nothing goes in batches, so ``max_length`` and ``batch_size`` are not used.
     """
+
+    labels: Sequence[str] = ("negative", "positive")
 
     def __init__(self, config: ClassifierReward) -> None:
         self.name = config.name
         self._config = config
-        self._model = _asari()
-        self.label = find_label(config.label, self._model.labels, config.name)
-        self._tokenizer = _janome()
+        self.label = find_label(config.label, self.labels, config.name)
+
+    def positive(self, text: str) -> float:
+        """Return the probability that a text is positive."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -62,9 +67,23 @@ class AsariReward:
         return [scores[text] for text in chosen]
 
     def _score(self, text: str) -> float:
-        positive = self._model.positive(" ".join(self._tokenizer.tokenize(text)))
+        positive = self.positive(text)
         probability = positive if self.label == 1 else 1.0 - positive
         return probability if self._config.use == "probability" else log_odds(probability)
+
+
+class AsariReward(SentimentReward):
+    """Japanese sentiment by asari 0.2.0."""
+
+    def __init__(self, config: ClassifierReward) -> None:
+        self._model = _asari()
+        self.labels = self._model.labels
+        super().__init__(config)
+        self._tokenizer = _janome()
+
+    def positive(self, text: str) -> float:
+        """Return the probability that a text is positive."""
+        return self._model.positive(" ".join(self._tokenizer.tokenize(text)))
 
 
 def log_odds(probability: float) -> float:
