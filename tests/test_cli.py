@@ -97,7 +97,8 @@ def test_a_whole_job(world: Path) -> None:
     assert compared == told["compare"]
     assert compared["difference"]["mean"] > 0
     assert [text["held_out"] for text in compared["texts"]].count(False) == 1
-    assert "<svg" in (run / "report.html").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page and 'class="status status-finished"' in page
     progress = [line for line in result.stderr.splitlines() if line.startswith("update ")]
     assert len(progress) == 8
     assert not {"\x1b", "\r"} & set(result.stderr)

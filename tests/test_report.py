@@ -16,9 +16,10 @@ import pytest
 
 from konomi import charts
 from konomi.errors import DataError
+from konomi.evaluation.verdict import change
 from konomi.markup import flat, number, signed, words
-from konomi.page import TEMPLATES
-from konomi.report import SAMPLE_UPDATES, TEXTS_OPEN, write_report
+from konomi.page import SAMPLE_UPDATES, TEMPLATES
+from konomi.report import TEXTS_FIRST, TEXTS_OPEN, write_report
 from konomi.runs import RunDir
 
 CONFIG = {
@@ -34,7 +35,6 @@ CURVES = [
     "response_length",
     "policy_loss",
     "value_loss",
-    "learning_rate",
     "path",
 ]
 VOID = {"meta", "input", "link", "br", "img", "hr", "base"}
@@ -95,7 +95,7 @@ def make_run(root: Path, updates: int = 16, name: str = "run") -> RunDir:
             "ppo/loss/policy": 0.01 * rng.gauss(0, 1),
             "ppo/loss/value": 0.5 * math.exp(-2 * f),
             "ppo/learning_rate": 1.41e-5 * (1 - f),
-            "tokens/responses_len_mean": 17.0,
+            "tokens/responses_len_mean": 17.0 + u / 8,
         }
         run.append_metrics(u, metrics)
         run.append_samples(u, [{"prompt": f"書き出し{u}", "response": f"応答{u}", "score": 1.25, "kl": 3.5}])
@@ -146,8 +146,88 @@ def test_a_whole_run(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert part in shown, part
     assert len(page.all("article", **{"class": "pair"})) == 23
-    assert f"({20 - TEXTS_OPEN})" in shown  # of the held-out texts, on a click; the 3 further ones are shown at once
+    assert (
+        f"({20 - TEXTS_FIRST - TEXTS_OPEN})" in shown
+    )  # of the held-out texts, on a click; the 3 further ones are shown at once
     assert json.loads("".join(page.texts["bdi"][page.texts["bdi"].index(json.dumps(CONFIG, ensure_ascii=False, indent=2))]))
+
+
+def test_the_page_begins_with_what_was_done_and_what_came_of_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    add_compare(run)
+    run.set_status("finished")
+    html, page = read(run)
+    assert page.texts["title"][:1] == ["run: PPO of embedded:gemma3-270m toward embedded:asari (positive)"]
+    order = [
+        "PPO of ", "finished", "The mean score rose by 2.03 on 64 held-out prompts (95 % interval +1.60 to +2.41).",
+        *(f">p{i}<" for i in range(TEXTS_FIRST)), 'data-chart="score_mean"', f">p{TEXTS_FIRST}<", "Linux",
+    ]  # fmt: skip
+    body = html.split("</style>")[1]
+    places = [body.index(part) for part in order if part != "Linux"] + [body.index(run.info["machine"]["platform"])]
+    assert places == sorted(places)
+    for lang in ("en", "ja"):
+        add_compare(run, prompts=1)
+        assert not re.search(r"\b1 [a-z-]*( ?[a-z]+)s\b", Page(read(run)[0]).everything()), lang
+
+
+def test_a_series_that_does_not_change_is_no_chart(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "fixed", CONFIG, seed=0)
+    for update in (1, 2, 3):
+        run.append_metrics(update, {"objective/kl": 1.0 * update, "objective/kl_coef": 0.2, "ppo/learning_rate": 1e-5 / update})
+    html, _ = read(run)
+    assert dots(html) == {"kl_short": 3}
+    assert re.search('<p class="soft">.*Did not change.*KL coefficient.* 0.2</p>', html)
+
+
+def test_verdicts() -> None:
+    for prompts, low, high, grade in (
+        (60, 0.5, 1.5, "better"), (60, -1.5, -0.5, "worse"), (60, -0.5, 1.5, "unclear"), (29, 0.5, 1.5, "few"),
+        (60, None, None, "few"),
+    ):  # fmt: skip
+        said = change({"mean": 0.5, "low": low, "high": high}, prompts)
+        assert said["grade"] == grade
+        assert f"{prompts} held-out prompts" in said["en"] and f"{prompts} 個" in said["ja"]
+    assert "1 held-out prompt:" in change({"mean": 0.5, "low": None, "high": None}, 1)["en"]
+    assert change({}, 0)["grade"] == "few"
+
+
+SFT = {"model": {"name": "embedded:gemma3-270m-ja"}, "data": {"texts": "texts.jsonl"}, "sft": {"epochs": 3}}
+
+
+def sft_run(root: Path, losses: list[float], name: str = "sft") -> RunDir:
+    run = RunDir.create(root, name, SFT, seed=0)
+    for i, loss in enumerate(losses):
+        if i:
+            run.append_metrics(4 * i, {"sft/loss": 3.0 - 0.1 * i, "sft/grad_norm": 1.0, "sft/learning_rate": 1e-4 / i})
+        run.append_metrics(4 * i, {"eval/loss": loss, "eval/perplexity": math.exp(loss)})
+    return run
+
+
+def test_a_run_of_sft(tmp_path: Path) -> None:
+    run = sft_run(tmp_path, [3.0, 2.0, 2.5])
+    run.append_samples(4, [{"prompt": "書き出し", "response": "応答", "score": None, "kl": None}])
+    run.set_status("finished")
+    html, page = read(run)
+    assert dots(html) == {"train_loss": 2, "eval_loss": 3, "held_out_perplexity": 3}
+    shown = page.everything()
+    for part in (
+        "Fine-tuning of ", "embedded:gemma3-270m-ja", "texts.jsonl", "20.09 → 7.39", "3.00 → 2.00", "finished", "応答",
+        "the perplexity fell from 20.09 to 7.39: the model after update 4 is the best", "更新 4 回目",
+    ):  # fmt: skip
+        assert part in shown, part
+    assert "before/after" not in shown and "nan" not in shown
+    for losses, part in (
+        ([3.0, 3.5], "No evaluation was better"), ([3.0], "No evaluation of the trained"), ([], "No evaluation of the trained"),
+    ):  # fmt: skip
+        assert part in read(sft_run(tmp_path, losses, f"of{len(losses)}"))[1].everything()
+    labels = json.loads((TEMPLATES / "sft_report.json").read_text(encoding="utf-8"))
+    assert list(labels["ja"]) == list(labels["en"]) == sorted(labels["en"])
+
+
+def test_a_run_without_a_page_is_refused(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "candidates", {"sample": {}}, seed=0)
+    with pytest.raises(DataError, match="a run of `konomi sample` has no page"):
+        write_report(run)
 
 
 def test_judges_and_best_of_n(tmp_path: Path) -> None:
@@ -214,6 +294,7 @@ def test_every_word_is_in_both_languages(tmp_path: Path) -> None:
     assert all(text.strip() for words_ in labels.values() for text in words_.values())
     sources = [*(TEMPLATES / f"{name}.html" for name in ("report", "page", "charts"))]
     sources += [Path(charts.__file__).with_name(name) for name in ("report.py", "page.py")]
+    sources += [TEMPLATES / "sft_report.html"]
     source = "".join(path.read_text(encoding="utf-8") for path in sources)
     unused = [key for key in labels["en"] if f'"{key}"' not in source and not key.startswith("status_")]
     assert unused == []
@@ -308,7 +389,9 @@ def test_hostile_texts_are_inert(tmp_path: Path) -> None:
     assert re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200f\u202e\u2066\u2069\ufeff\ud800]", text) is None
     assert "U+202E" in page.everything() and "U+D800" in page.everything() and "U+0000" in page.everything()
     assert "{{ 7 * 7 }} {% raw %} &lt;b&gt;" in page.everything()
-    assert page.texts["title"][:1] == ["konomi: " + flat("".join(HOSTILE))]
+    assert page.texts["title"][:1] == [
+        flat("".join(HOSTILE) + f": PPO of {''.join(HOSTILE)} toward {''.join(HOSTILE)} (positive)")
+    ]
 
 
 def test_japanese_text_is_marked_as_such() -> None:

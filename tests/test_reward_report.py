@@ -105,7 +105,7 @@ def test_a_preference_model(tmp_path: Path) -> None:
         f"{100 * truth['accuracy']['value']:.1f} %", "accuracy against the truth", "ケンドール",
     ):  # fmt: skip
         assert part in shown, part
-    curves = {"train_loss": 12, "eval_loss": 3, "eval_accuracy": 3, "learning_rate": 12}
+    curves = {"train_loss": 12, "eval_loss": 3, "eval_accuracy": 3}
     assert dots(text) == curves | {"calibration": len(found["calibration"]["bins"])}
     assert text.count('class="target"') == 1  # where said and observed are equal
     assert len(cells(text, "by_length")) == len(cells(text, "by_length_difference")) == 4
@@ -134,7 +134,7 @@ def test_a_classifier(tmp_path: Path) -> None:
     assert cells(text, "confusion") == [[label, *map(str, row)] for label, row in zip(LABELS, found["confusion"], strict=True)]
     assert [row[:2] for row in cells(text, "classes")] == [[row["label"], str(row["count"])] for row in found["classes"]]
     assert len(page.all("td", **{"class": "hit"})) == 3
-    assert set(dots(text)) == {"train_loss", "eval_loss", "eval_accuracy", "learning_rate", "calibration"}
+    assert set(dots(text)) == {"train_loss", "eval_loss", "eval_accuracy", "calibration"}
     assert "macro F1" in page.everything() and found["majority"]["label"] in page.everything()
 
 
@@ -142,7 +142,7 @@ def test_a_regression(tmp_path: Path) -> None:
     run = make_run(tmp_path, "score")
     text, page = read(run)
     found = run.read_json("eval.json")["held_out"]
-    assert set(dots(text)) == {"train_loss", "eval_loss", "learning_rate"}
+    assert set(dots(text)) == {"train_loss", "eval_loss"}
     assert f"{found['r2']['value']:.3g}" in page.everything() and "[" in page.everything()
 
 
@@ -174,7 +174,7 @@ def test_every_word_is_in_both_languages(tmp_path: Path, task: str) -> None:
     _, page = read(make_run(tmp_path, task, truth=evaluate_truth([("p", [0.0, 1.0], [0.0, 1.0])]), train=preference()))
     for tag in ("span", "text"):
         by_language = [[a for a in page.all(tag, lang=lang) if lang in a.get("class", "").split()] for lang in ("ja", "en")]
-        assert len(by_language[0]) == len(by_language[1]) > 2
+        assert len(by_language[0]) == len(by_language[1]) > 1
 
 
 @pytest.mark.parametrize("status", ["running", "failed"])

@@ -110,9 +110,13 @@ def test_a_whole_job(world: Path) -> None:
     evaluations = {row["update"]: row["eval/loss"] for row in rows if "eval/loss" in row}
     assert evaluations[told["best_update"]] == told["after"]["loss"] == min(list(evaluations.values())[1:])
     assert [row["update"] for row in rows if "sft/loss" in row] == list(range(1, told["updates"] + 1))
-    assert {file.name for file in run.iterdir()} - {".lock"} == {"config.json", "run.json", "metrics.jsonl", "model"}
+    assert {file.name for file in run.iterdir()} - {".lock"} == {
+        "config.json", "run.json", "metrics.jsonl", "model", "report.html",
+    }  # fmt: skip
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert 'class="status status-finished"' in page and f"{told['after']['perplexity']:.2f}" in page
     kinds = {file.suffix for file in run.rglob("*") if file.is_file()}
-    assert kinds <= {".json", ".jsonl", ".safetensors", ".jinja", ""}
+    assert kinds <= {".json", ".jsonl", ".safetensors", ".jinja", ".html", ""}
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
     for word in ("texts: pairs.jsonl", "prompt-completion", "training", "eval/perplexity"):
         assert word in told["said"]
@@ -124,6 +128,8 @@ def test_a_whole_job(world: Path) -> None:
     assert (logged.info.status, logged.data.params["sft.max_length"]) == ("FINISHED", "40")
     history = client.get_metric_history(logged.info.run_id, "eval/perplexity")
     assert [m.step for m in history] == list(evaluations)
+    copied = Path(client.download_artifacts(logged.info.run_id, "run.json", str(world)))
+    assert json.loads(copied.read_text(encoding="utf-8"))["status"] == "finished"
 
     spoken = konomi("generate", told["model"], "-p", "bal ", "-n", "2", "--json")
     assert spoken.exit_code == 0, spoken.stderr
@@ -217,7 +223,8 @@ def test_a_stop_says_what_there_is_and_leaves_nothing_half_written(world: Path) 
     assert f"{Path('runs') / 'stopped' / 'model'} is the best so far (evaluation loss" in said
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert (info["status"], info["reason"]) == ("stopped", f"SIGINT after update {last}")
-    assert {file.name for file in run.iterdir()} - {".lock"} == {"config.json", "run.json", "metrics.jsonl", "model"}
+    left = {"config.json", "run.json", "metrics.jsonl", "model", "report.html"}
+    assert {file.name for file in run.iterdir()} - {".lock"} == left
     load_causal_lm(ModelConfig(name=str(run / "model")))
 
 

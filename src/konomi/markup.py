@@ -42,6 +42,15 @@ def percent(value: Any) -> str:
     return f"{100 * value:.1f} %".replace("-", "−")
 
 
+def plural(count: int, one: str, many: str = "") -> str:
+    """A count with its noun.
+
+    >>> plural(1, "held-out prompt"), plural(1200, "reply", "replies")
+    ('1 held-out prompt', '1,200 replies')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def words(text: Any) -> Markup:
     """Somebody's text as inert, isolated HTML; characters that could mislead the eye are shown as their code."""
     from markupsafe import Markup, escape

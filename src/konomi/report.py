@@ -1,4 +1,7 @@
-"""The page of a PPO run: one HTML file that shows what changed, needs nothing from outside, and can be sent by mail."""
+"""The page of a run: one HTML file that shows what changed, needs nothing from outside, and can be sent by mail.
+
+Here is that of a PPO run; konomi.reward_report and konomi.sft_report have the others.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,18 @@ from typing import Any
 
 from konomi import charts, page
 from konomi.charts import Chart
+from konomi.errors import DataError
+from konomi.evaluation.verdict import change
 from konomi.markup import number, signed
+from konomi.reward_report import write_reward_report
 from konomi.runs import RunDir
+from konomi.sft_report import write_sft_report
 
 COMPARE_VERSION = 1
-SAMPLE_UPDATES = 12
-"""Updates whose texts are shown, spread over the run."""
+TEXTS_FIRST = 3
+"""Before/after texts at the top of the page."""
 TEXTS_OPEN = 8
-"""Before/after texts that are shown without a click, of each kind."""
+"""Of each kind, before/after texts further down that are shown without a click."""
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -30,7 +37,6 @@ _CURVES = (
     ("response_length", "tokens/responses_len_mean", "unit_tokens", False),
     ("policy_loss", "ppo/loss/policy", None, False),
     ("value_loss", "ppo/loss/value", None, True),
-    ("learning_rate", "ppo/learning_rate", None, True),
 )
 _JUDGE = re.compile(r"judge/[^/]+/mean")
 _FIGURES = (
@@ -45,15 +51,22 @@ _FIGURES = (
 
 
 def write_report(run: RunDir | str | Path) -> Path:
-    """Write ``report.html`` of a run, or of its directory, from what is there by now, and return the path.
+    """Write ``report.html`` of a run (of PPO, SFT or a reward model) or of its directory, from what is there by now.
 
-    Whatever is missing (updates, before/after, sample texts) is left out or said to be missing.
+    Return the path. What is missing (updates, before/after, evaluation, sample texts) is left out or said to be missing.
 
     Raises:
-        DataError: a file of the run is damaged, or compare.json was written by a newer konomi.
+        DataError: a file of the run is damaged, or was written by a newer konomi; it is a run of another kind.
         RunError: the page cannot be written.
     """
     run = run if isinstance(run, RunDir) else RunDir.open(run)
+    verb = run.verb
+    if verb == "reward":
+        return write_reward_report(run)
+    if verb == "sft":
+        return write_sft_report(run)
+    if verb not in ("", "ppo"):
+        raise DataError(f"{run.path}: a run of `konomi {verb}` has no page; what it made is in that directory")
     labels = page.read_labels("report.json")
     return page.write_page(run, "report.html", labels, _content(run, page.translator(labels)))
 
@@ -61,12 +74,15 @@ def write_report(run: RunDir | str | Path) -> Path:
 def _content(run: RunDir, t: Any) -> dict[str, Any]:
     info, config, metrics = run.info, run.config, run.read_metrics()
     compare = _read_compare(run)
+    curves = _charts(config, metrics, compare)
+    title = "title_ppo", {"model": page.model_name(config), "reward": _goal(config.get("reward", {}))}
     return {
-        **page.about(run, _facts(config)),
+        **page.about(run, title, _facts(config)),
         "tiles": _tiles(info, config, metrics, compare, t),
         "compare": compare,
-        "charts": _charts(config, metrics, compare),
-        "samples": _samples(run),
+        "charts": curves.drawn,
+        "constant": curves.constant,
+        "samples": page.samples(run),
     }
 
 
@@ -82,6 +98,13 @@ def _reward(reward: Mapping[str, Any]) -> str:
     detail = parts or [str(reward[key]) for key in ("label", "use", "text") if reward.get(key) is not None]
     address = str(reward.get("url", "")).partition("?")[0]  # of a run whose settings did not refuse what follows
     return f"{reward.get('kind', '')} {reward.get('name', address)}".strip() + (f" ({', '.join(detail)})" if detail else "")
+
+
+def _goal(reward: Mapping[str, Any]) -> str:
+    """What a reward is, in a word or two."""
+    name = reward.get("name") or str(reward.get("url", "")).partition("?")[0] or " + ".join(reward.get("parts", {}))
+    label = reward.get("label")
+    return (name or str(reward.get("kind", ""))) + ("" if label is None else f" ({label})")
 
 
 def _tiles(
@@ -158,20 +181,22 @@ def _read_compare(run: RunDir) -> dict[str, Any] | None:
         for name, judge in found.get("judges", {}).items()
     ]
     gap = dict.fromkeys(("mean", "low", "high", "wins", "losses", "ties")) | found.get("difference", {})
+    prompts = found.get("prompts") or 0
     texts = [_text(item) for item in found.get("texts", [])]
-    groups = [
-        ("held_out_prompts", [x for x in texts if x["held_out"]]),
-        ("extra_prompts", [x for x in texts if not x["held_out"]]),
-    ]
+    held_out, extra = ([text for text in texts if text["held_out"] is which] for which in (True, False))
+    first, rest = (held_out or extra)[:TEXTS_FIRST], (held_out or extra)[TEXTS_FIRST:]
+    groups = [("held_out_prompts", rest), ("extra_prompts", extra)] if held_out else [("extra_prompts", rest)]
     return {
-        "prompts": found.get("prompts", ""),
-        "samples": found.get("samples", ""),
+        "prompts": prompts,
+        "samples": found.get("samples") or 0,
+        "verdict": found.get("verdict") or change(gap, prompts),
         "rows": rows,
         "judges": judges,
         "best_of_n": found.get("best_of_n", []),
         "difference": gap,
         "level": f"{100 * found.get('difference', {}).get('level', 0.95):g} %",
-        "texts": [(key, items[:TEXTS_OPEN], items[TEXTS_OPEN:]) for key, items in groups],
+        "first": first,
+        "texts": [(key, items[:TEXTS_OPEN], items[TEXTS_OPEN:]) for key, items in groups if items],
     }
 
 
@@ -179,7 +204,7 @@ def _text(item: Mapping[str, Any]) -> dict[str, Any]:
     gap = _minus(item.get("score_after"), item.get("score_before"))
     keys, judged = ("prompt", "before", "after", "score_before", "score_after"), item.get("judges", {})
     return {key: item.get(key, "") for key in keys} | {
-        "held_out": item.get("held_out", True),
+        "held_out": bool(item.get("held_out", True)),
         "judges": [(name, {side: judge.get(side) for side in ("before", "after")}) for name, judge in judged.items()],
         "difference": gap,
         "direction": "" if not gap else "up" if gap > 0 else "down",
@@ -190,35 +215,27 @@ def _minus(a: Any, b: Any) -> float | None:
     return a - b if isinstance(a, (int, float)) and isinstance(b, (int, float)) else None
 
 
-def _charts(config: Mapping[str, Any], metrics: Metrics, compare: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _charts(config: Mapping[str, Any], metrics: Metrics, compare: Mapping[str, Any] | None) -> page.Curves:
     updates = [line["update"] for line in metrics]
     ppo = config.get("ppo", {})
     target = ppo.get("kl_target") if ppo.get("kl_controller", "adaptive") == "adaptive" else None
-    found: list[dict[str, Any]] = []
-
-    def add(key: str, chart: Chart | None, unit: str | None, about: str | None, x: tuple[str, str | None], **more: str) -> None:
-        if chart is not None:
-            places = {"key": key, "title": more.get("title", key), "name": more.get("name", "")}
-            found.append(places | {"unit": unit, "about": about, "chart": chart, "x_key": x[0], "x_unit": x[1]})
-
+    curves = page.Curves()
     judges = list(dict.fromkeys(k.split("/")[1] for line in metrics for k in line if _JUDGE.fullmatch(k)))
-    over, against = ("update", None), ("kl_short", "unit_nats")
     for key, metric, unit, zero in _CURVES:
-        spread = [line.get("ppo/std_scores") for line in metrics] if key == "score_mean" else None
-        across = target if key == "kl_short" else None
-        chart = charts.over_updates(updates, [m.get(metric) for m in metrics], spread=spread, target=across, zero=zero)
-        about = "score_about" if key == "score_mean" else "kl_about" if across is not None else None
-        add(key, chart, unit, about, over)
+        more: dict[str, Any] = {"score_mean": {"spread": "ppo/std_scores", "about": "score_about"}}.get(key, {})
+        if key == "kl_short" and target is not None:
+            more = {"target": target, "about": "kl_about"}
+        curves.over_updates(key, metrics, metric, unit=unit, zero=zero, **more)
         for i, name in enumerate(judges if key == "score_mean" else ()):
-            values = [line.get(f"judge/{name}/mean") for line in metrics]
-            add(f"judge_{i}", charts.over_updates(updates, values), "unit_score", "judge_about", over, title="judge", name=name)
-    about = "path_best_about" if compare and compare["best_of_n"] else "path_about"
-    add("path", _path(metrics, updates, compare, None), "unit_score", about, against)
+            said = {"unit": "unit_score", "about": "judge_about", "title": "judge", "name": name}
+            curves.over_updates(f"judge_{i}", metrics, f"judge/{name}/mean", **said)
+    beside = "path_best_about" if compare and compare["best_of_n"] else None
+    against = ("kl_short", "unit_nats")
+    curves.add("path", _path(metrics, updates, compare, None), unit="unit_score", about=beside or "path_about", x=against)
     for i, name in enumerate(judges):
-        about = "path_best_about" if compare and compare["best_of_n"] else None
         way = _path(metrics, updates, compare, name)
-        add(f"judge_path_{i}", way, "unit_score", about, against, title="judge_path", name=name)
-    return found
+        curves.add(f"judge_path_{i}", way, unit="unit_score", about=beside, x=against, title="judge_path", name=name)
+    return curves
 
 
 def _path(metrics: Metrics, updates: Sequence[int], compare: Mapping[str, Any] | None, judge: str | None) -> Chart | None:
@@ -239,14 +256,3 @@ def _path(metrics: Metrics, updates: Sequence[int], compare: Mapping[str, Any] |
             value = row.get("score") if judge is None else row.get("judges", {}).get(judge)
             beside.append((f"n = {row.get('n')}", row.get("kl"), value))
     return charts.path(updates, kl, scores, marks, beside)
-
-
-def _samples(run: RunDir) -> list[tuple[int, list[dict[str, Any]]]]:
-    by_update: dict[int, list[dict[str, Any]]] = {}
-    for line in run.read_samples():
-        keys = ("prompt", "response", "score", "kl")
-        by_update.setdefault(line["update"], []).append({key: line.get(key, "") for key in keys})
-    updates = sorted(by_update)
-    if len(updates) > SAMPLE_UPDATES:
-        updates = [updates[round(i * (len(updates) - 1) / (SAMPLE_UPDATES - 1))] for i in range(SAMPLE_UPDATES)]
-    return [(update, by_update[update]) for update in updates]

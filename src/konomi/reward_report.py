@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from konomi import charts, page
-from konomi.charts import Chart
 from konomi.markup import number, percent, signed, words
 from konomi.runs import RunDir
 
@@ -25,7 +24,6 @@ _CURVES = (
     ("train_loss", "train/loss", False),
     ("eval_loss", "eval/loss", False),
     ("eval_accuracy", "eval/accuracy", False),
-    ("learning_rate", "train/learning_rate", True),
 )
 
 
@@ -97,15 +95,18 @@ def _content(run: RunDir, t: Any) -> dict[str, Any]:
     task = str(found.get("task") or "")
     held_out, train, truth = (found.get(name) or {} for name in ("held_out", "train", "truth"))
     best, worst = _texts(found.get("texts", []))
+    curves = _charts(run.read_metrics(), task, held_out)
+    title = "title_reward", {"model": page.model_name(run.config), "data": str(run.config.get("data", {}).get("file") or "")}
     return {
-        **page.about(run, _facts(run.config, found, task)),
+        **page.about(run, title, _facts(run.config, found, task)),
         "tiles": _tiles(task, held_out, truth, t),
         "evaluated": bool(held_out),
         "verdict": held_out.get("verdict"),
         "figures": _figures(task, held_out, train),
         "with_train": bool(train),
         "truth": _figures("truth", truth, {}) if truth else [],
-        "charts": _charts(run.read_metrics(), task, held_out),
+        "charts": curves.drawn,
+        "constant": curves.constant,
         "parts": _parts(held_out),
         "classes": held_out.get("classes", []),
         "confusion": _confusion(held_out),
@@ -181,24 +182,16 @@ def _tiles(task: str, result: Found, truth: Found, t: Any) -> list[tuple[str, st
     return tiles
 
 
-def _charts(metrics: Sequence[Found], task: str, result: Found) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-
-    def add(key: str, chart: Chart | None, about: str | None, x_key: str) -> None:
-        if chart is not None:
-            said = {"key": key, "title": key, "about": about, "chart": chart, "x_key": x_key}
-            found.append(dict.fromkeys(("name", "unit", "x_unit")) | said)
-
+def _charts(metrics: Sequence[Found], task: str, result: Found) -> page.Curves:
+    curves = page.Curves()
     by_epoch = bool(metrics) and all(isinstance(line.get("epoch"), (int, float)) for line in metrics)
-    x_key = "epoch" if by_epoch else "update"
     for key, metric, zero in _CURVES:
-        lines = [line for line in metrics if metric in line]  # a line has what was measured at that time
-        values = [line[metric] for line in lines]
-        add(key, charts.over_updates([line[x_key] for line in lines], values, zero=zero, whole=not by_epoch), None, x_key)
+        curves.over_updates(key, metrics, metric, zero=zero, x=("epoch" if by_epoch else "update", None))
     bins = _at(result, ("calibration", "bins")) or []
     points = [(each["predicted"], each["observed"], each["count"]) for each in bins]
-    add("calibration", charts.calibration(points, 0.5 if task == "preference" else 0.0), "calibration_about", "said")
-    return found
+    chart = charts.calibration(points, 0.5 if task == "preference" else 0.0)
+    curves.add("calibration", chart, about="calibration_about", x=("said", None))
+    return curves
 
 
 def _parts(result: Found) -> list[dict[str, Any]]:

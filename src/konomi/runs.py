@@ -33,6 +33,8 @@ from konomi.errors import ConfigError, DataError, RunError
 
 VERSION = 1
 Status = Literal["running", "finished", "failed", "stopped"]
+_VERBS = {"ppo": "ppo", "sft": "sft", "train": "reward", "sample": "sample", "judge": "judge", "label": "label"}
+"""Section of the configuration -> the verb whose it is."""
 
 
 class RunDir:
@@ -149,6 +151,12 @@ class RunDir:
     def config(self) -> dict[str, Any]:
         """What config.json says. Raises DataError if it is missing or damaged."""
         return self._object("config.json")
+
+    @property
+    def verb(self) -> str:
+        """The verb that made the run, "" where nothing says so. Raises DataError as `info` and `config` do."""
+        config = self.config
+        return str(self.info.get("verb") or next((verb for section, verb in _VERBS.items() if section in config), ""))
 
     def note(self, **fields: Any) -> None:
         """Set fields of run.json, for example ``mlflow_run_id``."""

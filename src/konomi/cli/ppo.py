@@ -133,13 +133,10 @@ def compare(
 @app.command()
 @told
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")]) -> None:
-    """Write RUN/report.html: curves, before/after or evaluation, and texts in one file that needs no network."""
+    """Write RUN/report.html of a run of ppo, sft or reward: what came of it, curves and texts in one file."""
     from konomi.report import write_report
-    from konomi.reward_report import write_reward_report
-    from konomi.runs import RunDir
 
-    opened = RunDir.open(run)
-    typer.echo((write_reward_report if opened.info.get("verb") == "reward" else write_report)(opened))
+    typer.echo(write_report(run))
 
 
 def _run(

@@ -73,7 +73,7 @@ def show(result: dict[str, Any], as_json: bool) -> None:
         f"  loss        {before['loss']:.4f} -> {after['loss']:.4f} nats/token\n"
         f"  perplexity  {before['perplexity']:.2f} -> {after['perplexity']:.2f}\n"
     )
-    for label, place in {"model": result["model"], "MLflow": result["mlflow"]}.items():
+    for label, place in {"report": result["report"], "model": result["model"], "MLflow": result["mlflow"]}.items():
         if place:
             typer.echo(f"{label:8} {place}")
     model = shlex.quote(result["model"])

@@ -1,11 +1,11 @@
-"""Is this enough data? The figures of a preference model as a few plain sentences, in English and Japanese."""
+"""Figures as plain sentences, in English and Japanese: is this enough data for a preference model, did a score change?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from konomi.markup import percent
+from konomi.markup import number, percent, plural, signed
 
 FEW_PROMPTS = 30
 """With fewer prompts a bootstrap over prompts is itself not to be trusted."""
@@ -93,6 +93,44 @@ _TEXTS = {
         "同じ種類の比較を増やしても伸びは見込めない。",
     ),
 }
+
+_CHANGES = {
+    "better": (
+        "The mean score rose by {mean} on {prompts} (95 % interval {low} to {high}).",
+        "評価用の書き出し {count} 個で、スコアの平均は {mean} 上がりました（95 % 区間 {low} ～ {high}）。",
+    ),
+    "worse": (
+        "The mean score fell by {mean} on {prompts} (95 % interval of the difference {low} to {high}).",
+        "評価用の書き出し {count} 個で、スコアの平均は {mean} 下がりました（差の 95 % 区間 {low} ～ {high}）。",
+    ),
+    "unclear": (
+        "The mean score changed by {mean} on {prompts}; the 95 % interval, {low} to {high}, holds 0: nothing is shown.",
+        "評価用の書き出し {count} 個で、スコアの平均の差は {mean} です。95 % 区間（{low} ～ {high}）が 0 を含むため、"
+        "変化があったとは言えません。",
+    ),
+    "few": (
+        "The mean score changed by {mean} on {prompts}: too few to judge by, hold out 30 at least.",
+        "スコアの平均の差は {mean} ですが、評価用の書き出しが {count} 個と少なく、判断できません。30 個以上を使ってください。",
+    ),
+}
+
+
+def change(difference: Mapping[str, Any], prompts: int) -> dict[str, str]:
+    """Say whether the mean score of a before/after has changed.
+
+    Args:
+        difference: ``mean``, ``low`` and ``high`` of after - before; the ends of its interval are None where there is none.
+        prompts: held-out prompts that it was measured on.
+
+    Returns:
+        ``grade``: ``few`` (prompts), ``better``, ``worse`` or ``unclear``; ``en`` and ``ja``: the sentence.
+    """
+    mean, low, high = (difference.get(key) for key in ("mean", "low", "high"))
+    few = prompts < FEW_PROMPTS or low is None or high is None
+    grade = "few" if few else "better" if low > 0 else "worse" if high < 0 else "unclear"
+    facts = {"prompts": plural(prompts, "held-out prompt"), "count": prompts, "low": signed(low), "high": signed(high)}
+    facts["mean"] = number(abs(mean)) if grade in ("better", "worse") and mean is not None else signed(mean)
+    return {"grade": grade, **{lang: text.format(**facts) for lang, text in zip(("en", "ja"), _CHANGES[grade], strict=True)}}
 
 
 def verdict(result: Mapping[str, Any]) -> dict[str, str]:

@@ -15,7 +15,8 @@ from konomi.data.records import Prompt
 from konomi.errors import RunError
 from konomi.jobs.inputs import inputs_of, keep_code
 from konomi.observer import Observer
-from konomi.runs import RunDir
+from konomi.report import write_report
+from konomi.runs import RunDir, Status
 from konomi.tracking import MlflowSink
 
 
@@ -43,7 +44,8 @@ def begun(
         with logged(settings, run, observer, data=data, parent=parent) as sink:
             observer.start(run, dict(facts), 0)
             yield run, sink
-        run.set_status("finished")
+        if run.info["status"] == "running":
+            run.set_status("finished")
         if sink:
             sink.end("FINISHED")
 
@@ -55,6 +57,16 @@ def new_run(job: Section, root: Path, extra: Mapping[str, Any]) -> RunDir:
     with ends(run):
         keep_code(run)
     return run
+
+
+def finish(run: RunDir, sink: MlflowSink | None, status: Status = "finished", reason: str | None = None) -> Path:
+    """Record how a run ended, then write its page, which shows that, and copy what is left of it into MLflow; return the page."""
+    run.set_status(status, reason)
+    report = write_report(run)
+    if sink:
+        names = ("compare.json", "eval.json", "samples.jsonl", "metrics.jsonl", "config.json", "run.json")
+        sink.log_artifacts([report, *(run.path / name for name in names)])
+    return report
 
 
 @contextmanager

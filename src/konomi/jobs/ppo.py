@@ -19,15 +19,14 @@ from konomi.data.sources import as_prompts, load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
-from konomi.jobs.common import ends, held, logged, new_run, prompts_digest
+from konomi.jobs.common import ends, finish, held, logged, new_run, prompts_digest
 from konomi.jobs.inputs import check_unchanged, inputs_of
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.observer import Observer
-from konomi.report import write_report
 from konomi.rewards import as_reward, build_judges
 from konomi.rewards.base import Reward
-from konomi.runs import RunDir
+from konomi.runs import RunDir, Status
 from konomi.signals import Stop, stop_on_signal
 from konomi.tracking import MlflowSink
 from konomi.train.checkpoints import Checkpoints
@@ -134,12 +133,11 @@ def _finish(
         observer.warn(f"the model is {gone}; the checkpoints before it are in {run.checkpoints}")
     elif trainer.stop_reason is None:
         checkpoints.prune(measured=trainer.update + 1)
-    status = "finished" if trainer.stop_reason is None else "stopped"
-    run.set_status(status, trainer.stop_reason)  # type: ignore[arg-type]
-    report = write_report(run)
+    status: Status = "finished" if trainer.stop_reason is None else "stopped"
     if sink:
         sink.log(trainer.update, told(comparison))
-        sink.log_artifacts([report, run.compare, run.samples, run.metrics, run.path / "config.json", run.path / "run.json"])
+    report = finish(run, sink, status, trainer.stop_reason)
+    if sink:
         sink.end("FINISHED" if trainer.stop_reason is None else "KILLED")
     return {
         "run": str(run.path),

@@ -17,12 +17,11 @@ from konomi.data.records import Prompt
 from konomi.environment import peak_memory_gb
 from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
-from konomi.jobs.common import begun
+from konomi.jobs.common import begun, finish
 from konomi.jobs.reward_data import Learned, load
 from konomi.models.backbone import make_reward_model, tame_head
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.observer import Observer
-from konomi.reward_report import write_reward_report
 from konomi.runs import RunDir
 from konomi.seeds import stream_seed
 from konomi.signals import Stop, stop_on_signal
@@ -101,11 +100,9 @@ def _keep(
     with new_directory(run.model) as draft:
         model.save(draft, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
     run.write_json("eval.json", result)
-    report = write_reward_report(run)
     if sink:
         sink.log(outcome.steps, _flat(result["held_out"], "held_out/") | _flat(result.get("truth", {}), "truth/"))
-        sink.log_artifacts([report, run.path / "eval.json", run.metrics, run.path / "config.json", run.path / "run.json"])
-    return report
+    return finish(run, sink)
 
 
 class _Told(Hears):

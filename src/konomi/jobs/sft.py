@@ -16,7 +16,7 @@ from konomi.data.tokens import Tokens
 from konomi.environment import manage_memory, peak_memory_gb
 from konomi.errors import ConfigError, ModelError
 from konomi.files import new_directory
-from konomi.jobs.common import begun
+from konomi.jobs.common import begun, finish
 from konomi.models.load import Loaded, load_causal_lm, quiet
 from konomi.models.policy import check_head, train_only
 from konomi.observer import Observer
@@ -64,15 +64,14 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
                 seed=job.run.seed, precision=ready.precision, directory=run.path,
             )  # fmt: skip
         if stop.signal:
-            run.set_status("stopped", f"{stop.signal} after update {course.updates}")
+            finish(run, sink, "stopped", f"{stop.signal} after update {course.updates}")
             raise KeyboardInterrupt(f"stopped after update {course.updates}; {_what_there_is(run, course)}")
         if course.best >= course.initial:
             observer.warn(
                 f"no evaluation was better than that of the initial model ({course.initial:.4g} nats/token; the best was "
                 f"{course.best:.4g}): lower sft.learning_rate, train for fewer epochs, or give more texts"
             )
-        if sink:
-            sink.log_artifacts([run.metrics, run.path / "config.json", run.path / "run.json"])
+        report = finish(run, sink)
         return {
             "run": str(run.path),
             "status": "finished",
@@ -85,6 +84,7 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
             "seconds": time.monotonic() - started,
             "peak_gb": peak_memory_gb(),
             "model": str(run.model),
+            "report": str(report),
             "mlflow": sink.address if sink else None,
         }
 
