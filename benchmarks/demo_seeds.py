@@ -2,7 +2,7 @@
 
 Prints the table of docs/results.md; with --write it puts it there, between the marks.
 
-    python benchmarks/demo_seeds.py --seeds 0 1 2 --out runs/seeds --write
+    python benchmarks/demo_seeds.py --seeds 0 1 2 --out runs/seeds --write [--lang en]
 """
 
 from __future__ import annotations
@@ -62,14 +62,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/seeds"))
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
+    parser.add_argument("--lang", choices=["ja", "en"], default="ja", help="the language of the demo")
     parser.add_argument("--quick", action="store_true", help="the smoke run instead of the demo")
     given = parser.parse_args()
-    results = {seed: run(seed, given.out, ["--quick"] if given.quick else []) for seed in given.seeds}
+    arguments = ["--lang", given.lang, *(["--quick"] if given.quick else [])]
+    results = {seed: run(seed, given.out, arguments) for seed in given.seeds}
     text = f"Hardware: {hardware()}.\n\n{table(results)}"
     print(text)
     if given.write:
         page = RESULTS.read_text(encoding="utf-8")
-        marked = re.compile(r"(<!-- seeds -->\n).*?(<!-- /seeds -->)", re.DOTALL)
+        mark = "seeds" if given.lang == "ja" else "seeds-en"
+        marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
         RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
 
 

@@ -201,17 +201,22 @@ def test_readmes_name_the_two_commands(readme: Path) -> None:
     assert "make test" in text
 
 
-def test_readme_file_tree_names_files_that_exist() -> None:
+def test_the_first_command_is_within_the_first_15_lines() -> None:
     for readme in READMES:
-        text = readme.read_text(encoding="utf-8")
-        tree = next(m[2] for m in FENCE.finditer(text) if m[2].startswith("konomi/\n"))
-        places = [ROOT]
-        for line in tree.splitlines()[1:]:
-            depth = (len(line) - len(line.lstrip())) // 2
-            for name in line.split("  #")[0].split():
-                path = places[depth - 1] / name
-                assert path.exists(), f"{readme.name}: {path}"
-                places[depth:] = [path]
+        first = readme.read_text(encoding="utf-8").splitlines()[:15]
+        assert any(line.startswith("make demo") for line in first), readme.name
+
+
+def test_file_tree_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    tree = next(m[2] for m in FENCE.finditer(text) if m[2].startswith("konomi/\n"))
+    places = [ROOT]
+    for line in tree.splitlines()[1:]:
+        depth = (len(line) - len(line.lstrip())) // 2
+        for name in line.split("  #")[0].split():
+            path = places[depth - 1] / name
+            assert path.exists(), path
+            places[depth:] = [path]
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
@@ -242,6 +247,16 @@ def test_commands_in_the_documents_exist() -> None:
             assert all(re.fullmatch(r"stages\.\w+\.\w+\.\w+=.+", item) for item in settings), where
         elif settings:
             build(JOBS.get(verb, PPOJob), {}, settings)
+
+
+def test_the_settings_that_matter_exist() -> None:
+    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    part = page.split("## The ten settings that matter", 1)[1].split("\n## ", 1)[0]
+    named = re.findall(r"^\| `(\w+)\.(\w+)` \|", part, re.M)
+    assert len(named) == 10
+    for section, key in named:
+        kinds = [kind for title, kind in SECTIONS.items() if title.partition("`")[0] == section]
+        assert any(key in kind.model_fields for kind in kinds), f"{section}.{key}"
 
 
 def test_job_files_in_the_documents_exist() -> None:
