@@ -91,6 +91,8 @@ def test_a_whole_job(world: Path) -> None:
     run = world / "runs" / "first"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["update"] for line in lines] == list(range(1, 9))
+    assert "ends at: <eos> (1)" in " ".join(result.stderr.split())
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["eos_ids"] == [1]
     assert lines[0]["objective/kl"] == pytest.approx(0, abs=1e-5)
     assert lines[-1]["ppo/mean_scores"] > lines[0]["ppo/mean_scores"]
     compared = json.loads((run / "compare.json").read_text(encoding="utf-8"))
@@ -402,6 +404,57 @@ def test_names_that_are_no_paths(world: Path) -> None:
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
         assert re.search("no such (file|directory)|cannot be imported", result.stderr), result.stderr
     assert sorted(world.rglob("*")) == before
+
+
+def test_what_a_reward_may_not_read_is_told_before_the_run_counted_in_it_or_refused(world: Path) -> None:
+    import transformers
+
+    transformers.GPT2ForSequenceClassification(tiny.tiny_config("gpt2", num_labels=2)).save_pretrained(world / "labels")
+    tiny.tiny_tokenizer().save_pretrained(world / "labels")
+    text = (world / "job.toml").read_text(encoding="utf-8").replace('kind = "function"', 'kind = "classifier"\nlabel = 1')
+    (world / "job.toml").write_text(text.replace("taste.py:count_a", "labels"), encoding="utf-8")
+    before = sorted(world.rglob("*"))
+    refused = konomi("ppo", "job.toml", "--set", "reward.max_length=4")
+    assert (refused.exit_code, sorted(world.rglob("*"))) == (2, before)
+    assert "labels: it reads 4 tokens of a text, and of a longer one not the end; 73 of 73 prompts" in refused.stderr
+    for limit, told, shares in ((6, "72 of 72 prompts may be over that (the longest has 4)", {1.0}), (20, "", {0.0})):
+        sets = [
+            "ppo.episodes=64",
+            f"reward.max_length={limit}",
+            f"run.name=at-{limit}",
+            "compare.extra=[]",
+            "rollout.stop=length",
+        ]
+        result = konomi("ppo", "job.toml", "--set", f"run.name=at-{limit}", *(word for each in sets for word in ("--set", each)))
+        assert result.exit_code == 0, result.stderr
+        assert (told in result.stderr) and ("may be over" in result.stderr) == bool(told)
+        lines = (world / "runs" / f"at-{limit}" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        assert {json.loads(line)["reward/cut_share"] for line in lines} == shares
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_before_anything_is_written(world: Path) -> None:
+    from konomi.data.records import Prompt, is_held_out
+
+    tokenizer = tiny.tiny_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(world / "lm")
+    texts = [f"<new>{a}{b}" for a in "abcd" for b in "abcd"]
+    held_out = next(text for text in texts if is_held_out(Prompt(text).key, 0.2))
+    trained = next(text for text in texts if not is_held_out(Prompt(text).key, 0.2))
+    (world / "sample.toml").write_text('[models.a]\nname = "lm"\n[data]\nprompts = "prompts.txt"\n', encoding="utf-8")
+    (world / "sft.toml").write_text('[model]\nname = "lm"\n[data]\ntexts = "prompts.txt"\n', encoding="utf-8")
+    (world / "reward.toml").write_text('[model]\nname = "lm"\n[data]\nfile = "pairs.jsonl"\n', encoding="utf-8")
+    plain = (world / "prompts.txt").read_text(encoding="utf-8")
+    for text in (held_out, trained):
+        (world / "prompts.txt").write_text(f"{plain}{text}\n", encoding="utf-8")
+        pairs = [{"version": 1, "prompt": each, "chosen": "a", "rejected": "b"} for each in [*plain.split(), text]]
+        (world / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+        for arguments in (["ppo", "job.toml"], ["sample", "sample.toml"], ["sft", "sft.toml"], ["reward", "reward.toml"]):
+            result = konomi(*arguments)
+            assert result.exit_code == 2, (arguments, result.stderr)
+            assert text in result.stderr and "has the token '<new>' (id 29), but the model has embeddings for 29" in result.stderr
+            assert not (world / "runs").exists()
+    assert konomi("generate", "lm", "-p", "a<new>").exit_code == 2
 
 
 def test_help_teaches() -> None:

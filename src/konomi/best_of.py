@@ -57,7 +57,10 @@ def best_of_n(
         draws = make_draws(rollout, config.seed, [("best of", prompt.key, i) for prompt, _, i in part])
         with autocast():
             drawn = sample(model, tokens, [query for _, query, _ in part], draws, rollout)
-        pairs += [tokens.split(*row) for row in zip(drawn.query_ids(), drawn.response_ids(), strict=True)]
+        pairs += [
+            tokens.split(prompt.text, query, response)
+            for (prompt, query, _), response in zip(part, drawn.response_ids(), strict=True)
+        ]
     asked, responses = [q for q, _ in pairs], [r for _, r in pairs]
     columns = columns_of([prompt for prompt, _, _ in items])
     scores, *judged = (

@@ -230,7 +230,7 @@ def _answer(
         ids += rollout.response_ids()
         kl += (scatter_rows(own, rows, len(rollout))[:, 0] - initial_B).tolist()
         logprob += initial_B.tolist()
-    pairs = [tokens.split(query, row) for query, row in zip(queries, ids, strict=True)]
+    pairs = [tokens.split(prompt.text, *rows) for (prompt, _), *rows in zip(items, queries, ids, strict=True)]
     prompts, texts = [prompt for prompt, _ in pairs], [response for _, response in pairs]
     columns = columns_of([prompt for prompt, _ in items])
     scores, *judged = (score(each, prompts, texts, columns, save_to=failed_texts) for each in (reward, *judges.values()))

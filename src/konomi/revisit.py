@@ -8,10 +8,9 @@ from typing import Any
 
 from konomi.compare import compare_models
 from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
-from konomi.data.tokens import Tokens
 from konomi.errors import DataError
 from konomi.jobs.inputs import check_unchanged
-from konomi.jobs.ppo import check_context, check_lengths, describe_inputs, find_prompts
+from konomi.jobs.ppo import check_context, check_lengths, check_reading, describe_inputs, find_prompts
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.report import write_report
@@ -32,8 +31,10 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     reward = build_reward(job.reward, columns=prompts[0].columns, device=device)
     judges = build_judges(job.judges, columns=prompts[0].columns, device=device)
     before, after = load_pair(job.model, run.model, observer.say)
-    tokens = Tokens(before.tokenizer)
-    check_lengths(job.model_copy(update={"compare": config}), tokens, prompts, held_out, before)
+    tokens = before.tokens
+    again = job.model_copy(update={"compare": config})
+    check_lengths(again, tokens, prompts, held_out, before)
+    check_reading(again, tokens, held_out, [reward, *judges.values()], observer)
     check_unchanged(run, describe_inputs(job, before, prompts + held_out))
     precision = run.info.get("precision") or choose_precision(job.model.precision)
     observer.say("Both models answer held-out prompts")
@@ -60,7 +61,7 @@ def generate_texts(
     if blank:
         raise DataError("--prompt: a blank text; give the beginning of what the model is to write")
     loaded = load_causal_lm(model, progress=observer.say)
-    tokens = Tokens(loaded.tokenizer)
+    tokens = loaded.tokens
     settings = {"response_tokens": [1, length], "stop": "eos", "temperature": temperature}
     config = build(RolloutConfig, settings, where="generate")
     items = [(text, i) for text in prompts for i in range(samples)]
@@ -68,5 +69,5 @@ def generate_texts(
     check_context(max(map(len, queries)), length, loaded)
     draws = make_draws(config, seed, [("generate", *item) for item in items])
     rollout = sample(loaded.model.to(find_device()), tokens, queries, draws, config)
-    pairs = zip(rollout.query_ids(), rollout.response_ids(), strict=True)
-    return [dict(zip(("prompt", "response"), tokens.split(query, response), strict=True)) for query, response in pairs]
+    texts = [tokens.split(text, *row) for (text, _), *row in zip(items, queries, rollout.response_ids(), strict=True)]
+    return [dict(zip(("prompt", "response"), each, strict=True)) for each in texts]

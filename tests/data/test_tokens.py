@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,25 @@ def fast(model: Any, template: str | None = None, decoder: Any = None, **special
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def bytes_tokenizer(template: str | None = None, **special: str) -> Any:
-    """256 bytes, so that characters can be cut through; the first special tokens are 256, 257, ..."""
+def bytes_tokenizer(template: str | None = None, merges: Sequence[tuple[str, str]] = (), **special: str) -> Any:
+    """256 bytes, so that characters can be cut through, and ``merges``; then the special tokens."""
     from tokenizers import decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    model = models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[])
+    words = [*alphabet, *map("".join, merges)]
+    model = models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=list(merges))
     tokenizer = fast(model, template, decoders.ByteLevel(), **special)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return tokenizer
+
+
+def falls_back_to_bytes(**special: str) -> Any:
+    """Llama's kind: characters, and tokens for bytes where there is none."""
+    from tokenizers import decoders, models
+
+    words = {word: i for i, word in enumerate(["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b"])}
+    model = models.BPE(vocab=words, merges=[], unk_token="<unk>", byte_fallback=True)
+    return fast(model, None, decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()]), **special)
 
 
 def sentencepiece_like(template: str | None = None, **special: str) -> Any:
@@ -110,9 +121,10 @@ def test_eos_and_pad() -> None:
     assert (bare.eos_ids, bare.pad_id) == (frozenset(), 0)
 
 
-def test_decode_skips_special_tokens_and_cleans_nothing_up() -> None:
+def test_decode_keeps_special_tokens_but_the_leading_ones_and_cleans_nothing_up() -> None:
     tokens = Tokens(tiny_tokenizer())
-    assert tokens.decode([BOS_ID, 2, 28, 28, 3, EOS_ID]) == "a  b"
+    assert tokens.decode([BOS_ID, 2, 28, 28, 3, EOS_ID]) == "a  b<eos>"
+    assert tokens.decode([BOS_ID, BOS_ID, 2]) == "<bos>a"
     assert Tokens(bytes_tokenizer()).decode(Tokens(bytes_tokenizer()).encode("it 's , so")) == "it 's , so"
 
 
@@ -120,30 +132,102 @@ def test_split_keeps_the_space_between_query_and_response() -> None:
     tokens = Tokens(sentencepiece_like())
     query, response = tokens.encode("the rain"), tokens.encode("that")
     assert tokens.decode(query) + tokens.decode(response) == "the rainthat"
-    assert tokens.split(query, response) == ("the rain", " that")
+    assert tokens.split("the rain", query, response) == ("the rain", " that")
 
 
 def test_split_gives_a_cut_character_to_the_response() -> None:
-    tokens = Tokens(bytes_tokenizer())
-    row = tokens.encode("雨だ")
-    assert len(row) == 6
-    for cut in range(7):
-        prompt, response = tokens.split(row[:cut], row[cut:])
-        assert prompt + response == "雨だ"
-        assert prompt == "雨だ"[: cut // 3]
-    assert tokens.split(row[:3], row[3:5]) == ("雨", "\ufffd")
+    for tokens in (Tokens(bytes_tokenizer()), Tokens(falls_back_to_bytes())):
+        row = tokens.encode("雨だ")
+        assert len(row) == 6
+        for cut in range(7):
+            prompt, response = tokens.split("雨だ", row[:cut], row[cut:])
+            assert prompt + response == "雨だ"
+            assert prompt == "雨だ"[: cut // 3]
 
 
-def test_split_leaves_the_end_of_text_out() -> None:
+def test_half_a_character_at_the_end_of_a_response_is_left_out_and_a_written_sign_of_it_is_not() -> None:
+    for tokens in (Tokens(bytes_tokenizer(eos_token="</s>")), Tokens(falls_back_to_bytes(eos_token="</s>"))):
+        query, end = tokens.encode("雨a"), sorted(tokens.eos_ids)
+        for text in ("é", "だ", "😀", "b雨だ", "雨😀", "\ufffd"):
+            row = tokens._plain([text])[0]
+            last = len(text[-1].encode())
+            assert tokens.split("雨a", query, row) == ("雨a", text)
+            for kept in range(1, last):
+                half = row[: len(row) - kept]
+                for ids in (half, half + end):
+                    assert tokens.split("雨a", query, ids) == ("雨a", text[:-1])
+                    assert tokens.ends(query, ids)[-1] == len(text) - 1 == len(tokens.split("雨a", query, ids)[1])
+    merged = Tokens(bytes_tokenizer(merges=[("ã", "ģ"), ("a", "ãģ")]))  # "a" and two of the three bytes of a kana in one token
+    (whole,) = merged._plain(["aあ"])
+    assert len(whole) == 2
+    assert merged.split("b", merged.encode("b"), whole[:1]) == ("b", "a")
+    assert merged.ends(merged.encode("b"), whole) == [1, 2]
+
+
+def test_wrong_bytes_of_a_response_stay_and_leave_the_prompt_alone() -> None:
+    for tokens in (Tokens(bytes_tokenizer()), Tokens(falls_back_to_bytes())):
+        a, rain = tokens._plain(["a"])[0], tokens._plain(["雨"])[0]
+        prompt, response = tokens.split("b雨", tokens.encode("b雨"), [rain[1], *a])
+        assert (prompt, response) == ("b雨", "\ufffda")
+        assert tokens.ends(tokens.encode("b雨"), [rain[1], *a]) == [1, 2]
+
+
+def test_split_keeps_the_markup_of_prompt_and_response_and_leaves_out_the_last_end_of_text_only() -> None:
     tokens = Tokens(tiny_tokenizer())
-    assert tokens.split([BOS_ID, 2, 3], [4, EOS_ID]) == ("ab", "c")
-    assert tokens.split([BOS_ID, 2, 3], [EOS_ID]) == ("ab", "")
+    cases: list[tuple[str, list[int], list[int], tuple[str, str]]] = [
+        ("ab", [BOS_ID, 2, 3], [4, EOS_ID], ("ab", "c")),
+        ("ab", [BOS_ID, 2, 3], [EOS_ID], ("ab", "")),
+        ("ab", [BOS_ID, 2, 3], [4, EOS_ID, BOS_ID, 5, EOS_ID, EOS_ID], ("ab", "c<eos><bos>d<eos>")),
+        ("<bos>a<eos>b", [BOS_ID, BOS_ID, 2, EOS_ID, 3], [4], ("<bos>a<eos>b", "c")),
+        ("a<eos>bc", [BOS_ID, 2, EOS_ID], [5], ("a<eos>", "d")),  # cut
+        ("abc", [BOS_ID], [5], ("", "d")),
+    ]
+    for prompt, query, response, texts in cases:
+        assert tokens.split(prompt, query, response) == texts
+        assert tokens.ends(query, response)[-1] == len(texts[1])
+
+
+def test_a_prompt_that_was_not_cut_stays_as_it_was_written() -> None:
+    from tokenizers import normalizers
+
+    tokens = Tokens(sentencepiece_like())
+    tokens.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    text = "THE  ｒain fog "
+    assert tokens.split(text, tokens.encode(text), tokens._plain(["that"])[0]) == (text, " that")
+
+
+def test_the_settings_of_a_model_name_ends_of_text_and_ids_that_it_does_not_have_are_none() -> None:
+    tokens = Tokens(tiny_tokenizer(), eos_ids=[5, 29, 7], vocabulary=29)
+    assert (tokens.eos_ids, tokens.end_id, tokens.pad_id) == ({EOS_ID, 5, 7}, EOS_ID, EOS_ID)
+    assert tokens.split("a", [BOS_ID, 2], [3, 7, 5]) == ("a", "bf")
+    assert tokens.ended([BOS_ID, 2, 5]) == [BOS_ID, 2, 5, EOS_ID]
+    assert tokens.stops() == "<eos> (1), d (5), f (7)"
+    padded = Tokens(bytes_tokenizer(eos_token="</s>", pad_token="<pad>"), vocabulary=256)
+    assert (padded.eos_ids, padded.end_id, padded.pad_id) == (set(), None, 0)
+    assert "nothing" in padded.stops()
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_by_name() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    tokens = Tokens(tokenizer, vocabulary=29)
+    message = r"the text 'a<new>b' has the token '<new>' \(id 29\), but the model has embeddings for 29 tokens"
+    for call in (
+        lambda: tokens.encode("a<new>b"),
+        lambda: tokens.parts(["b", "a<new>b"]),
+        lambda: tokens.queries([Prompt("a<new>b")], (2, 3), 0, 0, 512),
+    ):
+        with pytest.raises(ModelError, match=message):
+            call()
+    assert tokens.queries([Prompt("a<new>b")], (1, 1), 0, 0, 512) == [[BOS_ID, 2]]  # what is cut off does not count
+    assert Tokens(tokenizer, vocabulary=30).encode("<new>") == [BOS_ID, 29]
 
 
 def test_ends_count_the_characters_after_each_token() -> None:
     tokens = Tokens(tiny_tokenizer())
     assert tokens.ends(tokens.encode("the "), tokens._plain(["cat"])[0]) == [1, 2, 3]
     assert tokens.ends(tokens.encode("the"), [*tokens._plain(["ca"])[0], EOS_ID]) == [1, 2, 2]
+    assert tokens.ends(tokens.encode("the"), [2, EOS_ID, 3]) == [1, 6, 7]
     assert tokens.ends(tokens.encode("the"), [EOS_ID]) == [0]
     assert tokens.ends([BOS_ID], tokens._plain(["a"])[0]) == [1]
 
@@ -153,16 +237,16 @@ def test_a_character_of_several_tokens_counts_from_its_last_one_on() -> None:
     text = tokens._plain(["日a本"])[0]
     assert len(text) == 7
     assert tokens.ends(tokens.encode("今"), text) == [0, 0, 1, 2, 2, 2, 3]
-    assert tokens.ends(tokens.encode("今"), text[:-1]) == [0, 0, 1, 2, 3, 3]  # what stays half a character is one
+    assert tokens.ends(tokens.encode("今"), text[:-1]) == [0, 0, 1, 2, 2, 2]  # half a character is none
     query = tokens.encode("今日")
-    assert tokens.split(query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == ("今", "日a")
+    assert tokens.split("今日", query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == ("今", "日a")
     assert tokens.ends(query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == [1, 2]
 
 
 def test_a_space_in_front_belongs_to_the_word_behind() -> None:
     tokens = Tokens(sentencepiece_like())
     query, response = tokens.encode("the rain"), tokens._plain(["that a"])[0]
-    assert tokens.split(query, response) == ("the rain", " that a")
+    assert tokens.split("the rain", query, response) == ("the rain", " that a")
     assert tokens.ends(query, response) == [5, 7]
 
 

@@ -73,7 +73,7 @@ def test_candidates_with_where_they_came_from(world: Path) -> None:
     assert all(task.columns == {"topic": task.prompt[0]} for task in tasks)
     assert all(len({each.text.strip() for each in task.candidates}) == 4 for task in tasks)
     assert manifest["tasks"] == len(tasks) and manifest["candidates"] == 4 * len(tasks)
-    assert manifest["models"] == {"a": {"name": "lm", "revision": None, "precision": "fp64"}}
+    assert manifest["models"] == {"a": {"name": "lm", "revision": None, "precision": "fp64", "ends_at": "<eos> (1)"}}
     assert manifest["files"]["candidates"]["counts"]["records"] == len(tasks)
     loaded = load_causal_lm(ModelConfig(name="lm"))
     tokens, config = Tokens(loaded.tokenizer), RolloutConfig(response_tokens=(3, 6))

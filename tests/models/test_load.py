@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,14 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from konomi.config import ModelConfig
+from konomi.config import ClassifierReward, ModelConfig, RolloutConfig
 from konomi.errors import ModelError
+from konomi.models.backbone import make_reward_model, open_reward_model
 from konomi.models.load import load_causal_lm
-from tiny import FAMILIES, VOCAB, save_tiny, tiny_model, tiny_tokenizer
+from konomi.models.policy import Policy
+from konomi.rewards import build_reward
+from konomi.rollout.sampler import make_draws, sample
+from tiny import EOS_ID, FAMILIES, VOCAB, save_tiny, tiny_config, tiny_model, tiny_tokenizer
 
 DROPOUT = {
     "gpt2": {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5},
@@ -129,9 +133,6 @@ def test_pickled_weights_are_refused_with_the_way_to_convert(tmp_path: Path) -> 
 def test_directories_that_hold_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json, so it is not a saved model"):
         load(tmp_path)
-    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"no config\.json.*merge it into its base model"):
-        load(tmp_path)
     save_tiny(tmp_path, "gpt2")
     for content in ("{", "{}", '{"model_type": "nonesuch"}'):
         (tmp_path / "config.json").write_text(content, encoding="utf-8")
@@ -183,13 +184,63 @@ def test_other_kinds_of_model_are_refused(tmp_path: Path) -> None:
         load(save_other(tmp_path / "bert", bert))
     roberta = transformers.XLMRobertaConfig(**small, intermediate_size=16)
     with pytest.raises(ModelError, match=r"lack \d+ weights .*of another kind of model"):
-        load(save_other(tmp_path / "classifier", transformers.XLMRobertaForSequenceClassification(roberta)))
+        load(save_other(tmp_path / "trunk", transformers.XLMRobertaModel(roberta)))
     t5 = transformers.T5Config(vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     with pytest.raises(ModelError, match="a t5 model is not a causal language model"):
         load(save_other(tmp_path / "t5", transformers.T5ForConditionalGeneration(t5)))
     vit = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     with pytest.raises(ModelError, match="a vit model is not a causal language model"):
         load(save_other(tmp_path / "vit", transformers.ViTModel(vit)))
+
+
+def test_a_reward_model_or_classifier_is_no_language_model_though_its_embeddings_be_tied(tmp_path: Path) -> None:
+    for family in FAMILIES:
+        config = tiny_config(family, num_labels=1, tie_word_embeddings=True)
+        head = transformers.AutoModelForSequenceClassification.from_config(config)
+        path = save_other(tmp_path / family, head)
+        with pytest.raises(ModelError, match=r"architecture \w+ForSequenceClassification: a reward model or.*\[reward\]"):
+            load(path)
+        with pytest.raises(ModelError, match=r"weights score\.weight: a reward model or classifier"):
+            load(edit(path, architectures=None))
+
+
+def test_adapters_are_refused_by_name_alone_and_beside_weights(tmp_path: Path) -> None:
+    facts = {"base_model_name_or_path": "base", "peft_type": "LORA", "r": 4, "task_type": "CAUSAL_LM"}
+    for name in ("alone", "config", "weights"):
+        path = tmp_path / name
+        save_tiny(path, "gpt2")
+        if name != "weights":
+            (path / "model.safetensors").rename(path / "adapter_model.safetensors")
+        if name == "alone":
+            (path / "config.json").unlink()
+        (path / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
+        (path / "reward.json").write_text('{"version": 1, "max_length": 9}', encoding="utf-8")
+        opened: list[Callable[[], Any]] = [
+            lambda path=path: load(path),
+            lambda path=path: open_reward_model(str(path)),
+            lambda path=path: make_reward_model(ModelConfig(name=str(path)), outputs=1, seed=0, max_length=9),
+            lambda path=path: build_reward(ClassifierReward(name=str(path), label=0)),
+        ]
+        for call in opened:
+            with pytest.raises(ModelError, match=r"adapter_config\.json\).*not supported yet.*merge_and_unload"):
+                call()
+
+
+def test_what_ends_a_text_by_the_settings_of_a_model_ends_its_responses_and_is_saved_with_it(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.generation_config.eos_token_id = [7, 5, 400]  # the last is none of the model's ids
+    loaded = load(save_other(tmp_path / "chat", model))
+    assert loaded.tokens.eos_ids == {EOS_ID, 5, 7} and loaded.tokens.vocabulary == VOCAB
+    draws = make_draws(config := RolloutConfig(response_tokens=(1, 60), stop="eos"), 0, [("x", i) for i in range(16)])
+    rollout = sample(loaded.model, loaded.tokens, [[0, 2]] * 16, draws, config)
+    ends = {row[-1] for row, ended in zip(rollout.response_ids(), rollout.ended.tolist(), strict=True) if ended}
+    assert ends == {EOS_ID, 5, 7}
+    assert not any(set(row[:-1]) & ends for row in rollout.response_ids())
+    Policy(loaded.model).save(tmp_path / "saved")
+    loaded.tokenizer.save_pretrained(tmp_path / "saved")
+    assert load(tmp_path / "saved").tokens.eos_ids == {EOS_ID, 5, 7}
+    (tmp_path / "chat" / "generation_config.json").unlink()
+    assert load(edit(tmp_path / "chat", eos_token_id=[1, 3])).tokens.eos_ids == {EOS_ID, 3}
 
 
 def test_a_quantised_model_is_refused(tmp_path: Path) -> None:

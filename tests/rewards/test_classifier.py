@@ -114,8 +114,8 @@ def test_a_repeated_text_goes_through_the_model_once(classifier: Path, monkeypat
 def test_the_tokenizer_works_in_one_thread_beside_the_model(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reward = made(classifier, batch_size=1)
     threads: list[threading.Thread] = []
-    real = reward._tokens
-    monkeypatch.setattr(reward, "_tokens", lambda texts: threads.append(threading.current_thread()) or real(texts))
+    real = reward.reader.encode
+    monkeypatch.setattr(reward.reader, "encode", lambda texts: threads.append(threading.current_thread()) or real(texts))
     call(reward, ["a" * n for n in range(20)])
     assert len(threads) == 3 and len(set(threads)) == 1
     assert threading.main_thread() not in threads and not threads[0].is_alive()

@@ -10,13 +10,18 @@ import pytest
 import torch
 
 import oracles
-from konomi.config import RolloutConfig
-from konomi.data.tokens import Tokens
+from konomi.config import ModelConfig, ModelReward, RolloutConfig
+from konomi.data.batch import Rollout
+from konomi.data.groups import groups
+from konomi.data.records import Prompt, Ranking
+from konomi.data.tokens import Tokens, pad_right
 from konomi.errors import RunError
+from konomi.models.backbone import make_reward_model
+from konomi.rewards import build_reward
 from konomi.rewards.sum import SumReward
 from konomi.train.ppo import PPOTrainer
 from konomi.train.scoring import Scorer, place
-from tiny import EOS_ID, tiny_tokenizer
+from tiny import EOS_ID, save_tiny, tiny_tokenizer
 from tiny_run import PROMPTS, Constant, CountA, facts, tiny_rollout, tiny_trainer, without_dropout
 
 
@@ -180,3 +185,33 @@ def test_a_judge_that_fails_stops_with_the_texts_saved(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"reward bad: returned None for text 0 .* The texts are in .*failed\.jsonl"):
         trainer.step()
     assert len((tmp_path / "failed.jsonl").read_text("utf-8").splitlines()) == 16
+
+
+# -- the texts that are scored -----------------------------------------------------------------------------------------
+
+
+def test_a_reward_model_sees_in_ppo_the_tokens_that_it_was_trained_on(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "lm", "llama")
+    prompt, responses = "<eos>ab<eos> c", ["de<eos>f", "g"]
+    (group,) = groups([Ranking(prompt, tuple(responses), (1, 2))])
+    trained_on = [prompt + response for response in group.responses]  # as konomi.jobs.reward_data makes them
+    model = make_reward_model(ModelConfig(name=str(tmp_path / "lm")), outputs=1, seed=0, max_length=64).model
+    with torch.no_grad():
+        model.model.score.weight.normal_(std=30.0, generator=torch.Generator().manual_seed(0))
+    model.save(tmp_path / "rm", {})
+    reward = build_reward(ModelReward(kind="model", name=str(tmp_path / "rm"), normalized=False))
+    tokens = Tokens(tiny_tokenizer())
+    query = tokens.encode(prompt)
+    rows = [[*query, *tokens._plain([response])[0], *end] for response, end in zip(responses, ([EOS_ID], []), strict=True)]
+    ids, lengths = pad_right(rows, tokens.pad_id)
+    queries = torch.full((2,), len(query))
+    rollout = Rollout(ids, queries, lengths - queries, torch.tensor([True, False]))
+    scored = Scorer(tokens, reward, {}, RolloutConfig(), None)([Prompt(prompt)] * 2, rollout, False)
+    assert [q + r for q, r in zip(scored.queries, scored.responses, strict=True)] == trained_on
+    assert scored.scores.tolist() == pytest.approx(torch.cat(model.predict([trained_on]))[:, 0].tolist(), abs=1e-4)
+    unmarked = torch.cat(model.predict([[text.replace("<eos>", "") for text in trained_on]]))[:, 0].tolist()
+    assert all(abs(a - b) > 1e-2 for a, b in zip(scored.scores.tolist(), unmarked, strict=True))
+    assert scored.told["reward/cut_share"] == [0.0, 0.0]
+    reward.readers[0].max_length = len(query) + 3  # type: ignore[attr-defined]
+    again = Scorer(tokens, reward, {}, RolloutConfig(), None)([Prompt(prompt)] * 2, rollout, False)
+    assert again.told["reward/cut_share"] == [0.5, 0.5]

@@ -30,7 +30,7 @@ class ClassifierReward(Section):
     batch_size: Positive = 32
     """Texts a forward pass."""
     max_length: Positive = 512
-    """Longer texts are cut, in the classifier's own tokens."""
+    """Tokens that it reads of a text, in its own. Longer texts are cut, by most tokenizers at the end, where the response is."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False

@@ -6,7 +6,9 @@ Shapes: B sequences, L the longest of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import codecs
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from konomi.seeds import stream_seed
 
 # texts that any tokenizer has a token for, tried in turn
 _PROBES = ("a", "1", "あ")
+# the token of a byte, where a vocabulary falls back to bytes
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Tokens:
@@ -25,20 +29,31 @@ class Tokens:
     The special tokens that a tokenizer puts in front of a text are kept (Gemma was trained with ``<bos>``), those that
     it puts behind never (T5's ``</s>`` would ask the model to go on after the end of the text).
 
+    Args:
+        tokenizer: a transformers tokenizer.
+        eos_ids: ids that end a text beside the tokenizer's own: those that the model's settings name.
+        vocabulary: how many tokens the model has embeddings for; None: for all that the tokenizer has.
+
     Attributes:
         tokenizer: the transformers tokenizer.
         leading: ids of the special tokens in front.
         eos_ids: ids that end a text; may be empty.
+        end_id: the one of them that is put behind a text to learn from, or None.
         pad_id: any valid id.
+        vocabulary: as given.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        eos = tokenizer.eos_token_id
-        self.eos_ids: frozenset[int] = frozenset() if eos is None else frozenset([eos])
-        pad = tokenizer.pad_token_id
-        self.pad_id: int = next((each for each in (pad, eos) if each is not None), 0)
+    def __init__(self, tokenizer: Any, eos_ids: Iterable[int] = (), vocabulary: int | None = None) -> None:
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary
+        eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self.eos_ids: frozenset[int] = frozenset(i for i in (eos, *eos_ids) if self._has(i))
+        self.end_id: int | None = eos if self._has(eos) else min(self.eos_ids, default=None)
+        self.pad_id: int = next((i for i in (pad, self.end_id) if i is not None and self._has(i)), 0)
+        self._symbols = byte_symbols(tokenizer)
         self.leading: list[int] = self._leading()
+
+    def _has(self, i: int | None) -> bool:
+        return i is not None and i >= 0 and (self.vocabulary is None or i < self.vocabulary)
 
     def _leading(self) -> list[int]:
         """Find what is put in front of an ordinary text: one that itself begins with ``<bos>`` would mislead."""
@@ -62,38 +77,89 @@ class Tokens:
         return self.query(text, None)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids`` without special tokens. It may begin or end in half a character (U+FFFD)."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        """Return the text of ``ids``, special tokens as they are written, but for those that the tokenizer puts in front.
 
-    def split(self, query: Sequence[int], response: Sequence[int]) -> tuple[str, str]:
-        """Return the texts of a query and of its response, which together are the text of both.
-
-        Decoding the response by itself is not that: SentencePiece decoders drop the space in front of the first word,
-        and a character that the cut went through would be lost on both sides (here it belongs to the response).
+        A character that is not complete at the end is left out.
         """
-        whole = self.decode([*query, *response])
-        prompt = self.decode(query)
-        while not whole.startswith(prompt):
-            prompt = prompt[:-1]
-        return prompt, whole[len(prompt) :]
+        return self._text(self._without_leading(ids))
+
+    def split(self, prompt: str, query: Sequence[int], response: Sequence[int]) -> tuple[str, str]:
+        """Return the text of a prompt, as far as the model was asked it, and that of the response to it.
+
+        A prompt that was asked in full is returned as it is, and one that was cut is decoded. The response is without the
+        end of text that is its last token, and without the beginning of a character at its end; other special tokens in it
+        are text. It is decoded behind its query: by itself, SentencePiece decoders drop the space in front of the first
+        word, and a character that the cut went through would be lost (here it belongs to the response).
+        """
+        _, text, start = self._behind(query, response)
+        asked = prompt if list(query) == self.query(prompt, None) else self.decode(query)
+        return asked, text[start:]
 
     def ends(self, query: Sequence[int], response: Sequence[int]) -> list[int]:
         """Return how many characters of the response's text (that of :meth:`split`) stand there after each of its tokens.
 
         A character that is made of several tokens counts from the last of them on.
         """
-        prompt, text = self.split(query, response)
-        whole, counts = prompt + text, [0]
+        before, text, start = self._behind(query, response)
+        counts = [0]
         for number in range(1, len(response)):
-            said = self.decode([*query, *response[:number]])
-            same = next((i for i, (a, b) in enumerate(zip(said, whole, strict=False)) if a != b), min(len(said), len(whole)))
-            counts.append(max(counts[-1], same - len(prompt)))
-        return [*counts[1:], len(text)]
+            so_far = self._text([*before, *response[:number]])
+            same = next((i for i, (a, b) in enumerate(zip(so_far, text, strict=False)) if a != b), min(len(so_far), len(text)))
+            counts.append(max(counts[-1], same - start))
+        return [*counts[1:], len(text) - start]
+
+    def _behind(self, query: Sequence[int], response: Sequence[int]) -> tuple[list[int], str, int]:
+        """What a response is decoded behind, the text of both, and where that of the response begins in it."""
+        written = response[:-1] if response and response[-1] in self.eos_ids else response
+        before = self._without_leading(query)
+        asked, text = self._text(before), self._text([*before, *written])
+        if text.startswith(asked):
+            return before, text, len(asked)
+        # with byte fallback a wrong byte spoils all characters around it that are spelt in bytes, the query's too
+        before = before[len(self._complete(before)[0]) :]
+        return before, self._text([*before, *written]), 0
+
+    def _without_leading(self, ids: Sequence[int]) -> list[int]:
+        front = len(self.leading)
+        return list(ids[front:] if list(ids[:front]) == self.leading else ids)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        complete, half = self._complete(ids)
+        text = self._decode(complete)
+        return text.removesuffix("\ufffd") if half else text
+
+    def _complete(self, ids: Sequence[int]) -> tuple[list[int], bool]:
+        """Ids without those at the end that are nothing but the beginning of a character; whether the last one still has some."""
+        complete = list(ids)
+        tail = b"".join(map(self._bytes, complete[-3:]))[-3:]  # three bytes of four at most
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder.decode(tail)
+        left = len(decoder.getstate()[0])
+        while left and (size := len(self._bytes(complete[-1]))) <= left:
+            complete.pop()
+            left -= size
+        return complete, left > 0
+
+    def _bytes(self, i: int) -> bytes:
+        """The bytes of a token's text, as far as it can be known whether they are complete characters."""
+        token = self.tokenizer.convert_ids_to_tokens(i)
+        if isinstance(token, bytes):
+            return token
+        if token is None:
+            return b""
+        if self._symbols and all(symbol in self._symbols for symbol in token):
+            return bytes(self._symbols[symbol] for symbol in token)
+        if not self._symbols and (byte := _BYTE.fullmatch(token)):
+            return bytes.fromhex(byte[1])
+        return str(token).encode("utf-8", "replace")
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def query(self, text: str, length: int | None) -> list[int]:
         """Return the leading special tokens and the first ``length`` tokens of the text (None: all of them)."""
-        return self.leading + self._plain([text])[0][:length]
+        return self._known(self.leading + self._plain([text])[0][:length], text)
 
     def parts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each of the texts that together are one, the first with the leading special tokens.
@@ -104,8 +170,8 @@ class Tokens:
         ids, before = list(self.leading), ""
         for text in texts:
             whole = self.leading + self._plain([before + text])[0]
-            more = whole[len(ids) :] if whole[: len(ids)] == ids else self._apart(ids, text, self.decode(whole))
-            rows.append(more if rows else ids + more)
+            more = whole[len(ids) :] if whole[: len(ids)] == ids else self._apart(ids, text, self._decode(whole))
+            rows.append(self._known(more if rows else ids + more, text))
             ids, before = ids + more, before + text
         return rows
 
@@ -113,13 +179,25 @@ class Tokens:
         """The ids of a text that the tokenizer would merge with what is before it."""
         ids = self._plain([text])[0]
         # SentencePiece puts a space in front of whatever it is given
-        if self.decode(before + ids) != whole and self.decode(before + ids[1:]) == whole:
+        if self._decode(before + ids) != whole and self._decode(before + ids[1:]) == whole:
             return ids[1:]
         return ids
 
     def ended(self, ids: list[int]) -> list[int]:
         """Return ids that end in the end of text. A chat template may have put it there, and a line break behind it."""
-        return ids if self.eos_ids & set(ids[-2:]) else ids + sorted(self.eos_ids)
+        return ids if self.end_id is None or self.end_id in ids[-2:] else [*ids, self.end_id]
+
+    def stops(self) -> str:
+        """What ends a text, in words.
+
+        An id of a model's settings may be none of its tokenizer's.
+        """
+        names = [f"{self.tokenizer.convert_ids_to_tokens(i)} ({i})" for i in sorted(self.eos_ids)]
+        return ", ".join(names) or "nothing: neither the tokenizer nor the model's settings name an end of text"
+
+    def _known(self, ids: list[int], text: str) -> list[int]:
+        """Return ``ids``, which are those of ``text``; raise ModelError if the model has no embedding for one."""
+        return known(ids, text, self.tokenizer, self.vocabulary)
 
     def queries(
         self, prompts: Sequence[Prompt], query_tokens: tuple[int, int] | None, seed: int, epoch: int, max_tokens: int
@@ -130,6 +208,7 @@ class Tokens:
 
         Raises:
             DataError: a query is longer than ``max_tokens``, or has no tokens.
+            ModelError: the model has no embedding for a token of it.
         """
         if not prompts:
             return []
@@ -138,8 +217,8 @@ class Tokens:
             if query_tokens is not None:
                 low, high = query_tokens
                 plain = plain[: low + stream_seed(seed, "query", epoch, prompt.key) % (high - low + 1)]
-            row = self.leading + plain
-            start = prompt.text if len(prompt.text) <= 30 else prompt.text[:30] + "..."
+            row = self._known(self.leading + plain, prompt.text)
+            start = shortened(prompt.text)
             if len(row) > max_tokens:
                 raise DataError(
                     f"the text {start!r} makes a query of {len(row)} tokens, more than data.max_query_tokens = "
@@ -149,6 +228,39 @@ class Tokens:
                 raise DataError(f"the text {start!r} has no tokens in this model's vocabulary; remove it")
             rows.append(row)
         return rows
+
+
+def known(ids: list[int], text: str, tokenizer: Any, vocabulary: int | None) -> list[int]:
+    """Return ``ids``, which ``tokenizer`` made of ``text``.
+
+    Raises:
+        ModelError: the model, with embeddings for ``vocabulary`` tokens, has none for one of them.
+    """
+    highest = max(ids, default=0)
+    if vocabulary is not None and highest >= vocabulary:
+        raise ModelError(
+            f"{tokenizer.name_or_path or 'the model'}: the text {shortened(text)!r} has the token "
+            f"{tokenizer.convert_ids_to_tokens(highest)!r} (id {highest}), but the model has embeddings for {vocabulary} tokens. "
+            "Use the tokenizer that it was trained with, or give it more embeddings "
+            "(model.resize_token_embeddings(len(tokenizer))) and save it"
+        )
+    return ids
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text, for messages."""
+    return text if len(text) <= 30 else text[:30] + "..."
+
+
+def byte_symbols(tokenizer: Any) -> dict[str, int]:
+    """The characters that stand for bytes in a byte-level vocabulary, with the bytes; empty for another vocabulary."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    symbols = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
+    probe = bytes_to_unicode()[0x80]  # no character of its own
+    i = tokenizer.convert_tokens_to_ids(probe)
+    is_byte = i is not None and tokenizer.convert_ids_to_tokens(i) == probe and tokenizer.decode([i]) == "\ufffd"
+    return symbols if is_byte else {}
 
 
 def lengths_to_mask(lengths_B: torch.Tensor, width: int) -> torch.Tensor:

@@ -17,8 +17,10 @@ from konomi.data.records import Prompt, Ranking, Score, Task
 from konomi.feedback.stand_in import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
 from konomi.files import content_sha256, local_path
 from konomi.jobs.common import begun
+from konomi.models.reading import check_room
 from konomi.observer import Observer
 from konomi.rewards import Reward, build_reward, score
+from konomi.rewards.base import readers
 from konomi.seeds import stream_seed
 from konomi.signals import stop_on_signal
 from konomi.train.loop import find_device
@@ -45,6 +47,7 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
     observer, started = observer or Observer(), time.monotonic()
     tasks = read_tasks(job.candidates)
     reward = build_reward(job.reward, columns=tasks[0].columns, device=find_device())
+    _check_texts(tasks, reward, observer)
     facts = {
         "rater": f"a stand-in for people (no person is asked): {reward.name} with noise",
         "candidates": f"{job.candidates}: {len(tasks)} tasks",
@@ -89,6 +92,15 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
         "seconds": time.monotonic() - started,
         "mlflow": sink.address if sink else None,
     }
+
+
+def _check_texts(tasks: Sequence[Task], reward: Reward, observer: Observer) -> None:
+    """Let a reward that cuts long texts read all of them before anything is written, and say what it cuts."""
+    check_room(readers(reward), [task.prompt for task in tasks], 0, observer.warn)
+    for reader in readers(reward):
+        before = [task.prompt if reader.reads_prompt else "" for task in tasks]
+        reader.encode([text + each.text for text, task in _zip(before, tasks) for each in task.candidates])
+        reader.warn(observer.warn)
 
 
 def _zip(one: Sequence[Any], other: Sequence[Any]) -> zip[tuple[Any, Any]]:

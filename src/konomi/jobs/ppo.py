@@ -23,9 +23,10 @@ from konomi.jobs.common import ends, finish, held, logged, new_run, prompts_dige
 from konomi.jobs.inputs import check_unchanged, inputs_of
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
+from konomi.models.reading import check_room
 from konomi.observer import Observer
 from konomi.rewards import as_reward, build_judges
-from konomi.rewards.base import Reward
+from konomi.rewards.base import Reward, readers
 from konomi.runs import RunDir, Status
 from konomi.signals import Stop, stop_on_signal
 from konomi.tracking import MlflowSink
@@ -59,14 +60,15 @@ def run_ppo(
     judges = build_judges(job.judges, columns=asked[0].columns, device=find_device())
     loaded = load_causal_lm(job.model, progress=observer.say)
     precision = (old and old.info.get("precision")) or choose_precision(job.model.precision)
-    tokens = Tokens(loaded.tokenizer)
+    tokens = loaded.tokens
     check_lengths(job, tokens, asked, held_out, loaded)
+    check_reading(job, tokens, asked + held_out, [reward, *judges.values()], observer)
     began_with = describe_inputs(job, loaded, asked + held_out)
     if old:
         check_unchanged(old, began_with)
     policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)
-    run = old or new_run(job, root, {"precision": precision, **began_with})
+    run = old or new_run(job, root, {"precision": precision, "eos_ids": sorted(tokens.eos_ids), **began_with})
     if own is not None and not old:
         job = _keep_prompts(job, run, own)
     with held(run), ends(run), stop_on_signal(observer.stopping) as stop:
@@ -227,10 +229,22 @@ def check_lengths(job: PPOJob, tokens: Tokens, prompts: list[Prompt], held_out: 
         DataError: a query is too long or empty.
         ConfigError: query and response together are longer than the model's context.
     """
-    cut = None if job.data.query_tokens is None else (job.data.query_tokens[1],) * 2  # the longest that any epoch can draw
-    queries = tokens.queries([*prompts, *held_out], cut, job.run.seed, 0, job.data.max_query_tokens)
+    queries = tokens.queries([*prompts, *held_out], longest_cut(job), job.run.seed, 0, job.data.max_query_tokens)
     queries += tokens.queries([Prompt(text) for text in job.compare.extra], None, 0, 0, job.data.max_query_tokens)
     check_context(max(map(len, queries)), job.rollout.response_tokens[1], loaded)
+
+
+def check_reading(job: PPOJob, tokens: Tokens, prompts: list[Prompt], rewards: list[Reward], observer: Observer) -> None:
+    """Warn where a reward or judge may read a text only in part; see :func:`konomi.models.reading.check_room`."""
+    if cutting := readers(*rewards):
+        queries = tokens.queries(prompts, longest_cut(job), job.run.seed, 0, job.data.max_query_tokens)
+        texts = [tokens.split(prompt.text, query, [])[0] for prompt, query in zip(prompts, queries, strict=True)]
+        check_room(cutting, [*texts, *job.compare.extra], job.rollout.response_tokens[1], observer.warn)
+
+
+def longest_cut(job: PPOJob) -> tuple[int, int] | None:
+    """The longest queries that any epoch can draw."""
+    return None if job.data.query_tokens is None else (job.data.query_tokens[1],) * 2
 
 
 def check_context(query: int, response: int, loaded: Loaded) -> None:
@@ -254,6 +268,7 @@ def _facts(
         "reward": f"{job.reward.kind} {reward}",
         "prompts": f"{job.data.prompts}: {len(prompts)} to train on, {len(held_out)} held out",
         "job": f"{job.ppo.updates} updates of {job.ppo.batch_size} responses of {low} to {high} tokens{done}",
+        "ends at": trainer.tokens.stops() if job.rollout.stop != "length" else "its length alone",
         "held by": f"KL to the initial model, {job.ppo.kl_controller}"
         + (f", target {job.ppo.kl_target:g} nats/response" if job.ppo.kl_controller == "adaptive" else ""),
     }

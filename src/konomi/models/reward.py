@@ -28,6 +28,7 @@ from konomi.files import utf8, write_atomic
 from konomi.models import packed
 from konomi.models.load import quiet
 from konomi.models.packed import Layout, Trunk
+from konomi.models.reading import Reader
 
 FILE, VERSION = "reward.json", 1
 BATCH_TOKENS = 4096
@@ -85,13 +86,13 @@ class RewardModel(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.normalisation: Normalisation | None = None
-        self.max_length = min(max_length, places(model), tokenizer.model_max_length)
-        pads = (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id)
-        self.pad_id: int = next((each for each in pads if each is not None), 0)
+        self.reader = Reader(tokenizer, model, max_length)
+        self.pad_id = self.reader.pad_id
         model.config.get_text_config().pad_token_id = self.pad_id  # decoders ask for it to find each row's last token
         self.packs = self._check_packed()
-        if self.packs:
-            tokenizer.truncation_side = "left"  # the end of a text is what was written
+        # of a decoder, whose head reads the last token, the end of a text stays: it is what was written
+        if isinstance(getattr(model, "score", None), nn.Linear):
+            tokenizer.truncation_side = "left"
         self.trunk_layer: int | None = None
         """The first layer that is trained, where what goes into it can be kept."""
         if freeze_embeddings:
@@ -118,8 +119,7 @@ class RewardModel(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, as its tokenizer makes them, cut to ``max_length``."""
-        rows = self.tokenizer(list(texts), truncation=True, max_length=self.max_length, verbose=False)["input_ids"]
-        return [row or [self.pad_id] for row in rows]
+        return self.reader.encode(texts)
 
     def batch(self, rows: Sequence[Sequence[int]], groups: Sequence[int] | None = None) -> Batch:
         """Rows of token ids as a batch on the model's device.
@@ -185,7 +185,7 @@ class RewardModel(nn.Module):
             self.model.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
         scale = asdict(self.normalisation) if self.normalisation else {}
-        content = {"version": VERSION, **facts, "max_length": self.max_length, **scale}
+        content = {"version": VERSION, **facts, "max_length": self.reader.max_length, **scale}
         write_atomic(directory / FILE, utf8(json.dumps(content, ensure_ascii=False, indent=2) + "\n"))
 
     def _last_hidden(self, batch: Batch) -> Tensor:
@@ -261,16 +261,6 @@ def _layers(model: Any, count: int) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise ModelError(f"{type(model).__name__}: its {count} layers are not found, so that model.top_layers cannot be used with it")
-
-
-def places(model: Any) -> int:
-    """How many tokens a model has places for; very many where it does not say."""
-    count: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not count or count < 0:
-        return 2**31
-    # RoBERTa's places begin behind the padding index
-    offset = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
-    return count if offset is None else count - offset - 1
 
 
 def init_head(head: nn.Linear, seed: int) -> None:

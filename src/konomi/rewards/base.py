@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError, RunError
 from konomi.files import line, write_atomic
+
+if TYPE_CHECKING:
+    from konomi.models.reading import Reader
 
 Places = list[tuple[int, float]]
 """The per-token form of a score, (end, score): ``score`` is given after the first ``end`` characters of the response. Their
@@ -23,7 +26,8 @@ Given = float | Places
 class Reward(Protocol):
     """Gives each text a score: higher is better, any scale (PPO normalises).
 
-    A sum of rewards also has ``last_parts``: by name the scores that its parts gave in the last call.
+    A sum of rewards also has ``last_parts``: by name the scores that its parts gave in the last call. One that cuts long texts
+    has ``readers``: what cuts them, and counts how many.
     """
 
     name: str
@@ -141,6 +145,11 @@ def total(given: Given) -> float:
     (1.5, 0.75)
     """
     return given if isinstance(given, float) else float(sum(score for _, score in given))
+
+
+def readers(*rewards: Reward) -> list[Reader]:
+    """What cuts the texts that rewards read; nothing of those that read all of a text, or do not say."""
+    return [reader for reward in rewards for reader in getattr(reward, "readers", ())]
 
 
 def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:

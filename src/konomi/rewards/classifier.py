@@ -20,6 +20,8 @@ from konomi.data.sources import hub_problem
 from konomi.data.tokens import lengths_to_mask, pad_right
 from konomi.errors import ConfigError, ModelError
 from konomi.files import local_path
+from konomi.models.find import refuse_adapter
+from konomi.models.reading import Reader
 from konomi.rewards.base import find_label
 
 _BATCH_TOKENS = 4096
@@ -41,12 +43,11 @@ class ClassifierModelReward:
     def __init__(self, config: ClassifierReward) -> None:
         self.name = config.name
         self._config = config
-        self._model, self._tokenizer, self.label = _load(config)
+        self._model, tokenizer, self.label = _load(config)
         self._several = self._model.config.problem_type == "multi_label_classification"
-        pads = (self._tokenizer.pad_token_id, self._model.config.pad_token_id, self._tokenizer.eos_token_id)
-        self._pad_id: int = next((each for each in pads if each is not None), 0)
-        self._model.config.pad_token_id = self._pad_id  # decoders ask for it to find each row's last token
-        self._max_length = min(config.max_length, _positions(self._model), self._tokenizer.model_max_length)
+        self.reader = Reader(tokenizer, self._model, config.max_length, config.name, config.text == "both")
+        self.readers = [self.reader]
+        self._model.config.pad_token_id = self.reader.pad_id  # decoders ask for it to find each row's last token
 
     def to(self, device: torch.device | str) -> ClassifierModelReward:
         """Move the model; return self."""
@@ -70,19 +71,15 @@ class ClassifierModelReward:
         parts = [unique[start : start + size] for start in range(0, len(unique), size)]
         scores: dict[str, float] = {}
         with ThreadPoolExecutor(1, "tokenizer") as worker:
-            for part, rows in zip(parts, worker.map(self._tokens, parts), strict=True):
+            for part, rows in zip(parts, worker.map(self.reader.encode, parts), strict=True):
                 for batch in batches([len(row) for row in rows], self._config.batch_size):
                     values = self._batch([rows[i] for i in batch])
                     scores |= {part[i]: value for i, value in zip(batch, values, strict=True)}
         return [scores[text] for text in chosen]
 
-    def _tokens(self, texts: list[str]) -> list[list[int]]:
-        rows = self._tokenizer(texts, truncation=True, max_length=self._max_length, verbose=False)["input_ids"]
-        return [row or [self._pad_id] for row in rows]
-
     @torch.inference_mode()
     def _batch(self, rows: list[list[int]]) -> list[float]:
-        ids_BL, lengths_B = pad_right(rows, self._pad_id)
+        ids_BL, lengths_B = pad_right(rows, self.reader.pad_id)
         mask_BL = lengths_to_mask(lengths_B, ids_BL.shape[1]).long()
         device = self._model.device
         output = self._model(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
@@ -142,6 +139,7 @@ def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
         where |= {"revision": config.revision, "local_files_only": problem is not None}
     source = str(path) if local else name
     try:
+        refuse_adapter(source, f"reward.name: {name}", revision=where.get("revision"), local_files_only=problem is not None)
         model_config = transformers.AutoConfig.from_pretrained(source, **where)
         names = [str(model_config.id2label[index]) for index in range(model_config.num_labels)]
         label = find_label(config.label, names, name)
@@ -165,13 +163,3 @@ def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
         )
     _fuse_gelu(model)
     return model.eval(), tokenizer, label
-
-
-def _positions(model: Any) -> int:
-    """Return how many tokens the model has places for."""
-    places: int | None = getattr(model.config, "max_position_embeddings", None)
-    if not places or places < 0:
-        return 2**31
-    # RoBERTa's places begin behind the padding index
-    offset = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
-    return places if offset is None else places - offset - 1

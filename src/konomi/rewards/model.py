@@ -24,6 +24,7 @@ class RewardModelReward:
         self.name = config.name
         self._config = config
         self._model = open_reward_model(config.name)
+        self.readers = [self._model.reader]
         if self._model.model.config.num_labels != 1:
             raise ConfigError(f'reward.name: {config.name} gives labels, not a score; use kind = "classifier" with it')
         if config.normalized and self._model.normalisation is None:

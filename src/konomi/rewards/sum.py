@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from konomi.rewards.base import Given, Places, Reward, ask
+from konomi.rewards.base import Given, Places, Reward, ask, readers
 
 
 class SumReward:
@@ -14,12 +14,14 @@ class SumReward:
     Where a part gives pairs for a text, so does the sum; the plain numbers of the others then stand at its end.
 
     Attributes:
+        readers: those of all parts.
         last_parts: what the parts said in the last call, by name, without their weights.
     """
 
     def __init__(self, parts: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
         self._parts, self._weights = parts, {name: weights.get(name, 1.0) for name in parts}
         self.name = " ".join(f"{self._weights[name]:+g} {name}" for name in parts)
+        self.readers = [reader for part in parts.values() for reader in readers(part)]
         self.last_parts: dict[str, list[Given]] = {}
 
     def __call__(

@@ -18,7 +18,7 @@ from konomi.config import RolloutConfig
 from konomi.data.batch import Rollout
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
-from konomi.rewards.base import Places, Reward, columns_of, evaluate, score
+from konomi.rewards.base import Places, Reward, columns_of, evaluate, readers, score
 from konomi.train.loop import Sums
 
 
@@ -59,8 +59,9 @@ class Scorer:
     def __call__(self, prompts: Sequence[Prompt], rollout: Rollout, judged: bool) -> Scored:
         """Score a rollout. Raises RunError, with the texts saved, if the reward or a judge fails."""
         ids = list(zip(rollout.query_ids(), rollout.response_ids(), strict=True))
-        pairs = [self.tokens.split(query, response) for query, response in ids]
+        pairs = [self.tokens.split(prompt.text, *row) for prompt, row in zip(prompts, ids, strict=True)]
         queries, responses, columns = [q for q, _ in pairs], [r for _, r in pairs], columns_of(prompts)
+        before = self._read()
         said = evaluate(self.reward, queries, responses, columns, save_to=self.failed_texts)
         ended = rollout.ended.tolist()
         scores = torch.tensor(with_missing_eos(said.totals, ended, self.config), dtype=torch.float64)
@@ -70,9 +71,17 @@ class Scorer:
             places = [each if whole or kept else [] for each, whole in zip(said.places, ended, strict=True)]
             placed = place([self.tokens.ends(*row) for row in ids], places, rollout.mask.shape[1])
         told = {f"reward/{name}/mean": values for name, values in said.parts.items()}
+        texts, cut = (now - then for now, then in zip(self._read(), before, strict=True))
+        if texts:
+            told["reward/cut_share"] = [cut / texts] * len(responses)
         for name, judge in self.judges.items() if judged else ():
             told[f"judge/{name}/mean"] = score(judge, queries, responses, columns, save_to=self.failed_texts)
         return Scored(queries, responses, scores, placed, told)
+
+    def _read(self) -> tuple[int, int]:
+        """Texts that a reward which cuts long ones has read so far, and how many of them it cut."""
+        cutting = readers(self.reward)
+        return sum(reader.texts for reader in cutting), sum(reader.cut for reader in cutting)
 
 
 def place(ends_B: Sequence[Sequence[int]], places_B: Sequence[Places], width: int) -> Tensor:

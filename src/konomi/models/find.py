@@ -1,0 +1,94 @@
+"""Where the files of a model are: a directory, or the hub's cache, brought up to date. What is no model to read is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from konomi.data.sources import hub_problem
+from konomi.errors import ModelError
+from konomi.files import local_path
+from konomi.models.cache import Progress
+from konomi.models.embedded import EMBEDDED_DEFAULT
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
+_NOT_HUB_FILES = ["*/*", "consolidated*"]
+
+
+def find_files(name: str, revision: str | None, progress: Progress | None = None) -> tuple[Path, str | None]:
+    """The directory of a model and, of a hub model, its commit. A hub model is fetched into the hub's cache.
+
+    Raises:
+        ModelError: there is none, it cannot be reached, or has no safetensors weights.
+    """
+    path = local_path(name, ModelError)
+    if path.is_dir():
+        if revision is not None:
+            raise ModelError(f"{name}: model.revision = {revision!r} is for hub models only; remove it")
+        _check_directory(path, name)
+        return path, None
+    if path.is_file():
+        raise ModelError(f"{name}: a file; give the model's directory, or a .gguf file")
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name):
+        raise ModelError(f"{name}: no such directory, and not a hub name (owner/model) either")
+    snapshot = _fetch(name, revision, progress or (lambda message: None))
+    _check_directory(snapshot, name)
+    return snapshot, snapshot.name
+
+
+def refuse_adapter(source: str, name: str, **hub: Any) -> None:
+    """Refuse a directory or hub model that holds an adapter, alone or beside the weights that it belongs to.
+
+    Raises:
+        ModelError: there is an adapter_config.json in it.
+    """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if find_adapter_config_file(source, **hub):
+        raise ModelError(
+            f"{name}: it holds an adapter (adapter_config.json). LoRA adapters are not supported yet. Merge it into its base "
+            "model first, with peft: AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(...), "
+            "and give the directory of the merged model and its tokenizer"
+        )
+
+
+def _check_directory(path: Path, name: str) -> None:
+    refuse_adapter(str(path), name)
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"{name}: the directory has no config.json, so it is not a saved model. Give one that save_pretrained wrote"
+        )
+    if not any(path.glob("*.safetensors")):
+        pickled = [file.name for file in sorted(path.glob("*.bin"))][:1]
+        only = f", only {pickled[0]}, which can run code when it is read" if pickled else ""
+        raise ModelError(
+            f"{name}: no .safetensors weights{only}. konomi reads no others. If you trust their source, convert "
+            'them once to the directory `converted`: python -c "from transformers import AutoModelForCausalLM as M, '
+            f"AutoTokenizer as T; [c.from_pretrained('{name}').save_pretrained('converted') for c in (M, T)]\""
+        )
+
+
+def _fetch(name: str, revision: str | None, say: Progress) -> Path:
+    """Return the snapshot of a hub model in the hub's cache, brought up to date if the hub answers.
+
+    Nothing is loaded over the network: the hub client would try each file six times, over 23 s, before it gives up.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    reached = hub_problem() is None
+    if reached:
+        say(f"fetching {name} from {constants.ENDPOINT}, or what is new of it")
+    try:
+        where: dict[str, Any] = {"endpoint": constants.ENDPOINT, "local_files_only": not reached, "revision": revision}
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_HUB_FILES, **where))
+    except (OSError, ValueError) as error:
+        if reached:
+            text = " ".join(str(error).split())
+            raise ModelError(f"{name}: cannot be fetched from {constants.ENDPOINT}: {text[:500]}") from error
+        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"the hub {constants.ENDPOINT} cannot be reached"
+        wanted = f" of revision {revision}" if revision else ""
+        raise ModelError(
+            f"{name}: no such directory, no copy{wanted} in {constants.HF_HUB_CACHE}, and {why}. Without a network, "
+            f"use a directory, a .gguf file, or {EMBEDDED_DEFAULT} (pip install 'konomi[embedded]')"
+        ) from None

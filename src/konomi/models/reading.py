@@ -1,0 +1,122 @@
+"""How a model that scores texts reads them: how many tokens it has embeddings and places for, and the cut of longer texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from konomi.data.tokens import known
+from konomi.errors import ConfigError
+
+
+class Reader:
+    """A tokenizer, as a reward model or a classifier needs it.
+
+    Args:
+        tokenizer: the transformers tokenizer; its ``truncation_side`` is where a text is cut.
+        model: has embeddings and places for so many tokens.
+        max_length: tokens of a text at most, special tokens included.
+        name: of the model, for messages.
+        reads_prompt: it is given prompt and response; false: the response alone.
+
+    Attributes:
+        max_length: the least of the given one, of the tokenizer's, and of the places that the model has.
+        pad_id: any valid id.
+        texts, cut: how many texts were read, and how many of them only in part.
+        longest: tokens of the longest text that was cut.
+    """
+
+    def __init__(self, tokenizer: Any, model: Any, max_length: int, name: str = "", reads_prompt: bool = True) -> None:
+        self.tokenizer, self.name, self.reads_prompt = tokenizer, name, reads_prompt
+        self.vocabulary = vocabulary_size(model)
+        self.max_length: int = min(max_length, places(model), tokenizer.model_max_length)
+        pads = (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id)
+        self.pad_id: int = next((i for i in pads if i is not None and 0 <= i < self.vocabulary), 0)
+        self.texts, self.cut, self.longest = 0, 0, 0
+
+    @property
+    def side(self) -> Literal["beginning", "end"]:
+        """Where a text that is too long is cut."""
+        return "beginning" if self.tokenizer.truncation_side == "left" else "end"
+
+    @property
+    def cuts(self) -> str:
+        """How much it reads of a text, for messages."""
+        name = self.name or "the model"
+        return f"{name}: it reads {self.max_length} tokens of a text, and of a longer one not the {self.side}"
+
+    def warn(self, warn: Callable[[str], None]) -> None:
+        """Tell how many of the texts so far were cut, if any was."""
+        if self.cut:
+            warn(f"{self.cuts}: {self.cut} of {self.texts} texts are cut, the longest has {self.longest} tokens")
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens each text has before it is cut, special tokens included.
+
+        Raises:
+            ModelError: the model has no embedding for a token of a text.
+        """
+        return [len(known(row, text, self.tokenizer, self.vocabulary)) for row, text in zip(self._ids(texts), texts, strict=True)]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, as its tokenizer makes them, cut to ``max_length``.
+
+        Raises:
+            ModelError: the model has no embedding for a token of a text.
+        """
+        rows = self._ids(texts)
+        long = [i for i, row in enumerate(rows) if len(row) > self.max_length]
+        if long:
+            self.longest = max(self.longest, *(len(rows[i]) for i in long))
+            again = self._ids([texts[i] for i in long], truncation=True, max_length=self.max_length)
+            for i, row in zip(long, again, strict=True):
+                rows[i] = row
+        self.texts, self.cut = self.texts + len(rows), self.cut + len(long)
+        return [known(row, text, self.tokenizer, self.vocabulary) or [self.pad_id] for row, text in zip(rows, texts, strict=True)]
+
+    def _ids(self, texts: Sequence[str], **settings: Any) -> list[list[int]]:
+        rows: list[list[int]] = self.tokenizer(list(texts), verbose=False, **settings)["input_ids"] if texts else []
+        return rows
+
+
+def check_room(readers: Iterable[Reader], prompts: Sequence[str], response: int, warn: Callable[[str], None]) -> None:
+    """Warn where prompt and response may be more than a reward reads; ``response``: tokens of one, at most.
+
+    They are tokens of the model that writes, as good an estimate as there is of the reward's own.
+
+    Raises:
+        ConfigError: a prompt alone is as much as a reward reads that cuts the end: all responses to it would score alike.
+    """
+    for reader in readers:
+        if not reader.reads_prompt:
+            if response + reader.lengths([""])[0] > reader.max_length:
+                warn(f"{reader.cuts}; responses of up to {response} tokens may be longer")
+            continue
+        lengths, limit = reader.lengths(prompts), reader.max_length
+        if reader.side == "end" and (full := sum(length >= limit for length in lengths)):
+            raise ConfigError(
+                f"{reader.cuts}; {full} of {len(prompts)} prompts are that long by themselves (the longest has {max(lengths)}), "
+                "so that no response to them would be read. Shorten or remove them, cut them with data.query_tokens, or use a "
+                "reward that reads more (a classifier: reward.max_length, up to the places that it has)"
+            )
+        if response and (tight := sum(length + response > limit for length in lengths)):
+            warn(
+                f"{reader.cuts}; with a response of up to {response} tokens, {tight} of {len(prompts)} prompts may be over that "
+                f"(the longest has {max(lengths)}); the metric reward/cut_share shows how often"
+            )
+
+
+def vocabulary_size(model: Any) -> int:
+    """How many tokens a model has embeddings for."""
+    rows: int = model.get_input_embeddings().weight.shape[0]
+    return rows
+
+
+def places(model: Any) -> int:
+    """How many tokens a model has places for; very many where it does not say."""
+    count: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not count or count < 0:
+        return 2**31
+    # RoBERTa's places begin behind the padding index
+    offset = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    return count if offset is None else count - offset - 1
