@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import os
+import stat
 import subprocess
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -105,3 +108,50 @@ def test_values_as_json_can_hold_them() -> None:
     for value in (b"12", {"a": [object()]}):
         with pytest.raises((TypeError, ValueError)):
             plain(value)
+
+
+def test_permissions_are_those_of_the_umask(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
+        old = os.umask(umask)
+        try:
+            with new_directory(tmp_path / "model") as draft:
+                (draft / "inner").mkdir()
+                save_file({"x": torch.zeros(1)}, draft / "inner" / "x.safetensors")
+                (draft / "a.json").write_text("{}", encoding="utf-8")
+        finally:
+            os.umask(old)
+        files = [file for file in (tmp_path / "model").rglob("*") if file.is_file()]
+        assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in files} == {"x.safetensors": mode, "a.json": mode}
+
+
+def test_libraries_that_fill_the_disk_are_told_alike(tmp_path: Path) -> None:
+    import resource
+
+    import torch
+    from safetensors.torch import save_file
+
+    from tiny import tiny_tokenizer
+
+    writers: dict[str, Callable[[Path], Any]] = {
+        "Python": lambda draft: (draft / "a").write_bytes(bytes(2000)),
+        "safetensors": lambda draft: save_file({"x": torch.zeros(1000)}, draft / "x.safetensors"),
+        "tokenizers": lambda draft: tiny_tokenizer().backend_tokenizer.save(str(draft / "tokenizer.json")),
+    }
+    write(tmp_path / "model", "one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, writer in writers.items():
+        with pytest.raises(RunError) as caught:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+            try:
+                with new_directory(tmp_path / "model") as draft:
+                    writer(draft)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert str(caught.value) == f"{tmp_path / 'model'}: cannot be written: File too large", name
+        assert content(tmp_path / "model") == {"a": "one"}
+        assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    with pytest.raises(KeyError), new_directory(tmp_path / "model"):
+        raise KeyError("something else")

@@ -11,8 +11,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import shlex
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,23 @@ def _encoding(data: bytes) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the file system within into a RunError that names ``path``.
+
+    Libraries written in Rust (safetensors, tokenizers) raise other types than OSError; their messages end in its number.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number and not isinstance(error, KonomiError):
+            raise RunError(f"{path}: cannot be written: {os.strerror(int(number[1]))}") from error
+        raise
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file in one step: whoever reads ``path`` finds the old content or the new, whole.
 
@@ -124,15 +143,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
+        with writing(path):
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except RunError:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise
 
 
 def file_sha256(file: Path) -> str:
@@ -215,6 +235,18 @@ def plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
+def settle(directory: Path) -> None:
+    """Write all files of a directory to the disk, with the permissions of the umask: safetensors leaves them to the owner."""
+    probe = directory / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in (each for each in directory.rglob("*") if each.is_file()):
+        with open(file, "rb+") as opened:
+            os.fsync(opened.fileno())
+        file.chmod(mode)
+
+
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """A draft to write files into. When the block ends well it takes the place of the directory ``path``, and else it goes away:
@@ -225,18 +257,15 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     draft, old = path.with_name(f".{path.name}.{os.getpid()}"), path.with_name(f".{path.name}.old")
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        yield draft
-        for file in (each for each in draft.rglob("*") if each.is_file()):
-            with open(file, "rb+") as opened:
-                os.fsync(opened.fileno())
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():  # never a half-removed directory under the name of a whole one
-            path.rename(old)
-        draft.rename(path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with writing(path):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            yield draft
+            settle(draft)
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():  # never a half-removed directory under the name of a whole one
+                path.rename(old)
+            draft.rename(path)
     finally:
         if old.exists() and not path.exists():  # stopped between the two names
             old.rename(path)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from konomi.config import ModelConfig
-from konomi.errors import ModelError
+from konomi.errors import ModelError, RunError
 from konomi.models.cache import MANIFEST, cache_root, is_whole
 from konomi.models.embedded import EMBEDDED, embedded_model, gguf_model
 from konomi.models.load import load_causal_lm
@@ -307,7 +307,7 @@ def test_gguf_files_that_cannot_be_read(tmp_path: Path, tiny_gguf: Path, cache: 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("KONOMI_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ModelError, match=r"cannot write its conversion to the cache .*set the environment variable"):
+    with pytest.raises(RunError, match=r"cannot be written: .*set the environment variable"):
         gguf_model(tiny_gguf, print)
 
 
@@ -317,7 +317,7 @@ def test_a_disk_that_is_full(tiny_gguf: Path, cache: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, limits[1]))  # the weights are 84 kB
     try:
-        with pytest.raises(ModelError, match=r"cannot write its conversion to the cache .*set the environment variable"):
+        with pytest.raises(RunError, match=r"cannot be written: .*set the environment variable"):
             gguf_model(tiny_gguf, print)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import filelock
 from konomi.config import Section, StageConfig
 from konomi.data.records import Prompt
 from konomi.errors import RunError
+from konomi.files import writing
 from konomi.jobs.inputs import inputs_of, keep_code
 from konomi.observer import Observer
 from konomi.report import write_report
@@ -83,8 +84,9 @@ def logged(
         raise
     finally:
         observer.end()
-        if sink:
-            run.note(mlflow_run_id=sink.run_id)
+        if sink and run.info.get("mlflow_run_id") != sink.run_id:  # the store answered late
+            with suppress(RunError):
+                run.note(mlflow_run_id=sink.run_id)
 
 
 @contextmanager
@@ -98,12 +100,13 @@ def held(run: RunDir) -> Iterator[None]:
 def locked(directory: Path, info: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
     """Hold a directory for this process; ``info`` says with ``pid`` who holds it, if somebody else does."""
     lock = filelock.FileLock(directory / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise RunError(
-            f"{directory}: another process (pid {info().get('pid')}) works on this run; wait for it or stop it"
-        ) from None
+    with writing(directory / ".lock"):
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise RunError(
+                f"{directory}: another process (pid {info().get('pid')}) works on this run; wait for it or stop it"
+            ) from None
     try:
         yield
     finally:
@@ -112,15 +115,17 @@ def locked(directory: Path, info: Callable[[], Mapping[str, Any]]) -> Iterator[N
 
 @contextmanager
 def ends(run: RunDir) -> Iterator[None]:
-    """See to it that a run that is left in any way does not say "running"."""
+    """See to it that a run that is left in any way does not say "running", where the disk takes it."""
     try:
         yield
     except KeyboardInterrupt:
-        if run.info["status"] == "running":
-            run.set_status("stopped", "interrupted")
+        with suppress(RunError):
+            if run.info["status"] == "running":
+                run.set_status("stopped", "interrupted")
         raise
     except BaseException as error:
-        run.set_status("failed", f"{type(error).__name__}: {error}")
+        with suppress(RunError):
+            run.set_status("failed", f"{type(error).__name__}: {error}")
         raise
 
 

@@ -121,8 +121,9 @@ def _finish(
     if trainer.stop_reason is not None:
         _roll_back(trainer, checkpoints, observer)
     trainer.engine.optimizer.zero_grad(set_to_none=True)
-    trainer.policy.save(run.model)
-    trainer.tokens.tokenizer.save_pretrained(run.model)
+    with files.new_directory(run.model) as draft:
+        trainer.policy.save(draft)
+        trainer.tokens.tokenizer.save_pretrained(draft)
     observer.say("Before/after: both models answer held-out prompts")
     comparison = compare_models(
         trainer.reference, trainer.policy.lm, trainer.tokens, held_out, reward,

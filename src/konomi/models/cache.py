@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from konomi.errors import ModelError
-from konomi.files import file_sha256, local_path
+from konomi.errors import ModelError, RunError
+from konomi.files import file_sha256, local_path, settle, write_atomic, writing
 
 if sys.platform != "win32":
     import fcntl
@@ -64,14 +64,15 @@ def cached(key: str, what: str, sha256: str, make: Make, texts: Sequence[Path], 
         verify: compare the SHA-256 of every cached file, not only the sizes.
 
     Raises:
-        ModelError: the cache cannot be written; what ``make`` raises.
+        RunError: the cache cannot be written.
+        KonomiError: what ``make`` raises.
     """
     root = cache_root() / "models"
     key = f"{key}-v{FORMAT}"
     path = root / key
     if is_whole(path, verify=verify):
         return path
-    try:
+    with _explained(what, root):
         root.mkdir(parents=True, exist_ok=True)
         with _lock(root / f"{key}.lock", what, progress):
             if is_whole(path, verify=verify):  # another process made it while this one waited
@@ -87,13 +88,19 @@ def cached(key: str, what: str, sha256: str, make: Make, texts: Sequence[Path], 
                 (work / "model").rename(path)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise ModelError(
-            f"{what}: cannot write its conversion to the cache {root}: {error}. The embedded model needs about 1.4 GB "
-            "there, one with a trimmed vocabulary 0.5 GB more; to keep the cache elsewhere, set the environment variable "
-            "KONOMI_CACHE"
-        ) from error
     return path
+
+
+@contextmanager
+def _explained(what: str, root: Path) -> Iterator[None]:
+    try:
+        with writing(root):
+            yield
+    except RunError as error:
+        raise RunError(
+            f"{what}: its conversion: {error}. The embedded model needs about 1.4 GB there, one with a trimmed vocabulary 0.5 GB "
+            "more; to keep the cache elsewhere, set the environment variable KONOMI_CACHE"
+        ) from error
 
 
 def _build(work: Path, what: str, sha256: str, make: Make, texts: Sequence[Path]) -> None:
@@ -101,14 +108,13 @@ def _build(work: Path, what: str, sha256: str, make: Make, texts: Sequence[Path]
     make(work, out)
     for text in texts:
         shutil.copyfile(text, out / text.name)
+    settle(out)
     files = {}
     for file in sorted(out.iterdir()):
-        _sync(file)
         files[file.name] = {"size": file.stat().st_size, "sha256": file_sha256(file)}
     versions = {name: metadata.version(name) for name in ("transformers", "gguf", "safetensors")}
     manifest = {"format": FORMAT, "source": what, "source_sha256": sha256, "versions": versions, "files": files}
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(out / MANIFEST)
+    write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())
 
 
 @contextmanager
@@ -124,9 +130,3 @@ def _lock(file: Path, what: str, progress: Progress) -> Iterator[None]:
             progress(f"waiting: another process is converting {what} (it holds {file})")
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def _sync(file: Path) -> None:
-    """Wait until the file is on the disk: a power cut must not leave an empty file under the final name."""
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())

@@ -148,7 +148,6 @@ def gguf_model(file: Path, progress: Progress, *, verify: bool = False) -> Conve
 def _convert(gguf: Path, out: Path, what: str, progress: Progress) -> None:
     progress(f"converting {what}, once: one to two minutes for 270 M parameters")
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -163,10 +162,7 @@ def _convert(gguf: Path, out: Path, what: str, progress: Progress) -> None:
     model.hf_quantizer = None
     model.is_quantized = False
     del model.config.quantization_config
-    try:
-        model.save_pretrained(out, max_shard_size="1TB")
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    model.save_pretrained(out, max_shard_size="1TB")
     tokenizer.save_pretrained(out)
 
 

@@ -8,13 +8,12 @@ tokens stay and why texts are tokenised as before.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from konomi.errors import ModelError
+from konomi.files import new_directory
 from konomi.models.vocabulary import KEEP, Kept, choose, rewrite
 
 if TYPE_CHECKING:
@@ -72,20 +71,12 @@ def trim(
         How many tokens and parameters there were and are, why how many were kept, and the size of the weights.
 
     Raises:
-        ModelError: the model or its tokenizer is of a kind that cannot be trimmed; ``out`` cannot be written.
+        ModelError: the model or its tokenizer is of a kind that cannot be trimmed; there is something at ``out``.
+        RunError: ``out`` cannot be written.
     """
     check_out(out)
-    try:
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
-        try:
-            result = write_trimmed(model, tokenizer, scripts, work / "model", keep=keep, name=name)
-            if out.exists():
-                out.rmdir()
-            (work / "model").rename(out)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise ModelError(f"{out}: cannot be written: {error}") from error
+    with new_directory(out.absolute()) as draft:
+        result = write_trimmed(model, tokenizer, scripts, draft, keep=keep, name=name)
     return {"out": str(out), **result}
 
 
@@ -93,8 +84,6 @@ def write_trimmed(
     model: Any, tokenizer: Any, scripts: Sequence[str], out: Path, *, keep: int = KEEP, name: str = "the model"
 ) -> dict[str, Any]:
     """Do what :func:`trim` does, straight into ``out``: a crash leaves half of it."""
-    from safetensors import SafetensorError
-
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"{name}: its tokenizer has no tokenizer.json (it is of the slow kind), so it cannot be trimmed")
@@ -104,10 +93,7 @@ def write_trimmed(
     kept = choose(spec, scripts, keep, rows, needed, name)
     before = {"tokens": rows, "parameters": _count(model)}
     _cut(model, kept, name)
-    try:
-        model.save_pretrained(out, max_shard_size="1TB")
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    model.save_pretrained(out, max_shard_size="1TB")
     _write_tokenizer(tokenizer, rewrite(spec, kept), kept, out, name)
     return {
         "scripts": list(scripts),

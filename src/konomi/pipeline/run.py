@@ -7,12 +7,14 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from konomi import environment
 from konomi.config import Pipeline, Stage
 from konomi.errors import ConfigError, KonomiError, RunError
+from konomi.files import writing
 from konomi.jobs.common import locked
 from konomi.markup import duration
 from konomi.observer import Observer
@@ -119,7 +121,8 @@ def _work(step: Step, title: str, notes: Notes, observer: Observer, tracked: _Tr
         notes.stage(stage.name, status="stopped")
         raise KeyboardInterrupt(f"{title}: stopped; go on with: {again}") from None
     except KonomiError as error:
-        notes.stage(stage.name, status="failed", reason=str(error))
+        with suppress(RunError):  # a disk that is full takes no notes either
+            notes.stage(stage.name, status="failed", reason=str(error))
         error.args = (f"stage {stage.name}: {error}",)
         raise
     except BaseException as error:
@@ -149,9 +152,10 @@ def _move_away(directory: Path) -> None:
     if not directory.exists():
         return
     kept = directory.parent / ".previous" / directory.name
-    kept.parent.mkdir(exist_ok=True)
-    shutil.rmtree(kept, ignore_errors=True)
-    directory.rename(kept)
+    with writing(kept):
+        kept.parent.mkdir(exist_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)
+        directory.rename(kept)
 
 
 def _row(stage: Stage, status: str) -> dict[str, Any]:

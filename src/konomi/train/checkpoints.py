@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from konomi.errors import RunError
+from konomi.files import writing
 from konomi.train.ppo import PPOTrainer
 
 
@@ -45,9 +46,10 @@ class Checkpoints:
 
     def save(self, trainer: PPOTrainer) -> None:
         """Write the trainer's state."""
-        self.directory.mkdir(exist_ok=True)
-        for left in self.directory.glob(".update-*"):  # of a save that was killed
-            shutil.rmtree(left)
+        with writing(self.directory):
+            self.directory.mkdir(exist_ok=True)
+            for left in self.directory.glob(".update-*"):  # of a save that was killed
+                shutil.rmtree(left)
         path = self.directory / f"update-{trainer.update:05d}"
         if not path.exists():
             trainer.save(path)

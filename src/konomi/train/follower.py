@@ -14,6 +14,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from konomi.errors import RunError
+from konomi.files import writing
 
 _NOT_FINITE = 'step {}: the loss is not finite; try a lower learning rate, or model.precision = "fp32"'
 
@@ -100,7 +101,8 @@ class Follower(TrainerCallback):  # type: ignore[misc]
             raise RunError(_NOT_FINITE.format(state.global_step))
         if loss < self.outcome.best_loss:
             self.outcome.best_loss, self.outcome.best_step, self._since = loss, state.global_step, 0
-            save_file({name: p.detach().contiguous() for name, p in _trained(self.model).items()}, self.best)
+            with writing(self.best):
+                save_file({name: p.detach().contiguous() for name, p in _trained(self.model).items()}, self.best)
             return
         self._since += 1
         if self.patience is not None and self._since >= self.patience:

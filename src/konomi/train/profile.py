@@ -6,7 +6,9 @@ own. Shapes and call stacks are left out: they would make the file several times
 
 from __future__ import annotations
 
+import gzip
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from konomi.errors import RunError
-from konomi.files import utf8, write_atomic
+from konomi.files import utf8, write_atomic, writing
 
 if TYPE_CHECKING:
     from konomi.train.loop import StepResult
@@ -59,10 +60,12 @@ def _activities() -> list[ProfilerActivity]:
 def _write(measured: profile, directory: Path, name: str) -> None:
     draft = directory / f".{os.getpid()}.{TRACE_FILE}"
     try:
-        measured.export_chrome_trace(str(draft))
-        draft.replace(directory / TRACE_FILE)
-    except OSError as error:
-        raise RunError(f"{directory / TRACE_FILE}: cannot be written: {error.strerror or error}") from None
+        with writing(directory / TRACE_FILE):
+            measured.export_chrome_trace(str(draft))
+            with gzip.open(draft, "rb") as trace:  # of what it cannot write the profiler says nothing
+                if not b"".join(deque(trace, maxlen=1)).rstrip().endswith(b"}"):
+                    raise OSError("it is cut short; is the disk full?")
+            draft.replace(directory / TRACE_FILE)
     finally:
         draft.unlink(missing_ok=True)
     write_atomic(directory / TABLE_FILE, utf8(table(measured, name)))
