@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -56,6 +58,68 @@ def konomi(*arguments: str, code: int = 0) -> Any:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+LAST = "(SELECT max(answers.rowid) FROM answers JOIN shown ON shown.id = shown WHERE answers.kind = 'ranked' AND repeat = 0)"
+DAMAGES = {
+    "wrong ranks": f"UPDATE answers SET ranks = '[3, 2, 1]' WHERE rowid = {LAST}",
+    "ranks that are no JSON": f"UPDATE answers SET ranks = '[3, 2' WHERE rowid = {LAST}",
+    "ranks that are bytes": f"UPDATE answers SET ranks = x'5b312c5d' WHERE rowid = {LAST}",
+    "another kind": f"UPDATE answers SET kind = 'skipped' WHERE rowid = {LAST}",
+    "flags of another shape": f"UPDATE answers SET flags = '7' WHERE rowid = {LAST}",
+    "a comment": f"UPDATE answers SET comment = 'x' WHERE rowid = {LAST}",
+    "another order": "UPDATE shown SET places = '012' WHERE places = (SELECT max(places) FROM shown)",
+    "a repeat": "UPDATE shown SET repeat = 7 WHERE number = 2 AND repeat = 0",
+    "an older revision": "UPDATE shown SET revision = 1 WHERE revision = 2",
+    "an answer that is gone": f"DELETE FROM answers WHERE rowid = {LAST}",
+    "a prompt": "UPDATE tasks SET prompt = 'x' WHERE id = 2",
+    "columns that are no JSON": "UPDATE tasks SET columns = '{' WHERE id = 2",
+    "a task that is gone": "DELETE FROM tasks WHERE id = 2",
+    "a text": "UPDATE candidates SET text = 'x' WHERE task = 2 AND number = 1",
+    "a source that is no JSON": "UPDATE candidates SET source = '{' WHERE task = 2 AND number = 1",
+    "a candidate that is gone": "DELETE FROM candidates WHERE task = 2 AND number = 0",
+    "a last candidate that is gone": "DELETE FROM candidates WHERE task = 2 AND number = 2",
+    "a list that is no JSON": "UPDATE meta SET value = '[' WHERE key = 'unchanged'",
+    "no answers": "DROP TABLE answers",
+    "no meta": "DROP TABLE meta",
+    "no index": "DROP INDEX answers_of",
+    "no column": "ALTER TABLE tasks DROP COLUMN columns",
+}
+
+
+def test_nothing_damaged_is_exported(project: Path) -> None:
+    labels = project / "labels.sqlite3"
+    whole = labels.read_bytes()
+    for damage, statement in DAMAGES.items():
+        with contextlib.closing(sqlite3.connect(labels, isolation_level=None)) as db:
+            changed = db.execute(statement).rowcount
+        assert changed != 0, damage
+        said = konomi("export", "people", "--out", "out", "--freeze", code=2)
+        assert f"{labels}: damaged, or not a database (" in said.stderr, damage
+        assert "Put a copy from before in its place" in said.stderr, damage
+        assert not Path("out").exists(), damage
+        if damage in ("wrong ranks", "a text", "no answers"):
+            assert "damaged" in konomi("export", "people", "--out", "out", code=2).stderr
+            assert "damaged" in konomi("label", "people", code=2).stderr
+        labels.write_bytes(whole)
+    for length in (len(whole) - 4096, 4096, 100):
+        labels.write_bytes(whole[:length])
+        assert "damaged" in konomi("export", "people", "--out", "out", code=2).stderr, length
+    labels.write_bytes(whole)
+    konomi("export", "people", "--out", "out")
+
+
+def test_the_damaged_row_is_named(project: Path) -> None:
+    with contextlib.closing(sqlite3.connect(project / "labels.sqlite3", isolation_level=None)) as db:
+        (row,) = db.execute(LAST[1:-1]).fetchone()
+        db.execute("UPDATE answers SET ranks = '[3, 2, 1]' WHERE rowid = ?", (row,))
+        chosen = "SELECT shown.id, person FROM answers JOIN shown ON shown.id = shown WHERE answers.rowid = ?"
+        showing, who = db.execute(chosen, (row,)).fetchone()
+    with (
+        open_project(project).store() as store,
+        pytest.raises(DataError, match=f"row {row} of the table answers is not as it was"),
+    ):
+        store.answer_of(store.person(who), showing)
 
 
 # export

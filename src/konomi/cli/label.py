@@ -73,7 +73,8 @@ def label(
     public = None if public_url is None else public_of(public_url)
     invite = list(dict.fromkeys(checked_name(each) for each in people or []))
     opened = _opened(project, candidates)
-    opened.store().close()  # whether it is whole is told before anything is served
+    with opened.store() as store:
+        store.export()  # damage is reported before anything is served
     names = name or []
     serve(opened, host=host, port=port, allow_network=allow_network, names=names, public_url=public, say=_say, invite=invite)
     typer.echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)

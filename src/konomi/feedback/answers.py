@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from typing import Any
 
 from konomi.data.records import Candidate
 from konomi.feedback.checks import checked
+from konomi.feedback.checksums import ANSWERS, checked_answer, checked_task, everything, seal_answer
 from konomi.feedback.records import KEYS, Answer, Exported, Item, Judgement, Mine, Person, Refused, Saved
 
-_LATEST = "JOIN answers ON answers.shown = shown.id AND answers.revision = shown.revision"
+__all__ = ["answer_of", "everything", "exported", "forget", "mine", "newest", "save", "saved_before"]
 
 
 def saved_before(db: sqlite3.Connection, person: Person, answer: Answer) -> Saved | None:
@@ -20,14 +20,16 @@ def saved_before(db: sqlite3.Connection, person: Person, answer: Answer) -> Save
     Raises:
         Refused: it was not shown to the person, or its id came with another content.
     """
-    if db.execute("SELECT 1 FROM shown WHERE id = ? AND person = ?", (answer.shown, person.id)).fetchone() is None:
+    row = db.execute("SELECT places FROM shown WHERE id = ? AND person = ?", (answer.shown, person.id)).fetchone()
+    if row is None:
         raise Refused("unknown_task", f"no task {answer.shown[:40]!r} was shown to {person.id}")
-    known = db.execute("SELECT shown, revision, digest FROM answers WHERE id = ?", (answer.id,)).fetchone()
+    known = db.execute(f"{ANSWERS} WHERE answers.id = ?", (answer.id,)).fetchone()
     if known is None:
         return None
-    if known[0] != answer.shown or known[2] != _digest(answer):
+    before, revision = _answer(known)
+    if before.shown != answer.shown or before != checked(answer, KEYS[: len(row[0])]):
         raise Refused("conflict", f"answer {answer.id} was saved with another content; a new answer needs a new id")
-    return Saved(answer.id, answer.shown, known[1], again=True)
+    return Saved(answer.id, answer.shown, revision, again=True)
 
 
 def save(db: sqlite3.Connection, person: Person, answer: Answer, now: float, seen: int | None = None) -> Saved:
@@ -54,7 +56,8 @@ def save(db: sqlite3.Connection, person: Person, answer: Answer, now: float, see
     ranks = json.dumps([said.ranks[key] for _, key in by_number]) if said.ranks else None
     flags = json.dumps([said.flags.get(key, []) for _, key in by_number])
     row = (said.id, said.shown, revision, now, said.kind, ranks, flags, said.reason, said.comment, said.confidence, said.seconds)
-    db.execute(f"INSERT INTO answers VALUES ({'?, ' * len(row)}?)", (*row, _digest(answer)))
+    db.execute(f"INSERT INTO answers VALUES ({'?, ' * len(row)}x'')", row)
+    seal_answer(db, said.id)
     change = (said.kind != "skipped") - (kind not in (None, "skipped"))
     if change and not repeat:
         db.execute("UPDATE tasks SET covered = covered + ? WHERE id = ?", (change, task))
@@ -69,26 +72,19 @@ def newest(db: sqlite3.Connection) -> int:
 def answer_of(db: sqlite3.Connection, person: Person, showing: str) -> Answer | None:
     """The person's latest answer to what they were shown, as it was stored; None if there is none."""
     row = db.execute(
-        "SELECT places, answers.id, answers.kind, ranks, reason, flags, comment, confidence, seconds"
-        f" FROM shown {_LATEST} WHERE shown.id = ? AND person = ?",
-        (showing, person.id),
+        f"{ANSWERS} AND answers.revision = shown.revision WHERE shown.id = ? AND person = ?", (showing, person.id)
     ).fetchone()
-    if row is None:
-        return None
-    places, id, kind, ranks, reason, flags, comment, confidence, seconds = row
+    return None if row is None else _answer(row)[0]
+
+
+def _answer(row: tuple[Any, ...]) -> tuple[Answer, int]:
+    """An answer as it was stored, and its revision."""
+    id, showing, _, _, _, places, revision, kind, ranks, flags, reason, comment, confidence, seconds, _ = checked_answer(row)
     keys = [(key, int(place)) for key, place in zip(KEYS, places, strict=False)]
     by_number, flagged = json.loads(ranks) if ranks else None, json.loads(flags)
-    return Answer(
-        id,
-        showing,
-        kind,
-        {key: by_number[number] for key, number in keys} if by_number else {},
-        reason,
-        {key: flagged[number] for key, number in keys if flagged[number]},
-        comment,
-        confidence,
-        seconds,
-    )
+    given = {key: by_number[number] for key, number in keys} if by_number else {}
+    marked = {key: flagged[number] for key, number in keys if flagged[number]}
+    return Answer(id, showing, kind, given, reason, marked, comment, confidence, seconds), revision
 
 
 def mine(db: sqlite3.Connection, person: Person, limit: int, before: str | None) -> list[Mine]:
@@ -120,35 +116,23 @@ def forget(db: sqlite3.Connection, person: Person) -> int:
     return int(answers)
 
 
-def everything(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], ...]:
-    """Rows of candidates, tasks and latest answers: quickly, as nobody can save an answer while they are read."""
-    return (
-        db.execute("SELECT task, text, lang, names_model, source FROM candidates ORDER BY task, number").fetchall(),
-        db.execute("SELECT id, prompt, lang, kind, columns FROM tasks ORDER BY id").fetchall(),
-        db.execute(
-            "SELECT task, person, shown.kind, ranks, places, repeat, flags, reason, comment, confidence, seconds, answers.at,"
-            f" shown.revision FROM shown {_LATEST}"
-        ).fetchall(),
-    )
-
-
-def exported(given: tuple[list[tuple[Any, ...]], ...], unchanged: int) -> Exported:
-    """What :func:`everything` gave, put together."""
-    texts_of, tasks, rows = given
-    candidates: dict[int, list[tuple[Any, ...]]] = {}
-    for task, *rest in texts_of:
-        candidates.setdefault(task, []).append(tuple(rest))
+def exported(given: tuple[dict[int, Any], list[tuple[Any, ...]]], unchanged: int) -> Exported:
+    """What :func:`everything` gave, put together. Raises DatabaseError: something in it is damaged."""
+    tasks, rows = given
     items = {}
-    for id, prompt, lang, kind, columns in tasks:
-        texts, langs, named, sources = zip(*candidates[id], strict=True)
+    for id, (task, candidates) in tasks.items():
+        (kind, lang, prompt, columns), candidates = checked_task(id, task, candidates)
+        texts, langs, named, sources = zip(*candidates, strict=True)
         both = tuple(Candidate(text, json.loads(source)) for text, source in zip(texts, sources, strict=True))
         items[id] = Item(prompt, lang, kind, both, langs, tuple(map(bool, named)), json.loads(columns))
-    rows.sort(key=lambda row: (row[0], row[1], row[5]))
-    return Exported(items, tuple(map(_judgement, rows)), unchanged)
+    found = [_judgement(checked_answer(row)) for row in rows]
+    for task in {each.task for each in found} - items.keys():
+        raise sqlite3.DatabaseError(f"row {task} of the table tasks is missing")
+    return Exported(items, tuple(sorted(found, key=lambda each: (each.task, each.rater, each.repeat))), unchanged)
 
 
 def _judgement(row: tuple[Any, ...]) -> Judgement:
-    task, person, kind, ranks, places, repeat, flags, *rest = row
+    _, _, task, person, repeat, places, revision, kind, ranks, flags, reason, comment, confidence, seconds, at = row
     return Judgement(
         task,
         person,
@@ -157,9 +141,10 @@ def _judgement(row: tuple[Any, ...]) -> Judgement:
         tuple(map(int, places)),
         bool(repeat),
         tuple(tuple(each) for each in json.loads(flags)),
-        *rest,
+        reason,
+        comment,
+        confidence,
+        seconds,
+        at,
+        revision,
     )
-
-
-def _digest(answer: Answer) -> bytes:
-    return hashlib.sha256(answer.content().encode()).digest()

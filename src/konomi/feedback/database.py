@@ -11,15 +11,17 @@ This process must never open the file but through SQLite: closing any handle of 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from konomi.errors import DataError, RunError
+from konomi.feedback.checksums import seal_all
 
 APPLICATION = 0x6B6F6E6F
 """In the file's header ("kono"): that it is ours."""
@@ -27,7 +29,7 @@ BUSY_SECONDS = 30.0
 """How long to wait for another process that is writing."""
 WAL_IS_SAFE = (3, 51, 3)
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
+MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] = (
     (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
         # covered: people whose answer counts; place: on the queue's circle
@@ -60,6 +62,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE people ADD COLUMN guidelines_seen TEXT",
         "ALTER TABLE people ADD COLUMN shortcuts INTEGER NOT NULL DEFAULT 1",
     ),
+    ("ALTER TABLE tasks ADD COLUMN checksum BLOB NOT NULL DEFAULT x''", seal_all),
 )
 VERSION = len(MIGRATIONS)
 
@@ -174,6 +177,9 @@ class Database:
             db.execute(f"PRAGMA application_id = {APPLICATION}")
         if version < VERSION:
             self._migrate()
+        missing = sorted(_known_names() - _names(db))
+        if missing:
+            raise sqlite3.DatabaseError(f"there is no {missing[0]}")
 
     def _close_to_others(self) -> None:
         """The file, and those that SQLite keeps beside it, for their owner alone."""
@@ -192,8 +198,7 @@ class Database:
         with self.write() as db:
             # asked again under the lock: two processes may have opened an old file at once
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            for statement in (each for step in MIGRATIONS[version:] for each in step):
-                db.execute(statement)
+            _change_tables(db, version)
             db.execute(f"PRAGMA user_version = {VERSION}")
 
     @contextlib.contextmanager
@@ -218,6 +223,23 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _change_tables(db: sqlite3.Connection, version: int) -> None:
+    for statement in (each for step in MIGRATIONS[version:] for each in step):
+        db.execute(statement) if isinstance(statement, str) else statement(db)
+
+
+def _names(db: sqlite3.Connection) -> set[str]:
+    """Of the tables and indexes."""
+    return {f"{kind} {name}" for kind, name in db.execute("SELECT type, name FROM sqlite_master")}
+
+
+@functools.cache
+def _known_names() -> frozenset[str]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        _change_tables(db, 0)
+        return frozenset(_names(db))
+
+
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn errors of SQLite about the file or the disk into ours."""
@@ -228,11 +250,17 @@ def explained(path: Path) -> Iterator[None]:
             raise RunError(
                 f"{path}: another program has kept it locked for {BUSY_SECONDS:g} s; end that program and try again"
             ) from error
+        if "no such" in str(error):  # a table or a column
+            raise _damaged(path, error) from error
         raise RunError(f"{path}: {error}; is there space, and may it be written?") from error
     except sqlite3.DatabaseError as error:
         if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InternalError)):
             raise
-        raise DataError(
-            f"{path}: damaged, or not a database ({error}). Put a copy from before in its place; what can still be read goes "
-            f"into a new file by: sqlite3 {path.name} .recover | sqlite3 new.sqlite3"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: sqlite3.DatabaseError) -> DataError:
+    return DataError(
+        f"{path}: damaged, or not a database ({error}). Put a copy from before in its place; what can still be read goes "
+        f"into a new file by: sqlite3 {path.name} .recover | sqlite3 new.sqlite3"
+    )

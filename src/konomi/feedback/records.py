@@ -6,8 +6,7 @@ candidate's number or another person's answer; :class:`Item` and :class:`Judgeme
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from konomi.data.records import Candidate, Task
@@ -160,10 +159,6 @@ class Answer:
     comment: str = ""
     confidence: int | None = None
     seconds: float = 0.0
-
-    def content(self) -> str:
-        """All that is said, as one text: two answers of one id have to agree in it."""
-        return json.dumps({**asdict(self), "id": None}, sort_keys=True)
 
 
 @dataclass(frozen=True)

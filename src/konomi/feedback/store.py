@@ -17,7 +17,7 @@ from pathlib import Path
 from konomi.errors import DataError
 from konomi.feedback import answers, people, work
 from konomi.feedback.checks import checked_id, whole
-from konomi.feedback.database import Database
+from konomi.feedback.database import Database, explained
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import (
     NOTHING_YET,
@@ -296,15 +296,18 @@ class Store:
     def export(self, *, freeze: bool = False) -> Exported:
         """All tasks and the latest answers, as they are at one moment, while others may go on writing.
 
-        With ``freeze`` they are final from that moment on. Raises DataError, and nothing is final: nobody has answered yet.
+        With ``freeze`` they are final from that moment on. Raises DataError, and nothing is final: nobody has answered yet, or
+        something is damaged.
         """
         with self._database.write() if freeze else self._database.snapshot() as db:
             rows, unchanged = answers.everything(db), len(_list(db, "unchanged"))
             if freeze:
-                if not rows[2]:
+                if not rows[1]:
                     raise DataError(NOTHING_YET)
+                answers.exported(rows, unchanged)
                 _set_meta(db, "frozen", "1")
-        return answers.exported(rows, unchanged)
+        with explained(self._database.path):
+            return answers.exported(rows, unchanged)
 
 
 def _meta(db: sqlite3.Connection, key: str) -> str:
@@ -313,7 +316,10 @@ def _meta(db: sqlite3.Connection, key: str) -> str:
 
 
 def _list(db: sqlite3.Connection, key: str) -> list[str]:
-    found: list[str] = json.loads(_meta(db, key) or "[]")
+    try:
+        found: list[str] = json.loads(_meta(db, key) or "[]")
+    except ValueError as error:
+        raise sqlite3.DatabaseError(f"row {key} of the table meta holds JSON that cannot be read") from error
     return found
 
 

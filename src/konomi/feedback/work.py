@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from konomi.feedback import queue
+from konomi.feedback.checksums import checked_places, seal_task, task_of
 from konomi.feedback.queue import Candidacy, History, Settings
 from konomi.feedback.records import KEYS, Progress, Shown, ShownText
 from konomi.feedback.texts import Ready
@@ -44,6 +45,7 @@ def add_tasks(db: sqlite3.Connection, tasks: list[Ready], settings: Settings) ->
             added += 1
             rows = [(made.lastrowid, number, *each) for number, each in enumerate(task.candidates)]
             db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", rows)
+            seal_task(db, int(made.lastrowid or 0))
     return added
 
 
@@ -127,13 +129,11 @@ def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float
 
 def shown(db: sqlite3.Connection, showing: str) -> Shown:
     """The task of a showing as it is shown."""
-    task, places, revision, prompt, lang = db.execute(
-        "SELECT task, places, revision, prompt, lang FROM shown JOIN tasks ON tasks.id = task WHERE shown.id = ?", (showing,)
-    ).fetchone()
-    rows = db.execute("SELECT text, lang, names_model FROM candidates WHERE task = ? ORDER BY number", (task,)).fetchall()
+    task, places, revision = db.execute("SELECT task, places, revision FROM shown WHERE id = ?", (showing,)).fetchone()
+    (_, lang, prompt, _), candidates = task_of(db, task)
     texts = []
-    for key, place in zip(KEYS, places, strict=False):
-        text, own, named = rows[int(place)]
+    for key, place in zip(KEYS, checked_places(places, len(candidates), showing), strict=False):
+        text, own, named, _ = candidates[place]
         texts.append(ShownText(key, text, own, ("reveals",) if named else ()))
     return Shown(showing, prompt, lang, tuple(texts), revision)
 
