@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 from konomi.cli import app
 from konomi.errors import ConfigError
 from konomi.feedback.project import open_project
+from konomi.web.figures import Figures
 from konomi.web.serve import address_of, check_host, listen
-from label_site import OURS, Server, candidates_file, environment, free_port, make_project, serving
+from label_site import OURS, Server, candidates_file, environment, free_port, make_project, serving, wait_for
 
 CLIENTS, EACH, KILLS = 20, 10, 10
 
@@ -298,15 +299,28 @@ def test_a_damaged_store_and_no_project(tmp_path: Path) -> None:
 def test_figures_are_found_after_those_who_rank(tmp_path: Path) -> None:
     project = make_project(tmp_path / "P")
     code = f"""
-import os, runpy, sys
+import os, sys
+from konomi.web.figures import main
 before = os.nice(0)
 sys.argv = ["figures", {str(project.path)!r}]
-runpy.run_module("konomi.web.figures", run_name="__main__")
+main()
 print(min(before + 10, 19) == os.nice(0))
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment())
     found, nice = said.stdout.splitlines()
     assert json.loads(found)["people"] is None and nice == "True"
+
+
+def test_what_is_in_the_working_directory_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make_project(tmp_path / "P")
+    for name in ("random", "secrets", "json", "hashlib", "numpy", "konomi", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("from pathlib import Path\nPath('ran').touch()\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    figures = Figures(project.path)
+    figures.get(0)
+    assert wait_for(lambda: figures.latest).comparisons == 0
+    figures.close()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_pages_need_no_torch(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class HttpReward(Section):
     batch_size: Positive = 64
     """Texts a request."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds that a request may take."""
+    """Seconds that a request may take, from the look-up of its host to the last byte of the answer."""
     retries: Annotated[int, Field(ge=0, le=20)] = 4
     """Further tries when the service cannot be reached, takes too long, or answers 429 or 5xx. Any other error stops at once."""
     backoff: Annotated[float, Field(ge=0)] = 1.0

@@ -10,14 +10,17 @@ Redirects are not followed: texts and token go to the address that was given, an
 
 from __future__ import annotations
 
+import concurrent.futures
 import http.client
 import json
 import math
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -101,7 +104,7 @@ class HttpReward:
             if number:
                 time.sleep(min(MAX_WAIT, self._config.backoff * 2 ** (number - 1)))
             try:
-                raw = self._try(data)
+                raw = self._within(data)
                 break
             except (OSError, http.client.HTTPException) as error:
                 last = error
@@ -116,6 +119,23 @@ class HttpReward:
             return json.loads(raw)
         except (ValueError, RecursionError):
             raise RunError(f"reward {self.name}: answered with no JSON: {self._shown(raw)}") from None
+
+    def _within(self, data: bytes) -> bytes:
+        """One request within ``timeout``, whatever takes long in it: the library's own timeout is one of each read, and a
+        service may send a byte a second. A thread that is late is left behind: it ends with its connection."""
+        answer: Future[bytes] = Future()
+
+        def ask() -> None:
+            try:
+                answer.set_result(self._try(data))
+            except (RunError, OSError, http.client.HTTPException, ValueError) as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            return answer.result(self._config.timeout)
+        except (TimeoutError, concurrent.futures.TimeoutError) as error:
+            raise TimeoutError(f"the answer took longer than {self._config.timeout:g} s") from error
 
     def _try(self, data: bytes) -> bytes:
         """One request. Raises OSError or HTTPException where another may go better."""
@@ -140,6 +160,8 @@ class HttpReward:
                 ) from error
             raise RunError(f"reward {self.name}: answered {said}") from error
         except urllib.error.URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                raise error.reason from None
             raise OSError(str(error.reason) or "no connection") from error
 
     def _read(self, answer: http.client.HTTPResponse, end: float) -> bytes:
@@ -150,7 +172,7 @@ class HttpReward:
             if len(read) > MAX_BYTES:
                 raise RunError(f"reward {self.name}: answered with more than {MAX_BYTES:,} bytes; is that the right address?")
             if time.monotonic() > end:
-                raise TimeoutError(f"the answer took longer than {self._config.timeout:g} s")
+                raise TimeoutError
         if expected is not None and len(read) < expected:
             raise http.client.IncompleteRead(bytes(read), expected - len(read))
         return bytes(read)

@@ -1,7 +1,6 @@
 """Agreement, and how far the data goes: figures that take seconds once there are many answers.
 
-They are computed in a process of their own, now and then, so that no answer waits for them:
-``python -m konomi.web.figures PROJECT`` prints them as JSON.
+They are computed in a process of their own, now and then, so that no answer waits for them; :func:`main` prints them as JSON.
 """
 
 from __future__ import annotations
@@ -98,6 +97,12 @@ def _of_one(own: Mapping[str, Any]) -> dict[str, Any]:
     return {"records": own["records"], **shares}
 
 
+_CHILD = (
+    "import sys; sys.path = [each for each in sys.path if each] + [sys.argv.pop()]; from konomi.web.figures import main; main()"
+)
+"""Takes the current directory off the path first: a ``random.py`` there must not stand in for the library's."""
+
+
 class Figures:
     """The latest figures of a project. They are found again when answers have come in, and not all the time."""
 
@@ -125,8 +130,9 @@ class Figures:
             new = answers != self._answers or (people and self.latest is not None and self.latest.people is None)
             if new and not self._closed and self._process is None and now >= self._at:
                 self._answers = answers
-                command = [sys.executable, "-m", "konomi.web.figures", str(self.project)]
+                command = [sys.executable, "-c", _CHILD, str(self.project)]
                 command += ["people"] if now < self._people_until else []
+                command += [str(Path(__file__).parents[2])]  # where konomi is, should it be nowhere else on the path
                 self._process = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, encoding="utf-8"
                 )
@@ -151,7 +157,8 @@ class Figures:
                 self._process.kill()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the figures of the project that the command line names."""
     if hasattr(os, "nice"):
         os.nice(10)  # whoever ranks goes first
     print(json.dumps(asdict(find(Path(sys.argv[1]), "people" in sys.argv[2:]))))
