@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from konomi.runs import RunDir
+from konomi.web import api, watch
 from konomi.web.security import BODY_LIMIT, HEADERS, Buckets, Hosts
 from label_site import BASE, OURS, Server, Site, answer_to, make_project, serving
 
@@ -228,6 +232,36 @@ def test_every_response_has_the_headers(site: Site) -> None:
         assert "server" not in said.headers
     policy = HEADERS["content-security-policy"]
     assert "unsafe" not in policy and policy.startswith("default-src 'none'")
+
+
+ODD = (
+    *("9" * 5000, "-1", "1e9", "%d9%a3", "nan", "%00", "%0a", "%ff", "%ed%a0%80", "%f0%9f%98%80", "%zz", "..%2f..", "x" * 7000),
+    *("'; DROP TABLE people; --", "{}", "%1b[31m"),
+)
+
+
+def test_nothing_odd_in_a_request_is_an_error_of_ours(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "runs", "one", {}, seed=0)
+    site = Site(make_project(tmp_path / "P"), runs=[run.path])
+    known = [*site.app.routes, *api.router.routes, *watch.router.routes]
+    routes = sorted({each.path for each in known if isinstance(each, Route)} | {"/static/{name}"})
+    assert len(routes) > 20
+    asked: list[tuple[str, str, dict[str, str]]] = []
+    for route in routes:
+        filled = [re.sub(r"\{[^}]*\}", lambda _, each=each: each, route) for each in ODD]
+        asked += [(method, path, {}) for path in dict.fromkeys(filled) for method in ("GET", "DELETE")]
+    for path in ("/api/mine", "/api/runs/0/metrics", "/api/runs/0/samples", "/"):
+        queries = ("lang",) if path == "/" else ("before",) if path == "/api/mine" else ("after", "from", "generation")
+        asked += [("GET", f"{path}?{name}={each}", {}) for name in queries for each in ODD]
+    for name in ("cookie", "accept-language", "sec-fetch-site", "origin", "content-length", "range", "if-none-match"):
+        asked += [("POST" if name == "content-length" else "GET", "/static/label.css", {name: each}) for each in ODD]
+    with TestClient(site.app, base_url=BASE, headers=OURS) as client:
+        for door in ("", f"/start/{site.site.start}"):
+            if door:
+                client.get(door, follow_redirects=False)
+            for method, address, headers in asked:
+                said = client.request(method, address, headers=headers, follow_redirects=False)
+                assert said.status_code < 500, (door, method, address[:60], headers, said.text[:200])
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/api", "/api/", "/static/", "/next", "/api/next/"])

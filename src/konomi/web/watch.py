@@ -110,12 +110,12 @@ def updates(metrics: Tail) -> tuple[list[dict[str, Any]], int]:
 router = APIRouter(prefix="/api/runs")
 
 
-def _watched(request: Request, number: int) -> Watched:
+def _watched(request: Request, number: str) -> Watched:
     site: Site = request.app.state.site
     admin_of(request)
-    if not 0 <= number < len(site.runs):
+    if not re.fullmatch("[0-9]{1,9}", number) or int(number) >= len(site.runs):
         raise Refusal("unknown_run")
-    found: Watched = site.runs[number]
+    found: Watched = site.runs[int(number)]
     return found
 
 
@@ -134,8 +134,8 @@ def runs(request: Request) -> Json:
     return Json({"runs": [each.described(number) for number, each in enumerate(watched)]})
 
 
-@router.get("/{number:int}/metrics")
-def metrics(request: Request, number: int) -> Json:
+@router.get("/{number}/metrics")
+def metrics(request: Request, number: str) -> Json:
     """The lines of updates after ``?after=``. With ``?generation=`` of an older answer: all, if lines have gone since."""
     rows, generation = updates(_watched(request, number).metrics)
     after = _number(request, "after", -1)
@@ -145,8 +145,8 @@ def metrics(request: Request, number: int) -> Json:
     return Json({"rows": new, "generation": generation})
 
 
-@router.get("/{number:int}/samples")
-def samples(request: Request, number: int) -> Json:
+@router.get("/{number}/samples")
+def samples(request: Request, number: str) -> Json:
     """Lines of sample texts from the ``?from=``-th on, some at once, and where to go on; from 0 if lines have gone since."""
     rows, generation = _watched(request, number).samples.rows()
     first = max(0, _number(request, "from", 0))
@@ -156,8 +156,8 @@ def samples(request: Request, number: int) -> Json:
     return Json({"samples": new, "from": first, "next": first + len(new), "generation": generation})
 
 
-@router.get("/{number:int}/compare")
-def compare(request: Request, number: int) -> Json:
+@router.get("/{number}/compare")
+def compare(request: Request, number: str) -> Json:
     """The before/after, or null while there is none."""
     return Json({"compare": _watched(request, number).compare() or None})
 
