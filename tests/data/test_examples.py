@@ -66,6 +66,39 @@ def test_a_kind_that_is_named_needs_its_own_columns_alone(tmp_path: Path) -> Non
     assert load(path, kind="prompt-completion")[1] == [Example(f"{path}:1", "p", "c")]
 
 
+def test_columns_that_are_not_read_are_told_and_answers_not_passed_over(tmp_path: Path) -> None:
+    asked = {"ID": "1", "text": "なぜ?", "instruction": "", "出力": "だから。"}
+    for name in ("output", "出力", "Model Answer", "gold_response", "回答1"):
+        row = {"ID": "1", "text": "why?", name: "so"}
+        path = write(tmp_path / "t.jsonl", {"text": "a"}, row)
+        refused(
+            path, f"{path}:2: 'text' alone would be learned, but {name!r} looks like the answer to it. Set data.kind = "
+            f'"prompt-completion", data.prompt_column = "text" and data.completion_column = "{name}"; or, to learn \'text\' '
+            'alone, data.kind = "text"', error=ConfigError,
+        )  # fmt: skip
+        assert len(load(path, kind="text")[1]) == 2
+    columns = {"kind": "prompt-completion", "prompt_column": "text", "completion_column": "出力"}
+    assert load(write(tmp_path / "t.jsonl", asked), **columns)[1] == [Example(f"{tmp_path}/t.jsonl:1", "なぜ?", "だから。")]
+    said: list[str] = []
+    rows = [{"text": "a", "responses": 3, "title": "b"}, {"text": "c", "output": " "}, {"text": "d", "date": "e"}]
+    path = write(tmp_path / "t.jsonl", *rows)
+    load_examples(SFTData(texts=path), said.append)
+    assert said == [f"{path}: read as text; columns not used: 'responses', 'title', 'output', 'date'"]
+
+
+def test_completions_that_repeat_their_prompt(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = [{"prompt": f"Q{n}:", "completion": f"Q{n}: yes"} for n in range(9)]
+    path = write(tmp_path / "t.jsonl", *rows, {"prompt": "Hi", "completion": "Hi"})
+    _, examples = load_examples(SFTData(texts=path), said.append)
+    assert [each.completion for each in examples] == [" yes"] * 9 + ["Hi"]
+    assert said == [f"{path}: in 9 of 10 rows the answers begin with the prompt; it is taken off"]
+    _, examples = load_examples(SFTData(texts=path, limit=1))
+    assert examples[0].completion == " yes"
+    rows += [{"prompt": "Hi", "completion": "Hello"}] * 2
+    assert load(write(tmp_path / "t.jsonl", *rows))[1][0].completion == "Q0: yes"
+
+
 def test_limit_reads_no_further(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", {"text": "a"}, {"text": "b"}, {"txt": "c"})
     assert len(load(path, limit=2)[1]) == 2

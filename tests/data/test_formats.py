@@ -387,6 +387,52 @@ def test_hub_settings_with_a_file(tmp_path: Path) -> None:
     refused(lambda: read_comparisons(path, hub=Hub(split="test")), "split: for data sets of the hub", error=ConfigError)
 
 
+def test_answers_that_repeat_their_prompt(tmp_path: Path) -> None:
+    """The prompt is taken off where nearly all rows begin with it, and never off an answer that it would leave empty."""
+    chance = [("Hi", "Hi there", "No"), ("Hi", "Hi", "Hi you")]
+    whole = [(f"Q{n}", f"Q{n} yes", f"Q{n} no") for n in range(18)]
+
+    def rows_of(texts: list[tuple[str, str, str]]) -> dict[str, list[dict[str, Any]]]:
+        return {
+            "pairs": [{"prompt": p, "chosen": a, "rejected": b} for p, a, b in texts],
+            "rankings": [{"prompt": p, "responses": [a, b], "ranks": [1, 2]} for p, a, b in texts],
+            "candidates": [{"prompt": p, "candidates": [{"text": a, "n": 1}, {"text": b}]} for p, a, b in texts],
+            "scores": [{"prompt": p, "response": a, "score": 1} for p, a, _ in texts],
+        }
+
+    for format, raw in rows_of(whole + chance).items():
+        said: list[str] = []
+        path = jsonl(tmp_path / "x.jsonl", *raw)
+        records, took = read_records(path, say=said.append)
+        taken = 19 if format == "scores" else 18  # a lone score of "Hi there" cannot be told from the others
+        expected = [(p, a.removeprefix(p), b.removeprefix(p)) for p, a, b in whole] + chance
+        expected[18] = ("Hi", " there", "No") if format == "scores" else expected[18]
+        path = jsonl(tmp_path / "y.jsonl", *(({"version": 1} | row) for row in rows_of(expected)[format]))
+        assert (records, took) == read_records(path), format
+        assert said[-1] == f"{tmp_path}/x.jsonl: in {taken} of 20 rows the answers begin with the prompt; it is taken off"
+        # what konomi wrote is as it should be
+        own = jsonl(tmp_path / "own.jsonl", *({"version": 1} | row for row in raw))
+        assert read_records(own)[0] != records
+    said = []
+    few = jsonl(tmp_path / "few.jsonl", *rows_of(whole[:5] + chance)["pairs"])
+    assert read_comparisons(few, say=said.append)[0] == Pair("Q0", "Q0 yes", "Q0 no")
+    assert said[-1].startswith(f"{few}: 5 of 7 rows have answers that begin with their prompt; too few for a rule")
+
+
+def test_a_message_about_rows_that_say_nothing_counts_them_and_names_the_way_out(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", PAIR, {**PAIR, "prompt": " "}, PAIR, {**PAIR, "chosen": "b"})
+    first = f"{path}:2: 'prompt' is blank; remove the row or write a text. "
+    ways = f"`konomi convert --drop-bad` writes a file without such rows, of which {path} has 2"
+    refused(lambda: read_comparisons(path), first + ways)
+    refused(lambda: read_comparisons(jsonl(path, {**PAIR, "prompt": " "}, {**PAIR, "label": 2})), ":2: 'label' is 2")
+
+
+def test_columns_that_another_format_would_read_are_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    read_records(jsonl(tmp_path / "x.jsonl", {**RANKING, "label": 0.3, "rater": "a"}), say=said.append)
+    assert said == [f"{tmp_path}/x.jsonl: read as rankings; columns not used: 'label'"]
+
+
 def test_rows_that_say_nothing_can_be_left_out(tmp_path: Path) -> None:
     blank, equal = {**PAIR, "prompt": " "}, {**PAIR, "chosen": "b"}
     dropped: Counter[str] = Counter()

@@ -62,6 +62,27 @@ def test_a_file_of_its_own_to_evaluate_on_and_no_text_on_both_sides(tmp_path: Pa
     assert "text 3" not in {each.text for each in train}
 
 
+def test_labels_that_differ_in_case_or_width_alone_are_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    warned: list[str] = []
+    path = write(tmp_path / "a.jsonl", many(["positive", "Positive", "positive ", "ｐositive", "negative"]))
+    labels = read_labelled(RewardData(file=path), said.append, warned.append)[2]
+    assert labels == ("Positive", "negative", "positive", "ｐositive")
+    assert warned == [
+        f"{path}: the labels 'Positive' and 'positive' and 'ｐositive' are classes of their own; if they should be one, write "
+        "them alike"
+    ]
+    assert said == [f"{path}: read as labelled texts; columns not used: 'source'"]
+    warned.clear()
+    read_labelled(RewardData(file=write(tmp_path / "a.jsonl", many(["good", "bad "]))), said.append, warned.append)
+    assert not warned
+
+
+def test_whole_numbers_that_a_table_holds_as_floats(tmp_path: Path) -> None:
+    for given in ([0.0, 1.0], ["0.0", "1.0"], [0, 1.0]):
+        assert read_labelled(RewardData(file=write(tmp_path / "a.jsonl", many(given))))[2] == ("0", "1")
+
+
 def test_the_limit_is_kept(tmp_path: Path) -> None:
     data = RewardData(file=write(tmp_path / "a.jsonl", many(["a", "b"])), limit=20, held_out=0.5)
     train, held_out, _ = read_labelled(data)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from konomi.config import SFTData
-from konomi.data.records import Prompt
-from konomi.data.rows import checked_text, kind, need_column, text_of
+from konomi.data.records import Prompt, repeating_rows
+from konomi.data.rows import checked_text, kind, need_column, text_of, unused
 from konomi.data.sources import EMBEDDED, Hub, open_rows, split_held_out
 from konomi.errors import ConfigError, DataError
 
@@ -39,12 +40,16 @@ class Example:
         return Prompt(self.text or "\n".join(f"{message['role']}: {message['content']}" for message in messages))
 
 
-def load_examples(config: SFTData) -> tuple[Kind, list[Example]]:
+def load_examples(config: SFTData, say: Callable[[str], None] = lambda _: None) -> tuple[Kind, list[Example]]:
     """Return what the rows of ``config`` are, and all of them in the order of the source.
+
+    Args:
+        say: is told which columns are not used, and where prompts were taken off.
 
     Raises:
         DataError: the source cannot be found, reached or read; a row lacks a column or has something else in it; no rows.
-        ConfigError: the columns fit more than one kind; a setting for hub data sets is given with a file.
+        ConfigError: the columns fit more than one kind, or only the texts of questions with answers would be read; a setting
+            for hub data sets is given with a file.
     """
     # what has no columns of its own gets the text's
     plain = config.texts.startswith(EMBEDDED) or config.texts.lower().endswith(".txt")
@@ -52,11 +57,22 @@ def load_examples(config: SFTData) -> tuple[Kind, list[Example]]:
     rows = open_rows(config.texts, config.text_column if plain else None, hub, "data.")
     found: Kind | None = None if config.kind == "auto" else config.kind
     examples = []
+    names: dict[str, None] = {}
     for where, row in itertools.islice(rows, config.limit):
         found = found or _detect(where, list(row), config)
+        if found == "text" and config.kind == "auto":
+            _check_answers(where, row, config)
+        names |= dict.fromkeys(row)
         examples.append(_example(where, row, found, config))
     if found is None or not examples:
         raise DataError(f"{config.texts}: no rows in it; at least two texts are needed")
+    if left := unused(names, _columns(config)[found]):
+        say(f"{config.texts}: read as {found}{left}")
+    if found == "prompt-completion":
+        pairs = [(each.text, [each.completion or ""]) for each in examples]
+        for number in repeating_rows(pairs, lambda text: say(f"{config.texts}: {text}")):
+            prompt, (completion,) = pairs[number]
+            examples[number] = replace(examples[number], completion=completion[len(prompt) :])
     return found, examples
 
 
@@ -98,6 +114,25 @@ def _detect(where: str, names: Sequence[str], config: SFTData) -> Kind:
             "settings: data.text_column, data.prompt_column, data.completion_column, data.messages_column"
         )
     return kinds[0]
+
+
+_ANSWERS = {
+    *("answer", "answers", "assistant", "chosen", "completion", "output", "outputs", "reply", "response", "responses"),
+    *("回答", "解答", "答え", "出力", "応答", "返答", "返信", "模範解答"),
+}
+"""Words in the names of columns that hold answers."""
+
+
+def _check_answers(where: str, row: Mapping[str, Any], config: SFTData) -> None:
+    """Refuse to learn the questions of a table of questions and answers."""
+    for name, value in row.items():
+        words = set(re.split(r"[\W_\d]+", name.casefold()))
+        if name != config.text_column and words & _ANSWERS and isinstance(value, str) and value.strip():
+            raise ConfigError(
+                f"{where}: {config.text_column!r} alone would be learned, but {name!r} looks like the answer to it. Set "
+                f'data.kind = "prompt-completion", data.prompt_column = "{config.text_column}" and data.completion_column = '
+                f'"{name}"; or, to learn {config.text_column!r} alone, data.kind = "text"'
+            )
 
 
 def _example(where: str, row: dict[str, Any], which: Kind, config: SFTData) -> Example:

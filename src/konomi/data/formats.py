@@ -11,27 +11,27 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from konomi.data.groups import groups
 from konomi.data.messages import Render
 from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, Record, csv_values, detect, parse
-from konomi.data.records import Pair, Prompt, Ranking, Score, Task
-from konomi.data.rows import LINE_LIMIT, TABLES, UnusableRow, near
+from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task, repeating_rows
+from konomi.data.rows import LINE_LIMIT, TABLES, UnusableRow, near, unused
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
 from konomi.files import file_sha256, line, plain, utf8, write_atomic
 
 
-def read_tasks(path: str | Path) -> list[Task]:
+def read_tasks(path: str | Path, say: Callable[[str], None] | None = None) -> list[Task]:
     """Prompts with the candidates that are to be ranked, from a file that ``konomi sample`` or :func:`write_records` made.
 
     Raises:
         DataError: the file cannot be read; a row is wrong; two rows are the same task.
     """
-    return [record for record in read_records(path, "candidates")[0] if isinstance(record, Task)]
+    return [record for record in read_records(path, "candidates", say=say)[0] if isinstance(record, Task)]
 
 
 def read_comparisons(
@@ -66,13 +66,13 @@ def read_comparisons(
     return found
 
 
-def read_scores(path: str | Path, *, hub: Hub | None = None) -> list[Score]:
+def read_scores(path: str | Path, *, hub: Hub | None = None, say: Callable[[str], None] | None = None) -> list[Score]:
     """Scored responses, from a file or a data set of the hub with the columns prompt, response and score.
 
     Raises:
         DataError: the source cannot be read; a row is wrong, or its score is not a finite number.
     """
-    return [record for record in read_records(path, "scores", hub=hub)[0] if isinstance(record, Score)]
+    return [record for record in read_records(path, "scores", hub=hub, say=say)[0] if isinstance(record, Score)]
 
 
 def read_records(
@@ -93,33 +93,58 @@ def read_records(
         raise DataError(f"{format!r} is no format{near(format, COLUMNS)}; known: auto, {', '.join(COLUMNS)}")
     records: list[Record] = []
     tasks: dict[tuple[str, frozenset[str]], str] = {}
-    took = format
+    unusable: list[UnusableRow] = []
+    took, ours = format, True
     for where, row in open_rows(str(path), hub=hub):
         if str(path).lower().endswith(TABLES):
             row = csv_values(where, row)
         if took == "auto":
             took = detect(where, row)
-        if say is not None:
-            unused = [repr(name) for name in row if name not in (*COLUMNS[took], *OPTIONAL)]
-            say(f"{path}: read as {took}" + (f"; columns not used: {', '.join(unused)}" if unused else ""))
-            say = None
+        if say is not None and not records and not unusable:
+            used = (*COLUMNS[took], *OPTIONAL[took], "version")
+            say(f"{path}: read as {took}{unused(row, used)}")
         try:
             record = parse(where, row, took, render)
         except UnusableRow as error:
-            if dropped is None:
-                raise
-            dropped[error.reason] += 1
+            unusable.append(error)
             continue
         if isinstance(record, Task):
             same = Prompt(record.prompt).key, frozenset(each.text for each in record.candidates)
             if same in tasks:
                 raise DataError(f"{where}: the same prompt and candidates as in {tasks[same]}; remove one of them")
             tasks[same] = where
+        ours = ours and row.get("version") is not None
         records.append(record)
+    if unusable and dropped is None:
+        raise _all_of(unusable, str(path))
+    if dropped is not None:
+        dropped.update(each.reason for each in unusable)
     if not records:
         left = f"; {sum(dropped.values())} were left out: {', '.join(dropped)}" if dropped else ""
         raise DataError(f"{path}: no rows in it; at least one is needed{left}")
+    if not ours:  # what konomi wrote holds answers without their prompts
+        rows = [(record.prompt, responses_of(record)) for record in records]
+        for number in repeating_rows(rows, lambda text: say and say(f"{path}: {text}")):
+            records[number] = _without_prompt(records[number])
     return records, took
+
+
+def _all_of(unusable: Sequence[UnusableRow], name: str) -> UnusableRow:
+    """The first of the rows that say nothing, with how many there are and how to go on without them."""
+    first = unusable[0]
+    ways = f"`konomi convert --drop-bad` writes a file without such rows, of which {name} has {len(unusable):,}"
+    return UnusableRow(first.where, first.reason, f"{first.mend}. {ways}")
+
+
+def _without_prompt(record: Record) -> Record:
+    start = len(record.prompt)
+    if isinstance(record, Task):
+        return replace(record, candidates=tuple(Candidate(each.text[start:], each.source) for each in record.candidates))
+    if isinstance(record, Ranking):
+        return replace(record, responses=tuple(text[start:] for text in record.responses))
+    if isinstance(record, Pair):
+        return replace(record, chosen=record.chosen[start:], rejected=record.rejected[start:])
+    return replace(record, response=record.response[start:])
 
 
 def encode_records(records: Sequence[Record], where: str) -> bytes:

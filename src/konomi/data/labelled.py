@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from konomi.config import RewardData
 from konomi.data.records import Prompt, is_held_out
-from konomi.data.rows import Row, near, need_column, text_of
+from konomi.data.rows import Row, alike, near, need_column, text_of, unused
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
 
@@ -30,7 +31,9 @@ class Labelled:
         return Prompt(self.text).key
 
 
-def read_labelled(config: RewardData) -> tuple[list[Labelled], list[Labelled], tuple[str, ...]]:
+def read_labelled(
+    config: RewardData, say: Callable[[str], None] = lambda _: None, warn: Callable[[str], None] = lambda _: None
+) -> tuple[list[Labelled], list[Labelled], tuple[str, ...]]:
     """Return the texts to train on, those to evaluate on, and the names of the labels.
 
     Without ``config.evaluation`` or ``config.evaluation_split``, a text's side depends on its key alone; the same text is
@@ -42,6 +45,10 @@ def read_labelled(config: RewardData) -> tuple[list[Labelled], list[Labelled], t
     """
     rows = list(_rows(config, config.file, Hub(config.subset, config.split, config.revision)))
     labels = config.labels or _found(rows, config)
+    if twins := alike(labels):
+        warn(f"{config.file}: the labels {twins} are classes of their own; if they should be one, write them alike")
+    if rows and (left := unused(rows[0][1], (config.text, config.label))):
+        say(f"{config.file}: read as labelled texts{left}")
     if len(labels) < 2:
         raise DataError(
             f"{config.file}: only the label {', '.join(labels) or '(none)'} is there; a classifier needs two at least"
@@ -99,7 +106,10 @@ def _labelled(row: Row, labels: Sequence[str], config: RewardData) -> Labelled:
 
 def _value(where: str, value: Any, config: RewardData) -> int | str:
     if isinstance(value, str) and value.strip():
-        return int(value) if value.strip().isdecimal() else value.strip()
+        number = re.fullmatch(r"(\d+)(\.0)?", value.strip())
+        return int(number[1]) if number else value.strip()
+    if isinstance(value, float) and value.is_integer():  # of a table that had a gap somewhere
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
             raise DataError(f"{where}: {config.label!r} is {value}; labels are numbered from 0")

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from konomi.data.messages import Render, preference
@@ -24,7 +25,14 @@ COLUMNS = {
     "scores": ("prompt", "response", "score"),
 }
 """The formats and the columns that each needs."""
-OPTIONAL = ("version", "label", "margin", "rater", "source", "columns")
+OPTIONAL = {
+    "candidates": ("columns",),
+    "rankings": ("rater", "source"),
+    "pairs": ("label", "margin", "rater", "source"),
+    "hh": ("label", "margin", "rater", "source"),
+    "scores": ("rater", "source"),
+}
+"""The columns that each may have."""
 _NUMBERS = ("version", "label", "margin", "score")
 _CUE = "\n\nAssistant:"
 _WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content)['"]\s*:""")
@@ -184,7 +192,8 @@ def _name(where: str, row: dict[str, Any], column: str) -> str | None:
 
 def csv_values(where: str, row: dict[str, Any]) -> dict[str, Any]:
     """A row of a CSV file, which holds text only: numbers where numbers belong; blank is absent where that is allowed."""
-    row = {name: value for name, value in row.items() if value or name not in OPTIONAL}
+    may_be_blank = {"version", *chain.from_iterable(OPTIONAL.values())}
+    row = {name: value for name, value in row.items() if value or name not in may_be_blank}
     for name in _NUMBERS:
         if name in row:
             try:

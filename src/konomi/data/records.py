@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,3 +126,32 @@ class Score:
     score: float
     rater: str | None = None
     source: str | None = None
+
+
+def repeating_rows(rows: Sequence[tuple[str, Sequence[str]]], say: Callable[[str], None]) -> set[int]:
+    """The rows of a file in which all answers begin with the prompt and go on after it, so that it has to be taken off.
+
+    None at all unless nine rows in ten are so: where prompts are short, an answer may begin as its prompt does by chance.
+
+    Args:
+        rows: prompt and answers.
+        say: is told what was found.
+
+    >>> repeating_rows([("Hi", ["Hi there"]), ("Tea?", ["Yes"])], print)
+    1 of 2 rows have answers that begin with their prompt; too few for a rule, so they are left as they are
+    set()
+    """
+    found = {
+        number
+        for number, (prompt, answers) in enumerate(rows)
+        if all(text.startswith(prompt) and text[len(prompt) :].strip() for text in answers)
+    }
+    if found and 10 * len(found) < 9 * len(rows):
+        say(
+            f"{len(found):,} of {len(rows):,} rows have answers that begin with their prompt; too few for a rule, so they are "
+            "left as they are"
+        )
+        return set()
+    if found:
+        say(f"in {len(found):,} of {len(rows):,} rows the answers begin with the prompt; it is taken off")
+    return found

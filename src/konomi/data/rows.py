@@ -12,6 +12,7 @@ import difflib
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -33,12 +34,14 @@ class UnusableRow(DataError):
     """A row that is what it should be, but that nothing can be learnt from. Whoever wants to may leave it out.
 
     Attributes:
+        where: the row.
         reason: what is wrong, the same words for all such rows.
+        mend: how to mend it.
     """
 
     def __init__(self, where: str, reason: str, mend: str) -> None:
         super().__init__(f"{where}: {reason}; {mend}")
-        self.reason = reason
+        self.where, self.reason, self.mend = where, reason, mend
 
 
 def file_rows(path: Path, column: str | None = None, key: str = "data.column") -> Iterator[Row]:
@@ -242,6 +245,24 @@ def checked_text(where: str, name: str, text: object, *, blank: bool = False) ->
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: {name} has half a character (a surrogate) at position {error.start}") from error
     return text
+
+
+def alike(names: Iterable[str]) -> str:
+    """Names that differ in case, width or white space alone, or nothing.
+
+    >>> alike(["positive", "neutral", "Positive", "ＰＯＳＩＴＩＶＥ"])
+    "'positive' and 'Positive' and 'ＰＯＳＩＴＩＶＥ'"
+    """
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        found.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(repr(name))
+    return ", ".join(" and ".join(each) for each in found.values() if len(each) > 1)
+
+
+def unused(names: Iterable[str], used: Iterable[str]) -> str:
+    """``; columns not used: 'this'``, or nothing where all are used."""
+    left = [repr(name) for name in names if name not in tuple(used)]
+    return f"; columns not used: {', '.join(left)}" if left else ""
 
 
 def near(name: str, names: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
         KeyboardInterrupt: stopped by a signal.
     """
     observer, started = observer or Observer(), time.monotonic()
-    tasks = read_tasks(job.candidates)
+    tasks = read_tasks(job.candidates, observer.say)
     reward = build_reward(job.reward, columns=tasks[0].columns, device=find_device())
     _check_texts(tasks, reward, observer)
     facts = {

@@ -49,7 +49,7 @@ def run_reward(
         KeyboardInterrupt: stopped by a signal; no model was written.
     """
     observer, started = observer or Observer(), time.monotonic()
-    learned = load(job, observer.say)
+    learned = load(job, observer.say, observer.warn)
     samples = _samples(job)
     made = make_reward_model(
         job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,

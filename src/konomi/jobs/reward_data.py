@@ -16,6 +16,7 @@ from konomi.data.formats import read_comparisons, read_scores
 from konomi.data.groups import Group, groups, split_groups
 from konomi.data.labelled import Labelled, read_labelled
 from konomi.data.records import Prompt, Score, is_held_out
+from konomi.data.rows import alike
 from konomi.data.sources import Hub
 from konomi.errors import DataError
 from konomi.evaluation import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
@@ -81,16 +82,16 @@ class Learned:
         return {"truth": evaluate_truth(known, seed=seed)}
 
 
-def load(job: RewardJob, say: Callable[[str], None]) -> Learned:
-    """Read what a job learns from; ``say`` is told what a file was taken for.
+def load(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None] = lambda _: None) -> Learned:
+    """Read what a job learns from; ``say`` is told what a file was taken for, ``warn`` what looks like a mistake in it.
 
     Raises:
         DataError: a file cannot be read, a row is wrong, or a side is empty.
         ConfigError: a setting for hub data sets is given with a file.
     """
     if job.train.task == "classification":
-        return _labelled(job)
-    return _scored(job) if job.train.task == "score" else _compared(job, say)
+        return _labelled(job, say, warn)
+    return _scored(job, say) if job.train.task == "score" else _compared(job, say, warn)
 
 
 def _sources(data: RewardData) -> list[tuple[str, Hub]]:
@@ -103,9 +104,13 @@ def _sources(data: RewardData) -> list[tuple[str, Hub]]:
     return found
 
 
-def _compared(job: RewardJob, say: Callable[[str], None]) -> Learned:
+def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None]) -> Learned:
     data = job.data
-    whole, *other = [groups(read_comparisons(name, hub=hub, say=say)[: data.limit]) for name, hub in _sources(data)]
+    read = [read_comparisons(name, hub=hub, say=say)[: data.limit] for name, hub in _sources(data)]
+    for what in ("rater", "source"):
+        if twins := alike(name for records in read for each in records if (name := getattr(each, what))):
+            warn(f"{data.file}: the {what}s {twins} are taken as different; if they are the same, write them alike")
+    whole, *other = map(groups, read)
     if other:
         held_out = other[0]
         seen = {group.key for group in held_out}
@@ -136,9 +141,9 @@ def _of_group(group: Group) -> Example:
     return Example(tuple(group.prompt + response for response in group.responses), pairs)
 
 
-def _scored(job: RewardJob) -> Learned:
+def _scored(job: RewardJob, say: Callable[[str], None]) -> Learned:
     data = job.data
-    whole, *other = [read_scores(name, hub=hub)[: data.limit] for name, hub in _sources(data)]
+    whole, *other = [read_scores(name, hub=hub, say=say)[: data.limit] for name, hub in _sources(data)]
     if other:
         held_out = other[0]
         seen = {Prompt(score.prompt).key for score in held_out}
@@ -160,8 +165,8 @@ def _scored(job: RewardJob) -> Learned:
     )  # fmt: skip
 
 
-def _labelled(job: RewardJob) -> Learned:
-    train, held_out, labels = read_labelled(job.data)
+def _labelled(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None]) -> Learned:
+    train, held_out, labels = read_labelled(job.data, say, warn)
     here, there = ([Example((each.text,), target=float(each.label)) for each in side] for side in (train, held_out))
     return Learned(
         here, there, f"{len(train):,} texts to train on, {len(held_out):,} held out, labels {', '.join(labels)}",

@@ -121,7 +121,7 @@ class _Ready:
 
 def _prepare(job: SFTJob, observer: Observer) -> _Ready:
     manage_memory()
-    kind, examples = load_examples(job.data)
+    kind, examples = load_examples(job.data, observer.say)
     if kind == "text" and job.sft.loss == "completion":
         raise ConfigError(
             f'sft.loss = "completion": the rows of {job.data.texts} are plain texts, of which nothing is a completion; '
