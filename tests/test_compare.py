@@ -14,6 +14,7 @@ from konomi import compare as module
 from konomi.compare import compare_models, distinct, paired_difference, repetition, told
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.tokens import Tokens
+from konomi.evaluation.verdict import difference_verdict
 from konomi.rollout.sampler import make_draws, sample
 from tiny import tiny_tokenizer
 from tiny_run import PROMPTS, CountA, disturbed, sharp_model
@@ -38,19 +39,19 @@ def moved(family: str = "llama") -> Any:
 
 
 def test_mean_and_counts_of_the_difference() -> None:
-    result = paired_difference([1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 1.0, 7.0], samples=2, seed=0)
+    result = paired_difference([1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 1.0, 7.0], samples=2)
     assert result["mean"] == pytest.approx(0.5)
     assert (result["wins"], result["losses"], result["ties"], result["level"]) == (2, 1, 1, 0.95)
 
 
-def test_the_interval_is_the_bootstrap_over_prompts() -> None:
+def test_the_interval_is_over_prompts() -> None:
     """Against a loop of its own generator, and the normal approximation of the mean over prompts."""
     generator = np.random.default_rng(3)
     prompts, samples = 60, 3
     before = generator.normal(size=prompts * samples)
     per_prompt = np.repeat(generator.normal(size=prompts), samples)  # answers to one prompt are not independent
     after = before + 0.4 + per_prompt + 0.1 * generator.normal(size=prompts * samples)
-    result = paired_difference(before.tolist(), after.tolist(), samples, seed=0)
+    result = paired_difference(before.tolist(), after.tolist(), samples)
     gaps = [sum((after - before)[i * samples : (i + 1) * samples]) / samples for i in range(prompts)]
     means = sorted(sum(gaps[k] for k in generator.integers(prompts, size=prompts)) / prompts for _ in range(4000))
     error = np.std(gaps, ddof=1) / math.sqrt(prompts)
@@ -64,12 +65,26 @@ def test_the_interval_is_the_bootstrap_over_prompts() -> None:
     assert result["high"] - result["low"] > 1.5 * 2 * 1.96 * naive  # as if all answers were independent: too narrow
 
 
-def test_the_interval_follows_its_seed() -> None:
-    before, after = [0.0] * 10, [i**1.5 for i in range(10)]
-    assert paired_difference(before, after, 1, 4) == paired_difference(before, after, 1, 4)
-    assert paired_difference(before, after, 1, 4)["low"] != paired_difference(before, after, 1, 5)["low"]
-    single = paired_difference([1.0], [3.0], 1, 0)
-    assert single["low"] == single["mean"] == single["high"] == 2.0
+def test_one_prompt_has_no_interval_however_many_draws() -> None:
+    for samples in (1, 3):
+        single = paired_difference([1.0] * samples, [3.0, 4.0, 5.0][:samples], samples)
+        assert (single["low"], single["high"]) == (None, None)
+        assert single["mean"] == pytest.approx(2.0 + (samples - 1) / 2)
+
+
+def test_what_a_difference_shows_is_said() -> None:
+    gap = {"low": 0.1, "high": 0.5}
+    for prompts, low, high, grade, words in (
+        (29, 0.1, 0.5, "few", "too few prompts"),
+        (30, 0.1, 0.5, "up", "the score rose"),
+        (30, -0.1, 0.5, "open", "holds 0"),
+        (30, -0.5, -0.1, "down", "the score fell"),
+        (30, None, None, "same", "changed by the same"),
+    ):
+        said = difference_verdict({**gap, "low": low, "high": high}, prompts)
+        assert said["grade"] == grade and words in said["en"] and said["ja"]
+    result = run(sharp_model("gpt2"), moved("gpt2"), prompts=6)
+    assert result["verdict"]["grade"] == "few"  # though its interval may be above 0
 
 
 # -- figures of the text -----------------------------------------------------------------------------------------------
@@ -99,7 +114,7 @@ def test_a_model_does_not_differ_from_itself() -> None:
         result = run(model, after, prompts=8, samples=3)
         assert result["before"] == result["after"]
         gap = result["difference"]
-        assert (gap["mean"], gap["low"], gap["high"], gap["wins"], gap["losses"], gap["ties"]) == (0, 0, 0, 0, 0, 24)
+        assert (gap["mean"], gap["low"], gap["high"], gap["wins"], gap["losses"], gap["ties"]) == (0, None, None, 0, 0, 24)
         assert result["before"]["kl"] == 0.0
         assert all(t["before"] == t["after"] and t["score_before"] == t["score_after"] for t in result["texts"])
 

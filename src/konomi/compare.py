@@ -1,7 +1,7 @@
 """Before/after: what the tuned model writes to prompts that training never saw, beside what the initial model writes.
 
 Both models answer the same prompts with the same random numbers, so that most of what differs is the models. The interval
-of the mean difference is a bootstrap over prompts (Efron 1979): the answers to one prompt are not independent.
+of the mean difference is over prompts: the answers to one prompt are not independent.
 Next to the score stand the figures that show a score bought with bad text: distance (KL), length, variety, repetition,
 and perplexity under the initial model; and judges, rewards that were not trained against.
 """
@@ -25,6 +25,8 @@ from konomi.data.batch import micro_batches, scatter_rows
 from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts
 from konomi.data.tokens import Tokens
+from konomi.evaluation.resampling import LEVEL, mean_interval
+from konomi.evaluation.verdict import change
 from konomi.models.policy import reference_logprobs
 from konomi.rewards import Reward, as_reward, score
 from konomi.rewards.base import columns_of
@@ -32,7 +34,6 @@ from konomi.rollout.sampler import make_draws, sample
 
 BATCH = 64
 MICRO_BATCH_TOKENS = 2048
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def compare_models(
         rollout=rollout, config=config, autocast=autocast, failed_texts=failed_texts,
     )  # fmt: skip
     counted = len(held_out) * config.samples
+    difference = paired_difference(b.scores[:counted], a.scores[:counted], config.samples)
     shown = [i for i, (_, number) in enumerate(items) if number == 0]
     return {
         "version": 1,
@@ -97,7 +99,8 @@ def compare_models(
         "temperature": rollout.temperature,
         "before": _figures(b, counted),
         "after": _figures(a, counted),
-        "difference": paired_difference(b.scores[:counted], a.scores[:counted], config.samples, config.seed),
+        "difference": difference,
+        "verdict": change(difference, len(held_out)),
         "judges": {name: _judged(b.judged[name][:counted], a.judged[name][:counted], config) for name in judges},
         "best_of_n": best,
         "texts": [_texts(b, a, i, held_out=i < counted, again=i < counted and config.samples > 1) for i in shown],
@@ -119,11 +122,11 @@ def _texts(before: Answers, after: Answers, i: int, *, held_out: bool, again: bo
 
 
 def _judged(before: Sequence[float], after: Sequence[float], config: CompareConfig) -> dict[str, Any]:
-    difference = paired_difference(before, after, config.samples, config.seed)
+    difference = paired_difference(before, after, config.samples)
     return {"before": float(np.mean(before)), "after": float(np.mean(after)), "difference": difference}
 
 
-def told(comparison: Mapping[str, Any]) -> dict[str, float]:
+def told(comparison: Mapping[str, Any]) -> dict[str, float | None]:
     """The figures of a comparison as metrics: ``compare/before/kl``, ``compare/judge/NAME/after``, ..."""
     sides = ("before", "after", "difference")
     flat = {f"compare/{side}/{key}": value for side in sides for key, value in comparison[side].items()}
@@ -133,23 +136,23 @@ def told(comparison: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def paired_difference(before: Sequence[float], after: Sequence[float], samples: int, seed: int) -> dict[str, Any]:
-    """Mean of after - before, its 95 % bootstrap interval over prompts, and who won how often.
+def paired_difference(before: Sequence[float], after: Sequence[float], samples: int) -> dict[str, Any]:
+    """Mean of after - before, its 95 % interval over prompts, and who won how often.
 
     Args:
         before, after: scores, ``samples`` in a row for each prompt.
         samples: answers a prompt.
-        seed: of the resampling.
+
+    Returns:
+        ``low`` and ``high`` are None where there is no interval: see :func:`konomi.evaluation.resampling.mean_interval`.
     """
     gaps = np.asarray(after) - np.asarray(before)
-    by_prompt = gaps.reshape(-1, samples).mean(axis=1)
-    picks = np.random.default_rng(seed).integers(len(by_prompt), size=(RESAMPLES, len(by_prompt)))
-    low, high = np.quantile(by_prompt[picks].mean(axis=1), [0.025, 0.975])
+    found = mean_interval(gaps.reshape(-1, samples).mean(axis=1))
     return {
-        "mean": float(gaps.mean()),
-        "low": float(low),
-        "high": float(high),
-        "level": 0.95,
+        "mean": found["value"],
+        "low": found["low"],
+        "high": found["high"],
+        "level": LEVEL,
         "wins": int((gaps > 0).sum()),
         "losses": int((gaps < 0).sum()),
         "ties": int((gaps == 0).sum()),

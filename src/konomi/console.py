@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from konomi.environment import typed
+from konomi.markup import interval_words
 from konomi.observer import Observer
 
 if TYPE_CHECKING:
@@ -223,13 +224,13 @@ def print_result(result: dict[str, Any]) -> None:
             table.add_row(Text(f"judge {flat(name)}"), f"{judge['before']:.3g}", f"{judge['after']:.3g}")
     console.print(table)
     console.print(
-        f"Score difference {gap['mean']:+.2f}, 95 % interval {gap['low']:+.2f} to {gap['high']:+.2f}; "
-        f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}",
+        f"Score difference {gap['mean']:+.2f}, {interval_words(gap)}; "
+        f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}. {comparison['verdict']['en']}",
         soft_wrap=True,
     )
     for name, judge in comparison["judges"].items():
         gap = judge["difference"]
-        words = f"{gap['mean']:+.2f}, 95 % interval {gap['low']:+.2f} to {gap['high']:+.2f}"
+        words = f"{gap['mean']:+.2f}, {interval_words(gap)}"
         console.print(Text(f"Judge {flat(name)}: difference {words}"), soft_wrap=True)
     if comparison["best_of_n"]:
         best = comparison["best_of_n"][-1]

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ def plural(count: int, one: str, many: str = "") -> str:
     ('1 held-out prompt', '1,200 replies')
     """
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def interval_words(gap: Mapping[str, Any]) -> str:
+    """The interval of a difference, for a terminal.
+
+    >>> interval_words({"low": -0.5, "high": 1.25}), interval_words({"low": None, "high": None})
+    ('95 % interval -0.50 to +1.25', 'no interval')
+    """
+    known = gap["low"] is not None and gap["high"] is not None
+    return f"95 % interval {gap['low']:+.2f} to {gap['high']:+.2f}" if known else "no interval"
 
 
 def words(text: Any) -> Markup:

@@ -245,7 +245,28 @@ def test_turned_round_everything_is_turned_round(seed: int, prompts: int, random
 def test_the_seed_gives_the_intervals_again() -> None:
     votes = cast(6, prompts=30, people="xy")
     assert judge(votes, seed=3) == judge(votes, seed=3)
-    assert judge(votes, seed=3)["win_rate"] != judge(votes, seed=4)["win_rate"]
+    fits = [judge(votes, seed=seed)["length_controlled"]["win_rate"] for seed in (3, 4)]
+    assert fits[0] != fits[1]
+
+
+def test_an_interval_for_people_in_general_counts_raters() -> None:
+    """Five raters of one mind say as much of people as their prompts do; five who differ say less, however many prompts."""
+    one_mind = [Vote(f"p{i}", "b", "a", float(i % 10 < 7), rater) for i in range(60) for rater in "vwxyz"]
+    differ = [Vote(f"p{i}", "b", "a", float(share > 0), r) for i in range(60) for r, share in zip("vwxyz", (1, 1, 1, 0, 0), strict=True)]
+    for votes, wider in ((one_mind, False), (differ, True)):
+        found = judge(votes)
+        own, people = found["win_rate"], found["win_rate_over_raters"]
+        assert people["value"] == own["value"]
+        if wider:  # the prompts all say 3 of 5: of these raters nothing is uncertain that prompts could show
+            assert own["low"] is None and people["low"] is None
+        else:
+            assert people["low"] <= own["low"] and people["high"] - people["low"] < 2.2 * (own["high"] - own["low"])
+    noisy = [replace(vote, share=1 - vote.share) if i % 11 == 0 else vote for i, vote in enumerate(differ)]
+    found = judge(noisy)
+    own, people = (found[name]["high"] - found[name]["low"] for name in ("win_rate", "win_rate_over_raters"))
+    assert people > 4 * own
+    for alone in ([replace(vote, rater="x") for vote in noisy], noisy[:1], []):
+        assert judge(alone)["win_rate_over_raters"]["low"] is None
 
 
 def test_intervals_of_the_win_rate_hold_the_truth() -> None:

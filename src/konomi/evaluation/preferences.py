@@ -62,7 +62,7 @@ def evaluate_preferences(
 
     Returns:
         What ``eval.json`` holds under ``held_out``; docs/reward-models.md explains each figure. Intervals are
-        ``{"value", "low", "high"}`` with 95 % between low and high, by a bootstrap over prompts.
+        ``{"value", "low", "high"}`` with 95 % between low and high, over prompts.
 
     Raises:
         ValueError: there is not one score for each response, or ``scale`` is not above 0.

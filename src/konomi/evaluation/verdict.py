@@ -8,7 +8,7 @@ from typing import Any
 from konomi.markup import number, percent, plural, signed
 
 FEW_PROMPTS = 30
-"""With fewer prompts a bootstrap over prompts is itself not to be trusted."""
+"""With fewer prompts an interval is too wide to decide anything, and the prompts themselves may be odd ones."""
 WIDE = 0.10
 """An interval of the accuracy that is wider than this (5 points to each side) says little of how good a model is."""
 FEW_COMPARISONS = 2_000
@@ -108,6 +108,11 @@ _CHANGES = {
         "評価用の書き出し {count} 個で、スコアの平均の差は {mean} です。95 % 区間（{low} ～ {high}）が 0 を含むため、"
         "変化があったとは言えません。",
     ),
+    "same": (
+        "The mean score changed by {mean} on {prompts}, by the same on each: how far that holds on others is not shown.",
+        "評価用の書き出し {count} 個で、スコアの平均の差は {mean} です。どの書き出しでも差が同じため、"
+        "ほかの書き出しにどこまで当てはまるかは分かりません。",
+    ),
     "few": (
         "The mean score changed by {mean} on {prompts}: too few to judge by, hold out 30 at least.",
         "スコアの平均の差は {mean} ですが、評価用の書き出しが {count} 個と少なく、判断できません。30 個以上を使ってください。",
@@ -123,14 +128,22 @@ def change(difference: Mapping[str, Any], prompts: int) -> dict[str, str]:
         prompts: held-out prompts that it was measured on.
 
     Returns:
-        ``grade``: ``few`` (prompts), ``better``, ``worse`` or ``unclear``; ``en`` and ``ja``: the sentence.
+        ``grade``: ``few`` (prompts), ``same`` (all changed alike), ``better``, ``worse`` or ``unclear``; ``en`` and ``ja``: the sentence.
     """
     mean, low, high = (difference.get(key) for key in ("mean", "low", "high"))
-    few = prompts < FEW_PROMPTS or low is None or high is None
-    grade = "few" if few else "better" if low > 0 else "worse" if high < 0 else "unclear"
+    grade = "few" if prompts < FEW_PROMPTS else "same"
+    if grade == "same" and low is not None and high is not None:
+        grade = "better" if low > 0 else "worse" if high < 0 else "unclear"
     facts = {"prompts": plural(prompts, "held-out prompt"), "count": prompts, "low": signed(low), "high": signed(high)}
     facts["mean"] = number(abs(mean)) if grade in ("better", "worse") and mean is not None else signed(mean)
     return {"grade": grade, **{lang: text.format(**facts) for lang, text in zip(("en", "ja"), _CHANGES[grade], strict=True)}}
+
+
+def too_few(prompts: int) -> str | None:
+    """A warning for the start of a run, if so many held-out prompts are too few to judge it by."""
+    if prompts >= FEW_PROMPTS:
+        return None
+    return f"{prompts} held-out prompts are too few to judge the run by: hold out {FEW_PROMPTS} at least, better some hundreds"
 
 
 def verdict(result: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """How far people agree: with one another, and with themselves when a task comes a second time.
 
-Only what has a rater's name is looked at. All intervals are bootstraps over prompts (Efron 1979). A figure that cannot be
+Only what has a rater's name is looked at. All intervals are over prompts, for these raters. A figure that cannot be
 told (one person, nothing but ties) is None, never NaN. These figures are shown; nobody is left out because of them.
 P prompts, R resamples, V different values.
 """
@@ -25,7 +25,6 @@ from konomi.evaluation.agreement import agreement_columns, ceiling, with_the_oth
 from konomi.evaluation.resampling import Array, Interval, draws, estimate, interval, prompt_places, resample, share
 from konomi.evaluation.verdict import FEW_COMPARISONS
 from konomi.feedback.coefficients import alphas, coincidences, kendall_w, tau_b
-from konomi.feedback.fitting import told
 from konomi.feedback.ranking import counted
 
 ALPHA_RESAMPLES = 1_000
@@ -124,7 +123,7 @@ def concordance(rankings: Sequence[Ranking], seed: int = 0) -> dict[str, Any] | 
     means = {}
     for name, ends in (("tau", (-1.0, 1.0)), ("w", (0.0, 1.0))):
         count = f"{name}_count"
-        means[name] = told(estimate(sums, partial(_mean, name, count), count, ends))
+        means[name] = estimate(sums, partial(_mean, name, count), count, ends)
     return {
         "tasks": len(tasks),
         "prompts": len(columns["w"]),
@@ -185,7 +184,7 @@ def _figures(columns: Mapping[str, Array], seed: int) -> dict[str, Any] | None:
     sums = resample(columns, seed)
     if not sums.whole["agree_count"]:
         return None
-    agreed = told(share(sums, "agree", "agree_count"))
+    agreed = share(sums, "agree", "agree_count")
     limit = {name: None if value is None else float(ceiling(value)) for name, value in agreed.items()}
     couples, prompts = int(sums.whole["agree_count"]), sums.prompts["agree_count"]
     return {"share": agreed, "ceiling": limit, "couples": couples, "prompts": prompts}
@@ -228,4 +227,4 @@ def _alpha_interval(tasks: Sequence[Mapping[str, list[float]]], prompt: npt.NDAr
         return alphas((table @ times_RP.T).T.reshape(-1, size, size))
 
     drawn = np.concatenate([alpha(times_RP) for times_RP in draws(prompts, ALPHA_RESAMPLES, seed)])
-    return told(interval(float(alpha(np.ones((1, prompts)))[0]), drawn, prompts, (-1.0, 1.0)))
+    return interval(float(alpha(np.ones((1, prompts)))[0]), drawn, prompts, (-1.0, 1.0))

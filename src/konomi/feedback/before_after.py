@@ -131,7 +131,7 @@ def verdict(exported: Exported, seed: int = 0) -> dict[str, Any]:
     votes = votes_of(exported)
     found = judge(votes, seed)
     shown = sum(item.kind == "compare" for item in exported.items.values())
-    rate = win_rate(with_unchanged(votes, exported.unchanged), seed)
+    rate = win_rate(with_unchanged(votes, exported.unchanged))
     unchanged = {"texts": exported.unchanged, "of": shown + exported.unchanged, "win_rate": rate}
     return {**found, "unchanged": unchanged, "enough": enough_votes(prompts_of(exported))}
 
@@ -141,7 +141,12 @@ def line(said: Mapping[str, Any]) -> str:
     if said["win_rate"]["value"] is None:
         return "nobody has compared before and after yet"
     counts = f"{said['wins']} wins, {said['ties']} ties, {said['losses']} losses"
-    told = f"after wins {_rate(said['win_rate'])}: {counts} in {said['votes']} votes"
+    told = f"after wins {_rate(said['win_rate'])}, for these raters: {counts} in {said['votes']} votes"
+    others = said["win_rate_over_raters"]
+    if others["low"] is not None:
+        told += f"; for people in general, of whom the {said['people']} raters are a sample: {_range(others)}"
+    else:
+        told += "; how far people in general agree with that cannot be said: it takes two raters, better ten"
     unchanged = said["unchanged"]
     if unchanged["texts"]:
         told += (
@@ -152,5 +157,10 @@ def line(said: Mapping[str, Any]) -> str:
 
 
 def _rate(found: Mapping[str, float | None]) -> str:
-    low, high = ("–" if value is None else f"{100 * value:.0f}" for value in (found["low"], found["high"]))
-    return f"{100 * (found['value'] or 0.0):.1f} % ({low} to {high} %)"
+    return f"{100 * (found['value'] or 0.0):.1f} % ({_range(found)})"
+
+
+def _range(found: Mapping[str, float | None]) -> str:
+    if found["low"] is None or found["high"] is None:
+        return "no interval"
+    return f"{100 * found['low']:.0f} to {100 * found['high']:.0f} %"

@@ -9,25 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from konomi.evaluation.resampling import Array, Interval, draws
+from konomi.evaluation.resampling import Array, draws
 
 RESAMPLES = 1_000
 """Each is a fit of its own, hence fewer than for figures that are sums."""
 _STEPS = 100
 _DONE = 1e-13
 """Newton's decrement below which the next full step is the last: it squares what is left."""
-
-
-def told(found: Interval) -> Interval:
-    """The interval, or none where it has no width: resamples that are all the same do not tell how far off a value is.
-
-    >>> told({"value": 0.5, "low": 0.5, "high": 0.5})
-    {'value': 0.5, 'low': None, 'high': None}
-    """
-    value, low, high = found["value"], found["low"], found["high"]
-    if value is None or low is None or high is None or high - low > 1e-12 * max(1.0, abs(value)):
-        return found
-    return {"value": value, "low": None, "high": None}
 
 
 def fit(design_ND: Array, share_N: Array, weight_N: Array, precision_D: Array, start_D: Array | None = None) -> Array:

@@ -13,7 +13,7 @@ from konomi.data.convert import normalised_ranks
 from konomi.data.groups import groups
 from konomi.data.records import Pair, Prompt, Ranking, Score
 from konomi.evaluation.resampling import LEVEL, VERSION, Interval, interval, prompt_places
-from konomi.feedback.fitting import RESAMPLES, fit, refit, told
+from konomi.feedback.fitting import RESAMPLES, fit, refit
 
 PRIOR = 0.1
 """Precision of the prior of a strength: one that won its only contest comes out with a chance of about 0.9, not 1."""
@@ -242,6 +242,6 @@ def _estimates(
     errors: list[float | None] = []
     for d, value in enumerate(found_D / unit_D):
         drawn_R = drawn_RD[np.isfinite(drawn_RD[:, d]), d]
-        values.append(told(interval(float(value), drawn_R, prompts)))
+        values.append(interval(float(value), drawn_R, prompts))
         errors.append(None if values[-1]["low"] is None else float(drawn_R.std(ddof=1)))
     return values, errors, prompts

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from konomi.data.records import Pair, Prompt
-from konomi.evaluation.resampling import LEVEL, VERSION, Array, Interval, prompt_places, resample, share
+from konomi.evaluation.resampling import LEVEL, VERSION, Array, Interval, prompt_places, share_interval
 from konomi.feedback.agreement import between, with_oneself
-from konomi.feedback.fitting import told
 from konomi.feedback.ranking import Contest, bradley_terry
 from konomi.feedback.votes import sign_test, wilson
 
@@ -49,12 +48,13 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
 
     What one person said several times of the same two texts is one vote: what they said more often, a tie if they said
     both equally often. A tie is half a win. Several
-    votes on one prompt depend on each other; so intervals are bootstraps over prompts (Efron 1979), and the sign test
-    counts prompts. An interval is ``value``, ``low``, ``high``.
+    votes on one prompt depend on each other; so intervals are over prompts, and the sign test counts prompts. They are for
+    these raters; only ``win_rate_over_raters`` is for others. An interval is ``value``, ``low``, ``high``.
 
     Returns:
         ``votes``, ``prompts``, ``people``; ``wins``, ``ties``, ``losses`` of ``after``, in votes.
-        ``win_rate``: (wins + ties / 2) / votes, with interval. ``wilson``: the same with Wilson's interval, which takes
+        ``win_rate``: (wins + ties / 2) / votes, with interval. ``win_rate_over_raters``: the same for people in general, of
+        whom the raters are a sample: see there. ``wilson``: the same with Wilson's interval, which takes
         votes as independent and is right where each prompt has one.
         ``sign_test``: prompts that are for ``after``, against it, and ``even``, by the mean of their votes; ``p``, exact
         and two-sided, even ones dropped; None if all are even.
@@ -77,19 +77,20 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
         "prompts": len({Prompt(vote.prompt).key for vote in real}),
         "people": len({vote.rater for vote in said if vote.rater is not None}),
         **counts,
-        "win_rate": win_rate(real, seed),
+        "win_rate": win_rate(real),
+        "win_rate_over_raters": win_rate_over_raters(real),
         "wilson": wilson(counts["wins"] + counts["ties"] / 2, len(real)),
         "sign_test": by_prompt(real),
         "length_controlled": _at_equal_length(real, seed),
-        "side": side_bias(votes, seed),
-        "same": same_model(votes, seed),
-        "reward_model": reward_verdict(votes, seed),
+        "side": side_bias(votes),
+        "same": same_model(votes),
+        "reward_model": reward_verdict(votes),
         "agreement": between(pairs, seed),
         "oneself": with_oneself(_again(pairs), seed),
     }
 
 
-def side_bias(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
+def side_bias(votes: Sequence[Vote]) -> dict[str, Any] | None:
     """How often the text that was shown first wins, whichever model it is from: one half if the side plays no part.
 
     All votes count as often as they were cast, A/A items too: each was shown in an order of its own, drawn by lot.
@@ -101,11 +102,11 @@ def side_bias(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
     known = [vote for vote in votes if vote.after_first is not None]
     if not known:
         return None
-    first = _mean(known, lambda vote: vote.share if vote.after_first else 1 - vote.share, seed)
+    first = _mean(known, lambda vote: vote.share if vote.after_first else 1 - vote.share)
     return {"votes": len(known), "first": first, "after_first": sum(bool(v.after_first) for v in known) / len(known)}
 
 
-def same_model(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
+def same_model(votes: Sequence[Vote]) -> dict[str, Any] | None:
     """What people say of two samples of the same model (A/A items).
 
     Returns:
@@ -115,11 +116,11 @@ def same_model(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
     same = once([vote for vote in votes if vote.same])
     if not same:
         return None
-    apart = _mean(same, lambda vote: float(vote.share != 0.5), seed)
-    return {"votes": len(same), "told_apart": apart, "second": win_rate(same, seed)}
+    apart = _mean(same, lambda vote: float(vote.share != 0.5))
+    return {"votes": len(same), "told_apart": apart, "second": win_rate(same)}
 
 
-def reward_verdict(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | None:
+def reward_verdict(votes: Sequence[Vote]) -> dict[str, Any] | None:
     """The reward model's verdict beside the people's, on the votes of which its scores are known.
 
     Returns:
@@ -140,9 +141,9 @@ def reward_verdict(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any] | Non
 
     return {
         "votes": len(known),
-        "people": win_rate(known, seed),
-        "model": _mean(known, model, seed),
-        "agreement": _mean(known, alike, seed),
+        "people": win_rate(known),
+        "model": _mean(known, model),
+        "agreement": _mean(known, alike),
     }
 
 
@@ -184,20 +185,39 @@ def _counts(votes: Sequence[Vote]) -> dict[str, int]:
     }
 
 
-def win_rate(votes: Sequence[Vote], seed: int = 0) -> Interval:
-    """The mean share of the votes, with its interval over prompts."""
-    return _mean(votes, lambda vote: vote.share, seed)
+def win_rate(votes: Sequence[Vote]) -> Interval:
+    """The mean share of the votes. Its interval is over prompts: for these raters, on prompts like these."""
+    return _mean(votes, lambda vote: vote.share)
 
 
-def _mean(votes: Sequence[Vote], figure: Callable[[Vote], float], seed: int) -> Interval:
+def win_rate_over_raters(votes: Sequence[Vote]) -> Interval:
+    """The same, its interval over prompts and raters: for people of whom these raters are a sample.
+
+    It is never narrower than that of :func:`win_rate`. None from fewer than two raters: one says nothing of how people differ.
+    """
+    names = [f"{number}" if vote.rater is None else f"rater {vote.rater}" for number, vote in enumerate(votes)]
+    shares = np.array([vote.share for vote in votes], dtype=np.float64)
+    own = _mean(votes, lambda vote: vote.share)
+    if own["value"] is None or own["low"] is None or own["high"] is None or len(set(names)) < 2:
+        return own | {"low": None, "high": None}
+    place = prompt_places(names)
+    raters = np.bincount(place, weights=shares).astype(np.float64), np.bincount(place).astype(np.float64)
+    alone = float(((shares - own["value"]) ** 2).sum()) / len(votes) / max(1, len(votes) - 1)
+    wide = share_interval(*_sums(votes, shares), (*raters, alone))
+    if wide["low"] is None or wide["high"] is None:
+        return wide
+    return own | {"low": min(own["low"], wide["low"]), "high": max(own["high"], wide["high"])}
+
+
+def _mean(votes: Sequence[Vote], figure: Callable[[Vote], float]) -> Interval:
     """The mean of a figure from 0 to 1 over votes, with its interval over prompts."""
-    values = [figure(vote) for vote in votes]
+    return share_interval(*_sums(votes, np.array([figure(vote) for vote in votes], dtype=np.float64)))
+
+
+def _sums(votes: Sequence[Vote], values: Array) -> tuple[Array, Array]:
+    """By prompt: the sum of the values of its votes, and their number."""
     place = prompt_places([Prompt(vote.prompt).key for vote in votes])
-    columns: Mapping[str, Array] = {
-        "sum": np.bincount(place, weights=values).astype(np.float64),
-        "count": np.bincount(place).astype(np.float64),
-    }
-    return told(share(resample(columns, seed), "sum", "count"))
+    return np.bincount(place, weights=values).astype(np.float64), np.bincount(place).astype(np.float64)
 
 
 def by_prompt(votes: Sequence[Vote]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from konomi.data.sources import as_prompts, load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
+from konomi.evaluation.verdict import too_few
 from konomi.jobs.common import ends, finish, held, logged, new_run, prompts_digest
 from konomi.jobs.inputs import check_unchanged, inputs_of
 from konomi.models.load import Loaded, load_causal_lm
@@ -81,6 +82,8 @@ def run_ppo(
             _go_on(run, trainer, checkpoints, observer)
         with logged(job.run, run, observer, data=job.data.prompts, parent=parent) as sink:
             observer.start(run, _facts(job, loaded, precision, trainer, reward.name, asked, held_out), job.ppo.updates)
+            if few := too_few(min(len(held_out), job.compare.prompts)):
+                observer.warn(few)
             _train(trainer, run, checkpoints, sink, job, observer, stop, profile)
             return _finish(trainer, run, checkpoints, sink, job, held_out, reward, judges, observer, started)
 

@@ -1,7 +1,7 @@
 // The before/after of runs: the difference in words, and the texts side by side.
 import { figure } from "./chart.js";
 import { make, write } from "./text.js";
-import { t } from "./words.js";
+import { language, t } from "./words.js";
 
 /** @param {{info: object, compare: object | null}[]} runs */
 export function beforeAfter(runs) {
@@ -22,6 +22,6 @@ export function beforeAfter(runs) {
     });
     const name = make("h3", "", {}, make("bdi", "", {}, info.name));
     const details = make("details", "", { "data-prompt": `compare ${info.id}` }, make("summary", "", {}, t("compare_texts", { count: pairs.length })), ...pairs);
-    return make("section", "written", {}, name, make("p", "", {}, t("compare_value", { ...values, level })), details);
+    return make("section", "written", {}, name, make("p", "", {}, t("compare_value", { ...values, level }), " ", compare.verdict?.[language()] ?? ""), details);
   });
 }
