@@ -432,13 +432,15 @@ def test_runs_are_watched_as_they_go(two_runs: list[RunDir], visit: Callable[...
         two_runs[0].append_metrics(13, {"ppo/mean_scores": 0.5, "objective/kl": 28.0})
         difference = {"mean": 1.25, "low": 1.0, "high": 1.5, "level": 0.95, "wins": 5, "losses": 2, "ties": 1}
         text = {"prompt": "朝食は", "before": "<i>普通</i>", "after": "最高でした", "score_before": 0.1, "score_after": 2.0}
-        two_runs[1].write_json("compare.json", {"version": 1, "difference": difference, "texts": [text]})
+        verdict = {"grade": "few", "en": "Too few prompts.", "ja": "少なすぎます。"}
+        two_runs[1].write_json("compare.json", {"version": 1, "difference": difference, "verdict": verdict, "texts": [text]})
         two_runs[1].set_status("failed", "out of memory")
         expect(page.locator("#alerts p")).to_have_count(2)
         expect(page.locator("#alerts")).to_contain_text("the KL 28 is near its cap 30")
         expect(page.locator("#alerts")).to_contain_text("second: failed. out of memory")
         expect(figures.first.locator("svg")).to_have_attribute("aria-label", "Reward: first 0.5, second 1.2")
         expect(page.locator("#compare")).to_contain_text("Mean difference of the scores 1.25 (95 % interval 1 to 1.5); 5 wins")
+        expect(page.locator("#compare")).to_contain_text("Too few prompts.")
         page.locator("#compare summary").click()
         expect(page.locator("#compare .text").first).to_have_text("<i>普通</i>")
         page.locator('[data-run="1"]').uncheck()
