@@ -148,8 +148,16 @@ def cells() -> Iterator[Cell]:
             yield from (Cell(rate, words, n, wins(true, ties), exact) for n in (5, 10, 20, 50))
     for true in (0.6, 0.7, 0.8):
         yield from (Cell(right, f"true {true}, 1 to 10 comparisons a prompt", n, accuracy(true)) for n in (5, 10, 20, 50))
-    for people, each, spread, base in ((5, 5, 0.5, 0.0), (5, 5, 1.0, 0.0), (10, 3, 1.0, 0.0), (10, 3, 1.0, 1.0), (20, 3, 1.0, 1.0)):
-        words = f"{people} raters who differ by {spread:g} logits, {each} a prompt, true {mean_rate(base, np.hypot(spread, 0.7)):.2f}"
+    for people, each, spread, base in (
+        (5, 5, 0.5, 0.0),
+        (5, 5, 1.0, 0.0),
+        (10, 3, 1.0, 0.0),
+        (10, 3, 1.0, 1.0),
+        (20, 3, 1.0, 1.0),
+    ):
+        words = (
+            f"{people} raters who differ by {spread:g} logits, {each} a prompt, true {mean_rate(base, np.hypot(spread, 0.7)):.2f}"
+        )
         yield from (Cell(verdict, words, n, raters(people, each, spread, base)) for n in (20, 50))
 
 

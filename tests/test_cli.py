@@ -99,7 +99,9 @@ def test_a_whole_job(world: Path) -> None:
     assert compared == told["compare"]
     assert compared["difference"]["mean"] > 0
     assert f"{compared['prompts']} held-out prompts are too few to judge the run by: hold out 30" in result.stderr
-    assert compared["verdict"]["grade"] == "few" and compared["verdict"]["en"] in (run / "report.html").read_text(encoding="utf-8")
+    assert compared["verdict"]["grade"] == "few" and compared["verdict"]["en"] in (run / "report.html").read_text(
+        encoding="utf-8"
+    )
     assert [text["held_out"] for text in compared["texts"]].count(False) == 1
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page and 'class="status status-finished"' in page

@@ -14,7 +14,7 @@ from konomi import compare as module
 from konomi.compare import compare_models, distinct, paired_difference, repetition, told
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.tokens import Tokens
-from konomi.evaluation.verdict import difference_verdict
+from konomi.evaluation.verdict import change
 from konomi.rollout.sampler import make_draws, sample
 from tiny import tiny_tokenizer
 from tiny_run import PROMPTS, CountA, disturbed, sharp_model
@@ -73,17 +73,10 @@ def test_one_prompt_has_no_interval_however_many_draws() -> None:
 
 
 def test_what_a_difference_shows_is_said() -> None:
-    gap = {"low": 0.1, "high": 0.5}
-    for prompts, low, high, grade, words in (
-        (29, 0.1, 0.5, "few", "too few prompts"),
-        (30, 0.1, 0.5, "up", "the score rose"),
-        (30, -0.1, 0.5, "open", "holds 0"),
-        (30, -0.5, -0.1, "down", "the score fell"),
-        (30, None, None, "same", "changed by the same"),
-    ):
-        said = difference_verdict({**gap, "low": low, "high": high}, prompts)
-        assert said["grade"] == grade and words in said["en"] and said["ja"]
+    same = change({"mean": 0.0, "low": None, "high": None}, 30)
+    assert same["grade"] == "same" and "by the same on each" in same["en"] and same["ja"]
     result = run(sharp_model("gpt2"), moved("gpt2"), prompts=6)
+    assert result["verdict"] == change(result["difference"], 6)
     assert result["verdict"]["grade"] == "few"  # though its interval may be above 0
 
 

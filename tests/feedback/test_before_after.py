@@ -213,7 +213,10 @@ def test_from_a_run_to_win_rates(tmp_path: Path) -> None:
     said = invoke(app, ["export", str(project), "--out", str(tmp_path / "out")])
     assert said.exit_code == 0, said.output
     assert "after wins 100.0 % (" in said.output and "20 wins, 0 ties, 0 losses in 20 votes" in said.output
-    assert "for these raters" in said.output and "people in general agree with that cannot be said: it takes two raters" in said.output
+    assert (
+        "for these raters" in said.output
+        and "people in general agree with that cannot be said: it takes two raters" in said.output
+    )
     found = json.loads((tmp_path / "out" / "verdict.json").read_text("utf-8"))
     assert found["win_rate"]["value"] == 1.0
     assert json.loads(invoke(app, ["export", str(project), "--out", str(tmp_path / "2"), "--json"]).stdout)["verdict"] == found

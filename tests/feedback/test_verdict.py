@@ -252,7 +252,9 @@ def test_the_seed_gives_the_intervals_again() -> None:
 def test_an_interval_for_people_in_general_counts_raters() -> None:
     """Five raters of one mind say as much of people as their prompts do; five who differ say less, however many prompts."""
     one_mind = [Vote(f"p{i}", "b", "a", float(i % 10 < 7), rater) for i in range(60) for rater in "vwxyz"]
-    differ = [Vote(f"p{i}", "b", "a", float(share > 0), r) for i in range(60) for r, share in zip("vwxyz", (1, 1, 1, 0, 0), strict=True)]
+    differ = [
+        Vote(f"p{i}", "b", "a", float(share > 0), r) for i in range(60) for r, share in zip("vwxyz", (1, 1, 1, 0, 0), strict=True)
+    ]
     for votes, wider in ((one_mind, False), (differ, True)):
         found = judge(votes)
         own, people = found["win_rate"], found["win_rate_over_raters"]
