@@ -31,7 +31,7 @@ from konomi.evaluation.verdict import verdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-import coverage  # noqa: E402
+import coverage
 
 
 def pair(prompt: str, chosen: str = "aa", rejected: str = "b", label: float = 1.0, rater: str | None = None) -> Pair:
