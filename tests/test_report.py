@@ -182,7 +182,7 @@ def test_a_series_that_does_not_change_is_no_chart(tmp_path: Path) -> None:
 def test_verdicts() -> None:
     for prompts, low, high, grade in (
         (60, 0.5, 1.5, "better"), (60, -1.5, -0.5, "worse"), (60, -0.5, 1.5, "unclear"), (29, 0.5, 1.5, "few"),
-        (60, None, None, "few"),
+        (60, None, None, "same"),
     ):  # fmt: skip
         said = change({"mean": 0.5, "low": low, "high": high}, prompts)
         assert said["grade"] == grade

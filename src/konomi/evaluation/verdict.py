@@ -128,7 +128,8 @@ def change(difference: Mapping[str, Any], prompts: int) -> dict[str, str]:
         prompts: held-out prompts that it was measured on.
 
     Returns:
-        ``grade``: ``few`` (prompts), ``same`` (all changed alike), ``better``, ``worse`` or ``unclear``; ``en`` and ``ja``: the sentence.
+        ``grade``: ``few`` (prompts), ``same`` (all changed alike), ``better``, ``worse`` or ``unclear``;
+        ``en`` and ``ja``: the sentence.
     """
     mean, low, high = (difference.get(key) for key in ("mean", "low", "high"))
     grade = "few" if prompts < FEW_PROMPTS else "same"
