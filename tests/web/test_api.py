@@ -282,13 +282,13 @@ def test_a_store_that_is_damaged_meanwhile(tmp_path: Path, lang: str) -> None:
 def test_a_store_that_another_program_keeps_locked(site: Site, lang: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = site.person("Hana")
     task = client.get("/api/next").json()["task"]
-    site.site.store._database.connection.execute("PRAGMA busy_timeout = 50")
+    site.site.store._database.wait = 0.05
     assert site.project is not None
     other = sqlite3.connect(site.project.labels, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     answer = answer_to(task)
     said = client.post("/api/answers", json=answer, headers={"accept-language": lang})
-    assert refusal(said) == (503, "busy")
+    assert refusal(said) == (503, "busy") and said.headers["retry-after"] == "5"
     assert said.json()["error"]["message"] == catalogue("errors")[lang]["error_busy"]
     other.execute("ROLLBACK")
     other.close()

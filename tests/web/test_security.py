@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
+import shutil
 import socket
+import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +18,13 @@ import pytest
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from konomi.feedback.project import open_project
 from konomi.runs import RunDir
-from konomi.web import api, watch
+from konomi.web import api, connections, security, watch
+from konomi.web import app as app_module
 from konomi.web.security import BODY_LIMIT, HEADERS, Buckets, Hosts
-from label_site import BASE, OURS, Server, Site, answer_to, make_project, serving
+from konomi.web.serve import _server, listen
+from label_site import BASE, OURS, Server, Site, answer_to, make_project, serving, wait_for
 
 
 @pytest.fixture
@@ -202,7 +210,7 @@ def test_behind_a_proxy(tmp_path: Path) -> None:
         hosts=Hosts(["rank.example"]),
         public=public,
         addresses=Buckets(1, 1, clock=lambda: 0.0),
-        people=Buckets(1, 4, clock=lambda: 0.0),
+        people=Buckets(1, 6, clock=lambda: 0.0),
     )
     here = {"host": "rank.example"}
     client = TestClient(site.app, base_url=BASE, client=("127.0.0.1", 5))
@@ -214,6 +222,11 @@ def test_behind_a_proxy(tmp_path: Path) -> None:
     assert invited.json()["invite"].startswith(f"{public}/i/")
     for origin in ("http://rank.example:80", "https://rank.example.evil", "https://evil.example"):
         assert client.post("/api/people", json={"name": "x"}, headers={**headers, "origin": origin}).status_code == 403
+    for origin in (BASE, public, None):  # our own page, opened by the address that the proxy asks
+        for there in ({"host": "127.0.0.1:8000"}, {"host": "127.0.0.1:8000", "sec-fetch-site": "same-origin"}):
+            named = {} if origin is None else {"origin": origin}
+            said = client.post("/api/freeze", json={}, headers={"cookie": session, **there, **named})
+            assert said.status_code == (400 if origin == public else 403), (origin, there)
     # the proxy's address stands for everybody's: only what one person asks is counted
     assert [client.get("/api/me", headers=headers).status_code for _ in range(4)] == [200] * 3 + [429]
     stranger = TestClient(site.app, base_url=BASE, client=("192.0.2.7", 5))
@@ -327,6 +340,24 @@ def test_buckets_do_not_pile_up() -> None:
     assert len(buckets._left) < 5000
 
 
+def test_servers_in_one_browser_do_not_end_each_others_sessions(tmp_path: Path) -> None:
+    """A browser sends the cookies of 127.0.0.1 to all its ports."""
+    runs = [RunDir.create(tmp_path / "runs", name, {}, seed=0).path for name in ("one", "two")]
+    first = make_project(tmp_path / "P")
+    shutil.copytree(first.path, tmp_path / "Q")
+    sites = [Site(None, runs=[run], address=f"{BASE}{n}") for n, run in enumerate([*runs, runs[0]])]
+    sites += [Site(project) for project in (first, open_project(tmp_path / "Q"))]
+    jar: dict[str, str] = {}
+    for site in sites:
+        said = site.client(cookies=jar).get(f"/start/{site.site.start}", follow_redirects=False)
+        name, _, token = said.headers["set-cookie"].partition("=")
+        jar[name] = token.partition(";")[0]
+    for site in sites:
+        path = "/api/me" if site.project else "/api/runs"
+        assert site.client(cookies=jar).get(path).status_code == 200
+        site.close()
+
+
 # -- bytes on the wire -----------------------------------------------------------------------------------------------------
 
 
@@ -391,6 +422,81 @@ def test_no_way_out_of_the_static_files(server: Server, path: str) -> None:
 
 def test_the_server_lives_after_all_this(server: Server) -> None:
     assert raw(server, head(server, method="GET", path=server.start.removeprefix(server.address))).startswith(b"HTTP/1.1 303")
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nX: "], ids=["nothing", "a letter", "half a header"])
+def test_silent_connections_lock_nobody_out(server: Server, sent: bytes) -> None:
+    place = ("127.0.0.1", int(server.address.rsplit(":", 1)[1]))
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection(place, timeout=10)) for _ in range(600)]
+        for each in silent:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has made room for a later one
+                each.sendall(sent)
+        for _ in range(3):
+            assert raw(server, head(server, method="GET", path="/static/label.css")).startswith(b"HTTP/1.1 200")
+
+
+def test_headers_have_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
+    with served(Site(make_project(tmp_path / "P"))) as place:
+        for begun in (b"", b"GET / HTTP/1.1\r\n", b"GET /static/icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\nGET"):
+            with socket.create_connection(place, timeout=20) as wire:
+                wire.sendall(begun)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    for _ in range(400):  # a byte at a time, for ever: every one of them in time
+                        wire.sendall(b"x")
+                        time.sleep(0.05)
+                    raise AssertionError("the connection was kept")
+
+
+@contextlib.contextmanager
+def served(site: Site) -> Iterator[tuple[str, int]]:
+    """The real server in a thread, and where it is."""
+    with listen("127.0.0.1", 0) as listening:
+        server = _server(site.app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        wait_for(lambda: server.started)
+        yield listening.getsockname()
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_store_that_is_locked_stops_neither_files_nor_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (app_module, security):
+        monkeypatch.setattr(module, "BUSY_SECONDS", 4.0)
+    project = make_project(tmp_path / "P")
+    site = Site(project)
+    owner = site.owner()
+    headers = {"host": "localhost", "cookie": f"{site.site.cookie}={owner.cookies[site.site.cookie]}"}
+    found: list[tuple[int, str | None]] = []
+
+    def ask(place: tuple[str, int], path: str) -> tuple[int, str | None]:
+        wire = http.client.HTTPConnection(*place, timeout=60)
+        wire.request("GET", path, headers=headers)
+        answer = wire.getresponse()
+        answer.read()
+        wire.close()
+        return answer.status, answer.headers["retry-after"]
+
+    with served(site) as place, contextlib.closing(sqlite3.connect(project.labels, isolation_level=None)) as other:
+        assert ask(place, "/api/me")[0] == 200
+        other.execute("BEGIN EXCLUSIVE")
+        waiting = [threading.Thread(target=lambda: found.append(ask(place, "/api/next"))) for _ in range(60)]
+        for each in waiting:
+            each.start()
+        assert ask(place, "/static/label.css")[0] == 200
+        assert found == []  # they still wait
+        for each in waiting:
+            each.join(60)
+        assert found == [(503, "5")] * 60
+        other.execute("ROLLBACK")
+        assert ask(place, "/api/next")[0] == 200
+        other.execute("BEGIN EXCLUSIVE")
+        last = threading.Thread(target=ask, args=(place, "/api/next"), daemon=True)
+        last.start()
+    last.join(60)  # the server has ended while the store was locked
 
 
 def test_a_websocket_is_closed(server: Server) -> None:

@@ -142,6 +142,10 @@ def test_the_first_time_and_the_next(tmp_path: Path) -> None:
         assert status(again, f"{again.address}{server.start.removeprefix(server.address)}") == 401  # start addresses do not
         with serving("label", str(project)) as beside:  # the port is taken now
             assert beside.address != again.address
+            assert beside.process.stdout is not None
+            warning = beside.process.stdout.readline()
+            assert warning.startswith(f"warning: {project} is served already, at {again.address}; ")
+        assert again.address in (project / "port").read_text("utf-8")  # the first one's is kept
         code, error = again.interrupt()
     assert "2 tasks added, 8 were there already" in error
 
@@ -160,7 +164,7 @@ def test_behind_a_proxy_links_are_the_proxys(tmp_path: Path) -> None:
         assert server.address == "https://rank.example:8443"
         assert server.process.stdout is not None
         assert server.process.stdout.readline().startswith("Hana: https://rank.example:8443/i/")
-        wire = http.client.HTTPConnection("127.0.0.1", int((project.path / "port").read_text()), timeout=10)
+        wire = http.client.HTTPConnection("127.0.0.1", int((project.path / "port").read_text().split()[0]), timeout=10)
         for host, status in (("rank.example:8443", 303), ("other.example", 421)):
             wire.request("GET", server.start.removeprefix(server.address), headers={"host": host})
             answer = wire.getresponse()

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -79,12 +81,13 @@ def journal_mode(version: Sequence[int]) -> str:
 class Database:
     """One connection that the threads of a process share in turn. Other processes may have the file open too."""
 
-    def __init__(self, path: Path, *, new: bool = False) -> None:
+    def __init__(self, path: Path, *, new: bool = False, wait: float | None = None) -> None:
         """Open the file, check it whole, and bring its tables up to date.
 
         Args:
             path: of the file.
             new: make the file, which must not exist, for its owner alone.
+            wait: seconds that a transaction may wait for its turn, in all; None: ``BUSY_SECONDS``.
 
         Raises:
             DataError: there is no such file (or, if ``new``, there is one); it is damaged, another program's, or of a
@@ -92,13 +95,14 @@ class Database:
             RunError: it cannot be opened or written.
         """
         self.path = path
+        self.wait = BUSY_SECONDS if wait is None else wait
         self.lock = threading.RLock()
         if new:
             self._make()
         elif not self._is_there():
             raise DataError(f"{path}: no such file; konomi label PROJECT --candidates FILE makes a project")
-        with explained(path):
-            self.connection = _connect(path)
+        with explained(path, self.wait):
+            self.connection = _connect(path, self.wait)
             try:
                 self._prepare(new)
             except BaseException:
@@ -125,7 +129,7 @@ class Database:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """As :meth:`read`, on a connection of its own: other threads need not wait."""
-        with explained(self.path), contextlib.closing(_connect(self.path)) as db:
+        with explained(self.path, self.wait), contextlib.closing(_connect(self.path, self.wait)) as db:
             db.execute("BEGIN")
             yield db
             db.execute("COMMIT")
@@ -136,7 +140,7 @@ class Database:
         Raises:
             RunError: others have the file open all the time.
         """
-        with self.lock, explained(self.path):
+        with self.lock, explained(self.path, self.wait):
             self.connection.execute("VACUUM")
             busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]  # nothing to do without a WAL
             if busy:
@@ -203,21 +207,37 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self.lock, explained(self.path):
+        end = time.monotonic() + self.wait
+        with explained(self.path, self.wait), self._turn():
+            self._wait_until(end)
             self.connection.execute(begin)
             try:
                 yield self.connection
+                self._wait_until(end)
                 self.connection.execute("COMMIT")
             except BaseException:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self.lock.acquire(timeout=self.wait):
+            raise sqlite3.OperationalError("database is locked")
+        try:
+            yield
+        finally:
+            self.lock.release()
 
-def _connect(path: Path) -> sqlite3.Connection:
+    def _wait_until(self, end: float) -> None:
+        """Let SQLite wait for other processes until then."""
+        self.connection.execute(f"PRAGMA busy_timeout = {max(0, math.ceil(1000 * (end - time.monotonic())))}")
+
+
+def _connect(path: Path, wait: float) -> sqlite3.Connection:
     # mode=rw: a file that is gone must not be made anew, empty
     name = f"file:{quote(str(path.absolute()))}?mode=rw"
-    db = sqlite3.connect(name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(name, uri=True, timeout=wait, isolation_level=None, check_same_thread=False)
     for setting in ("foreign_keys = ON", "secure_delete = ON", "trusted_schema = OFF", "synchronous = EXTRA"):
         db.execute(f"PRAGMA {setting}")
     return db
@@ -241,14 +261,14 @@ def _known_names() -> frozenset[str]:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path, wait: float = BUSY_SECONDS) -> Iterator[None]:
     """Turn errors of SQLite about the file or the disk into ours."""
     try:
         yield
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise RunError(
-                f"{path}: another program has kept it locked for {BUSY_SECONDS:g} s; end that program and try again"
+                f"{path}: another program has kept it locked for {wait:g} s; end that program and try again"
             ) from error
         if "no such" in str(error):  # a table or a column
             raise _damaged(path, error) from error

@@ -61,9 +61,9 @@ class Project:
         """The store's file."""
         return self.path / "labels.sqlite3"
 
-    def store(self) -> Store:
-        """Open the store; its errors are those of :meth:`Store.open`."""
-        return Store.open(self.labels, self.settings)
+    def store(self, wait: float | None = None) -> Store:
+        """Open the store; ``wait`` and errors are those of :meth:`Store.open`."""
+        return Store.open(self.labels, self.settings, wait)
 
     def guidelines(self) -> str:
         """The text of guidelines.md as it is now.

@@ -70,14 +70,16 @@ class Store:
         return store, imported
 
     @classmethod
-    def open(cls, path: Path, settings: Settings) -> Store:
+    def open(cls, path: Path, settings: Settings, wait: float | None = None) -> Store:
         """Open a store; one of an older version is brought up to date. The settings are those of the project, not of the file.
+
+        ``wait``: seconds that each call may wait for others who keep the file locked; None: ``BUSY_SECONDS``.
 
         Raises:
             DataError: there is no such file; it is damaged, another program's, or of a newer konomi.
             RunError: it cannot be opened or written.
         """
-        store = cls(Database(path), settings)
+        store = cls(Database(path, wait=wait), settings)
         with store._database.read() as db:
             unfinished = _meta(db, "compact")
         if unfinished:

@@ -23,7 +23,7 @@ from konomi.feedback.records import Refused
 from konomi.web import api, watch
 from konomi.web.figures import Figures
 from konomi.web.refusals import Refusal, reader_language, refused, small_page
-from konomi.web.security import Buckets, Guard, Hosts
+from konomi.web.security import BUSY_SECONDS, RETRY_SECONDS, Buckets, Guard, Hosts
 from konomi.web.session import Site, admin_of, person_of
 from konomi.web.words import catalogue, say
 
@@ -64,7 +64,7 @@ def make_app(
         RunError: the store cannot be opened.
     """
     watched = [watch.Watched(path) for path in runs]
-    store = None if project is None else project.store()
+    store = None if project is None else project.store(BUSY_SECONDS)
     figures = None if project is None else Figures(project.path)
     start = start or secrets.token_urlsafe(32)
     site = Site(project, store, figures, watched, start, public or address, people or Buckets(20, 100))
@@ -178,7 +178,8 @@ def _let_in(request: Request, session: str) -> Response:
         site.end_session(before)
     answer = RedirectResponse("/", 303)
     secure = request.url.scheme == "https" or (site.address or "").startswith("https://")
-    answer.set_cookie(site.cookie, session, max_age=SESSION_SECONDS, path="/", secure=secure, httponly=True, samesite="strict")
+    lasts = None if site.store is None else SESSION_SECONDS  # who watches comes in anew with each server
+    answer.set_cookie(site.cookie, session, max_age=lasts, path="/", secure=secure, httponly=True, samesite="strict")
     return answer
 
 
@@ -209,4 +210,4 @@ def _explain(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return refused(request, Refusal({404: "not_found", 405: "bad_method"}.get(error.status_code, "bad_request")))
     _LOG.error("%s", error)  # for the eyes of who runs the server: paths are in it
-    return refused(request, Refusal("damaged" if isinstance(error, DataError) else "busy", wait=None))
+    return refused(request, Refusal("damaged") if isinstance(error, DataError) else Refusal("busy", wait=RETRY_SECONDS))

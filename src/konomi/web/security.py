@@ -12,7 +12,6 @@ import ipaddress
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -24,6 +23,12 @@ BODY_LIMIT = 65_536
 """Bytes of a request's body."""
 BODY_SECONDS = 20.0
 """In which the whole body has to be there."""
+BUSY_SECONDS = 5.0
+"""How long a request waits for the store while somebody else keeps it locked, and before that for its turn."""
+RETRY_SECONDS = 5
+"""After which a page is to try again."""
+AT_ONCE = 32
+"""Requests that may wait for the store: fewer than there are threads (40), so that files are served all the while."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
@@ -114,6 +119,7 @@ class Guard:
         self.hosts = hosts
         self.addresses = addresses
         self.state = state
+        self._room = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request, and let it through or refuse it."""
@@ -133,6 +139,20 @@ class Guard:
             await refused(request, refusal)(scope, receive, answering)
             return
         scope["state"]["body"] = body
+        if answering.static:
+            await self._answer(scope, receive, answering, body)
+            return
+        try:
+            await asyncio.wait_for(self._room.acquire(), BUSY_SECONDS)
+        except asyncio.TimeoutError:
+            await refused(request, Refusal("busy", wait=RETRY_SECONDS))(scope, receive, answering)
+            return
+        try:
+            await self._answer(scope, receive, answering, body)
+        finally:
+            self._room.release()
+
+    async def _answer(self, scope: Scope, receive: Receive, answering: _Answer, body: bytes) -> None:
         given = False
 
         async def again() -> Message:
@@ -146,7 +166,7 @@ class Guard:
             await self.app(scope, again, answering)
         except Exception:
             if not answering.started:
-                await refused(request, Refusal("failed"))(scope, receive, answering)
+                await refused(Request(scope), Refusal("failed"))(scope, receive, answering)
             raise
 
     def _check(self, request: Request) -> None:
@@ -166,21 +186,15 @@ class Guard:
             if request.url.path.startswith("/api/") and site not in (None, "same-origin", "none"):
                 raise Refusal("cross_site")
             return
-        if site is not None:
-            if site != "same-origin":
-                raise Refusal("cross_site")
-        elif headers.get("origin") != self._origin(request, hosts[0]):
+        if site not in (None, "same-origin"):
+            raise Refusal("cross_site")
+        # where there is a public address, our pages at any other are not the ones that people were sent to
+        if (site is None or self.public) and headers.get("origin") != (self.public or f"{request.url.scheme}://{hosts[0]}"):
             raise Refusal("cross_site")
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if kind != "application/json" and (has_body or request.method != "DELETE"):
             raise Refusal("not_json")
-
-    def _origin(self, request: Request, host: str) -> str:
-        """What our own pages send as their origin: behind a proxy, whoever asks by its name has come to the public address."""
-        if self.public is not None and host.lower() == urlsplit(self.public).netloc:
-            return self.public
-        return f"{request.url.scheme}://{host}"
 
 
 class _Answer:

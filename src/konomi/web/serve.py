@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from filelock import FileLock, Timeout
+
 from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.feedback.people import checked_name
 from konomi.feedback.project import Project
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 EVERY, LINGER, PATIENCE = 1.0, 5.0, 90.0
 """Seconds between two looks whether there is enough; from then to the end, at least, and while somebody has a task open."""
 PORT_FILE = "port"
-"""In a project: the port of its last server. Pages that are still open find the next server there, with what they kept."""
+"""In a project: port and address of its last server. Pages that are still open find the next one there, with what they kept."""
+CLAIM_FILE = "port.lock"
+"""In a project: locked by the server that keeps the port."""
 
 
 def check_host(host: str, allow_network: bool) -> bool:
@@ -136,14 +140,22 @@ def serve(
     check_host(host, allow_network)
     invite = list(dict.fromkeys(map(checked_name, invite)))
     public = None if public_url is None else public_of(public_url)
-    listening = _listen_again(project, host, port)
-    with contextlib.closing(listening), contextlib.suppress(KeyboardInterrupt):
+    claim = None if project is None else FileLock(project.path / CLAIM_FILE, mode=0o600)
+    with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
+        first = claim is None or _taken(claim)
+        if claim is not None and first:
+            stack.callback(claim.release)
+        listening = stack.enter_context(contextlib.closing(_listen_again(project, host, port, first)))
         address = public or address_of(listening, host)
         known = [host, socket.gethostname(), *names, *([urlsplit(public).hostname or ""] if public else [])]
         hosts = Hosts(known, any_address=_is_wildcard(host))
         app = make_app(project, runs=runs, start=secrets.token_urlsafe(32), address=address, public=public, hosts=hosts)
+        if project is not None and first:
+            _remember(project, listening, address)
         for line in _greeting(app, address, invite):
             say(line)
+        if project is not None and not first:
+            say(_second(project))
         server = _server(app)
         ending = _Ending(app.state.site, until, server) if until is not None else None
         server.run(sockets=[listening])
@@ -156,9 +168,12 @@ def serve(
 def _server(app: FastAPI) -> Server:
     import uvicorn
 
+    from konomi.web.connections import Connection
+
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
+        backlog=128,
         ws="none",
         loop="asyncio",
         log_level="warning",
@@ -219,21 +234,44 @@ def _is_wildcard(host: str) -> bool:
         return False
 
 
-def _listen_again(project: Project | None, host: str, port: int | None) -> socket.socket:
-    kept = None if project is None else project.path / PORT_FILE
-    found = None
-    if port is None and kept is not None:
-        with contextlib.suppress(OSError, ValueError, ConfigError, OverflowError):
-            found = listen(host, int(kept.read_text(encoding="utf-8")))
-    found = found or listen(host, port or 0)
-    if kept is not None:
-        try:
-            write_atomic(kept, f"{found.getsockname()[1]}\n".encode())
-            kept.chmod(0o600)
-        except RunError:
-            found.close()
-            raise
-    return found
+def _taken(claim: FileLock) -> bool:
+    """Whether the claim is ours now: that this server is the project's first."""
+    try:
+        claim.acquire(blocking=False)
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError):  # a file system without locks
+        pass
+    return True
+
+
+def _kept(project: Project) -> tuple[int, str]:
+    """Port and address of the project's last server; 0 and nothing if it had none."""
+    with contextlib.suppress(OSError, ValueError):
+        port, *address = (project.path / PORT_FILE).read_text(encoding="utf-8").split()
+        return int(port), "".join(address)
+    return 0, ""
+
+
+def _listen_again(project: Project | None, host: str, port: int | None, first: bool) -> socket.socket:
+    if port is None and project is not None and first and (last := _kept(project)[0]):
+        with contextlib.suppress(ConfigError, OverflowError):
+            return listen(host, last)
+    return listen(host, port or 0)
+
+
+def _remember(project: Project, listening: socket.socket, address: str) -> None:
+    kept = project.path / PORT_FILE
+    write_atomic(kept, f"{listening.getsockname()[1]}\n{address}\n".encode())
+    kept.chmod(0o600)
+
+
+def _second(project: Project) -> str:
+    address = _kept(project)[1] or "another address"
+    return (
+        f"warning: {project.path} is served already, at {address}; answers of both are kept, and open pages "
+        "stay with that server: unless you want two, end one of them with Ctrl-C"
+    )
 
 
 def _greeting(app: FastAPI, address: str, invite: Sequence[str]) -> list[str]:

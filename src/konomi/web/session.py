@@ -58,9 +58,9 @@ class Site:
 
     @property
     def cookie(self) -> str:
-        """The name of the session's cookie: browsers send one server's cookies to all ports of a machine."""
-        which = "watch" if self.project is None else hashlib.sha256(f"{self.project.created!r}".encode()).hexdigest()[:12]
-        return f"konomi_{which}"
+        """The name of the session's cookie, one of its own: browsers send one server's cookies to all ports of a machine."""
+        own = self.address or "" if self.project is None else f"{self.project.created!r} {self.project.path.absolute()}"
+        return f"konomi_{hashlib.sha256(own.encode('utf-8', 'replace')).hexdigest()[:12]}"
 
     @property
     def languages(self) -> tuple[str, ...]:
