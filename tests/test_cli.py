@@ -129,7 +129,8 @@ def test_a_whole_job(world: Path) -> None:
     assert texts.exit_code == 0, texts.stderr
     rows = json.loads(texts.stdout)
     assert [row["prompt"] for row in rows] == ["hel"] * 3
-    assert texts.stdout == konomi("generate", str(run / "model"), "-p", "hel", "-n", "3", "--json").stdout
+    assert texts.stdout == konomi("generate", str(run), "-p", "hel", "-n", "3", "--json").stdout  # a run is its model
+    assert "function taste.py:count_a" in (run / "model" / "README.md").read_text(encoding="utf-8")
 
     wrong = konomi("compare", str(run), "--seed", "-1")
     assert (wrong.exit_code, "seed" in wrong.stderr) == (2, True)

@@ -24,6 +24,7 @@ LAYERS = [
     {"rollout", "tracking", "page"},
     {"best_of", "reward_report", "sft_report"},
     {"train", "compare", "report", "classic", "web"},
+    {"model_card"},
     {"jobs"},
     {"pipeline"},
     {"revisit"},

@@ -116,7 +116,7 @@ def test_a_whole_job(world: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     assert 'class="status status-finished"' in page and f"{told['after']['perplexity']:.2f}" in page
     kinds = {file.suffix for file in run.rglob("*") if file.is_file()}
-    assert kinds <= {".json", ".jsonl", ".safetensors", ".jinja", ".html", ""}
+    assert kinds <= {".json", ".jsonl", ".safetensors", ".jinja", ".html", ".md", ""}
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
     for word in ("texts: pairs.jsonl", "prompt-completion", "training", "eval/perplexity"):
         assert word in told["said"]
@@ -139,7 +139,7 @@ def test_ppo_goes_on_from_it(world: Path) -> None:
     told = ran("run.name=first", "sft.epochs=1")
     (world / "taste.py").write_text("def a(responses):\n    return [r.count('a') for r in responses]\n", encoding="utf-8")
     (world / "ppo.toml").write_text(
-        f'[model]\nname = "{told["model"]}"\n[data]\nprompts = "texts.txt"\n[rollout]\nresponse_tokens = [2, 4]\n'
+        f'[model]\nname = "{told["run"]}"\n[data]\nprompts = "texts.txt"\n[rollout]\nresponse_tokens = [2, 4]\n'
         '[reward]\nkind = "function"\nname = "taste.py:a"\n[ppo]\nepisodes = 8\nbatch_size = 8\nmini_batch_size = 8\n'
         "baseline_samples = 8\n[run]\nmlflow = false\n",
         encoding="utf-8",

@@ -55,6 +55,20 @@ def local_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
     return path
 
 
+def model_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
+    """The path of the model that a user named: as :func:`local_path`, and ``RUN/model`` where the name is that of a run.
+
+    Raises:
+        error: no file can have this name; the run has no model.
+    """
+    path = local_path(name, error)
+    if not (path / "run.json").is_file():
+        return path
+    if not (path / "model").is_dir():
+        raise error(f"{name}: a run without a model: it has not ended, or is none of ppo, sft or reward")
+    return path / "model"
+
+
 def _short(name: str | Path) -> str:
     text = repr(str(name))[1:-1]
     return text if len(text) <= 80 else f"{text[:20]}... ({len(str(name))} characters)"

@@ -87,14 +87,14 @@ def _content(run: RunDir, t: Any) -> dict[str, Any]:
 
 
 def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    judges = "; ".join(f"{name}: {_reward(judge)}" for name, judge in config.get("judges", {}).items())
-    return [("model", page.model_name(config)), ("reward", _reward(config.get("reward", {}))), ("judges", judges)]
+    judges = "; ".join(f"{name}: {reward_in_words(judge)}" for name, judge in config.get("judges", {}).items())
+    return [("model", page.model_name(config)), ("reward", reward_in_words(config.get("reward", {}))), ("judges", judges)]
 
 
-def _reward(reward: Mapping[str, Any]) -> str:
+def reward_in_words(reward: Mapping[str, Any]) -> str:
     """What a reward is, in a few words."""
     weights = reward.get("weights", {})
-    parts = [f"{weights.get(name, 1.0):g} × {name}: {_reward(part)}" for name, part in reward.get("parts", {}).items()]
+    parts = [f"{weights.get(name, 1.0):g} × {name}: {reward_in_words(part)}" for name, part in reward.get("parts", {}).items()]
     detail = parts or [str(reward[key]) for key in ("label", "use", "text") if reward.get(key) is not None]
     address = str(reward.get("url", "")).partition("?")[0]  # of a run whose settings did not refuse what follows
     return f"{reward.get('kind', '')} {reward.get('name', address)}".strip() + (f" ({', '.join(detail)})" if detail else "")

@@ -78,7 +78,7 @@ def test_from_rankings_to_a_reward_for_ppo(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert len(lines) == 7 and lines[-1]["eval/loss"] < lines[0]["eval/loss"]
     # the scale is that of the samples: mean 0, deviation 1
-    reward = build_reward(ModelReward(kind="model", name=str(run / "model")))
+    reward = build_reward(ModelReward(kind="model", name=str(run)))  # a run is its model
     texts = [(p, t) for p in PROMPTS for t in answers(p)]
 
     def score(pairs: list[tuple[str, str]]) -> torch.Tensor:

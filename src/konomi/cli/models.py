@@ -16,7 +16,9 @@ from konomi.cli.common import Json, app, make_observer, told
 def generate(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="RUN/model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."),
+        typer.Argument(
+            metavar="MODEL", help="A run or its model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."
+        ),
     ],
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to go on from; may be repeated.")],
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses a prompt.")] = 1,
@@ -45,7 +47,9 @@ def generate(
 def trim(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="RUN/model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."),
+        typer.Argument(
+            metavar="MODEL", help="A run or its model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."
+        ),
     ],
     scripts: Annotated[
         str, typer.Option(metavar="NAMES", help="Scripts to keep, parted by commas: ja en zh ko latin ru el ar hi th.")

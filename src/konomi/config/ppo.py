@@ -20,7 +20,7 @@ class ModelConfig(Section):
     """The language model that is moved."""
 
     name: str = "embedded:gemma3-270m"
-    """A hub name, a directory, a .gguf file, or an embedded model."""
+    """A hub name, a directory, a run (its model is meant), a .gguf file, or an embedded model."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False

@@ -15,6 +15,7 @@ from konomi.data.records import Prompt
 from konomi.errors import RunError
 from konomi.files import writing
 from konomi.jobs.inputs import inputs_of, keep_code
+from konomi.model_card import write_card
 from konomi.observer import Observer
 from konomi.report import write_report
 from konomi.runs import RunDir, Status
@@ -61,8 +62,12 @@ def new_run(job: Section, root: Path, extra: Mapping[str, Any]) -> RunDir:
 
 
 def finish(run: RunDir, sink: MlflowSink | None, status: Status = "finished", reason: str | None = None) -> Path:
-    """Record how a run ended, then write its page, which shows that, and copy what is left of it into MLflow; return the page."""
+    """Record how a run ended; then write its model's card and its page, which show that, and copy what it leaves into MLflow.
+
+    Return the page.
+    """
     run.set_status(status, reason)
+    write_card(run)
     report = write_report(run)
     if sink:
         names = ("compare.json", "eval.json", "samples.jsonl", "metrics.jsonl", "config.json", "run.json")

@@ -11,7 +11,7 @@ from typing import Any
 from konomi.config.pipeline import leaves
 from konomi.data.sources import EMBEDDED, embedded_file
 from konomi.errors import ConfigError, DataError
-from konomi.files import content_sha256, local_path, new_directory
+from konomi.files import content_sha256, local_path, model_path, new_directory
 from konomi.runs import RunDir
 
 _FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
@@ -33,7 +33,7 @@ def file_of(key: str, value: str) -> Path | None:
     for name in (value, *((f"{module}.py", f"{module}/__init__.py") if module else ()), before):
         with contextlib.suppress(DataError):  # a text that no file can be called
             if name and local_path(name).exists():
-                return local_path(name)
+                return model_path(name) if key == "name" else local_path(name)
     return None
 
 

@@ -69,7 +69,8 @@ def run_ppo(
         check_unchanged(old, began_with)
     policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)
-    run = old or new_run(job, root, {"precision": precision, "eos_ids": sorted(tokens.eos_ids), **began_with})
+    noted = {"precision": precision, "eos_ids": sorted(tokens.eos_ids), "licence": loaded.note}
+    run = old or new_run(job, root, {**noted, **began_with})
     if own is not None and not old:
         job = _keep_prompts(job, run, own)
     with held(run), ends(run), stop_on_signal(observer.stopping) as stop:

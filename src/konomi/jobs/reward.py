@@ -58,7 +58,7 @@ def run_reward(
     _check_texts(made.model, learned, samples, observer)
     model = made.model.to(find_device())
     precision = choose_precision(job.model.precision)
-    extra = {"verb": "reward", "precision": precision, "model_revision": made.revision}
+    extra = {"verb": "reward", "precision": precision, "model_revision": made.revision, "licence": made.note}
     facts = _facts(job, model, learned, precision) | ({"licence": made.note} if made.note else {})
     begins = begun(job, root, observer, data=job.data.file, digest=learned.digest, facts=facts, parent=parent, extra=extra)
     with stop_on_signal(lambda: observer.warn(_STOPPING)) as stop, begins as (run, sink):

@@ -48,7 +48,7 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
     ready = _prepare(job, observer)
     begins = begun(
         job, root, observer, data=job.data.texts, digest=ready.digest, facts=_facts(job, ready), parent=parent,
-        extra={"precision": ready.precision, "model_revision": ready.loaded.revision},
+        extra={"precision": ready.precision, "model_revision": ready.loaded.revision, "licence": ready.loaded.note},
     )  # fmt: skip
     with stop_on_signal(lambda: observer.warn(_STOPPING)) as stop, begins as (run, sink):
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from konomi.config import ModelConfig
 from konomi.errors import DataError, ModelError
-from konomi.files import local_path
+from konomi.files import model_path
 from konomi.models.cache import Progress
-from konomi.models.find import find_files, refuse_adapter
+from konomi.models.find import find_files, licence_of, refuse_adapter
 from konomi.models.load import explained, load_causal_lm, quiet, remove_dropout
 from konomi.models.reward import FILE, Normalisation, RewardModel, init_head, read_facts
 
@@ -51,7 +51,7 @@ def make_reward_model(
     name, say = config.name, progress or (lambda message: None)
     local = name.startswith("embedded:") or name.endswith(".gguf")
     files, revision = (None, None) if local else find_files(name, config.revision, say)
-    note = None
+    note = licence_of(files) if files else None
     if files is None or _is_language_model(files, config):
         loaded = load_causal_lm(config, progress=progress)
         model, tokenizer, revision, note = _with_head(loaded.model, name), loaded.tokenizer, loaded.revision, loaded.note
@@ -92,7 +92,7 @@ def open_reward_model(name: str) -> RewardModel:
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    path = local_path(name, ModelError)
+    path = model_path(name, ModelError)
     if not path.is_dir():
         raise ModelError(f"{name}: no such directory; give the model/ of a `konomi reward` run")
     refuse_adapter(str(path), name)

@@ -8,7 +8,7 @@ from typing import Any
 
 from konomi.data.sources import hub_problem
 from konomi.errors import ModelError
-from konomi.files import local_path
+from konomi.files import model_path
 from konomi.models.cache import Progress
 from konomi.models.embedded import EMBEDDED_DEFAULT
 
@@ -22,7 +22,7 @@ def find_files(name: str, revision: str | None, progress: Progress | None = None
     Raises:
         ModelError: there is none, it cannot be reached, or has no safetensors weights.
     """
-    path = local_path(name, ModelError)
+    path = model_path(name, ModelError)
     if path.is_dir():
         if revision is not None:
             raise ModelError(f"{name}: model.revision = {revision!r} is for hub models only; remove it")
@@ -35,6 +35,19 @@ def find_files(name: str, revision: str | None, progress: Progress | None = None
     snapshot = _fetch(name, revision, progress or (lambda message: None))
     _check_directory(snapshot, name)
     return snapshot, snapshot.name
+
+
+def licence_of(directory: Path) -> str | None:
+    """What the README.md of a model's directory says of its licence, in one line; None if nothing."""
+    try:
+        text = (directory / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    if section := re.search(r"^## Licen[cs]e\n+(\S[^\n]*)", text, re.M):
+        return section[1]
+    head = re.match(r"---\n(.*?)\n---", text, re.S)
+    names = re.findall(r"^license(?:_name|_link)?: *(\S.*)$", head[1], re.M) if head else []
+    return f"Licence, as its README.md says: {', '.join(names)}" if names else None
 
 
 def refuse_adapter(source: str, name: str, **hub: Any) -> None:

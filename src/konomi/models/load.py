@@ -23,10 +23,10 @@ import torch
 from konomi.config import ModelConfig
 from konomi.data.tokens import Tokens
 from konomi.errors import ModelError
-from konomi.files import local_path
+from konomi.files import model_path
 from konomi.models.cache import Progress, is_whole
 from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, embedded_model, gguf_model
-from konomi.models.find import find_files
+from konomi.models.find import find_files, licence_of
 from konomi.models.reading import vocabulary_size
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
         ModelError: it cannot be found, reached, read, or is not a causal language model that can be trained.
     """
     name, say = config.name, progress or (lambda message: None)
-    path = local_path(name, ModelError)
+    path = model_path(name, ModelError)
     embedded, gguf = name.startswith("embedded:"), name.endswith(".gguf")
     if config.revision is not None and (embedded or gguf):
         raise ModelError(f"{name}: model.revision = {config.revision!r} is for hub models only; remove it")
@@ -85,7 +85,7 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
         if path.is_dir():
             find_files(name, config.revision, say)
             model, tokenizer = _read(str(path), name, trust=config.trust_remote_code)
-            return Loaded(model, tokenizer, name)
+            return Loaded(model, tokenizer, name, note=licence_of(path))
         snapshot, _ = find_files(name, config.revision, say)
         # by name, not by directory: transformers knows exceptions for some models by their names
         hub = {"revision": snapshot.name, "local_files_only": True}

@@ -19,7 +19,7 @@ from konomi.config import ClassifierReward
 from konomi.data.sources import hub_problem
 from konomi.data.tokens import lengths_to_mask, pad_right
 from konomi.errors import ConfigError, ModelError
-from konomi.files import local_path
+from konomi.files import model_path
 from konomi.models.find import refuse_adapter
 from konomi.models.reading import Reader
 from konomi.rewards.base import find_label
@@ -131,7 +131,7 @@ def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
     import transformers
     from safetensors import SafetensorError
 
-    name, path = config.name, local_path(config.name, ModelError)
+    name, path = config.name, model_path(config.name, ModelError)
     local = path.is_dir()
     problem = None if local else hub_problem()
     where: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
