@@ -3,6 +3,7 @@
 # make check    lint and types          make mutants  does a test notice each broken equation?
 # make bench    how fast, beside TRL and beside the machine: docs/results.md (an hour; ARGS=--quick: five minutes)
 # make bench-demo   the demo with three seeds (ARGS=--write puts the table into docs/results.md)
+# make pictures     the pictures of docs/, of a quick demo (ARGS="--run RUN --reward RUN --judge RUN": of those runs)
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -18,7 +19,7 @@ elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 else echo '$(NO_BROWSER)'; fi
 endef
 
-.PHONY: install install-dev demo test test-long mutants check bench bench-demo clean
+.PHONY: install install-dev demo test test-long mutants check bench bench-demo pictures clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "konomi needs Python 3.10 or later; this is %d.%d. Try: make PYTHON=python3.11" % v[:2])'
@@ -59,6 +60,9 @@ bench: install-dev
 
 bench-demo: install-dev
 	$(BIN)/python benchmarks/demo_seeds.py $(ARGS)
+
+pictures: install-dev
+	$(BIN)/python benchmarks/pictures.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -201,6 +201,62 @@ def test_readmes_name_the_two_commands(readme: Path) -> None:
     assert "make test" in text
 
 
+def test_the_table_of_verbs_is_that_of_the_command_line() -> None:
+    import typer.main
+
+    from konomi.cli import app
+
+    verbs = set(typing.cast(Any, typer.main.get_command(app)).commands)
+    for readme in READMES:
+        rows = re.findall(r"^\| (`konomi [a-z]+`.*?) \|", readme.read_text(encoding="utf-8"), re.M)
+        table = [row for row in rows if len(row) < 60]
+        named = {verb for row in table for verb in re.findall(r"`(?:konomi )?([a-z]+)`", row)}
+        assert named == verbs, readme.name
+
+
+PLANNED = {
+    "lora": "models/lora.py", "adapters (lora)": "models/lora.py", "アダプター（lora）": "models/lora.py",
+    "several processes from the command line": "cli/launch.py",
+    "jobs over several processes from the command line": "cli/launch.py",
+    "コマンドラインからの複数プロセスでの実行": "cli/launch.py",
+    "several gpus or machines": "cli/launch.py", "複数の gpu やマシン": "cli/launch.py",
+    "rloo": "config/algorithm.py", "grpo": "config/algorithm.py", "dpo": "train/dpo.py",
+}  # fmt: skip
+"""What the documents say is not there -> the file that will hold it."""
+
+
+def test_what_is_said_to_be_missing_is_missing() -> None:
+    """A new item needs a line in PLANNED; an item whose file exists has to go from the documents."""
+    lists = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        lists += re.findall(r"^(?:Not (?:yet|there)[^:\n]*|未対応の機能): ([^.。\n]+)", text, re.M)
+        lists += re.findall(r"^\| ([^|]+) \| (?:not yet|未対応) \|", text, re.M)
+    items = [item.strip().lower() for each in lists for item in re.split("[,、]", each)]
+    assert len(items) > 6
+    for item in items:
+        assert item in PLANNED, item
+        assert not (ROOT / "src/konomi" / PLANNED[item]).exists(), item
+
+
+def test_files_that_the_documents_name_exist() -> None:
+    """Paths in code spans that begin with a folder of the repository."""
+    for page in PAGES:
+        spans = re.findall(r"`((?:src|docs|tests|benchmarks|examples)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+        missing = [span for span in spans if not (ROOT / span).exists()]
+        assert missing == [], name_of(page)
+
+
+def test_every_picture_of_the_documents_is_made_by_a_script() -> None:
+    shown = {(page.parent / link).resolve() for page in PAGES for link in LINK.findall(page.read_text(encoding="utf-8"))
+             if link.endswith((".png", ".svg"))}  # fmt: skip
+    kept = {*(ROOT / "docs").glob("*.png"), *(ROOT / "docs").glob("*.svg")}
+    assert shown == kept
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    for picture in kept:
+        assert re.sub("-(en|ja)$", "", picture.stem) in scripts, picture.name
+
+
 def test_the_first_command_is_within_the_first_15_lines() -> None:
     for readme in READMES:
         first = readme.read_text(encoding="utf-8").splitlines()[:15]

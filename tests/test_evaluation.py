@@ -453,16 +453,16 @@ def judged(count: int, right: int, longer: int | None = None, train: int | None 
 @pytest.mark.parametrize(
     ("grade", "count", "right", "longer", "train", "english", "japanese"),
     [
-        ("none", 0, 0, 0, None, "no comparison", "一つもない"),
-        ("few", 20, 20, 10, 5000, "too few prompts", "少なすぎて"),
-        ("worse", 200, 60, 100, 500, "worse than a coin", "より悪い"),
-        ("chance", 200, 110, 100, 500, "collect more", "比較を増やすこと"),
-        ("chance", 200, 110, 100, 5000, "look at the labels", "ラベルを見直す"),
+        ("none", 0, 0, 0, None, "no comparison", "比較がありません"),
+        ("few", 20, 20, 10, 5000, "too few prompts", "少なすぎるため"),
+        ("worse", 200, 60, 100, 500, "worse than a coin", "偶然（50 %）を下回ります"),
+        ("chance", 200, 110, 100, 500, "collect more", "比較を増やしてください"),
+        ("chance", 200, 110, 100, 5000, "look at the labels", "ラベルを見直してください"),
         ("length", 400, 270, 280, 500, "not shown to beat the rule that the longer text wins (70.0 %)", "（70.0 %）を上回るとは"),
-        ("wide", 200, 140, 100, None, "3.", "倍要る"),
-        ("wide", 200, 140, 100, 1200, "1,200 comparisons only", "1,200 件と少なく"),
+        ("wide", 200, 140, 100, None, "3.", "倍必要です"),
+        ("wide", 200, 140, 100, 1200, "1,200 comparisons only", "1,200 件と少ないため"),
         ("enough", 1600, 1200, 800, 9000, "75.0 % of 1,600 held-out", "比較 1,600 件"),
-        ("enough", 1600, 1200, 800, 1999, "more of them are likely", "見込みがある"),
+        ("enough", 1600, 1200, 800, 1999, "more of them are likely", "見込みがあります"),
     ],
 )  # fmt: skip
 def test_grades(
@@ -475,7 +475,7 @@ def test_grades(
         assert 1.2 <= float(english.split()[1]) <= 2.0
     assert english in found["en"] and japanese in found["ja"]
     if grade not in ("none", "few"):
-        assert "No two raters" in found["en"] and "上限は分からない" in found["ja"]
+        assert "No two raters" in found["en"] and "上限は分かりません" in found["ja"]
     if train == 9000:
         assert "trained on" not in found["en"] and "学習に使った" not in found["ja"]
 
@@ -489,10 +489,10 @@ def test_the_interval_is_judged_before_the_count() -> None:
 @pytest.mark.parametrize(
     ("prompts", "right", "model", "english", "japanese"),
     [
-        (1000, 0.85, 1.0, "more comparisons of this kind will not raise it", "増やしても伸びは見込めない"),
-        (1000, 0.9, 0.75, "from a coin to there the model has come", "の位置にある"),
-        (60, 0.85, 1.0, "whether the model is there already cannot be said", "この件数では分からない"),
-        (100, 0.55, 1.0, "cannot be told from chance", "偶然と区別がつかない"),
+        (1000, 0.85, 1.0, "more comparisons of this kind will not raise it", "増やしても向上は見込めません"),
+        (1000, 0.9, 0.75, "from a coin to there the model has come", "の位置にあります"),
+        (60, 0.85, 1.0, "whether the model is there already cannot be said", "この件数では分かりません"),
+        (100, 0.55, 1.0, "cannot be told from chance", "偶然と区別できません"),
     ],
 )
 def test_the_ceiling_is_told(prompts: int, right: float, model: float, english: str, japanese: str) -> None:

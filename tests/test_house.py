@@ -171,3 +171,33 @@ def test_files_and_functions_are_short_explained_and_finished(path: Path) -> Non
         is_public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
         if is_public and node in tree.body:
             assert ast.get_docstring(node), f"{node.name}: what does it do?"
+
+
+def counted_nouns(source: str) -> list[str]:
+    """The f-strings that put a number before a plural noun, outside of errors: with 1 they are wrong; `markup.plural` is not."""
+    tree = ast.parse(source)
+    raised = {id(node) for each in ast.walk(tree) if isinstance(each, ast.Raise) for node in ast.walk(each)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr) and id(node) not in raised:
+            for number, after in zip(node.values, node.values[1:], strict=False):
+                text = str(after.value) if isinstance(after, ast.Constant) else ""
+                plain = isinstance(number, ast.FormattedValue) and "plural(" not in ast.unparse(number)
+                noun = re.match(r" (?:held-out )?(\w+s)\b", text)
+                if plain and noun and noun[1] not in NO_NOUNS:
+                    found.append(f"line {node.lineno}: {noun[1]}")
+    return found
+
+
+NO_NOUNS = {"is", "was", "has", "does", "works", "makes", "minutes", "nats", "candidates", "responses", "tokens", "parameters",
+            "others", "parts", "special", "bytes", "evaluations", "samples", "less"}  # fmt: skip
+"""Verbs, units, and counts that are settings of at least 2."""
+
+
+def test_one_prompt_is_not_one_prompts() -> None:
+    said = [*(SOURCES / "cli").glob("*.py"), *(SOURCES / "jobs").glob("*.py"), SOURCES / "console.py"]
+    assert [f"{name_of(path)}, {each}" for path in said for each in counted_nouns(path.read_text("utf-8"))] == []
+    assert counted_nouns('f"{n} prompts"; f"{n:,} held-out texts"; f"{plural(n, x)} texts"; f"{n} is"') == [
+        "line 1: prompts",
+        "line 1: texts",
+    ]

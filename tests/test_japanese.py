@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -106,7 +108,7 @@ CASES = {
     "nobody": "その人は見つかりません",
     "no answers": "まだ誰も回答していない",
     "export over": "上書きはしません",
-    "setting": "知らない項目",
+    "setting": "不明な項目",
     "newer": "konomi を更新",
     "network": "--allow-network",
     "host": "アドレスは見つかりません",
@@ -139,3 +141,62 @@ def test_a_person_who_is_there_is_found(tmp_path: Path) -> None:
     with open_project(project.path).store() as store:
         store.add_person("葵")
     assert CliRunner().invoke(app, ["forget", str(project.path), "葵", "--yes"], env=JAPANESE).exit_code == 0
+
+
+# -- style ---------------------------------------------------------------------------------------------------------------
+
+BANNED = {
+    "の道具": "ツール", "断ります": "エラーにします", "取り置": "評価用（ホールドアウト）の", "当たり具合": "較正",
+    "この版": "このバージョン", "同じ版": "同じバージョン", "新しい版": "新しいバージョン", "計算機": "マシン",
+    "ほかの機械": "ほかのマシン", "この機械": "このマシン", "二つ": "2 つ", "三つ": "3 つ", "二人": "2 人",
+    "当てずっぽう": "偶然", "審査役": "ジャッジ", "審判": "ジャッジ", "要求": "リクエスト",
+    "まだないもの": "未対応の機能", "のもの。": "のものです。",
+}  # fmt: skip
+"""What no native reader would write in software -> what is written instead."""
+FLAG = re.compile("(?<![矢目])印(?![刷象])")
+POLITE = re.compile("(です|ます|ました|ません|でした|ましょう|ください|でしょうか|ですか|ますか|せんか)」*[。？]$")
+
+
+def impolite(text: str) -> list[str]:
+    """The sentences that do not end in です or ます. What is in brackets may be a noun."""
+    plain = re.sub("（[^（）]*）", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text))
+    return [each for each in re.findall(r"[^。？|]*[。？]」*", plain) if not POLITE.search(each)]
+
+
+def prose(text: str) -> str:
+    """Markdown without its code."""
+    return re.sub(r"`[^`]*`", "`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def japanese_texts() -> dict[str, str]:
+    """Place -> Japanese text that people read: the README, the catalogues, and the strings of the package."""
+    root = SOURCES.parents[1]
+    found = {f"README.ja.md: {line[:20]}": line for line in prose((root / "README.ja.md").read_text("utf-8")).splitlines()}
+    for path in [*SOURCES.rglob("*.ja.json"), *(SOURCES / "templates").glob("*.json")]:
+        words = json.loads(path.read_text("utf-8"))
+        found |= {f"{path.name}: {key}": text for key, text in words.get("ja", words).items()}
+    for path in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "。" in node.value and ">>>" not in node.value:
+                found |= {f"{path.name}:{node.lineno}, {i}": line for i, line in enumerate(node.value.splitlines())}
+    return {place: text for place, text in found.items() if re.search("[ぁ-んァ-ヶ一-龠]", text)}
+
+
+def test_japanese_is_polite_and_not_translated() -> None:
+    texts = japanese_texts()
+    assert len(texts) > 400
+    wrong = []
+    for place, text in texts.items():
+        wrong += [f"{place}: {phrase}, write {better}" for phrase, better in BANNED.items() if phrase in text]
+        wrong += [f"{place}: 印, write フラグ"] if FLAG.search(text) else []
+        wrong += [f"{place}: not です・ます: {each}" for each in impolite(text)]
+        wrong += [f"{place}: a bracket of half width" for _ in re.finditer(r"\([^()]*[ぁ-んァ-ヶ一-龠][^()]*\)", text)]
+    assert wrong == []
+
+
+def test_the_style_test_would_notice() -> None:
+    for text in ("学習に使っていない。", "確かめること。", "比較は 3 件。", "続きを書く（英語です）。", "読みます。書く。"):
+        assert len(impolite(text)) == 1, text
+    for text in ("使いません。", "まとめています（英語）。", "[こちら](a.md)を選んでください。", "名前", "読みますか？"):
+        assert impolite(text) == [], text
+    assert FLAG.search("文に印をつける") and not FLAG.search("印刷と矢印")

@@ -258,7 +258,7 @@ def test_judges_and_best_of_n(tmp_path: Path) -> None:
     words_ = page.everything()
     for part in (
         "sum (1 × mood: classifier embedded:asari (positive), -0.5 × short: function m:f)", "strict: function m:f",
-        "遠い: http http://host:8000/score", "0.5 → 1.25", "+0.75 [+0.25, +1.25]", "7.25", "8.50", "審判", "n = 4: 1.2, 3",
+        "遠い: http http://host:8000/score", "0.5 → 1.25", "+0.75 [+0.25, +1.25]", "7.25", "8.50", "ジャッジ", "n = 4: 1.2, 3",
         "n = 4: 1.2, 0.2", "best of n",
     ):  # fmt: skip
         assert part in words_, part

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from konomi.environment import typed
-from konomi.markup import interval_words
+from konomi.markup import interval_words, plural
 from konomi.observer import Observer
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def print_result(result: dict[str, Any]) -> None:
     comparison = result["compare"]
     before, after, gap = comparison["before"], comparison["after"], comparison["difference"]
     table = Table(
-        title=f"Before / after on {comparison['prompts']} held-out prompts × {comparison['samples']}",
+        title=f"Before / after on {plural(comparison['prompts'], 'held-out prompt')} × {comparison['samples']}",
         title_justify="left",
     )
     for label in ("", "before", "after"):

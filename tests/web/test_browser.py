@@ -267,7 +267,7 @@ def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., P
         assert next_shown(page, third) == first
         expect(page.locator("#editing")).to_be_visible()
         expect(page.locator('.card [value="unsafe"]').first).to_be_checked()
-        expect(page.locator(".card summary").first).to_have_text("印: 危険")
+        expect(page.locator(".card summary").first).to_have_text("フラグ: 危険")
         page.locator("#leave").click()
         page.locator("#done").wait_for()
         assert sorted((judgement.kind, judgement.revision) for _, judgement in server.judgements()) == [

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from konomi.cli.common import Json, app, make_observer, told
+from konomi.markup import plural
 
 
 @app.command()
@@ -46,6 +47,6 @@ def convert(
     if as_json:
         typer.echo(json.dumps(said, ensure_ascii=False, indent=2))
         return
-    written = ", ".join(f"{count:,} {name}" for name, count in said["files"][to]["counts"].items())
+    written = ", ".join(plural(count, name.removesuffix("s")) for name, count in said["files"][to]["counts"].items())
     left_out = ", ".join(f"{count:,} x {reason}" for reason, count in said["dropped"].items())
     typer.echo(f"{to}: {written}" + (f"\nleft out: {left_out}" if left_out else "") + f"\n{out}")

@@ -32,26 +32,26 @@ SENTENCES = (
         "konomi label PROJECT --candidates FILE makes a project",
         "プロジェクトがありません。場所を確かめるか、konomi label で作ってください。",
     ),
-    ("is there already", "その名前のものはすでにあり、上書きはしません。別の名前にするか、先に移してください。"),
+    ("is there already", "その名前のものはすでに存在します。上書きはしません。別の名前にするか、先に移してください。"),
     (
         "damaged, or not a database",
-        "回答を保存しているファイルが壊れています。控えがあれば置き換えてください。なければ下のコマンドで取り出せます。",
+        "回答を保存しているファイルが壊れています。バックアップがあれば置き換えてください。なければ下のコマンドで取り出せます。",
     ),
     ("not a store of labels", "回答を保存したファイルではありません。正しいプロジェクトを指定してください。"),
-    ("update konomi", "新しい版の konomi が書いたファイルです。konomi を更新してください。"),
+    ("update konomi", "新しいバージョンの konomi が書いたファイルです。konomi を更新してください。"),
     ("has kept it locked", "ほかのプログラムがファイルを使い続けています。それを終えてから、もう一度お試しください。"),
-    ("unknown key", "設定に知らない項目があります。下の行の名前を直してください。"),
+    ("unknown key", "設定に不明な項目があります。次の行に示す名前を修正してください。"),
     ("nobody has answered anything yet", "まだ誰も回答していないので、書き出すものがありません。"),
     ("nobody has put two texts in order yet", "まだ誰も順位を付けていません。ページをもう一度開いてください。"),
     # before and after
     ("there is no before/after yet", "学習前後の比較がまだありません。下のコマンドで作れます。"),
-    ("there is nothing to compare blind", "学習の前後で文が変わった題がないので、比べるものがありません。"),
+    ("there is nothing to compare blind", "学習の前後で文が変わったお題がないため、比較できません。"),
     # the page's address
     (
         "add --allow-network",
-        "ほかの機械からページを開けるようになり、通信は暗号化されません。それでよければ --allow-network を付けてください。",
+        "ほかのマシンからページを開けるようになり、通信は暗号化されません。それでよければ --allow-network を付けてください。",
     ),
-    ("no such host", "そのアドレスは見つかりません。この機械だけで使うなら 127.0.0.1 にしてください。"),
+    ("no such host", "そのアドレスは見つかりません。このマシンだけで使う場合は 127.0.0.1 にしてください。"),
     ("leave --port out", "そのポートは使えません。--port を付けないか、別の番号にしてください。"),
     # whatever it is
     ("no such directory", "そのディレクトリはありません。場所と名前を確かめてください。"),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from konomi.cli.common import Json, Out, Seed, Set, app, make_observer, settings, show_json, told
+from konomi.markup import plural
 
 
 @app.command()
@@ -35,7 +36,7 @@ def judge(
         show_json(result)
         return
     typer.echo(
-        f"A stand-in for people ranked {result['tasks']:,} tasks, {result['tasks_ranked_twice']:,} of them twice. No person "
-        f"was asked. It agrees with itself on {result['self_agreement']:.3f} of {result['pairs']:,} pairs "
+        f"A stand-in for people ranked {plural(result['tasks'], 'task')}, {result['tasks_ranked_twice']:,} of them twice. No "
+        f"person was asked. It agrees with itself on {result['self_agreement']:.3f} of {plural(result['pairs'], 'pair')} "
         f"(expected {result['self_agreement_expected']:.3f}).\n{result['rankings']}\n{result['truth']}"
     )

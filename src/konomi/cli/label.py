@@ -10,6 +10,7 @@ import typer
 
 from konomi.cli.common import Json, app, told
 from konomi.errors import ConfigError, DataError, KonomiError
+from konomi.markup import plural
 
 if TYPE_CHECKING:
     from konomi.feedback.project import Project as LabelProject
@@ -119,7 +120,7 @@ def _say_imported(added: int, known: int, notes: tuple[str, ...]) -> None:
         typer.echo(note, err=True)
     if len(notes) > 20:
         typer.echo(f"and {len(notes) - 20:,} more", err=True)
-    typer.echo(f"{added:,} tasks added" + (f", {known:,} were there already" if known else ""), err=True)
+    typer.echo(f"{plural(added, 'task')} added" + (f", {known:,} were there already" if known else ""), err=True)
 
 
 def make_blind(run: Path, project: Path) -> None:
@@ -144,9 +145,11 @@ def make_blind(run: Path, project: Path) -> None:
     shows = (
         "too few to show anything" if smallest is None else f"enough to show a true win rate of {100 * smallest:.0f} % or more"
     )
-    typer.echo(f"{planned:,} prompts: {shows}, four times out of five", err=True)
+    typer.echo(f"{plural(planned, 'prompt')}: {shows}, four times out of five", err=True)
     if same:
-        typer.echo(f"{same:,} A/A items: two texts of the same model, which say how far a difference may be chance", err=True)
+        typer.echo(
+            f"{plural(same, 'A/A item')}: two texts of the same model, which say how far a difference may be chance", err=True
+        )
     else:
         few = "no prompt has several texts of the same model, or there are fewer than ten prompts: there are no A/A items"
         typer.echo(f"{few}; konomi compare {run} --samples 2 makes such texts", err=True)
@@ -178,7 +181,7 @@ def export(
         thawed = not store.frozen
         exported = store.export(freeze=freeze)
     if len(exported.judgements) > SOON:
-        typer.echo(f"figures of {len(exported.judgements):,} answers are computed", err=True)
+        typer.echo(f"computing figures of {plural(len(exported.judgements), 'answer')}", err=True)
     name, found = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
     try:
         said = write_export(exported, out, {f"{name}.json": found}, project=opened.title) | {name: found}
@@ -191,7 +194,9 @@ def export(
         typer.echo(json.dumps(said, ensure_ascii=False, indent=2))
         return
     for file in said["files"].values():
-        typer.echo(f"{file['name']}: {', '.join(f'{count:,} {what}' for what, count in file['counts'].items())}")
+        typer.echo(
+            f"{file['name']}: {', '.join(plural(count, what.removesuffix('s')) for what, count in file['counts'].items())}"
+        )
     for each in [line(found)] if name == "verdict" else lines(found):
         typer.echo(each)
     if "rankings" not in said["files"]:
@@ -217,4 +222,4 @@ def forget(
         if not yes:
             typer.confirm(f"Remove {known.name} ({known.id}) and all their answers for good?", abort=True)
         count = store.forget(known.id)
-    typer.echo(f"removed: {known.name} and {count:,} answers; rows of {known.id} in earlier exports are still there")
+    typer.echo(f"removed: {known.name} and {plural(count, 'answer')}; rows of {known.id} in earlier exports are still there")

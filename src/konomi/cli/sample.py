@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from konomi.cli.common import Json, Out, Seed, Set, app, make_observer, settings, show_json, told
+from konomi.markup import plural
 
 
 @app.command()
@@ -33,4 +34,4 @@ def sample(
     if as_json:
         show_json(result)
         return
-    typer.echo(f"{result['tasks']:,} tasks with {result['candidates']:,} candidates\n{result['file']}")
+    typer.echo(f"{plural(result['tasks'], 'task')} with {plural(result['candidates'], 'candidate')}\n{result['file']}")

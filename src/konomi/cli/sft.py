@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from konomi.cli.common import Json, Out, Seed, Set, app, make_observer, settings, told
+from konomi.markup import plural
 
 
 @app.command()
@@ -68,8 +69,8 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     before, after = result["before"], result["after"]
     early = f", ended early: {result['reason']}" if result["reason"] else ""
     typer.echo(
-        f"Evaluation on {result['held_out']} held-out texts, before -> after {result['best_update']} of {result['updates']} "
-        f"updates (the best{early})\n"
+        f"Evaluation on {plural(result['held_out'], 'held-out text')}, before -> after {result['best_update']} of "
+        f"{plural(result['updates'], 'update')} (the best{early})\n"
         f"  loss        {before['loss']:.4f} -> {after['loss']:.4f} nats/token\n"
         f"  perplexity  {before['perplexity']:.2f} -> {after['perplexity']:.2f}\n"
     )

@@ -17,80 +17,81 @@ FEW_COMPARISONS = 2_000
 _TEXTS = {
     "none": (
         "There is no comparison to judge the model by.",
-        "モデルを評価できる比較が一つもない。",
+        "モデルを評価できる比較がありません。",
     ),
     "accuracy": (
         "The model is right in {value} of {comparisons} held-out comparisons ({range}; {prompts} prompts).",
-        "取り置きの比較 {comparisons} 件（書き出し {prompts} 個）のうち、モデルの判断が正しかったのは {value}（{range}）。",
+        "評価用の比較 {comparisons} 件（書き出し {prompts} 個）のうち、モデルの判断が正しかったのは {value} です（{range}）。",
     ),
     "range": ("95 % interval {low} to {high}", "95 % 区間は {low} ～ {high}"),
-    "no_range": ("no interval", "区間は求められない"),
+    "no_range": ("no interval", "区間は求められません"),
     "few": (
         "That is too few prompts to judge it by: hold out 30 at least, better some hundreds.",
-        "書き出しが少なすぎて、良し悪しを判断できない。少なくとも 30 個、できれば数百個を取り置くこと。",
+        "書き出しが少なすぎるため、良し悪しを判断できません。評価用に少なくとも 30 個、できれば数百個を確保してください。",
     ),
     "worse": (
         "That is worse than a coin (50 %): perhaps better and worse were mixed up somewhere.",
-        "これは当てずっぽう（50 %）より悪い。どこかで良いほうと悪いほうを取り違えていないか確かめること。",
+        "これは偶然（50 %）を下回ります。どこかで良いほうと悪いほうを取り違えていないか確認してください。",
     ),
     "chance": (
         "That cannot be told from a coin (50 %): the data is not enough, or the labels hold nothing that the model can see.",
-        "これは当てずっぽう（50 %）と区別がつかない。データが足りないか、モデルに読み取れる手がかりがラベルにない。",
+        "これは偶然（50 %）と区別できません。データが足りないか、モデルが学べる手がかりがラベルにありません。",
     ),
     "length": (
         "That beats a coin, but is not shown to beat the rule that the longer text wins ({longer}): the data is not enough. "
         "Comparisons of texts of like length help most.",
-        "当てずっぽうは上回るが、「長いほうが勝ち」という規則（{longer}）を上回るとは言えず、データが足りない。"
-        "長さの近い文どうしの比較を増やすと効果が大きい。",
+        "偶然は上回りますが、「長いほうが勝ち」という規則（{longer}）を上回るとは言えず、データが足りません。"
+        "長さの近い文どうしの比較を増やすと効果的です。",
     ),
     "wide": (
         "That beats a coin and the rule that the longer text wins ({longer}), but the interval is wide: about {times} times "
         "as many held-out comparisons would bring it to 5 points on each side.",
-        "当てずっぽうも、「長いほうが勝ち」という規則（{longer}）も上回る。ただし区間が広く、±5 ポイントに収めるには"
-        "取り置きの比較がおよそ {times} 倍要る。",
+        "偶然も、「長いほうが勝ち」という規則（{longer}）も上回ります。ただし区間が広く、±5 ポイントに収めるには"
+        "評価用の比較がおよそ {times} 倍必要です。",
     ),
     "enough": (
         "That beats a coin and the rule that the longer text wins ({longer}), and the interval is narrow: the data is enough "
         "to rely on this number.",
-        "当てずっぽうも、「長いほうが勝ち」という規則（{longer}）も上回り、区間も狭い。この数字を信頼できるだけのデータがある。",
+        "偶然も、「長いほうが勝ち」という規則（{longer}）も上回り、区間も狭くなっています。この数値を信頼できるだけのデータがあります。",
     ),
     "collect": (
         "It was trained on {train} comparisons; below about 2,000 a reward model barely beats chance: collect more.",
-        "学習に使った比較は {train} 件。およそ 2,000 件に満たない報酬モデルは偶然をわずかに上回る程度なので、比較を増やすこと。",
+        "学習に使った比較は {train} 件です。"
+        "2,000 件ほどに満たない報酬モデルは偶然をわずかに上回る程度なので、比較を増やしてください。",
     ),
     "check": (
         "It was trained on {train} comparisons, which is often enough: look at the labels before collecting more.",
-        "学習に使った比較は {train} 件で、件数としては足りることが多い。さらに集める前に、ラベルを見直すこと。",
+        "学習に使った比較は {train} 件で、多くの場合は十分な件数です。さらに集める前に、ラベルを見直してください。",
     ),
     "more": (
         "It was trained on {train} comparisons only; more of them are likely to raise it.",
-        "学習に使った比較は {train} 件と少なく、増やせば正解率が上がる見込みがある。",
+        "学習に使った比較は {train} 件と少ないため、増やせば正解率が上がる見込みがあります。",
     ),
     "no_overlap": (
         "No two raters judged the same pair, so how good a model can be at best is not known.",
-        "同じ組を二人以上が評価した例がないため、正解率の上限は分からない。",
+        "同じ組を 2 人以上が評価した例がないため、正解率の上限は分かりません。",
     ),
     "no_ceiling": (
         "Two raters agree in {agreed}, which cannot be told from chance: how good a model can be at best is not known, and may "
         "be little better than a coin.",
-        "評価者どうしの一致は {agreed} で、偶然と区別がつかない。正解率の上限は分からず、五分五分に近いおそれもある。",
+        "評価者どうしの一致は {agreed} で、偶然と区別できません。正解率の上限は分からず、50 % に近い可能性もあります。",
     ),
     "unclear": (
         "Two raters agree in {agreed}, which allows about {ceiling} at best; whether the model is there already cannot be said "
         "from so few comparisons.",
-        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling}。モデルがすでにそこに達しているか"
-        "どうかは、この件数では分からない。",
+        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling} です。モデルがすでにそこに達しているか"
+        "どうかは、この件数では分かりません。",
     ),
     "below": (
         "Two raters agree in {agreed}, which allows about {ceiling} at best; from a coin to there the model has come {way}.",
-        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling}。"
-        "当てずっぽうからその上限までを 100 % とすると、モデルは {way} の位置にある。",
+        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling} です。"
+        "偶然からその上限までを 100 % とすると、モデルは {way} の位置にあります。",
     ),
     "reached": (
         "Two raters agree in {agreed}, which allows about {ceiling} at best, and the model is there: more comparisons of this "
         "kind will not raise it.",
-        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling}。モデルはすでにそこに達しており、"
-        "同じ種類の比較を増やしても伸びは見込めない。",
+        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling} です。モデルはすでにそこに達しており、"
+        "同じ種類の比較を増やしても向上は見込めません。",
     ),
 }
 

@@ -11,6 +11,7 @@ from konomi.feedback.agreement import concordance, enough_comparisons, people, w
 from konomi.feedback.export import rankings, repeated
 from konomi.feedback.ranking import Counted, bradley_terry, contests, counted
 from konomi.feedback.records import Exported
+from konomi.markup import plural
 
 
 def statistics(exported: Exported, seed: int = 0) -> dict[str, Any]:
@@ -63,7 +64,9 @@ def models(exported: Exported, counts: Sequence[Counted], seed: int = 0) -> dict
 
 def lines(said: dict[str, Any]) -> list[str]:
     """The figures as lines for a terminal."""
-    told = [f"{said['comparisons']:,} comparisons and {said['ties']:,} ties; about {said['needed']:,} are a beginning"]
+    told = [
+        f"{plural(said['comparisons'], 'comparison')} and {plural(said['ties'], 'tie')}; about {said['needed']:,} are a beginning"
+    ]
     for what, found in (("people agree with one another", said["agreement"]), ("people agree with themselves", said["oneself"])):
         if found is not None:
             told.append(f"{what} on {_share(found['share'])} of {found['couples']:,} pairs; chance is 50 %")

@@ -17,6 +17,7 @@ from konomi.data.records import Prompt, Ranking, Score, Task
 from konomi.feedback.stand_in import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
 from konomi.files import content_sha256, local_path
 from konomi.jobs.common import begun
+from konomi.markup import plural
 from konomi.models.reading import check_room
 from konomi.observer import Observer
 from konomi.rewards import Reward, build_reward, score
@@ -50,7 +51,7 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
     _check_texts(tasks, reward, observer)
     facts = {
         "rater": f"a stand-in for people (no person is asked): {reward.name} with noise",
-        "candidates": f"{job.candidates}: {len(tasks)} tasks",
+        "candidates": f"{job.candidates}: {plural(len(tasks), 'task')}",
         "agreement": f"{job.judge.agreement:g} of the pairs, with itself",
     }
     digest = content_sha256(local_path(job.candidates))[:32]

@@ -16,6 +16,7 @@ from konomi.feedback.statistics import lines, statistics
 from konomi.feedback.store import Store
 from konomi.files import content_sha256, local_path
 from konomi.jobs.common import begun
+from konomi.markup import plural
 from konomi.observer import Observer
 from konomi.signals import stop_on_signal
 from konomi.web.figures import find
@@ -40,7 +41,7 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
     if wanted.public_url is not None:
         public_of(wanted.public_url)
     path, tasks = local_path(wanted.project), tasks_of(local_path(job.candidates))
-    facts = {"candidates": f"{job.candidates}: {len(tasks)} tasks", "project": str(path)}
+    facts = {"candidates": f"{job.candidates}: {plural(len(tasks), 'task')}", "project": str(path)}
     digest = content_sha256(local_path(job.candidates))[:32]
     with (
         stop_on_signal(observer.stopping),

@@ -22,6 +22,7 @@ from konomi.errors import ConfigError, DataError, RunError
 from konomi.evaluation.verdict import too_few
 from konomi.jobs.common import ends, finish, held, logged, new_run, prompts_digest
 from konomi.jobs.inputs import check_unchanged, inputs_of
+from konomi.markup import plural
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.models.reading import check_room
@@ -272,7 +273,7 @@ def _facts(
         "model": f"{job.model.name}, {parameters / 1e6:,.0f} M parameters, {precision} on {trainer.engine.accelerator.device}",
         "reward": f"{job.reward.kind} {reward}",
         "prompts": f"{job.data.prompts}: {len(prompts)} to train on, {len(held_out)} held out",
-        "job": f"{job.ppo.updates} updates of {job.ppo.batch_size} responses of {low} to {high} tokens{done}",
+        "job": f"{plural(job.ppo.updates, 'update')} of {job.ppo.batch_size} responses of {low} to {high} tokens{done}",
         "ends at": trainer.tokens.stops() if job.rollout.stop != "length" else "its length alone",
         "held by": f"KL to the initial model, {job.ppo.kl_controller}"
         + (f", target {job.ppo.kl_target:g} nats/response" if job.ppo.kl_controller == "adaptive" else ""),

@@ -19,6 +19,7 @@ from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
 from konomi.jobs.common import begun, finish
 from konomi.jobs.reward_data import Learned, load
+from konomi.markup import plural
 from konomi.models.backbone import make_reward_model, tame_head
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.observer import Observer
@@ -118,8 +119,8 @@ def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, 
     model.reader.warn(observer.warn)
     if alike and model.reader.cut:
         observer.warn(
-            f"to {alike} of {len(groups)} prompts different responses are the same to the model: what differs is cut off. Raise "
-            "train.max_length, up to the places that the model has, or shorten the prompts"
+            f"to {alike} of {plural(len(groups), 'prompt')} different responses are the same to the model: what differs is cut "
+            "off. Raise train.max_length, up to the places that the model has, or shorten the prompts"
         )
 
 
@@ -212,7 +213,7 @@ def _facts(job: RewardJob, model: RewardModel, learned: Learned, precision: str)
     return {
         "model": f"{job.model.name}, {trained / 1e6:,.0f} M parameters trained, {precision} on {model.device}",
         "data": f"{job.data.file}: {learned.described}",
-        "job": f"{job.train.task}, {job.train.epochs} epochs, {job.train.batch_size} a step",
+        "job": f"{job.train.task}, {plural(job.train.epochs, 'epoch')}, {job.train.batch_size} a step",
     }
 
 

@@ -20,6 +20,7 @@ from konomi.data.rows import alike
 from konomi.data.sources import Hub
 from konomi.errors import DataError
 from konomi.evaluation import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
+from konomi.markup import plural
 from konomi.train.reward import Example
 
 
@@ -130,7 +131,8 @@ def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], 
         )
     return Learned(
         [_of_group(group) for group in train], [_of_group(group) for group in decided],
-        f"{counts[0]:,} comparisons of {len(train):,} prompts to train on, {counts[1]:,} of {len(held_out):,} held out",
+        f"{plural(counts[0], 'comparison')} of {plural(len(train), 'prompt')} to train on, "
+        f"{counts[1]:,} of {len(held_out):,} held out",
         _digest([(g.prompt, g.responses, g.comparisons) for g in train + held_out]),
         groups=held_out, truth=truth, comparisons=counts[0],
     )  # fmt: skip
@@ -160,7 +162,7 @@ def _scored(job: RewardJob, say: Callable[[str], None]) -> Learned:
         raise DataError(f"{data.file}: all scores are {mean:g}; there is nothing to learn")
     here, there = ([Example((s.prompt + s.response,), target=(s.score - mean) / std) for s in side] for side in (train, held_out))
     return Learned(
-        here, there, f"{len(train):,} scores to train on, {len(held_out):,} held out",
+        here, there, f"{plural(len(train), 'score')} to train on, {len(held_out):,} held out",
         _digest([(s.prompt, s.response, s.score) for s in train + held_out]), scores=held_out,
     )  # fmt: skip
 
@@ -169,7 +171,7 @@ def _labelled(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], 
     train, held_out, labels = read_labelled(job.data, say, warn)
     here, there = ([Example((each.text,), target=float(each.label)) for each in side] for side in (train, held_out))
     return Learned(
-        here, there, f"{len(train):,} texts to train on, {len(held_out):,} held out, labels {', '.join(labels)}",
+        here, there, f"{plural(len(train), 'text')} to train on, {len(held_out):,} held out, labels {', '.join(labels)}",
         _digest([(each.text, each.label) for each in train + held_out]), labels=labels, labelled=held_out,
     )  # fmt: skip
 

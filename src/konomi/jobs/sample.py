@@ -16,6 +16,7 @@ from konomi.data.tokens import Tokens
 from konomi.errors import DataError, RunError
 from konomi.jobs.common import begun, prompts_digest
 from konomi.jobs.ppo import check_context
+from konomi.markup import plural
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.rollout.sampler import make_draws, sample
@@ -82,7 +83,7 @@ def run_sample(
     facts = {
         **{f"model {name}": f"{each['name']}, {each['precision']}, ends at {each['ends_at']}" for name, each in about.items()},
         "prompts": f"{job.data.prompts}: {len(prompts)} ({job.sample.prompts})",
-        "job": f"{len(drafts)} tasks of {job.sample.candidates} candidates",
+        "job": f"{plural(len(drafts), 'task')} of {job.sample.candidates} candidates",
     }
     digest = prompts_digest(prompts)
     with (
@@ -243,7 +244,7 @@ def _tasks(drafts: Sequence[_Draft], seed: int) -> list[Task]:
 def _tell(figures: dict[str, int], observer: Observer) -> None:
     if figures["tasks_dropped"]:
         observer.warn(
-            f"{figures['tasks_dropped']} tasks are left out: no two different candidates in them, or the same as another"
+            f"left out: {plural(figures['tasks_dropped'], 'task')}: no two different candidates in them, or the same as another"
         )
     if figures["tasks_with_fewer"]:
-        observer.warn(f"{figures['tasks_with_fewer']} tasks have fewer candidates than asked for: others were duplicates")
+        observer.warn(f"fewer candidates than asked for in {plural(figures['tasks_with_fewer'], 'task')}: others were duplicates")

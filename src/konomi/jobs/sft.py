@@ -17,6 +17,7 @@ from konomi.environment import manage_memory, peak_memory_gb
 from konomi.errors import ConfigError, ModelError
 from konomi.files import new_directory
 from konomi.jobs.common import begun, finish
+from konomi.markup import plural
 from konomi.models.load import Loaded, load_causal_lm, quiet
 from konomi.models.policy import check_head, train_only
 from konomi.observer import Observer
@@ -174,7 +175,7 @@ def _encoded(
         )
     if cut.texts:
         observer.warn(
-            f"{cut.texts} of {len(rows)} texts are longer than sft.max_length = {limit} tokens and are cut; the longest has "
+            f"longer than sft.max_length = {limit} tokens and cut: {cut.texts} of {plural(len(rows), 'text')}; the longest has "
             f"{cut.longest}"
         )
     return rows
@@ -193,6 +194,7 @@ def _facts(job: SFTJob, ready: _Ready) -> dict[str, str]:
     facts = {
         "model": f"{job.model.name}, {size:,.0f} M parameters, {trained:,.0f} M of them trained, {ready.precision}",
         "texts": f"{job.data.texts}: {ready.texts[0]} to learn from ({ready.kind}), {ready.texts[1]} held out",
-        "job": f"{sft.epochs} epochs of {learned:,} learned tokens in {rows:,} rows, {sft.batch_size} a step",
+        "job": f"{plural(sft.epochs, 'epoch')} of {plural(learned, 'learned token')} in {plural(rows, 'row')}, "
+        f"{sft.batch_size} a step",
     }
     return facts | ({"licence": ready.loaded.note} if ready.loaded.note else {})
