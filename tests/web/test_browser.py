@@ -450,6 +450,24 @@ def test_runs_are_watched_as_they_go(two_runs: list[RunDir], visit: Callable[...
         expect(figures).to_have_count(6)
 
 
+def test_runs_of_sft_and_reward_models_are_watched_too(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    sft = RunDir.create(tmp_path, "sft", {"sft": {}}, seed=0)
+    reward = RunDir.create(tmp_path, "reward", {"train": {}}, seed=0)
+    sft.append_metrics(0, {"eval/loss": 3.0, "eval/perplexity": 20.1})
+    sft.append_metrics(1, {"sft/loss": 2.5})
+    reward.append_metrics(1, {"epoch": 0.5, "train/loss": 0.7, "eval/loss": 0.68, "eval/accuracy": 0.6})
+    with Server(None, [sft.path, reward.path]) as server:
+        page = visit(server.start, locale="en-GB")
+        figures = page.locator("#curves figure")
+        expect(figures).to_have_count(5)
+        perplexity = page.locator("#curves figure", has_text="Perplexity in evaluation").locator("svg")
+        expect(perplexity).to_have_attribute("aria-label", "Perplexity in evaluation: sft 20.1")
+        sft.append_metrics(1, {"eval/loss": 2.0, "eval/perplexity": 7.39})  # the evaluation after an update that was seen
+        expect(perplexity).to_have_attribute("aria-label", "Perplexity in evaluation: sft 7.39")
+        page.locator('[data-run="1"]').uncheck()
+        expect(figures).to_have_count(3)
+
+
 def test_what_a_run_says_last_is_there(two_runs: list[RunDir], visit: Callable[..., Page]) -> None:
     run = two_runs[0]
     falling = [5.0] * 6 + [0.0] * 7

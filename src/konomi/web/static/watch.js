@@ -16,6 +16,11 @@ const CURVES = [
   ["curve_length", "tokens/responses_len_mean"],
   ["curve_policy_loss", "ppo/loss/policy"],
   ["curve_value_loss", "ppo/loss/value"],
+  ["curve_train_loss", "sft/loss"],
+  ["curve_train_loss", "train/loss"],
+  ["curve_eval_loss", "eval/loss"],
+  ["curve_perplexity", "eval/perplexity"],
+  ["curve_accuracy", "eval/accuracy"],
 ];
 const find = (id) => document.getElementById(id);
 const runs = new Map(); // id -> {info, rows, texts, chosen, number}
@@ -49,10 +54,13 @@ async function follow(info) {
   runs.set(info.id, run);
   const at = `/api/runs/${encodeURIComponent(info.id)}`;
   const known = (generation) => (generation === undefined ? "" : `&generation=${generation}`);
-  const { rows, generation } = await call("GET", `${at}/metrics?after=${run.rows.at(-1)?.update ?? -1}${known(run.generation)}`);
+  // the last update is asked for again: its evaluation may have come a moment after it
+  const last = run.rows.at(-1)?.update ?? 0;
+  const { rows, generation } = await call("GET", `${at}/metrics?after=${last - 1}${known(run.generation)}`);
   const anew = run.generation !== undefined && generation !== run.generation; // it went on from an earlier checkpoint
   run.generation = generation;
-  run.rows = anew ? rows : [...run.rows, ...rows];
+  const seen = run.rows.length;
+  run.rows = anew ? rows : [...run.rows.filter((row) => row.update < last), ...rows];
   for (let more = true; more; ) {
     const said = await call("GET", `${at}/samples?from=${run.next ?? 0}${known(run.printed)}`);
     if (said.from === 0) run.texts.clear();
@@ -65,7 +73,7 @@ async function follow(info) {
     run.compare = (await call("GET", `${at}/compare`)).compare;
     changed ||= run.compare !== null;
   }
-  return changed || anew || rows.length > 0;
+  return changed || anew || run.rows.length !== seen;
 }
 
 /** Of each prompt the first text is kept, and the latest. */
