@@ -13,6 +13,7 @@ from rich.console import Console
 from konomi import console
 from konomi.cli.run import _show
 from konomi.console import COLUMNS, LiveObserver
+from konomi.evaluation.verdict import change
 from konomi.runs import RunDir
 from konomi.train.loop import StepResult
 
@@ -73,7 +74,7 @@ def compared(value: float) -> dict[str, Any]:
     gap = {"mean": value, "low": value, "high": value, "wins": 10, "losses": 10, "ties": 0}
     texts = [{"prompt": "a", "before": "b", "after": "c", "score_before": 1.0, "score_after": 2.0, "held_out": True}]
     judges = {"length": {"before": value, "after": value, "difference": gap}}
-    both = {"before": figures, "after": figures, "difference": gap, "judges": judges, "texts": texts}
+    both = {"before": figures, "after": figures, "difference": gap, "judges": judges, "texts": texts, "verdict": change(gap, 20)}
     return {"report": "r", "compare": {"prompts": 20, "samples": 1, "best_of_n": [], **both}}
 
 
