@@ -12,8 +12,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from konomi import environment, files
+from konomi.cli import app
 from konomi.errors import ConfigError, DataError, RunError
 from konomi.runs import RunDir
 
@@ -255,3 +257,12 @@ def test_importing_it_is_cheap() -> None:
     code += "print(*({'torch', 'mlflow', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_run_of_another_verb_is_named(tmp_path: Path) -> None:
+    for section, verb in (("sft", "sft"), ("train", "reward"), ("sample", "sample")):
+        run = RunDir.create(tmp_path, verb, {section: {}}, seed=0)
+        assert run.verb == verb
+        for command in (["compare", str(run.path)], ["ppo", "--resume", str(run.path)]):
+            answer = CliRunner().invoke(app, command)
+            assert answer.exit_code == 2 and f"a run of `konomi {verb}`; give one of `konomi ppo`" in answer.stderr, answer.stderr

@@ -14,7 +14,6 @@ from typing import Any
 from konomi import charts, page
 from konomi.charts import Chart
 from konomi.errors import DataError
-from konomi.evaluation.verdict import change
 from konomi.markup import number, signed
 from konomi.reward_report import write_reward_report
 from konomi.runs import RunDir
@@ -189,7 +188,7 @@ def _read_compare(run: RunDir) -> dict[str, Any] | None:
     return {
         "prompts": prompts,
         "samples": found.get("samples") or 0,
-        "verdict": found.get("verdict") or change(gap, prompts),
+        "verdict": found.get("verdict") or _verdict(gap, prompts),
         "rows": rows,
         "judges": judges,
         "best_of_n": found.get("best_of_n", []),
@@ -198,6 +197,13 @@ def _read_compare(run: RunDir) -> dict[str, Any] | None:
         "first": first,
         "texts": [(key, items[:TEXTS_OPEN], items[TEXTS_OPEN:]) for key, items in groups if items],
     }
+
+
+def _verdict(gap: Mapping[str, Any], prompts: int) -> dict[str, str]:
+    """The sentence on a before/after that was made before there were sentences."""
+    from konomi.evaluation.verdict import change  # imports scipy
+
+    return change(gap, prompts)
 
 
 def _text(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,6 +158,11 @@ class RunDir:
         config = self.config
         return str(self.info.get("verb") or next((verb for section, verb in _VERBS.items() if section in config), ""))
 
+    def check_verb(self, wanted: str) -> None:
+        """Raise ConfigError if another verb than ``wanted`` made the run."""
+        if self.verb not in ("", wanted):
+            raise ConfigError(f"{self.path}: a run of `konomi {self.verb}`; give one of `konomi {wanted}`")
+
     def note(self, **fields: Any) -> None:
         """Set fields of run.json, for example ``mlflow_run_id``."""
         self.write_json("run.json", self.info | fields)

@@ -119,7 +119,9 @@ def compare(
     from konomi.config import CompareConfig, PPOJob, build
     from konomi.runs import RunDir
 
-    own = build(PPOJob, RunDir.open(run).config, where=str(run / "config.json")).compare
+    opened = RunDir.open(run)
+    opened.check_verb("ppo")
+    own = build(PPOJob, opened.config, where=str(run / "config.json")).compare
     extra = [*own.extra, *prompt] if prompt else None
     given = {"prompts": prompts, "samples": samples, "extra": extra, "seed": seed, "best_of": best_of}
     config = build(CompareConfig, {**own.model_dump(), **{k: v for k, v in given.items() if v is not None}}, where="compare")

@@ -192,6 +192,7 @@ def resumed_job(path: Path, overrides: list[str]) -> PPOJob:
     if overrides:
         raise ConfigError(f"--set {overrides[0]}: a resumed run goes on as it began; start a new one to change a setting")
     run = RunDir.open(path)
+    run.check_verb("ppo")
     if run.info["status"] == "finished":
         raise ConfigError(f"{path}: this run is finished; there is nothing to go on with")
     return build(PPOJob, run.config, where=str(run.path / "config.json"))
