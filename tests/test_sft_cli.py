@@ -194,13 +194,14 @@ def test_long_texts_are_cut_and_that_is_said(world: Path) -> None:
 
 
 def test_a_tokenizer_without_an_end_is_told(world: Path) -> None:
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json"):
         path = world / "lm" / name
         if path.exists():
             config = json.loads(path.read_text(encoding="utf-8"))
             config.pop("eos_token", None)
+            config |= {"eos_token_id": None} if "eos_token_id" in config else {}
             path.write_text(json.dumps(config), encoding="utf-8")
-    assert "no end-of-text token" in ran("sft.epochs=1")["said"]
+    assert "name an end-of-text token" in ran("sft.epochs=1")["said"]
 
 
 # -- stops -------------------------------------------------------------------------------------------------------------

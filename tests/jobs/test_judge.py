@@ -13,6 +13,7 @@ from konomi.cli import app
 from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
 from konomi.data.records import Candidate, Prompt, Ranking, Task
 from konomi.feedback.stand_in import pairs_alike, ranks
+from tiny import ALPHABET, tiny_config, tiny_tokenizer
 
 REWARD = """
 def length(responses):
@@ -144,6 +145,27 @@ def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, settin
     assert result.exit_code == 2, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
     assert not (world / "runs").exists()
+
+
+def test_a_reward_that_cuts_texts_says_how_many_before_it_begins(world: Path) -> None:
+    import transformers
+
+    letters = ALPHABET[:26]
+    tasks = [Task(a + b, (Candidate(b), Candidate(a * 5)), {}) for a, b in zip(letters, letters[::-1], strict=True)]
+    write_records(world / "candidates.jsonl", tasks)
+    transformers.GPT2ForSequenceClassification(tiny_config("gpt2", num_labels=2)).save_pretrained(world / "labels")
+    tiny_tokenizer().save_pretrained(world / "labels")
+    (world / "job.toml").write_text(
+        'candidates = "candidates.jsonl"\n[reward]\nkind = "classifier"\nname = "labels"\nlabel = 1\nmax_length = 7\n'
+        "[run]\nmlflow = false\n",
+        encoding="utf-8",
+    )
+    result = konomi("judge", "job.toml", "--set", "reward.max_length=3")
+    assert (result.exit_code, (world / "runs").exists()) == (2, False)
+    assert f"{len(tasks)} of {len(tasks)} prompts are that long by themselves" in result.stderr
+    result = konomi("judge", "job.toml")
+    assert result.exit_code == 0, result.stderr
+    assert f"{len(tasks)} of {2 * len(tasks)} texts are cut, the longest has 8 tokens" in result.stderr
 
 
 def test_a_file_without_candidates_is_refused(world: Path) -> None:

@@ -177,6 +177,22 @@ def test_labels_are_learned_with_the_settings_of_the_write_up(tmp_path: Path) ->
     assert high > low
 
 
+def test_texts_that_are_cut_are_counted_before_training_with_the_side_and_what_it_leaves_alike(tmp_path: Path) -> None:
+    base = tmp_path / "xlm"
+    texts = sum(len(answers(prompt)) for prompt in PROMPTS)  # each a <bos>, 3 characters of prompt, 6 of response
+    for model, limit, side, alike in (
+        (tiny_encoder(base), 4, "end", f"to {len(PROMPTS)} of {len(PROMPTS)} prompts different responses are the same"),
+        (save_tiny(tmp_path / "llama", "llama"), 6, "beginning", ""),
+        (save_tiny(tmp_path / "llama", "llama"), 10, "", ""),
+    ):
+        job = preference(tmp_path)
+        sets = [f"model.name={model}", f"train.max_length={limit}", "train.epochs=1", f"run.name=r-{side}"]
+        said = konomi("reward", job, "--out", str(tmp_path / "runs"), *[x for each in sets for x in ("--set", each)]).stderr
+        cut = f"it reads {limit} tokens of a text, and of a longer one not the {side}: {texts} of {texts} texts are cut"
+        assert (cut in said) == bool(side) and ("texts are cut" in said) == bool(side), said
+        assert (alike in said) and ("are the same" in said) == bool(alike)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

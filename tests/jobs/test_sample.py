@@ -16,7 +16,6 @@ from konomi.config import DataConfig, ModelConfig, RolloutConfig, SampleJob, bui
 from konomi.data.formats import read_tasks
 from konomi.data.records import Prompt, Task
 from konomi.data.sources import load_prompts, split_held_out
-from konomi.data.tokens import Tokens
 from konomi.errors import ConfigError
 from konomi.models.load import load_causal_lm
 from konomi.rollout.sampler import make_draws, sample
@@ -76,13 +75,13 @@ def test_candidates_with_where_they_came_from(world: Path) -> None:
     assert manifest["models"] == {"a": {"name": "lm", "revision": None, "precision": "fp64", "ends_at": "<eos> (1)"}}
     assert manifest["files"]["candidates"]["counts"]["records"] == len(tasks)
     loaded = load_causal_lm(ModelConfig(name="lm"))
-    tokens, config = Tokens(loaded.tokenizer), RolloutConfig(response_tokens=(3, 6))
+    tokens, config = loaded.tokens, RolloutConfig(response_tokens=(3, 6))
     for each in tasks[3].candidates:  # what is said of a candidate is enough to draw it again
         assert (each.source["model"], each.source["seed"], each.source["temperature"]) == ("a", 0, 1.0)
         query = tokens.encode(tasks[3].prompt)
         draws = make_draws(config, each.source["seed"], [tuple(each.source["stream"])])
         again = sample(loaded.model.double(), tokens, [query], draws, config).response_ids()[0]
-        assert (len(again), tokens.split(query, again)[1]) == (each.source["tokens"], each.text)
+        assert (len(again), tokens.split(tasks[3].prompt, query, again)[1]) == (each.source["tokens"], each.text)
 
 
 def test_same_seed_same_file_whatever_the_batches(world: Path) -> None:

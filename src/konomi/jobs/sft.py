@@ -131,8 +131,11 @@ def _prepare(job: SFTJob, observer: Observer) -> _Ready:
     sides = split_examples(examples, job.data)
     loaded = load_causal_lm(job.model, progress=observer.say)
     tokens = loaded.tokens
-    if not tokens.eos_ids:
-        observer.warn(f"{loaded.source}: its tokenizer has no end-of-text token, so the model does not learn where to stop")
+    if tokens.end_id is None:
+        observer.warn(
+            f"{loaded.source}: neither its tokenizer nor its settings name an end-of-text token, so the model does not learn "
+            "where to stop"
+        )
     render = _template(loaded) if kind == "messages" else None
     rows, held_out = (_encoded(job, kind, side, loaded, tokens, render, observer) for side in sides)
     check_head(loaded.model)

@@ -283,7 +283,10 @@ def read_facts(directory: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{directory}: no {FILE}, so this is no reward model that konomi trained") from None
+        raise DataError(
+            f"{directory}: no {FILE}, so this is no reward model that konomi trained (a language model gives no scores). Give "
+            'the model/ of a `konomi reward` run, or, for a classifier from elsewhere, kind = "classifier"'
+        ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); train the model again") from None
     version = facts.get("version") if isinstance(facts, dict) else None
