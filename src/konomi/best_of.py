@@ -54,7 +54,7 @@ def best_of_n(
     pairs: list[tuple[str, str]] = []
     for start in range(0, len(items), BATCH):
         part = items[start : start + BATCH]
-        draws = make_draws(rollout, config.seed, [("best of", prompt.key, i) for prompt, _, i in part])
+        draws = make_draws(rollout, config.seed, [("best of", prompt.stream, i) for prompt, _, i in part])
         with autocast():
             drawn = sample(model, tokens, [query for _, query, _ in part], draws, rollout)
         pairs += [

@@ -220,7 +220,7 @@ def _answer(
     logprob: list[float] = []
     for start in range(0, len(items), BATCH):
         here = slice(start, start + BATCH)
-        draws = make_draws(rollout_config, seed, [("compare", prompt.key, number) for prompt, number in items[here]])
+        draws = make_draws(rollout_config, seed, [("compare", prompt.stream, number) for prompt, number in items[here]])
         with autocast():
             rollout = sample(model, tokens, queries[here], draws, rollout_config)
             rows = micro_batches(rollout.lengths.cpu(), torch.arange(len(rollout)), MICRO_BATCH_TOKENS)

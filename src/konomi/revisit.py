@@ -10,7 +10,7 @@ from konomi.compare import compare_models
 from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.errors import DataError
 from konomi.jobs.inputs import check_unchanged
-from konomi.jobs.ppo import check_context, check_lengths, check_reading, describe_inputs, find_prompts
+from konomi.jobs.ppo import as_read, check_context, check_lengths, check_reading, describe_inputs, find_prompts
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.report import write_report
@@ -26,10 +26,11 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     job = build(PPOJob, run.config, where=str(run.path / "config.json"))
     if not (run.model / "config.json").is_file():
         raise DataError(f"{run.model}: no model there yet; the run has to end first ({run.info['status']})")
-    prompts, held_out = find_prompts(job)
+    sides = find_prompts(job, say=observer.say)
     device = find_device()
-    reward = build_reward(job.reward, columns=prompts[0].columns, device=device)
-    judges = build_judges(job.judges, columns=prompts[0].columns, device=device)
+    reward = build_reward(job.reward, columns=sides[0][0].columns, device=device)
+    judges = build_judges(job.judges, columns=sides[0][0].columns, device=device)
+    prompts, held_out = as_read(sides, [reward, *judges.values()], job.data.prompts, observer.say)
     before, after = load_pair(job.model, run.model, observer.say)
     tokens = before.tokens
     again = job.model_copy(update={"compare": config})

@@ -8,7 +8,7 @@ import pytest
 
 from konomi.config import DataConfig
 from konomi.data.records import Prompt
-from konomi.data.sources import embedded_file, hub_problem, load_prompts, split_held_out
+from konomi.data.sources import distinct_prompts, embedded_file, hub_problem, load_prompts, split_held_out
 from konomi.errors import ConfigError, DataError
 
 
@@ -102,6 +102,50 @@ def test_the_file_ending_may_be_in_capitals(tmp_path: Path) -> None:
 def test_of_equal_texts_the_first_is_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", '{"text": "a", "n": 1}\n{"text": "b", "n": 2}\n{"text": " a", "n": 3}\n')
     assert load(path) == [Prompt("a", {"n": 1}), Prompt("b", {"n": 2})]
+
+
+def test_equal_texts_with_other_columns(tmp_path: Path) -> None:
+    rows = [("a", 1, "x"), ("b", 2, "x"), (" a", 3, "x"), ("a", 3, "y"), ("a", 1, "x")]
+    body = "".join(json.dumps({"text": text, "n": n, "id": i}) + "\n" for text, n, i in rows)
+    config = DataConfig(prompts=str(write(tmp_path / "p.jsonl", body)))
+    for reads, kept, left in (
+        ((), [0, 1], "3 of 5 prompts repeat the text of an earlier one and are left out; they differ in 'n', 'id', which"),
+        (("n",), [0, 1, 2], "2 of 5 prompts repeat the text of an earlier one and are left out; they differ in 'id', which"),
+        (("n", "id"), [0, 1, 2, 3], "1 of 5 prompts repeat the text of an earlier one and are left out"),
+        (None, [0, 1, 2, 3], "1 of 5 prompts repeat the text of an earlier one and are left out"),
+    ):
+        said: list[str] = []
+        found = load_prompts(config, reads, said.append)
+        assert [(p.text, p.columns["n"], p.columns["id"]) for p in found] == [rows[i] for i in kept]
+        assert [line.startswith(f"{config.prompts}: {left}") for line in said] == [True]
+        # all on one side of a split, and each with streams of its own
+        assert len({p.key for p in found}) == 2 and len({p.stream for p in found}) == len(found)
+        train, held_out = split_held_out([*found, Prompt("c"), Prompt("d")], 0.5)
+        assert not {p.key for p in train} & {p.key for p in held_out}
+        assert found[0].stream == Prompt("a").key
+        assert distinct_prompts(load_prompts(config, None), reads, said.append) == found
+
+
+def test_values_are_as_json_holds_them(tmp_path: Path) -> None:
+    import datetime
+    from decimal import Decimal
+
+    import pyarrow
+    import pyarrow.parquet
+
+    day = datetime.date(2026, 1, 2)
+    columns = {
+        "text": ["a", "b"], "day": [day, None], "image": [None, b"\x89PNG"], "name": [b"x", b"y"],
+        "all": [{"days": [day], "price": Decimal("1.50")}, None], "at": [datetime.datetime(2026, 1, 2, 3), None],
+    }  # fmt: skip
+    path = tmp_path / "p.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    said: list[str] = []
+    first, second = load_prompts(DataConfig(prompts=str(path)), say=said.append)
+    assert first.columns == {"day": "2026-01-02", "all": {"days": ["2026-01-02"], "price": 1.5}, "at": "2026-01-02T03:00:00"}
+    assert second.columns == {"day": None, "all": None, "at": None}
+    assert said == [f"{path}: columns left out, because JSON cannot hold their values: 'name', 'image'"]
+    refused(path, f"{path}: row 1: 'name' is binary data; a text is needed", column="name")
 
 
 def test_limit_reads_no_further(tmp_path: Path) -> None:

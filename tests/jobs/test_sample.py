@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections import Counter
 from pathlib import Path
@@ -63,6 +64,16 @@ def sampled(name: str, *settings: str) -> tuple[list[Task], dict[str, Any]]:
 
 
 TWO = ("models.b.name=other", "models.b.precision=fp64")
+
+
+def test_a_column_of_dates_and_one_of_bytes(world: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = {"text": WORDS, "day": [datetime.date(2026, 1, 2)] * len(WORDS), "image": [b"\x89PNG"] * len(WORDS)}
+    pyarrow.parquet.write_table(pyarrow.table(table), "p.parquet")
+    tasks, _ = sampled("one", "data.prompts=p.parquet", "data.limit=8", "sample.prompts=all")
+    assert [task.columns for task in tasks] == [{"day": "2026-01-02"}] * 8
 
 
 def test_candidates_with_where_they_came_from(world: Path) -> None:

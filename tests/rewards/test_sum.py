@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import pytest
 
 from konomi.config import PPOJob, build
 from konomi.errors import ConfigError, RunError
+from konomi.jobs.ppo import as_read, find_prompts
 from konomi.rewards import build_reward
-from konomi.rewards.base import evaluate
+from konomi.rewards.base import columns_read, evaluate
 from konomi.rewards.sum import SumReward
 
 CODE = """
 def length(responses): return [len(text) for text in responses]
 def topic(responses, topic): return [float(name == "x") for name in topic]
 def letters(responses): return [[(i + 1, float(c == "a")) for i, c in enumerate(text)] for text in responses]
+def anything(responses, **columns): return [0.0 for _ in responses]
 def broken(texts): raise KeyError("gone")
 def short(texts): return [1.0]
 """
@@ -29,6 +32,27 @@ def made(tmp_path: Path, weights: dict[str, float], columns: Any = ("topic",), *
     tables = {name: {"kind": "function", "name": f"{path}:{function}"} for name, function in parts.items()}
     job = build(PPOJob, {"reward": {"kind": "sum", "weights": weights, "parts": tables}})
     return build_reward(job.reward, columns=columns)
+
+
+def test_prompts_that_differ_in_what_a_reward_reads_are_kept(tmp_path: Path) -> None:
+    rows = [("a", "x", 1), ("b", "x", 2), ("c", "x", 3), ("d", "y", 4), ("a", "y", 5), ("b", "x", 6)]
+    body = "".join(json.dumps({"text": text, "topic": topic, "id": number}) + "\n" for text, topic, number in rows)
+    (tmp_path / "p.jsonl").write_text(body, encoding="utf-8")
+    job = build(PPOJob, {"data": {"prompts": str(tmp_path / "p.jsonl"), "held_out": 0.5}, "compare": {"extra": []}})
+    sides = find_prompts(job)
+    assert [len(side) for side in sides] == [3, 3]
+    for parts, reads, kept in (
+        ({"long": "length"}, set(), "1234"),
+        ({"long": "length", "on": "topic"}, {"topic"}, "12345"),
+        ({"long": "length", "all": "anything"}, None, "123456"),
+    ):
+        reward, said = made(tmp_path, {}, columns=("topic", "id"), **parts), list[str]()
+        assert reward.reads == reads
+        found = as_read(sides, [reward], "p", said.append)
+        assert "".join(str(p.columns["id"]) for p in sorted(found[0] + found[1], key=lambda p: p.columns["id"])) == kept
+        assert len(said) == (len(kept) < 6)
+        assert not {p.key for p in found[0]} & {p.key for p in found[1]}
+    assert columns_read([reward, made(tmp_path, {}, a="length")]) is None
 
 
 def test_numbers_are_added_with_their_weights(tmp_path: Path) -> None:

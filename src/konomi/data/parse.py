@@ -13,6 +13,7 @@ from konomi.data.messages import Render, preference
 from konomi.data.records import Candidate, Pair, Ranking, Score, Task
 from konomi.data.rows import UnusableRow, checked_text, kind, near, need_column, text_of
 from konomi.errors import DataError
+from konomi.files import plain
 
 VERSION = 1
 """Of our files. A later one is refused."""
@@ -92,7 +93,10 @@ def _task(where: str, row: dict[str, Any]) -> Task:
     columns = row.get("columns")
     if not isinstance(columns, (dict, type(None))):
         raise DataError(f"{where}: 'columns' is {kind(columns)}; an object is needed")
-    return Task(prompt, tuple(candidates), columns or {})
+    try:  # a table may hold dates
+        return Task(prompt, tuple(Candidate(each.text, plain(each.source)) for each in candidates), plain(columns or {}))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{where}: JSON cannot hold it: {error}") from error
 
 
 def _ranking(where: str, row: dict[str, Any]) -> Ranking:

@@ -16,10 +16,12 @@ class Prompt:
     Attributes:
         text: as it was read, white space and all.
         columns: the row's other columns by name, the same names in all prompts of a source; reward functions get them.
+        copy: how many prompts of the source before this one have the same text, with other columns.
     """
 
     text: str
     columns: dict[str, Any] = field(default_factory=dict)
+    copy: int = 0
 
     @property
     def key(self) -> str:
@@ -30,6 +32,12 @@ class Prompt:
         """
         text = unicodedata.normalize("NFC", self.text).strip()
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @property
+    def stream(self) -> str:
+        """Names the random streams of this prompt: its key, and of a copy also the number, so that copies are answered
+        independently."""
+        return f"{self.key}.{self.copy}" if self.copy else self.key
 
 
 def is_held_out(key: str, share: float) -> bool:

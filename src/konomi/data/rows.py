@@ -273,5 +273,5 @@ def near(name: str, names: Iterable[str]) -> str:
 
 def kind(value: object) -> str:
     """What a value of JSON is, in words."""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null", bytes: "binary data"}
     return names.get(type(value), "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")

@@ -11,9 +11,10 @@ import re
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from konomi.config import DataConfig
 from konomi.data.records import Prompt, is_held_out
 from konomi.data.rows import FORMATS, Row, file_rows, near, need_column, text_of
 from konomi.errors import ConfigError, DataError
-from konomi.files import local_path
+from konomi.files import local_path, plain
 
 EMBEDDED = "embedded:"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
@@ -43,17 +44,75 @@ class Hub:
     revision: str | None = None
 
 
-def load_prompts(config: DataConfig) -> list[Prompt]:
-    """Return the prompts that ``config`` names, in the order of the source; of equal texts (by key) the first is kept.
+def load_prompts(
+    config: DataConfig, reads: Iterable[str] | None = (), say: Callable[[str], None] = lambda _: None
+) -> list[Prompt]:
+    """Return the prompts that ``config`` names, in the order of the source.
 
-    A column that a row lacks and another has is None.
+    A column that a row lacks and another has is None. Dates are ISO strings, as in JSON; a column with values that JSON cannot
+    hold, such as bytes, is left out.
+
+    Args:
+        config: where they are.
+        reads: as in :func:`distinct_prompts`.
+        say: is told what was left out.
 
     Raises:
         DataError: the source cannot be found, reached or read; a row has no text; there are no rows.
         ConfigError: a setting for hub data sets is given with a file.
     """
     rows = open_rows(config.prompts, config.column, Hub(config.subset, config.split, config.revision), "data.")
-    return _prompts(itertools.islice(rows, config.limit), config.column, config.prompts)
+    odd: dict[str, str] = {}
+    prompts = _prompts(_as_json(itertools.islice(rows, config.limit), config.column, odd), config.column, config.prompts)
+    if odd:
+        prompts = [replace(p, columns={name: value for name, value in p.columns.items() if name not in odd}) for p in prompts]
+        say(f"{config.prompts}: columns left out, because JSON cannot hold their values: {', '.join(map(repr, odd))}")
+    return distinct_prompts(prompts, reads, say, config.prompts)
+
+
+def _as_json(rows: Iterable[Row], column: str, odd: dict[str, str]) -> Iterator[Row]:
+    """Rows with their values as they will be in a file of candidates or in a request; the columns where that cannot be are
+    noted in ``odd``, each with the first row."""
+    for where, row in rows:
+        made = {column: row[column]} if column in row else {}
+        for name, value in row.items():
+            if name == column or name in odd:
+                continue
+            try:
+                made[name] = plain(value)
+            except (TypeError, ValueError, OverflowError):
+                odd[name] = where
+        yield where, made
+
+
+def distinct_prompts(
+    prompts: Sequence[Prompt], reads: Iterable[str] | None, say: Callable[[str], None], name: str = "prompts"
+) -> list[Prompt]:
+    """The prompts without those that are the same to whoever reads them: the same text (by key), and the same in ``reads``.
+
+    Prompts with the same text are always on the same side of a split; ``Prompt.copy`` numbers them.
+
+    Args:
+        prompts: in the order of the source.
+        reads: the columns that count; None: all.
+        say: is told how many were left out, and in which columns they differ from the ones that stay.
+        name: where they came from, for the message.
+    """
+    names = None if reads is None else set(reads)
+    seen: dict[tuple[str, str], Prompt] = {}
+    copies: Counter[str] = Counter()
+    differ: dict[str, None] = {}
+    for prompt in prompts:
+        same = prompt.key, repr([(k, v) for k, v in prompt.columns.items() if names is None or k in names])
+        if same in seen:
+            differ |= dict.fromkeys(k for k, v in prompt.columns.items() if repr(v) != repr(seen[same].columns.get(k)))
+        else:
+            seen[same] = replace(prompt, copy=copies[prompt.key])
+            copies[prompt.key] += 1
+    if left := len(prompts) - len(seen):
+        how = f"; they differ in {', '.join(map(repr, differ))}, which nothing here reads" if differ else ""
+        say(f"{name}: {left:,} of {len(prompts):,} prompts repeat the text of an earlier one and are left out{how}")
+    return list(seen.values())
 
 
 def as_prompts(given: Iterable[str | Mapping[str, Any] | Prompt], column: str = "text") -> list[Prompt]:
@@ -71,20 +130,19 @@ def as_prompts(given: Iterable[str | Mapping[str, Any] | Prompt], column: str = 
         return dict(each) if isinstance(each, Mapping) else {column: each}
 
     rows = ((f"prompts[{i}]", row_of(each)) for i, each in enumerate(given))
-    return _prompts(rows, column, "prompts")
+    return distinct_prompts(_prompts(rows, column, "prompts"), None, lambda _: None)
 
 
 def _prompts(rows: Iterable[Row], column: str, name: str) -> list[Prompt]:
-    prompts: dict[str, Prompt] = {}
+    prompts = []
     for where, row in rows:
         text = text_of(where, row, column, hint=". Set data.column")
-        prompt = Prompt(text, {key: value for key, value in row.items() if key != column})
-        prompts.setdefault(prompt.key, prompt)
+        prompts.append(Prompt(text, {key: value for key, value in row.items() if key != column}))
     if not prompts:
         raise DataError(f"{name}: no rows in it; at least one text is needed")
     # JSON rows may differ in their keys; a reward function that names one must find it in every batch
-    names = dict.fromkeys(name for prompt in prompts.values() for name in prompt.columns)
-    return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in names}) for prompt in prompts.values()]
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in names}) for prompt in prompts]
 
 
 def split_held_out(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt], list[Prompt]]:

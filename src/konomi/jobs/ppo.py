@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from konomi import files
 from konomi.compare import compare_models, told
 from konomi.config import PPOJob, build
 from konomi.data.records import Prompt
-from konomi.data.sources import as_prompts, load_prompts, split_held_out
+from konomi.data.sources import as_prompts, distinct_prompts, load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
@@ -28,7 +28,7 @@ from konomi.models.policy import Policy, make_reference
 from konomi.models.reading import check_room
 from konomi.observer import Observer
 from konomi.rewards import as_reward, build_judges
-from konomi.rewards.base import Reward, readers
+from konomi.rewards.base import Reward, columns_read, readers
 from konomi.runs import RunDir, Status
 from konomi.signals import Stop, stop_on_signal
 from konomi.tracking import MlflowSink
@@ -57,9 +57,10 @@ def run_ppo(
     observer, started = observer or Observer(), time.monotonic()
     old = RunDir.open(resume) if resume else None
     own = None if prompts is None else as_prompts(prompts, job.data.column)
-    asked, held_out = find_prompts(job, own)
-    reward = as_reward(job.reward if reward is None else reward, asked[0].columns, find_device())
-    judges = build_judges(job.judges, columns=asked[0].columns, device=find_device())
+    sides = find_prompts(job, own, observer.say)
+    reward = as_reward(job.reward if reward is None else reward, sides[0][0].columns, find_device())
+    judges = build_judges(job.judges, columns=sides[0][0].columns, device=find_device())
+    asked, held_out = as_read(sides, [reward, *judges.values()], job.data.prompts, observer.say)
     loaded = load_causal_lm(job.model, progress=observer.say)
     precision = (old and old.info.get("precision")) or choose_precision(job.model.precision)
     tokens = loaded.tokens
@@ -207,12 +208,15 @@ def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
     return job
 
 
-def find_prompts(job: PPOJob, given: list[Prompt] | None = None) -> tuple[list[Prompt], list[Prompt]]:
+def find_prompts(
+    job: PPOJob, given: list[Prompt] | None = None, say: Callable[[str], None] = lambda _: None
+) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts to train on and those held out; neither holds an extra prompt of the before/after.
 
-    ``given``: instead of those that the job names.
+    ``given``: instead of those that the job names. Those of the same text that differ in any column are all there, until
+    :func:`as_read` is asked. ``say``: is told what was left out.
     """
-    prompts = load_prompts(job.data) if given is None else given
+    prompts = load_prompts(job.data, None, say) if given is None else given
     extra = {Prompt(text).key for text in job.compare.extra}
     train, held_out = split_held_out([p for p in prompts if p.key not in extra], job.data.held_out)
     if not held_out:
@@ -221,6 +225,15 @@ def find_prompts(job: PPOJob, given: list[Prompt] | None = None) -> tuple[list[P
             f"or raise data.held_out = {job.data.held_out:g}"
         )
     return train, held_out
+
+
+def as_read(
+    sides: tuple[list[Prompt], list[Prompt]], rewards: Iterable[Reward], name: str, say: Callable[[str], None]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to train on and those held out, without those that are the same to all rewards; ``say`` is told how many."""
+    held_out = {prompt.key for prompt in sides[1]}
+    found = distinct_prompts([*sides[0], *sides[1]], columns_read(rewards), say, name)
+    return [p for p in found if p.key not in held_out], [p for p in found if p.key in held_out]
 
 
 def describe_inputs(job: PPOJob, loaded: Loaded, prompts: list[Prompt]) -> dict[str, Any]:

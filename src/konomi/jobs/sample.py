@@ -48,7 +48,7 @@ class _Draft:
 
     def task(self, seed: int) -> Task:
         """The task, its candidates in an order that does not tell who wrote them."""
-        order = sorted(self.found, key=lambda place: stream_seed(seed, "sample-order", self.prompt.key, self.round, place))
+        order = sorted(self.found, key=lambda place: stream_seed(seed, "sample-order", self.prompt.stream, self.round, place))
         return Task(self.text, tuple(self.found[place] for place in order), self.prompt.columns)
 
 
@@ -77,7 +77,7 @@ def run_sample(
         KeyboardInterrupt: stopped by a signal.
     """
     observer, started = observer or Observer(), time.monotonic()
-    prompts = _prompts(job)
+    prompts = _prompts(job, observer)
     writer, texts, about = _checked(job, prompts, observer)
     drafts = [_Draft(*pair, number) for pair in zip(prompts, texts, strict=True) for number in range(job.sample.rounds)]
     facts = {
@@ -124,9 +124,9 @@ def run_sample(
     }
 
 
-def _prompts(job: SampleJob) -> list[Prompt]:
+def _prompts(job: SampleJob, observer: Observer) -> list[Prompt]:
     """The prompts of the side that is asked for."""
-    prompts = load_prompts(job.data)
+    prompts = load_prompts(job.data, say=observer.say)
     if job.sample.prompts == "all":
         return prompts
     train, held_out = split_held_out(prompts, job.data.held_out)
@@ -207,7 +207,7 @@ def _draw(
     job: SampleJob, writer: _Writer, places: Sequence[tuple[_Draft, int]], queries: Sequence[Sequence[int]], attempt: int
 ) -> list[Candidate]:
     """One response for each place."""
-    names = [("sample", writer.name, draft.prompt.key, draft.round, place, attempt) for draft, place in places]
+    names = [("sample", writer.name, draft.prompt.stream, draft.round, place, attempt) for draft, place in places]
     draws = make_draws(job.rollout, job.run.seed, names)
     model = writer.loaded.model
     with autocast(model.device, writer.precision):
@@ -229,7 +229,7 @@ def _draw(
 def _whose(job: SampleJob, draft: _Draft, place: int) -> str:
     """The model that writes at this place: each as often as another, who writes one more differs from task to task."""
     names = list(job.models)
-    return names[(place + stream_seed(job.run.seed, "sample-share", draft.prompt.key, draft.round)) % len(names)]
+    return names[(place + stream_seed(job.run.seed, "sample-share", draft.prompt.stream, draft.round)) % len(names)]
 
 
 def _tasks(drafts: Sequence[_Draft], seed: int) -> list[Task]:

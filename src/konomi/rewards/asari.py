@@ -46,6 +46,7 @@ class SentimentReward:
 
     def __init__(self, config: ClassifierReward) -> None:
         self.name = config.name
+        self.reads: set[str] = set()
         self._config = config
         self.label = find_label(config.label, self.labels, config.name)
 

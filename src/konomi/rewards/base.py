@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -155,6 +155,17 @@ def readers(*rewards: Reward) -> list[Reader]:
 def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
     """The other columns of prompts as lists; None where a prompt has none."""
     return {name: [prompt.columns.get(name) for prompt in prompts] for name in prompts[0].columns}
+
+
+def columns_read(rewards: Iterable[Reward]) -> set[str] | None:
+    """The columns that rewards look at, as far as they say so in ``reads``; None: perhaps all."""
+    found: set[str] = set()
+    for reward in rewards:
+        reads: Iterable[str] | None = getattr(reward, "reads", None)
+        if reads is None:
+            return None
+        found |= set(reads)
+    return found
 
 
 def find_label(label: str | int, labels: Sequence[str], name: str) -> int:

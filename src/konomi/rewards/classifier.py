@@ -42,6 +42,7 @@ class ClassifierModelReward:
 
     def __init__(self, config: ClassifierReward) -> None:
         self.name = config.name
+        self.reads: set[str] = set()
         self._config = config
         self._model, tokenizer, self.label = _load(config)
         self._several = self._model.config.problem_type == "multi_label_classification"

@@ -42,6 +42,7 @@ class FunctionReward:
         self.name = config.name
         self._function = _find(config.name) if function is None else _checked(function, config.name)
         self._wanted, self._required, self._all = _parameters(self._function, config.name)
+        self.reads = None if self._all else set(self._wanted) - set(_OWN)
 
     def check(self, columns: Iterable[str]) -> None:
         """Raise ConfigError if the function cannot be called where the data set has these other columns."""

@@ -22,6 +22,7 @@ class RewardModelReward:
 
     def __init__(self, config: ModelReward) -> None:
         self.name = config.name
+        self.reads: set[str] = set()
         self._config = config
         self._model = open_reward_model(config.name)
         self.readers = [self._model.reader]

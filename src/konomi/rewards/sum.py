@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from konomi.rewards.base import Given, Places, Reward, ask, readers
+from konomi.rewards.base import Given, Places, Reward, ask, columns_read, readers
 
 
 class SumReward:
@@ -22,6 +22,7 @@ class SumReward:
         self._parts, self._weights = parts, {name: weights.get(name, 1.0) for name in parts}
         self.name = " ".join(f"{self._weights[name]:+g} {name}" for name in parts)
         self.readers = [reader for part in parts.values() for reader in readers(part)]
+        self.reads = columns_read(parts.values())
         self.last_parts: dict[str, list[Given]] = {}
 
     def __call__(
