@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.formats import description, encode_records, format_of, manifest_bytes, read_records, responses_of
+from konomi.data.layouts import LAYOUTS
 from konomi.data.parse import VERSION, Record
 from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task
 from konomi.data.sources import Hub
@@ -21,7 +22,7 @@ from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, write_atomic
 
 KINDS = ("pairs", "rankings", "scores", "candidates")
-FROM = ("auto", "pairs", "hh", "rankings", "scores")
+FROM = ("auto", "pairs", "hh", "rankings", "scores", *LAYOUTS)
 ALONE = "one response to the prompt"
 _RANKS = {1.0: (1, 2), 0.5: (1, 1), 0.0: (2, 1)}
 

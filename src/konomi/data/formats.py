@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.groups import groups
+from konomi.data.layouts import LAYOUTS
 from konomi.data.messages import Render
-from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, Record, csv_values, detect, parse
+from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, Record, csv_values, detect, parse, parse_all
 from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task, repeating_rows
 from konomi.data.rows import LINE_LIMIT, TABLES, UnusableRow, near, unused
 from konomi.data.sources import Hub, open_rows
@@ -89,8 +90,8 @@ def read_records(
     Raises:
         DataError: the source cannot be found or read, has no rows, or a row is wrong.
     """
-    if format not in ("auto", *COLUMNS):
-        raise DataError(f"{format!r} is no format{near(format, COLUMNS)}; known: auto, {', '.join(COLUMNS)}")
+    if format not in ("auto", *COLUMNS, *LAYOUTS):
+        raise DataError(f"{format!r} is no format{near(format, COLUMNS)}; known: auto, {', '.join((*COLUMNS, *LAYOUTS))}")
     records: list[Record] = []
     tasks: dict[tuple[str, frozenset[str]], str] = {}
     unusable: list[UnusableRow] = []
@@ -101,20 +102,20 @@ def read_records(
         if took == "auto":
             took = detect(where, row)
         if say is not None and not records and not unusable:
-            used = (*COLUMNS[took], *OPTIONAL[took], "version")
-            say(f"{path}: read as {took}{unused(row, used)}")
+            say(f"{path}: read as {took}{unused(row, _read_of(took))}")
         try:
-            record = parse(where, row, took, render)
+            found = parse_all(where, row, took, render)
         except UnusableRow as error:
             unusable.append(error)
             continue
-        if isinstance(record, Task):
-            same = Prompt(record.prompt).key, frozenset(each.text for each in record.candidates)
-            if same in tasks:
-                raise DataError(f"{where}: the same prompt and candidates as in {tasks[same]}; remove one of them")
-            tasks[same] = where
+        for record in found:
+            if isinstance(record, Task):
+                same = Prompt(record.prompt).key, frozenset(each.text for each in record.candidates)
+                if same in tasks:
+                    raise DataError(f"{where}: the same prompt and candidates as in {tasks[same]}; remove one of them")
+                tasks[same] = where
         ours = ours and row.get("version") is not None
-        records.append(record)
+        records += found
     if unusable and dropped is None:
         raise _all_of(unusable, str(path))
     if dropped is not None:
@@ -127,6 +128,13 @@ def read_records(
         for number in repeating_rows(rows, lambda text: say and say(f"{path}: {text}")):
             records[number] = _without_prompt(records[number])
     return records, took
+
+
+def _read_of(format: str) -> tuple[str, ...]:
+    """The columns that are read of a format."""
+    if layout := LAYOUTS.get(format):
+        return layout.columns + layout.optional
+    return (*COLUMNS[format], *OPTIONAL[format], "version")
 
 
 def _all_of(unusable: Sequence[UnusableRow], name: str) -> UnusableRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections import Counter
@@ -9,9 +10,10 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from konomi.data.layouts import LAYOUTS
 from konomi.data.messages import Render, preference
 from konomi.data.records import Candidate, Pair, Ranking, Score, Task
-from konomi.data.rows import UnusableRow, checked_text, kind, near, need_column, text_of
+from konomi.data.rows import UnusableRow, checked_text, kind, need_column, text_of
 from konomi.errors import DataError
 from konomi.files import plain
 
@@ -46,17 +48,36 @@ def detect(where: str, row: dict[str, Any]) -> str:
     'pairs'
     """
 
-    def share(format: str) -> float:
+    def has(format: str, cutoff: float) -> bool:
+        """Whether all columns but the prompt, which messages may hold, are there, or misspelt."""
         own = [name for name in COLUMNS[format] if name != "prompt"]
-        return sum(1.0 if name in row else 0.1 * bool(near(name, row)) for name in own) / len(own)
+        return all(name in row or bool(cutoff < 1 and difflib.get_close_matches(name, row, 1, cutoff)) for name in own)
 
-    best = max(COLUMNS, key=share)  # of equal ones the first: pairs, not hh
-    if share(best) == 0:
+    published = (name for name, layout in LAYOUTS.items() if set(layout.columns) <= row.keys())
+    best = next((name for name in COLUMNS if has(name, 1)), None)  # of equal ones the first: pairs, not hh
+    best = best or next(published, None) or next((name for name in COLUMNS if has(name, 0.7)), None)
+    if best is None:
         known = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in COLUMNS.items())
-        raise DataError(f"{where}: the columns {', '.join(row) or 'none'} are those of no known format ({known})")
+        raise DataError(
+            f"{where}: the columns {', '.join(row) or 'none'} are those of no known format ({known}; and the data sets of "
+            f"{', '.join(LAYOUTS)})"
+        )
     texts = [row.get(name) for name in ("chosen", "rejected")]
     dialogues = all(isinstance(text, str) and _CUE in text for text in texts)
     return "hh" if best == "pairs" and row.get("prompt") is None and dialogues else best
+
+
+def parse_all(where: str, row: dict[str, Any], format: str, render: Render | None = None) -> list[Record]:
+    """The records in one row of a format, or of a data set that others publish: in those it may be several.
+
+    Raises: as :func:`parse`.
+    """
+    if format not in LAYOUTS:
+        return [parse(where, row, format, render)]
+    layout = LAYOUTS[format]
+    for name in layout.columns:
+        need_column(where, list(row), name)
+    return [parse(where, each, layout.format, render) for each in layout.rows(where, row)]
 
 
 def parse(where: str, row: dict[str, Any], format: str, render: Render | None = None) -> Record:
