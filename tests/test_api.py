@@ -78,6 +78,8 @@ def test_what_may_stand_for_a_reward(tmp_path: Path) -> None:
     for wrong in (3, {"kind": "magic"}, None):
         with pytest.raises(konomi.ConfigError, match="reward"):
             reward_config(wrong)
+    with pytest.raises(konomi.ConfigError, match="no such file"):
+        reward_config("お茶" * 200)
 
 
 def test_a_plain_function_is_called_with_the_lists_that_it_names() -> None:

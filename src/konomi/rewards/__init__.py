@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from konomi.config import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
 from konomi.errors import ConfigError, ModelError
+from konomi.files import local_path
 from konomi.rewards.base import Reward, score
 
 __all__ = ["Reward", "as_reward", "build_judges", "build_reward", "reward_config", "score"]
@@ -57,7 +58,7 @@ def reward_config(given: Any) -> RewardConfig:
         name = str(given)
         if name.startswith(("http://", "https://")):
             given = {"kind": "http", "url": name}
-        elif (Path(name) / REWARD_FILE).is_file():
+        elif (local_path(name, ConfigError) / REWARD_FILE).is_file():
             given = {"kind": "model", "name": name}
         elif ":" in name and not name.startswith("embedded:"):
             given = {"kind": "function", "name": name}
