@@ -26,6 +26,7 @@ from konomi.errors import ModelError
 from konomi.files import model_path
 from konomi.models.cache import Progress, is_whole
 from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, embedded_model, gguf_model
+from konomi.models.families import FAULTS, families_that_work
 from konomi.models.find import find_files, licence_of
 from konomi.models.reading import vocabulary_size
 
@@ -123,7 +124,7 @@ def _zero_rates(thing: Any) -> None:
     for key, value in list(vars(thing).items()):
         # attention_dropout, attn_pdrop, layerdrop, dropout_p, ...: a rate is a number, never a bool
         if ("drop" in key) and isinstance(value, (int, float)) and not isinstance(value, bool):
-            setattr(thing, key, 0.0)
+            setattr(thing, key, type(value)(0))  # a config may take no other type
 
 
 def _from_cache(name: str, find: Callable[[bool], Converted], verify: bool) -> Loaded:
@@ -163,9 +164,10 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
         except SafetensorError as error:
             raise ModelError(f"{name}: a .safetensors file is damaged or cut short: {error}. Fetch or save it again") from error
     _check_weights(info, name)
-    model.float().eval()
-    remove_dropout(model)
-    _check_causal(model, name)
+    with explained(name, "model"):
+        model.float().eval()
+        remove_dropout(model)
+        _check_causal(model, name)
     return model, tokenizer
 
 
@@ -176,8 +178,8 @@ def _check_config(config: Any, name: str) -> None:
     kind = getattr(config, "model_type", type(config).__name__)
     if config.is_encoder_decoder or (type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote):
         raise ModelError(
-            f"{name}: a {kind} model is not a causal language model (one that goes on with a text). Give one such as "
-            f"GPT-2, Llama, Qwen or Gemma, or {EMBEDDED_DEFAULT}"
+            f"{name}: a {kind} model is not a causal language model (one that goes on with a text). {families_that_work()}; "
+            f"{EMBEDDED_DEFAULT} needs no files"
         )
     if other := [each for each in getattr(config, "architectures", None) or () if _OTHER_HEAD.search(each)]:
         raise ModelError(_no_language_model(name, f"the architecture {other[0]}"))
@@ -231,9 +233,11 @@ def _check_causal(model: Any, name: str) -> None:
 @contextmanager
 def explained(name: str, step: str) -> Iterator[None]:
     """Turn what transformers raises while reading ``step`` into a ModelError that says how to mend it."""
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
+    except (*FAULTS, MemoryError, StrictDataclassError) as error:
         text = " ".join(str(error).split())
         if "trust_remote_code" in text:
             raise ModelError(

@@ -136,9 +136,17 @@ class CannotPack(ModelError):
     """What this family's attention is handed, or not handed, is more than :func:`_attention` knows."""
 
 
+def trunk_of(lm: PreTrainedModel) -> Any:
+    """The model without its head, and without what it has for images and sound."""
+    trunk = lm.get_decoder()
+    if trunk is lm or not isinstance(trunk, PreTrainedModel):  # these names mean something else in this family
+        trunk = next((part for part in lm.children() if isinstance(part, PreTrainedModel)), lm)
+    return trunk
+
+
 def packs(lm: PreTrainedModel) -> bool:
     """Whether this family's attention can be plugged in, and was not found to need padding."""
-    return bool(getattr(lm.base_model, "_supports_attention_backend", False)) and not hasattr(lm, "konomi_padded")
+    return bool(getattr(trunk_of(lm), "_supports_attention_backend", False)) and not hasattr(lm, "konomi_padded")
 
 
 def needs_padding(lm: PreTrainedModel) -> None:
@@ -148,17 +156,16 @@ def needs_padding(lm: PreTrainedModel) -> None:
 
 def run(lm: PreTrainedModel, ids_T: Tensor, positions_T: Tensor, layout: Layout | None, cache: KeyValues | None = None) -> Tensor:
     """The last hidden state [T, D] of packed tokens; ``layout`` is of the sequences, or None in a step of decoding."""
-    with _plugged(lm.base_model):
-        out = lm.base_model(
-            input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False, layout=layout, key_values=cache
-        )
+    trunk = trunk_of(lm)
+    with _plugged(trunk):
+        out = trunk(input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False, layout=layout, key_values=cache)
     hidden_TD: Tensor = out.last_hidden_state[0]
     return hidden_TD
 
 
 def run_from(lm: PreTrainedModel, trunk: Trunk, ids_T: Tensor, layout: Layout) -> Tensor:
     """The last hidden state [T, D], from where ``trunk`` was kept."""
-    base, name = lm.base_model, _layers_name(lm)
+    base, name = trunk_of(lm), _layers_name(lm)
     layers = getattr(base, name)
     above = copy.copy(base)
     given = [_Given(layer, layout.pack(trunk.hidden[:, : layout.length])[None]) for layer in layers[: trunk.layer]]
@@ -180,7 +187,7 @@ def keeping(lm: PreTrainedModel, layer: int | None) -> Iterator[list[Tensor]]:
     def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kept.append((args[0] if args else kwargs["hidden_states"])[0].detach())
 
-    hook = getattr(lm.base_model, _layers_name(lm))[layer].register_forward_pre_hook(see, with_kwargs=True)
+    hook = getattr(trunk_of(lm), _layers_name(lm))[layer].register_forward_pre_hook(see, with_kwargs=True)
     try:
         yield kept
     finally:
@@ -192,13 +199,17 @@ def layer_count(lm: PreTrainedModel) -> int:
     return int(lm.config.get_text_config().num_hidden_layers)
 
 
+@torch.no_grad()
 def top_parameters(lm: PreTrainedModel, count: int) -> list[nn.Parameter]:
-    """Those of the last ``count`` layers and of the norm after them."""
-    base, name = lm.base_model, _layers_name(lm)
-    after = list(base.named_children())
-    after = after[[child for child, _ in after].index(name) + 1 :]
-    modules = [*getattr(base, name)[-count:], *(module for _, module in after)]
-    return [parameter for module in modules for parameter in module.parameters()]
+    """Those of the last ``count`` layers and of what runs after them, such as a norm."""
+    trunk, layers, after = trunk_of(lm), getattr(trunk_of(lm), _layers_name(lm)), list[nn.Module]()
+    below = {id(module) for module in [trunk, *layers.modules()]}
+    hooks = [layers[-1].register_forward_hook(lambda *_: after.clear())]
+    hooks += [m.register_forward_pre_hook(lambda m, _: after.append(m)) for m in trunk.modules() if id(m) not in below]
+    trunk(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=lm.device), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return list(dict.fromkeys(parameter for module in [*layers[-count:], *after] for parameter in module.parameters()))
 
 
 class _Given(nn.Module):
@@ -215,7 +226,7 @@ class _Given(nn.Module):
 
 def _layers_name(lm: PreTrainedModel) -> str:
     count = layer_count(lm)
-    for name, child in lm.base_model.named_children():
+    for name, child in trunk_of(lm).named_children():
         if isinstance(child, nn.ModuleList) and len(child) == count:
             return name
     raise ModelError(f"{type(lm).__name__}: its {count} layers are not found, so that model.top_layers cannot be used with it")
@@ -243,6 +254,8 @@ def _attention(
     """Attention as transformers calls it: query [1, H, T, d], key and value [1, G, T, d] -> [1, T, H, d]."""
     if layout is None and key_values is None:
         raise CannotPack("this family does not hand on to its attention what konomi gives its model")
+    if attention_mask is not None:
+        raise CannotPack("this family makes a mask of its own")
     if any(rest.get(name) is not None for name in ("s_aux", "sinks", "indices", "block_indices")):
         raise CannotPack("this family's attention has sinks or chooses what it sees")
     kinds = getattr(getattr(module, "config", None), "layer_types", None) or ()

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from konomi.data.batch import Rollout
-from konomi.errors import ConfigError, ModelError
+from konomi.data.tokens import lengths_to_mask, pad_right
+from konomi.errors import ConfigError
 from konomi.models import packed
+from konomi.models.families import FAULTS, is_near, refusal, tried
 from konomi.models.load import quiet
 from konomi.models.packed import Layout, Trunk
 from konomi.models.weights import cast_once, one_gradient
@@ -66,11 +68,9 @@ class Policy(nn.Module):
         super().__init__()
         check_head(lm)
         self.lm = lm
-        self.trunk_layer: int | None = None
-        """The first layer that is trained, where those below can be kept as a `Trunk`."""
-        below = train_only(lm, freeze_embeddings, top_layers)
-        if below is not None and packed.packs(lm):
-            self.trunk_layer = below
+        self._below = train_only(lm, freeze_embeddings, top_layers)
+        if self._below and packed.packs(lm) and not _goes_on(lm, self._below):
+            self._below = None  # its upper layers read more of the lower ones than their hidden states
         weight = head_weight(lm)
         self.value_head = nn.Linear(weight.shape[1], 1, dtype=weight.dtype)
         nn.init.zeros_(self.value_head.weight)
@@ -83,6 +83,11 @@ class Policy(nn.Module):
             logprobs_N, entropy_N = through_head(self.lm, hidden_ND, targets_N, temperature)
         values_N = self.values(hidden_ND)
         return Evaluation(_rows(logprobs_N, rollout), _rows(values_N, rollout), _rows(entropy_N, rollout))
+
+    @property
+    def trunk_layer(self) -> int | None:
+        """The first layer that is trained, where those below can be kept as a `Trunk`."""
+        return self._below if packed.packs(self.lm) else None
 
     def values(self, hidden_ND: Tensor) -> Tensor:
         """[N] values of last hidden states."""
@@ -168,7 +173,7 @@ def response_hidden(lm: PreTrainedModel, rollout: Rollout, trunk: Trunk | None =
     at_N = rollout.query_lengths[row_N] + step_N
     targets_N = rollout.ids[row_N, at_N]
     if not packed.packs(lm):
-        hidden_BLD = lm.base_model(input_ids=rollout.ids, use_cache=False).last_hidden_state
+        hidden_BLD = packed.trunk_of(lm)(input_ids=rollout.ids, use_cache=False).last_hidden_state
         return hidden_BLD[row_N, at_N - 1], targets_N
     layout = Layout(rollout.lengths - 1, (rollout.ids, rollout.query_lengths))
     ids_T = rollout.ids[layout.rows_T, layout.positions_T]
@@ -190,31 +195,47 @@ def head_weight(lm: PreTrainedModel) -> Tensor:
     return cast(Tensor, lm.get_output_embeddings().weight)
 
 
-@torch.no_grad()
 def check_head(lm: PreTrainedModel) -> None:
-    """Make sure that trunk + head, as called here, is the model: a family may scale or shift between them, or attend otherwise.
+    """Make sure that trunk + head, as called here, is the model: a family may scale or shift between them, attend otherwise, or
+    see padding.
 
     Raises:
         ModelError: the logits differ from the model's own.
     """
     ids = torch.arange(5, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
-    rows = (ids[:2], ids[2:])
-    theirs = torch.cat([lm(input_ids=row[None], use_cache=False).logits[0].float() for row in rows])
+    rows, lengths_B = (ids[:2], ids[2:]), torch.tensor([2, 3], device=lm.device)
+    with tried(lm):
+        theirs = torch.cat([lm(input_ids=row[None], use_cache=False).logits[0].float() for row in rows])
 
-    def same(hidden: Tensor) -> bool:
-        return torch.allclose(head_logits(lm, hidden, 1.0).float(), theirs, rtol=1e-3, atol=1e-3)
+        def same(hidden: Tensor) -> bool:
+            return is_near(head_logits(lm, hidden, 1.0).float(), theirs, lm)
 
-    if packed.packs(lm):
-        layout = Layout(torch.tensor([2, 3], device=lm.device))
-        with suppress(packed.CannotPack):
-            if same(packed.run(lm, ids, layout.positions_T, layout)):
-                return
-        packed.needs_padding(lm)
-    if not same(torch.cat([lm.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows])):
-        raise ModelError(
-            f"{type(lm).__name__}: this family changes its hidden states or logits between trunk and head in a way that konomi "
-            "does not know, so its log-probabilities would be wrong. GPT-2, Llama, Qwen and Gemma families work"
-        )
+        if packed.packs(lm):
+            layout = Layout(lengths_B)
+            with suppress(packed.CannotPack, *FAULTS):
+                if same(packed.run(lm, ids, layout.positions_T, layout)):
+                    return
+            packed.needs_padding(lm)
+        trunk, padded_BL = packed.trunk_of(lm), pad_right([row.tolist() for row in rows], 0)[0].to(lm.device)
+        if not same(torch.cat([trunk(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows])):
+            raise refusal(
+                lm,
+                "it changes its hidden states or logits between trunk and head in a way that konomi does not know, so its "
+                "log-probabilities would be wrong",
+            )
+        hidden_BLD = trunk(input_ids=padded_BL, use_cache=False).last_hidden_state
+        if not same(hidden_BLD[lengths_to_mask(lengths_B, 3)]):
+            raise refusal(lm, "what it makes of a sequence changes with the padding beside it")
+
+
+def _goes_on(lm: PreTrainedModel, layer: int) -> bool:
+    """Whether the layers from ``layer`` on need nothing of those below but what is kept."""
+    ids, layout = torch.zeros(5, dtype=torch.int64, device=lm.device), Layout(torch.tensor([2, 3], device=lm.device))
+    with suppress(*FAULTS), torch.no_grad(), torch.autocast(lm.device.type, enabled=False):
+        with packed.keeping(lm, layer) as kept:
+            whole_TD = packed.run(lm, ids, layout.positions_T, layout)
+        return is_near(packed.run_from(lm, Trunk(layer, layout.pad(kept[0])), ids, layout), whole_TD, lm)
+    return False
 
 
 def through_head(lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -231,7 +252,7 @@ def through_head(lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temp
 
 
 def _soft_cap(lm: PreTrainedModel) -> float | None:
-    return getattr(lm.config, "final_logit_softcapping", None)
+    return getattr(lm.config.get_text_config(), "final_logit_softcapping", None)
 
 
 def _rows(flat_N: Tensor, rollout: Rollout) -> Tensor:

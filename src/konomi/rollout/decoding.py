@@ -5,7 +5,9 @@ Shape suffixes: B sequences that still run, T tokens, L tokens of the longest, D
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -14,8 +16,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from konomi.data.tokens import pad_left, pad_right
 from konomi.models import packed
+from konomi.models.families import FAULTS, NOT_ALIKE, is_near, refusal, tried
 from konomi.models.key_values import KeyValues
 from konomi.models.packed import Layout, Trunk
+from konomi.models.policy import check_head
 
 PREFILL_TOKENS = 4096
 """Query tokens that go through the model at a time."""
@@ -39,6 +43,10 @@ class Decoder(Protocol):
         """Drop sequences; returns which one is now at each place."""
         ...
 
+    def cached(self) -> int:
+        """Numbers that it keeps for what it has read."""
+        ...
+
     def trunk(self) -> Trunk | None:
         """What was kept between two layers, rows in the order of the queries."""
         ...
@@ -51,12 +59,50 @@ def make_decoder(lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: 
     return PaddedDecoder(lm, queries)
 
 
-def cache_bytes(lm: PreTrainedModel) -> int:
-    """Keys and values of one token."""
-    config = lm.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    size: int = 2 * config.num_hidden_layers * heads * width * lm.dtype.itemsize
+def check_decoding(lm: PreTrainedModel) -> None:
+    """Make sure, once for a model, that what it makes of a token is the same alone and in a batch where others end before it.
+
+    Raises:
+        ModelError: it is not, or `check_head` refuses the family.
+    """
+    if getattr(lm, "konomi_decodes", None) == lm.dtype:
+        return
+    check_head(lm)
+    if why := NOT_ALIKE.get(lm.config.model_type):
+        raise refusal(lm, why)
+    with tried(lm):
+        if packed.packs(lm):
+            with suppress(packed.CannotPack, *FAULTS):
+                if _decodes(lm):
+                    return
+            packed.needs_padding(lm)
+        if not _decodes(lm):
+            raise refusal(lm, "what it makes of a token changes with the padding before it and the sequences beside it")
+
+
+def _decodes(lm: PreTrainedModel) -> bool:
+    """Decode two sequences, then one of them; and see what that takes of memory."""
+    ids = torch.arange(12, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
+    rows, trunk = (ids[:9], ids[9:]), packed.trunk_of(lm)
+    alone = [trunk(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows]
+    decoder = make_decoder(lm, [row.tolist() for row in (rows[0][:7], rows[1][:2])], 2, None)
+    hidden = [decoder.start()]
+    before = decoder.cached()
+    hidden.append(decoder.step(torch.stack([rows[0][7], rows[1][2]])))
+    growth = (decoder.cached() - before) // 2
+    decoder.keep(torch.tensor([True, False], device=lm.device))
+    hidden.append(decoder.step(rows[0][8:]))
+    expected = torch.stack([alone[0][6], alone[1][1], alone[0][7], alone[1][2], alone[0][8]])
+    if not is_near(torch.cat(hidden).float(), expected.float(), lm):
+        return False
+    lm.konomi_decodes, lm.konomi_cache = lm.dtype, (before // 2 - 7 * growth, growth)
+    return True
+
+
+def cache_bytes(lm: PreTrainedModel, tokens: int) -> int:
+    """What a sequence of so many tokens takes while it is decoded; after `check_decoding`."""
+    sequence, token = lm.konomi_cache
+    size: int = (sequence + tokens * token) * lm.dtype.itemsize
     return size
 
 
@@ -104,6 +150,11 @@ class PackedDecoder:
         self.rows = self.rows[order_b]
         return order_b
 
+    def cached(self) -> int:
+        """See `Decoder`."""
+        each = sum(store[0, :, 0].numel() for pair in self.cache.layers.values() for store in pair)
+        return each * int(self.cache.lengths_B.sum())
+
     def trunk(self) -> Trunk | None:
         """See `Decoder`."""
         return None if self._trunk is None or self.trunk_layer is None else Trunk(self.trunk_layer, self._trunk)
@@ -125,12 +176,18 @@ class PaddedDecoder:
         self.mask = (torch.arange(width) >= width - lengths_B[:, None]).to(lm.device)
         self.positions = (self.mask.long().cumsum(-1) - 1).clamp(min=0)
         self.cache = DynamicCache(config=lm.config)
+        self.model = packed.trunk_of(lm)
+        # "cache_params": a family of recurrent states only, which has nothing to mask once the queries are read
+        self.recurrent = "cache_params" in inspect.signature(self.model.forward).parameters
 
     def start(self) -> Tensor:
         """See `Decoder`."""
-        out = self.lm.base_model(
-            input_ids=self.ids, attention_mask=self.mask, position_ids=self.positions, past_key_values=self.cache, use_cache=True
-        )
+        return self._read(self.mask)
+
+    def _read(self, mask: Tensor | None) -> Tensor:
+        cache = "cache_params" if self.recurrent else "past_key_values"
+        given = {cache: self.cache, "attention_mask": mask, "position_ids": self.positions}
+        out = self.model(input_ids=self.ids, use_cache=True, **given)
         hidden_BD: Tensor = out.last_hidden_state[:, -1]
         return hidden_BD
 
@@ -138,14 +195,20 @@ class PaddedDecoder:
         """See `Decoder`."""
         self.ids, self.positions = ids_B[:, None], self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
-        return self.start()
+        return self._read(None if self.recurrent else self.mask)
 
     def keep(self, going_B: Tensor) -> Tensor:
         """See `Decoder`."""
         order_b = going_B.nonzero().squeeze(1)
-        self.cache.batch_select_indices(order_b)
+        self.cache.reorder_cache(order_b)  # takes fewer, and knows recurrent states, which `batch_select_indices` does not
         self.rows, self.positions, self.mask = self.rows[order_b], self.positions[order_b], self.mask[order_b]
         return order_b
+
+    def cached(self) -> int:
+        """See `Decoder`."""
+        held = [part for layer in self.cache.layers for part in vars(layer).values()]
+        held += [part for each in held if isinstance(each, dict) for part in each.values()]
+        return sum(part.numel() for part in held if isinstance(part, Tensor))
 
     def trunk(self) -> Trunk | None:
         """See `Decoder`: nothing is kept."""

@@ -25,7 +25,7 @@ from konomi.data.tokens import Tokens, pad_right
 from konomi.models.packed import Trunk
 from konomi.models.policy import head_logits
 from konomi.models.weights import cast_once
-from konomi.rollout.decoding import Decoder, cache_bytes, make_decoder
+from konomi.rollout.decoding import Decoder, cache_bytes, check_decoding, make_decoder
 from konomi.seeds import stream_seed
 
 BLOCK = 512
@@ -98,11 +98,12 @@ def explore(
     Returns:
         Rows in the order of the queries.
     """
+    check_decoding(lm)
     whole = _Responses(len(queries), draws.uniforms.shape[1], lm)
     turns: list[tuple[Tensor, Trunk | None]] = []
     order = draws.lengths.argsort(descending=True, stable=True)  # so that those that end early are at the end
     room = max(map(len, queries)) + int(draws.lengths.max())
-    for rows in torch.split(order, max(1, int(config.cache_gb * 1e9) // (room * cache_bytes(lm)))):
+    for rows in torch.split(order, max(1, int(config.cache_gb * 1e9) // cache_bytes(lm, room))):
         decoder = make_decoder(lm, [queries[row] for row in rows], int(draws.lengths[rows].max()), trunk_layer)
         with cast_once(lm):
             _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, whole)

@@ -31,6 +31,7 @@ from konomi.errors import ConfigError, RunError
 from konomi.models.packed import Trunk
 from konomi.models.policy import Evaluation, Policy, reference_logprobs, rounds_coarsely, same_weights, token_full_kl
 from konomi.rewards import Reward, as_reward
+from konomi.rollout.decoding import check_decoding
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import Drawn, explore, make_draws, sample
 from konomi.seeds import stream_seed
@@ -87,6 +88,7 @@ class PPOTrainer:
         ]
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision)
         self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
+        check_decoding(policy.lm)
         # another model's layers make other hidden states
         self.trunk_layer = policy.trunk_layer if same_weights(policy.lm, self.reference, frozen=True) else None
         self.inexact = precision == "bf16" or rounds_coarsely(policy.lm)

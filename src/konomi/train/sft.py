@@ -24,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from konomi.config import SFTConfig
 from konomi.errors import ConfigError, RunError
+from konomi.models.packed import trunk_of
 from konomi.models.policy import through_head
 from konomi.models.weights import one_gradient
 from konomi.seeds import stream_seed
@@ -58,7 +59,7 @@ class TokenLoss(nn.Module):
         given = {} if position_ids is None else {"position_ids": position_ids}
         row_N, at_N = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
         with one_gradient(self.lm):
-            hidden_BLD = self.lm.base_model(input_ids=input_ids, use_cache=False, **given).last_hidden_state
+            hidden_BLD = trunk_of(self.lm)(input_ids=input_ids, use_cache=False, **given).last_hidden_state
             hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, row_N * labels.shape[1] + at_N)
             logprobs_N, _ = through_head(self.lm, hidden_ND, labels[row_N, at_N + 1], 1.0)
         rows_B2 = torch.zeros(len(labels), 2, dtype=torch.float64, device=labels.device)
@@ -74,11 +75,12 @@ def check_packing(lm: PreTrainedModel) -> None:
     Raises:
         ConfigError: it does, in this family.
     """
+    trunk = trunk_of(lm)
     ids = torch.arange(2, 8, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
-    if "position_ids" in inspect.signature(lm.base_model.forward).parameters:
+    if "position_ids" in inspect.signature(trunk.forward).parameters:
         positions = torch.arange(6, device=lm.device).remainder(3)
-        apart = lm.base_model(input_ids=ids.view(2, 3), use_cache=False).last_hidden_state.flatten(0, 1)
-        together = lm.base_model(input_ids=ids[None], position_ids=positions[None], use_cache=False).last_hidden_state[0]
+        apart = trunk(input_ids=ids.view(2, 3), use_cache=False).last_hidden_state.flatten(0, 1)
+        together = trunk(input_ids=ids[None], position_ids=positions[None], use_cache=False).last_hidden_state[0]
         if torch.allclose(together, apart, rtol=1e-4, atol=1e-5 * float(apart.abs().max())):
             return
     raise ConfigError(
