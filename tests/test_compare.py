@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from konomi import compare as module
-from konomi.compare import compare_models, distinct, paired_difference, repetition, told
+from konomi.compare import Answers, compare_models, distinct, paired_difference, repetition, told
+from konomi.compare import _figures as figures
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.evaluation.verdict import change
@@ -235,3 +236,19 @@ def test_the_reward_sees_the_columns_and_none_for_further_prompts() -> None:
     run(sharp_model("gpt2"), moved("gpt2"), Watcher(), prompts=2, extra=("zebra",))
     kept = sorted(PROMPTS, key=lambda p: p.key)[:2]
     assert seen == [([p.text for p in kept] + ["zebra"], {"weight": [p.columns["weight"] for p in kept] + [None]})] * 2
+
+
+def test_variety_and_repetition_do_not_follow_length() -> None:
+    """A model that writes ten times as much of the same kind is neither poorer nor more repetitive for it."""
+    rng = np.random.default_rng(0)
+
+    def answers(length: int) -> Answers:
+        ids = [[0, *rng.integers(0, 40, size=length - 1).tolist()] for _ in range(60)]
+        return Answers([""] * 60, [""] * 60, ids, [0.0] * 60, [0.0] * 60, [-1.0] * 60)
+
+    short, long = answers(8), answers(80)
+    assert distinct(long.ids, 2) < 0.5 * distinct(short.ids, 2)  # as they are
+    one, other = figures(short, long, 60), figures(long, short, 60)
+    for key in ("distinct_1", "distinct_2", "repetition"):
+        assert other[key] == pytest.approx(one[key], abs=0.04), key
+    assert (one["length"], other["length"]) == (8, 80)

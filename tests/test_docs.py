@@ -147,7 +147,7 @@ def emitted_metrics() -> set[str]:
     from konomi.compare import Answers, _figures, paired_difference, told
 
     answers = Answers(prompts=["a"], texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
-    figures = _figures(answers, 1)
+    figures = _figures(answers, answers, 1)
     gap = paired_difference([0.0], [1.0], 1)
     judge = {"before": 0.0, "after": 1.0, "difference": gap}
     return names | set(told({"before": figures, "after": figures, "difference": gap, "judges": {"NAME": judge}}))

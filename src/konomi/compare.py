@@ -97,8 +97,8 @@ def compare_models(
         "samples": config.samples,
         "seed": config.seed,
         "temperature": rollout.temperature,
-        "before": _figures(b, counted),
-        "after": _figures(a, counted),
+        "before": _figures(b, a, counted),
+        "after": _figures(a, b, counted),
         "difference": difference,
         "verdict": change(difference, len(held_out)),
         "judges": {name: _judged(b.judged[name][:counted], a.judged[name][:counted], config) for name in judges},
@@ -187,17 +187,19 @@ def _grams(row: Sequence[int], n: int) -> list[tuple[int, ...]]:
     return [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
 
 
-def _figures(answers: Answers, count: int) -> dict[str, float]:
+def _figures(answers: Answers, other: Answers, count: int) -> dict[str, float]:
+    """Distinct-n and repetition follow length: of each pair of responses both are cut to the shorter one for them."""
     ids, scores = answers.ids[:count], np.asarray(answers.scores[:count])
     tokens = sum(map(len, ids))
+    cut = [own[: len(beside)] for own, beside in zip(ids, other.ids, strict=False)]
     return {
         "score_mean": float(scores.mean()),
         "score_std": float(scores.std(ddof=1)) if count > 1 else 0.0,
         "kl": float(np.mean(answers.kl[:count])),
         "length": tokens / count,
-        "distinct_1": distinct(ids, 1),
-        "distinct_2": distinct(ids, 2),
-        "repetition": repetition(ids),
+        "distinct_1": distinct(cut, 1),
+        "distinct_2": distinct(cut, 2),
+        "repetition": repetition(cut),
         "perplexity": float(np.exp(-sum(answers.initial_logprob[:count]) / tokens)),
     }
 

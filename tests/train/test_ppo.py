@@ -250,6 +250,49 @@ def test_the_coefficient_follows_its_controller() -> None:
     assert {step.metrics["objective/kl_coef"] for step in fixed} == {0.2}
 
 
+class OneHit:
+    """0 for all but one text: a reward that is hardly ever won."""
+
+    name = "one-hit"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, texts: Any, **_: Any) -> list[float]:
+        self.calls += 1
+        return [float(i == 0) for i in range(len(texts))]
+
+
+@pytest.mark.parametrize(("clip", "scores", "share"), [(3.0, (-0.25, 3.0), 1 / 16), (5.0, (-0.25, 3.75), 0.0)])
+def test_a_single_hit_does_not_outweigh_the_batch(clip: float, scores: tuple[float, float], share: float) -> None:
+    """One of 16 has a mean of 1/16 and a deviation of 1/4: a hit is 3.75 deviations above the others' -0.25."""
+    told = []
+
+    class Seen(PPOTrainer):
+        def _experience(self, *arguments: Any) -> Experience:
+            told.append(super()._experience(*arguments))
+            return told[-1]
+
+    trainer = tiny_trainer(reward=OneHit(), score_clip=clip, kl_coef=0.0)
+    trainer.__class__ = Seen
+    metrics = trainer.step().metrics
+    assert metrics["ppo/scores_clipped"] == share
+    sums = told[0].rewards.sum(1)
+    assert (float(sums.min()), float(sums.max())) == (pytest.approx(scores[0], abs=1e-5), pytest.approx(scores[1], abs=1e-5))
+    raw = tiny_trainer(reward=Constant(40.0), score_clip=clip, normalize_scores=False, kl_coef=0.0)
+    raw.__class__ = Seen
+    assert raw.step().metrics["ppo/scores_clipped"] == 0.0
+    assert float(told[1].rewards.sum(1).min()) == pytest.approx(40.0)
+
+
+def test_what_a_clipped_score_gave_at_a_token_shrinks_with_it() -> None:
+    scale = ScoreScale(mean=1.0, std=0.5)
+    scores, placed = torch.tensor([6.0, 2.0]), torch.tensor([[2.0, 4.0], [2.0, 0.0]])
+    assert scale.normalised(scores, 5.0).tolist() == [5.0, 2.0]  # 10 and 2
+    assert scale.placed(placed, scores, 5.0).tolist() == [[2.0, 4.0], [4.0, 0.0]]
+    assert scale.clipped(scores, 5.0).tolist() == [True, False]
+
+
 @pytest.mark.parametrize(("schedule", "factors"), [("linear", [1, 0.75, 0.5, 0.25]), ("constant", [1, 1, 1, 1])])
 def test_learning_rates_follow_the_schedule(schedule: str, factors: list[float]) -> None:
     trainer = tiny_trainer(schedule=schedule, learning_rate=2e-3, value_learning_rate=3e-2)

@@ -155,6 +155,10 @@ class PPOConfig(Section):
     for every reward."""
     baseline_samples: Positive = 64
     """Samples of the initial model from which that mean and deviation are taken."""
+    score_clip: Annotated[float, Field(gt=0)] = 5.0
+    """Normalised scores are held within +- this: where a reward is 0 for almost all texts, the deviation is small, and a single
+    hit would outweigh the batch. Usual 5 to 10. Higher for a reward that can rise by many deviations (see
+    ppo/scores_clipped). Not used without normalize_scores."""
     kl_penalty: Literal["k1", "abs", "k2", "full"] = "k1"
     """Per-token KL in the reward. k1: log-ratio (unbiased, the usual). abs, k2: its size, half its square. full: exact over
     the vocabulary (slower)."""

@@ -57,6 +57,20 @@ class ScoreScale:
     std: float = 1.0
     count: int = 0
 
+    def normalised(self, scores_B: Tensor, clip: float) -> Tensor:
+        """Normalised scores, held within +- ``clip``."""
+        return ((scores_B - self.mean) / self.std).clamp(-clip, clip)
+
+    def placed(self, placed_BR: Tensor, scores_B: Tensor, clip: float) -> Tensor:
+        """Parts of the scores that are given at a token, in normalised units; those of a clipped score shrink as it did."""
+        whole_B = self.normalised(scores_B, float("inf"))
+        shrunk_B = torch.where(whole_B.abs() > clip, clip / whole_B.abs(), 1.0)
+        return placed_BR / self.std * shrunk_B[:, None]
+
+    def clipped(self, scores_B: Tensor, clip: float) -> Tensor:
+        """[B] bool: beyond ``clip``."""
+        return self.normalised(scores_B, float("inf")).abs() > clip
+
 
 def check_state(state: Any) -> None:
     """Raise KeyError, TypeError or ValueError if this is not what :meth:`konomi.PPOTrainer.state_dict` gives."""

@@ -102,6 +102,7 @@ class PPOTrainer:
                 raise ConfigError(f"ppo.{name} = {size} cannot be divided among {self.processes} processes")
         self.update = 0
         self.kl_coef = self.ppo.kl_coef
+        self.score_clip = self.ppo.score_clip if self.ppo.normalize_scores else math.inf
         self.scale: ScoreScale | None = None
         self.stop_reason: str | None = None
 
@@ -140,6 +141,7 @@ class PPOTrainer:
         experience = self._experience(answers, scored.scores, plan, scored.placed)
         sums, evaluated = describe(experience, scored.scores, self.kl_coef), time.perf_counter()
         scored.add_to(sums)
+        sums.add("ppo/scores_clipped", self.scale.clipped(scored.scores, self.score_clip).sum(), len(rollout))
         kl = sums.means(self.engine.accelerator)["objective/kl"]
         if not math.isfinite(kl):
             raise RunError(
@@ -265,10 +267,11 @@ class PPOTrainer:
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
         assert self.scale is not None
-        normal_B = ((scores_B - self.scale.mean) / self.scale.std).to(logprobs_BR)
+        normal_B = self.scale.normalised(scores_B, self.score_clip).to(logprobs_BR)
         if ppo.responses_per_prompt > 1:
             normal_B = ops.leave_one_out(normal_B, ppo.responses_per_prompt)
-        placed_BR = None if placed_BR is None else (placed_BR / self.scale.std).to(logprobs_BR)
+        if placed_BR is not None:
+            placed_BR = self.scale.placed(placed_BR, scores_B, self.score_clip).to(logprobs_BR)
         rewards_BR = ops.shaped_rewards(penalty_BR, normal_B, mask_BR, self.kl_coef, placed_BR)
         advantages_BR, returns_BR = ops.gae(rewards_BR, values_BR, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
         if ppo.whiten_advantages:
