@@ -155,8 +155,16 @@ def emitted_metrics() -> set[str]:
 
 def test_every_metric_is_documented_and_nothing_else() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\| `([^`]+)` \|", text, re.M)) - {"update", "episodes", "time"}
+    documented = set(re.findall(r"^\| `([^`]+)` \|", text, re.M)) - {"update", "episodes", "time", "out_of_range"}
     assert documented == emitted_metrics()
+
+
+def test_healthy_ranges_are_those_of_the_code() -> None:
+    from konomi.evaluation.healthy import HEALTHY
+
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    said = {name: cell for name, cell in re.findall(r"^\| `([^`]+)` \|.*\| ([^|]*) \|$", text, re.M) if name in HEALTHY}
+    assert said == {name: f"{str(healthy).capitalize()}: {healthy.reason}." for name, healthy in HEALTHY.items()}
 
 
 def test_metrics_were_found_in_the_trainer() -> None:

@@ -25,6 +25,7 @@ from konomi.errors import RunError
 from konomi.evaluation import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
 from konomi.evaluation import verdict as verdicts
 from konomi.evaluation.agreement import ceiling
+from konomi.evaluation.healthy import HEALTHY, kl_missed, out_of_range, over_the_run
 from konomi.evaluation.measures import correlation, ranks, tau_b, top_1
 from konomi.evaluation.resampling import draws, estimate, mean_interval, resample, share_interval
 from konomi.evaluation.verdict import verdict
@@ -255,6 +256,28 @@ def test_there_is_no_interval_without_two_prompts_or_without_a_difference() -> N
     assert share_interval(np.array([1.0]), np.array([2.0])) == {"value": 0.5, "low": None, "high": None}
     assert share_interval(np.ones(3), np.full(3, 2.0)) == {"value": 0.5, "low": None, "high": None}
     assert share_interval(np.zeros(0), np.zeros(0)) == {"value": None, "low": None, "high": None}
+
+
+def test_metrics_are_marked_where_they_leave_their_range() -> None:
+    for name, healthy in HEALTHY.items():
+        unit = 2.0 if healthy.of_max_grad_norm else 1.0
+        for end, off in ((healthy.low, -0.001), (healthy.high, 0.001)):
+            if end is not None:
+                assert out_of_range({name: end * unit}, 2.0) == []
+                assert out_of_range({name: end * unit + off}, 2.0) == [name]
+    lines = [{"ppo/policy/ratio": value, "out_of_range": marks} for value, marks in ((0.5, ["ppo/policy/ratio"]), (1.0, []))]
+    assert over_the_run(lines) == ["ppo/policy/ratio: 1/2, 0.5 (0.95 to 1.05)"]
+    assert over_the_run([{"ppo/policy/ratio": 1.0}]) == []
+
+
+def test_a_kl_off_its_target_has_its_reason() -> None:
+    for kl, coefficients, words in (
+        (4.9, (0.2, 0.2), None), (7.1, (0.2, 0.2), None),
+        (29.0, (0.2, 0.204), "KL ended at 29.0, over the target 6: the coefficient went from 0.2 to 0.204"),
+        (2.0, (0.2, 0.19), "lower ppo.kl_coef"), (0.5, (0.2, 0.04), "the run was too short"),
+    ):  # fmt: skip
+        said = kl_missed(kl, 6.0, coefficients)
+        assert said is None if words is None else said is not None and words in said
 
 
 def test_a_mean_without_skewness_has_students_interval() -> None:

@@ -76,6 +76,8 @@ class _Timed(Observer):
             "episodes/per_second",
         ):
             numbers[key] = f"{result.metrics[key]:.2f}"
+        for key in set(result.out_of_range) & set(numbers):
+            numbers[key] += "!"  # out of its healthy range
         return {
             **numbers,
             "update": f"{result.update}/{self.updates}",
@@ -118,7 +120,9 @@ class PlainObserver(_Timed):
 
     def step(self, result: StepResult) -> None:
         cells = self.cells(result)
-        self._line("  ".join(f"{label} {cells[key]}" for label, key in self.columns if key in cells))
+        marks = ", ".join(key.removeprefix("ppo/") for key in result.out_of_range)
+        line = "  ".join(f"{label} {cells[key]}" for label, key in self.columns if key in cells)
+        self._line(f"{line}  out of range: {marks}" if marks else line)
 
 
 class LiveObserver(_Timed):

@@ -80,9 +80,18 @@ def _content(run: RunDir, t: Any) -> dict[str, Any]:
         "tiles": _tiles(info, config, metrics, compare, t),
         "compare": compare,
         "charts": curves.drawn,
+        "marked": _marked(metrics),
         "constant": curves.constant,
         "samples": page.samples(run),
     }
+
+
+def _marked(metrics: Metrics) -> list[str]:
+    if not any(line.get("out_of_range") for line in metrics):
+        return []
+    from konomi.evaluation.healthy import over_the_run  # imports scipy
+
+    return over_the_run(metrics)
 
 
 def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -174,7 +174,7 @@ class RunDir:
         else:
             self.note(status=status, reason=reason, ended=_now())
 
-    def append_metrics(self, update: int, metrics: Mapping[str, float]) -> None:
+    def append_metrics(self, update: int, metrics: Mapping[str, Any]) -> None:
         """Append the line of one update; ``time`` (Unix seconds) is added if it is not among the metrics.
 
         Raises:

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import oracles
-from konomi.config import RolloutConfig
+from konomi.config import PPOConfig, RolloutConfig
 from konomi.errors import RunError
 from konomi.rollout.sampler import explore, make_draws
-from konomi.train.experience import Experience, ScoreScale
+from konomi.train.experience import Experience, ScoreScale, kl_horizon, next_kl_coef
 from konomi.train.ppo import PPOTrainer
 from tiny import EOS_ID, FAMILIES, tiny_model
 from tiny_run import Constant, CountA, facts, tiny_trainer, without_dropout
@@ -248,6 +248,35 @@ def test_the_coefficient_follows_its_controller() -> None:
     assert coefficient != pytest.approx(0.2)
     fixed = tiny_trainer(kl_coef=0.2, kl_controller="fixed", shift=0.05)
     assert {step.metrics["objective/kl_coef"] for step in fixed} == {0.2}
+
+
+def test_without_a_horizon_the_coefficient_waits_for_its_target_and_then_acts() -> None:
+    """A run that drifts far: the price is not lowered on the way up, and rises within updates, not thousands of them."""
+    settings = {"episodes": 512, "batch_size": 32, "learning_rate": 3e-3, "kl_coef": 0.2, "kl_target": 1.0, "kl_cap": 1e9}
+    ends = {}
+    for horizon in (None, 10_000):
+        steps = list(tiny_trainer(kl_horizon=horizon, **settings))
+        kl, price = ([step.metrics[f"objective/{key}"] for step in steps] for key in ("kl", "kl_coef"))
+        reached = next(i for i, each in enumerate(kl) if each >= 1.0)
+        assert 1 <= reached < 8
+        ends[horizon] = kl[-1], price[-1]
+        if horizon is None:
+            assert price[: reached + 1] == [0.2] * (reached + 1)
+            assert price[reached + 1] == pytest.approx(0.2 * (1 + min(kl[reached] - 1, 0.2)))  # a batch is the horizon
+    assert ends[None][1] > 1.5 * 0.2 and abs(ends[10_000][1] / 0.2 - 1) < 0.02
+    assert ends[None][0] < ends[10_000][0]
+
+
+def test_horizons_and_who_waits() -> None:
+    for episodes, horizon in ((64, 64), (1024, 64), (2560, 160), (64_000, 256)):
+        assert kl_horizon(PPOConfig(episodes=episodes)) == horizon
+    given, fixed = PPOConfig(kl_horizon=1000), PPOConfig(kl_controller="fixed")
+    assert kl_horizon(given) == 1000
+    for ppo, kl, reached, update, wanted in (
+        (PPOConfig(), 5.4, False, 7, 0.2), (PPOConfig(), 5.4, False, 8, 0.18), (PPOConfig(), 5.4, True, 1, 0.18),
+        (PPOConfig(), 6.6, False, 1, 0.22), (given, 5.4, False, 0, 0.2 * (1 - 0.0064)), (fixed, 9.0, True, 9, 0.2),
+    ):  # fmt: skip
+        assert next_kl_coef(ppo, 0.2, kl, reached=reached, update=update) == pytest.approx(wanted)
 
 
 class OneHit:

@@ -168,8 +168,10 @@ class PPOConfig(Section):
     """adaptive: the coefficient is moved so that the KL comes to kl_target."""
     kl_target: Annotated[float, Field(gt=0)] = 6.0
     """In nats per response. Higher: further from the initial model."""
-    kl_horizon: Positive = 10_000
-    """Episodes in which the coefficient can change by about a fifth. Smaller: reacts faster."""
+    kl_horizon: Positive | None = None
+    """Episodes in which the coefficient can change by about a fifth. Smaller: reacts faster. None: a sixteenth of the run, at
+    least one batch and at most four; and the coefficient is not lowered before the KL has once reached its target, or half of
+    the run is over."""
     kl_cap: Annotated[float, Field(gt=0)] = 30.0
     """In nats per response. The run stops when an update's mean KL is above it; the last good checkpoint becomes the model."""
 

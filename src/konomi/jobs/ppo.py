@@ -19,6 +19,7 @@ from konomi.data.sources import as_prompts, distinct_prompts, load_prompts, spli
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
+from konomi.evaluation.healthy import kl_missed, over_the_run
 from konomi.evaluation.verdict import too_few
 from konomi.jobs.common import ends, finish, held, logged, new_run, prompts_digest
 from konomi.jobs.inputs import check_unchanged, inputs_of
@@ -102,7 +103,8 @@ def _train(
         observer.before(samples)
     with stop.patience():
         for result in profiled(trainer, run.path, observer.say) if profile else trainer:
-            run.append_metrics(result.update, {"episodes": result.episodes, **result.metrics})
+            marks = {"out_of_range": result.out_of_range}
+            run.append_metrics(result.update, {"episodes": result.episodes, **result.metrics, **marks})
             run.append_samples(result.update, result.samples[: job.run.samples])
             if sink:
                 sink.log(result.update, result.metrics)
@@ -145,6 +147,8 @@ def _finish(
     status: Status = "finished" if trainer.stop_reason is None else "stopped"
     if sink:
         sink.log(trainer.update, told(comparison))
+    for note in _notes(run, job, comparison):
+        observer.warn(note)
     report = finish(run, sink, status, trainer.stop_reason)
     if sink:
         sink.end("FINISHED" if trainer.stop_reason is None else "KILLED")
@@ -161,6 +165,17 @@ def _finish(
         "compare": comparison,
         "last_update": run.read_metrics()[-1],
     }
+
+
+def _notes(run: RunDir, job: PPOJob, comparison: Mapping[str, Any]) -> list[str]:
+    """What of the run is not as it should be."""
+    lines, notes = run.read_metrics(), []
+    if job.ppo.kl_controller == "adaptive" and lines:
+        ends = lines[0]["objective/kl_coef"], lines[-1]["objective/kl_coef"]
+        notes.append(kl_missed(comparison["after"]["kl"], job.ppo.kl_target, ends))
+    if marked := over_the_run(lines):
+        notes.append(f"out of the healthy range, in so many updates and at most so far: {'; '.join(marked)}. See docs/metrics.md")
+    return [note for note in notes if note]
 
 
 def _roll_back(trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from konomi import ops
+from konomi.config import PPOConfig
 from konomi.data.batch import Rollout
 from konomi.errors import RunError
 from konomi.models.packed import Trunk
@@ -70,6 +72,23 @@ class ScoreScale:
     def clipped(self, scores_B: Tensor, clip: float) -> Tensor:
         """[B] bool: beyond ``clip``."""
         return self.normalised(scores_B, float("inf")).abs() > clip
+
+
+def kl_horizon(ppo: PPOConfig) -> int:
+    """Episodes in which the KL coefficient can change by about a fifth."""
+    return ppo.kl_horizon or min(max(ppo.episodes // 16, ppo.batch_size), 4 * ppo.batch_size)
+
+
+def next_kl_coef(ppo: PPOConfig, coef: float, kl: float, *, reached: bool, update: int) -> float:
+    """The KL coefficient after an update, counted from 0, of this KL; ``reached``: the KL has been at its target before.
+
+    On its way up the KL is below the target whatever it costs. A coefficient that is lowered meanwhile is far too low when
+    the target is reached, and cannot come back in time: unless a horizon is set it waits, half of the run at most.
+    """
+    under_way = kl < ppo.kl_target and not reached and 2 * update < ppo.updates
+    if ppo.kl_controller == "fixed" or (ppo.kl_horizon is None and under_way):
+        return coef
+    return ops.adaptive_kl_coef(coef, kl, target=ppo.kl_target, horizon=kl_horizon(ppo), episodes=ppo.batch_size)
 
 
 def check_state(state: Any) -> None:

@@ -42,6 +42,8 @@ class StepResult:
     """See docs/metrics.md."""
     samples: list[dict[str, Any]]
     """Some of the texts: prompt, response, score, kl (nats/response)."""
+    out_of_range: list[str] = field(default_factory=list)
+    """Metrics that are out of their healthy range."""
 
 
 def choose_precision(wanted: str) -> Literal["fp32", "bf16", "fp64"]:

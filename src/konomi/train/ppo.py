@@ -28,6 +28,7 @@ from konomi.data.sources import as_prompts
 from konomi.data.tokens import Tokens
 from konomi.environment import peak_memory_gb
 from konomi.errors import ConfigError, RunError
+from konomi.evaluation.healthy import out_of_range
 from konomi.models.packed import Trunk
 from konomi.models.policy import Evaluation, Policy, reference_logprobs, rounds_coarsely, same_weights, token_full_kl
 from konomi.rewards import Reward, as_reward
@@ -35,7 +36,7 @@ from konomi.rollout.decoding import check_decoding
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import Drawn, explore, make_draws, sample
 from konomi.seeds import stream_seed
-from konomi.train.experience import Experience, ScoreScale, check_ratio, check_state, describe, finish, say_again
+from konomi.train.experience import Experience, ScoreScale, check_ratio, check_state, describe, finish, next_kl_coef, say_again
 from konomi.train.loop import Engine, StepResult, Sums
 from konomi.train.scoring import Scored, Scorer
 
@@ -101,7 +102,7 @@ class PPOTrainer:
             if size % self.processes:
                 raise ConfigError(f"ppo.{name} = {size} cannot be divided among {self.processes} processes")
         self.update = 0
-        self.kl_coef = self.ppo.kl_coef
+        self.kl_coef, self.kl_reached = self.ppo.kl_coef, False
         self.score_clip = self.ppo.score_clip if self.ppo.normalize_scores else math.inf
         self.scale: ScoreScale | None = None
         self.stop_reason: str | None = None
@@ -141,7 +142,7 @@ class PPOTrainer:
         experience = self._experience(answers, scored.scores, plan, scored.placed)
         sums, evaluated = describe(experience, scored.scores, self.kl_coef), time.perf_counter()
         scored.add_to(sums)
-        sums.add("ppo/scores_clipped", self.scale.clipped(scored.scores, self.score_clip).sum(), len(rollout))
+        sums.add("ppo/scores_clipped", (self.scale or ScoreScale()).clipped(scored.scores, self.score_clip).sum(), len(rollout))
         kl = sums.means(self.engine.accelerator)["objective/kl"]
         if not math.isfinite(kl):
             raise RunError(
@@ -157,8 +158,7 @@ class PPOTrainer:
             self._train(experience, plan, sums)
         trained = time.perf_counter()
         metrics = finish(sums.means(self.engine.accelerator), self.ppo.vf_coef)
-        metrics["objective/kl_coef"] = self.kl_coef
-        metrics["ppo/learning_rate"] = self.ppo.learning_rate * rate
+        metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": self.ppo.learning_rate * rate}
         phases = {
             "rollout": drawn - start,
             "reward": judged - drawn,
@@ -169,15 +169,15 @@ class PPOTrainer:
         metrics["episodes/per_second"] = self.ppo.batch_size / (trained - start)
         metrics["tokens/per_second"] = float(rollout.lengths.sum()) * self.processes / (trained - start)
         metrics["memory/peak_gb"] = peak_memory_gb()
-        if self.ppo.kl_controller == "adaptive" and self.stop_reason is None:
-            self.kl_coef = ops.adaptive_kl_coef(
-                self.kl_coef, kl, target=self.ppo.kl_target, horizon=self.ppo.kl_horizon, episodes=self.ppo.batch_size
-            )
+        ppo, size = self.ppo, self.ppo.batch_size
+        self.kl_reached |= kl >= ppo.kl_target
+        if self.stop_reason is None:
+            self.kl_coef = next_kl_coef(ppo, self.kl_coef, kl, reached=self.kl_reached, update=self.update)
         self.update += 1
         samples = scored.samples(experience.kl.sum(1))
         each = self.ppo.responses_per_prompt  # one of every prompt comes first
         samples = [sample for first in range(each) for sample in samples[first::each]]
-        return StepResult(self.update, self.update * self.ppo.batch_size, metrics, samples)
+        return StepResult(self.update, self.update * size, metrics, samples, out_of_range(metrics, ppo.max_grad_norm))
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and controller state; weights, optimiser and random states are the engine's."""
@@ -185,6 +185,7 @@ class PPOTrainer:
             "update": self.update,
             "episodes": self.update * self.ppo.batch_size,
             "kl_coef": self.kl_coef,
+            "kl_reached": self.kl_reached,
             "score_scale": asdict(self.scale or ScoreScale()),
             "seed": self.seed,
         }
@@ -197,7 +198,7 @@ class PPOTrainer:
         """Take all state from a checkpoint. Raises RunError if it is not whole; all is then as it was."""
         state = self.engine.load(directory, check_state)
         self.update, self.kl_coef, self.seed = state["update"], state["kl_coef"], state["seed"]
-        self.queries.seed = self.seed
+        self.queries.seed, self.kl_reached = self.seed, bool(state.get("kl_reached", False))
         self.scale = ScoreScale(**state["score_scale"])
         self.stop_reason = None
 
@@ -270,8 +271,7 @@ class PPOTrainer:
         normal_B = self.scale.normalised(scores_B, self.score_clip).to(logprobs_BR)
         if ppo.responses_per_prompt > 1:
             normal_B = ops.leave_one_out(normal_B, ppo.responses_per_prompt)
-        if placed_BR is not None:
-            placed_BR = self.scale.placed(placed_BR, scores_B, self.score_clip).to(logprobs_BR)
+        placed_BR = None if placed_BR is None else self.scale.placed(placed_BR, scores_B, self.score_clip).to(logprobs_BR)
         rewards_BR = ops.shaped_rewards(penalty_BR, normal_B, mask_BR, self.kl_coef, placed_BR)
         advantages_BR, returns_BR = ops.gae(rewards_BR, values_BR, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
         if ppo.whiten_advantages:
