@@ -98,7 +98,10 @@ def what_it_is(head: bytes) -> str | None:
     return found or _WITHOUT_MARK.get(tuple(map(bool, head[:4])))
 
 
-_WITHOUT_MARK = {(True, False, True, False): "UTF-16LE text", (False, True, False, True): "UTF-16BE text"}
+_WITHOUT_MARK: dict[tuple[bool, ...], str] = {
+    (True, False, True, False): "UTF-16LE text",
+    (False, True, False, True): "UTF-16BE text",
+}
 """Two ASCII characters of two bytes: which of the bytes are not 0."""
 
 

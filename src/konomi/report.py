@@ -242,7 +242,7 @@ def _charts(config: Mapping[str, Any], metrics: Metrics, compare: Mapping[str, A
             more = {"target": target, "about": "kl_about"}
         curves.over_updates(key, metrics, metric, unit=unit, zero=zero, **more)
         for i, name in enumerate(judges if key == "score_mean" else ()):
-            said = {"unit": "unit_score", "about": "judge_about", "title": "judge", "name": name}
+            said: dict[str, Any] = {"unit": "unit_score", "about": "judge_about", "title": "judge", "name": name}
             curves.over_updates(f"judge_{i}", metrics, f"judge/{name}/mean", **said)
     beside = "path_best_about" if compare and compare["best_of_n"] else None
     against = ("kl_short", "unit_nats")

@@ -52,7 +52,7 @@ def begun(
             sink.end("FINISHED")
 
 
-def new_run(job: Section, root: Path, extra: Mapping[str, Any]) -> RunDir:
+def new_run(job: Section, root: str | Path, extra: Mapping[str, Any]) -> RunDir:
     """Make the run directory of a job, with a copy of its reward functions. ``extra``: fields of run.json, with ``inputs``."""
     settings: StageConfig = job.run  # type: ignore[attr-defined]
     run = RunDir.create(root, settings.name, job.model_dump(mode="json"), seed=settings.seed, extra=extra)

@@ -168,7 +168,7 @@ class Engine:
 
     def _check_moments(self, moments: Mapping[str, Tensor]) -> None:
         shapes = {name: parameter for parameter, name in self._names().items() if parameter.requires_grad}
-        expected = {}
+        expected: dict[str, Any] = {}
         for name in {
             full_name.rpartition("/")[0] for full_name in moments
         } & shapes.keys():  # Adam has none before its first step
@@ -232,7 +232,8 @@ def load_weight_files(directory: Path) -> dict[str, Tensor]:
 
 def _read_file(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
 
