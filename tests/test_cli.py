@@ -293,7 +293,11 @@ def test_a_run_is_not_gone_on_with_or_compared_on_other_inputs(world: Path) -> N
     code = "def letters(responses):\n    return [float(len(text)) for text in responses]\n"
     (world / "judge.py").write_text(code, encoding="utf-8")
     judge = ("--set", "judges.b.kind=function", "--set", "judges.b.name=judge:letters")
-    made = konomi("ppo", "job.toml", "--set", "run.name=one", "--set", "ppo.episodes=32", *judge)
+    words = (world / "prompts.txt").read_text("utf-8").split()
+    rows = "".join(json.dumps({"text": word, "weight": i}) + "\n" for i, word in enumerate(words))
+    (world / "rows.jsonl").write_text(rows, encoding="utf-8")
+    asked = ("--set", "data.prompts=rows.jsonl", "--set", "ppo.episodes=32")
+    made = konomi("ppo", "job.toml", "--set", "run.name=one", *asked, *judge)
     assert made.exit_code == 0, made.stderr
     run = RunDir.open(world / "runs" / "one")
     run.set_status("stopped")
@@ -307,7 +311,7 @@ def test_a_run_is_not_gone_on_with_or_compared_on_other_inputs(world: Path) -> N
         "lm/tokenizer_config.json": (b" " + (world / "lm/tokenizer_config.json").read_bytes(), "model.name = lm."),
         "taste.py": (REWARD.replace('"a"', '"b"').encode(), f"reward.name = taste.py:count_a (as it was: {copy})"),
         "judge.py": (code.replace("float", "-float").encode(), "judges.b.name = judge:letters (as it was: "),
-        "prompts.txt": (b"other\nprompts\nare\nhere\nand\nsome\nmore\nof\nthem\nabc\n", "data.prompts"),
+        "rows.jsonl": (rows.replace('"weight": 1}', '"weight": 9}').encode(), "data.prompts = rows.jsonl"),
     }
     for file, (content, named) in changes.items():
         old = (world / file).read_bytes()

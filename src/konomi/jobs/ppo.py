@@ -67,7 +67,7 @@ def run_ppo(
     tokens = loaded.tokens
     check_lengths(job, tokens, asked, held_out, loaded)
     check_reading(job, tokens, asked + held_out, [reward, *judges.values()], observer)
-    began_with = describe_inputs(job, loaded, asked + held_out)
+    began_with = describe_inputs(job, loaded, asked + held_out, given=own is not None)
     if old:
         check_unchanged(old, began_with)
     policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
@@ -251,9 +251,9 @@ def as_read(
     return [p for p in found if p.key not in held_out], [p for p in found if p.key in held_out]
 
 
-def describe_inputs(job: PPOJob, loaded: Loaded, prompts: list[Prompt]) -> dict[str, Any]:
-    """What a run depends on, as run.json has it."""
-    settings = job.model_dump(mode="json", include={"model", "reward", "judges"})
+def describe_inputs(job: PPOJob, loaded: Loaded, prompts: list[Prompt], given: bool = False) -> dict[str, Any]:
+    """What a run depends on, as run.json has it. ``given``: the prompts are not those that the job names."""
+    settings = job.model_dump(mode="json", include={"model", "reward", "judges"} | (set() if given else {"data"}))
     return {"model_revision": loaded.revision, "data_digest": prompts_digest(prompts), "inputs": inputs_of(settings)}
 
 
