@@ -66,9 +66,11 @@ def preference(tmp_path: Path, more: str = "") -> str:
 
 def test_from_rankings_to_a_reward_for_ppo(tmp_path: Path) -> None:
     job = preference(tmp_path, f'[normalize]\nsamples = "{candidates(tmp_path)}"')
-    result = json.loads(konomi("reward", job, "--out", str(tmp_path / "runs"), "--json").stdout)
+    said = konomi("reward", job, "--out", str(tmp_path / "runs"), "--json")
+    result = json.loads(said.stdout)
     run = tmp_path / "runs" / "r"
     assert result["status"] == "finished" and result["run"] == str(run)
+    assert f"{result['eval']['held_out']['prompts']} held-out prompts are too few to judge the run by" in said.stderr
     found = json.loads((run / "eval.json").read_text("utf-8"))
     assert found["held_out"]["accuracy"]["value"] > 0.8
     assert found["task"] == "preference" and len(found["texts"]) == 16

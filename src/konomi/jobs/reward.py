@@ -16,6 +16,7 @@ from konomi.data.formats import read_tasks
 from konomi.data.records import Prompt
 from konomi.environment import peak_memory_gb
 from konomi.errors import DataError, RunError
+from konomi.evaluation.verdict import too_few
 from konomi.files import file_sha256, local_path, new_directory
 from konomi.jobs.common import begun, finish
 from konomi.jobs.reward_data import Learned, load
@@ -63,6 +64,8 @@ def run_reward(
     facts = _facts(job, model, learned, precision) | ({"licence": made.note} if made.note else {})
     begins = begun(job, root, observer, data=job.data.file, digest=learned.digest, facts=facts, parent=parent, extra=extra)
     with stop_on_signal(lambda: observer.warn(_STOPPING)) as stop, begins as (run, sink):
+        if few := too_few(learned.prompts()):
+            observer.warn(few)
         if made.fresh:
             tame_head(model, [e.texts for e in learned.train[:TAME]], lambda: autocast(model.device, precision))
         with stop.patience():

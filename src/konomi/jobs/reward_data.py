@@ -49,6 +49,11 @@ class Learned:
             return [tuple(group.prompt + response for response in group.responses) for group in self.groups]
         return [example.texts for example in self.held_out]
 
+    def prompts(self) -> int:
+        """Held-out prompts; of texts with labels, texts: they are taken as independent."""
+        keys = [group.key for group in self.groups] or [Prompt(score.prompt).key for score in self.scores]
+        return len(set(keys)) or len(self.labelled)
+
     def evaluate(self, numbers: Sequence[Tensor], seed: int) -> dict[str, Any]:
         """Figures of what the model says of :meth:`texts`: [K, C] for each."""
         if self.labels:
