@@ -91,7 +91,7 @@ def kl_missed(kl: float, target: float, coefficients: tuple[float, float]) -> st
         return None
     moved = f"the coefficient went from {coefficients[0]:.3g} to {coefficients[1]:.3g}"
     if kl > target:
-        advice = "which came too late or was too little: raise ppo.kl_coef, or lower ppo.learning_rate or ppo.kl_horizon"
+        advice = "too low or too late for these steps: raise ppo.kl_coef, or lower ppo.learning_rate or ppo.kl_horizon"
         return f"KL ended at {kl:.1f}, over the target {target:g}: {moved}, {advice}"
     advice = "and the run was too short or its steps too small: more ppo.episodes, or a higher ppo.learning_rate"
     if coefficients[1] > 0.5 * coefficients[0]:

@@ -174,7 +174,7 @@ def _notes(run: RunDir, job: PPOJob, comparison: Mapping[str, Any]) -> list[str]
         ends = lines[0]["objective/kl_coef"], lines[-1]["objective/kl_coef"]
         notes.append(kl_missed(comparison["after"]["kl"], job.ppo.kl_target, ends))
     if marked := over_the_run(lines):
-        notes.append(f"out of the healthy range, in so many updates and at most so far: {'; '.join(marked)}. See docs/metrics.md")
+        notes.append(f"out of the healthy range (updates, worst value, range): {'; '.join(marked)}. See docs/metrics.md")
     return [note for note in notes if note]
 
 

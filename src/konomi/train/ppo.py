@@ -159,12 +159,7 @@ class PPOTrainer:
         trained = time.perf_counter()
         metrics = finish(sums.means(self.engine.accelerator), self.ppo.vf_coef)
         metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": self.ppo.learning_rate * rate}
-        phases = {
-            "rollout": drawn - start,
-            "reward": judged - drawn,
-            "score": evaluated - judged,
-            "train": trained - evaluated,
-        }
+        phases = {"rollout": drawn - start, "reward": judged - drawn, "score": evaluated - judged, "train": trained - evaluated}
         metrics |= {f"time/ppo/{k}": v for k, v in (phases | {"total": trained - start}).items()}
         metrics["episodes/per_second"] = self.ppo.batch_size / (trained - start)
         metrics["tokens/per_second"] = float(rollout.lengths.sum()) * self.processes / (trained - start)
