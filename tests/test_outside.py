@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from typer.testing import CliRunner
@@ -168,3 +175,163 @@ def test_a_run_that_filled_the_disk_goes_on_once_there_is_room(world: Path) -> N
     assert resumed.exit_code == 0, resumed.stderr
     whole = konomi(*job, "--set", "run.name=whole", "--json")
     assert json.loads(resumed.stdout)["compare"] == json.loads(whole.stdout)["compare"]
+
+
+# -- variables of another program --------------------------------------------------------------------------------------
+
+
+def test_variables_that_a_launcher_has_left(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29587",
+        "ACCELERATE_USE_CPU": "maybe", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "abc", "ACCELERATE_MIXED_PRECISION": "fp99",
+        "FSDP_VERSION": "x", "OMPI_COMM_WORLD_SIZE": "many", "ACCELERATE_USE_DEEPSPEED": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert konomi("--help").exit_code == 0 and os.environ["RANK"] == "0"
+    for arguments in (["ppo", "ppo.toml"], ["sft", "sft.toml"]):
+        done = finished(*arguments)
+        assert done.returncode == 0, done.stderr
+    for size in ("WORLD_SIZE", "PMI_SIZE"):
+        monkeypatch.setenv(size, "2")
+        result = konomi("generate", "lm", "-p", "a")
+        last = result.stderr.splitlines()
+        assert (result.exit_code, len(last)) == (2, 1), result.stderr
+        assert last[0].startswith(f"konomi: {size} = 2 is set") and "MASTER_PORT" in last[0]
+        monkeypatch.delenv(size)
+
+
+# -- where output goes, and signals ------------------------------------------------------------------------------------
+
+
+def started(*arguments: str, **streams: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "konomi", *arguments], text=True, encoding="utf-8", **streams)
+
+
+def finished(*arguments: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    with started(*arguments, **streams) as process:
+        output, errors = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+
+def status(run: str) -> dict[str, Any]:
+    info: dict[str, Any] = json.loads(Path(run, "run.json").read_text("utf-8"))
+    return info
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() or not path.stat().st_size:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
+def test_what_nobody_reads_ends_no_run(world: Path) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        assert finished("ppo", "ppo.toml", "--set", "run.name=full", stderr=full).returncode == 0
+        for arguments in (["convert", "pairs.jsonl", "out.jsonl", "--to", "rankings"], ["convert", "--help"]):
+            done = finished(*arguments, stdout=full)
+            assert done.returncode == 1
+            assert done.stderr.splitlines()[-1] == "konomi: standard output: cannot be written: No space left on device"
+            assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert len(Path("out.jsonl").read_text("utf-8").splitlines()) == 72
+    with started("ppo", "ppo.toml", "--set", "run.name=head", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.close()
+        assert process.wait(timeout=120) == 0
+    assert [(status(f"runs/{name}")["status"], status(f"runs/{name}")["reason"]) for name in ("full", "head")] == [
+        ("finished", None)
+    ] * 2
+    with started("generate", "lm", "-p", "a", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(timeout=120)) == ("", 1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of POSIX")
+def test_a_closed_terminal_is_a_wish_to_stop(world: Path) -> None:
+    long = ("ppo", "ppo.toml", "--set", "ppo.episodes=160000", "--set", "run.save_every=5000")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    run = world / "runs"
+    with started(*long, "--set", "run.name=one", **quiet) as process:
+        wait_for(run / "one" / "metrics.jsonl", process)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=60) == 130
+    info = status("runs/one")
+    assert info["status"] == "stopped" and info["reason"].startswith("SIGHUP after update ")
+    assert len(list((run / "one" / "checkpoints").iterdir())) == 1
+    ignoring = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    command = [sys.executable, "-c", ignoring, sys.executable, "-m", "konomi", *long, "--set", "run.name=two"]
+    with subprocess.Popen(command, text=True, **quiet) as process:  # as nohup does it
+        wait_for(run / "two" / "metrics.jsonl", process)
+        process.send_signal(signal.SIGHUP)
+        lines = (run / "two" / "metrics.jsonl").read_bytes().count(b"\n")
+        while (run / "two" / "metrics.jsonl").read_bytes().count(b"\n") < lines + 3:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 130
+    assert status("runs/two")["reason"].startswith("SIGTERM after update ")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of POSIX")
+def test_a_closed_terminal_ends_a_server_well(world: Path) -> None:
+    row = {"version": 1, "prompt": "a", "candidates": [{"text": "b"}, {"text": "c"}]}
+    Path("candidates.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with started("label", f"project-{number}", "--candidates", "candidates.jsonl", **pipes) as process:
+            assert process.stdout is not None
+            address = urlsplit(process.stdout.readline().split()[1])
+            with socket.create_connection((str(address.hostname), address.port or 0), timeout=60):
+                process.send_signal(number)
+                _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        assert "Traceback" not in said and said.splitlines()[-1].startswith("stopped; all answers are in")
+
+
+# -- a reward that is not as it should be ------------------------------------------------------------------------------
+
+
+def test_a_reward_that_needs_a_column_fails_before_training(world: Path) -> None:
+    Path("rows.jsonl").write_text(
+        "".join(
+            json.dumps({"text": f"{word} {word}", "weight": 2}) + "\n" for word in Path("prompts.txt").read_text("utf-8").split()
+        ),
+        encoding="utf-8",
+    )
+    Path("weighing.py").write_text(
+        "def weigh(responses, weight):\n    return [w * len(text) for text, w in zip(responses, weight)]\n"
+        "def careful(responses, weight):\n    return [(w or 1) * len(text) for text, w in zip(responses, weight)]\n",
+        encoding="utf-8",
+    )
+    rows = ("--set", "data.prompts=rows.jsonl", "--set", 'compare.extra=["hello"]')
+    tables = {
+        "reward": ("--set", "reward.name=weighing.py:weigh"),
+        "judge": ("--set", "judges.j.kind=function", "--set", "judges.j.name=weighing.py:weigh"),
+    }
+    for settings in tables.values():
+        result = konomi("ppo", "ppo.toml", *rows, *settings)
+        assert result.exit_code == 2, result.stderr
+        assert "compare.extra: its prompts have no column 'weight'" in result.stderr and "weighing.py:weigh" in result.stderr
+    assert not Path("runs").exists()
+    made = konomi("ppo", "ppo.toml", *rows, "--set", "reward.name=weighing.py:careful", "--set", "run.name=one")
+    assert made.exit_code == 0, made.stderr
+    made = konomi("ppo", "ppo.toml", *rows[:2], "--set", "reward.name=weighing.py:weigh", "--set", "run.name=two")
+    assert made.exit_code == 0, made.stderr
+    again = konomi("compare", "runs/two", "--prompt", "hello")
+    assert (again.exit_code, "no column 'weight'" in again.stderr) == (2, True)
+
+
+def test_a_reward_that_exits_is_named(world: Path) -> None:
+    Path("leaving.py").write_text("import sys\ndef leave(responses):\n    sys.exit(0)\n", encoding="utf-8")
+    Path("leaves.py").write_text("import sys\nsys.exit('no licence')\n", encoding="utf-8")
+    called = konomi("ppo", "ppo.toml", "--set", "reward.name=leaving.py:leave", "--set", "run.name=one")
+    assert called.exit_code == 1
+    assert called.stderr.splitlines()[-1].startswith("konomi: reward leaving.py:leave: SystemExit: 0")
+    assert status("runs/one")["status"] == "failed" and "leaving.py:leave" in status("runs/one")["reason"]
+    imported = konomi("ppo", "ppo.toml", "--set", "reward.name=leaves.py:leave")
+    assert imported.exit_code == 2
+    assert "leaves.py:leave: cannot be imported: SystemExit: no licence" in imported.stderr and "line 2" in imported.stderr

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from konomi.mlflow_calls import ENVIRONMENT, opening, quiet, sqlite_uri, without_password
+from konomi.environment import without_password
+from konomi.mlflow_calls import ENVIRONMENT, opening, quiet, sqlite_uri
 from konomi.tracking import PATIENCE, MlflowSink, flatten
 
 PARAMS = {
@@ -84,6 +85,21 @@ def test_flatten_and_cleaning() -> None:
     }
     assert without_password("at http://me:pa%40ss@host:5000/x, see") == "at http://host:5000/x, see"
     assert without_password("sqlite:////tmp/a@b.db") == "sqlite:////tmp/a@b.db"
+    for password in ("se@cret", "se/cret", "/secret", "se:cret", "se#cret", "se?cret", "se%cret", "12/secret", "se%40cret@x"):
+        for address in (f"http://me:{password}@host:5000/x?token=secret", f"postgresql://me:{password}@host/db"):
+            shown = without_password(f"at {address} now")
+            assert "cret" not in shown and "//host" in shown and shown.endswith(" now"), shown
+
+
+def test_no_part_of_a_password_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for scheme in ("http", "postgresql"):
+        for password in ("se@cret", "se/cret", "se:cret", "se#cret", "se%cret", "12/cret", "se%40cret"):
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:{password}@127.0.0.1:9/db?token=cret")
+            warned: list[str] = []
+            sink = MlflowSink("e", "r", {}, tmp_path, warned.append)
+            (told,) = warned
+            assert "cret" not in told + sink.address and "MLflow at" in told, told
+            assert ("%XX" in told) == (password not in ("se%cret", "se%40cret")), told
 
 
 @pytest.mark.parametrize("name", ["plain", "with space 好み", "per%20cent?x#y"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from konomi import __version__
+from konomi.errors import ConfigError
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "pydantic", "numpy", "mlflow")
 
@@ -82,6 +84,43 @@ def typed(program: str) -> str:
     if not beside.exists() or (found and Path(found).resolve() == beside.resolve()):
         return program
     return shlex.quote(os.path.relpath(beside))
+
+
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_LAUNCHER = re.compile(
+    "|".join(_SIZES) + "|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|PMI_RANK|MPI_LOCAL.*"
+    "|OMPI_COMM_WORLD_.*|MV2_COMM_WORLD_.*|FSDP_.*|(PARALLELISM_CONFIG|CONTEXT_PARALLEL)_.*|ACCELERATE_.*"
+)
+"""Variables by which launchers (torchrun, accelerate, mpirun) tell a process what it is one of."""
+
+
+def be_one_process() -> None:
+    """Forget the variables that a launcher has left in the environment: the commands are of one process.
+
+    Raises:
+        ConfigError: a launcher has started several processes.
+    """
+    several = [name for name in _SIZES if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 1]
+    if several:
+        names = sorted(name for name in os.environ if _LAUNCHER.fullmatch(name))
+        raise ConfigError(
+            f"{several[0]} = {os.environ[several[0]]} is set: jobs of several processes are not supported here. Start one "
+            f"without a launcher, or remove what one has left: unset {' '.join(names)}"
+        )
+    wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")  # a user's own wish
+    for name in [name for name in os.environ if _LAUNCHER.fullmatch(name)]:
+        del os.environ[name]
+    if wanted:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
+def without_password(text: str) -> str:
+    """``text`` with the user and password of any address in it left out, whatever characters these have, and what follows its ?.
+
+    >>> without_password("http://me:a/b@c#d@host:80/x?key=1 and sqlite:////home/a@b/mlflow.db")
+    'http://host:80/x and sqlite:////home/a@b/mlflow.db'
+    """
+    return re.sub(r"(?<=://)(?!/)(?:\S*@)?([^\s?]*)(?:\?\S*)?", r"\1", text)
 
 
 def manage_memory() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import sqlite3
 import warnings
@@ -23,11 +22,6 @@ ENVIRONMENT = {
 }
 UPLOAD = ENVIRONMENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 _LOGGERS = ("mlflow", "alembic", "urllib3", "sqlalchemy")
-
-
-def without_password(text: str) -> str:
-    """``text`` with the user and password of any address in it left out."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def sqlite_uri(path: Path) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from konomi.compare import compare_models
+from konomi.compare import compare_models, told
 from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.errors import DataError
+from konomi.jobs.common import open_sink
 from konomi.jobs.inputs import check_unchanged
 from konomi.jobs.ppo import as_read, check_context, check_lengths, check_reading, describe_inputs, find_prompts
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.report import write_report
 from konomi.rewards import build_judges, build_reward
+from konomi.rewards.base import check_without_columns
 from konomi.rollout.sampler import make_draws, sample
 from konomi.runs import RunDir
 from konomi.train.loop import autocast, choose_precision, find_device
@@ -31,6 +33,7 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     reward = build_reward(job.reward, columns=sides[0][0].columns, device=device)
     judges = build_judges(job.judges, columns=sides[0][0].columns, device=device)
     prompts, held_out = as_read(sides, [reward, *judges.values()], job.data.prompts, observer.say)
+    check_without_columns([reward, *judges.values()], config.extra, prompts[0])
     before, after = load_pair(job.model, run.model, observer.say)
     tokens = before.tokens
     again = job.model_copy(update={"compare": config})
@@ -45,7 +48,19 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
         judges=judges,
     )  # fmt: skip
     run.write_json("compare.json", comparison)
-    return {"run": str(run.path), "report": str(write_report(run)), "compare": comparison}
+    report = write_report(run)
+    _log_again(run, job, comparison, report, observer)
+    return {"run": str(run.path), "report": str(report), "compare": comparison}
+
+
+def _log_again(run: RunDir, job: PPOJob, comparison: Mapping[str, Any], report: Path, observer: Observer) -> None:
+    """Replace the before/after of the run in MLflow, if it has a place there."""
+    info = run.info
+    if info.get("mlflow_run_id") and (sink := open_sink(job.run, run, observer, job.data.prompts)):
+        metrics = run.read_metrics()
+        sink.log(metrics[-1]["update"] if metrics else 0, told(comparison))
+        sink.log_artifacts([report, run.compare])
+        sink.end("FINISHED" if info["status"] == "finished" else "FAILED" if info["status"] == "failed" else "KILLED")
 
 
 def load_pair(initial: ModelConfig, tuned: Path, progress: Callable[[str], None]) -> tuple[Loaded, Loaded]:

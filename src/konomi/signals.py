@@ -34,14 +34,22 @@ class Stop:
         self._heard()
 
 
+def ending_signals() -> list[signal.Signals]:
+    """The signals that ask a command to end: SIGINT, SIGTERM, and SIGHUP (the terminal was closed) but under nohup."""
+    found = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found
+
+
 @contextmanager
 def stop_on_signal(heard: Callable[[], None]) -> Iterator[Stop]:
-    """Take SIGINT and SIGTERM as wishes to stop; ``heard`` is called at one that waits. In a thread, signals stay as they are."""
+    """Take :func:`ending_signals` as wishes to stop; ``heard`` is called at one that waits. In a thread, they stay as is."""
     stop = Stop(heard)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    old = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, stop.handle) for number in ending_signals()}
     try:
         yield stop
     finally:

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qsl, unquote
 
 from konomi import __version__
 from konomi import mlflow_calls as calls
+from konomi.environment import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,7 +78,7 @@ class MlflowSink:
     @property
     def address(self) -> str:
         """The store's address, without a password that may be in it."""
-        return calls.without_password(self._uri)
+        return without_password(self._uri)
 
     @property
     def complete(self) -> bool:
@@ -211,11 +213,27 @@ class MlflowSink:
         if self._warned:
             return
         self._warned = True
-        why = calls.without_password(" ".join(str(error).split()))[:300]
+        why = _without_secrets(" ".join(str(error).split()), self._uri)[:300]
         self._on_warning(
             f"MLflow at {self.address} cannot be used ({type(error).__name__}: {why}). The run goes on; its metrics "
             "are in metrics.jsonl. Check MLFLOW_TRACKING_URI, or set run.mlflow = false"
         )
+
+
+def _without_secrets(text: str, uri: str) -> str:
+    """What an error says of a store, without what its address holds in front of an @ or behind a ?."""
+    _, _, rest = uri.partition("://")
+    user, _, place = rest.rpartition("@")
+    _, _, password = user.partition(":")
+    _, _, query = place.partition("?")
+    if rest.startswith("/"):  # a file
+        return text
+    if set(password) & set("@/#?:[] "):  # others take them for parts of the address, and say them
+        return "its user or password has characters that have to be written as %XX there: @ is %40, / is %2F, # is %23"
+    secrets = {user, password, query, *(value for _, value in parse_qsl(query))}
+    for secret in sorted((secrets | set(map(unquote, secrets))) - {""}, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return without_password(text)
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

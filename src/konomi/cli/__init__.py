@@ -6,7 +6,9 @@ import sys
 
 from konomi.cli import config, convert, judge, label, models, ppo, reward, run, sample, sft
 from konomi.cli.common import app
+from konomi.cli.streams import end_on_signals, set_streams
 from konomi.environment import manage_memory
+from konomi.errors import RunError
 
 __all__ = ["app", "config", "convert", "judge", "label", "main", "models", "ppo", "reward", "run", "sample", "sft"]
 
@@ -14,7 +16,9 @@ __all__ = ["app", "config", "convert", "judge", "label", "main", "models", "ppo"
 def main() -> None:
     """Entry point of the ``konomi`` command."""
     manage_memory()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # Japanese on a console of another encoding must not end the run
-            stream.reconfigure(errors="backslashreplace")
-    app()
+    set_streams()
+    end_on_signals()
+    try:
+        app()
+    except RunError as error:  # a verb tells its own: this is its help, which cannot be written
+        sys.exit(f"konomi: {error}")

@@ -15,6 +15,7 @@ import typer.core
 
 from konomi import __version__
 from konomi.cli import japanese
+from konomi.environment import be_one_process
 from konomi.errors import KonomiError, RunError
 from konomi.files import local_path, plain
 
@@ -67,6 +68,7 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
+            be_one_process()
             for given in kwargs.values():
                 for path in given if isinstance(given, list) else [given]:
                     if isinstance(path, Path):

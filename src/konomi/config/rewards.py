@@ -86,8 +86,10 @@ class HttpReward(Section):
             whole = False
         if not whole:
             raise ValueError("url: not an address; write http://host:port/path or https://..., other characters as %XX")
-        if "@" in parts.netloc:
-            raise ValueError("url: holds a user or password, which would be written into the run; use token_env")
+        if "@" in self.url:  # a password may have a / in it
+            raise ValueError(
+                "url: holds a user or password, which would be written into the run; use token_env (an @ of the path is %40)"
+            )
         if parts.query:
             raise ValueError("url: what follows ? may be a key, and would be written into the run; use token_env")
         return self

@@ -21,6 +21,7 @@ from typing import Any
 from konomi.config import DataConfig
 from konomi.data.records import Prompt, is_held_out
 from konomi.data.rows import FORMATS, Row, file_rows, near, need_column, text_of
+from konomi.environment import without_password
 from konomi.errors import ConfigError, DataError
 from konomi.files import local_path, plain
 
@@ -204,7 +205,7 @@ def hub_problem(timeout: float = 5.0) -> str | None:
         reason = getattr(error, "reason", error)
         # an unknown certificate authority: the hub's client has its own list of them
         if not isinstance(reason, ssl.SSLError):
-            return f"{constants.ENDPOINT}: {reason or type(error).__name__}"
+            return f"{without_password(constants.ENDPOINT)}: {reason or type(error).__name__}"
     return None
 
 

@@ -80,7 +80,7 @@ def logged(
     settings: StageConfig, run: RunDir, observer: Observer, *, data: str, parent: str | None = None
 ) -> Iterator[MlflowSink | None]:
     """The run's place in MLflow, or None where the settings want none. An end that is not a good one is told there."""
-    sink = _open_sink(settings, run, observer, data, parent)
+    sink = open_sink(settings, run, observer, data, parent)
     try:
         yield sink
     except BaseException as error:
@@ -134,7 +134,8 @@ def ends(run: RunDir) -> Iterator[None]:
         raise
 
 
-def _open_sink(settings: StageConfig, run: RunDir, observer: Observer, data: str, parent: str | None) -> MlflowSink | None:
+def open_sink(settings: StageConfig, run: RunDir, observer: Observer, data: str, parent: str | None = None) -> MlflowSink | None:
+    """The run's place in MLflow, opened anew where it has one; None where the settings want none."""
     if not settings.mlflow:
         return None
     info = run.info

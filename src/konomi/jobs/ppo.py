@@ -29,7 +29,7 @@ from konomi.models.policy import Policy, make_reference
 from konomi.models.reading import check_room
 from konomi.observer import Observer
 from konomi.rewards import as_reward, build_judges
-from konomi.rewards.base import Reward, columns_read, readers
+from konomi.rewards.base import Reward, check_without_columns, columns_read, readers
 from konomi.runs import RunDir, Status
 from konomi.signals import Stop, stop_on_signal
 from konomi.tracking import MlflowSink
@@ -62,6 +62,7 @@ def run_ppo(
     reward = as_reward(job.reward if reward is None else reward, sides[0][0].columns, find_device())
     judges = build_judges(job.judges, columns=sides[0][0].columns, device=find_device())
     asked, held_out = as_read(sides, [reward, *judges.values()], job.data.prompts, observer.say)
+    check_without_columns([reward, *judges.values()], job.compare.extra, asked[0])
     loaded = load_causal_lm(job.model, progress=observer.say)
     precision = (old and old.info.get("precision")) or choose_precision(job.model.precision)
     tokens = loaded.tokens

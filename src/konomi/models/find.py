@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.sources import hub_problem
+from konomi.environment import without_password
 from konomi.errors import ModelError
 from konomi.files import model_path
 from konomi.models.cache import Progress
@@ -89,17 +90,17 @@ def _fetch(name: str, revision: str | None, say: Progress) -> Path:
     """
     from huggingface_hub import constants, snapshot_download
 
-    reached = hub_problem() is None
+    reached, hub = hub_problem() is None, without_password(constants.ENDPOINT)
     if reached:
-        say(f"fetching {name} from {constants.ENDPOINT}, or what is new of it")
+        say(f"fetching {name} from {hub}, or what is new of it")
     try:
         where: dict[str, Any] = {"endpoint": constants.ENDPOINT, "local_files_only": not reached, "revision": revision}
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_HUB_FILES, **where))
     except (OSError, ValueError) as error:
         if reached:
-            text = " ".join(str(error).split())
-            raise ModelError(f"{name}: cannot be fetched from {constants.ENDPOINT}: {text[:500]}") from error
-        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"the hub {constants.ENDPOINT} cannot be reached"
+            text = without_password(" ".join(str(error).split()))
+            raise ModelError(f"{name}: cannot be fetched from {hub}: {text[:500]}") from error
+        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"the hub {hub} cannot be reached"
         wanted = f" of revision {revision}" if revision else ""
         raise ModelError(
             f"{name}: no such directory, no copy{wanted} in {constants.HF_HUB_CACHE}, and {why}. Without a network, "

@@ -107,7 +107,7 @@ def ask(
         return as_given(reward(texts, prompts=prompts, responses=responses, columns=columns), responses, reward.name, texts)
     except RunError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # a user's function may raise anything: the only broad catch in the package, and it does not go on
         raised = f"{type(error).__name__}: {error}".rstrip(": ")
         raise RunError(f"reward {reward.name}: {raised}") from error
@@ -150,6 +150,36 @@ def total(given: Given) -> float:
 def readers(*rewards: Reward) -> list[Reader]:
     """What cuts the texts that rewards read; nothing of those that read all of a text, or do not say."""
     return [reader for reward in rewards for reader in getattr(reward, "readers", ())]
+
+
+def check_without_columns(rewards: Iterable[Reward], texts: Sequence[str], known: Prompt) -> None:
+    """Try rewards on prompts that have none of the data's other columns, as ``compare.extra``; their response is their own text.
+
+    Args:
+        rewards: each is asked only where the data has other columns.
+        texts: of the prompts.
+        known: a prompt of the data.
+
+    Raises:
+        ConfigError: a reward fails, and would not fail with the columns of ``known``.
+    """
+    if not texts or not known.columns:
+        return
+    twice = [text + text for text in texts]
+    without: dict[str, list[Any]] = {name: [None] * len(texts) for name in known.columns}
+    filled = {name: [value] * len(texts) for name, value in known.columns.items()}
+    for reward in rewards:
+        try:
+            ask(reward, twice, prompts=texts, responses=texts, columns=without)
+        except RunError as error:
+            try:
+                ask(reward, twice, prompts=texts, responses=texts, columns=filled)
+            except RunError:  # not for the lack of a column: the run will tell
+                continue
+            raise ConfigError(
+                f"compare.extra: its prompts have no column {', '.join(map(repr, known.columns))}, and without that {error}. "
+                "Leave compare.extra out, or let the reward take None"
+            ) from error
 
 
 def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:

@@ -23,6 +23,7 @@ _OWN = ("texts", "prompts", "responses")
 # what running a module commonly ends in; anything else passes through with its traceback
 _IMPORT_ERRORS = (
     ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, OSError, RuntimeError,
+    ArithmeticError, AssertionError, SystemExit,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import re
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.feedback.people import checked_name
 from konomi.feedback.project import Project
 from konomi.files import write_atomic
+from konomi.signals import ending_signals
 from konomi.web.app import make_app
 from konomi.web.security import Hosts
 from konomi.web.session import Site
@@ -158,6 +160,7 @@ def serve(
             say(_second(project))
         server = _server(app)
         ending = _Ending(app.state.site, until, server) if until is not None else None
+        _end_by_hangup(server)
         server.run(sockets=[listening])
         if ending is not None and ending.error is not None:
             raise ending.error
@@ -184,6 +187,13 @@ def _server(app: FastAPI) -> Server:
         limit_concurrency=512,
     )
     return uvicorn.Server(config)
+
+
+def _end_by_hangup(server: Server) -> None:
+    """uvicorn itself hears of SIGINT and SIGTERM only."""
+    if threading.current_thread() is threading.main_thread():
+        for number in set(ending_signals()) - {signal.SIGINT, signal.SIGTERM}:
+            signal.signal(number, server.handle_exit)
 
 
 class _Ending:
