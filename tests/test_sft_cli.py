@@ -108,7 +108,7 @@ def test_a_whole_job(world: Path) -> None:
     run = world / "runs" / "first"
     rows = lines(run)
     evaluations = {row["update"]: row["eval/loss"] for row in rows if "eval/loss" in row}
-    assert evaluations[told["best_update"]] == told["after"]["loss"] == min(list(evaluations.values())[1:])
+    assert evaluations[told["best_update"]] == told["after"]["loss"] == min(evaluations.values())
     assert [row["update"] for row in rows if "sft/loss" in row] == list(range(1, told["updates"] + 1))
     assert {file.name for file in run.iterdir()} - {".lock"} == {
         "config.json", "run.json", "metrics.jsonl", "model", "report.html",
@@ -180,6 +180,11 @@ def test_a_learning_rate_that_only_harms_is_said(world: Path) -> None:
     told = ran("sft.learning_rate=3.0", "sft.epochs=2", "sft.warmup=0")
     assert "no evaluation was better than that of the initial model" in told["said"]
     assert "lower sft.learning_rate" in told["said"]
+    assert told["best_update"] == 0 and told["after"] == told["before"]
+    kept, initial = (load_causal_lm(ModelConfig(name=str(name))).model.state_dict() for name in (told["model"], "lm"))
+    assert all(torch.equal(kept[name], initial[name]) for name in initial)
+    shown = konomi("sft", "job.toml", "--set", "sft.learning_rate=3.0", "--set", "sft.epochs=1", "--set", "sft.warmup=0")
+    assert "-> after 0 of " in shown.stdout and "no later one was better: the model is the initial one" in shown.stdout
 
 
 def test_early_end(world: Path) -> None:
@@ -212,7 +217,7 @@ def test_a_stop_says_what_there_is_and_leaves_nothing_half_written(world: Path) 
                "--set", "sft.patience=100000", "--set", "sft.learning_rate=1e-4"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     run, deadline = world / "runs" / "stopped", time.monotonic() + 120
-    while not (run / "model").is_dir():
+    while not (run / "metrics.jsonl").exists() or not any("eval/loss" in line and line["update"] for line in lines(run)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -240,9 +245,9 @@ def test_a_stop_before_the_first_evaluation(world: Path, monkeypatch: pytest.Mon
                 signal.raise_signal(signal.SIGTERM)
 
     job = load_config("job.toml", SFTJob, ["run.name=early"])
-    with pytest.raises(KeyboardInterrupt, match=r"stopped after update 1; there was no evaluation yet.*sft.evaluate_every"):
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after update 1; no evaluation was better yet.*sft.evaluate_every"):
         run_sft(job, Path("runs"), Impatient())
-    assert not (world / "runs" / "early" / "model").exists()
+    load_causal_lm(ModelConfig(name=str(world / "runs" / "early" / "model")))  # the initial one
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

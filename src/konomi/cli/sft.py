@@ -39,7 +39,8 @@ def sft(
 
     A tenth of the rows (data.held_out) is never learned. On it the model is
     evaluated before training and after each epoch: loss (nats a token) and
-    perplexity. RUN/model is the best model so far, not the last; training
+    perplexity. RUN/model is the best model so far, not the last, and the
+    initial one where none is better; training
     ends early when sft.patience evaluations in a row bring nothing.
 
     Then: konomi generate RUN/model -p "..." to read it, or model.name =
@@ -68,9 +69,10 @@ def show(result: dict[str, Any], as_json: bool) -> None:
 
     before, after = result["before"], result["after"]
     early = f", ended early: {result['reason']}" if result["reason"] else ""
+    best = "the best" if result["best_update"] else "no later one was better: the model is the initial one"
     typer.echo(
         f"Evaluation on {plural(result['held_out'], 'held-out text')}, before -> after {result['best_update']} of "
-        f"{plural(result['updates'], 'update')} (the best{early})\n"
+        f"{plural(result['updates'], 'update')} ({best}{early})\n"
         f"  loss        {before['loss']:.4f} -> {after['loss']:.4f} nats/token\n"
         f"  perplexity  {before['perplexity']:.2f} -> {after['perplexity']:.2f}\n"
     )

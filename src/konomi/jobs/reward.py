@@ -74,10 +74,7 @@ def run_reward(
                 directory=run.path, hears=_Told(run, sink, observer, stop),
             )  # fmt: skip
         if outcome.best_step == 0:
-            observer.warn(
-                "no evaluation was better than that before training: the model is as it began, its head drawn at random. Lower "
-                "train.learning_rate, or give more data"
-            )
+            _nothing_learned(made.fresh, observer)
         observer.say("The model is held against what was held out")
         result = _evaluate(job, model, learned, samples)
         report = _keep(job, model, learned, run, sink, result, outcome)
@@ -95,6 +92,15 @@ def run_reward(
         "mlflow": sink.address if sink else None,
         "eval": result,
     }
+
+
+def _nothing_learned(fresh: bool, observer: Observer) -> None:
+    """Raise RunError where the model that is best has a head that was drawn at random; warn where it has one of its own."""
+    what = "no evaluation was better than that before training"
+    mend = "lower train.learning_rate, or give more data"
+    if fresh:
+        raise RunError(f"{what}, of a head drawn at random: nothing was learned, and no model is written; {mend}")
+    observer.warn(f"{what}: the model is as it began; {mend}")
 
 
 def _keep(

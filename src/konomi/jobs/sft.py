@@ -67,10 +67,10 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
         if stop.signal:
             finish(run, sink, "stopped", f"{stop.signal} after update {course.updates}")
             raise KeyboardInterrupt(f"stopped after update {course.updates}; {_what_there_is(run, course)}")
-        if course.best >= course.initial:
+        if not course.best_update:
             observer.warn(
-                f"no evaluation was better than that of the initial model ({course.initial:.4g} nats/token; the best was "
-                f"{course.best:.4g}): lower sft.learning_rate, train for fewer epochs, or give more texts"
+                f"no evaluation was better than that of the initial model ({course.initial:.4g} nats/token): {run.model} is the "
+                "initial model; lower sft.learning_rate, train for fewer epochs, or give more texts"
             )
         report = finish(run, sink)
         return {
@@ -95,7 +95,7 @@ _STOPPING = "stopping: this update is finished first; Ctrl-C again stops at once
 
 def _what_there_is(run: RunDir, course: Course) -> str:
     if not course.best_update:
-        return "there was no evaluation yet, so no model was kept. sft.evaluate_every = N makes them more frequent"
+        return f"no evaluation was better yet: {run.model} is the initial model. sft.evaluate_every = N makes them more frequent"
     return f"{run.model} is the best so far (evaluation loss {course.best:.4g} after update {course.best_update})"
 
 

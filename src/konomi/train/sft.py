@@ -93,13 +93,13 @@ class Course(TrainerCallback):  # type: ignore[misc]
 
     Args:
         record: takes an optimiser step (0: before the first) and its metrics; see docs/metrics.md.
-        keep: called when no evaluation of the trained model was better.
+        keep: called when no evaluation was better, that before the first step among them.
         progress: what is done of how much, and figures that are worth a line.
         stop: asked after each step.
         patience: evaluations in a row without a better one that end it; 0: none do.
 
     Attributes:
-        initial, best, best_update: loss of the model before the first step; the best after it, and when that was.
+        initial, best, best_update: loss of the model before the first step; the best of all, and when that was (0: before it).
         updates: optimiser steps that were done.
         gave_up: whether patience came to its end.
     """
@@ -154,7 +154,7 @@ class Course(TrainerCallback):  # type: ignore[misc]
         self._progress("training", state.global_step, state.max_steps, figures)
         if state.global_step == 0:
             self.initial = loss
-        elif loss < self.best:
+        if loss < self.best:
             self.best, self.best_update, self._no_better = loss, state.global_step, 0
             self._keep()
         else:
