@@ -87,9 +87,7 @@ class HttpReward(Section):
         if not whole:
             raise ValueError("url: not an address; write http://host:port/path or https://..., other characters as %XX")
         if "@" in self.url:  # a password may have a / in it
-            raise ValueError(
-                "url: holds a user or password, which would be written into the run; use token_env (an @ of the path is %40)"
-            )
+            raise ValueError("url: holds a user or password, which would be written into the run; use token_env")
         if parts.query:
             raise ValueError("url: what follows ? may be a key, and would be written into the run; use token_env")
         return self
