@@ -253,6 +253,7 @@ def test_what_is_wrong_in_a_judge_is_said_with_its_place(judges: dict[str, Any],
         ("http://host/x?key=geheim",
          "reward: url: what follows ? may be a key, and would be written into the run; use token_env"),
         ("http://user:geheim@host/x",
+         "reward: url: holds a user or password, which would be written into the run; use token_env"),
         ("http://user:12/geheim@host/x",
          "reward: url: holds a user or password, which would be written into the run; use token_env"),
         *((url, "reward: url: not an address; write http://host:port/path or https://..., other characters as %XX") for url in (
