@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from konomi import console
+from konomi.cli import app
 from konomi.cli.run import _show
-from konomi.console import COLUMNS, LiveObserver
+from konomi.console import COLUMNS, LiveObserver, PlainObserver, Terminal
 from konomi.evaluation.verdict import change
 from konomi.runs import RunDir
 from konomi.train.loop import StepResult
@@ -91,3 +94,49 @@ def test_results_keep_their_figures_on_a_narrow_terminal(
         assert out.count("-1.23e+03") == 16, width
         assert "10:10:10" in out
         assert "…" not in out
+
+
+HOSTILE = "a[/red][bold]b\x1b[31m\x1b]0;title\x07\x9b2J\u202ec\u200bd\U000e0041\r"
+STEERS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202e\U000e0041]")
+
+
+def test_nothing_in_a_text_steers_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDir.create(tmp_path, "run", {}, seed=0)
+    metrics = {**METRICS, f"judge/{HOSTILE}/mean": 1.0}
+    samples = [{"prompt": HOSTILE, "response": HOSTILE, "score": 1.0}]
+    text = io.StringIO()
+    for observer in (LiveObserver(Terminal(file=text, width=250, force_terminal=True)), PlainObserver()):
+        observer.start(run, {HOSTILE: HOSTILE}, 2)
+        observer.say(HOSTILE)
+        observer.warn(HOSTILE)
+        observer.before(samples)
+        observer.progress(HOSTILE, 1, 2, {HOSTILE: 1.0})
+        observer.step(StepResult(1, 64, metrics, samples))
+        observer.end()
+    stage = {"stage": HOSTILE, "do": HOSTILE, "status": HOSTILE, "seconds": 1, "outputs": {HOSTILE: HOSTILE}, "report": HOSTILE}
+    _show({"name": HOSTILE, "stages": [stage], "mlflow": HOSTILE})
+    shown = capsys.readouterr()
+    for each in (ANSI.sub("", text.getvalue()).replace("\r", ""), shown.out, shown.err):
+        assert STEERS.search(each) is None, repr(each)
+        assert "a[/red][bold]b␛[31m␛]0;title" in each and "U+202Ec" in each
+    assert ANSI.findall(text.getvalue()).count("\x1b[31m") == 0
+
+
+def test_errors_show_what_is_in_them(tmp_path: Path) -> None:
+    table = tmp_path / "t\x1b[31m.csv"
+    table.write_text("a\u202eb,\u200bc\x1b]0;x\n1,2\n", "utf-8")
+    for arguments in (
+        ["convert", str(table), "out.jsonl", "--to", "pairs"],
+        ["label", f"{tmp_path}/\x1b[2J"],
+        ["report", "\x1b[2J"],
+    ):
+        said = CliRunner().invoke(app, arguments)
+        assert said.exit_code == 2, said.output
+        assert STEERS.search(said.output) is None and "␛[" in said.output
+
+
+def test_verbs_print_through_one_function() -> None:
+    for path in sorted((Path(console.__file__).parent / "cli").glob("*.py")):
+        calls = [ast.unparse(each.func) for each in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(each, ast.Call)]
+        allowed = {"common.py": {"typer.echo"}, "config.py": {"typer.echo"}}.get(path.name, set())  # files and JSON
+        assert not ({"print", "typer.echo", "Console"} - allowed) & set(calls), path.name

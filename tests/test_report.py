@@ -17,7 +17,7 @@ import pytest
 from konomi import charts
 from konomi.errors import DataError
 from konomi.evaluation.verdict import change
-from konomi.markup import flat, number, signed, words
+from konomi.markup import flat, number, signed, visible, words
 from konomi.page import SAMPLE_UPDATES, TEMPLATES
 from konomi.report import TEXTS_FIRST, TEXTS_OPEN, write_report
 from konomi.runs import RunDir
@@ -392,6 +392,32 @@ def test_hostile_texts_are_inert(tmp_path: Path) -> None:
     assert page.texts["title"][:1] == [
         flat("".join(HOSTILE) + f": PPO of {''.join(HOSTILE)} toward {''.join(HOSTILE)} (positive)")
     ]
+
+
+def test_what_is_not_seen_is_shown_as_its_code_and_what_belongs_stays() -> None:
+    unseen = "\x00\x1b\x7f\x9b\xad\u034f\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u2028\u202e\u2060\u2066\u2800\u3164"
+    unseen += "\ufe0f\ufeff\uffa0\ufffb\U0001d173\U000e0001\U000e0041\U000e0100\ud800"
+    for each in unseen:
+        for before in ("", "a", "あ"):
+            text = f"{before}{each}b"
+            assert f'<span class="code">U+{ord(each):04X}</span>' in words(text) and each not in words(text), (
+                before,
+                hex(ord(each)),
+            )
+            assert each not in visible(text) and flat(text) == f"{before}b"
+    belongs = [
+        "👨\u200d👩\u200d👧",
+        "☺\ufe0f",
+        "1\ufe0f\u20e3",
+        "葛\U000e0100",
+        "می\u200cخواهم",
+        "क्\u200dष",
+        "\u1820\u180b",
+        "a\n\tb",
+        "👍🏽\u200d",
+    ]
+    for each in belongs:
+        assert str(words(each)) == f'<bdi lang="">{each}</bdi>' and visible(each) == flat(each) == each
 
 
 def test_japanese_text_is_marked_as_such() -> None:

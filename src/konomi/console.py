@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from konomi.environment import typed
-from konomi.markup import interval_words, plural
+from konomi.markup import interval_words, plural, visible
 from konomi.observer import Observer
 
 if TYPE_CHECKING:
@@ -38,9 +38,21 @@ GAP = 1
 """Spaces between two columns."""
 
 
+class Terminal(Console):
+    """Where all that people read goes. Nothing in a text steers it: no control characters, no markup."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments in which what a text holds is visible; rich's own control codes are segments of their own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def make_observer() -> Observer:
     """The observer that suits where stderr goes."""
-    console = Console(stderr=True, highlight=False)
+    console = Terminal(stderr=True)
     return LiveObserver(console) if console.is_terminal else PlainObserver()
 
 
@@ -93,7 +105,7 @@ class PlainObserver(_Timed):
     """When progress was last told."""
 
     def _line(self, text: str) -> None:
-        Console(stderr=True, no_color=True, highlight=False, soft_wrap=True, force_terminal=False).print(escape(text))
+        Terminal(stderr=True, no_color=True, soft_wrap=True, force_terminal=False).print(text)
 
     def say(self, text: str) -> None:
         self._line(text)
@@ -137,10 +149,10 @@ class LiveObserver(_Timed):
 
     def say(self, text: str) -> None:
         self._stop()
-        self.console.print(f"[bold]›[/bold] {escape(text)}", soft_wrap=True)  # a broken address is none
+        self.console.print(Text.assemble(("› ", "bold"), text), soft_wrap=True)  # a broken address is none
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+        self.console.print(Text.assemble(("warning: ", "yellow"), text))
 
     def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
         super().start(run, facts, updates)
@@ -175,7 +187,7 @@ class LiveObserver(_Timed):
         if self.bar is None:
             self._stop()
             bar = BarColumn(max(4, min(40, self.console.width - 36)))  # room for the words and the count
-            columns = (TextColumn("{task.description}"), bar, MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}", markup=False), bar, MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.bar.start()
             self.bar.add_task(what, total=total)
@@ -210,7 +222,7 @@ def columns_that_fit(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[
 
 def print_result(result: dict[str, Any]) -> None:
     """The before/after on stdout, and what may be done next."""
-    console = Console(highlight=False)
+    console = Terminal()
     comparison = result["compare"]
     before, after, gap = comparison["before"], comparison["after"], comparison["difference"]
     table = Table(
@@ -286,5 +298,5 @@ def _one_line(sample: dict[str, Any]) -> str:
 
 
 def flat(text: str) -> str:
-    """On one line and without control characters: what a model writes must not steer the terminal."""
-    return "".join(c if c.isprintable() or c in "\u3000\u200d" else "␤" if c == "\n" else "·" for c in text)
+    """On one line, and with nothing in it that steers the terminal."""
+    return visible(text.replace("\n", "␤").replace("\t", " "))

@@ -6,14 +6,19 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-# control characters, bidirectional marks and overrides, byte order mark, surrogates that stand alone
-_ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
+# what steers a terminal, reorders or hides text, or is not seen: control and format characters, tags, fillers, blank Braille,
+# variation selectors, joiners, surrogates that stand alone
+_ODD = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff]"
+)
 _KANA = re.compile("[\u3041-\u30ff\uff66-\uff9f]")
 
 
@@ -68,11 +73,8 @@ def words(text: Any) -> Markup:
 
     text = str(text).replace("\r\n", "\n")
     parts, start = [], 0
-    for odd in _ODD.finditer(text):
-        parts += [
-            escape(text[start : odd.start()]),
-            Markup('<span class="code">U+{}</span>').format(f"{ord(odd[0]):04X}"),
-        ]
+    for odd in _odd(text):
+        parts += [escape(text[start : odd.start()]), Markup('<span class="code">{}</span>').format(_code(odd[0]))]
         start = odd.end()
     language = "ja" if _KANA.search(text) else ""  # picks Japanese shapes for characters shared with Chinese
     return Markup('<bdi lang="{}">{}</bdi>').format(language, Markup("").join([*parts, escape(text[start:])]))
@@ -80,7 +82,49 @@ def words(text: Any) -> Markup:
 
 def flat(text: Any) -> str:
     """The text without those characters, for places that hold no markup."""
-    return _ODD.sub("", str(text))
+    return _replaced(str(text), lambda _: "")
+
+
+def visible(text: Any) -> str:
+    """The text for a terminal, which nothing in it may steer: lines stay, other such characters are shown as signs or codes.
+
+    >>> visible("a\\x1b[31m \\u202e")
+    'a␛[31m U+202E'
+    """
+    return _replaced(str(text).replace("\r\n", "\n"), lambda odd: chr(0x2400 + ord(odd)) if odd < " " else _code(odd))
+
+
+def _replaced(text: str, shown: Callable[[str], str]) -> str:
+    parts, start = [], 0
+    for odd in _odd(text):
+        parts += [text[start : odd.start()], shown(odd[0])]
+        start = odd.end()
+    return "".join([*parts, text[start:]])
+
+
+def _code(odd: str) -> str:
+    return f"U+{ord(odd):04X}"
+
+
+def _odd(text: str) -> Iterator[re.Match[str]]:
+    return (odd for odd in _ODD.finditer(text) if not _belongs(text, odd.start()))
+
+
+def _belongs(text: str, place: int) -> bool:
+    """Whether a joiner or a variation selector is a part of the emoji, ideograph or letter before it."""
+    mark, before = text[place], text[place - 1 : place]
+    kind = unicodedata.category(before) if before else ""
+    picture = before in "©®\ufe0f" or (before >= "\u203c" and kind in ("So", "Sm", "Sk", "Po", "Pd"))
+    if not before:
+        return False
+    if mark in "\u200c\u200d":  # Arabic and Indic scripts need them too
+        return picture or kind.startswith("M") or unicodedata.name(before, "").startswith("ARABIC LETTER")
+    if "\u180b" <= mark <= "\u180f" and mark != "\u180e":
+        return "\u1800" <= before <= "\u18af"
+    if "\ufe00" <= mark <= "\ufe0f" and (picture or (before in "0123456789#*" and text[place + 1 : place + 2] == "\u20e3")):
+        return True
+    selects = "\ufe00" <= mark <= "\ufe0f" or "\U000e0100" <= mark <= "\U000e01ef"
+    return selects and unicodedata.name(before, "").startswith("CJK ")
 
 
 def security_policy(style: str, script: str) -> str:

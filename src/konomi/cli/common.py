@@ -18,6 +18,7 @@ from konomi.cli import japanese
 from konomi.environment import be_one_process
 from konomi.errors import KonomiError, RunError
 from konomi.files import local_path, plain
+from konomi.markup import visible
 
 if TYPE_CHECKING:
     from konomi.observer import Observer
@@ -76,12 +77,12 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
             return command(*args, **kwargs)
         except KonomiError as error:
             if isinstance(error, RunError) and error.__cause__ is not None and _raised_in_a_reward(error.__cause__):
-                traceback.print_exception(error.__cause__)  # its author wants it
+                echo("".join(traceback.format_exception(error.__cause__)), err=True)  # its author wants it
             sentence = japanese.sentence_of(error) if japanese.is_wanted(os.environ) else None
-            typer.echo(f"konomi: {sentence}\n{error}" if sentence else f"konomi: {error}", err=True)
+            echo(f"konomi: {sentence}\n{error}" if sentence else f"konomi: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stopped:
-            typer.echo(f"konomi: {stopped or 'stopped'}", err=True)
+            echo(f"konomi: {stopped or 'stopped'}", err=True)
             raise typer.Exit(130) from None
 
     return wrapped
@@ -115,6 +116,11 @@ def make_observer() -> Observer:
     from konomi import console
 
     return console.make_observer()
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Print a text for people: nothing in it steers their terminal."""
+    typer.echo(visible(text), err=err)
 
 
 def show_json(result: Any) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from konomi.cli.common import Json, app, make_observer, told
+from konomi.cli.common import Json, app, echo, make_observer, show_json, told
 from konomi.markup import plural
 
 
@@ -45,8 +44,8 @@ def convert(
     hub = Hub(subset, split, revision)
     said = convert_file(source, out, to, from_, drop_bad=drop_bad, hub=hub, say=make_observer().say)
     if as_json:
-        typer.echo(json.dumps(said, ensure_ascii=False, indent=2))
+        show_json(said)
         return
     written = ", ".join(plural(count, name.removesuffix("s")) for name, count in said["files"][to]["counts"].items())
     left_out = ", ".join(f"{count:,} x {reason}" for reason, count in said["dropped"].items())
-    typer.echo(f"{to}: {written}" + (f"\nleft out: {left_out}" if left_out else "") + f"\n{out}")
+    echo(f"{to}: {written}" + (f"\nleft out: {left_out}" if left_out else "") + f"\n{out}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, Set, app, make_observer, settings, show_json, told
+from konomi.cli.common import Json, Out, Seed, Set, app, echo, make_observer, settings, show_json, told
 from konomi.markup import plural
 
 
@@ -35,7 +35,7 @@ def judge(
     if as_json:
         show_json(result)
         return
-    typer.echo(
+    echo(
         f"A stand-in for people ranked {plural(result['tasks'], 'task')}, {result['tasks_ranked_twice']:,} of them twice. No "
         f"person was asked. It agrees with itself on {result['self_agreement']:.3f} of {plural(result['pairs'], 'pair')} "
         f"(expected {result['self_agreement_expected']:.3f}).\n{result['rankings']}\n{result['truth']}"

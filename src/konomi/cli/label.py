@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from konomi.cli.common import Json, app, told
+from konomi.cli.common import Json, app, echo, show_json, told
 from konomi.errors import ConfigError, DataError, KonomiError
 from konomi.markup import plural
 
@@ -78,7 +77,7 @@ def label(
         store.export()  # damage is reported before anything is served
     names = name or []
     serve(opened, host=host, port=port, allow_network=allow_network, names=names, public_url=public, say=_say, invite=invite)
-    typer.echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
+    echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
 
 
 @app.command()
@@ -112,15 +111,15 @@ def _opened(project: Path, candidates: Path | None) -> LabelProject:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    echo(line)
 
 
 def _say_imported(added: int, known: int, notes: tuple[str, ...]) -> None:
     for note in notes[:20]:
-        typer.echo(note, err=True)
+        echo(note, err=True)
     if len(notes) > 20:
-        typer.echo(f"and {len(notes) - 20:,} more", err=True)
-    typer.echo(f"{plural(added, 'task')} added" + (f", {known:,} were there already" if known else ""), err=True)
+        echo(f"and {len(notes) - 20:,} more", err=True)
+    echo(f"{plural(added, 'task')} added" + (f", {known:,} were there already" if known else ""), err=True)
 
 
 def make_blind(run: Path, project: Path) -> None:
@@ -145,15 +144,13 @@ def make_blind(run: Path, project: Path) -> None:
     shows = (
         "too few to show anything" if smallest is None else f"enough to show a true win rate of {100 * smallest:.0f} % or more"
     )
-    typer.echo(f"{plural(planned, 'prompt')}: {shows}, four times out of five", err=True)
+    echo(f"{plural(planned, 'prompt')}: {shows}, four times out of five", err=True)
     if same:
-        typer.echo(
-            f"{plural(same, 'A/A item')}: two texts of the same model, which say how far a difference may be chance", err=True
-        )
+        echo(f"{plural(same, 'A/A item')}: two texts of the same model, which say how far a difference may be chance", err=True)
     else:
         few = "no prompt has several texts of the same model, or there are fewer than ten prompts: there are no A/A items"
-        typer.echo(f"{few}; konomi compare {run} --samples 2 makes such texts", err=True)
-    typer.echo(f"konomi label {project}")
+        echo(f"{few}; konomi compare {run} --samples 2 makes such texts", err=True)
+    echo(f"konomi label {project}")
 
 
 @app.command()
@@ -181,7 +178,7 @@ def export(
         thawed = not store.frozen
         exported = store.export(freeze=freeze)
     if len(exported.judgements) > SOON:
-        typer.echo(f"computing figures of {plural(len(exported.judgements), 'answer')}", err=True)
+        echo(f"computing figures of {plural(len(exported.judgements), 'answer')}", err=True)
     name, found = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
     try:
         said = write_export(exported, out, {f"{name}.json": found}, project=opened.title) | {name: found}
@@ -191,17 +188,15 @@ def export(
                 store.freeze(False)
         raise
     if as_json:
-        typer.echo(json.dumps(said, ensure_ascii=False, indent=2))
+        show_json(said)
         return
     for file in said["files"].values():
-        typer.echo(
-            f"{file['name']}: {', '.join(plural(count, what.removesuffix('s')) for what, count in file['counts'].items())}"
-        )
+        echo(f"{file['name']}: {', '.join(plural(count, what.removesuffix('s')) for what, count in file['counts'].items())}")
     for each in [line(found)] if name == "verdict" else lines(found):
-        typer.echo(each)
+        echo(each)
     if "rankings" not in said["files"]:
-        typer.echo("nobody has ranked anything yet: there are no rankings, pairs and scores", err=True)
-    typer.echo(out)
+        echo("nobody has ranked anything yet: there are no rankings, pairs and scores", err=True)
+    echo(out)
 
 
 @app.command()
@@ -222,4 +217,4 @@ def forget(
         if not yes:
             typer.confirm(f"Remove {known.name} ({known.id}) and all their answers for good?", abort=True)
         count = store.forget(known.id)
-    typer.echo(f"removed: {known.name} and {plural(count, 'answer')}; rows of {known.id} in earlier exports are still there")
+    echo(f"removed: {known.name} and {plural(count, 'answer')}; rows of {known.id} in earlier exports are still there")

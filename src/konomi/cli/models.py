@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from konomi.cli.common import Json, app, make_observer, told
+from konomi.cli.common import Json, app, echo, make_observer, show_json, told
 
 
 @app.command()
@@ -36,10 +35,10 @@ def generate(
     config = ModelConfig(name=model, trust_remote_code=trust_remote_code)
     rows = generate_texts(config, prompt, samples, tokens, temperature, seed, make_observer())
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        show_json(rows)
     else:
         for row in rows:
-            typer.echo(flat(row["prompt"] + row["response"]))
+            echo(flat(row["prompt"] + row["response"]))
 
 
 @app.command()
@@ -77,10 +76,10 @@ def trim(
     config = ModelConfig(name=model, trust_remote_code=trust_remote_code)
     result = trim_loaded(config, names, out, keep, make_observer().say)
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False, indent=2))
+        show_json(result)
         return
     tokens, parameters = result["tokens"], result["parameters"]
-    typer.echo(
+    echo(
         f"{tokens['before']:,} -> {tokens['after']:,} tokens: {tokens['special']:,} special, {tokens['bytes']:,} bytes, "
         f"{tokens['scripts']:,} of {', '.join(names)}, {tokens['others']:,} others, {tokens['parts']:,} parts of these\n"
         f"{parameters['before'] / 1e6:.1f} -> {parameters['after'] / 1e6:.1f} M parameters, {result['megabytes']:,} MB\n{out}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, Set, app, make_observer, settings, show, told
+from konomi.cli.common import Json, Out, Seed, Set, app, echo, make_observer, settings, show, told
 from konomi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of
     """Write RUN/report.html of a run of ppo, sft or reward: what came of it, curves and texts in one file."""
     from konomi.report import write_report
 
-    typer.echo(write_report(run))
+    echo(write_report(run))
 
 
 def _run(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, Set, app, make_observer, settings, told
-from konomi.files import plain
+from konomi.cli.common import Json, Out, Seed, Set, app, echo, make_observer, settings, show_json, told
 
 
 @app.command()
@@ -40,7 +38,7 @@ def reward(
 def show(result: dict[str, Any], as_json: bool) -> None:
     """Print what a reward model is worth, and what may be done with it."""
     if as_json:
-        typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))
+        show_json(result)
         return
     from konomi.environment import typed
 
@@ -48,22 +46,22 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     for part, title in (("held_out", "On what was held out"), ("truth", "Against the judge that is certain")):
         figures = {name: value for name, value in found.get(part, {}).items() if isinstance(value, dict) and "low" in value}
         if figures:
-            typer.echo(title)
+            echo(title)
         for name, value in figures.items():
             if value["value"] is not None:
                 told_ = "" if value["low"] is None else f"  (95 % interval {value['low']:.3f} to {value['high']:.3f})"
-                typer.echo(f"  {name.replace('_', ' '):24} {value['value']:.3f}{told_}")
+                echo(f"  {name.replace('_', ' '):24} {value['value']:.3f}{told_}")
     if verdict := found["held_out"].get("verdict"):
-        typer.echo(f"\n{verdict['en']}")
+        echo(f"\n{verdict['en']}")
     early = ", ended early: the loss fell no more" if result["early"] else ""
-    typer.echo(f"\nThe model is the one after step {result['best_step']} of {result['steps']}{early}")
+    echo(f"\nThe model is the one after step {result['best_step']} of {result['steps']}{early}")
     for label in ("report", "model", "mlflow"):
         if result[label]:
-            typer.echo(f"{label:8} {result[label]}")
+            echo(f"{label:8} {result[label]}")
     model = shlex.quote(result["model"])
     if found["task"] == "classification":
-        typer.echo(f"\nNext:\n  {typed('konomi')} ppo CONFIG.toml --set reward.name={model}  # its raw score as reward")
+        echo(f"\nNext:\n  {typed('konomi')} ppo CONFIG.toml --set reward.name={model}  # its raw score as reward")
     elif "normalisation" not in found:
-        typer.echo("\nIt has no scale yet, and PPO asks for one: train it with normalize.samples (from konomi sample)")
+        echo("\nIt has no scale yet, and PPO asks for one: train it with normalize.samples (from konomi sample)")
     else:
-        typer.echo(f"\nNext:\n  {typed('konomi')} ppo CONFIG.toml --set reward.kind=model --set reward.name={model}")
+        echo(f"\nNext:\n  {typed('konomi')} ppo CONFIG.toml --set reward.kind=model --set reward.name={model}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, app, make_observer, show_json, told
+from konomi.cli.common import Json, Out, Seed, app, echo, make_observer, show_json, told
 from konomi.environment import typed
 
 
@@ -49,7 +49,7 @@ def run(
         if as_json:
             show_json([{"stage": step.stage.name, "do": step.stage.do, "action": step.action, "why": step.why} for step in steps])
         for step in [] if as_json else steps:
-            typer.echo(f"{step.stage.name} ({step.stage.do}): {step.action}: {step.why}")
+            echo(f"{step.stage.name} ({step.stage.do}): {step.action}: {step.why}")
         return
     given = [str(config), "--out", str(out), *(word for item in overrides for word in ("--set", item))]
     again = f"{typed('konomi')} run {shlex.join(given)}"
@@ -62,13 +62,13 @@ def run(
 
 def _show(result: dict[str, Any]) -> None:
     """What was done, how long it took, where the outputs are."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from konomi.console import Terminal
     from konomi.markup import duration
 
-    console = Console(highlight=False)
+    console = Terminal()
     table = Table(title=f"Pipeline {result['name']}", title_justify="left")
     for label in ("stage", "does", "", "time"):
         table.add_column(label, justify="right" if label == "time" else "left", no_wrap=label == "time", overflow="fold")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, Set, app, make_observer, settings, show_json, told
+from konomi.cli.common import Json, Out, Seed, Set, app, echo, make_observer, settings, show_json, told
 from konomi.markup import plural
 
 
@@ -34,4 +34,4 @@ def sample(
     if as_json:
         show_json(result)
         return
-    typer.echo(f"{plural(result['tasks'], 'task')} with {plural(result['candidates'], 'candidate')}\n{result['file']}")
+    echo(f"{plural(result['tasks'], 'task')} with {plural(result['candidates'], 'candidate')}\n{result['file']}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, Set, app, make_observer, settings, told
+from konomi.cli.common import Json, Out, Seed, Set, app, echo, make_observer, settings, show_json, told
 from konomi.markup import plural
 
 
@@ -61,16 +60,14 @@ def sft(
 def show(result: dict[str, Any], as_json: bool) -> None:
     """Print what a run found."""
     if as_json:
-        from konomi.files import plain
-
-        typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))
+        show_json(result)
         return
     from konomi.environment import typed
 
     before, after = result["before"], result["after"]
     early = f", ended early: {result['reason']}" if result["reason"] else ""
     best = "the best" if result["best_update"] else "no later one was better: the model is the initial one"
-    typer.echo(
+    echo(
         f"Evaluation on {plural(result['held_out'], 'held-out text')}, before -> after {result['best_update']} of "
         f"{plural(result['updates'], 'update')} ({best}{early})\n"
         f"  loss        {before['loss']:.4f} -> {after['loss']:.4f} nats/token\n"
@@ -78,7 +75,7 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     )
     for label, place in {"report": result["report"], "model": result["model"], "MLflow": result["mlflow"]}.items():
         if place:
-            typer.echo(f"{label:8} {place}")
+            echo(f"{label:8} {place}")
     model = shlex.quote(result["model"])
-    typer.echo(f"\nNext:\n  {typed('konomi')} generate {model} -p '...' -n 5  # let it write")
-    typer.echo(f"  {typed('konomi')} ppo CONFIG.toml --set model.name={model}  # move it toward a reward")
+    echo(f"\nNext:\n  {typed('konomi')} generate {model} -p '...' -n 5  # let it write")
+    echo(f"  {typed('konomi')} ppo CONFIG.toml --set model.name={model}  # move it toward a reward")

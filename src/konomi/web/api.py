@@ -14,6 +14,7 @@ from konomi.errors import DataError
 from konomi.feedback.checks import whole
 from konomi.feedback.records import Answer, Person, Shown
 from konomi.feedback.store import Store
+from konomi.markup import visible
 from konomi.web.guide import html_of, version_of
 from konomi.web.refusals import Json, Refusal, reader_language
 from konomi.web.session import Site, admin_of, person_of
@@ -114,7 +115,7 @@ def _me(site: Site, person: Person) -> Json:
             "admin": person.admin,
             "languages": site.languages,
             "lang": site.lang,
-            "title": site.project.title if site.project else "konomi",
+            "title": visible(site.project.title) if site.project else "konomi",
             "shortcuts": person.shortcuts,
             "guidelines_seen": person.guidelines_seen,
         }
@@ -179,7 +180,7 @@ def guidelines(request: Request) -> Json:
     try:
         text = site.opened()[0].guidelines()
     except DataError as error:
-        _LOG.error("%s", error)
+        _LOG.error("%s", visible(error))
         raise Refusal("no_guidelines") from None
     return Json({"html": html_of(text), "version": version_of(text)})
 

@@ -20,6 +20,7 @@ from konomi.errors import DataError, RunError
 from konomi.feedback.people import SESSION_SECONDS
 from konomi.feedback.project import Project
 from konomi.feedback.records import Refused
+from konomi.markup import visible
 from konomi.web import api, watch
 from konomi.web.figures import Figures
 from konomi.web.refusals import Refusal, reader_language, refused, small_page
@@ -195,7 +196,7 @@ def _page(request: Request, name: str) -> Response:
     person = person_of(request)
     template = request.app.state.pages.get_template(f"label/{name}.html")
     words = {lang: each for lang, each in catalogue("page").items() if lang in site.languages}
-    title = site.project.title if site.project else "konomi"
+    title = visible(site.project.title) if site.project else "konomi"
     parts = {"project": site.project is not None, "runs": bool(site.runs) and person.admin, "admin": person.admin}
     return HTMLResponse(
         template.render(lang=reader_language(request, own=site.project is not None), words=words, title=title, **parts)
@@ -209,5 +210,5 @@ def _explain(request: Request, error: Exception) -> Response:
         return refused(request, Refusal(error.code))
     if isinstance(error, HTTPException):
         return refused(request, Refusal({404: "not_found", 405: "bad_method"}.get(error.status_code, "bad_request")))
-    _LOG.error("%s", error)  # for the eyes of who runs the server: paths are in it
+    _LOG.error("%s", visible(error))  # for the eyes of who runs the server: paths are in it
     return refused(request, Refusal("damaged") if isinstance(error, DataError) else Refusal("busy", wait=RETRY_SECONDS))

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from konomi.errors import DataError
+from konomi.markup import visible
 from konomi.runs import RunDir
 from konomi.web.refusals import Json, Refusal
 from konomi.web.session import Site, admin_of
@@ -82,8 +83,9 @@ class Watched:
         rows = updates(self.metrics)[0]
         return {
             "id": number,
-            "name": self.run.path.absolute().name,
-            **{name: info.get(name) for name in ("verb", "status", "reason", "started", "ended")},
+            "name": visible(self.run.path.absolute().name),
+            **{name: info.get(name) for name in ("verb", "status", "started", "ended")},
+            "reason": visible(info["reason"]) if info.get("reason") else None,
             "kl_target": settings.get("kl_target") if settings.get("kl_controller", "adaptive") == "adaptive" else None,
             "kl_cap": settings.get("kl_cap"),
             "updates": rows[-1]["update"] if rows else 0,
