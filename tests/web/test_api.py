@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from konomi.feedback.export import rankings
+from konomi.feedback.ranking import counted
 from konomi.web.figures import Found
 from konomi.web.words import catalogue
 from label_site import MODEL, Site, answer_to, make_project, wait_for
@@ -146,7 +148,7 @@ def test_guidelines_are_harmless(site: Site) -> None:
     guide = site.project.path / "guidelines.md"
     client = site.person("Hana")
     before = client.get("/api/guidelines").json()
-    assert "<h1>ガイドライン</h1>" in before["html"]
+    assert "並べてください" in before["html"]
     guide.write_text(
         "<script>x</script> [a](javascript:x) [b](data:text/html,x) ![c](http://x/y.png) [d](https://ok/) <b onclick=x>", "utf-8"
     )
@@ -297,7 +299,8 @@ def test_a_store_that_another_program_keeps_locked(site: Site, lang: str, monkey
 
 def test_the_language_of_a_page_is_chosen(site: Site) -> None:
     client = site.person("Hana")
-    assert '<html lang="ja"' in client.get("/", headers={"accept-language": "en"}).text  # the project's
+    assert '<html lang="en"' in client.get("/", headers={"accept-language": "en"}).text  # the browser's
+    assert '<html lang="ja"' in client.get("/", headers={"accept-language": "fr"}).text  # the project's
     assert '<html lang="en"' in client.get("/?lang=en").text
     client.cookies.set("lang", "en", domain="127.0.0.1")
     assert '<html lang="en"' in client.get("/").text
@@ -380,10 +383,13 @@ def test_figures_come_a_little_later(tmp_path: Path) -> None:
         return said if said["enough"] and said["enough"]["comparisons"] == comparisons else None
 
     work(one), work(other, 6)
-    assert wait_for(lambda: found(42))["agreement"] is None  # of 18 pairs: it could tell what one other person said
+    assert found(42)["agreement"] is None  # the count is there at once
+    wait_for(lambda: found(42) and site.site.figures.latest)
     assert site.site.figures.latest.couples == 18
+    assert found(42)["agreement"] is None  # of 18 pairs: it could tell what one other person said
     work(other)
-    said = wait_for(lambda: found(48))
+    assert found(48)
+    said = wait_for(lambda: found(48)["agreement"] and found(48))
     assert set(said["agreement"]) == {"share", "low", "high", "couples"}
     assert said["agreement"]["couples"] == 24
     assert said["enough"] == {"comparisons": 48, "needed": 2000, "sentence": "48 of about 2,000 comparisons"}
@@ -419,3 +425,52 @@ def test_the_order_is_ones_own(site: Site) -> None:
     both = orders[0].keys() & orders[1].keys()
     assert len(both) == 8
     assert any(orders[0][prompt] != orders[1][prompt] for prompt in both)
+
+
+def test_guidelines_are_in_the_readers_language(site: Site) -> None:
+    client = site.person("Hana")
+
+    def read(lang: str) -> str:
+        said = client.get("/api/guidelines", headers={"accept-language": lang}).json()
+        versions.add(said["version"])
+        return str(said["html"])
+
+    versions: set[str] = set()
+    assert "put them in order" in read("en") and "並べて" not in read("en") and "Guidelines" not in read("en")
+    assert "並べて" in read("ja") and "put them in order" not in read("ja") and "並べて" in read("fr")
+    assert len(versions) == 1  # who has read them in one language need not read them again
+    assert site.project is not None
+    guide = site.project.path / "guidelines.md"
+    for text in (
+        "# Guidelines\nyes\n# 例\nはい",
+        "はい\n## ガイドライン\nyes\n## Guidelines",
+        "# Guidelines\na\n# Guidelines\nはい",
+    ):
+        guide.write_text(text, "utf-8")  # no part for each language: all of it is for everybody
+        assert "はい" in read("en") and "はい" in read("ja"), text
+    guide.write_text("both\n\n# Guidelines  \nyes\n\n# ガイドライン\nはい", "utf-8")
+    assert read("en") == "<p>both</p>\n<p>yes</p>\n" and read("ja") == "<p>both</p>\n<p>はい</p>\n"
+
+
+def test_comparisons_are_counted_as_they_come(site: Site) -> None:
+    one, other = site.person("one"), site.person("other")
+    store = site.site.store
+
+    def told(client: TestClient) -> tuple[Any, ...]:
+        said = client.get("/api/progress", headers={"accept-language": "en"}).json()
+        exported = rankings(store.export())
+        assert said["enough"]["comparisons"] == sum(c.in_favour + c.against for c in counted(exported))
+        return said["mine"], said["skipped"], said["enough"]["comparisons"], said["enough"]["sentence"]
+
+    assert told(one) == (0, 0, 0, "No comparisons yet; a reward model needs about 2,000")
+    task = one.get("/api/next").json()["task"]
+    one.post("/api/answers", json=answer_to(task))
+    assert told(one) == (1, 0, 3, "3 of about 2,000 comparisons")
+    one.post("/api/answers", json=answer_to(task, ranks=dict.fromkeys("abc", 1)))  # a revision: a tie of all
+    assert told(one)[:3] == (1, 0, 0)
+    one.post("/api/answers", json=answer_to(task, ranks={"a": 1, "b": 1, "c": 3}))
+    one.post("/api/answers", json=answer_to(one.get("/api/next").json()["task"], kind="skipped", ranks={}, reason="x"))
+    other.post("/api/answers", json=answer_to(other.get("/api/next").json()["task"]))
+    assert told(one)[:3] == (2, 1, 5)
+    store.forget("one")
+    assert told(other)[:3] == (1, 0, 3)

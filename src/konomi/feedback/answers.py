@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
+from collections import Counter
 from typing import Any
 
 from konomi.data.records import Candidate
@@ -11,7 +13,7 @@ from konomi.feedback.checks import checked
 from konomi.feedback.checksums import ANSWERS, checked_answer, checked_task, everything, seal_answer
 from konomi.feedback.records import KEYS, Answer, Exported, Item, Judgement, Mine, Person, Refused, Saved
 
-__all__ = ["answer_of", "everything", "exported", "forget", "mine", "newest", "save", "saved_before"]
+__all__ = ["Comparisons", "answer_of", "everything", "exported", "forget", "mine", "newest", "save", "saved_before"]
 
 
 def saved_before(db: sqlite3.Connection, person: Person, answer: Answer) -> Saved | None:
@@ -67,6 +69,41 @@ def save(db: sqlite3.Connection, person: Person, answer: Answer, now: float, see
 def newest(db: sqlite3.Connection) -> int:
     """A number that grows with each answer; 0 before the first."""
     return int(db.execute("SELECT coalesce(max(rowid), 0) FROM answers").fetchone()[0])
+
+
+class Comparisons:
+    """How many comparisons there are (two texts, one person, no tie), counted on as answers come in."""
+
+    def __init__(self) -> None:
+        self._rows = self._newest = self._total = 0
+
+    def count(self, db: sqlite3.Connection) -> int:
+        """The number now."""
+        rows = db.execute("SELECT count(*) FROM answers").fetchone()[0]
+        new = db.execute(_SINCE, (self._newest,)).fetchall()
+        if self._rows + len(new) != rows:  # somebody was forgotten: from the beginning
+            self._total, new = 0, db.execute(_SINCE, (0,)).fetchall()
+        self._rows = rows
+        for self._newest, repeat, kind, ranks, kind_before, ranks_before in new:
+            if not repeat:
+                self._total += _decided(kind, ranks) - _decided(kind_before, ranks_before)
+        return self._total
+
+
+_SINCE = """SELECT answers.rowid, repeat, answers.kind, answers.ranks, before.kind, before.ranks FROM answers
+    JOIN shown ON shown.id = answers.shown
+    LEFT JOIN answers AS before ON before.shown = answers.shown AND before.revision = answers.revision - 1
+    WHERE answers.rowid > ? ORDER BY answers.rowid"""
+
+
+def _decided(kind: str | None, ranks: str | None) -> int:
+    if kind != "ranked":
+        return 0
+    try:
+        counts = Counter(json.loads(ranks or "[]"))
+    except (ValueError, TypeError) as error:
+        raise sqlite3.DatabaseError("a row of the table answers holds ranks that cannot be read") from error
+    return math.comb(sum(counts.values()), 2) - sum(math.comb(count, 2) for count in counts.values())
 
 
 def answer_of(db: sqlite3.Connection, person: Person, showing: str) -> Answer | None:

@@ -194,6 +194,7 @@ class Progress:
 
     Attributes:
         mine: own answers, skipped ones and repeats too.
+        skipped: how many of these are skipped, and do not count toward the target. (Which are repeats nobody is told.)
         left: tasks that are still there for this person: they have not answered them, and others not often enough.
         team: answers of all people that count toward the target: neither skipped nor repeats.
         target: answers that are wanted: tasks times people a task.
@@ -203,6 +204,7 @@ class Progress:
     """
 
     mine: int
+    skipped: int
     left: int
     team: int
     target: int

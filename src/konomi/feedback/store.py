@@ -41,6 +41,7 @@ class Store:
     def __init__(self, database: Database, settings: Settings) -> None:
         self.settings = settings
         self._database = database
+        self._comparisons = answers.Comparisons()
 
     @classmethod
     def create(
@@ -281,6 +282,12 @@ class Store:
         """Another number after each answer, first or revised."""
         with self._database.read() as db:
             return answers.newest(db)
+
+    def comparisons(self) -> int | None:
+        """How many comparisons there are (two texts, one person, no tie); None where before and after are compared."""
+        with self._database.read() as db:
+            before_after = db.execute("SELECT 1 FROM tasks WHERE kind <> 'rank' LIMIT 1").fetchone()
+            return None if before_after else self._comparisons.count(db)
 
     # the end
 

@@ -202,9 +202,12 @@ def progress(db: sqlite3.Connection, person: str, settings: Settings, frozen: bo
         )
     ]
     each = sum(spent) / len(spent) if len(spent) >= 3 else 0.0
+    own = "SELECT count(*) FROM shown WHERE person = ? AND kind = 'skipped'"
+    skipped = db.execute(own, (person,)).fetchone()[0]
     still = left(db, person, settings)
     return Progress(
         mine=history.new + history.repeats,
+        skipped=skipped,
         left=still,
         team=team,
         target=target,

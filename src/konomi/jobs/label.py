@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from konomi.jobs.common import begun
 from konomi.markup import plural
 from konomi.observer import Observer
 from konomi.signals import stop_on_signal
-from konomi.web.figures import find
 from konomi.web.serve import check_host, public_of, serve
-from konomi.web.session import Site
 
 
 def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
@@ -89,29 +86,22 @@ def _ask(project: Project, wanted: LabelConfig, observer: Observer) -> None:
     """Keep the page open until there is enough."""
     told = 0
 
-    def enough(store: Store, comparisons: Callable[[int], int]) -> bool:
+    def enough(store: Store) -> bool:
         nonlocal told
         what, (done, target) = "answers", store.coverage()
         if wanted.comparisons is not None:
-            what, done, target = "comparisons", comparisons(store.changes()), wanted.comparisons
+            what, done, target = "comparisons", store.comparisons() or 0, wanted.comparisons
         if done > told:
             told = done
             observer.progress(what, min(done, target), target)
         return done >= target or store.frozen or store.complete()
 
-    def on_the_page(site: Site) -> bool:
-        def comparisons(changes: int) -> int:
-            found = site.figures.get(changes) if site.figures else None
-            return found.comparisons if found else 0
-
-        return enough(site.opened()[1], comparisons)
-
     with project.store() as store:
-        if enough(store, lambda changes: find(project.path).comparisons if changes else 0):
+        if enough(store):
             return
     finished = serve(
         project, host=wanted.host, port=wanted.port, allow_network=wanted.allow_network, names=wanted.names, say=observer.say,
-        public_url=wanted.public_url, invite=wanted.invite, until=on_the_page,
+        public_url=wanted.public_url, invite=wanted.invite, until=lambda site: enough(site.opened()[1]),
     )  # fmt: skip
     if not finished:
         raise KeyboardInterrupt("stopped; all answers are saved")

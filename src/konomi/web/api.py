@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from konomi.errors import DataError
+from konomi.evaluation.verdict import FEW_COMPARISONS
 from konomi.feedback.checks import whole
 from konomi.feedback.records import Answer, Person, Shown
 from konomi.feedback.store import Store
 from konomi.markup import visible
-from konomi.web.guide import html_of, version_of
+from konomi.web.figures import Found
+from konomi.web.guide import html_of, part_of, version_of
 from konomi.web.refusals import Json, Refusal, reader_language
 from konomi.web.session import Site, admin_of, person_of
 
@@ -175,14 +178,14 @@ def progress(request: Request) -> Json:
 
 @router.get("/guidelines")
 def guidelines(request: Request) -> Json:
-    """The guidelines as they are now."""
+    """The guidelines as they are now, in the reader's language."""
     site, _, _ = _asked(request)
     try:
         text = site.opened()[0].guidelines()
     except DataError as error:
         _LOG.error("%s", visible(error))
         raise Refusal("no_guidelines") from None
-    return Json({"html": html_of(text), "version": version_of(text)})
+    return Json({"html": html_of(part_of(text, reader_language(request))), "version": version_of(text)})
 
 
 @router.get("/people")
@@ -254,5 +257,7 @@ def _task(shown: Shown) -> dict[str, Any]:
 def _progress(request: Request, site: Site, store: Store, person: Person) -> dict[str, Any]:
     said = dict(vars(store.progress(person, time.time())))
     said["frozen"] |= site.closing
-    found = None if site.figures is None else site.figures.get(store.changes())
+    found, comparisons = None if site.figures is None else site.figures.get(store.changes()), store.comparisons()
+    if comparisons is not None:  # known at once, unlike the rest
+        found = replace(found or Found(False, 0, FEW_COMPARISONS), comparisons=comparisons)
     return {**said, **({"agreement": None, "enough": None} if found is None else found.told(reader_language(request)))}

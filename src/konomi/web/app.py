@@ -198,9 +198,7 @@ def _page(request: Request, name: str) -> Response:
     words = {lang: each for lang, each in catalogue("page").items() if lang in site.languages}
     title = visible(site.project.title) if site.project else "konomi"
     parts = {"project": site.project is not None, "runs": bool(site.runs) and person.admin, "admin": person.admin}
-    return HTMLResponse(
-        template.render(lang=reader_language(request, own=site.project is not None), words=words, title=title, **parts)
-    )
+    return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, **parts))
 
 
 def _explain(request: Request, error: Exception) -> Response:

@@ -60,14 +60,12 @@ class Refusal(Exception):
         """Seconds after which another try makes sense."""
 
 
-def reader_language(request: Request, *, own: bool = False) -> str:
-    """The language of who reads the answer: ``?lang=``; of a page the cookie, of data Accept-Language; then the other one.
-
-    ``own``: a page of a project, which is in the project's language rather than in the browser's.
-    """
+def reader_language(request: Request) -> str:
+    """The language of who reads the answer: ``?lang=``; of a page the cookie, then the browser's; of data the other way round, as
+    the page asks in its own; else the project's."""
     said: dict[str, Any] = request.scope.get("state", {})
     known, default = said.get("languages", LANGUAGES), said.get("lang", LANGUAGES[0])
-    wishes = [request.cookies.get("lang"), None if own else preferred(request.headers.get("accept-language", ""), known)]
+    wishes = [request.cookies.get("lang"), preferred(request.headers.get("accept-language", ""), known)]
     if request.url.path.startswith("/api/"):
         wishes.reverse()
     wishes.insert(0, request.query_params.get("lang"))

@@ -23,6 +23,7 @@ async function load() {
   }
 }
 
+document.addEventListener("words", load);
 seen.addEventListener("click", async () => {
   try {
     await call("POST", "/api/me", { guidelines_seen: version });

@@ -49,7 +49,7 @@ export function progress(said) {
   if (!said) return;
   const left = said.minutes_left;
   const rows = {
-    mine: t("progress_mine_value", { count: said.mine }),
+    mine: t(said.skipped ? "progress_mine_skipped" : "progress_mine_value", { count: said.mine, skipped: said.skipped }),
     team: said.target ? t("progress_team_value", { team: said.team, target: said.target }) : String(said.team),
     per_hour: said.per_hour == null ? t("not_yet") : t("per_hour_value", { count: round(said.per_hour) }),
     left: left == null ? t("not_yet") : left >= 90 ? t("hours", { count: round(left / 60) }) : t("minutes", { count: Math.ceil(left) }),
