@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from konomi.evaluation.verdict import FEW_COMPARISONS
 from konomi.feedback.export import rankings
 from konomi.feedback.ranking import counted
-from konomi.web.figures import Found
+from konomi.web.figures import NEEDED_COMPARISONS, Found
 from konomi.web.words import catalogue
 from label_site import MODEL, Site, answer_to, make_project, wait_for
 
@@ -462,6 +463,7 @@ def test_comparisons_are_counted_as_they_come(site: Site) -> None:
         assert said["enough"]["comparisons"] == sum(c.in_favour + c.against for c in counted(exported))
         return said["mine"], said["skipped"], said["enough"]["comparisons"], said["enough"]["sentence"]
 
+    assert NEEDED_COMPARISONS == FEW_COMPARISONS
     assert told(one) == (0, 0, 0, "No comparisons yet; a reward model needs about 2,000")
     task = one.get("/api/next").json()["task"]
     one.post("/api/answers", json=answer_to(task))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import random
+import shlex
+import signal
 import socket
 import sqlite3
 import stat
@@ -298,6 +301,26 @@ def test_a_damaged_store_and_no_project(tmp_path: Path) -> None:
     assert said.exit_code == 2
     assert "回答を保存しているファイルが壊れています。" in said.output
     assert "labels.sqlite3: damaged, or not a database" in said.output
+
+
+def test_a_server_in_the_background_ends_by_sigterm(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "P")
+    command = f'trap "" INT; exec {shlex.quote(sys.executable)} -m konomi label {shlex.quote(str(project.path))}'
+    process = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, encoding="utf-8", env=environment())
+    assert process.stdout is not None
+    start = process.stdout.readline().removeprefix("open ").strip()
+    place = start.removeprefix("http://").split("/")[0]
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), contextlib.closing(http.client.HTTPConnection(place, timeout=10)) as wire:
+            wire.request("GET", "/static/icon.svg")
+            return wire.getresponse().status == 200
+        return False
+
+    wait_for(answers)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode in (-signal.SIGTERM, 0)
 
 
 def test_figures_are_found_after_those_who_rank(tmp_path: Path) -> None:

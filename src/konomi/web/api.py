@@ -12,12 +12,11 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from konomi.errors import DataError
-from konomi.evaluation.verdict import FEW_COMPARISONS
 from konomi.feedback.checks import whole
 from konomi.feedback.records import Answer, Person, Shown
 from konomi.feedback.store import Store
 from konomi.markup import visible
-from konomi.web.figures import Found
+from konomi.web.figures import NEEDED_COMPARISONS, Found
 from konomi.web.guide import html_of, part_of, version_of
 from konomi.web.refusals import Json, Refusal, reader_language
 from konomi.web.session import Site, admin_of, person_of
@@ -259,5 +258,5 @@ def _progress(request: Request, site: Site, store: Store, person: Person) -> dic
     said["frozen"] |= site.closing
     found, comparisons = None if site.figures is None else site.figures.get(store.changes()), store.comparisons()
     if comparisons is not None:  # known at once, unlike the rest
-        found = replace(found or Found(False, 0, FEW_COMPARISONS), comparisons=comparisons)
+        found = replace(found or Found(False, 0, NEEDED_COMPARISONS), comparisons=comparisons)
     return {**said, **({"agreement": None, "enough": None} if found is None else found.told(reader_language(request)))}

@@ -19,6 +19,8 @@ from typing import Any
 
 from konomi.web.words import say
 
+NEEDED_COMPARISONS = 2_000
+"""As the statistics say, which take long to import."""
 NEEDED_VOTES = 210
 """Decided prompts from which on the exact sign test shows a true win rate of 60 % four times out of five."""
 FEWEST_COUPLES, FEWEST_PROMPTS = 20, 5

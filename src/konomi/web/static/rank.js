@@ -19,6 +19,7 @@ let me, outbox, task, ranking, cards, selected, clock, past, pristine, editing, 
 let shortcuts = true;
 let tries = 0;
 let asking = false;
+let outdated = false; // an answer was saved while it was asked what is next
 let told = "";
 
 document.addEventListener("visibilitychange", () => clock?.turn());
@@ -182,6 +183,10 @@ async function next(quiet = false) {
     asking = false;
   }
   tries = 0;
+  if (outdated) {
+    outdated = false;
+    return next(quiet);
+  }
   if (task) return; // an earlier answer was opened meanwhile
   if (lastState?.state !== "refused" && !lastState?.failure) alarm();
   editing = false;
@@ -232,6 +237,7 @@ function heard({ detail }) {
     if (failure.code === "frozen" && !task) next(true); // it waits: the collection may be opened again
   } else if (answer) {
     kept.drop(place(answer.shown));
+    outdated = asking;
     kept.set("hinted", 1);
     if (after) announce(t("change_saved"));
     after = false;

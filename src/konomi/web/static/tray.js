@@ -9,7 +9,7 @@ const find = (id) => document.getElementById(id);
 export function slots(count, rate) {
   const made = Array.from({ length: count }, (_, index) => {
     const rank = index + 1;
-    const button = make("button", "slot", { type: "button", "data-rank": rank }, make("b", "", {}, String(rank), ...(rank === 1 ? [" ", make("span", "", { "data-t": "best" }, t("best"))] : [])), make("span", "names"));
+    const button = make("button", "slot", { type: "button", "data-rank": rank }, make("b", "", {}, String(rank), ...(rank === 1 && count < 5 ? [" ", make("span", "", { "data-t": "best" }, t("best"))] : [])), make("span", "names"));
     button.addEventListener("click", () => rate(rank));
     return button;
   });
