@@ -10,7 +10,7 @@ from typing import Any
 
 from konomi.data.records import Candidate
 from konomi.feedback.checks import checked
-from konomi.feedback.checksums import ANSWERS, checked_answer, checked_task, everything, seal_answer
+from konomi.feedback.checksums import ANSWERS, checked_answer, checked_json, checked_task, everything, seal_answer
 from konomi.feedback.records import KEYS, Answer, Exported, Item, Judgement, Mine, Person, Refused, Saved
 
 __all__ = ["Comparisons", "answer_of", "everything", "exported", "forget", "mine", "newest", "save", "saved_before"]
@@ -99,10 +99,7 @@ _SINCE = """SELECT answers.rowid, repeat, answers.kind, answers.ranks, before.ki
 def _decided(kind: str | None, ranks: str | None) -> int:
     if kind != "ranked":
         return 0
-    try:
-        counts = Counter(json.loads(ranks or "[]"))
-    except (ValueError, TypeError) as error:
-        raise sqlite3.DatabaseError("a row of the table answers holds ranks that cannot be read") from error
+    counts = Counter(map(str, checked_json("a row of the table answers", ranks or "[]")))
     return math.comb(sum(counts.values()), 2) - sum(math.comb(count, 2) for count in counts.values())
 
 

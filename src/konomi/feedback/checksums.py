@@ -94,17 +94,19 @@ def seal_task(db: sqlite3.Connection, task: int) -> None:
 def seal_all(db: sqlite3.Connection) -> None:
     """Write all checksums into a store that had none. Raises DatabaseError: there is JSON in it that cannot be read."""
     for number, id, ranks, flags in db.execute("SELECT rowid, id, ranks, flags FROM answers").fetchall():
-        _check_json(f"row {number} of the table answers", ranks or "[]", flags)
+        for text in (ranks or "[]", flags):
+            checked_json(f"row {number} of the table answers", text)
         seal_answer(db, id)
     for task, (row, candidates) in _tasks(db).items():
-        _check_json(f"row {task} of the table tasks, or its candidates,", row[-1], *(each[-1] for each in candidates))
+        for text in (row[-1], *(each[-1] for each in candidates)):
+            checked_json(f"row {task} of the table tasks, or its candidates,", text)
         seal_task(db, task)
 
 
-def _check_json(where: str, *texts: str) -> None:
+def checked_json(where: str, text: str) -> Any:
+    """What is in JSON of the store. Raises DatabaseError: it cannot be read."""
     try:
-        for text in texts:
-            json.loads(text)
+        return json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise sqlite3.DatabaseError(f"{where} holds JSON that cannot be read: {error}") from error
 

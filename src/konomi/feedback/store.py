@@ -17,6 +17,7 @@ from pathlib import Path
 from konomi.errors import DataError
 from konomi.feedback import answers, people, work
 from konomi.feedback.checks import checked_id, whole
+from konomi.feedback.checksums import checked_json
 from konomi.feedback.database import Database, explained
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import (
@@ -73,7 +74,6 @@ class Store:
     @classmethod
     def open(cls, path: Path, settings: Settings, wait: float | None = None) -> Store:
         """Open a store; one of an older version is brought up to date. The settings are those of the project, not of the file.
-
         ``wait``: seconds that each call may wait for others who keep the file locked; None: ``BUSY_SECONDS``.
 
         Raises:
@@ -241,10 +241,7 @@ class Store:
             return answers.answer_of(db, person, whole(shown_id))
 
     def mine(self, person: Person, limit: int = 50, before: str | None = None) -> list[Mine]:
-        """The person's own answers, newest first; those before that to the showing ``before``.
-
-        Raises Refused: the person has not answered ``before``.
-        """
+        """The person's own answers, newest first; those before that to the showing ``before``. Raises Refused: there is none."""
         with self._database.read() as db:
             return answers.mine(db, person, limit, None if before is None else whole(before))
 
@@ -325,10 +322,7 @@ def _meta(db: sqlite3.Connection, key: str) -> str:
 
 
 def _list(db: sqlite3.Connection, key: str) -> list[str]:
-    try:
-        found: list[str] = json.loads(_meta(db, key) or "[]")
-    except ValueError as error:
-        raise sqlite3.DatabaseError(f"row {key} of the table meta holds JSON that cannot be read") from error
+    found: list[str] = checked_json(f"row {key} of the table meta", _meta(db, key) or "[]")
     return found
 
 
