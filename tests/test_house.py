@@ -16,6 +16,7 @@ FILES = sorted(SOURCES.rglob("*.py"))
 
 LAYERS = [
     {"errors", "seeds", "signals"},
+    {"reading"},
     {"files", "environment", "observer", "markup"},
     {"config", "ops"},
     {"data"},

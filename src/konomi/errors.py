@@ -36,3 +36,9 @@ class RunError(KonomiError):
     """A run that had begun cannot go on."""
 
     exit_code = 1
+
+
+FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What a library's code raises when it is given something that it does not know."""

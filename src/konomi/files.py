@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from konomi.errors import DataError, KonomiError, RunError
+from konomi.reading import check_regular, parse_json
 
 _SIGNATURES = {
     b"\xff\xfe": "UTF-16 text (Excel's \"Unicode Text\", PowerShell's >)",
@@ -81,6 +82,7 @@ def read_utf8(path: Path) -> str:
         OSError: it cannot be read.
         DataError: it is not UTF-8.
     """
+    check_regular(path)
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
@@ -187,13 +189,16 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
     A file that does not exist has no records. Raises DataError if a line before the last is damaged.
     """
     try:
+        check_regular(path)
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return [], None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
             record = None
         if isinstance(record, dict):

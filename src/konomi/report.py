@@ -15,6 +15,7 @@ from konomi import charts, page
 from konomi.charts import Chart
 from konomi.errors import DataError
 from konomi.markup import number, signed
+from konomi.reading import written_by_konomi
 from konomi.reward_report import write_reward_report
 from konomi.runs import RunDir
 from konomi.sft_report import write_sft_report
@@ -59,15 +60,16 @@ def write_report(run: RunDir | str | Path) -> Path:
         RunError: the page cannot be written.
     """
     run = run if isinstance(run, RunDir) else RunDir.open(run)
-    verb = run.verb
-    if verb == "reward":
-        return write_reward_report(run)
-    if verb == "sft":
-        return write_sft_report(run)
-    if verb not in ("", "ppo"):
-        raise DataError(f"{run.path}: a run of `konomi {verb}` has no page; what it made is in that directory")
-    labels = page.read_labels("report.json")
-    return page.write_page(run, "report.html", labels, _content(run, page.translator(labels)))
+    with written_by_konomi(run.path):
+        verb = run.verb
+        if verb == "reward":
+            return write_reward_report(run)
+        if verb == "sft":
+            return write_sft_report(run)
+        if verb not in ("", "ppo"):
+            raise DataError(f"{run.path}: a run of `konomi {verb}` has no page; what it made is in that directory")
+        labels = page.read_labels("report.json")
+        return page.write_page(run, "report.html", labels, _content(run, page.translator(labels)))
 
 
 def _content(run: RunDir, t: Any) -> dict[str, Any]:

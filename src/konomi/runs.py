@@ -30,6 +30,7 @@ from typing import Any, Literal
 
 from konomi import environment, files
 from konomi.errors import ConfigError, DataError, RunError
+from konomi.reading import check_regular, parse_json
 
 VERSION = 1
 Status = Literal["running", "finished", "failed", "stopped"]
@@ -105,6 +106,8 @@ class RunDir:
                 f"{run.path / 'run.json'}: written by a newer konomi (format {version}, this one reads up "
                 f"to {VERSION}); update konomi"
             )
+        if not isinstance(info.get("status"), str):
+            raise DataError(f"{run.path / 'run.json'}: not a run's description: it has no status; restore it")
         return run
 
     @property
@@ -215,7 +218,8 @@ class RunDir:
         """The content of the JSON file ``name``; None if there is none. Raises DataError if it is damaged."""
         path = self.path / name
         try:
-            return json.loads(path.read_bytes())
+            check_regular(path)
+            return parse_json(path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from konomi.errors import ConfigError, DataError
 from konomi.files import local_path, read_utf8
+from konomi.reading import check_plain
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -70,23 +71,28 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except DataError as error:
         raise ConfigError(str(error)) from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, a thousand brackets
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
 def build(kind: type[JobT], data: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "config") -> JobT:
     """Make ``kind`` of plain data with overrides applied; see :func:`load_config`."""
     try:
-        return kind.model_validate(changed(kind, data, overrides))
+        return kind.model_validate(changed(kind, data, overrides, where))
     except ValidationError as error:
         raise ConfigError(_explain(error, kind, where)) from None
 
 
-def changed(kind: type[Section], data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def changed(kind: type[Section], data: Mapping[str, Any], overrides: Sequence[str], where: str = "config") -> dict[str, Any]:
     """A copy of plain data that is meant for ``kind``, with overrides applied; see :func:`load_config`."""
-    merged: dict[str, Any] = copy.deepcopy(dict(data))
-    for item in overrides:
-        _override(merged, item, kind)
+    try:
+        check_plain(data, finite=False)
+        merged: dict[str, Any] = copy.deepcopy(dict(data))
+        for item in overrides:
+            _override(merged, item, kind)
+        check_plain(merged, finite=False)  # a section says itself where a number is not finite
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
     return merged
 
 
@@ -94,18 +100,24 @@ def _override(data: dict[str, Any], item: str, kind: type[Section]) -> None:
     key, equals, text = item.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts) or (len(parts) < 2 and not _stands_alone(kind, parts[0])):
-        raise ConfigError(f"--set {item}: write section.key=value, for example --set ppo.episodes=512")
+        raise ConfigError(f"--set {_shown(item)}: write section.key=value, for example --set ppo.episodes=512")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--set {_shown(item)}: {error}") from None
     if not isinstance(value, (list, dict, str)) and _is_text(kind, parts):
         value = text
     for part in parts[:-1]:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
-            raise ConfigError(f"--set {item}: {part} is not a section")
+            raise ConfigError(f"--set {_shown(item)}: {part} is not a section")
     data[parts[-1]] = value
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:100]}... ({len(text):,} characters)"
 
 
 def _stands_alone(kind: type[Section], name: str) -> bool:
@@ -145,7 +157,7 @@ def _explain(error: ValidationError, kind: type[Section], where: str) -> str:
             if problem["type"] == "union_tag_not_found":
                 message = 'kind is missing; write kind = "..." to say which kind it is'
             given = problem.get("input")
-            shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+            shown = f" (got {_shown(repr(given))})" if isinstance(given, (str, int, float, bool)) else ""
             lines.append(f"{where}: {at or kind.__name__}: {message}{shown}")
     return "\n".join(lines)
 

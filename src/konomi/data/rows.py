@@ -20,6 +20,7 @@ from typing import Any
 
 from konomi.errors import DataError
 from konomi.files import not_utf8, what_it_is
+from konomi.reading import check_regular
 
 # where a row is, as the start of a message; the row
 Row = tuple[str, dict[str, Any]]
@@ -57,8 +58,7 @@ def file_rows(path: Path, column: str | None = None, key: str = "data.column") -
         DataError: the ending is unknown, or (while iterating) the file or a row cannot be read.
     """
     suffix = path.suffix.lower()
-    if suffix != ".parquet":
-        _check_content(path)
+    _check_content(path, text=suffix != ".parquet")
     if suffix == ".jsonl":
         return _jsonl_rows(path)
     if suffix in TABLES:
@@ -72,9 +72,12 @@ def file_rows(path: Path, column: str | None = None, key: str = "data.column") -
     raise DataError(f"{path}: {suffix or 'no'} file ending is not one that is read; a {FORMATS} file is needed")
 
 
-def _check_content(path: Path) -> None:
-    """Refuse what is no UTF-8 text at all, by its first bytes, and name it."""
+def _check_content(path: Path, text: bool) -> None:
+    """Refuse what has no end, and instead of a ``text`` what is no UTF-8 at all, by its first bytes, and name it."""
     try:
+        check_regular(path)
+        if not text:
+            return
         with path.open("rb") as file:
             found = what_it_is(file.read(8))
         if found:

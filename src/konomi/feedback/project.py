@@ -30,6 +30,7 @@ from konomi.feedback.records import Imported, NewTask
 from konomi.feedback.store import Store
 from konomi.feedback.texts import language_of
 from konomi.files import read_utf8, utf8, write_atomic
+from konomi.reading import parse_json
 
 VERSION = 1
 LANGUAGES = ("ja", "en")
@@ -175,12 +176,12 @@ def open_project(path: Path) -> Project:
     """
     file = path / "project.json"
     try:
-        said = json.loads(read_utf8(file))
+        said = parse_json(read_utf8(file))
     except FileNotFoundError:
         raise DataError(f"{path}: no {file.name} there; konomi label PROJECT --candidates FILE makes a project") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{file}: not JSON: {error}") from error
     version = said.get("version") if isinstance(said, dict) else None
     if not isinstance(version, int) or version < 1:

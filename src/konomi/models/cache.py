@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from konomi.errors import ModelError, RunError
-from konomi.files import file_sha256, local_path, settle, write_atomic, writing
+from konomi.errors import DataError, ModelError, RunError
+from konomi.files import file_sha256, local_path, read_utf8, settle, write_atomic, writing
+from konomi.reading import parse_json
 
 if sys.platform != "win32":
     import fcntl
@@ -40,13 +41,13 @@ def cache_root() -> Path:
 def is_whole(directory: Path, *, verify: bool = False) -> bool:
     """Say whether a cached directory is as its manifest says: each file's size, with ``verify`` its SHA-256 too."""
     try:
-        files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = parse_json(read_utf8(directory / MANIFEST))["files"]
         for name, stated in files.items():
             if (directory / name).stat().st_size != stated["size"]:
                 return False
             if verify and file_sha256(directory / name) != stated["sha256"]:
                 return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
         return False
     return bool(files)
 

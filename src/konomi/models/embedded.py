@@ -19,12 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from konomi.errors import ModelError
+from konomi.errors import FAULTS, ModelError
 from konomi.files import file_sha256
 from konomi.models.cache import Progress, cached
 
 # what the GGUF reader and the tokenizer converter raise on a file that is damaged or of an unknown kind
-_READER_ERRORS = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ImportError, struct.error)
+_READER_ERRORS = (*FAULTS, MemoryError, struct.error)
 
 
 @dataclass(frozen=True)

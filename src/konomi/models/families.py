@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from konomi.errors import ModelError
+from konomi.errors import FAULTS, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,12 +38,6 @@ qwen4_exp qwen4_exp_text stablelm whisper xglm youtu zamba zamba2 zaya
 """
 PACKED, PADDED = _PACKED.split(), _PADDED.split()
 """Model types of transformers that run without padding, and with. tests/models/test_families.py writes these two lists."""
-
-FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-"""What a family's code raises when it is called in a way that it does not know."""
-
 
 NOT_ALIKE = {"doge": "beyond its window it attends to other tokens in decoding than in training, by what it sees"}
 """Families that short trials cannot find out."""

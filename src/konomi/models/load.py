@@ -22,11 +22,11 @@ import torch
 
 from konomi.config import ModelConfig
 from konomi.data.tokens import Tokens
-from konomi.errors import ModelError
+from konomi.errors import FAULTS, ModelError
 from konomi.files import model_path
 from konomi.models.cache import Progress, is_whole
 from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, embedded_model, gguf_model
-from konomi.models.families import FAULTS, families_that_work
+from konomi.models.families import families_that_work
 from konomi.models.find import find_files, licence_of
 from konomi.models.reading import vocabulary_size
 
@@ -237,14 +237,17 @@ def explained(name: str, step: str) -> Iterator[None]:
 
     try:
         yield
-    except (*FAULTS, MemoryError, StrictDataclassError) as error:
-        text = " ".join(str(error).split())
-        if "trust_remote_code" in text:
-            raise ModelError(
-                f"{name}: the repository ships Python code of its own to be run. Read it, and if you trust it, set "
-                "model.trust_remote_code = true"
-            ) from error
-        raise ModelError(f"{name}: its {step} cannot be read: {text[:500]}") from error
+    except Exception as error:
+        # tokenizers raises nothing more exact than Exception itself
+        if isinstance(error, (*FAULTS, MemoryError, StrictDataclassError)) or type(error) is Exception:
+            text = " ".join(str(error).split())
+            if "trust_remote_code" in text:
+                raise ModelError(
+                    f"{name}: the repository ships Python code of its own to be run. Read it, and if you trust it, set "
+                    "model.trust_remote_code = true"
+                ) from error
+            raise ModelError(f"{name}: its {step} cannot be read: {text[:500]}") from error
+        raise
 
 
 @contextmanager

@@ -24,9 +24,9 @@ from transformers import PreTrainedModel
 
 from konomi.data.batch import Rollout
 from konomi.data.tokens import lengths_to_mask, pad_right
-from konomi.errors import ConfigError
+from konomi.errors import FAULTS, ConfigError
 from konomi.models import packed
-from konomi.models.families import FAULTS, is_near, refusal, tried
+from konomi.models.families import is_near, refusal, tried
 from konomi.models.load import quiet
 from konomi.models.packed import Layout, Trunk
 from konomi.models.weights import cast_once, one_gradient

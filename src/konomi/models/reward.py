@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from konomi.data.tokens import lengths_to_mask, pad_right
 from konomi.errors import ConfigError, DataError, ModelError
-from konomi.files import utf8, write_atomic
+from konomi.files import read_utf8, utf8, write_atomic
 from konomi.models import packed
 from konomi.models.load import quiet
 from konomi.models.packed import Layout, Trunk
 from konomi.models.reading import Reader
+from konomi.reading import parse_json
 
 FILE, VERSION = "reward.json", 1
 BATCH_TOKENS = 4096
@@ -281,7 +282,7 @@ def read_facts(directory: Path) -> dict[str, Any]:
     """
     path = directory / FILE
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = parse_json(read_utf8(path))
     except FileNotFoundError:
         raise DataError(
             f"{directory}: no {FILE}, so this is no reward model that konomi trained (a language model gives no scores). Give "

@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from konomi.data.tokens import pad_left, pad_right
+from konomi.errors import FAULTS
 from konomi.models import packed
-from konomi.models.families import FAULTS, NOT_ALIKE, is_near, refusal, tried
+from konomi.models.families import NOT_ALIKE, is_near, refusal, tried
 from konomi.models.key_values import KeyValues
 from konomi.models.packed import Layout, Trunk
 from konomi.models.policy import check_head

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -14,6 +13,7 @@ from fastapi import APIRouter, Request
 
 from konomi.errors import DataError
 from konomi.markup import visible
+from konomi.reading import check_regular, parse_json
 from konomi.runs import RunDir
 from konomi.web.refusals import Json, Refusal
 from konomi.web.session import Site, admin_of
@@ -39,6 +39,7 @@ class Tail:
         """
         with self._lock:
             try:
+                check_regular(self.path)
                 with open(self.path, "rb") as file:
                     self._follow(file)
             except OSError:
@@ -54,7 +55,7 @@ class Tail:
         for line in whole:
             self._offset += len(line) + 1
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:
                 continue
             if isinstance(row, dict):
