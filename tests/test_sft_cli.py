@@ -41,8 +41,8 @@ WORDS = [a + b + c for a in "bcdfgh" for b in "aeiou" for c in "lmnr"]
 
 
 def pairs() -> list[dict[str, str]]:
-    """A word, and the word twice more."""
-    return [{"prompt": f"{word} ", "completion": f"{word} {word}"} for word in WORDS]
+    """A word, and the word twice more; with its space the prompt is no beginning of the completion."""
+    return [{"prompt": f"{word} ", "completion": f"{word}{word}"} for word in WORDS]
 
 
 def write(path: Path, rows: list[Any]) -> None:
