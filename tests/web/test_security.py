@@ -24,6 +24,7 @@ from konomi.web import api, connections, security, watch
 from konomi.web import app as app_module
 from konomi.web.security import BODY_LIMIT, HEADERS, Buckets, Hosts
 from konomi.web.serve import _server, listen
+from konomi.web.words import catalogue
 from label_site import BASE, OURS, Server, Site, answer_to, make_project, serving, wait_for
 
 
@@ -318,7 +319,7 @@ def test_too_many_requests(tmp_path: Path) -> None:
     assert [one.get("/api/me").status_code for _ in range(5)] == [200, 200, 200, 429, 429]
     said = one.get("/api/me", headers={"accept-language": "ja"})
     assert said.headers["retry-after"] == "1"
-    assert said.json()["error"]["message"] == "要求が多すぎます。少し待ってからお試しください。"
+    assert said.json()["error"]["message"] == catalogue("errors")["ja"]["error_too_many"]
     assert other.get("/api/me").status_code == 200
     now[0] += 2
     assert [one.get("/api/me").status_code for _ in range(3)] == [200, 200, 429]
