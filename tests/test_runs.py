@@ -43,6 +43,21 @@ def test_create_writes_what_the_run_is(run: RunDir) -> None:
     assert info["started"].endswith("+00:00")
 
 
+def test_a_gpu_is_named_and_its_memory_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from konomi.page import machine_line
+
+    assert "gpu" not in environment.machine() and environment.peak_memory_gb() > 0.01
+    gpu = {"is_available": True, "is_initialized": False, "get_device_name": "NVIDIA H100", "max_memory_allocated": 3_000_000}
+    for name, value in gpu.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert machine_line(environment.machine()).startswith("NVIDIA H100, ")
+    assert environment.peak_memory_gb() > 0.01  # nothing was done on it yet
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert environment.peak_memory_gb() == 0.003
+
+
 def test_paths(run: RunDir) -> None:
     names = [p.name for p in (run.checkpoints, run.model, run.compare, run.report, run.metrics, run.samples)]
     assert names == ["checkpoints", "model", "compare.json", "report.html", "metrics.jsonl", "samples.jsonl"]

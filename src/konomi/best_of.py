@@ -56,7 +56,7 @@ def best_of_n(
         part = items[start : start + BATCH]
         draws = make_draws(rollout, config.seed, [("best of", prompt.stream, i) for prompt, _, i in part])
         with autocast():
-            drawn = sample(model, tokens, [query for _, query, _ in part], draws, rollout)
+            drawn = sample(model, tokens, [query for _, query, _ in part], draws, rollout, "the initial model")
         pairs += [
             tokens.split(prompt.text, query, response)
             for (prompt, query, _), response in zip(part, drawn.response_ids(), strict=True)

@@ -217,6 +217,7 @@ def _answer(
     autocast: Callable[[], AbstractContextManager[Any]],
     failed_texts: Path | None,
 ) -> Answers:
+    name = "the initial model" if model is initial else "the tuned model"
     ids: list[list[int]] = []
     kl: list[float] = []
     logprob: list[float] = []
@@ -224,8 +225,8 @@ def _answer(
         here = slice(start, start + BATCH)
         draws = make_draws(rollout_config, seed, [("compare", prompt.stream, number) for prompt, number in items[here]])
         with autocast():
-            rollout = sample(model, tokens, queries[here], draws, rollout_config)
-            rows = micro_batches(rollout.lengths.cpu(), torch.arange(len(rollout)), MICRO_BATCH_TOKENS)
+            rollout = sample(model, tokens, queries[here], draws, rollout_config, name)
+            rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS)
             parts = [rollout.select(part) for part in rows]
             of_initial = [reference_logprobs(initial, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts]
             own = of_initial

@@ -38,8 +38,16 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Operating system, processor and number of its logical cores."""
-    return {"platform": platform.platform(), "cpu": _cpu(), "cpus": os.cpu_count()}
+    """Operating system, processor and number of its logical cores; the GPU, if torch is imported and has one."""
+    found = {"platform": platform.platform(), "cpu": _cpu(), "cpus": os.cpu_count()}
+    cuda = _cuda()
+    return found | ({"gpu": cuda.get_device_name()} if cuda else {})
+
+
+def _cuda() -> Any | None:
+    """``torch.cuda`` where there is a GPU. torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_available() else None
 
 
 def git() -> dict[str, Any] | None:
@@ -68,7 +76,11 @@ def _cpu() -> str:
 
 
 def peak_memory_gb() -> float:
-    """The most memory that this process has held at one time, in 10^9 bytes; 0 where the system does not tell."""
+    """The most memory that this process has held at one time, in 10^9 bytes: the GPU's for tensors where this process has
+    used one, else its own; 0 where the system does not tell."""
+    cuda = _cuda()
+    if cuda and cuda.is_initialized():
+        return float(cuda.max_memory_allocated() / 1e9)
     try:
         import resource
     except ImportError:  # Windows
@@ -89,9 +101,9 @@ def typed(program: str) -> str:
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _LAUNCHER = re.compile(
     "|".join(_SIZES) + "|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|PMI_RANK|MPI_LOCAL.*"
-    "|OMPI_COMM_WORLD_.*|MV2_COMM_WORLD_.*|FSDP_.*|(PARALLELISM_CONFIG|CONTEXT_PARALLEL)_.*|ACCELERATE_.*"
+    "|OMPI_COMM_WORLD_.*|MV2_COMM_WORLD_.*|FSDP_.*|(PARALLELISM_CONFIG|CONTEXT_PARALLEL)_.*|ACCELERATE_(?!TORCH_DEVICE$).*"
 )
-"""Variables by which launchers (torchrun, accelerate, mpirun) tell a process what it is one of."""
+"""Variables by which launchers (torchrun, accelerate, mpirun) tell a process what it is one of; the device is a user's wish."""
 
 
 def be_one_process() -> None:

@@ -92,6 +92,16 @@ class Curves:
         self.add(key, chart, x=x, **more)
 
 
+def machine_line(machine: Mapping[str, Any]) -> str:
+    """GPU, processor and system of a run, as its run.json has them.
+
+    >>> machine_line({"gpu": "NVIDIA H100", "cpu": "Xeon", "cpus": 2, "platform": "Linux"})
+    'NVIDIA H100, Xeon × 2, Linux'
+    """
+    processor = f"{machine['cpu']} × {machine.get('cpus', '')}" if "cpu" in machine else ""
+    return ", ".join(str(part) for part in (machine.get("gpu"), processor, machine.get("platform")) if part)
+
+
 def about(run: RunDir, title: tuple[str, Mapping[str, str]], rows: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """What every page says of its run.
 
@@ -106,7 +116,7 @@ def about(run: RunDir, title: tuple[str, Mapping[str, str]], rows: Iterable[tupl
         *rows,
         ("seed", str(info.get("seed", ""))),
         ("precision", str(info.get("precision") or config.get("model", {}).get("precision", ""))),
-        ("machine", f"{machine.get('cpu', '')} × {machine.get('cpus', '')}, {machine.get('platform', '')}"),
+        ("machine", machine_line(machine)),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("started", str(info.get("started", "")).replace("T", " ").replace("+00:00", " UTC")),
     ]

@@ -84,6 +84,6 @@ def generate_texts(
     queries = [tokens.query(text, None) for text, _ in items]
     check_context(max(map(len, queries)), length, loaded)
     draws = make_draws(config, seed, [("generate", *item) for item in items])
-    rollout = sample(loaded.model.to(find_device()), tokens, queries, draws, config)
+    rollout = sample(loaded.model.to(find_device()), tokens, queries, draws, config, model.name)
     texts = [tokens.split(text, *row) for (text, _), *row in zip(items, queries, rollout.response_ids(), strict=True)]
     return [dict(zip(("prompt", "response"), each, strict=True)) for each in texts]

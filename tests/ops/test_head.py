@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from konomi.ops import entropy, head, linear_logprobs, selected_logprobs
+from konomi.ops import entropy, head, linear_logits, linear_logprobs, selected_logprobs
 from oracles import close, quick
 
 seeds = st.integers(0, 2**31)
@@ -195,12 +195,34 @@ def test_half_precision_is_summed_in_float32(half):
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_half_precision_is_rounded_in_the_product_alone(half):
-    """Of width 1, a product is rounded once, in whatever order a library sums."""
-    hidden, weight, targets = (x.detach() for x in case(15, 6, 1, 2100))
-    logits = (hidden.to(half) @ weight.to(half).T).double() / 1.3
-    expected = (selected_logprobs(logits, targets), entropy(logits))
-    agree(linear_logprobs(hidden.to(half), weight.to(half), targets, 1.3), expected, 1e-5)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_logits_of_half_precision_are_not_rounded(half, autocast):
+    """Log-probabilities are those of float64 products of the same factors, where logits rounded to half are far from them."""
+    hidden, weight, targets = (x.detach() for x in case(15, 24, 64, 2100))
+    hidden, weight = hidden.to(half), weight.to(half)
+    exact = hidden.double() @ weight.double().T
+    expected = selected_logprobs(exact, targets), entropy(exact)
+    rounded = selected_logprobs(exact.to(half).float(), targets)
+    assert (rounded - expected[0]).std() > (0.01 if half == torch.bfloat16 else 0.001)
+    given = (hidden.float(), weight.float()) if autocast else (hidden, weight)
+    with torch.autocast("cpu", half, enabled=autocast):
+        found, logits = linear_logprobs(*given, targets), linear_logits(*given)
+    assert (found[0] - expected[0]).std() < 1e-5
+    agree(found, expected, 1e-5)
+    assert logits.dtype == torch.float32
+    close(logits, exact.float(), 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_logits_have_the_gradients_of_their_product(dtype):
+    hidden, weight, _ = case(23, 5, 4, 1030, dtype)
+    wide = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    factors = draw(7, 5, 1030).to(dtype)
+    (linear_logits(hidden, weight) * factors).sum().backward()
+    (wide[0] @ wide[1].T * factors.double()).sum().backward()
+    for one, other in zip((hidden, weight), wide, strict=True):
+        assert one.grad.dtype == dtype
+        close(one.grad.double(), other.grad, 1e-12 if dtype == torch.float64 else 0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -300,6 +322,8 @@ def test_second_derivatives_raise():
 def test_wrong_shapes_raise(hidden, weight, targets):
     with pytest.raises(ValueError, match=r"has (size|shape)"):
         linear_logprobs(torch.zeros(hidden), torch.zeros(weight), torch.zeros(targets).long())
+    with pytest.raises(ValueError, match=r"has (size|shape)"):
+        linear_logits(torch.zeros(2, 3), torch.zeros(5, 4))
 
 
 # -- what is kept for the backward pass --------------------------------------------------------------------------------

@@ -21,7 +21,9 @@ def test_a_fragment_that_is_gone_or_not_unique_is_an_error(monkeypatch, capsys):
     assert "times: return" in printed
 
 
-@pytest.mark.parametrize("file", ["masked.py", "logprobs.py", "head.py", "kl.py", "advantages.py", "losses.py", "checks.py"])
+@pytest.mark.parametrize(
+    "file", ["masked.py", "logprobs.py", "logits.py", "head.py", "kl.py", "advantages.py", "losses.py", "checks.py"]
+)
 def test_every_file_has_mutants(file):
     assert any(mutant.file == file for mutant in mutants.MUTANTS)
 

@@ -12,6 +12,7 @@ import torch
 from konomi.config import RolloutConfig
 from konomi.data.batch import Rollout
 from konomi.data.tokens import Tokens
+from konomi.errors import RunError
 from konomi.rollout import sampler
 from konomi.rollout.sampler import Draws, make_draws, sample
 from tiny import EOS_ID, FAMILIES, VOCAB, tiny_model, tiny_tokenizer
@@ -192,3 +193,23 @@ def test_half_the_limits_may_be_one_token(models: dict[str, Any], tokens: Tokens
     draws = Draws(limits, make_draws(config, 0, NAMES[:6]).uniforms)
     rollout = sample(models["gemma3"], tokens, ragged_queries(6), draws, config)
     assert torch.equal(rollout.response_lengths, limits)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_end_in_a_message(tokens: Tokens, value: float) -> None:
+    """From the first token on, and in one row alone after some tokens."""
+    config = settings("length", 6, 6)
+    draws = make_draws(config, 0, NAMES[:3])
+    for step, rows in ((0, [0, 1, 2]), (3, [1])):
+        model = tiny_model("gpt2")
+        sample(model, tokens, [[5]], make_draws(config, 0, NAMES[:1]), config)
+        calls = iter(range(100))
+
+        def spoil(_: Any, inputs: Any, output: Any, calls: Any = calls, step: int = step, rows: Any = rows) -> Any:
+            if next(calls) != step:
+                return output
+            return output.index_fill(-2, torch.tensor(rows), value)
+
+        model.get_input_embeddings().register_forward_hook(spoil)
+        with pytest.raises(RunError, match=rf"^lm: its logits are not finite .* in {len(rows)} of 3 responses.*learning rate"):
+            sample(model, tokens, [[5], [6], [7]], draws, config, "lm")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -42,8 +44,10 @@ def test_the_first_mini_batch_tells(off: float, row: int, asked: list[list[int]]
         found = [torch.zeros(6, width).index_copy(0, rows, x[rows, :width]) for x in truth]
         return found
 
-    got = say_again(said, MASK, evaluate, PLAN, tiny_trainer().engine)
+    got, gap = say_again(said, MASK, evaluate, PLAN, tiny_trainer().engine)
     assert seen == asked
+    in_first = row in (0, 2)
+    assert gap == pytest.approx(math.expm1(off) if in_first else 0.0, rel=1e-2, abs=1e-6, nan_ok=True)
     rows = [row for rows in asked for row in rows]
     for new, old, true in zip(got, said, truth, strict=True):
         for i in range(6):

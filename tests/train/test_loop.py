@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -249,6 +250,12 @@ def test_means_know_how_much_they_are_of() -> None:
     sums.add("a", 4.0, 2)
     sums.add("none", 0.0, 0)
     assert sums.means(engine.accelerator) == {"a": 2.0, "none": 0.0}
+    for value in (1.0, 3.0, 2.0):
+        sums.most("b", value)
+    assert sums.means(engine.accelerator)["b"] == 3.0
+    for value in (float("nan"), 9.0):
+        sums.most("b", value)
+    assert math.isnan(sums.means(engine.accelerator)["b"])
     assert engine.total(torch.tensor(3)) == 3
 
 

@@ -14,10 +14,10 @@ import oracles
 from konomi.config import PPOConfig, RolloutConfig
 from konomi.errors import RunError
 from konomi.rollout.sampler import explore, make_draws
-from konomi.train.experience import Experience, ScoreScale, kl_horizon, next_kl_coef
+from konomi.train.experience import Experience, ScoreScale, describe, kl_horizon, next_kl_coef
 from konomi.train.ppo import PPOTrainer
 from tiny import EOS_ID, FAMILIES, tiny_model
-from tiny_run import Constant, CountA, facts, tiny_trainer, without_dropout
+from tiny_run import Constant, CountA, facts, sharp_model, tiny_trainer, without_dropout
 
 
 def weights(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
@@ -494,4 +494,32 @@ def test_fp64_is_float64_throughout() -> None:
     assert {p.dtype for p in (*trainer.policy.parameters(), *trainer.reference.parameters())} == {torch.float64}
     trainer.scale = ScoreScale()
     made = experience(trainer, [1.0, 2.0])
-    assert {x.dtype for k, x in vars(made).items() if k not in ("rollout", "mask", "trunk")} == {torch.float64}
+    assert {x.dtype for k, x in vars(made).items() if k not in ("rollout", "mask", "trunk", "sampler_gap")} == {torch.float64}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_gap_to_the_sampler_is_told_as_it_was_found(precision: str) -> None:
+    """Over the first mini-batch, in several micro-batches."""
+    trainer = tiny_trainer(model=sharp_model("gpt2").float(), precision=precision, micro_batch_tokens=40)
+    trainer.baseline()
+    _, drawn = trainer._draw()
+    plan = trainer._plan(drawn.rollout, epoch=0)
+    with trainer.engine.autocast(), torch.no_grad():
+        parts = [trainer.policy(drawn.rollout.select(part)).logprobs for part in plan[0]]
+    said = [drawn.logprobs[part, : new.shape[1]] for part, new in zip(plan[0], parts, strict=True)]
+    expected = max(float((new - old).exp().sub(1).abs().max()) for new, old in zip(parts, said, strict=True))
+    assert len(plan[0]) > 1 and expected > 0
+    assert trainer.step().metrics["ppo/policy/sampler_gap"] == pytest.approx(expected, rel=1e-6, abs=0)
+
+
+def test_a_gap_that_is_mended_is_told() -> None:
+    trainer = tiny_trainer(precision="bf16")
+    trainer.baseline()
+    _, drawn = trainer._draw()
+    plan = trainer._plan(drawn.rollout, epoch=0)
+    row = int(torch.cat(plan[0])[3])
+    drawn.logprobs[row, 0] += 0.03
+    made = trainer._experience(drawn, torch.zeros(16, dtype=torch.float64), plan)
+    metrics = describe(made, torch.zeros(16), 0.1).means(trainer.engine.accelerator)
+    assert metrics["ppo/policy/sampler_gap"] == pytest.approx(-math.expm1(-0.03), rel=1e-2)
+    assert float((made.logprobs[row, 0] - drawn.logprobs[row, 0]).abs()) > 0.029

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from konomi.data.tokens import lengths_to_mask
@@ -45,13 +44,8 @@ class Rollout:
 
     def select(self, rows: Tensor) -> Rollout:
         """The given rows, without the padding that they do not need."""
-        rows = rows.to(self.ids.device)
         width = int(self.lengths[rows].max())
         return Rollout(self.ids[rows, :width], self.query_lengths[rows], self.response_lengths[rows], self.ended[rows])
-
-    def to(self, device: torch.device) -> Rollout:
-        """The same on another device."""
-        return Rollout(*(t.to(device) for t in (self.ids, self.query_lengths, self.response_lengths, self.ended)))
 
     def query_ids(self) -> list[list[int]]:
         """Each query's tokens, without padding."""
@@ -87,20 +81,23 @@ def micro_batches(lengths: Tensor, rows: Tensor, budget: int) -> list[Tensor]:
 
     Args:
         lengths: [B] tokens of every sequence.
-        rows: [b] the rows to divide.
+        rows: [b] the rows to divide; on the CPU.
         budget: rows times longest row, in tokens.
 
     Returns:
-        Index tensors that together hold every row once.
+        Index tensors that together hold every row once, on the device of ``lengths``.
 
+    >>> import torch
     >>> [part.tolist() for part in micro_batches(torch.tensor([9, 2, 8, 3]), torch.arange(4), 20)]
     [[0, 2], [3, 1]]
     """
-    order = rows[lengths[rows].argsort(descending=True, stable=True)]
+    sizes = lengths.cpu()[rows]
+    places = sizes.argsort(descending=True, stable=True)
+    order, longest = rows[places].to(lengths.device), sizes[places].tolist()
     parts: list[Tensor] = []
     start = 0
     while start < len(order):
-        fit = max(1, budget // int(lengths[order[start]]))
+        fit = max(1, budget // longest[start])
         parts.append(order[start : start + fit])
         start += fit
     return parts

@@ -211,7 +211,7 @@ def _draw(
     draws = make_draws(job.rollout, job.run.seed, names)
     model = writer.loaded.model
     with autocast(model.device, writer.precision):
-        rollout = sample(model, writer.tokens, queries, draws, job.rollout)
+        rollout = sample(model, writer.tokens, queries, draws, job.rollout, f"models.{writer.name}")
     found = []
     for (draft, _), query, ids, name in zip(places, queries, rollout.response_ids(), names, strict=True):
         source = {

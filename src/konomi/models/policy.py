@@ -30,7 +30,7 @@ from konomi.models.families import is_near, refusal, tried
 from konomi.models.load import quiet
 from konomi.models.packed import Layout, Trunk
 from konomi.models.weights import cast_once, one_gradient
-from konomi.ops import entropy, full_kl, linear_logprobs, selected_logprobs
+from konomi.ops import entropy, full_kl, linear_logits, linear_logprobs, selected_logprobs
 
 HEAD_TOKENS = 512
 """Tokens that go through the vocabulary head at a time."""
@@ -182,8 +182,11 @@ def response_hidden(lm: PreTrainedModel, rollout: Rollout, trunk: Trunk | None =
 
 
 def head_logits(lm: PreTrainedModel, hidden: Tensor, temperature: float) -> Tensor:
-    """[..., V] logits over the vocabulary, divided by the temperature."""
-    logits: Tensor = lm.get_output_embeddings()(hidden)
+    """[N, V] logits over the vocabulary, float32 at least, divided by the temperature."""
+    head = lm.get_output_embeddings()
+    logits = linear_logits(hidden, head.weight)
+    if getattr(head, "bias", None) is not None:
+        logits = logits + head.bias
     cap = _soft_cap(lm)
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)

@@ -1,7 +1,7 @@
 """The equations of RLHF with PPO, as pure functions of tensors.
 
-One topic a file: sums under masks (``masked``), log-probabilities and entropy (``logprobs``; ``head``
-without logits), distance from the
+One topic a file: sums under masks (``masked``), log-probabilities and entropy (``logprobs``; ``logits`` from hidden
+states, ``head`` without logits), distance from the
 reference and shaped rewards (``kl``), advantages (``advantages``), losses of PPO (``losses``) and of reward models
 (``preference``). Only torch is imported; nothing
 here reads a setting, draws a random number, edits its input, moves a tensor between devices, or logs.
@@ -13,6 +13,7 @@ after it. Shape suffixes: B sequences, R response positions, V vocabulary, N tok
 from konomi.ops.advantages import gae, leave_one_out
 from konomi.ops.head import linear_logprobs
 from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, k3, kl_per_token, shaped_rewards
+from konomi.ops.logits import linear_logits
 from konomi.ops.logprobs import entropy, selected_logprobs
 from konomi.ops.losses import explained_variance, policy_loss, value_loss
 from konomi.ops.masked import Moments, masked_mean, masked_sum, masked_var, merge, merge_all, moments, whiten
@@ -30,6 +31,7 @@ __all__ = [
     "kl_per_token",
     "label_loss",
     "leave_one_out",
+    "linear_logits",
     "linear_logprobs",
     "masked_mean",
     "masked_sum",

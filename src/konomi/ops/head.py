@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from konomi.ops.checks import check_shapes
+from konomi.ops.logits import product, product_type
 from konomi.ops.masked import widen
 
 BLOCK_ELEMENTS = 2**19
@@ -34,23 +35,21 @@ def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, tem
     Gradients flow from the log-probability to hidden states and weights; the entropy carries none. Equal to
     `selected_logprobs` and `entropy` of the logits to rounding. Hidden states and weights must be finite.
 
-    Exponentials are kept for the backward pass as far as `KEEP_ELEMENTS` allows. Matrix products are in the type of the
-    hidden states, or in that of autocast where it is on; all else, and what is returned, in float32 at least. Second
-    derivatives are not there: ``create_graph=True`` raises ``RuntimeError``.
+    Exponentials are kept for the backward pass as far as `KEEP_ELEMENTS` allows. Matrix products are of the type of the
+    hidden states, or of that of autocast where it is on; all else, and what is returned, in float32 at least: logits too
+    (`linear_logits`). Second derivatives are not there: ``create_graph=True`` raises ``RuntimeError``.
 
     >>> logprobs, entropy = linear_logprobs(torch.zeros(1, 3), torch.ones(4, 3), torch.tensor([2]))
     >>> logprobs, entropy
     (tensor([-1.3863]), tensor([1.3863]))
     """
     check_shapes(hidden_ND=hidden_ND, weight_VD=weight_VD, targets_N=targets_N)
-    device = hidden_ND.device.type
-    if torch.is_autocast_enabled(device) and hidden_ND.dtype != torch.float64:
-        # here, once: the backward pass, which runs outside of autocast, has to repeat the products in the same type
-        hidden_ND = hidden_ND.to(torch.get_autocast_dtype(device))
+    # here, once: the backward pass, which runs outside of autocast, has to repeat the products in the same type
+    hidden_ND = hidden_ND.to(product_type(hidden_ND))
     # asked here: inside of the function the grad mode is always off, and requires_grad does not tell under no_grad
     wanted = [torch.is_grad_enabled() and x.requires_grad for x in (hidden_ND, weight_VD)]
     inputs = (hidden_ND, weight_VD, targets_N, 1.0 / temperature, *wanted)
-    with torch.autocast(device, enabled=False):  # it would take sums of products in half precision
+    with torch.autocast(hidden_ND.device.type, enabled=False):  # it would take sums of products in half precision
         logprobs_N, entropy_N = _LinearLogprobs.apply(*inputs)  # type: ignore[no-untyped-call]
     return logprobs_N, entropy_N
 
@@ -66,7 +65,7 @@ def _blocks(
     size = _block_size(hidden_ND)
     for start in range(first, len(weight_VD), size):
         weight_xD = weight_VD[start : start + size].to(hidden_ND.dtype)
-        logits_Nx = widen(hidden_ND @ weight_xD.T)
+        logits_Nx = product(hidden_ND, weight_xD)
         logits_Nx = logits_Nx if scale == 1.0 else logits_Nx * scale
         column_N = targets_N - start
         inside_N = (column_N >= 0) & (column_N < len(weight_xD))

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from konomi.config import RolloutConfig
 from konomi.data.batch import Rollout
 from konomi.data.tokens import Tokens, pad_right
+from konomi.errors import RunError
 from konomi.models.packed import Trunk
 from konomi.models.policy import head_logits
 from konomi.models.weights import cast_once
@@ -72,15 +73,18 @@ class Drawn:
     """What went into the layer that was asked for."""
 
 
-def sample(lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig) -> Rollout:
+def sample(
+    lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig,
+    name: str = "the model",
+) -> Rollout:  # fmt: skip
     """The rollout of :func:`explore`."""
-    return explore(lm, tokens, queries, draws, config).rollout
+    return explore(lm, tokens, queries, draws, config, name).rollout
 
 
 @torch.no_grad()
 def explore(
     lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig,
-    values: Callable[[Tensor], Tensor] | None = None, trunk_layer: int | None = None,
+    name: str = "the model", values: Callable[[Tensor], Tensor] | None = None, trunk_layer: int | None = None,
 ) -> Drawn:  # fmt: skip
     """Draw one response for each query.
 
@@ -92,11 +96,15 @@ def explore(
         queries: B lists of token ids, none empty.
         draws: lengths and random numbers, from :func:`make_draws`.
         config: temperature, whether the end of text stops a response, memory.
+        name: of the model, for the message if it breaks.
         values: asked of the last hidden states [n, D] before each token, gives [n].
         trunk_layer: keep what goes into this layer.
 
     Returns:
         Rows in the order of the queries.
+
+    Raises:
+        RunError: the model's logits are NaN or infinite.
     """
     check_decoding(lm)
     whole = _Responses(len(queries), draws.uniforms.shape[1], lm)
@@ -108,6 +116,7 @@ def explore(
         with cast_once(lm):
             _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, whole)
         turns.append((rows.to(lm.device), decoder.trunk()))
+    _check_finite(whole, name)
     responses = [row[:n].tolist() for row, n in zip(whole.ids, whole.lengths.tolist(), strict=True)]
     ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)
     query_lengths_B = torch.tensor([len(query) for query in queries], device=lm.device)
@@ -148,7 +157,8 @@ def _run(
         if values is not None:
             out.values[here, step] = values(hidden)[going].to(out.values.dtype)
         out.lengths[here], out.ended[here] = step + 1, stopped[going]
-        going = going & ~stopped & (step + 1 < limits[decoder.rows])
+        # a row whose logits are not finite ends; that there was one is seen after the last step
+        going = going & ~stopped & logprobs.isfinite() & (step + 1 < limits[decoder.rows])
         left = int(going.sum())
         if left == 0:
             break
@@ -156,6 +166,15 @@ def _run(
             order = decoder.keep(going)
             drawn, going = drawn[order], going[order]
         hidden = decoder.step(drawn)
+
+
+def _check_finite(drawn: _Responses, name: str) -> None:
+    broken = int((~drawn.logprobs.isfinite()).any(1).sum())
+    if broken:
+        raise RunError(
+            f"{name}: its logits are not finite (NaN or infinity) in {broken} of {len(drawn.ids)} responses. Its weights are "
+            'damaged or have diverged: train it with a lower learning rate, or with model.precision = "fp32"'
+        )
 
 
 def _join(turns: Sequence[tuple[Tensor, Trunk | None]], width: int) -> Trunk | None:
@@ -213,10 +232,11 @@ def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, T
     blocks_BK = weights_BKx.sum(dim=-1).double().cumsum(dim=-1)
     total_B = blocks_BK[:, -1]
     target_B1 = uniforms_B[:, None] * total_B[:, None]
-    block_B = _first_above(blocks_BK, target_B1)
+    # of sums that are not a number the first above is behind the last: such a token's log-probability is not a number either
+    block_B = _first_above(blocks_BK, target_B1).clamp(max=blocks_BK.shape[1] - 1)
     start_B1 = torch.where(block_B[:, None] > 0, blocks_BK.gather(1, (block_B[:, None] - 1).clamp(min=0)), 0.0)
     inner_Bx = weights_BKx[torch.arange(batch, device=block_B.device), block_B].double().cumsum(dim=-1)
-    token_B = block_B * BLOCK + _first_above(inner_Bx, target_B1 - start_B1)
+    token_B = (block_B * BLOCK + _first_above(inner_Bx, target_B1 - start_B1)).clamp(max=vocabulary - 1)
     log_total_B = total_B.log()
     logprob_B = gaps_BV.gather(1, token_B[:, None]).squeeze(1) - log_total_B
     # a logit of -inf has weight 0, and 0 times -inf is not a number

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,13 +42,16 @@ class Experience:
     advantages: Tensor
     returns: Tensor
     trunk: Trunk | None = None
+    sampler_gap: float | None = None
+    """How far the ratio of the sampler's probabilities and the training pass's was off 1 where they were held against each
+    other before training."""
 
     def select(self, rows: Tensor) -> Experience:
         """The given rows, without the padding that they do not need."""
         rollout = self.rollout.select(rows)
         width = rollout.mask.shape[1]
-        rest = {k: v[rows, :width] for k, v in vars(self).items() if k not in ("rollout", "trunk")}
-        return Experience(rollout, **rest, trunk=self.trunk and self.trunk.select(rows))
+        rest: dict[str, Any] = {k: v[rows, :width] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, rollout=rollout, **rest, trunk=self.trunk and self.trunk.select(rows))
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,9 @@ def say_again(
     evaluate: Callable[[list[Tensor]], list[Tensor]],
     plan: list[list[Tensor]],
     engine: Engine,
-) -> list[Tensor]:  # fmt: skip
-    """What the policy says in the training pass, where what the sampler said may be off by more than float error.
+) -> tuple[list[Tensor], float]:
+    """What the policy says in the training pass, where what the sampler said may be off by more than float error; and how far
+    off 1 the ratio of both is in the first mini-batch.
 
     The first mini-batch tells: if both say the same of it, the sampler's word is taken for the others; else they run too.
 
@@ -144,9 +148,9 @@ def say_again(
 
     first = put(said, plan[0])
     gap = ((first[0] - said[0]).exp() - 1.0).abs()[mask_BR].max()
-    if len(plan) == 1 or not engine.total((~(gap <= RATIO_TOLERANCE["sampler"])).float()):
-        return first
-    return put(first, [part for mini_batch in plan[1:] for part in mini_batch])
+    if len(plan) > 1 and engine.total((~(gap <= RATIO_TOLERANCE["sampler"])).float()):
+        first = put(first, [part for mini_batch in plan[1:] for part in mini_batch])
+    return first, float(gap)
 
 
 def describe(e: Experience, scores_B: Tensor, kl_coef: float) -> Sums:
@@ -168,6 +172,8 @@ def describe(e: Experience, scores_B: Tensor, kl_coef: float) -> Sums:
     sums.add("tokens/queries_len_mean", e.rollout.query_lengths.sum(), responses)
     sums.add("tokens/responses_len_mean", e.rollout.response_lengths.sum(), responses)
     sums.add("tokens/ended_share", e.rollout.ended.sum(), responses)
+    if e.sampler_gap is not None:
+        sums.most("ppo/policy/sampler_gap", e.sampler_gap)
     return sums
 
 

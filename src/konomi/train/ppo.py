@@ -120,7 +120,7 @@ class PPOTrainer:
         prompts, queries = self.queries.take(0, count)
         draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in range(count)])
         with self.engine.autocast():
-            rollout = sample(self.reference, self.tokens, queries, draws, self.rollout_config)
+            rollout = sample(self.reference, self.tokens, queries, draws, self.rollout_config, "the initial model")
         scored = self._score(prompts, rollout, judged=False)
         if self.ppo.normalize_scores:
             std = float(scored.scores.std())
@@ -209,7 +209,7 @@ class PPOTrainer:
         with self.engine.autocast():
             drawn = explore(
                 self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config,
-                values=self.policy.values, trunk_layer=self.trunk_layer,
+                f"update {self.update + 1}: the policy", self.policy.values, self.trunk_layer,
             )  # fmt: skip
         return [prompts[i // each] for i in mine], drawn
 
@@ -226,8 +226,7 @@ class PPOTrainer:
         together = each if size % each == 0 else 1  # responses to one prompt: it is then computed once for them
         first = torch.randperm(len(rollout) // together, generator=generator) * together
         order = (first[:, None] + torch.arange(together)).flatten()
-        lengths = rollout.lengths.cpu()
-        return [micro_batches(lengths, rows, self.ppo.micro_batch_tokens) for rows in torch.split(order, size)]
+        return [micro_batches(rollout.lengths, rows, self.ppo.micro_batch_tokens) for rows in torch.split(order, size)]
 
     @record_function("score")
     @torch.no_grad()
@@ -247,14 +246,14 @@ class PPOTrainer:
             again: Evaluation = self.engine.wrapped(chosen, temperature, trunk)
             return [again.logprobs, again.values, again.entropy]
 
-        said = [drawn.logprobs, drawn.values, drawn.entropy]
+        said, gap = [drawn.logprobs, drawn.values, drawn.entropy], None
         if self.inexact:
-            said = say_again(said, mask_BR, lambda rows: each(evaluate, rows), plan, self.engine)
+            said, gap = say_again(said, mask_BR, lambda rows: each(evaluate, rows), plan, self.engine)
         logprobs_BR, values_BR, entropy_BR = said
         if self.update == 0 and same_weights(self.policy.lm, self.reference):
             reference_BR = logprobs_BR
         else:
-            rows = micro_batches(rollout.lengths.cpu(), torch.arange(len(rollout)), ppo.micro_batch_tokens)
+            rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), ppo.micro_batch_tokens)
             (reference_BR,) = each(lambda x, kept: [reference_logprobs(self.reference, x, temperature, kept)], rows)
         k1_BR = logprobs_BR - reference_BR
         if ppo.kl_penalty == "full":
@@ -272,7 +271,8 @@ class PPOTrainer:
         if ppo.whiten_advantages:
             advantages_BR = self._whiten(advantages_BR, mask_BR)
         return Experience(
-            rollout, mask_BR, logprobs_BR, values_BR, k1_BR, penalty_BR, entropy_BR, rewards_BR, advantages_BR, returns_BR, trunk
+            rollout, mask_BR, logprobs_BR, values_BR, k1_BR, penalty_BR, entropy_BR, rewards_BR, advantages_BR, returns_BR,
+            trunk, gap,
         )  # fmt: skip
 
     def _whiten(self, x_BR: Tensor, mask_BR: Tensor) -> Tensor:
@@ -310,7 +310,8 @@ class PPOTrainer:
         old_BR = e.logprobs
         if first:  # no step has been taken since the responses were drawn: this pass is that of the old policy
             gap = check_ratio((new.logprobs.detach() - old_BR).exp(), e.mask, self.engine, self.update + 1)
-            sums.add("ppo/policy/sampler_gap", gap, 1)
+            if e.sampler_gap is None:
+                sums.most("ppo/policy/sampler_gap", gap)
             old_BR = new.logprobs.detach()
         pg_loss, pg = ops.policy_loss(new.logprobs, old_BR, e.advantages, e.mask, clip=self.ppo.clip, count=count)
         v_loss, v = ops.value_loss(new.values, e.values, e.returns, e.mask, clip=self.ppo.value_clip, count=count)

@@ -1,0 +1,206 @@
+"""A device that is none: it holds its numbers in ordinary memory, and raises where CUDA would when devices are mixed.
+
+torch, Accelerate and transformers take it for a GPU of the type "npy": tensors and models are moved to it, made on it, and
+come back from it; autocast knows it; the vocabulary head multiplies half precision to float32 on it. It is stricter than
+CUDA in one thing: row numbers have to be on it too, where CUDA copies them at each use and waits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+NAME = "npy"
+
+
+class _Module:
+    """``torch.npy``."""
+
+    def is_available(self) -> bool:
+        return True
+
+    is_initialized = is_available
+
+    def device_count(self) -> int:
+        return 1
+
+    def current_device(self) -> int:
+        return 0
+
+    def set_device(self, device: Any) -> None:
+        pass
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def manual_seed_all(self, seed: int) -> None:
+        pass
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+_setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+DEVICE = torch.device(NAME, 0)
+
+_MOVES = {"aten::copy_", "aten::_to_copy", "aten::to"}
+_TAKES_NUMBERS = {"aten::masked_fill", "aten::masked_fill_", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
+"""Operations that are not of the kind "number by number", and take a single number from anywhere all the same."""
+_HALF = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention")
+"""What autocast does in half precision."""
+
+
+class DeviceTensor(Tensor):
+    """A tensor on the device; ``inner`` holds the numbers."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> DeviceTensor:
+        dense = inner.layout == torch.strided
+        places = {"strides": inner.stride(), "storage_offset": inner.storage_offset()} if dense else {"layout": inner.layout}
+        with torch.inference_mode(False):
+            made: DeviceTensor = Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=DEVICE, **places)
+        made.inner = inner
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _call(func, *args, **(kwargs or {}))
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["inner"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], *_: Any) -> DeviceTensor:
+        return DeviceTensor(inner["inner"])
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"DeviceTensor({self.inner})"
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def tolist(self) -> Any:
+        """The numbers."""
+        return self.inner.tolist()
+
+    def untyped_storage(self) -> Any:
+        """That of the numbers, for whoever asks which tensors share one."""
+        return self.inner.untyped_storage()
+
+
+def _call(func: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Run an operation on the numbers, and put on the device what belongs there."""
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    ours = [x for x in tensors if isinstance(x, DeviceTensor)]
+    wanted = next((x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.device)), None)
+    here = bool(ours) if wanted is None else wanted.type == NAME
+    if here and kwargs.get("generator") is not None:
+        raise RuntimeError(f"{func}: a generator of the processor cannot draw on {DEVICE}")
+    _check(func, ours, [x for x in tensors if not isinstance(x, DeviceTensor)], args)
+    args, kwargs = tree_map(_inner, (args, kwargs))
+    if func is torch.ops.aten.mm.dtype:  # of GPUs only
+        result = torch.mm(args[0].float(), args[1].float())
+    elif func is torch.ops.aten._fused_sdp_choice.default:
+        return 0
+    else:
+        result = func(*args, **kwargs)
+    known = {id(x.inner): x for x in ours}
+
+    def wrapped(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return known[id(x)] if id(x) in known else DeviceTensor(x) if here else x
+
+    return tree_map(wrapped, result)
+
+
+def _inner(x: Any) -> Any:
+    """What the processor is given instead."""
+    if isinstance(x, torch.device):
+        return torch.device("cpu")
+    return x.inner if isinstance(x, DeviceTensor) else x
+
+
+def _check(func: Any, ours: list[DeviceTensor], others: list[Tensor], args: Any) -> None:
+    name = func._schema.name
+    if not ours or not others or name in _MOVES:
+        return
+    numbers = torch.Tag.pointwise in func.tags or name in _TAKES_NUMBERS
+    changed = name.endswith("_") and not isinstance(args[0], DeviceTensor)
+    if changed or not numbers or any(x.dim() for x in others):
+        shapes = ", ".join(f"{tuple(x.shape)} on {'npy' if isinstance(x, DeviceTensor) else x.device}" for x in [*ours, *others])
+        raise RuntimeError(f"{name}: Expected all tensors to be on the same device: {shapes}")
+
+
+class _MadeFromLists(TorchFunctionMode):
+    """`torch.tensor` and its like: they would look into what they make before a subclass can say what it is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.tensor:
+            args = tree_map(lambda x: x.tolist() if isinstance(x, DeviceTensor) else x, args)
+        if func in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu").type == NAME:
+            return func(*args, **{**kwargs, "device": "cpu"} if func is torch.tensor else _without_device(kwargs)).to(DEVICE)
+        return func(*args, **kwargs)
+
+
+def _without_device(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name != "device"}
+
+
+def _in_half(name: str) -> Any:
+    function = getattr(torch.ops.aten, name)
+    guard = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        dtype = torch.get_autocast_dtype(NAME)
+
+        def cast(x: Any) -> Any:
+            return x.to(dtype) if isinstance(x, Tensor) and x.dtype == torch.float32 else x
+
+        with torch._C._ExcludeDispatchKeyGuard(guard):
+            return function(*tree_map(cast, args), **tree_map(cast, kwargs))
+
+    return call
+
+
+_everything = torch.library.Library("_", "IMPL")
+_everything.fallback(_call, "PrivateUse1")
+_everything.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+_autocast = torch.library.Library("aten", "IMPL")
+for _name in _HALF:
+    _autocast.impl(_name, _in_half(_name), "AutocastPrivateUse1")
+
+
+@contextmanager
+def fake_device() -> Iterator[torch.device]:
+    """Within, whoever looks for a GPU finds this one."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def forget() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    before = os.environ.get("ACCELERATE_TORCH_DEVICE")
+    forget()
+    os.environ["ACCELERATE_TORCH_DEVICE"] = str(DEVICE)
+    try:
+        with _MadeFromLists():
+            yield DEVICE
+    finally:
+        os.environ.pop("ACCELERATE_TORCH_DEVICE")
+        if before is not None:
+            os.environ["ACCELERATE_TORCH_DEVICE"] = before
+        forget()

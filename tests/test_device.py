@@ -1,0 +1,205 @@
+"""All that runs models, on a device that is not the processor: nothing may mix the two, and the figures are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tiny
+from fake_device import DEVICE, DeviceTensor, fake_device
+from konomi.cli import app
+from rewards.test_classifier import save_classifier
+from tiny_run import CountA, facts, tiny_model, tiny_trainer
+
+
+@pytest.fixture
+def device() -> Iterator[torch.device]:
+    with fake_device() as found:
+        yield found
+
+
+class AtEachA:
+    """A point where each "a" stands."""
+
+    name = "at each a"
+
+    def __call__(self, texts: Any, *, responses: Any, **_: Any) -> list[list[tuple[int, float]]]:
+        return [[(i + 1, 1.0) for i, letter in enumerate(text) if letter == "a"] for text in responses]
+
+
+def padded_model() -> Any:
+    """Of a family whose attention cannot be plugged in."""
+    import transformers
+
+    config = transformers.GPTNeoConfig(
+        vocab_size=tiny.VOCAB, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
+        max_position_embeddings=128, bos_token_id=0, eos_token_id=1, resid_dropout=0.0, embed_dropout=0.0, attention_dropout=0.0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return transformers.GPTNeoForCausalLM(config).eval()
+
+
+CASES: list[dict[str, Any]] = [
+    {"family": "gpt2", "rollout": {"cache_gb": 1e-5}},
+    {"family": "gpt2", "precision": "bf16", "kl_penalty": "full"},
+    {"family": "llama", "top_layers": 1, "responses_per_prompt": 4, "reward": AtEachA()},
+    {"family": "gemma3", "precision": "bf16", "top_layers": 1, "responses_per_prompt": 4},
+    {"family": "gemma3", "model": "capped", "kl_penalty": "full", "freeze": True, "precision": "bf16"},
+    {"model": "padded", "rollout": {"stop": "both"}},
+    {"model": "padded", "precision": "bf16", "kl_penalty": "abs"},
+]
+
+
+def trained(case: dict[str, Any]) -> tuple[list[dict[str, float]], Any]:
+    case = dict(case)
+    if case.get("model") == "padded":
+        case["model"] = padded_model()
+    elif case.get("model") == "capped":
+        case["model"] = tiny_model(case["family"], final_logit_softcapping=5.0, attn_logit_softcapping=5.0)
+    trainer = tiny_trainer(
+        **{"reward": CountA(), **case}, episodes=16, batch_size=8, mini_batch_size=4, micro_batch_tokens=30, baseline_samples=4
+    )
+    return [facts(result.metrics) for result in trainer], trainer
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(v) for v in case.values() if isinstance(v, (str, int))))
+def test_ppo_is_that_of_the_processor(case: dict[str, Any]) -> None:
+    expected, _ = trained(case)
+    with fake_device():
+        found, trainer = trained(case)
+    assert all(isinstance(x.data, DeviceTensor) for x in trainer.policy.parameters())
+    assert all(isinstance(x, DeviceTensor) for state in trainer.engine.optimizer.state.values() for x in state.values())
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        if case.get("precision") != "bf16":
+            assert one == pytest.approx(other, rel=1e-2, abs=2e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_checkpoint_goes_on_as_if_it_had_not_ended(precision: str, device: torch.device, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "episodes": 24,
+        "batch_size": 8,
+        "mini_batch_size": 4,
+        "baseline_samples": 4,
+        "precision": precision,
+    }
+    first = tiny_trainer("llama", **settings)
+    steps = iter(first)
+    next(steps)
+    first.save(tmp_path / "checkpoint")
+    rest = [facts(result.metrics) for result in steps]
+    second = tiny_trainer("llama", **settings)
+    second.load(tmp_path / "checkpoint")
+    assert [facts(result.metrics) for result in second] == rest
+
+
+# -- whole jobs --------------------------------------------------------------------------------------------------------
+
+JOB = """
+[data]
+{data}
+[run]
+mlflow = false
+name = "{name}"
+{more}
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> Path:
+    """A directory with a tiny model, prompts and a reward; it is the current one."""
+    tiny.save_tiny(tmp_path / "lm", "llama")
+    words = [a + b + c for a in "abcdefgh" for b in "xyz" for c in "uv"]
+    (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def konomi(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def job(verb: str, name: str, data: str, more: str) -> dict[str, Any]:
+    Path(f"{name}.toml").write_text(JOB.format(name=name, data=data, more=more), encoding="utf-8")
+    told: dict[str, Any] = json.loads(konomi(verb, f"{name}.toml", "--out", "runs", "--json").stdout)
+    assert os.environ["ACCELERATE_TORCH_DEVICE"] == str(DEVICE)
+    return told
+
+
+def test_rankings_to_a_reward_model_to_ppo(world: Path) -> None:
+    rows = [
+        {"version": 1, "prompt": f"{a}{b} ", "responses": ["aaa", "ab", "bbb"], "ranks": [1, 2, 3]}
+        for a in "abcdef"
+        for b in "xyz"
+    ]
+    (world / "rankings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    job(
+        "sample", "candidates", 'prompts = "prompts.txt"',
+        '[models.m]\nname = "lm"\n[rollout]\nresponse_tokens = [3, 6]',
+    )  # fmt: skip
+    for precision in ("bf16", "fp32"):
+        told = job(
+            "reward", f"reward-{precision}", 'file = "rankings.jsonl"',
+            f'[model]\nname = "lm"\nprecision = "{precision}"\ntop_layers = 1\n[train]\nepochs = 1\nbatch_size = 4\n'
+            'learning_rate = 1e-2\n[normalize]\nsamples = "runs/candidates/candidates.jsonl"',
+        )  # fmt: skip
+        assert told["status"] == "finished"
+    ppo = (
+        '[model]\nname = "lm"\nprecision = "bf16"\n[rollout]\nresponse_tokens = [3, 6]\n[reward]\nkind = "model"\n'
+        'name = "runs/reward-fp32/model"\n[judges.other]\nkind = "classifier"\nname = "classifier"\nlabel = "positive"\n'
+        "[ppo]\nepisodes = 24\nbatch_size = 8\nmini_batch_size = 4\nbaseline_samples = 8\nkl_cap = 1000\n"
+        '[compare]\nextra = ["hello"]\nsamples = 2\nbest_of = 2\nprompts = 4'
+    )
+    save_classifier(world / "classifier")
+    told = job("ppo", "ppo", 'prompts = "prompts.txt"', ppo)
+    assert told["status"] == "finished" and told["compare"]["best_of_n"]
+    konomi("compare", "runs/ppo")
+    texts = konomi("generate", "runs/ppo/model", "--prompt", "abc", "--tokens", "5", "--json").stdout
+    assert json.loads(texts)
+
+
+@pytest.mark.parametrize(("precision", "packing"), [("fp32", "true"), ("bf16", "false")])
+def test_sft(world: Path, precision: str, packing: str) -> None:
+    rows = [{"prompt": f"{a}{b} ", "completion": a + b} for a in "abcdef" for b in "xyz"]
+    (world / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    told = job(
+        "sft", "sft", 'texts = "pairs.jsonl"\nheld_out = 0.25',
+        f'[model]\nname = "lm"\nprecision = "{precision}"\n[sft]\nepochs = 1\nbatch_size = 4\nmicro_batch_size = 2\n'
+        f"learning_rate = 1e-2\nmax_length = 20\npacking = {packing}",
+    )  # fmt: skip
+    assert told["after"]["loss"] < told["before"]["loss"]
+
+
+# -- the device itself -------------------------------------------------------------------------------------------------
+
+
+def test_the_device_raises_where_devices_are_mixed(device: torch.device) -> None:
+    here, there = torch.ones(3, 3, device=DEVICE), torch.ones(3, 3)
+    rows = torch.tensor([0, 1])
+    for mixed in (
+        lambda: here + there, lambda: here @ there, lambda: torch.cat([here, there]), lambda: torch.where(here > 0, here, there),
+        lambda: here.index_select(0, rows), lambda: here.gather(0, rows[None]), lambda: there[rows.to(DEVICE)],
+        lambda: here.index_copy(0, rows.to(DEVICE), there[:2]), lambda: here.masked_fill(there > 0, 0.0), lambda: here[rows],
+        lambda: here.index_put_((rows.to(DEVICE),), there[0]), lambda: here.masked_scatter(there > 0, here), here.numpy,
+        lambda: torch.equal(here, there), lambda: torch.rand(2, device=DEVICE, generator=torch.Generator()),
+        lambda: torch.stack([here[0, 0], there[0, 0]]), lambda: there[0, 0].add_(here[0, 0]),
+    ):  # fmt: skip
+        with pytest.raises((RuntimeError, TypeError)):
+            mixed()
+    assert (
+        (here * there[0, 0]).device == here.where(here > 0, torch.tensor(2.0)).device == DEVICE
+    )  # single numbers may come from anywhere
+    assert here.cpu().device == torch.device("cpu") and here.to(torch.bfloat16).device == DEVICE
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
+        assert (here @ here).dtype == torch.bfloat16
