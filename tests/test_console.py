@@ -18,7 +18,7 @@ from konomi.cli.run import _show
 from konomi.console import COLUMNS, LiveObserver, PlainObserver, Terminal
 from konomi.evaluation.verdict import change
 from konomi.runs import RunDir
-from konomi.train.loop import StepResult
+from konomi.training.loop import StepResult
 
 WIDTHS = (40, 60, 80, 120)
 ANSI = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")

@@ -132,8 +132,8 @@ def test_config_page_has_the_sections_of_a_job_in_order() -> None:
 
 
 def emitted_metrics() -> set[str]:
-    """Names in string literals of train/, with the phases that make time/ppo/..., and those of the before/after."""
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "src/konomi/train").glob("*.py")]
+    """Names in string literals of training/, with the phases that make time/ppo/..., and those of the before/after."""
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "src/konomi/training").glob("*.py")]
     names = set()
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and METRIC.fullmatch(node.value):
@@ -228,7 +228,7 @@ PLANNED = {
     "jobs over several processes from the command line": "cli/launch.py",
     "コマンドラインからの複数プロセスでの実行": "cli/launch.py",
     "several gpus or machines": "cli/launch.py", "複数の gpu やマシン": "cli/launch.py",
-    "rloo": "config/algorithm.py", "grpo": "config/algorithm.py", "dpo": "train/dpo.py",
+    "rloo": "config/algorithm.py", "grpo": "config/algorithm.py", "dpo": "training/dpo.py",
 }  # fmt: skip
 """What the documents say is not there -> the file that will hold it."""
 

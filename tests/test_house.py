@@ -24,7 +24,7 @@ LAYERS = [
     {"rewards", "feedback"},
     {"rollout", "tracking", "page"},
     {"best_of", "reward_report", "sft_report"},
-    {"train", "compare", "report", "classic", "web"},
+    {"training", "compare", "report", "classic", "web"},
     {"model_card"},
     {"jobs"},
     {"pipeline"},
@@ -90,8 +90,8 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_the_layers_would_notice(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
-    file.write_text("from konomi import files, job as j\ndef f():\n    import konomi.train.ppo\n", encoding="utf-8")
-    assert parts_imported(file) == {"files", "job", "train"}
+    file.write_text("from konomi import files, job as j\ndef f():\n    import konomi.training.ppo\n", encoding="utf-8")
+    assert parts_imported(file) == {"files", "job", "training"}
 
 
 def python(code: str) -> str:

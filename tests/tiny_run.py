@@ -14,7 +14,7 @@ from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.models.policy import Policy, make_reference
 from konomi.rollout.sampler import make_draws, sample
-from konomi.train.ppo import PPOTrainer
+from konomi.training.ppo import PPOTrainer
 from tiny import tiny_model, tiny_tokenizer
 
 PROMPTS = [

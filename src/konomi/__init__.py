@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from konomi.api import train
     from konomi.compare import compare_models
     from konomi.config import (
         ClassifierReward,
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
     from konomi.report import write_report
     from konomi.rewards import build_reward
     from konomi.runs import RunDir
-    from konomi.train.loop import StepResult
-    from konomi.train.ppo import PPOTrainer
+    from konomi.training.loop import StepResult
+    from konomi.training.ppo import PPOTrainer
 
 __version__ = "0.1.0"
 
@@ -70,7 +71,7 @@ _HOME = {
     "ModelReward": "konomi.config",
     "PPOConfig": "konomi.config",
     "PPOJob": "konomi.config",
-    "PPOTrainer": "konomi.train.ppo",
+    "PPOTrainer": "konomi.training.ppo",
     "Pair": "konomi.data.records",
     "Policy": "konomi.models.policy",
     "Prompt": "konomi.data.records",
@@ -85,7 +86,7 @@ _HOME = {
     "SFTJob": "konomi.config",
     "SampleJob": "konomi.config",
     "Score": "konomi.data.records",
-    "StepResult": "konomi.train.loop",
+    "StepResult": "konomi.training.loop",
     "SumReward": "konomi.config",
     "Task": "konomi.data.records",
     "Tokens": "konomi.data.tokens",
@@ -107,6 +108,7 @@ _HOME = {
     "run_sample": "konomi.jobs.sample",
     "run_sft": "konomi.jobs.sft",
     "split_held_out": "konomi.data.sources",
+    "train": "konomi.api",
     "write_records": "konomi.data.formats",
     "write_report": "konomi.report",
 }
@@ -164,6 +166,7 @@ __all__ = [
     "run_sample",
     "run_sft",
     "split_held_out",
+    "train",
     "write_records",
     "write_report",
 ]

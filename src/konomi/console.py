@@ -21,7 +21,7 @@ from konomi.observer import Observer
 
 if TYPE_CHECKING:
     from konomi.runs import RunDir
-    from konomi.train.loop import StepResult
+    from konomi.training.loop import StepResult
 
 SECONDS = 10.0
 """Between two lines on the progress of one thing."""

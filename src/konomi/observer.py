@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from konomi.runs import RunDir
-    from konomi.train.loop import StepResult
+    from konomi.training.loop import StepResult
 
 
 class Observer:

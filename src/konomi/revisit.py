@@ -19,7 +19,7 @@ from konomi.rewards import build_judges, build_reward
 from konomi.rewards.base import check_without_columns
 from konomi.rollout.sampler import make_draws, sample
 from konomi.runs import RunDir
-from konomi.train.loop import autocast, choose_precision, find_device
+from konomi.training.loop import autocast, choose_precision, find_device
 
 
 def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from konomi.models import packed
 from konomi.models.packed import Layout
 from konomi.models.policy import Policy, make_reference, reference_logprobs, rounds_coarsely
 from konomi.rollout.sampler import draw_and_tell, explore, make_draws
-from konomi.train.loop import choose_precision
+from konomi.training.loop import choose_precision
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from tiny_run import disturbed, facts, ragged_queries, sharp_model, tiny_trainer, without_dropout
 
@@ -197,7 +197,7 @@ def test_a_kept_trunk_changes_no_number_of_a_run(family: str) -> None:
 
 
 def test_a_reference_with_layers_of_its_own_gets_no_trunk() -> None:
-    from konomi.train.ppo import PPOTrainer
+    from konomi.training.ppo import PPOTrainer
 
     policy = Policy(without_dropout("gpt2"), top_layers=1)
     other = without_dropout("gpt2", seed=3)

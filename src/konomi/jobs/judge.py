@@ -24,7 +24,7 @@ from konomi.rewards import Reward, build_reward, score
 from konomi.rewards.base import readers
 from konomi.seeds import stream_seed
 from konomi.signals import stop_on_signal
-from konomi.train.loop import find_device
+from konomi.training.loop import find_device
 
 RATERS = ("stand-in", "stand-in-2")
 """Names of the stand-in, so that nobody takes its rankings for a person's."""

@@ -33,10 +33,10 @@ from konomi.rewards.base import Reward, check_without_columns, columns_read, rea
 from konomi.runs import RunDir, Status
 from konomi.signals import Stop, stop_on_signal
 from konomi.tracking import MlflowSink
-from konomi.train.checkpoints import Checkpoints
-from konomi.train.loop import choose_precision, find_device, load_weights
-from konomi.train.ppo import PPOTrainer
-from konomi.train.profile import profiled
+from konomi.training.checkpoints import Checkpoints
+from konomi.training.loop import choose_precision, find_device, load_weights
+from konomi.training.ppo import PPOTrainer
+from konomi.training.profile import profiled
 
 
 def run_ppo(
@@ -45,7 +45,7 @@ def run_ppo(
 ) -> dict[str, Any]:  # fmt: skip
     """Run a job, or go on with the one in the directory ``resume``; return the result that ``--json`` prints.
 
-    ``profile``: write trace.json.gz and profile.txt of one update; see :mod:`konomi.train.profile`.
+    ``profile``: write trace.json.gz and profile.txt of one update; see :mod:`konomi.training.profile`.
     ``parent``: the MLflow run that this one is a part of.
     ``prompts``, ``reward``: used in place of those that the job names: strings or rows with a text; a Python function.
     Nothing is written before the configuration, the prompts, the reward and the model were found to be usable.

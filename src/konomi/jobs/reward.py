@@ -28,9 +28,9 @@ from konomi.runs import RunDir
 from konomi.seeds import stream_seed
 from konomi.signals import Stop, stop_on_signal
 from konomi.tracking import MlflowSink
-from konomi.train.follower import Hears, Outcome
-from konomi.train.loop import autocast, choose_precision, find_device
-from konomi.train.reward import train_reward_model
+from konomi.training.follower import Hears, Outcome
+from konomi.training.loop import autocast, choose_precision, find_device
+from konomi.training.reward import train_reward_model
 
 _STOPPING = "stopping after this step; no model is written. Ctrl-C again stops at once"
 TAME = 64

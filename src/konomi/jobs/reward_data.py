@@ -21,7 +21,7 @@ from konomi.data.sources import Hub
 from konomi.errors import DataError
 from konomi.evaluation import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
 from konomi.markup import plural
-from konomi.train.reward import Example
+from konomi.training.reward import Example
 
 
 @dataclass

@@ -22,7 +22,7 @@ from konomi.observer import Observer
 from konomi.rollout.sampler import make_draws, sample
 from konomi.seeds import stream_seed
 from konomi.signals import stop_on_signal
-from konomi.train.loop import autocast, choose_precision, find_device
+from konomi.training.loop import autocast, choose_precision, find_device
 
 
 @dataclass

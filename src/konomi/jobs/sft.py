@@ -23,9 +23,9 @@ from konomi.models.policy import check_head, train_only
 from konomi.observer import Observer
 from konomi.runs import RunDir
 from konomi.signals import stop_on_signal
-from konomi.train.loop import choose_precision
-from konomi.train.sft import Course, check_packing, perplexity, train
-from konomi.train.texts import Collator, Row, count_learned, encode, pack
+from konomi.training.loop import choose_precision
+from konomi.training.sft import Course, check_packing, perplexity, train
+from konomi.training.texts import Collator, Row, count_learned, encode, pack
 
 
 def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:

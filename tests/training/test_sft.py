@@ -14,8 +14,8 @@ from konomi.config import SFTConfig
 from konomi.errors import ConfigError, RunError
 from konomi.models.policy import train_only
 from konomi.signals import Stop
-from konomi.train.sft import Course, TokenLoss, check_packing, perplexity, train
-from konomi.train.texts import IGNORED, Collator, Row, pack
+from konomi.training.sft import Course, TokenLoss, check_packing, perplexity, train
+from konomi.training.texts import IGNORED, Collator, Row, pack
 from tiny import EOS_ID, FAMILIES, VOCAB
 from tiny_run import without_dropout
 

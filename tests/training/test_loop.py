@@ -23,10 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from konomi.errors import RunError
 from konomi.signals import stop_on_signal
-from konomi.train import loop
-from konomi.train.checkpoints import Checkpoints
-from konomi.train.loop import Engine, Sums, choose_precision
-from konomi.train.ppo import PPOTrainer
+from konomi.training import loop
+from konomi.training.checkpoints import Checkpoints
+from konomi.training.loop import Engine, Sums, choose_precision
+from konomi.training.ppo import PPOTrainer
 from tiny_run import tiny_trainer
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -185,7 +185,7 @@ def test_no_checkpoint_is_refused(tmp_path: Path) -> None:
 SAVER = """
 import sys
 from pathlib import Path
-from konomi.train.checkpoints import Checkpoints
+from konomi.training.checkpoints import Checkpoints
 from tiny_run import tiny_trainer
 
 trainer = tiny_trainer(episodes=16 * 10**6)

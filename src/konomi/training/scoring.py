@@ -19,7 +19,7 @@ from konomi.data.batch import Rollout
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.rewards.base import Places, Reward, columns_of, evaluate, readers, score
-from konomi.train.loop import Sums
+from konomi.training.loop import Sums
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from konomi.errors import RunError
 from konomi.models.backbone import make_reward_model
 from konomi.rewards import build_reward
 from konomi.rewards.sum import SumReward
-from konomi.train.ppo import PPOTrainer
-from konomi.train.scoring import Scorer, place
+from konomi.training.ppo import PPOTrainer
+from konomi.training.scoring import Scorer, place
 from tiny import EOS_ID, save_tiny, tiny_tokenizer
 from tiny_run import PROMPTS, Constant, CountA, facts, tiny_rollout, tiny_trainer, without_dropout
 

@@ -19,7 +19,7 @@ from konomi.config import PPOConfig
 from konomi.data.batch import Rollout
 from konomi.errors import RunError
 from konomi.models.packed import Trunk
-from konomi.train.loop import Engine, Sums
+from konomi.training.loop import Engine, Sums
 
 RATIO_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.02, "sampler": 1e-3}
 """How far the probability ratio may be from 1 before the first optimiser step of an update. In fp32 and fp64 what the

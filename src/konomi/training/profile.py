@@ -19,8 +19,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from konomi.files import utf8, write_atomic, writing
 
 if TYPE_CHECKING:
-    from konomi.train.loop import StepResult
-    from konomi.train.ppo import PPOTrainer
+    from konomi.training.loop import StepResult
+    from konomi.training.ppo import PPOTrainer
 
 TRACE_FILE, TABLE_FILE = "trace.json.gz", "profile.txt"
 COSTLIEST = 10

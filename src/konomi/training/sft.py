@@ -29,8 +29,8 @@ from konomi.models.policy import through_head
 from konomi.models.weights import one_gradient
 from konomi.seeds import stream_seed
 from konomi.signals import Stop
-from konomi.train.loop import autocast
-from konomi.train.texts import IGNORED, Collator, Row
+from konomi.training.loop import autocast
+from konomi.training.texts import IGNORED, Collator, Row
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from konomi.errors import RunError
 from konomi.files import writing
-from konomi.train.ppo import PPOTrainer
+from konomi.training.ppo import PPOTrainer
 
 
 class Checkpoints:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import konomi
-from konomi.api import train
 from konomi.config import ClassifierReward, FunctionReward, HttpReward, ModelReward, PPOConfig, RolloutConfig
 from konomi.data.sources import as_prompts
 from konomi.observer import Observer
@@ -30,7 +29,7 @@ def count_a(responses: list[str]) -> list[int]:
 
 def test_one_call_with_a_list_and_a_function(tmp_path: Path, fresh_accelerator: None) -> None:
     lm = save_tiny(tmp_path / "lm", "gpt2")
-    result = train(str(lm), TEXTS, count_a, out=str(tmp_path / "runs"), observer=Observer(), **SMALL)
+    result = konomi.train(str(lm), TEXTS, count_a, out=str(tmp_path / "runs"), observer=Observer(), **SMALL)
     run = RunDir.open(result["run"])
     assert run.info["status"] == "finished"
     assert (Path(result["model"]) / "model.safetensors").is_file()
@@ -45,9 +44,9 @@ def test_one_call_with_a_list_and_a_function(tmp_path: Path, fresh_accelerator: 
 
 def test_settings_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(konomi.ConfigError, match="epsiodes: not a setting"):
-        train("nowhere", TEXTS, count_a, epsiodes=8)
+        konomi.train("nowhere", TEXTS, count_a, epsiodes=8)
     with pytest.raises(konomi.ConfigError, match="compare: not a setting"):
-        train("nowhere", TEXTS, count_a, compare=3)
+        konomi.train("nowhere", TEXTS, count_a, compare=3)
     assert not list(tmp_path.iterdir())
 
 

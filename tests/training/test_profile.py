@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from konomi.errors import RunError
-from konomi.train.profile import COSTLIEST, profiled
+from konomi.training.profile import COSTLIEST, profiled
 from tiny_run import Constant, facts, tiny_trainer
 
 

@@ -36,9 +36,9 @@ from konomi.rollout.decoding import check_decoding
 from konomi.rollout.queries import QueryStream
 from konomi.rollout.sampler import Drawn, explore, make_draws, sample
 from konomi.seeds import stream_seed
-from konomi.train.experience import Experience, ScoreScale, check_ratio, check_state, describe, finish, next_kl_coef, say_again
-from konomi.train.loop import Engine, StepResult, Sums
-from konomi.train.scoring import Scored, Scorer
+from konomi.training.experience import Experience, ScoreScale, check_ratio, check_state, describe, finish, next_kl_coef, say_again
+from konomi.training.loop import Engine, StepResult, Sums
+from konomi.training.scoring import Scored, Scorer
 
 
 class PPOTrainer:

@@ -11,7 +11,7 @@ from konomi.data.examples import Example
 from konomi.data.messages import template_render
 from konomi.data.tokens import Tokens
 from konomi.errors import DataError
-from konomi.train.texts import IGNORED, Collator, Row, count_learned, encode, pack, turns
+from konomi.training.texts import IGNORED, Collator, Row, count_learned, encode, pack, turns
 from tiny import BOS_ID, EOS_ID, tiny_tokenizer
 
 TEMPLATE = (

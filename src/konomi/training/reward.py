@@ -21,8 +21,8 @@ from konomi.config import RewardTraining
 from konomi.models.load import quiet
 from konomi.models.reward import Batch, RewardModel
 from konomi.ops import label_loss, preference_loss, score_loss
-from konomi.train.follower import Follower, Hears, Outcome
-from konomi.train.loop import autocast
+from konomi.training.follower import Follower, Hears, Outcome
+from konomi.training.loop import autocast
 
 TRUNK_BYTES = 2e9
 """Memory that the kept hidden states of frozen layers may take; beyond it these layers run in each epoch."""

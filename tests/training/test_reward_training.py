@@ -12,9 +12,9 @@ from konomi.config import ModelConfig, RewardTraining
 from konomi.errors import RunError
 from konomi.models.backbone import make_reward_model
 from konomi.models.reward import RewardModel
-from konomi.train import reward as training
-from konomi.train.follower import Hears
-from konomi.train.reward import Example, collate, targets, task_loss, train_reward_model
+from konomi.training import reward as training
+from konomi.training.follower import Hears
+from konomi.training.reward import Example, collate, targets, task_loss, train_reward_model
 from tiny import ALPHABET, save_tiny, tiny_encoder
 
 

@@ -14,8 +14,8 @@ import oracles
 from konomi.config import PPOConfig, RolloutConfig
 from konomi.errors import RunError
 from konomi.rollout.sampler import explore, make_draws
-from konomi.train.experience import Experience, ScoreScale, describe, kl_horizon, next_kl_coef
-from konomi.train.ppo import PPOTrainer
+from konomi.training.experience import Experience, ScoreScale, describe, kl_horizon, next_kl_coef
+from konomi.training.ppo import PPOTrainer
 from tiny import EOS_ID, FAMILIES, tiny_model
 from tiny_run import Constant, CountA, facts, sharp_model, tiny_trainer, without_dropout
 
