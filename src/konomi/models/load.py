@@ -145,10 +145,10 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
 
     with explained(name, "config"):
         model_config = AutoConfig.from_pretrained(where, trust_remote_code=trust, **hub)
-    _check_config(model_config, name)
+        _check_config(model_config, name)
     with explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust, **hub)
-    _check_tokenizer(tokenizer, name)
+        _check_tokenizer(tokenizer, name)
     with explained(name, "model"):
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
