@@ -11,6 +11,7 @@ import konomi
 from konomi.config import ClassifierReward, FunctionReward, HttpReward, ModelReward, PPOConfig, RolloutConfig
 from konomi.data.sources import as_prompts
 from konomi.observer import Observer
+from konomi.revisit import compare_run
 from konomi.rewards import as_reward, reward_config
 from konomi.runs import RunDir
 from tiny import save_tiny, tiny_tokenizer
@@ -40,6 +41,33 @@ def test_one_call_with_a_list_and_a_function(tmp_path: Path, fresh_accelerator: 
     assert job["ppo"]["episodes"] == 8
     again = konomi.write_report(str(run.path))
     assert again == run.report
+
+
+def test_a_run_is_resumed_as_it_began_and_from_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_accelerator: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lm = save_tiny("lm", "gpt2").absolute()
+    given = {**SMALL, "run": {"mlflow": False, "save_every": 1, "name": "one"}}
+    konomi.train(lm, TEXTS, count_a, observer=Observer(), **given)
+    with pytest.raises(konomi.ConfigError, match="finished"):
+        konomi.train(lm, TEXTS, count_a, resume="runs/one", observer=Observer())
+    run = RunDir.open("runs/one")
+    before = run.read_metrics()
+    run.set_status("stopped")
+    moved = (tmp_path / "runs" / "one").rename(tmp_path / "moved")
+    for arguments, settings, message in (
+        ((lm, TEXTS, count_a), {"learning_rate": 1e-3}, "learning_rate"),
+        ((lm, TEXTS, "embedded:asari"), {}, "began with reward"),
+        (("other", TEXTS, count_a), {}, "began with model"),
+    ):
+        with pytest.raises(konomi.ConfigError, match=message):
+            konomi.train(*arguments, resume=moved, observer=Observer(), **settings)
+    monkeypatch.chdir("/")
+    again = konomi.train(lm, TEXTS, count_a, resume=moved, observer=Observer())
+    assert (again["status"], RunDir.open(moved).read_metrics()) == ("finished", before)
+    found = compare_run(moved, konomi.CompareConfig(prompts=2), Observer())
+    assert found["compare"]["prompts"] == 2
 
 
 def test_settings_that_are_none_are_named(tmp_path: Path) -> None:

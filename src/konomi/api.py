@@ -8,7 +8,7 @@ from typing import Any
 
 from konomi.config import ModelConfig, PPOConfig, PPOJob, RolloutConfig, Section, build
 from konomi.errors import ConfigError
-from konomi.jobs.ppo import run_ppo
+from konomi.jobs.ppo import resumed_job, run_ppo
 from konomi.observer import Observer
 from konomi.rewards import reward_config
 
@@ -41,7 +41,7 @@ def train(
             other columns, and returns one number a text; or ``"file.py:function"``, ``"embedded:asari"``, the directory of a
             reward model, a classifier's name, ``"http://..."``, or the settings of ``[reward]``.
         out: the directory that holds the runs.
-        resume: the directory of a run to go on with.
+        resume: the directory of a run to go on with, of the same model, prompts and reward; it keeps its settings.
         observer: hears how it goes; not given, the table that the command line shows.
         settings: those of ``[ppo]`` and ``[rollout]`` by their names (``episodes=512, response_tokens=(8, 16)``), those of other
             sections as a dict (``compare={"samples": 3}``).
@@ -55,10 +55,21 @@ def train(
     """
     from konomi.console import make_observer
 
+    named = isinstance(prompts, str | Path)
+    job = _job(model, str(prompts) if named else None, reward, settings)
+    if resume is not None:
+        job = _resumed(Path(resume), job, settings)
+    return run_ppo(
+        job, out, observer or make_observer(), None if resume is None else Path(resume),
+        prompts=None if isinstance(prompts, str | Path) else prompts, reward=reward,
+    )  # fmt: skip
+
+
+def _job(model: Any, prompts: str | None, reward: Any, settings: Mapping[str, Any]) -> PPOJob:
     data: dict[str, Any] = {
         "model": {"name": str(model)} if isinstance(model, str | Path) else dict(model),
         "reward": reward_config(reward).model_dump(),
-        "data": {"prompts": str(prompts)} if isinstance(prompts, str | Path) else {},
+        "data": {} if prompts is None else {"prompts": prompts},
     }
     for name, value in settings.items():
         section = next((section for section, kind in _FLAT.items() if name in kind.model_fields), None)
@@ -68,7 +79,13 @@ def train(
             data[name] = {**data.get(name, {}), **value}
         else:
             raise ConfigError(f"{name}: not a setting of [ppo] or [rollout], nor a section given as a dict; see docs/config.md")
-    return run_ppo(
-        build(PPOJob, data, where="konomi.train"), out, observer or make_observer(), None if resume is None else Path(resume),
-        prompts=None if isinstance(prompts, str | Path) else prompts, reward=reward,
-    )  # fmt: skip
+    return build(PPOJob, data, where="konomi.train")
+
+
+def _resumed(run: Path, given: PPOJob, settings: Mapping[str, Any]) -> PPOJob:
+    """The job of a run to go on with. Raises ConfigError if it began with another model or reward."""
+    job = resumed_job(run, [f"{name}={value}" for name, value in settings.items()])
+    for section, then, now in (("model", job.model.name, given.model.name), ("reward", job.reward, given.reward)):
+        if then != now:
+            raise ConfigError(f"{run}: began with {section} {then!r}, not {now!r}; a resumed run goes on as it began")
+    return job

@@ -11,7 +11,7 @@ from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, bui
 from konomi.errors import DataError
 from konomi.jobs.common import open_sink
 from konomi.jobs.inputs import check_unchanged
-from konomi.jobs.ppo import as_read, check_context, check_lengths, check_reading, describe_inputs, find_prompts
+from konomi.jobs.ppo import as_read, check_context, check_lengths, check_reading, describe_inputs, find_prompts, job_of
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.report import write_report
@@ -25,7 +25,7 @@ from konomi.training.loop import autocast, choose_precision, find_device
 def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[str, Any]:
     """Make ``compare.json`` and the report of a run anew, with the settings given."""
     run = RunDir.open(path)
-    job = build(PPOJob, run.config, where=str(run.path / "config.json"))
+    job = job_of(run)
     if not (run.model / "config.json").is_file():
         raise DataError(f"{run.model}: no model there yet; the run has to end first ({run.info['status']})")
     sides = find_prompts(job, say=observer.say)

@@ -38,6 +38,9 @@ from konomi.training.loop import choose_precision, find_device, load_weights
 from konomi.training.ppo import PPOTrainer
 from konomi.training.profile import profiled
 
+PROMPTS = "prompts.jsonl"
+"""In a run whose prompts came from Python: the prompts."""
+
 
 def run_ppo(
     job: PPOJob, root: str | Path, observer: Observer | None = None, resume: Path | None = None, profile: bool = False,
@@ -75,9 +78,9 @@ def run_ppo(
     reference = make_reference(policy)
     noted = {"precision": precision, "eos_ids": sorted(tokens.eos_ids), "licence": loaded.note}
     run = old or new_run(job, root, {**noted, **began_with})
-    if own is not None and not old:
-        job = _keep_prompts(job, run, own)
     with held(run), ends(run), stop_on_signal(observer.stopping) as stop:
+        if own is not None and not old:
+            job = _keep_prompts(job, run, own)
         trainer = PPOTrainer(
             policy, reference, tokens, asked, reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
             seed=job.run.seed, precision=precision, failed_texts=run.path / "failed_texts.jsonl", judges=judges,
@@ -212,14 +215,21 @@ def resumed_job(path: Path, overrides: list[str]) -> PPOJob:
     run.check_verb("ppo")
     if run.info["status"] == "finished":
         raise ConfigError(f"{path}: this run is finished; there is nothing to go on with")
-    return build(PPOJob, run.config, where=str(run.path / "config.json"))
+    return job_of(run)
+
+
+def job_of(run: RunDir) -> PPOJob:
+    """The configuration of a run, with the prompts that it keeps, wherever it lies now."""
+    job = build(PPOJob, run.config, where=str(run.path / "config.json"))
+    kept = run.path / PROMPTS
+    return job.model_copy(update={"data": job.data.model_copy(update={"prompts": str(kept)})}) if kept.is_file() else job
 
 
 def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
     """Write prompts that came from Python into the run, so that it can be resumed and compared without them."""
-    column, path = job.data.column, run.path / "prompts.jsonl"
-    files.write_atomic(path, b"".join(files.line({column: each.text, **each.columns}) for each in prompts))
-    job = job.model_copy(update={"data": job.data.model_copy(update={"prompts": str(path)})})
+    rows = ({job.data.column: each.text, **each.columns} for each in prompts)
+    files.write_atomic(run.path / PROMPTS, b"".join(map(files.line, rows)))
+    job = job_of(run)
     run.write_json("config.json", job.model_dump(mode="json"))
     return job
 

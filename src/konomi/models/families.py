@@ -30,7 +30,7 @@ opt persimmon phi phi3 phi4_multimodal phimoe qwen2 qwen2_moe qwen3 qwen3_moe se
 vaultgemma
 """
 _PADDED = """
-axk1 axk2 bailing_hybrid bamba biogpt bloom codegen deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 diffllama falcon
+axk1 axk2 bailing_hybrid bamba biogpt bloom codegen deepseek_v2 deepseek_v3 deepseek_v32 diffllama falcon
 falcon_h1 falcon_mamba flint glm4_moe_lite glm_moe_dsa gpt_neo gpt_neox_japanese gpt_oss gptj granite_swa granitemoe_swa
 granitemoehybrid hy_v4 inkling2_text jamba kimi_linear lfm2 lfm2_moe lfm3 llama4 llama4_text longcat_flash mamba mamba2
 mimo_v2_flash minicpm3 mpt nemotron nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next
@@ -39,7 +39,10 @@ qwen4_exp qwen4_exp_text stablelm whisper xglm youtu zamba zamba2 zaya
 PACKED, PADDED = _PACKED.split(), _PADDED.split()
 """Model types of transformers that run without padding, and with. tests/models/test_families.py writes these two lists."""
 
-NOT_ALIKE = {"doge": "beyond its window it attends to other tokens in decoding than in training, by what it sees"}
+NOT_ALIKE = {
+    "deepseek_v4": "it chooses among compressed tokens, otherwise in decoding than in training, by what it sees",
+    "doge": "beyond its window it attends to other tokens in decoding than in training, by what it sees",
+}
 """Families that short trials cannot find out."""
 
 

@@ -78,6 +78,11 @@ def _find(name: str) -> Callable[..., Any]:
     module_name, colon, attribute = name.rpartition(":")
     if not colon or not module_name or not attribute.isidentifier():
         raise ConfigError(f"reward.name: {name}: write package.module:function or path/to/file.py:function")
+    if module_name == "__main__":
+        raise ConfigError(
+            f"reward.name: {attribute} was defined in a Python session that is over; write it into a file and name that, or give "
+            "the function to konomi.train again"
+        )
     module = _import(module_name, name)
     if not hasattr(module, attribute):
         own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
