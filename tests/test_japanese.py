@@ -89,9 +89,9 @@ def one(where: Path, candidates: str | None) -> str:
 
 
 CASES = {
-    "K = 1": "候補が2つに満たない",
+    "K = 1": "候補が 2 つに満たない",
     "K = 10": "より候補が多い",
-    "a candidate twice": "同じ候補が2つある",
+    "a candidate twice": "同じ候補が 2 つある",
     "empty": "課題がありません",
     "not UTF-8": "UTF-8 で保存",
     "not JSON": "JSON として",
@@ -150,9 +150,12 @@ BANNED = {
     "この版": "このバージョン", "同じ版": "同じバージョン", "新しい版": "新しいバージョン", "計算機": "マシン",
     "ほかの機械": "ほかのマシン", "この機械": "このマシン", "二つ": "2 つ", "三つ": "3 つ", "二人": "2 人",
     "当てずっぽう": "偶然", "審査役": "ジャッジ", "審判": "ジャッジ", "要求": "リクエスト",
+    "お題": "書き出し",
     "まだないもの": "未対応の機能", "のもの。": "のものです。",
 }  # fmt: skip
 """What no native reader would write in software -> what is written instead."""
+NO_BAR = re.compile("ブラウザ(?!ー)")
+CLOSE = re.compile("[0-9][つ人]")
 FLAG = re.compile("(?<![矢目])印(?![刷象])")
 POLITE = re.compile("(です|ます|ました|ません|でした|ましょう|ください|でしょうか|ですか|ますか|せんか)」*[。？]$")
 
@@ -188,6 +191,8 @@ def test_japanese_is_polite_and_not_translated() -> None:
     wrong = []
     for place, text in texts.items():
         wrong += [f"{place}: {phrase}, write {better}" for phrase, better in BANNED.items() if phrase in text]
+        wrong += [f"{place}: ブラウザ, write ブラウザー"] if NO_BAR.search(text) else []
+        wrong += [f"{place}: no space before つ or 人"] if CLOSE.search(text) else []
         wrong += [f"{place}: 印, write フラグ"] if FLAG.search(text) else []
         wrong += [f"{place}: not です・ます: {each}" for each in impolite(text)]
         wrong += [f"{place}: a bracket of half width" for _ in re.finditer(r"\([^()]*[ぁ-んァ-ヶ一-龠][^()]*\)", text)]

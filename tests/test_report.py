@@ -405,7 +405,18 @@ def test_what_is_not_seen_is_shown_as_its_code_and_what_belongs_stays() -> None:
                 hex(ord(each)),
             )
             assert each not in visible(text) and flat(text) == f"{before}b"
+    hidden = (
+        ("☺\ufe0f", "\ufe0f" * 3), ("葛\U000e0100", "\U000e0101"), ("葛\ufe00", "\ufe01"), ("葛", "\U000e0141"),
+        ("☺", "\U000e0100"), ("葛\U000e0100", "\u200d"), ("\u1820\u180b", "\u180b\u200d"), ("☺", "\u2800\ufe0f"),
+        ("", "\ufe0f\u200d"), ("☺\ufe0f\u200d", "\u200d"),
+    )  # fmt: skip
+    for seen, rest in hidden:  # a second selector, one for no such sign, a joiner after one: what else could be written in them
+        codes = [f"U+{ord(each):04X}" for each in rest]
+        assert visible(seen + rest) == seen + "".join(codes) and flat(seen + rest) == seen
+        assert re.findall('"code">([^<]*)', words(seen + rest)) == codes
     belongs = [
+        "ℹ\ufe0f",
+        "❤\ufe0f\u200d🔥",
         "👨\u200d👩\u200d👧",
         "☺\ufe0f",
         "1\ufe0f\u20e3",

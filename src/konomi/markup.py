@@ -19,6 +19,7 @@ _ODD = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff]"
 )
+_JOINERS = "\u200c\u200d"
 _KANA = re.compile("[\u3041-\u30ff\uff66-\uff9f]")
 
 
@@ -111,20 +112,23 @@ def _odd(text: str) -> Iterator[re.Match[str]]:
 
 
 def _belongs(text: str, place: int) -> bool:
-    """Whether a joiner or a variation selector is a part of the emoji, ideograph or letter before it."""
+    """Whether a joiner or a variation selector is a part of the emoji, ideograph or letter before it: one after each, no more."""
     mark, before = text[place], text[place - 1 : place]
-    kind = unicodedata.category(before) if before else ""
-    picture = before in "©®\ufe0f" or (before >= "\u203c" and kind in ("So", "Sm", "Sk", "Po", "Pd"))
-    if not before:
+    chosen = mark in _JOINERS and before == "\ufe0f"  # the shape of an emoji, before what is joined to it
+    if chosen:
+        before = text[place - 2 : place - 1]
+    if not before or _ODD.match(before):
         return False
-    if mark in "\u200c\u200d":  # Arabic and Indic scripts need them too
-        return picture or kind.startswith("M") or unicodedata.name(before, "").startswith("ARABIC LETTER")
+    kind, name = unicodedata.category(before), unicodedata.name(before, "")
+    picture = before in "©®ℹ" or (before >= "\u203c" and kind in ("So", "Sm", "Sk", "Po", "Pd"))
+    if mark in _JOINERS:  # Arabic and Indic scripts need them too
+        return picture or (not chosen and (kind.startswith("M") or name.startswith("ARABIC LETTER")))
     if "\u180b" <= mark <= "\u180f" and mark != "\u180e":
         return "\u1800" <= before <= "\u18af"
-    if "\ufe00" <= mark <= "\ufe0f" and (picture or (before in "0123456789#*" and text[place + 1 : place + 2] == "\u20e3")):
-        return True
-    selects = "\ufe00" <= mark <= "\ufe0f" or "\U000e0100" <= mark <= "\U000e01ef"
-    return selects and unicodedata.name(before, "").startswith("CJK ")
+    if "\ufe00" <= mark <= "\ufe0f":
+        keycap = before in "0123456789#*" and text[place + 1 : place + 2] == "\u20e3"
+        return picture or keycap or name.startswith("CJK ")
+    return "\U000e0100" <= mark <= "\U000e011f" and name.startswith("CJK ")  # those beyond are registered for no ideograph
 
 
 def security_policy(style: str, script: str) -> str:

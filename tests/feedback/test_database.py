@@ -7,6 +7,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -297,13 +299,24 @@ def test_another_program_that_keeps_it_locked_is_told(path: Path, monkeypatch: p
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     with open_(path) as store:
         aki = store.person("Aki")
-        other = sqlite3.connect(path, isolation_level=None)
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")
         message = r"labels\.sqlite3: another program has kept it locked for 0\.05 s; end that program and try again$"
         with pytest.raises(RunError, match=message):
             store.remember(aki, shortcuts=False)
         other.execute("ROLLBACK")
         assert not store.remember(aki, shortcuts=False).shortcuts
+        # a block that takes longer than the wait: the commit waits anew for somebody who reads
+        with store._database.write() as db:
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM people").fetchone()
+            time.sleep(0.1)
+            store._database.wait = 60.0
+            db.execute("UPDATE people SET shortcuts = 0")
+            leaves = threading.Timer(0.2, other.execute, ("COMMIT",))
+            leaves.start()
+        leaves.join()
+        store._database.wait = 0.05
         # somebody who reads for long: the commit fails, nothing of it is there, and the store goes on
         other.execute("BEGIN")
         other.execute("SELECT * FROM people").fetchone()

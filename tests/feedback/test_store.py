@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from konomi.errors import DataError
 from konomi.feedback.records import COMMENT_LIMIT, Answer, Mine, Person, Refused, Saved
 from konomi.feedback.store import Store
 from people_at_work import NOW, answer_to, skip, store_of, tasks, work
@@ -458,3 +459,25 @@ def test_a_forgotten_person_can_do_nothing(store: Store, aki: Person) -> None:
     with refused("unknown_task", ".*"):
         store.answer(aki, Answer(str(uuid.uuid4()), shown.id, "skipped", reason="x"), NOW)
     assert store.add_tasks(tasks(5)).added == 1
+
+
+def test_comparisons_are_counted_right_after_somebody_was_forgotten(store: Store, aki: Person) -> None:
+    other = store.add_person("Other")[0]
+    work(store, aki, 2), work(store, other, 1)
+    assert store.comparisons() == 9
+    store.forget("Other")
+    third = store.add_person("Third")[0]
+    shown = store.next_task(third, NOW)
+    assert shown is not None
+    store.answer(third, answer_to(shown, (1, 1, 1)), NOW)  # as many answers as before, under the same numbers
+    assert store.comparisons() == 6
+
+
+@pytest.mark.parametrize("ranks", ["7", "null", '"ab"', '{"a": 1}', '[1, "x", 2]', "[null]"])
+def test_ranks_that_are_none_are_damage(store: Store, aki: Person, ranks: str) -> None:
+    work(store, aki, 1)
+    with store._database.write() as db:
+        db.execute("UPDATE answers SET ranks = ?", (ranks,))
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"damaged, or not a database \(row 1 of the table answers is not as it was written"):
+            store.comparisons()

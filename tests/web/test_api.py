@@ -450,7 +450,11 @@ def test_guidelines_are_in_the_readers_language(site: Site) -> None:
         guide.write_text(text, "utf-8")  # no part for each language: all of it is for everybody
         assert "はい" in read("en") and "はい" in read("ja"), text
     guide.write_text("both\n\n# Guidelines  \nyes\n\n# ガイドライン\nはい", "utf-8")
-    assert read("en") == "<p>both</p>\n<p>yes</p>\n" and read("ja") == "<p>both</p>\n<p>はい</p>\n"
+    versions.clear()
+    for _ in range(2):
+        assert read("en") == "<p>both</p>\n<p>yes</p>\n" and read("ja") == "<p>both</p>\n<p>はい</p>\n"
+        guide.write_bytes(guide.read_bytes().replace(b"\n", b"\r\n"))  # the same, saved by an editor of Windows
+    assert len(versions) == 1
 
 
 def test_comparisons_are_counted_as_they_come(site: Site) -> None:

@@ -104,7 +104,7 @@ def test_screen_readers_hear_of_ranks_tasks_and_troubles_alone(tmp_path: Path, v
                 .observe(document.getElementById("state"), { childList: true });
         }""")
         said = page.locator("#announce")
-        expect(said).to_have_text("新しい課題です。候補は 2 件です")
+        expect(said).to_have_text("新しい課題です。候補は 2 件あります")
         page.keyboard.press("1")
         expect(said).to_have_text("候補 A、1 位")
         page.keyboard.press("2")
@@ -112,7 +112,7 @@ def test_screen_readers_hear_of_ranks_tasks_and_troubles_alone(tmp_path: Path, v
         first = next_shown(page, "")
         page.keyboard.press("Enter")
         next_shown(page, first)
-        expect(said).to_have_text("新しい課題です。候補は 2 件です")  # and not that it was saved
+        expect(said).to_have_text("新しい課題です。候補は 2 件あります")  # and not that it was saved
         assert page.evaluate("window.written") == ["送信待ち 1 件", "保存済み"]
         assert page.locator("#state").get_attribute("role") is None
         page.keyboard.press("7")

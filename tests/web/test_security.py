@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import re
@@ -359,6 +360,18 @@ def test_servers_in_one_browser_do_not_end_each_others_sessions(tmp_path: Path) 
         site.close()
 
 
+def test_a_session_outlives_another_name_of_its_cookie(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "P")
+    again = Site(open_project(tmp_path / "link"))
+    assert again.site.cookie == site.site.cookie  # the same project by another path
+    again.close()
+    assert site.project is not None
+    before = f"konomi_{hashlib.sha256(repr(site.project.created).encode()).hexdigest()[:12]}"  # in the first versions
+    token = site.owner().cookies[site.site.cookie]
+    assert site.client(cookies={before: token}).get("/api/me").status_code == 200
+    assert site.client(cookies={before: token, site.site.cookie: "x" * 43}).get("/api/me").status_code == 401
+
+
 # -- bytes on the wire -----------------------------------------------------------------------------------------------------
 
 
@@ -425,11 +438,23 @@ def test_the_server_lives_after_all_this(server: Server) -> None:
     assert raw(server, head(server, method="GET", path=server.start.removeprefix(server.address))).startswith(b"HTTP/1.1 303")
 
 
-@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\nX: "], ids=["nothing", "a letter", "half a header"])
+NO_BODY = (
+    b"POST /api/people HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: same-origin\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+)
+SILENT = {
+    "nothing": b"",
+    "a letter": b"G",
+    "half a header": b"GET / HTTP/1.1\r\nX: ",
+    "no body": NO_BODY,
+}
+
+
+@pytest.mark.parametrize("sent", SILENT.values(), ids=SILENT)
 def test_silent_connections_lock_nobody_out(server: Server, sent: bytes) -> None:
     place = ("127.0.0.1", int(server.address.rsplit(":", 1)[1]))
     with contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(socket.create_connection(place, timeout=10)) for _ in range(600)]
+        silent = [stack.enter_context(socket.create_connection(place, timeout=10)) for _ in range(550)]
         for each in silent:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has made room for a later one
                 each.sendall(sent)
@@ -466,7 +491,7 @@ def served(site: Site) -> Iterator[tuple[str, int]]:
 
 def test_a_store_that_is_locked_stops_neither_files_nor_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (app_module, security):
-        monkeypatch.setattr(module, "BUSY_SECONDS", 4.0)
+        monkeypatch.setattr(module, "BUSY_SECONDS", 600.0)
     project = make_project(tmp_path / "P")
     site = Site(project)
     owner = site.owner()
@@ -484,14 +509,21 @@ def test_a_store_that_is_locked_stops_neither_files_nor_the_end(tmp_path: Path, 
     with served(site) as place, contextlib.closing(sqlite3.connect(project.labels, isolation_level=None)) as other:
         assert ask(place, "/api/me")[0] == 200
         other.execute("BEGIN EXCLUSIVE")
-        waiting = [threading.Thread(target=lambda: found.append(ask(place, "/api/next"))) for _ in range(60)]
-        for each in waiting:
-            each.start()
-        assert ask(place, "/static/label.css")[0] == 200
-        assert found == []  # they still wait
-        for each in waiting:
-            each.join(60)
-        assert found == [(503, "5")] * 60
+        for wait, answer in ((600.0, (200, None)), (1.0, (503, "5"))):
+            monkeypatch.setattr(security, "BUSY_SECONDS", wait)
+            site.site.store._database.wait = wait
+            waiting = [threading.Thread(target=lambda: found.append(ask(place, "/api/next"))) for _ in range(60)]
+            for each in waiting:
+                each.start()
+            if answer[0] == 200:
+                assert ask(place, "/static/label.css")[0] == 200  # while the others wait for the lock
+                other.execute("ROLLBACK")
+            for each in waiting:
+                each.join(60)
+            assert found == [answer] * 60
+            found.clear()
+            if answer[0] == 200:
+                other.execute("BEGIN EXCLUSIVE")
         other.execute("ROLLBACK")
         assert ask(place, "/api/next")[0] == 200
         other.execute("BEGIN EXCLUSIVE")

@@ -274,8 +274,8 @@ JAPANESE = {"LC_ALL": "ja_JP.UTF-8"}
 @pytest.mark.parametrize(
     ("rows", "message", "japanese"),
     [
-        ('{"version":1,"prompt":"p","candidates":[{"text":"a"}]}', "fewer than two candidates; nothing", "候補が2つに満たない"),
-        ('{"version":1,"prompt":"p","candidates":[{"text":"a"},{"text":"a"}]}', "are the same text", "同じ候補が2つある"),
+        ('{"version":1,"prompt":"p","candidates":[{"text":"a"}]}', "fewer than two candidates; nothing", "候補が 2 つに満たない"),
+        ('{"version":1,"prompt":"p","candidates":[{"text":"a"},{"text":"a"}]}', "are the same text", "同じ候補が 2 つある"),
         ("", "no rows in it", "課題がありません"),
     ],
     ids=["K = 1", "a candidate twice", "empty"],

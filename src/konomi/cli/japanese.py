@@ -11,11 +11,11 @@ SENTENCES = (
     # files of candidates
     ("no rows in it", "ファイルに課題がありません。konomi sample で候補のファイルを作ってください。"),
     ("no tasks: there is nothing to label", "課題がありません。konomi sample で候補のファイルを作ってください。"),
-    ("fewer than two candidates", "候補が2つに満たない課題があります。候補を増やすか、その課題を除いてください。"),
-    ("at least two are needed to compare", "候補が2つに満たない課題があります。候補を増やすか、その課題を除いてください。"),
-    ("are the same text", "同じ候補が2つある課題があります。どちらかを除いてください。"),
-    ("the same prompt and candidates as", "同じ課題が2つあります。どちらかを除いてください。"),
-    ("fewer than two different texts", "どの課題にも、異なる候補が2つありません。候補を作り直してください。"),
+    ("fewer than two candidates", "候補が 2 つに満たない課題があります。候補を増やすか、その課題を除いてください。"),
+    ("at least two are needed to compare", "候補が 2 つに満たない課題があります。候補を増やすか、その課題を除いてください。"),
+    ("are the same text", "同じ候補が 2 つある課題があります。どちらかを除いてください。"),
+    ("the same prompt and candidates as", "同じ課題が 2 つあります。どちらかを除いてください。"),
+    ("fewer than two different texts", "どの課題にも、異なる候補が 2 つありません。候補を作り直してください。"),
     ("can be ranked at once", "一度に順位を付けられる数より候補が多い課題があります。課題を分けてください。"),
     ("not UTF-8 text", "UTF-8 の文字として読めません。UTF-8 で保存し直してください。"),
     ("JSON that cannot be read", "JSON として読めない行があります。その行を直してください。"),
@@ -45,7 +45,7 @@ SENTENCES = (
     ("nobody has put two texts in order yet", "まだ誰も順位を付けていません。ページをもう一度開いてください。"),
     # before and after
     ("there is no before/after yet", "学習前後の比較がまだありません。下のコマンドで作れます。"),
-    ("there is nothing to compare blind", "学習の前後で文が変わったお題がないため、比較できません。"),
+    ("there is nothing to compare blind", "学習の前後で文が変わった書き出しがないため、比較できません。"),
     # the page's address
     (
         "add --allow-network",

@@ -76,30 +76,36 @@ class Comparisons:
 
     def __init__(self) -> None:
         self._rows = self._newest = self._total = 0
+        self._id: str | None = None
 
     def count(self, db: sqlite3.Connection) -> int:
         """The number now."""
         rows = db.execute("SELECT count(*) FROM answers").fetchone()[0]
         new = db.execute(_SINCE, (self._newest,)).fetchall()
-        if self._rows + len(new) != rows:  # somebody was forgotten: from the beginning
-            self._total, new = 0, db.execute(_SINCE, (0,)).fetchall()
-        self._rows = rows
-        for self._newest, repeat, kind, ranks, kind_before, ranks_before in new:
+        newest = db.execute("SELECT id FROM answers WHERE rowid = ?", (self._newest,)).fetchone()
+        forgotten = self._rows + len(new) != rows or (self._newest and newest != (self._id,))  # numbers are given again
+        total, last = (0, (0, None)) if forgotten else (self._total, (self._newest, self._id))
+        for number, id, repeat, kind, ranks, kind_before, ranks_before in db.execute(_SINCE, (0,)) if forgotten else new:
             if not repeat:
-                self._total += _decided(kind, ranks) - _decided(kind_before, ranks_before)
-        return self._total
+                total += _decided(number, kind, ranks) - _decided(number, kind_before, ranks_before)
+            last = number, id
+        self._rows, self._total, (self._newest, self._id) = rows, total, last
+        return total
 
 
-_SINCE = """SELECT answers.rowid, repeat, answers.kind, answers.ranks, before.kind, before.ranks FROM answers
+_SINCE = """SELECT answers.rowid, answers.id, repeat, answers.kind, answers.ranks, before.kind, before.ranks FROM answers
     JOIN shown ON shown.id = answers.shown
     LEFT JOIN answers AS before ON before.shown = answers.shown AND before.revision = answers.revision - 1
     WHERE answers.rowid > ? ORDER BY answers.rowid"""
 
 
-def _decided(kind: str | None, ranks: str | None) -> int:
+def _decided(number: int, kind: str | None, ranks: str | None) -> int:
     if kind != "ranked":
         return 0
-    counts = Counter(map(str, checked_json("a row of the table answers", ranks or "[]")))
+    found = checked_json(f"row {number} of the table answers", ranks or "[]")
+    if not isinstance(found, list) or not all(type(rank) is int for rank in found):
+        raise sqlite3.DatabaseError(f"row {number} of the table answers is not as it was written")
+    counts = Counter(found)
     return math.comb(sum(counts.values()), 2) - sum(math.comb(count, 2) for count in counts.values())
 
 

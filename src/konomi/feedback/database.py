@@ -87,7 +87,7 @@ class Database:
         Args:
             path: of the file.
             new: make the file, which must not exist, for its owner alone.
-            wait: seconds that a transaction may wait for its turn, in all; None: ``BUSY_SECONDS``.
+            wait: seconds that a transaction may wait for its turn, and again at its end; None: ``BUSY_SECONDS``.
 
         Raises:
             DataError: there is no such file (or, if ``new``, there is one); it is damaged, another program's, or of a
@@ -209,11 +209,11 @@ class Database:
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         end = time.monotonic() + self.wait
         with explained(self.path, self.wait), self._turn():
-            self._wait_until(end)
+            self._wait_for(end - time.monotonic())
             self.connection.execute(begin)
             try:
                 yield self.connection
-                self._wait_until(end)
+                self._wait_for(self.wait)  # anew: the block may have taken long
                 self.connection.execute("COMMIT")
             except BaseException:
                 if self.connection.in_transaction:
@@ -229,9 +229,9 @@ class Database:
         finally:
             self.lock.release()
 
-    def _wait_until(self, end: float) -> None:
-        """Let SQLite wait for other processes until then."""
-        self.connection.execute(f"PRAGMA busy_timeout = {max(0, math.ceil(1000 * (end - time.monotonic())))}")
+    def _wait_for(self, seconds: float) -> None:
+        """Let SQLite wait for other processes so long."""
+        self.connection.execute(f"PRAGMA busy_timeout = {max(0, math.ceil(1000 * seconds))}")
 
 
 def _connect(path: Path, wait: float) -> sqlite3.Connection:

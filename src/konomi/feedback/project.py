@@ -67,14 +67,14 @@ class Project:
         return Store.open(self.labels, self.settings, wait)
 
     def guidelines(self) -> str:
-        """The text of guidelines.md as it is now.
+        """The text of guidelines.md as it is now, its lines ended by "\\n" whichever editor wrote them.
 
         Raises:
             DataError: it is not there, or not UTF-8.
         """
         path = self.path / "guidelines.md"
         try:
-            return read_utf8(path)
+            return read_utf8(path).replace("\r\n", "\n").replace("\r", "\n")
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}; write one: it may be empty") from error
 

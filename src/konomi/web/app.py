@@ -152,7 +152,7 @@ def come_in(request: Request, token: str) -> Response:
     site: Site = request.app.state.site
     if _from_elsewhere(request):
         return _come_again(request)
-    guest, here = site.guest(token), site.who(request.cookies.get(site.cookie, ""))
+    guest, here = site.guest(token), site.who(site.session_in(request.cookies))
     if guest is None:
         raise Refusal("no_access")
     if here is not None and here.id != guest.id and request.query_params.get("switch") != "yes":
@@ -173,7 +173,7 @@ def _come_again(request: Request) -> Response:
 
 def _let_in(request: Request, session: str) -> Response:
     site: Site = request.app.state.site
-    before = request.cookies.get(site.cookie, "")
+    before = site.session_in(request.cookies)
     person, old = site.who(session), site.who(before)
     if person is not None and old is not None and old.id == person.id:
         site.end_session(before)

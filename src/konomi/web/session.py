@@ -8,7 +8,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -59,8 +59,11 @@ class Site:
     @property
     def cookie(self) -> str:
         """The name of the session's cookie, one of its own: browsers send one server's cookies to all ports of a machine."""
-        own = self.address or "" if self.project is None else f"{self.project.created!r} {self.project.path.absolute()}"
-        return f"konomi_{hashlib.sha256(own.encode('utf-8', 'replace')).hexdigest()[:12]}"
+        return _cookie(self.address or "" if self.project is None else f"{self.project.created!r} {self.project.path.resolve()}")
+
+    def session_in(self, cookies: Mapping[str, str]) -> str:
+        """The session's token, also under the cookie's name of konomi up to 0.1; "" if there is none."""
+        return cookies.get(self.cookie) or (cookies.get(_cookie(repr(self.project.created)), "") if self.project else "")
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -125,10 +128,14 @@ class Site:
         return self.store.person_of(token) if is_session(token) else None
 
 
+def _cookie(own: str) -> str:
+    return f"konomi_{hashlib.sha256(own.encode('utf-8', 'replace')).hexdigest()[:12]}"
+
+
 def person_of(request: Request) -> Person:
     """Who is asking. Raises Refusal: nobody that is known (``no_access``), or too often (``too_many``)."""
     site: Site = request.app.state.site
-    person = site.who(request.cookies.get(site.cookie, ""))
+    person = site.who(site.session_in(request.cookies))
     if person is None:
         raise Refusal("no_access")
     wait = site.people.take(person.id)

@@ -2,10 +2,11 @@
 const ODD = new RegExp(
   [
     // a variation selector belongs to an emoji, a keycap, an ideograph or a Mongolian letter; elsewhere it hides something
-    "(?<![\\p{Extended_Pictographic}\\p{Ideographic}])(?<![0-9#*](?=\\ufe0f\\u20e3))[\\ufe00-\\ufe0f\\u{e0100}-\\u{e01ef}]",
+    "(?<![\\p{Extended_Pictographic}\\p{Ideographic}])(?<![0-9#*](?=\\ufe0f\\u20e3))[\\ufe00-\\ufe0f]",
+    "(?<!\\p{Ideographic})[\\u{e0100}-\\u{e011f}]|[\\u{e0120}-\\u{e01ef}]", // those beyond are registered for no ideograph
     "(?<!\\p{Script=Mongolian})[\\u180b-\\u180d\\u180f]",
     // so does a joiner: it is a part of emoji and of some scripts
-    "(?<![\\p{Extended_Pictographic}\\p{Emoji_Modifier}\\ufe0f\\p{M}\\p{Script=Arabic}])[\\u200c\\u200d]",
+    "(?<![\\p{Extended_Pictographic}\\p{Emoji_Modifier}]\\ufe0f?|(?!\\p{Default_Ignorable_Code_Point})\\p{M}|\\p{Script=Arabic})[\\u200c\\u200d]",
     // controls, formats but for signs of Arabic and the like that are seen, halves of characters, the blank Braille pattern
     "(?![\\t\\n\\u0600-\\u0605\\u06dd\\u070f\\u0890\\u0891\\u08e2\\u{110bd}\\u{110cd}\\u180b-\\u180f\\u200c\\u200d\\ufe00-\\ufe0f\\u{e0100}-\\u{e01ef}])" +
       "[\\p{Cc}\\p{Cf}\\p{Cs}\\p{Default_Ignorable_Code_Point}\\u2028\\u2029\\u2800]",
