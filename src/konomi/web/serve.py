@@ -171,7 +171,7 @@ def serve(
 def _server(app: FastAPI) -> Server:
     import uvicorn
 
-    from konomi.web.connections import Connection
+    from konomi.web.connections import MOST, Connection
 
     config = uvicorn.Config(
         app,
@@ -184,7 +184,7 @@ def _server(app: FastAPI) -> Server:
         server_header=False,
         proxy_headers=False,  # whoever asks could say who they are
         timeout_graceful_shutdown=3,
-        limit_concurrency=512,
+        limit_concurrency=2 * MOST,  # those that have just made room are counted until they notice
     )
     return uvicorn.Server(config)
 
