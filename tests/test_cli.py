@@ -138,6 +138,8 @@ def test_a_whole_job(world: Path) -> None:
     assert again.exit_code == 0, again.stderr
     compared_again = json.loads(again.stdout)["compare"]
     assert compared_again["samples"] == 3
+    assert compared_again["verdict"]["en"] in (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert compared_again["verdict"] != compared["verdict"]
     assert [text["prompt"] for text in compared_again["texts"] if not text["held_out"]] == ["hello", "bye"]
     logged = client.get_run(logged.info.run_id)  # the new before/after is there in place of the old one
     assert logged.info.status == "FINISHED"

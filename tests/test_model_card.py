@@ -82,6 +82,7 @@ def test_a_run_is_its_model(tmp_path: Path) -> None:
     before = inputs_of({"model": {"name": str(run.path)}})
     assert list(before) == ["model.name"]
     run.append_metrics(9, {"eval/loss": 1.0})  # the run's page and notes are no part of the model
+    card(run)  # nor is the model's card, which is written anew
     assert inputs_of({"model": {"name": str(run.path)}}) == before
     (run.model / "config.json").write_text(json.dumps({"a": 1}), "utf-8")
     assert inputs_of({"model": {"name": str(run.path)}}) != before

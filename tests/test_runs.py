@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from konomi import environment, files
 from konomi.cli import app
+from konomi.config import SFTJob
 from konomi.errors import ConfigError, DataError, RunError
+from konomi.jobs.common import new_run
 from konomi.runs import RunDir
 
 CONFIG = {"model": {"name": "m"}, "ppo": {"kl_target": 6.0}}
@@ -56,6 +58,20 @@ def test_a_gpu_is_named_and_its_memory_measured(monkeypatch: pytest.MonkeyPatch)
     assert environment.peak_memory_gb() > 0.01  # nothing was done on it yet
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert environment.peak_memory_gb() == 0.003
+
+
+def test_the_memory_of_a_run_is_not_that_of_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    forgotten: list[str] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: forgotten.append("peak"))
+    new_run(SFTJob(data={"texts": "texts.txt"}), tmp_path, {"inputs": {}})
+    assert not forgotten  # no GPU
+    for name in ("is_available", "is_initialized"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    new_run(SFTJob(data={"texts": "texts.txt"}), tmp_path, {"inputs": {}})
+    assert forgotten == ["peak"]
 
 
 def test_paths(run: RunDir) -> None:

@@ -77,7 +77,7 @@ def _cpu() -> str:
 
 def peak_memory_gb() -> float:
     """The most memory that this process has held at one time, in 10^9 bytes: the GPU's for tensors where this process has
-    used one, else its own; 0 where the system does not tell."""
+    used one, since `forget_peak_memory`; else its own; 0 where the system does not tell."""
     cuda = _cuda()
     if cuda and cuda.is_initialized():
         return float(cuda.max_memory_allocated() / 1e9)
@@ -87,6 +87,13 @@ def peak_memory_gb() -> float:
         return 0.0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def forget_peak_memory() -> None:
+    """Let a run's peak on a GPU be its own, not that of what ran before it in this process."""
+    cuda = _cuda()
+    if cuda and cuda.is_initialized():
+        cuda.reset_peak_memory_stats()
 
 
 def typed(program: str) -> str:

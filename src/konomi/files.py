@@ -211,14 +211,16 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
 
 
 def content_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; of a directory, that of the names and contents of all its files but hidden ones.
+    """Return the SHA-256 of a file; of a directory, that of the names and contents of its files.
+
+    Left out are hidden files, and the README.md of a directory: the card of a model, which is written anew with its figures.
 
     A file is read once in a process, unless its size or its time changes.
     """
     if not path.is_dir():
         return _sha256_as_of(path.absolute(), path.stat().st_size, path.stat().st_mtime_ns)
     named = {each.relative_to(path).as_posix(): each for each in path.rglob("*") if each.is_file()}
-    shown = sorted(name for name in named if not any(part.startswith(".") for part in name.split("/")))
+    shown = sorted(name for name in named if name != "README.md" and not any(p.startswith(".") for p in name.split("/")))
     return hashlib.sha256(json.dumps([[name, content_sha256(named[name])] for name in shown]).encode()).hexdigest()
 
 

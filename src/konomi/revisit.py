@@ -12,6 +12,7 @@ from konomi.errors import DataError
 from konomi.jobs.common import open_sink
 from konomi.jobs.inputs import check_unchanged
 from konomi.jobs.ppo import as_read, check_context, check_lengths, check_reading, describe_inputs, find_prompts, job_of
+from konomi.model_card import write_card
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
 from konomi.report import write_report
@@ -23,7 +24,7 @@ from konomi.training.loop import autocast, choose_precision, find_device
 
 
 def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[str, Any]:
-    """Make ``compare.json`` and the report of a run anew, with the settings given."""
+    """Make ``compare.json``, the report and the model card of a run anew, with the settings given."""
     run = RunDir.open(path)
     job = job_of(run)
     if not (run.model / "config.json").is_file():
@@ -48,6 +49,7 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
         judges=judges,
     )  # fmt: skip
     run.write_json("compare.json", comparison)
+    write_card(run)
     report = write_report(run)
     _log_again(run, job, comparison, report, observer)
     return {"run": str(run.path), "report": str(report), "compare": comparison}

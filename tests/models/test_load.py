@@ -342,13 +342,16 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHT
 
 
 def test_a_hub_model_loads_and_then_without_the_hub(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
-    save_tiny(tmp_path / "hub" / "someone" / "tiny", "llama")
+    directory = tmp_path / "hub" / "someone" / "tiny"
+    save_tiny(directory, "llama")
+    (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n", encoding="utf-8")
     first = load("someone/tiny")
     assert (first.source, first.revision) == ("someone/tiny", COMMIT)
+    assert first.note == "Licence, as its README.md says: apache-2.0"
     hub.shutdown()
     hub.server_close()
     again = load("someone/tiny")
-    assert again.revision == COMMIT
+    assert (again.revision, again.note) == (COMMIT, first.note)
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True))
     with pytest.raises(ModelError, match=r"no copy of revision v2 in .*hub-cache, and the hub .* cannot be reached"):
         load("someone/tiny", revision="v2")

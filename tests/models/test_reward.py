@@ -153,3 +153,7 @@ def test_what_is_no_reward_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reward.json").write_text(json.dumps({"version": 1, "max_length": 64}), encoding="utf-8")
     with pytest.raises(ModelError, match=r"weights are missing, such as score\.weight"):
         open_reward_model(str(tmp_path))
+    for file in ("model.safetensors", "tokenizer.json"):
+        (tmp_path / file).write_bytes(b"{")
+        with pytest.raises(ModelError, match="its reward model cannot be read"):
+            open_reward_model(str(tmp_path))

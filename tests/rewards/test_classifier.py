@@ -293,3 +293,10 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_embedded_name() -> None:
     refused(ConfigError, "embedded:asahi", "embedded:asari", name="embedded:asahi")
+
+
+def test_a_damaged_tokenizer_is_told(tmp_path: Path) -> None:
+    save_classifier(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match="cannot be used as a classifier: EOF while parsing"):
+        made(tmp_path, label="positive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import time
@@ -241,6 +242,16 @@ def test_a_service_that_is_slow(serve: Any) -> None:
     service = serve(never, lengths)
     assert call(reward(service, timeout=0.2, retries=1)) == [5.0, 6.0, 7.0]
     done.set()
+
+
+def test_what_else_goes_wrong_while_it_is_asked_is_raised_as_it_is(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: Any) -> bytes:
+        raise MemoryError("no room for the answer")
+
+    made = reward(serve(lengths), retries=0, timeout=5)
+    monkeypatch.setattr(http.client.HTTPResponse, "read1", breaks)
+    with pytest.raises(MemoryError, match="no room for the answer"):
+        call(made)
 
 
 def test_waits_double_up_to_a_limit(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:

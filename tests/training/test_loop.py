@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from families import tiny_family
 from konomi.errors import RunError
 from konomi.signals import stop_on_signal
 from konomi.training import loop
@@ -70,6 +71,15 @@ def test_a_checkpoint_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     fresh.load(tmp_path / "checkpoint")
     assert fresh.update == 2 and same(fresh, trainer)
     assert os.listdir(tmp_path) == ["checkpoint"] and not (tmp_path / "checkpoint/stray").exists()
+
+
+def test_a_checkpoint_of_a_mixture_of_experts_is_read(tmp_path: Path) -> None:
+    """Its family's files have the experts one by one, the model has them in one tensor."""
+    trainer, fresh = (tiny_trainer(model=tiny_family("mixtral"), episodes=32) for _ in range(2))
+    trainer.step()
+    trainer.save(tmp_path / "checkpoint")
+    fresh.load(tmp_path / "checkpoint")
+    assert fresh.update == 1 and same(fresh, trainer)
 
 
 def damages(directory: Path) -> dict[str, Callable[[], None]]:

@@ -12,6 +12,7 @@ import filelock
 
 from konomi.config import Section, StageConfig
 from konomi.data.records import Prompt
+from konomi.environment import forget_peak_memory
 from konomi.errors import RunError
 from konomi.files import writing
 from konomi.jobs.inputs import inputs_of, keep_code
@@ -55,6 +56,7 @@ def begun(
 def new_run(job: Section, root: str | Path, extra: Mapping[str, Any]) -> RunDir:
     """Make the run directory of a job, with a copy of its reward functions. ``extra``: fields of run.json, with ``inputs``."""
     settings: StageConfig = job.run  # type: ignore[attr-defined]
+    forget_peak_memory()
     run = RunDir.create(root, settings.name, job.model_dump(mode="json"), seed=settings.seed, extra=extra)
     with ends(run):
         keep_code(run)

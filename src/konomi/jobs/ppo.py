@@ -17,7 +17,7 @@ from konomi.config import PPOJob, build
 from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts, distinct_prompts, load_prompts, split_held_out
 from konomi.data.tokens import Tokens
-from konomi.environment import peak_memory_gb, typed
+from konomi.environment import forget_peak_memory, peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
 from konomi.evaluation.healthy import kl_missed, over_the_run
 from konomi.evaluation.verdict import too_few
@@ -198,6 +198,7 @@ def _roll_back(trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer
 
 def _go_on(run: RunDir, trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer) -> None:
     """Load the newest checkpoint that is whole. Raises RunError if none of them is."""
+    forget_peak_memory()
     checkpoints.load_newest(trainer.load, observer.warn)
     run.truncate_after(trainer.update if trainer.update else -1)
     run.set_status("running")

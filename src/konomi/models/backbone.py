@@ -16,7 +16,7 @@ from konomi.errors import DataError, ModelError
 from konomi.files import model_path
 from konomi.models.cache import Progress
 from konomi.models.find import find_files, licence_of, refuse_adapter
-from konomi.models.load import explained, load_causal_lm, quiet, remove_dropout
+from konomi.models.load import explained, load_causal_lm, quiet, read_tokenizer, remove_dropout
 from konomi.models.reward import FILE, Normalisation, RewardModel, init_head, read_facts
 
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
@@ -90,7 +90,7 @@ def open_reward_model(name: str) -> RewardModel:
         ModelError: there is no such directory; its weights cannot be read or are not whole.
         DataError: it has no reward.json, or that is damaged.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     path = model_path(name, ModelError)
     if not path.is_dir():
@@ -103,7 +103,7 @@ def open_reward_model(name: str) -> RewardModel:
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path / FILE}: not whole ({error}); train the model again") from None
     with quiet(), explained(name, "reward model"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = read_tokenizer(path)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
@@ -141,14 +141,14 @@ def _with_head(lm: Any, name: str) -> Any:
 
 def _classifier(files: Path, config: ModelConfig, outputs: int, labels: Sequence[str]) -> tuple[Any, Any, bool]:
     """An encoder or a classifier; the third says whether its head has to be drawn."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     trust = {"trust_remote_code": config.trust_remote_code}
     with quiet(), explained(config.name, "model"):
         found = AutoConfig.from_pretrained(files, **trust)
         same = found.num_labels == outputs and (not labels or list(found.id2label.values()) == list(labels))
         found.num_labels = outputs
-        tokenizer = AutoTokenizer.from_pretrained(files, **trust)
+        tokenizer = read_tokenizer(files, **trust)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             files, config=found, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
             ignore_mismatched_sizes=True, **trust,

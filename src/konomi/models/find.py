@@ -13,7 +13,7 @@ from konomi.files import model_path
 from konomi.models.cache import Progress
 from konomi.models.embedded import EMBEDDED_DEFAULT
 
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "README.md"]
 _NOT_HUB_FILES = ["*/*", "consolidated*"]
 
 

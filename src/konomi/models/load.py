@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,7 +92,7 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
         # by name, not by directory: transformers knows exceptions for some models by their names
         hub = {"revision": snapshot.name, "local_files_only": True}
         model, tokenizer = _read(name, name, trust=config.trust_remote_code, **hub)
-        return Loaded(model, tokenizer, name, snapshot.name)
+        return Loaded(model, tokenizer, name, snapshot.name, licence_of(snapshot))
 
 
 def end_ids(model: Any) -> set[int]:
@@ -141,13 +142,13 @@ def _from_cache(name: str, find: Callable[[bool], Converted], verify: bool) -> L
 
 def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     with explained(name, "config"):
         model_config = AutoConfig.from_pretrained(where, trust_remote_code=trust, **hub)
         _check_config(model_config, name)
     with explained(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust, **hub)
+        tokenizer = read_tokenizer(where, trust_remote_code=trust, **hub)
         _check_tokenizer(tokenizer, name)
     with explained(name, "model"):
         try:
@@ -234,19 +235,29 @@ def _check_causal(model: Any, name: str) -> None:
 def explained(name: str, step: str) -> Iterator[None]:
     """Turn what transformers raises while reading ``step`` into a ModelError that says how to mend it."""
     from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
 
     try:
         yield
+    except (*FAULTS, MemoryError, SafetensorError, StrictDataclassError) as error:
+        text = " ".join(str(error).split())
+        if "trust_remote_code" in text:
+            raise ModelError(
+                f"{name}: the repository ships Python code of its own to be run. Read it, and if you trust it, set "
+                "model.trust_remote_code = true"
+            ) from error
+        raise ModelError(f"{name}: its {step} cannot be read: {text[:500]}") from error
+
+
+def read_tokenizer(where: str | Path, **how: Any) -> Any:
+    """A tokenizer; ValueError where the tokenizers library raises nothing more exact than Exception itself."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(where, **how)
     except Exception as error:
-        # tokenizers raises nothing more exact than Exception itself
-        if isinstance(error, (*FAULTS, MemoryError, StrictDataclassError)) or type(error) is Exception:
-            text = " ".join(str(error).split())
-            if "trust_remote_code" in text:
-                raise ModelError(
-                    f"{name}: the repository ships Python code of its own to be run. Read it, and if you trust it, set "
-                    "model.trust_remote_code = true"
-                ) from error
-            raise ModelError(f"{name}: its {step} cannot be read: {text[:500]}") from error
+        if type(error) is Exception:
+            raise ValueError(str(error)) from error
         raise
 
 

@@ -27,6 +27,7 @@ from transformers.activations import NewGELUActivation
 
 from konomi.data.tokens import lengths_to_mask
 from konomi.errors import ModelError
+from konomi.models.families import tried
 from konomi.models.key_values import KeyValues, whole_lanes
 
 INTERFACE = "konomi_packed"
@@ -199,16 +200,22 @@ def layer_count(lm: PreTrainedModel) -> int:
     return int(lm.config.get_text_config().num_hidden_layers)
 
 
-@torch.no_grad()
 def top_parameters(lm: PreTrainedModel, count: int) -> list[nn.Parameter]:
-    """Those of the last ``count`` layers and of what runs after them, such as a norm."""
+    """Those of the last ``count`` layers and of what runs after them, such as a norm.
+
+    Raises:
+        ModelError: the layers are not found, or the family's code fails.
+    """
     trunk, layers, after = trunk_of(lm), getattr(trunk_of(lm), _layers_name(lm)), list[nn.Module]()
     below = {id(module) for module in [trunk, *layers.modules()]}
     hooks = [layers[-1].register_forward_hook(lambda *_: after.clear())]
     hooks += [m.register_forward_pre_hook(lambda m, _: after.append(m)) for m in trunk.modules() if id(m) not in below]
-    trunk(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=lm.device), use_cache=False)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with tried(lm):
+            trunk(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=lm.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return list(dict.fromkeys(parameter for module in [*layers[-count:], *after] for parameter in module.parameters()))
 
 

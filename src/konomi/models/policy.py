@@ -95,10 +95,13 @@ class Policy(nn.Module):
             values_N: Tensor = self.value_head(hidden_ND.to(self.value_head.weight.dtype)).squeeze(-1)
         return values_N
 
-    def save(self, directory: str | Path) -> None:
-        """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it."""
+    def save(self, directory: str | Path, own_names: bool = False) -> None:
+        """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it.
+
+        ``own_names``: weights are called and cut as in the model, not as its family's files have them (experts one by one).
+        """
         with quiet():
-            self.lm.save_pretrained(directory)
+            self.lm.save_pretrained(directory, save_original_format=not own_names)
         save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, Path(directory) / VALUE_HEAD_FILE)
 
 

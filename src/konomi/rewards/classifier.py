@@ -21,6 +21,7 @@ from konomi.data.tokens import lengths_to_mask, pad_right
 from konomi.errors import ConfigError, ModelError
 from konomi.files import model_path
 from konomi.models.find import refuse_adapter
+from konomi.models.load import read_tokenizer
 from konomi.models.reading import Reader
 from konomi.rewards.base import find_label
 
@@ -146,7 +147,7 @@ def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
         label = find_label(config.label, names, name)
         if len(names) == 1 and config.use != "logit":
             raise ConfigError(f'reward.use = "{config.use}": {name} has one output and no probabilities; use "logit"')
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **where)
+        tokenizer = read_tokenizer(source, **where)
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             source, config=model_config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
         )

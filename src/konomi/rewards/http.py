@@ -128,7 +128,7 @@ class HttpReward:
         def ask() -> None:
             try:
                 answer.set_result(self._try(data))
-            except (RunError, OSError, http.client.HTTPException, ValueError) as error:
+            except BaseException as error:  # whatever it is, it belongs to the thread that waits
                 answer.set_exception(error)
 
         threading.Thread(target=ask, daemon=True).start()

@@ -18,7 +18,7 @@ from konomi.data.tokens import pad_left, pad_right
 from konomi.errors import FAULTS
 from konomi.models import packed
 from konomi.models.families import NOT_ALIKE, is_near, refusal, tried
-from konomi.models.key_values import KeyValues
+from konomi.models.key_values import KeyValues, whole_lanes
 from konomi.models.packed import Layout, Trunk
 from konomi.models.policy import check_head
 
@@ -45,7 +45,7 @@ class Decoder(Protocol):
         ...
 
     def cached(self) -> int:
-        """Numbers that it keeps for what it has read."""
+        """Numbers that it keeps for what it has read, as if each sequence were as long as the longest."""
         ...
 
     def trunk(self) -> Trunk | None:
@@ -103,7 +103,8 @@ def _decodes(lm: PreTrainedModel) -> bool:
 def cache_bytes(lm: PreTrainedModel, tokens: int) -> int:
     """What a sequence of so many tokens takes while it is decoded; after `check_decoding`."""
     sequence, token = lm.konomi_cache
-    size: int = (sequence + tokens * token) * lm.dtype.itemsize
+    room = whole_lanes(tokens) if packed.packs(lm) else tokens
+    size: int = (sequence + room * token) * lm.dtype.itemsize
     return size
 
 
@@ -154,7 +155,7 @@ class PackedDecoder:
     def cached(self) -> int:
         """See `Decoder`."""
         each = sum(store[0, :, 0].numel() for pair in self.cache.layers.values() for store in pair)
-        return each * int(self.cache.lengths_B.sum())
+        return each * len(self.cache.lengths_B) * int(self.cache.lengths_B.max())
 
     def trunk(self) -> Trunk | None:
         """See `Decoder`."""

@@ -133,7 +133,7 @@ class Engine:
         if not self.accelerator.is_main_process:
             return
         with new_directory(directory) as draft:
-            self.policy.save(draft)
+            self.policy.save(draft, own_names=True)
             save_file(self._optimizer_tensors(), draft / OPTIMIZER_FILE)
             save_file(_random_state(), draft / RANDOM_FILE)
             (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -177,9 +177,8 @@ class Engine:
     def _check_moments(self, moments: Mapping[str, Tensor]) -> None:
         shapes = {name: parameter for parameter, name in self._names().items() if parameter.requires_grad}
         expected: dict[str, Any] = {}
-        for name in {
-            full_name.rpartition("/")[0] for full_name in moments
-        } & shapes.keys():  # Adam has none before its first step
+        stepped = {full_name.rpartition("/")[0] for full_name in moments}  # Adam has no moments before its first step
+        for name in stepped & shapes.keys():
             like = shapes[name]
             expected |= {f"{name}/step": torch.zeros(()), f"{name}/exp_avg": like, f"{name}/exp_avg_sq": like}
         _check_tensors(OPTIMIZER_FILE, moments, expected)
@@ -194,7 +193,7 @@ class Engine:
 
 
 def load_weights(policy: Policy, directory: Path) -> None:
-    """Take the weights of the language model and the value head from a directory that :meth:`Policy.save` wrote.
+    """Take the weights of the language model and the value head from a directory that :meth:`Engine.save` wrote.
 
     Raises:
         RunError: they are not whole, or of another model. The policy is as it was.

@@ -93,7 +93,7 @@ class Course(TrainerCallback):  # type: ignore[misc]
 
     Args:
         record: takes an optimiser step (0: before the first) and its metrics; see docs/metrics.md.
-        keep: called when no evaluation was better, that before the first step among them.
+        keep: called after each evaluation that is the best so far; the first is that before the first step.
         progress: what is done of how much, and figures that are worth a line.
         stop: asked after each step.
         patience: evaluations in a row without a better one that end it; 0: none do.
