@@ -297,6 +297,6 @@ def test_an_unknown_embedded_name() -> None:
 
 def test_a_damaged_tokenizer_is_told(tmp_path: Path) -> None:
     save_classifier(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ModelError, match="cannot be used as a classifier: EOF while parsing"):
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match="cannot be used as a classifier"):
         made(tmp_path, label="positive")
