@@ -274,13 +274,17 @@ def test_the_first_command_is_within_the_first_15_lines() -> None:
 def test_file_tree_names_files_that_exist() -> None:
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     tree = next(m[2] for m in FENCE.finditer(text) if m[2].startswith("konomi/\n"))
-    places = [ROOT]
+    places, named = [ROOT], []
     for line in tree.splitlines()[1:]:
         depth = (len(line) - len(line.lstrip())) // 2
         for name in line.split("  #")[0].split():
             path = places[depth - 1] / name
             assert path.exists(), path
             places[depth:] = [path]
+            named.append(path)
+    whole = {path for path in named if path.is_dir() and not any(path in other.parents for other in named)}
+    sources = (path for path in (ROOT / "src" / "konomi").rglob("*.py") if path.stem not in ("__init__", "__main__"))
+    assert [str(path) for path in sources if path not in named and not whole & set(path.parents)] == []
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:

@@ -244,6 +244,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         for cell in cells[:3]:
             found = coverage.measure(cell, runs=300)
             assert found.held > 0.9 and found.none < 0.01, cell  # 0.9: three standard errors below 0.94
+            assert found.held < 0.99 or figure == "win rate", cell  # whole votes allow few values
             if found.prompts_only is not None:
                 assert found.prompts_only < found.held - 0.03, cell  # raters that differ
 
@@ -255,6 +256,9 @@ def test_there_is_no_interval_without_two_prompts_or_without_a_difference() -> N
         assert found["value"] == (pytest.approx(np.mean(values)) if values else None)
     assert share_interval(np.array([1.0]), np.array([2.0])) == {"value": 0.5, "low": None, "high": None}
     assert share_interval(np.ones(3), np.full(3, 2.0)) == {"value": 0.5, "low": None, "high": None}
+    for all_right in (0.0, 3.0):  # 3 of 3 of one prompt, and of two
+        assert share_interval(np.array([all_right]), np.array([3.0])) == {"value": all_right / 3, "low": None, "high": None}
+        assert share_interval(np.full(2, all_right), np.full(2, 3.0))["low"] is not None
     assert share_interval(np.zeros(0), np.zeros(0)) == {"value": None, "low": None, "high": None}
 
 

@@ -57,6 +57,27 @@ def test_the_card_of_a_stranger_stays_in_its_cells_and_names_no_directory(tmp_pa
     assert all(line.replace("\\|", "").count("|") in (3, 4) for line in tables)
 
 
+def test_the_reward_names_no_directory(tmp_path: Path) -> None:
+    rewards = {"rm": {"kind": "model", "name": "/home/alice/secret/rm/model"},
+               "short": {"kind": "function", "name": "/home/alice/reward.py:short"}}  # fmt: skip
+    for number, reward in enumerate((*rewards.values(), {"kind": "sum", "parts": {"all": {"kind": "sum", "parts": rewards}}})):
+        run = RunDir.create(tmp_path, f"ppo{number}", {"model": {"name": "m"}, "reward": reward, "ppo": {}}, seed=0)
+        run.model.mkdir()
+        add_compare(run)
+        text = card(run)
+        assert "alice" not in text and ("reward.py:short" in text or "model model" in text)
+
+
+def test_where_nothing_was_better_the_model_is_the_initial_one(tmp_path: Path) -> None:
+    for losses, before_after, initial in (
+        ([3.0, 3.5, 3.2], "| 3.00 | 3.00 |", True), ([3.0], "| 3.00 | 3.00 |", True), ([3.0, 2.0, 2.5], "| 3.00 | 2.00 |", False),
+    ):  # fmt: skip
+        run = sft_run(tmp_path, losses, f"sft{len(losses)}{initial}")
+        run.model.mkdir()
+        text = card(run)
+        assert before_after in text and ("this is the initial model" in text) == initial
+
+
 def test_the_licence_goes_with_the_model(tmp_path: Path) -> None:
     run = sft_run(tmp_path, [3.0])
     run.model.mkdir()

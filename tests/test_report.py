@@ -217,7 +217,8 @@ def test_a_run_of_sft(tmp_path: Path) -> None:
         assert part in shown, part
     assert "before/after" not in shown and "nan" not in shown
     for losses, part in (
-        ([3.0, 3.5], "No evaluation was better"), ([3.0], "No evaluation of the trained"), ([], "No evaluation of the trained"),
+        ([3.0, 3.5], "No evaluation was better"), ([3.0, 3.5, 3.4], "3.00 → 3.00"), ([3.0], "No evaluation of the trained"),
+        ([], "No evaluation of the trained"),
     ):  # fmt: skip
         assert part in read(sft_run(tmp_path, losses, f"of{len(losses)}"))[1].everything()
     labels = json.loads((TEMPLATES / "sft_report.json").read_text(encoding="utf-8"))

@@ -58,14 +58,20 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def interval_words(gap: Mapping[str, Any]) -> str:
-    """The interval of a difference, for a terminal.
+def interval_words(
+    found: Mapping[str, Any],
+    end: Callable[[Any], str] = "{:+.2f}".format,
+    known: str = "95 % interval {low} to {high}",
+    unknown: str = "no interval",
+) -> str:
+    """An interval with ``end`` for each of its ends, in the words of ``known``, or ``unknown`` where there is none.
 
     >>> interval_words({"low": -0.5, "high": 1.25}), interval_words({"low": None, "high": None})
     ('95 % interval -0.50 to +1.25', 'no interval')
     """
-    known = gap["low"] is not None and gap["high"] is not None
-    return f"95 % interval {gap['low']:+.2f} to {gap['high']:+.2f}" if known else "no interval"
+    if found.get("low") is None or found.get("high") is None:
+        return unknown
+    return known.format(low=end(found["low"]), high=end(found["high"]))
 
 
 def words(text: Any) -> Markup:

@@ -69,7 +69,7 @@ def _data(config: Mapping[str, Any], info: Mapping[str, Any]) -> Iterable[tuple[
         if data.get(key):
             yield key, _shared(str(data[key]))
     if reward := config.get("reward"):
-        yield "reward", reward_in_words(reward)
+        yield "reward", reward_in_words(_shared_reward(reward))
     for setting, each in (info.get("inputs") or {}).items():
         if setting.startswith("reward.") and each.get("sha256"):
             yield f"`{setting}`, SHA-256", each["sha256"]
@@ -78,6 +78,12 @@ def _data(config: Mapping[str, Any], info: Mapping[str, Any]) -> Iterable[tuple[
 def _shared(name: str) -> str:
     """A name without the directories of this machine."""
     return Path(name).name if name.startswith(("/", "~", ".")) else name
+
+
+def _shared_reward(reward: Mapping[str, Any]) -> dict[str, Any]:
+    """A reward, and all that it is a sum of, without them."""
+    parts = {name: _shared_reward(part) for name, part in reward.get("parts", {}).items()}
+    return {**reward, "parts": parts} | ({"name": _shared(str(reward["name"]))} if "name" in reward else {})
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:
@@ -89,10 +95,11 @@ def _figures(run: RunDir, verb: str) -> str:
     """What came of the run, on what was held out."""
     if verb == "sft":
         found = evaluations(run.read_metrics())
-        before, after = (found["before"], found["after"] or {}) if found else ({}, {})
+        before, after = (found["before"], found["model"]) if found else ({}, {})
+        initial = "" if not found or found["better"] else "\nNo evaluation was better: this is the initial model.\n"
         labels = {"loss": "loss, nats/token", "perplexity": "perplexity"}
         rows = [(label, number(before.get(key)), number(after.get(key))) for key, label in labels.items()]
-        return "On held-out texts:\n\n" + _table(("", "before", "after"), rows)
+        return "On held-out texts:\n\n" + _table(("", "before", "after"), rows) + initial
     if verb == "reward":
         held_out = (run.read_json("eval.json") or {}).get("held_out") or {}
         measured = {key: each for key, each in held_out.items() if isinstance(each, Mapping) and "low" in each}

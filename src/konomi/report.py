@@ -14,7 +14,7 @@ from typing import Any
 from konomi import charts, page
 from konomi.charts import Chart
 from konomi.errors import DataError
-from konomi.markup import number, signed
+from konomi.markup import interval_words, number, signed
 from konomi.reading import written_by_konomi
 from konomi.reward_report import write_reward_report
 from konomi.runs import RunDir
@@ -146,7 +146,7 @@ def _tiles(
 
 
 def _interval(gap: Mapping[str, Any]) -> str:
-    return f"{signed(gap.get('mean'))} [{signed(gap.get('low'))}, {signed(gap.get('high'))}]"
+    return f"{signed(gap.get('mean'))} {interval_words(gap, signed, '[{low}, {high}]', '')}".strip()
 
 
 def _duration(info: Mapping[str, Any], last: Mapping[str, Any]) -> str | None:

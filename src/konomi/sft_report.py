@@ -53,7 +53,8 @@ def evaluations(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
     Returns:
         ``before``, ``after``: loss (nats/token) and perplexity; ``after`` is None where no step was evaluated. ``update``: when
-        the best was. ``better``: whether it is better than the one before.
+        the best was. ``better``: whether it is better than the one before. ``model``: the figures of what is in ``model/``,
+        which is the initial model unless something better came after it.
     """
     lines = [line for line in metrics if isinstance(line.get("eval/loss"), (int, float))]
     if not lines or lines[0]["update"] != 0:
@@ -62,14 +63,15 @@ def evaluations(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     best = min(later, key=lambda line: line["eval/loss"], default=None)
     sides = [line and {"loss": line["eval/loss"], "perplexity": line.get("eval/perplexity")} for line in (first, best)]
     better = best is not None and best["eval/loss"] < first["eval/loss"]
-    return {"before": sides[0], "after": sides[1], "update": best and best["update"], "better": better}
+    model = sides[1] if better else sides[0]
+    return {"before": sides[0], "after": sides[1], "update": best and best["update"], "better": better, "model": model}
 
 
 def _tiles(metrics: Sequence[Mapping[str, Any]], found: Mapping[str, Any] | None) -> list[tuple[str, str, Any, str]]:
     tiles: list[tuple[str, str, Any, str]] = []
     if found:
         for key, label in (("perplexity", "held_out_perplexity"), ("loss", "eval_loss")):
-            ends = [number(side[key]) for side in (found["before"], found["after"]) if side]
+            ends = [number(side[key]) for side in (found["before"], found["after"] and found["model"]) if side]
             tiles.append((label, " → ".join(ends), "", ""))
     last = max((line["update"] for line in metrics), default=0)
     return [*tiles, ("updates", str(last), "", "")]

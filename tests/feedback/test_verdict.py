@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from scipy.special import expit
 
+from konomi.feedback.before_after import line
 from konomi.feedback.verdict import Vote, judge, reward_verdict, same_model, side_bias
 from konomi.feedback.votes import wilson
 
@@ -260,7 +261,7 @@ def test_an_interval_for_people_in_general_counts_raters() -> None:
         own, people = found["win_rate"], found["win_rate_over_raters"]
         assert people["value"] == own["value"]
         if wider:  # the prompts all say 3 of 5: of these raters nothing is uncertain that prompts could show
-            assert own["low"] is None and people["low"] is None
+            assert own["low"] is None and people["low"] < 0.15 and people["high"] > 0.9
         else:
             assert people["low"] <= own["low"] and people["high"] - people["low"] < 2.2 * (own["high"] - own["low"])
     noisy = [replace(vote, share=1 - vote.share) if i % 11 == 0 else vote for i, vote in enumerate(differ)]
@@ -269,6 +270,20 @@ def test_an_interval_for_people_in_general_counts_raters() -> None:
     assert people > 4 * own
     for alone in ([replace(vote, rater="x") for vote in noisy], noisy[:1], []):
         assert judge(alone)["win_rate_over_raters"]["low"] is None
+
+
+def test_without_an_interval_for_people_in_general_the_line_says_why() -> None:
+    one_prompt = [Vote("p", "b", "a", float(i < 6), f"r{i}") for i in range(10)]
+    one_rater = [Vote(f"p{i}", "b", "a", float(i < 6), "x") for i in range(10)]
+    alike = [Vote(f"p{i}", "b", "a", float((i + k) % 2), f"r{k}") for i in range(10) for k in range(2)]
+    differ = [Vote(f"p{i}", "b", "a", float(k < 3), f"r{k}") for i in range(20) for k in range(5)]
+    for votes, words in (
+        (one_prompt, "cannot be said: all votes are on one prompt"), (one_rater, "cannot be said: it takes two raters"),
+        (one_rater[:1], "(no interval), for these raters: 1 win, 0 ties, 0 losses in 1 vote; how far"),
+        (alike, "cannot be said: no difference between the raters"), (differ, "of whom the 5 raters are a sample: 9 to 96 %"),
+    ):  # fmt: skip
+        said = line({**judge(votes), "unchanged": {"texts": 0}})
+        assert words in said, said
 
 
 def test_intervals_of_the_win_rate_hold_the_truth() -> None:

@@ -1,4 +1,4 @@
-"""The records that data is read into. Standard library only."""
+"""The records that data is read into. Nothing but the standard library is needed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from konomi.markup import plural
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,10 @@ def repeating_rows(rows: Sequence[tuple[str, Sequence[str]]], say: Callable[[str
     }
     if found and 10 * len(found) < 9 * len(rows):
         say(
-            f"{len(found):,} of {len(rows):,} rows have answers that begin with their prompt; too few for a rule, so they are "
-            "left as they are"
+            f"{len(found):,} of {plural(len(rows), 'row')} have answers that begin with their prompt; too few for a rule, "
+            "so they are left as they are"
         )
         return set()
     if found:
-        say(f"in {len(found):,} of {len(rows):,} rows the answers begin with the prompt; it is taken off")
+        say(f"in {len(found):,} of {plural(len(rows), 'row')} the answers begin with the prompt; it is taken off")
     return found

@@ -24,6 +24,7 @@ from konomi.data.rows import FORMATS, Row, file_rows, near, need_column, text_of
 from konomi.environment import without_password
 from konomi.errors import ConfigError, DataError
 from konomi.files import local_path, plain
+from konomi.markup import plural
 
 EMBEDDED = "embedded:"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
@@ -112,7 +113,7 @@ def distinct_prompts(
             copies[prompt.key] += 1
     if left := len(prompts) - len(seen):
         how = f"; they differ in {', '.join(map(repr, differ))}, which nothing here reads" if differ else ""
-        say(f"{name}: {left:,} of {len(prompts):,} prompts repeat the text of an earlier one and are left out{how}")
+        say(f"{name}: {left:,} of {plural(len(prompts), 'prompt')} repeat the text of an earlier one and are left out{how}")
     return list(seen.values())
 
 

@@ -148,8 +148,8 @@ def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, flo
             prompts and that over raters less that of single votes (Cameron, Gelbach and Miller 2011), not below that over raters.
 
     Returns:
-        No interval with fewer than two prompts (or raters), or where all say the same share. At 0 and 1 the exact interval
-        (Clopper and Pearson 1934) of as many draws as prompts (or raters, if fewer).
+        No interval with fewer than two prompts (or raters), or where all say the same share, unless that is 0 or 1: then the
+        exact interval (Clopper and Pearson 1934) of as many draws as prompts (or raters, if fewer).
     """
     top_P, count_P = top_P[count_P > 0], count_P[count_P > 0]
     total, prompts = float(count_P.sum()), len(count_P)
@@ -183,12 +183,13 @@ def interval(value: float, drawn: Array, prompts: int, ends: tuple[float, float]
     are taken so much farther out (Hesterberg 2015, arXiv:1411.5279, "expanded percentiles").
 
     Where the value is at an end, each resample is too, and its interval would have no width. Then the other side is
-    that of the exact interval (Clopper and Pearson 1934) of ``prompts`` draws that all came out the same.
+    that of the exact interval (Clopper and Pearson 1934) of ``prompts`` draws that all came out the same. Fewer than two have
+    no interval at all.
     """
     if not np.isfinite(value):
         return {"value": None, "low": None, "high": None}
-    if ends is not None and value in ends:
-        reach = (ends[1] - ends[0]) * TAIL ** (1 / max(1, prompts))
+    if ends is not None and value in ends and prompts > 1:
+        reach = (ends[1] - ends[0]) * TAIL ** (1 / prompts)
         low, high = (ends[0] + reach, value) if value == ends[1] else (value, ends[1] - reach)
         return {"value": value, "low": low, "high": high}
     drawn = drawn[np.isfinite(drawn)]

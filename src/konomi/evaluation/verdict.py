@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from konomi.markup import number, percent, plural, signed
+from konomi.markup import interval_words, number, percent, plural, signed
 
 FEW_PROMPTS = 30
 """With fewer prompts an interval is too wide to decide anything, and the prompts themselves may be odd ones."""
@@ -145,7 +145,8 @@ def too_few(prompts: int) -> str | None:
     """A warning for the start of a run, if so many held-out prompts are too few to judge it by."""
     if prompts >= FEW_PROMPTS:
         return None
-    return f"{prompts} held-out prompts are too few to judge the run by: hold out {FEW_PROMPTS} at least, better some hundreds"
+    few = f"{plural(prompts, 'held-out prompt')} {'is' if prompts == 1 else 'are'} too few"
+    return f"{few} to judge the run by: hold out {FEW_PROMPTS} at least, better some hundreds"
 
 
 def verdict(result: Mapping[str, Any]) -> dict[str, str]:
@@ -191,9 +192,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, str]:
     }
     sentences = []
     for language in (0, 1):
-        between = _TEXTS["range" if known else "no_range"][language].format(
-            low=percent(accuracy["low"]), high=percent(accuracy["high"])
-        )
+        between = interval_words(accuracy, percent, _TEXTS["range"][language], _TEXTS["no_range"][language])
         sentences.append([_TEXTS[part][language].format(range=between, **facts) for part in parts])
     return {"grade": grade, "en": " ".join(sentences[0]), "ja": "".join(sentences[1])}
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from konomi.data.records import Candidate
 from konomi.feedback.checks import checked
-from konomi.feedback.checksums import ANSWERS, checked_answer, checked_json, checked_task, everything, seal_answer
+from konomi.feedback.checksums import ANSWERS, checked_answer, checked_json, checked_task, seal_answer
 from konomi.feedback.records import KEYS, Answer, Exported, Item, Judgement, Mine, Person, Refused, Saved
 
-__all__ = ["Comparisons", "answer_of", "everything", "exported", "forget", "mine", "newest", "save", "saved_before"]
+__all__ = ["Comparisons", "answer_of", "exported", "forget", "mine", "newest", "save", "saved_before"]
 
 
 def saved_before(db: sqlite3.Connection, person: Person, answer: Answer) -> Saved | None:
@@ -157,7 +157,7 @@ def forget(db: sqlite3.Connection, person: Person) -> int:
 
 
 def exported(given: tuple[dict[int, Any], list[tuple[Any, ...]]], unchanged: int) -> Exported:
-    """What :func:`everything` gave, put together. Raises DatabaseError: something in it is damaged."""
+    """What :func:`konomi.feedback.checksums.everything` gave, put together. Raises DatabaseError: something in it is damaged."""
     tasks, rows = given
     items = {}
     for id, (task, candidates) in tasks.items():

@@ -13,6 +13,7 @@ from konomi.errors import DataError
 from konomi.feedback.records import Exported, Item, Judgement, NewTask
 from konomi.feedback.verdict import Vote, by_prompt, judge, once, win_rate
 from konomi.feedback.votes import enough_votes
+from konomi.markup import interval_words, plural
 
 SIDES = ("before", "after")
 
@@ -140,20 +141,27 @@ def line(said: Mapping[str, Any]) -> str:
     """The verdict as a line for a terminal."""
     if said["win_rate"]["value"] is None:
         return "nobody has compared before and after yet"
-    counts = f"{said['wins']} wins, {said['ties']} ties, {said['losses']} losses"
-    told = f"after wins {_rate(said['win_rate'])}, for these raters: {counts} in {said['votes']} votes"
+    counts = ", ".join(plural(said[key], one, key) for one, key in (("win", "wins"), ("tie", "ties"), ("loss", "losses")))
+    told = f"after wins {_rate(said['win_rate'])}, for these raters: {counts} in {plural(said['votes'], 'vote')}"
     others = said["win_rate_over_raters"]
     if others["low"] is not None:
-        told += f"; for people in general, of whom the {said['people']} raters are a sample: {_range(others)}"
+        told += f"; for people in general, of whom the {plural(said['people'], 'rater')} are a sample: {_range(others)}"
     else:
-        told += "; how far people in general agree with that cannot be said: it takes two raters, better ten"
+        told += f"; how far people in general agree with that cannot be said: {_missing(said)}"
     unchanged = said["unchanged"]
     if unchanged["texts"]:
         told += (
-            f"; {unchanged['texts']:,} of {unchanged['of']:,} texts are the same before and after, and nobody was shown them: "
-            f"with these as ties {_rate(unchanged['win_rate'])}"
+            f"; {unchanged['texts']:,} of {plural(unchanged['of'], 'text')} are the same before and after, "
+            f"and nobody was shown them: with these as ties {_rate(unchanged['win_rate'])}"
         )
     return told
+
+
+def _missing(said: Mapping[str, Any]) -> str:
+    """Why there is no interval for people in general."""
+    if said["people"] < 2:
+        return "it takes two raters, better ten"
+    return "all votes are on one prompt" if said["prompts"] < 2 else "no difference between the raters shows in so few votes"
 
 
 def _rate(found: Mapping[str, float | None]) -> str:
@@ -161,6 +169,4 @@ def _rate(found: Mapping[str, float | None]) -> str:
 
 
 def _range(found: Mapping[str, float | None]) -> str:
-    if found["low"] is None or found["high"] is None:
-        return "no interval"
-    return f"{100 * found['low']:.0f} to {100 * found['high']:.0f} %"
+    return interval_words(found, lambda end: f"{100 * end:.0f}", "{low} to {high} %")

@@ -69,7 +69,7 @@ def lines(said: dict[str, Any]) -> list[str]:
     ]
     for what, found in (("people agree with one another", said["agreement"]), ("people agree with themselves", said["oneself"])):
         if found is not None:
-            told.append(f"{what} on {_share(found['share'])} of {found['couples']:,} pairs; chance is 50 %")
+            told.append(f"{what} on {_share(found['share'])} of {plural(found['couples'], 'pair')}; chance is 50 %")
     if said["models"] is not None:
         found = said["models"]["raw"]["items"]
         told.append("liked better, in logits: " + ", ".join(f"{each['item']} {_strength(each['strength'])}" for each in found))

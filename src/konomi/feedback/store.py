@@ -17,7 +17,7 @@ from pathlib import Path
 from konomi.errors import DataError
 from konomi.feedback import answers, people, work
 from konomi.feedback.checks import checked_id, whole
-from konomi.feedback.checksums import checked_json
+from konomi.feedback.checksums import checked_json, everything
 from konomi.feedback.database import Database, explained
 from konomi.feedback.queue import Settings
 from konomi.feedback.records import (
@@ -306,7 +306,7 @@ class Store:
         something is damaged.
         """
         with self._database.write() if freeze else self._database.snapshot() as db:
-            rows, unchanged = answers.everything(db), len(_list(db, "unchanged"))
+            rows, unchanged = everything(db), len(_list(db, "unchanged"))
             if freeze:
                 if not rows[1]:
                     raise DataError(NOTHING_YET)

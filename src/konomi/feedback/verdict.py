@@ -193,18 +193,19 @@ def win_rate(votes: Sequence[Vote]) -> Interval:
 def win_rate_over_raters(votes: Sequence[Vote]) -> Interval:
     """The same, its interval over prompts and raters: for people of whom these raters are a sample.
 
-    It is never narrower than that of :func:`win_rate`. None from fewer than two raters: one says nothing of how people differ.
+    It is never narrower than that of :func:`win_rate`, and there where the prompts have none of their own because all say the
+    same. None from fewer than two raters, who say nothing of how people differ, or where all raters say the same share.
     """
     names = [f"{number}" if vote.rater is None else f"rater {vote.rater}" for number, vote in enumerate(votes)]
     shares = np.array([vote.share for vote in votes], dtype=np.float64)
     own = _mean(votes, lambda vote: vote.share)
-    if own["value"] is None or own["low"] is None or own["high"] is None or len(set(names)) < 2:
+    if own["value"] is None or len(set(names)) < 2:
         return own | {"low": None, "high": None}
     place = prompt_places(names)
     raters = np.bincount(place, weights=shares).astype(np.float64), np.bincount(place).astype(np.float64)
     alone = float(((shares - own["value"]) ** 2).sum()) / len(votes) / max(1, len(votes) - 1)
     wide = share_interval(*_sums(votes, shares), (*raters, alone))
-    if wide["low"] is None or wide["high"] is None:
+    if None in (wide["low"], wide["high"], own["low"], own["high"]):
         return wide
     return own | {"low": min(own["low"], wide["low"]), "high": max(own["high"], wide["high"])}
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from konomi.data.tokens import known
 from konomi.errors import ConfigError
+from konomi.markup import plural
 
 
 class Reader:
@@ -48,7 +49,7 @@ class Reader:
     def warn(self, warn: Callable[[str], None]) -> None:
         """Tell how many of the texts so far were cut, if any was."""
         if self.cut:
-            warn(f"{self.cuts}: {self.cut} of {self.texts} texts are cut, the longest has {self.longest} tokens")
+            warn(f"{self.cuts}: {self.cut} of {plural(self.texts, 'text')} are cut, the longest has {self.longest} tokens")
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """How many tokens each text has before it is cut, special tokens included.
@@ -101,8 +102,8 @@ def check_room(readers: Iterable[Reader], prompts: Sequence[str], response: int,
             )
         if response and (tight := sum(length + response > limit for length in lengths)):
             warn(
-                f"{reader.cuts}; with a response of up to {response} tokens, {tight} of {len(prompts)} prompts may be over that "
-                f"(the longest has {max(lengths)}); the metric reward/cut_share shows how often"
+                f"{reader.cuts}; with a response of up to {response} tokens, {tight} of {plural(len(prompts), 'prompt')} may be "
+                f"over that (the longest has {max(lengths)}); the metric reward/cut_share shows how often"
             )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError, RunError
 from konomi.files import line, write_atomic
+from konomi.markup import plural
 
 if TYPE_CHECKING:
     from konomi.models.reading import Reader
@@ -132,7 +133,7 @@ def as_given(result: Any, responses: Sequence[str], name: str, texts: Sequence[s
             start = text if len(text) <= 30 else text[:30] + "..."
             needed = "a finite number is needed"
             if isinstance(value, (list, tuple)):
-                needed += f", or pairs (end, score) with ends from 0 to the {len(response)} characters of the response"
+                needed += f", or pairs (end, score) with ends from 0 to the {plural(len(response), 'character')} of the response"
             raise RunError(f"reward {name}: returned {repr(value)[:200]} for text {index} ({start!r}); {needed}")
         given.append(checked)
     return given

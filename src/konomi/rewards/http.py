@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from konomi import config as configuration
 from konomi.errors import ConfigError, ModelError, RunError
+from konomi.markup import plural
 from konomi.rewards.base import Given, as_given, ask
 
 VERSION = 1
@@ -92,7 +93,7 @@ class HttpReward:
             answer = self._post(json.dumps(body, default=str).encode())
             scores = answer.get("scores") if isinstance(answer, dict) else answer
             if not isinstance(scores, list) or len(scores) != len(body["texts"]):
-                found = f"{len(scores)} scores" if isinstance(scores, list) else f"no list of scores: {str(answer)[:SHOWN]}"
+                found = plural(len(scores), "score") if isinstance(scores, list) else f"no list of scores: {str(answer)[:SHOWN]}"
                 raise RunError(f"reward {self.name}: answered with {found}, for {len(body['texts'])} texts")
             said += scores
         return as_given(said, responses, self.name, texts)
@@ -109,7 +110,7 @@ class HttpReward:
             except (OSError, http.client.HTTPException) as error:
                 last = error
         else:
-            times, why = "1 try" if tries == 1 else f"{tries} tries", str(last) or type(last).__name__
+            times, why = plural(tries, "try", "tries"), str(last) or type(last).__name__
             raise RunError(
                 f"reward {self.name}: no answer after {times}; the last: {why}. Is the service up? See url, timeout and retries"
             ) from last
