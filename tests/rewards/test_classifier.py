@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import threading
 from pathlib import Path
@@ -296,7 +297,7 @@ def test_an_unknown_embedded_name() -> None:
 
 
 def test_a_damaged_tokenizer_is_told(tmp_path: Path) -> None:
-    save_classifier(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ModelError, match="cannot be used as a classifier"):
+    file = save_classifier(tmp_path) / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"version": "9"}), encoding="utf-8")
+    with pytest.raises(ModelError, match="cannot be used as a classifier: Unknown tokenizer version '9'"):
         made(tmp_path, label="positive")
