@@ -44,6 +44,12 @@ class _Module:
     def manual_seed_all(self, seed: int) -> None:
         pass
 
+    def get_rng_state(self, device: Any = None) -> Tensor:
+        return torch.zeros(0)  # all that is random here comes from the processor's generators
+
+    def set_rng_state(self, state: Tensor, device: Any = None) -> None:
+        pass
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 
