@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import konomi
 from konomi.config import ClassifierReward, FunctionReward, HttpReward, ModelReward, PPOConfig, RolloutConfig
+from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts
 from konomi.observer import Observer
 from konomi.revisit import compare_run
@@ -68,6 +70,23 @@ def test_a_run_is_resumed_as_it_began_and_from_where_it_lies(
     assert (again["status"], RunDir.open(moved).read_metrics()) == ("finished", before)
     found = compare_run(moved, konomi.CompareConfig(prompts=2), Observer())
     assert found["compare"]["prompts"] == 2
+
+
+def test_rows_with_values_that_json_cannot_hold(tmp_path: Path, fresh_accelerator: None) -> None:
+    lm = save_tiny(tmp_path / "lm", "gpt2")
+    day = datetime.date(2024, 5, 6)
+    rows = [{"text": text, "picture": b"\x89PNG", "day": day, "set": {1}} for text in TEXTS]
+    seen: list[str] = []
+    result = konomi.train(
+        str(lm), rows, lambda responses, day: [float(seen.append(each) or 1) for each in day],  # type: ignore[func-returns-value]
+        out=str(tmp_path / "runs"), observer=Observer(), **SMALL,
+    )  # fmt: skip
+    run = RunDir.open(result["run"])
+    assert run.info["status"] == "finished"
+    assert set(seen) == {"2024-05-06"}
+    said: list[str] = []
+    assert as_prompts(rows, say=said.append)[0] == Prompt(TEXTS[0], {"day": "2024-05-06"})
+    assert said == ["prompts: columns left out, because JSON cannot hold their values: 'picture', 'set'"]
 
 
 def test_settings_that_are_none_are_named(tmp_path: Path) -> None:

@@ -23,17 +23,19 @@ from konomi.errors import DataError, KonomiError, RunError
 from konomi.reading import check_regular, parse_json
 
 _SIGNATURES = {
-    b"\xff\xfe": "UTF-16 text (Excel's \"Unicode Text\", PowerShell's >)",
-    b"\xfe\xff": "UTF-16 text",
-    b"\x1f\x8b": "gzip data: unpack it first (gunzip)",
-    b"BZh": "bzip2 data: unpack it first (bunzip2)",
-    b"\xfd7zXZ": "xz data: unpack it first (unxz)",
-    b"\x28\xb5\x2f\xfd": "Zstandard data: unpack it first (unzstd)",
-    b"PK\x03\x04": 'an Excel workbook or another zip archive: unpack it, or save the sheet as "CSV UTF-8"',
-    b"\xd0\xcf\x11\xe0": 'an old Excel workbook: save the sheet as "CSV UTF-8"',
-    b"PAR1": "a Parquet file: give it the ending .parquet",
+    rb"\xff\xfe": "UTF-16 text (Excel's \"Unicode Text\", PowerShell's >)",
+    rb"\xfe\xff": "UTF-16 text",
+    rb"\x1f\x8b": "gzip data: unpack it first (gunzip)",
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": "bzip2 data: unpack it first (bunzip2)",
+    rb"\xfd7zXZ": "xz data: unpack it first (unxz)",
+    rb"\x28\xb5\x2f\xfd": "Zstandard data: unpack it first (unzstd)",
+    rb"PK\x03\x04": 'an Excel workbook or another zip archive: unpack it, or save the sheet as "CSV UTF-8"',
+    rb"\xd0\xcf\x11\xe0": 'an old Excel workbook: save the sheet as "CSV UTF-8"',
+    rb"PAR1": "a Parquet file: give it the ending .parquet",
 }
 """How files begin that are often taken for text, and what they are."""
+HEAD = 64
+"""Bytes that tell what a file is."""
 
 
 def local_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
@@ -91,15 +93,21 @@ def read_utf8(path: Path) -> str:
 
 
 def what_it_is(head: bytes) -> str | None:
-    """What a file is that begins with these bytes and is no UTF-8 text, or None.
+    """What a file is that begins with these bytes, the first HEAD of it, and is no UTF-8 text, or None.
 
-    >>> what_it_is(b"\\x1f\\x8b\\x08\\x00"), what_it_is(b"p,q"), what_it_is(b'{\\x00"\\x00')
+    >>> what_it_is(b"\\x1f\\x8b\\x08\\x00"), what_it_is(b"PAR1,q"), what_it_is(b'{\\x00"\\x00')
     ('gzip data: unpack it first (gunzip)', None, 'UTF-16LE text')
     """
-    found = next((name for start, name in _SIGNATURES.items() if head.startswith(start)), None)
+    if not _CONTROL.search(head):
+        with contextlib.suppress(UnicodeDecodeError):
+            codecs.getincrementaldecoder("utf-8")().decode(head)  # its last character may be cut
+            return None
+    found = next((name for start, name in _SIGNATURES.items() if re.match(start, head)), None)
     return found or _WITHOUT_MARK.get(tuple(map(bool, head[:4])))
 
 
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+"""Bytes that no text has."""
 _WITHOUT_MARK: dict[tuple[bool, ...], str] = {
     (True, False, True, False): "UTF-16LE text",
     (False, True, False, True): "UTF-16BE text",
@@ -112,7 +120,7 @@ def not_utf8(path: Path, reason: str, at: int) -> str:
     can be told."""
     with path.open("rb") as file:
         data = file.read(1_000_000)
-    kind = what_it_is(data[:8])
+    kind = what_it_is(data[:HEAD])
     encoding = kind.split()[0] if kind and kind.startswith("UTF-16") else _encoding(data)
     new = shlex.quote(str(path.with_name(f"{path.stem}-utf8{path.suffix}")))
     command = f": iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {new}" if encoding else ""

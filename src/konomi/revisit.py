@@ -40,7 +40,7 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     again = job.model_copy(update={"compare": config})
     check_lengths(again, tokens, prompts, held_out, before)
     check_reading(again, tokens, held_out, [reward, *judges.values()], observer)
-    check_unchanged(run, describe_inputs(job, before, prompts + held_out))
+    check_unchanged(run, describe_inputs(job, before, prompts + held_out), prompts + held_out)
     precision = run.info.get("precision") or choose_precision(job.model.precision)
     observer.say("Both models answer held-out prompts")
     comparison = compare_models(

@@ -84,6 +84,8 @@ def test_columns_that_are_not_read_are_told_and_answers_not_passed_over(tmp_path
     path = write(tmp_path / "t.jsonl", *rows)
     load_examples(SFTData(texts=path), said.append)
     assert said == [f"{path}: read as text; columns not used: 'responses', 'title', 'output', 'date'"]
+    (tmp_path / "t.csv").write_text("text,response_time,answer_id,output_tokens,response\na,fast,a-1,few,1.5\n", encoding="utf-8")
+    assert load(tmp_path / "t.csv")[1] == [Example(f"{tmp_path}/t.csv:2", "a")]
 
 
 def test_completions_that_repeat_their_prompt(tmp_path: Path) -> None:

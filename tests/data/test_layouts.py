@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +170,42 @@ def test_the_documents_list_them_all() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "quickstart.md").read_text(encoding="utf-8")
     rows = [f"| {name} | {', '.join(f'`{c}`' for c in each.columns)} | {each.format} |" for name, each in LAYOUTS.items()]
     assert "\n".join(rows) + "\n\n" in text
+
+
+ODD: list[Any] = [
+    [],
+    {},
+    [[]],
+    {"a": []},
+    None,
+    True,
+    0,
+    1.5,
+    10**400,
+    "",
+    "x",
+    "\ud800",
+    ["a"],
+    [1, 2],
+    [{"value": ["a"], "rank": 1}],
+]
+
+
+def bent_everywhere(whole: Any) -> Iterator[Any]:
+    """A JSON value with one value in it, however deep, replaced by each odd one."""
+    yield from ODD
+    for key in whole if isinstance(whole, dict) else range(len(whole)) if isinstance(whole, list) else ():
+        for each in bent_everywhere(whole[key]):
+            copy = whole.copy()
+            copy[key] = each
+            yield copy
+
+
+def test_odd_values_end_in_one_message(tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    for layout, cases in ROWS.items():
+        for row in bent_everywhere(cases[0][0]):
+            file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+            for format in ("auto", layout):
+                with suppress(DataError):
+                    read_records(file, format)

@@ -65,12 +65,27 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
         body = "".join(line(row) + "\r\n" for row in rows)
         wider = "".join(line([*row, "", ""]) + "\r\n" for row in rows)
         for text in (body, wider, body + 2 * (line(["", ""]) + "\r\n"), body + line(["", "", ""]), f"sep={separator}\r\n{body}"):
-            for name in ("p.csv", "p.tsv"):
+            for name in ("p.csv", "p.tsv") if separator == "\t" or text.startswith("sep=") else ("p.csv",):
                 assert load(write(tmp_path / name, text)) == expected, text
                 assert load(write(tmp_path / name, b"\xef\xbb\xbf" + text.encode())) == expected, text
     assert load(write(tmp_path / "p.csv", 'sep=|\ntext|"a;b;c"\nx|1\n')) == [Prompt("x", {"a;b;c": "1"})]
     refused(write(tmp_path / "p.csv", "\nsep=;\ntext;b\nx;1;2\n"), f"{tmp_path}/p.csv:4: 3 fields", "a field with a semicolon")
     refused(write(tmp_path / "p.csv", "text,b,,\nx,1,,2\n"), "p.csv:2: 4 fields, but the header names 2")
+
+
+def test_tsv_has_tabs_and_quotes_that_are_text(tmp_path: Path) -> None:
+    for body, expected in (
+        ("text\nhello, world\n", [Prompt("hello, world")]),
+        ("text\n=a;b,c;d\n", [Prompt("=a;b,c;d")]),
+        ("prompt, en\ttext\na\tb\n", [Prompt("b", {"prompt, en": "a"})]),
+        ('text\tn\n"Hello" he said\t1\n"5\t"6\n', [Prompt('"Hello" he said', {"n": "1"}), Prompt('"5', {"n": '"6'})]),
+        ('n\ttext\n1\t"a ""b""\nc\r\n\td"\n2\t"e\n3\tf', [
+            Prompt('a "b"\nc\r\n\td', {"n": "1"}), Prompt('"e', {"n": "2"}), Prompt("f", {"n": "3"}),
+        ]),
+        ('sep=;\ntext;n\n"a" b;"c;d"\n', [Prompt('"a" b', {"n": "c;d"})]),
+    ):  # fmt: skip
+        assert load(write(tmp_path / "p.tsv", body.encode())) == expected, body
+    refused(write(tmp_path / "p.tsv", 'text\n"a" b\nc\td\n'), "p.tsv:3: 2 fields, but the header names 1", "a field with a tab")
 
 
 def test_a_csv_field_may_be_as_long_as_a_line(tmp_path: Path) -> None:
@@ -180,6 +195,7 @@ def test_an_unknown_ending(tmp_path: Path, name: str) -> None:
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    import bz2
     import gzip
 
     for name, body, part in (
@@ -192,6 +208,11 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         ("p.txt", "a\n".encode("utf-16-le"), "UTF-16LE text. Save it as UTF-8: iconv -f UTF-16LE "),
     ):
         refused(write(tmp_path / name, body), f"{tmp_path / name}: {part}")
+    refused(write(tmp_path / "p.txt", bz2.compress(b"a" * 99)), "bzip2 data: unpack it first (bunzip2)")
+    refused(write(tmp_path / "p.txt", bz2.compress(b"")), "bzip2 data")
+    for text in ("BZhang went home", "BZh91AY&SY is how it begins", "PAR1 を" + "あ" * 30):
+        assert texts(write(tmp_path / "p.txt", text)) == [text]
+    assert load(write(tmp_path / "p.csv", "PAR1,text\n1,a\n")) == [Prompt("a", {"PAR1": "1"})]
 
 
 def test_no_such_embedded_list() -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from konomi.jobs.inputs import inputs_of
+from konomi.data.records import Prompt
+from konomi.errors import ConfigError
+from konomi.jobs.inputs import check_unchanged, inputs_of, prompts_digest
+from konomi.runs import RunDir
 
 
 def test_what_settings_name_is_known_by_its_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +55,27 @@ def test_what_settings_name_is_known_by_its_contents(tmp_path: Path, monkeypatch
         before = now
     (tmp_path / "classifier" / ".hidden").write_text("", encoding="utf-8")
     assert inputs_of(settings) == before
+
+
+def test_settings_that_are_no_files_are_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "v1.0", "project"):
+        (tmp_path / name).mkdir()
+    settings = {
+        "sample": {"prompts": "train"}, "data": {"split": "train", "column": "v1.0", "prompts": "train"},
+        "models": {"a": {"revision": "v1.0"}}, "label": {"project": "project"},
+    }  # fmt: skip
+    assert list(inputs_of(settings)) == ["data.prompts"]
+
+
+def test_a_run_of_an_older_konomi_read_each_text_once(tmp_path: Path) -> None:
+    config = {"data": {"prompts": "p"}}
+    copies = [Prompt("a"), Prompt("b", {"n": 1}), Prompt("b", {"n": 2}, copy=1)]
+    now = {"data_digest": prompts_digest(copies), "inputs": {}, "model_revision": None}
+    old = RunDir.create(tmp_path, "old", config, seed=0, extra={"data_digest": prompts_digest(copies[:2])})
+    check_unchanged(old, now, copies)
+    with pytest.raises(ConfigError, match="data_digest"):
+        check_unchanged(old, now, [*copies, Prompt("c")])
+    old.note(inputs={})
+    with pytest.raises(ConfigError, match="data_digest"):
+        check_unchanged(old, now, copies)

@@ -120,19 +120,28 @@ _ANSWERS = {
     *("answer", "answers", "assistant", "chosen", "completion", "output", "outputs", "reply", "response", "responses"),
     *("回答", "解答", "答え", "出力", "応答", "返答", "返信", "模範解答"),
 }
-"""Words in the names of columns that hold answers."""
+"""Words that the names of columns with answers end in."""
 
 
 def _check_answers(where: str, row: Mapping[str, Any], config: SFTData) -> None:
     """Refuse to learn the questions of a table of questions and answers."""
     for name, value in row.items():
-        words = set(re.split(r"[\W_\d]+", name.casefold()))
-        if name != config.text_column and words & _ANSWERS and isinstance(value, str) and value.strip():
+        words = re.findall(r"[^\W_\d]+", name.casefold())
+        if name != config.text_column and _ANSWERS & set(words[-1:]) and isinstance(value, str) and not _says_nothing(value):
             raise ConfigError(
                 f"{where}: {config.text_column!r} alone would be learned, but {name!r} looks like the answer to it. Set "
                 f'data.kind = "prompt-completion", data.prompt_column = "{config.text_column}" and data.completion_column = '
                 f'"{name}"; or, to learn {config.text_column!r} alone, data.kind = "text"'
             )
+
+
+def _says_nothing(value: str) -> bool:
+    """Whether a text is blank or a number: a time, a count, an identity."""
+    try:
+        float(value.strip() or "0")
+    except ValueError:
+        return False
+    return True
 
 
 def _example(where: str, row: dict[str, Any], which: Kind, config: SFTData) -> Example:

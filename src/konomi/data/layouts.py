@@ -100,7 +100,7 @@ def _argilla(where: str, row: Values) -> Iterator[Values]:
             given = question.get("value") if isinstance(question, dict) else None
             if not isinstance(given, list) or not all(isinstance(e, dict) and {"rank", "value"} <= e.keys() for e in given):
                 continue  # a question of another kind
-            ranks = {each["value"]: each["rank"] for each in given}
+            ranks = {checked_text(where, "what is ranked", each["value"], blank=True): each["rank"] for each in given}
             prompts = [name for name in fields if name not in ranks]
             name = next(
                 (name for name in ("prompt", "instruction", "question") if name in prompts), prompts[0] if prompts else ""
@@ -133,9 +133,10 @@ def _label_studio(where: str, row: Values) -> Iterator[Values]:
 
 def _arena(where: str, row: Values) -> Iterator[Values]:
     leads = {"model_a": 1, "model_b": -1, "tie": 0, "tie (bothbad)": 0, "both_bad": 0}
-    if row["winner"] not in leads:
-        raise DataError(f"{where}: 'winner' is {row['winner']!r}; known: {', '.join(leads)}")
-    yield _pair(None, row["conversation_a"], row["conversation_b"], leads[row["winner"]])
+    winner = row["winner"]
+    if not isinstance(winner, str) or winner not in leads:
+        raise DataError(f"{where}: 'winner' is {winner!r}; known: {', '.join(leads)}")
+    yield _pair(None, row["conversation_a"], row["conversation_b"], leads[winner])
 
 
 def _arena_turns(where: str, row: Values) -> Iterator[Values]:

@@ -18,8 +18,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from konomi.data.tsv import as_csv
 from konomi.errors import DataError
-from konomi.files import not_utf8, what_it_is
+from konomi.files import HEAD, not_utf8, what_it_is
 from konomi.reading import check_regular
 
 # where a row is, as the start of a message; the row
@@ -79,7 +80,7 @@ def _check_content(path: Path, text: bool) -> None:
         if not text:
             return
         with path.open("rb") as file:
-            found = what_it_is(file.read(8))
+            found = what_it_is(file.read(HEAD))
         if found:
             raise DataError(f"{path}: {not_utf8(path, found, 0)}")
     except OSError as error:
@@ -148,9 +149,11 @@ def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
         skipped += 1
     if stated := _SEPARATOR.fullmatch(first):
         first, skipped = next(parts, ""), skipped + 1
-    separator = stated[1] if stated else _separator(first)
+    tabs = path.suffix.lower() == ".tsv"
+    separator = stated[1] if stated else "\t" if tabs else _separator(first)
     csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))
-    reader = csv.reader(chain([first], parts), strict=True, delimiter=separator)
+    lines = chain([first], parts)
+    reader = csv.reader(as_csv(lines, separator, LINE_LIMIT) if tabs else lines, strict=True, delimiter=separator)
     header: list[str] = []
     while True:
         where = f"{path}:{reader.line_num + 1 + skipped}"
@@ -178,7 +181,7 @@ _SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?\s*', re.I)
 
 
 def _separator(header: str) -> str:
-    """What stands between the names of columns: a comma, or a semicolon or tab if there are more of those.
+    """What stands between the names of columns of a CSV file: a comma, or a semicolon or tab if there are more of those.
 
     >>> _separator("prompt;chosen;rejected"), _separator('"a;b",c'), _separator("text")
     (';', ',', ',')

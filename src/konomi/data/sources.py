@@ -64,11 +64,7 @@ def load_prompts(
         ConfigError: a setting for hub data sets is given with a file.
     """
     rows = open_rows(config.prompts, config.column, Hub(config.subset, config.split, config.revision), "data.")
-    odd: dict[str, str] = {}
-    prompts = _prompts(_as_json(itertools.islice(rows, config.limit), config.column, odd), config.column, config.prompts)
-    if odd:
-        prompts = [replace(p, columns={name: value for name, value in p.columns.items() if name not in odd}) for p in prompts]
-        say(f"{config.prompts}: columns left out, because JSON cannot hold their values: {', '.join(map(repr, odd))}")
+    prompts = _prompts(itertools.islice(rows, config.limit), config.column, config.prompts, say)
     return distinct_prompts(prompts, reads, say, config.prompts)
 
 
@@ -82,7 +78,7 @@ def _as_json(rows: Iterable[Row], column: str, odd: dict[str, str]) -> Iterator[
                 continue
             try:
                 made[name] = plain(value)
-            except (TypeError, ValueError, OverflowError):
+            except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one of torch
                 odd[name] = where
         yield where, made
 
@@ -117,8 +113,12 @@ def distinct_prompts(
     return list(seen.values())
 
 
-def as_prompts(given: Iterable[str | Mapping[str, Any] | Prompt], column: str = "text") -> list[Prompt]:
+def as_prompts(
+    given: Iterable[str | Mapping[str, Any] | Prompt], column: str = "text", say: Callable[[str], None] = lambda _: None
+) -> list[Prompt]:
     """Return prompts of plain strings, of rows that have ``column`` (a list of dicts, a data set), or of prompts.
+
+    Their other columns hold what they would hold if they came from a file; see :func:`load_prompts`.
 
     Raises:
         DataError: there are none; one has no text.
@@ -132,18 +132,21 @@ def as_prompts(given: Iterable[str | Mapping[str, Any] | Prompt], column: str = 
         return dict(each) if isinstance(each, Mapping) else {column: each}
 
     rows = ((f"prompts[{i}]", row_of(each)) for i, each in enumerate(given))
-    return distinct_prompts(_prompts(rows, column, "prompts"), None, lambda _: None)
+    return distinct_prompts(_prompts(rows, column, "prompts", say), None, lambda _: None)
 
 
-def _prompts(rows: Iterable[Row], column: str, name: str) -> list[Prompt]:
+def _prompts(rows: Iterable[Row], column: str, name: str, say: Callable[[str], None]) -> list[Prompt]:
     prompts = []
-    for where, row in rows:
+    odd: dict[str, str] = {}
+    for where, row in _as_json(rows, column, odd):
         text = text_of(where, row, column, hint=". Set data.column")
         prompts.append(Prompt(text, {key: value for key, value in row.items() if key != column}))
     if not prompts:
         raise DataError(f"{name}: no rows in it; at least one text is needed")
     # JSON rows may differ in their keys; a reward function that names one must find it in every batch
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns if name not in odd)
+    if odd:
+        say(f"{name}: columns left out, because JSON cannot hold their values: {', '.join(map(repr, odd))}")
     return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in names}) for prompt in prompts]
 
 

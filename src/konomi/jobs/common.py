@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import filelock
 
 from konomi.config import Section, StageConfig
-from konomi.data.records import Prompt
 from konomi.environment import forget_peak_memory
 from konomi.errors import RunError
 from konomi.files import writing
@@ -148,8 +146,3 @@ def open_sink(settings: StageConfig, run: RunDir, observer: Observer, data: str,
     )  # fmt: skip
     run.note(mlflow_run_id=sink.run_id)  # now: a run that is killed is gone on with in the same place
     return sink
-
-
-def prompts_digest(prompts: Iterable[Prompt]) -> str:
-    """32 hex digits that change when a prompt does, whatever their order."""
-    return hashlib.blake2b("".join(sorted(each.key for each in prompts)).encode(), digest_size=16).hexdigest()

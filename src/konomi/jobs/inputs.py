@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from konomi.config.pipeline import leaves
+from konomi.data.records import Prompt
 from konomi.data.sources import EMBEDDED, embedded_file
 from konomi.errors import ConfigError, DataError
 from konomi.files import content_sha256, local_path, model_path, new_directory
@@ -16,13 +18,16 @@ from konomi.runs import RunDir
 
 _FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
 """Settings that name files; others are taken for one if they look like a path. What does not exist is not a file."""
+_NO_FILES = re.compile(r"(.+\.)?(project|subset|(\w+_)?split|revision|(\w+_)?column)|sample\.prompts")
+"""Settings, by their paths, that name none. A project: people go on working in it, which makes no stage run again."""
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
-def file_of(key: str, value: str) -> Path | None:
-    """The file or directory that a setting names, if it names one that is there."""
-    if key == "project":  # people go on working in it: what it holds does not make a stage run again
+def file_of(path: str, value: str) -> Path | None:
+    """The file or directory that the setting at a dotted path names, if it names one that is there."""
+    if _NO_FILES.fullmatch(path):
         return None
+    key = path.rpartition(".")[2]
     if key in ("prompts", "texts") and value.startswith(EMBEDDED):
         return embedded_file(value)
     if key not in _FILES and "/" not in value and not Path(value).suffix:
@@ -43,7 +48,7 @@ def inputs_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     found = {}
     for path, value in values.items():
         section, _, key = path.rpartition(".")
-        if (file := file_of(key, value)) is not None:
+        if (file := file_of(path, value)) is not None:
             found[path] = {"name": value, "sha256": content_sha256(file)}
         elif key == "name" and (commit := _cached_commit(value, values.get(f"{section}.revision"))):
             found[path] = {"name": value, "commit": commit}
@@ -52,7 +57,7 @@ def inputs_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 def keep_code(run: RunDir) -> None:
     """Copy the Python files among the inputs of a new run into it. Raises RunError if they cannot be written."""
-    files = {path: file_of("name", each["name"]) for path, each in run.info["inputs"].items()}
+    files = {path: file_of(path, each["name"]) for path, each in run.info["inputs"].items()}
     code = {path: file for path, file in files.items() if file is not None and file.suffix == ".py"}
     if code:
         with new_directory(run.inputs) as draft:
@@ -60,12 +65,20 @@ def keep_code(run: RunDir) -> None:
                 (draft / f"{path}.py").write_bytes(file.read_bytes())
 
 
-def check_unchanged(run: RunDir, now: Mapping[str, Any]) -> None:
-    """Raise ConfigError, with what has changed, if a run began with something else than ``now``.
+def prompts_digest(prompts: Iterable[Prompt], repeats: bool = True) -> str:
+    """32 hex digits that change when a prompt does, whatever their order; without ``repeats`` each text counts once."""
+    keys = sorted(each.key for each in prompts)
+    return hashlib.blake2b("".join(keys if repeats else dict.fromkeys(keys)).encode(), digest_size=16).hexdigest()
 
-    ``now``: fields of run.json. What an older konomi did not note there is not compared.
+
+def check_unchanged(run: RunDir, now: Mapping[str, Any], prompts: Iterable[Prompt]) -> None:
+    """Raise ConfigError, with what has changed, if a run began with something else than ``now``, in which ``prompts`` are read.
+
+    ``now``: fields of run.json. What an older konomi did not note there is not compared, and it read each text once.
     """
     then, changed = run.info, []
+    if then.get("inputs") is None:
+        now = {**now, "data_digest": prompts_digest(prompts, repeats=False)}
     for setting, each in (then.get("inputs") or {}).items():
         if now["inputs"].get(setting) != each:
             copy = run.inputs / f"{setting}.py"

@@ -21,8 +21,8 @@ from konomi.environment import forget_peak_memory, peak_memory_gb, typed
 from konomi.errors import ConfigError, DataError, RunError
 from konomi.evaluation.healthy import kl_missed, over_the_run
 from konomi.evaluation.verdict import too_few
-from konomi.jobs.common import ends, finish, held, logged, new_run, prompts_digest
-from konomi.jobs.inputs import check_unchanged, inputs_of
+from konomi.jobs.common import ends, finish, held, logged, new_run
+from konomi.jobs.inputs import check_unchanged, inputs_of, prompts_digest
 from konomi.markup import plural
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
@@ -60,7 +60,7 @@ def run_ppo(
     """
     observer, started = observer or Observer(), time.monotonic()
     old = RunDir.open(resume) if resume else None
-    own = None if prompts is None else as_prompts(prompts, job.data.column)
+    own = None if prompts is None else as_prompts(prompts, job.data.column, observer.say)
     sides = find_prompts(job, own, observer.say)
     reward = as_reward(job.reward if reward is None else reward, sides[0][0].columns, find_device())
     judges = build_judges(job.judges, columns=sides[0][0].columns, device=find_device())
@@ -73,7 +73,7 @@ def run_ppo(
     check_reading(job, tokens, asked + held_out, [reward, *judges.values()], observer)
     began_with = describe_inputs(job, loaded, asked + held_out, given=own is not None)
     if old:
-        check_unchanged(old, began_with)
+        check_unchanged(old, began_with, asked + held_out)
     policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)
     noted = {"precision": precision, "eos_ids": sorted(tokens.eos_ids), "licence": loaded.note}

@@ -14,7 +14,8 @@ from konomi.data.records import Candidate, Prompt, Task
 from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.errors import DataError, RunError
-from konomi.jobs.common import begun, prompts_digest
+from konomi.jobs.common import begun
+from konomi.jobs.inputs import prompts_digest
 from konomi.jobs.ppo import check_context
 from konomi.markup import plural
 from konomi.models.load import Loaded, load_causal_lm

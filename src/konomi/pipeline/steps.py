@@ -124,7 +124,7 @@ def _inputs(stage: Stage) -> dict[str, Any]:
     for path, value in leaves(stage.job.model_dump(mode="json")):
         if path in _TOLD_ELSEWHERE:
             continue
-        name, file = value, file_of(path.rpartition(".")[2], value) if isinstance(value, str) else None
+        name, file = value, file_of(path, value) if isinstance(value, str) else None
         if path in stage.references:
             name, file = "@{}.{}".format(*stage.references[path]), Path(value)
         found[path] = value
