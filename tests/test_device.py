@@ -15,6 +15,11 @@ from typer.testing import CliRunner
 import tiny
 from fake_device import DEVICE, DeviceTensor, fake_device
 from konomi.cli import app
+from konomi.models import packed
+from konomi.models.policy import Policy
+from konomi.models.reward import RewardModel
+from konomi.training.sft import check_packing
+from models.test_packed import gemma2
 from rewards.test_classifier import save_classifier
 from tiny_run import CountA, facts, tiny_model, tiny_trainer
 
@@ -49,12 +54,10 @@ def padded_model() -> Any:
 
 CASES: list[dict[str, Any]] = [
     {"family": "gpt2", "rollout": {"cache_gb": 1e-5}},
-    {"family": "gpt2", "precision": "bf16", "kl_penalty": "full"},
-    {"family": "llama", "top_layers": 1, "responses_per_prompt": 4, "reward": AtEachA()},
+    {"family": "gemma3", "rollout": {"response_tokens": (14, 18)}, "reward": AtEachA()},  # over the window of its attention
     {"family": "gemma3", "precision": "bf16", "top_layers": 1, "responses_per_prompt": 4},
-    {"family": "gemma3", "model": "capped", "kl_penalty": "full", "freeze": True, "precision": "bf16"},
-    {"model": "padded", "rollout": {"stop": "both"}},
-    {"model": "padded", "precision": "bf16", "kl_penalty": "abs"},
+    {"model": "capped", "kl_penalty": "full", "freeze": True, "precision": "bf16"},
+    {"model": "padded", "precision": "bf16", "kl_penalty": "abs", "rollout": {"stop": "both"}},
 ]
 
 
@@ -63,7 +66,8 @@ def trained(case: dict[str, Any]) -> tuple[list[dict[str, float]], Any]:
     if case.get("model") == "padded":
         case["model"] = padded_model()
     elif case.get("model") == "capped":
-        case["model"] = tiny_model(case["family"], final_logit_softcapping=5.0, attn_logit_softcapping=5.0)
+        case["model"] = gemma2().float()
+        case["model"].config.final_logit_softcapping = 5.0
     trainer = tiny_trainer(
         **{"reward": CountA(), **case}, episodes=16, batch_size=8, mini_batch_size=4, micro_batch_tokens=30, baseline_samples=4
     )
@@ -79,20 +83,13 @@ def test_ppo_is_that_of_the_processor(case: dict[str, Any]) -> None:
     assert all(isinstance(x, DeviceTensor) for state in trainer.engine.optimizer.state.values() for x in state.values())
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
-        # in bf16 the processor has another attention, and a token that is drawn otherwise changes what follows
-        rel, off = (0.5, 0.2) if case.get("precision") == "bf16" else (1e-2, 2e-3)
+        # a token at the border may be clipped here alone; in bf16 the processor has another attention, and a token that is drawn otherwise changes what follows
+        rel, off = (0.5, 0.2) if case.get("precision") == "bf16" else (1e-2, 1e-2)
         assert one == pytest.approx(other, rel=rel, abs=off)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_checkpoint_goes_on_as_if_it_had_not_ended(precision: str, device: torch.device, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "episodes": 24,
-        "batch_size": 8,
-        "mini_batch_size": 4,
-        "baseline_samples": 4,
-        "precision": precision,
-    }
+def test_a_checkpoint_goes_on_as_if_it_had_not_ended(device: torch.device, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"episodes": 16, "batch_size": 8, "mini_batch_size": 8, "baseline_samples": 4, "precision": "bf16"}
     first = tiny_trainer("llama", **settings)
     steps = iter(first)
     next(steps)
@@ -101,6 +98,21 @@ def test_a_checkpoint_goes_on_as_if_it_had_not_ended(precision: str, device: tor
     second = tiny_trainer("llama", **settings)
     second.load(tmp_path / "checkpoint")
     assert [facts(result.metrics) for result in second] == rest
+
+
+def test_models_that_are_on_it_already_are_found_to_be_what_they_are(device: torch.device) -> None:
+    """Models are tried as they are taken; what fails in that is held against the family."""
+    from transformers import AutoModelForSequenceClassification
+
+    packed_policy, padded_policy = (
+        Policy(tiny_model("llama").to(device), top_layers=1),
+        Policy(padded_model().to(device), top_layers=1),
+    )
+    assert packed_policy.trunk_layer == 1 and packed.packs(packed_policy.lm)
+    assert padded_policy.trunk_layer is None and not packed.packs(padded_policy.lm)
+    check_packing(tiny_model("llama").to(device))
+    classifier = AutoModelForSequenceClassification.from_config(tiny.tiny_config("llama", num_labels=1)).eval().to(device)
+    assert RewardModel(classifier, tiny.tiny_tokenizer()).packs
 
 
 # -- whole jobs --------------------------------------------------------------------------------------------------------
