@@ -83,7 +83,8 @@ def test_ppo_is_that_of_the_processor(case: dict[str, Any]) -> None:
     assert all(isinstance(x, DeviceTensor) for state in trainer.engine.optimizer.state.values() for x in state.values())
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
-        # a token at the border may be clipped here alone; in bf16 the processor has another attention, and a token that is drawn otherwise changes what follows
+        # a token at the border may be clipped here alone; in bf16 the processor has another attention, and a token that is
+        # drawn otherwise changes what follows
         rel, off = (0.5, 0.2) if case.get("precision") == "bf16" else (1e-2, 1e-2)
         assert one == pytest.approx(other, rel=rel, abs=off)
 

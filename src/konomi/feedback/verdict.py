@@ -205,7 +205,7 @@ def win_rate_over_raters(votes: Sequence[Vote]) -> Interval:
     raters = np.bincount(place, weights=shares).astype(np.float64), np.bincount(place).astype(np.float64)
     alone = float(((shares - own["value"]) ** 2).sum()) / len(votes) / max(1, len(votes) - 1)
     wide = share_interval(*_sums(votes, shares), (*raters, alone))
-    if None in (wide["low"], wide["high"], own["low"], own["high"]):
+    if wide["low"] is None or wide["high"] is None or own["low"] is None or own["high"] is None:
         return wide
     return own | {"low": min(own["low"], wide["low"]), "high": max(own["high"], wide["high"])}
 
