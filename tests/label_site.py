@@ -125,7 +125,7 @@ def serving(*arguments: str) -> Iterator[Server]:
         server.kill()
 
 
-def wait_for(what: Any, seconds: float = 20.0) -> Any:
+def wait_for(what: Any, seconds: float = 120.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, "it did not come"
