@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # the models here have some ten thousand weights: threads only wait for each other, and the machine may be shared
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +15,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # a shell starts what runs in the background with SIGINT ignored, and so would be every process that a test starts and interrupts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# the same examples each time, however busy the machine is
+settings.register_profile("suite", deadline=None, database=None, derandomize="KONOMI_FUZZ" not in os.environ)
+settings.load_profile("suite")
+
+SLOWEST = (
+    "models/test_families.py", "tests/test_wheel.py", "web/test_people_to_ppo.py", "tests/test_outside.py",
+    "tests/test_pipeline.py", "tests/test_device.py", "web/test_serve.py", "web/test_browser.py",
+)  # fmt: skip
+"""Come first, so that two processes are done at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(f"{item.path.parent.name}/{item.path.name}", len(places)))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from konomi.ops import label_loss, preference_loss, score_loss
+from oracles import quick
 
 
 def pairs(better: list[int], worse: list[int], label: float = 1.0, margin: float = 0.0) -> tuple[Tensor, ...]:
@@ -52,6 +53,7 @@ def test_a_margin_asks_for_more() -> None:
     assert float(with_margin) == pytest.approx(math.log(2))
 
 
+@quick
 @given(
     st.lists(st.floats(-5, 5), min_size=2, max_size=5), st.floats(0, 1), st.floats(0, 2), st.integers(1, 4)
 )  # fmt: skip
