@@ -192,14 +192,46 @@ def test_run_directories(tmp_path: Path, data: Any, verb: str) -> None:
     look(tmp_path)
 
 
-@pytest.mark.parametrize("command", [["report"], ["compare"], ["ppo", "--resume"], ["label", "--project", "x", "--run"]])
-def test_a_damaged_run_is_one_message_of_every_verb(command: list[str], tmp_path: Path) -> None:
-    for name, bad in [("run.json", DEEP[0]), ("config.json", b'{"model": 3}'), ("run.json", b'{"version": 1, "inputs": 3}')]:
-        files = run_of(tmp_path, "ppo")
-        put(tmp_path, {**files, name: bad})
-        result = CliRunner().invoke(app, [*command, str(tmp_path)])
-        assert result.exit_code == 2, (name, result.output)
+@pytest.mark.parametrize("verb", ["ppo", "sft", "reward", ""])
+def test_a_whole_run_is_taken(tmp_path: Path, verb: str) -> None:
+    """What the others damage is in order to begin with."""
+    put(tmp_path, run_of(tmp_path, verb))
+    assert "</html>" in write_report(tmp_path).read_text("utf-8")
+    watched = Watched(tmp_path)
+    described = watched.described(0)
+    assert (described["status"], described["updates"], described["kl_cap"]) == ("finished", 2, 9)
+    assert (len(updates(watched.metrics)[0]), len(watched.samples.rows()[0]), watched.compare()["version"]) == (3, 1, 1)
+
+
+DAMAGE = {"run.json": (DEEP[0], b'{"version": 1, "inputs": 3}'), "config.json": (DEEP[0], b'{"model": 3}')}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *(([verb, "RUN"], name) for verb in ("report", "compare") for name in DAMAGE),
+        *((["ppo", "--resume", "RUN"], name) for name in DAMAGE),
+        (["compare", "RUN", "--people", "P"], "run.json"),
+        (["watch", "RUN"], "run.json"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_damaged_run_is_one_message_of_every_verb(
+    command: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    files = run_of(run, "ppo")
+    files["run.json"]["status"] = "stopped"
+    for bad in DAMAGE[name]:
+        put(run, {**files, name: bad})
+        result = CliRunner().invoke(app, [str(run) if word == "RUN" else word for word in command])
+        assert result.exit_code == 2, (bad, result.output)
         assert isinstance(result.exception, SystemExit), result.exception
+        named = run if command[0] == "report" and b"model" in bad else run / name  # the page is made of several files
+        (message,) = result.stderr.splitlines()
+        assert message.startswith(f"konomi: {named}: "), message
 
 
 # projects, models, caches

@@ -165,9 +165,8 @@ def test_the_page_begins_with_what_was_done_and_what_came_of_it(tmp_path: Path) 
     body = html.split("</style>")[1]
     places = [body.index(part) for part in order if part != "Linux"] + [body.index(run.info["machine"]["platform"])]
     assert places == sorted(places)
-    for lang in ("en", "ja"):
-        add_compare(run, prompts=1)
-        assert not re.search(r"\b1 [a-z-]*( ?[a-z]+)s\b", Page(read(run)[0]).everything()), lang
+    add_compare(run, prompts=1)
+    assert not re.search(r"\b1 [a-z-]*( ?[a-z]+)s\b", Page(read(run)[0]).everything())
 
 
 def test_a_series_that_does_not_change_is_no_chart(tmp_path: Path) -> None:
