@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,16 @@ CASES = {
 }
 
 
+def unknown(*_: Any, **__: Any) -> None:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_wrong_is_said_in_the_readers_language(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     command = bad(case, tmp_path)
+    if case == "host":
+        monkeypatch.setattr(socket, "getaddrinfo", unknown)
     before = sorted(path.name for path in tmp_path.iterdir())
 
     def said(locale: dict[str, str]) -> Any:

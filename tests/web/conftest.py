@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 
+@pytest.fixture
+def figures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of a project are found as fast as anything else: beside busy tests a nice process waits for minutes."""
+    from konomi.web import figures
+
+    monkeypatch.setattr(figures, "_CHILD", f"import os; os.nice = lambda by: 0; {figures._CHILD}")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:

@@ -373,6 +373,7 @@ def test_people_at_once_do_not_overshoot(tmp_path: Path) -> None:
     site.close()
 
 
+@pytest.mark.usefixtures("figures_at_once")
 def test_figures_come_a_little_later(tmp_path: Path) -> None:
     site = Site(make_project(tmp_path / "P", count=8, repeats=0))
     one, other = site.person("one"), site.person("other")

@@ -133,6 +133,7 @@ def test_a_card_is_described_by_its_text(tmp_path: Path, visit: Callable[..., Pa
             expect(card).to_have_accessible_description(card.locator(".text").inner_text())
 
 
+@pytest.mark.usefixtures("figures_at_once")
 def test_a_switch_of_language_leaves_no_word_behind(tmp_path: Path, visit: Callable[..., Page]) -> None:
     with one_task(tmp_path) as server:
         server.app.state.site.figures.every = 0.0
