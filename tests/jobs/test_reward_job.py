@@ -197,6 +197,13 @@ def test_texts_that_are_cut_are_counted_before_training_with_the_side_and_what_i
         assert (alike in said) and ("are the same" in said) == bool(alike)
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A job, and where its run would be: one for all tests that write nothing."""
+    where = tmp_path_factory.mktemp("job")
+    return preference(where, "micro_batch_size = 4\n" + f'[normalize]\nsamples = "{candidates(where)}"'), where / "runs"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -211,8 +218,7 @@ def test_texts_that_are_cut_are_counted_before_training_with_the_side_and_what_i
         ("model.top_layers=9", "model.top_layers = 9: the model has 2 layers"),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_written(tmp_path: Path, change: str, message: str) -> None:
-    job = preference(tmp_path, "micro_batch_size = 4\n" + f'[normalize]\nsamples = "{candidates(tmp_path)}"')
-    output = konomi("reward", job, "--out", str(tmp_path / "runs"), "--set", change, code=2).output
-    assert message in output
-    assert not (tmp_path / "runs").exists()
+def test_mistakes_are_told_and_nothing_is_written(untouched: tuple[str, Path], change: str, message: str) -> None:
+    job, runs = untouched
+    assert message in konomi("reward", job, "--out", str(runs), "--set", change, code=2).output
+    assert not runs.exists()

@@ -24,9 +24,8 @@ from konomi.rollout.sampler import make_draws, sample
 WORDS = [a + b + c for a in "abcd" for b in "xyz" for c in "uv"]
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two tiny models, prompts with a column, and a job file; it is the current directory."""
+def furnished(tmp_path: Path) -> Path:
+    """A directory with two tiny models, prompts with a column, and a job file."""
     tiny.save_tiny(tmp_path / "lm", "gpt2", seed=1)
     tiny.save_tiny(tmp_path / "other", "llama", seed=2)
     rows = [json.dumps({"text": word, "topic": word[0]}) for word in WORDS]
@@ -45,8 +44,20 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """,
         encoding="utf-8",
     )
-    monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory."""
+    monkeypatch.chdir(furnished(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests that write nothing."""
+    return furnished(tmp_path_factory.mktemp("world"))
 
 
 def konomi(*arguments: str) -> Any:
@@ -186,8 +197,11 @@ def test_a_model_that_says_one_thing_only_fails_the_run_and_says_so(world: Path)
         (["data.max_query_tokens=2"], ["max_query_tokens"]),
     ],
 )
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, settings: list[str], words: list[str]) -> None:
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(
+    untouched: Path, settings: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(untouched)
     result = konomi("sample", "job.toml", *(word for item in settings for word in ("--set", item)))
     assert result.exit_code == 2, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
-    assert not (world / "runs").exists()
+    assert not (untouched / "runs").exists()
