@@ -63,7 +63,9 @@ def test_where_there_is_enough_no_page_opens(tmp_path: Path, label: dict[str, An
     assert json.loads((tmp_path / "runs" / "rank" / "run.json").read_text("utf-8"))["status"] == "finished"
 
 
-def test_the_page_is_open_until_every_task_has_its_answer(tmp_path: Path) -> None:
+def test_the_page_is_open_until_every_task_has_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("konomi.web.serve.EVERY", 0.05)
+    monkeypatch.setattr("konomi.web.serve.LINGER", 0.05)
     answered(tmp_path, 6)
     heard = Heard()
 
@@ -73,10 +75,11 @@ def test_the_page_is_open_until_every_task_has_its_answer(tmp_path: Path) -> Non
         with open_project(tmp_path / "people").store() as store:
             work(store, store.person("a"))
 
-    other = threading.Thread(target=person)
+    other = threading.Thread(target=person, daemon=True)
     other.start()
     result = run_label(job(tmp_path), tmp_path / "runs", heard)
-    other.join()
+    other.join(60)
+    assert not other.is_alive()
     assert result["comparisons"] == 24
     assert [line for line in heard.said if line.startswith("24 comparisons")]
     progress = [line for line in heard.said if line.endswith(" of 8 answers")]
