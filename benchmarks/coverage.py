@@ -1,7 +1,7 @@
 """How often konomi's 95 % intervals hold the truth: the intervals of the before/after, of people's verdicts and of accuracies.
 
 Data are made from distributions whose truth is known, as often as --runs says; the intervals are those that konomi shows.
-Prints the table of docs/results.md; with --write it puts it there, between the marks. numpy only, some minutes on one core.
+Prints the table of docs/results.md; with --write it puts it there, between the marks. Some minutes on one core.
 
     python benchmarks/coverage.py --write
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import io
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,9 @@ def test_verbs_print_through_one_function() -> None:
         calls = [ast.unparse(each.func) for each in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(each, ast.Call)]
         allowed = {"common.py": {"typer.echo"}, "config.py": {"typer.echo"}}.get(path.name, set())  # files and JSON
         assert not ({"print", "typer.echo", "Console"} - allowed) & set(calls), path.name
+
+
+def test_nothing_waits_in_a_buffer_where_python_is_told_not_to_keep_one() -> None:
+    code = "from konomi.cli.streams import set_streams; import os; set_streams(); print('said'); os._exit(0)"
+    found = subprocess.run([sys.executable, "-u", "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
+    assert found.stdout == "said\n"

@@ -6,6 +6,7 @@ import datetime
 import os
 import stat
 import subprocess
+import zipfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_a_name_that_no_file_can_have_is_told_as_no_such_file(tmp_path: Path, mo
     monkeypatch.setenv("HOME", str(tmp_path))
     assert local_path("~/a b.csv") == tmp_path / "a b.csv"
     assert local_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
-    for name in ("お茶は" * 100, "a\0b", "half \ud800", "x/" * 3000):
+    for name in ("お茶は" * 100, "a\0b", "half \ud800", "x/" * 3000, "~a\0b"):
         with pytest.raises(ModelError, match="no such file, and no file can have this name") as caught:
             local_path(name, ModelError)
         assert len(str(caught.value)) < 200
@@ -97,6 +98,11 @@ def test_text_that_is_not_utf8_is_named_and_the_advice_is_right(tmp_path: Path) 
         with pytest.raises(DataError, match="not UTF-8 text") as caught:
             read_utf8(path)
         assert "iconv" not in str(caught.value)
+    with zipfile.ZipFile(path, "w") as archive:  # not packed: the text in it is there to be read
+        archive.writestr("a.csv", text.encode("cp932"))
+    with pytest.raises(DataError, match="zip archive") as caught:
+        read_utf8(path)
+    assert "iconv" not in str(caught.value)
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert read_utf8(path) == text
 

@@ -30,6 +30,14 @@ def count_a(responses: list[str]) -> list[int]:
     return [response.count("a") for response in responses]
 
 
+def longer_of_the_same_name() -> Any:
+    def other(responses: list[str]) -> list[int]:
+        return [len(response) for response in responses]
+
+    other.__qualname__ = "count_a"
+    return other
+
+
 def test_one_call_with_a_list_and_a_function(tmp_path: Path, fresh_accelerator: None) -> None:
     lm = save_tiny(tmp_path / "lm", "gpt2")
     result = konomi.train(str(lm), TEXTS, count_a, out=str(tmp_path / "runs"), observer=Observer(), **SMALL)
@@ -62,6 +70,9 @@ def test_a_run_is_resumed_as_it_began_and_from_where_it_lies(
         ((lm, TEXTS, count_a), {"learning_rate": 1e-3}, "learning_rate"),
         ((lm, TEXTS, "embedded:asari"), {}, "began with reward"),
         (("other", TEXTS, count_a), {}, "began with model"),
+        ((lm, "prompts.txt", count_a), {}, "began with prompts"),
+        ((lm, [{"text": text, "gold": 1} for text in TEXTS], count_a), {}, "columns_digest"),
+        ((lm, TEXTS, longer_of_the_same_name()), {}, "has changed since it began: reward = "),
     ):
         with pytest.raises(konomi.ConfigError, match=message):
             konomi.train(*arguments, resume=moved, observer=Observer(), **settings)
@@ -102,13 +113,19 @@ def test_prompts_of_strings_rows_and_prompts() -> None:
     rows = as_prompts([{"question": "a", "topic": 1}, {"question": "b"}], column="question")
     assert [(each.text, each.columns) for each in rows] == [("a", {"topic": 1}), ("b", {"topic": None})]
     assert as_prompts(rows) == rows
+    own = [Prompt("What is 2+2?", {"text": "four", "text_": "five"})]
+    assert as_prompts(own) == own
+    said: list[str] = []
+    assert len(as_prompts(["a", "a"], say=said.append)) == len(said) == 1
     for wrong, message in (("one text", "one string"), ([], "no rows"), ([{"x": 1}], "text"), ([3], r"prompts\[0\]")):
         with pytest.raises(konomi.DataError, match=message):
             as_prompts(wrong)
 
 
 def test_what_may_stand_for_a_reward(tmp_path: Path) -> None:
-    (tmp_path / "reward.json").write_text("{}", encoding="utf-8")
+    for file in ("reward.json", "run/run.json", "run/model/reward.json"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("{}", encoding="utf-8")
     cases = {
         "embedded:asari": ClassifierReward(),
         "someone/sentiment": ClassifierReward(name="someone/sentiment"),
@@ -116,6 +133,7 @@ def test_what_may_stand_for_a_reward(tmp_path: Path) -> None:
         "package.module:f": FunctionReward(kind="function", name="package.module:f"),
         "http://127.0.0.1:1/": HttpReward(kind="http", url="http://127.0.0.1:1/"),
         str(tmp_path): ModelReward(kind="model", name=str(tmp_path)),
+        str(tmp_path / "run"): ModelReward(kind="model", name=str(tmp_path / "run")),
     }
     for given, config in cases.items():
         assert reward_config(given) == config, given
@@ -126,6 +144,17 @@ def test_what_may_stand_for_a_reward(tmp_path: Path) -> None:
             reward_config(wrong)
     with pytest.raises(konomi.ConfigError, match="no such file"):
         reward_config("お茶" * 200)
+    with pytest.raises(konomi.ConfigError, match=r"\[reward\] needs kind|kind"):
+        reward_config({"name": "embedded:asari"})
+    with pytest.raises(konomi.ConfigError, match="nme"):
+        reward_config({"kind": "classifier", "nme": 1})
+
+
+def test_a_script_that_trains_when_it_is_imported_for_its_reward(tmp_path: Path) -> None:
+    script = "import konomi\n\ndef f(texts):\n    return [0.0 for _ in texts]\n\nkonomi.train('lm', ['a'], f)\n"
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    with pytest.raises(konomi.ConfigError, match="__main__"):
+        as_reward(f"{tmp_path}/script.py:f")
 
 
 def test_a_plain_function_is_called_with_the_lists_that_it_names() -> None:

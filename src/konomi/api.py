@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from konomi.config import ModelConfig, PPOConfig, PPOJob, RolloutConfig, Section, build
+from konomi.environment import be_one_process
 from konomi.errors import ConfigError
 from konomi.jobs.ppo import resumed_job, run_ppo
 from konomi.observer import Observer
 from konomi.rewards import reward_config
+from konomi.rewards.function import IMPORTED
 
 _FLAT: dict[str, type[Section]] = {"ppo": PPOConfig, "rollout": RolloutConfig}
 """Sections whose settings are given by their own names."""
@@ -55,10 +57,15 @@ def train(
     """
     from konomi.console import make_observer
 
+    be_one_process()
+    if IMPORTED:
+        raise ConfigError(
+            f'{IMPORTED[-1]}: it calls konomi.train when its function is imported; put that call under if __name__ == "__main__":'
+        )
     named = isinstance(prompts, str | Path)
     job = _job(model, str(prompts) if named else None, reward, settings)
     if resume is not None:
-        job = _resumed(Path(resume), job, settings)
+        job = _resumed(Path(resume), job, named, settings)
     return run_ppo(
         job, out, observer or make_observer(), None if resume is None else Path(resume),
         prompts=None if isinstance(prompts, str | Path) else prompts, reward=reward,
@@ -82,10 +89,14 @@ def _job(model: Any, prompts: str | None, reward: Any, settings: Mapping[str, An
     return build(PPOJob, data, where="konomi.train")
 
 
-def _resumed(run: Path, given: PPOJob, settings: Mapping[str, Any]) -> PPOJob:
-    """The job of a run to go on with. Raises ConfigError if it began with another model or reward."""
-    job = resumed_job(run, [f"{name}={value}" for name, value in settings.items()])
-    for section, then, now in (("model", job.model.name, given.model.name), ("reward", job.reward, given.reward)):
+def _resumed(run: Path, given: PPOJob, named: bool, settings: Mapping[str, Any]) -> PPOJob:
+    """The job of a run to go on with. Raises ConfigError if it began with another model, reward or name of the prompts."""
+    if settings:
+        raise ConfigError(f"{', '.join(settings)}: a resumed run keeps its settings; leave them out, or start a new run")
+    job = resumed_job(run, [])
+    pairs: list[tuple[str, Any, Any]] = [("model", job.model.name, given.model.name), ("reward", job.reward, given.reward)]
+    pairs += [("prompts", job.data.prompts, given.data.prompts)] if named else []
+    for section, then, now in pairs:
         if then != now:
             raise ConfigError(f"{run}: began with {section} {then!r}, not {now!r}; a resumed run goes on as it began")
     return job

@@ -9,7 +9,7 @@ and perplexity under the initial model; and judges, rewards that were not traine
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,7 @@ def compare_models(
     before: PreTrainedModel,
     after: PreTrainedModel,
     tokens: Tokens,
-    prompts: Sequence[Prompt | str],
+    prompts: Iterable[str | Mapping[str, Any] | Prompt],
     reward: Reward | Callable[..., Any],
     *,
     rollout: RolloutConfig,

@@ -44,8 +44,9 @@ def local_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
     Raises:
         error: no file can have this name, or it cannot be looked up.
     """
-    path = Path(os.path.expanduser(name))  # pathlib's own raises where there is no such user
+    path = Path(name)
     try:
+        path = Path(os.path.expanduser(name))  # pathlib's own raises where there is no such user
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
@@ -65,9 +66,9 @@ def model_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
         error: no file can have this name; the run has no model.
     """
     path = local_path(name, error)
-    if not (path / "run.json").is_file():
+    if not os.path.isfile(path / "run.json"):  # False, where pathlib raises, for a directory that may not be searched
         return path
-    if not (path / "model").is_dir():
+    if not os.path.isdir(path / "model"):
         raise error(f"{name}: a run without a model: it has not ended, or is none of ppo, sft or reward")
     return path / "model"
 
@@ -121,11 +122,13 @@ def not_utf8(path: Path, reason: str, at: int) -> str:
     with path.open("rb") as file:
         data = file.read(1_000_000)
     kind = what_it_is(data[:HEAD])
-    encoding = kind.split()[0] if kind and kind.startswith("UTF-16") else _encoding(data)
+    if kind and not kind.startswith("UTF-16"):
+        return kind
+    encoding = kind.split()[0] if kind else _encoding(data)
     new = shlex.quote(str(path.with_name(f"{path.stem}-utf8{path.suffix}")))
     command = f": iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {new}" if encoding else ""
     what = kind or f"not UTF-8 text ({reason} at byte {at})" + (f", but probably {encoding}" if encoding else "")
-    return what if kind and not encoding else f"{what}. Save it as UTF-8{command}"
+    return f"{what}. Save it as UTF-8{command}"
 
 
 def _encoding(data: bytes) -> str | None:

@@ -39,7 +39,7 @@ def parse_json(data: str | bytes) -> Any:
 
 def check_plain(value: Any, *, finite: bool = True) -> None:
     """Raise ValueError for what settings and records never hold, and what would fail far from here: more than `DEPTH` levels,
-    whole numbers of more than 64 bits and, where they are to be ``finite``, NaN and infinity."""
+    whole numbers that 64 bits with a sign cannot hold and, where they are to be ``finite``, NaN and infinity."""
     level, depth = [value], 0
     while level:
         if depth > DEPTH:
@@ -50,8 +50,8 @@ def check_plain(value: Any, *, finite: bool = True) -> None:
                 inner.extend(each.values())
             elif isinstance(each, list):
                 inner.extend(each)
-            elif isinstance(each, int) and each.bit_length() > 63:
-                raise ValueError(f"a whole number of {each.bit_length()} bits; 64 are read")
+            elif isinstance(each, int) and not -(2**63) <= each < 2**63:
+                raise ValueError("a whole number beyond 64 bits with a sign")
             elif finite and isinstance(each, float) and not math.isfinite(each):
                 raise ValueError(f"{each}, which is no number")
         level, depth = inner, depth + 1

@@ -10,8 +10,8 @@ from konomi.compare import compare_models, told
 from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.errors import DataError
 from konomi.jobs.common import open_sink
-from konomi.jobs.inputs import check_unchanged
-from konomi.jobs.ppo import as_read, check_context, check_lengths, check_reading, describe_inputs, find_prompts, job_of
+from konomi.jobs.inputs import check_unchanged, describe_inputs, given_function
+from konomi.jobs.ppo import as_read, check_context, check_lengths, check_reading, find_prompts, job_of
 from konomi.model_card import write_card
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.observer import Observer
@@ -40,7 +40,8 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     again = job.model_copy(update={"compare": config})
     check_lengths(again, tokens, prompts, held_out, before)
     check_reading(again, tokens, held_out, [reward, *judges.values()], observer)
-    check_unchanged(run, describe_inputs(job, before, prompts + held_out), prompts + held_out)
+    both = prompts + held_out
+    check_unchanged(run, describe_inputs(job, before, both, function=given_function(run, reward)), both)
     precision = run.info.get("precision") or choose_precision(job.model.precision)
     observer.say("Both models answer held-out prompts")
     comparison = compare_models(

@@ -59,11 +59,11 @@ def test_what_settings_name_is_known_by_its_contents(tmp_path: Path, monkeypatch
 
 def test_settings_that_are_no_files_are_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("train", "v1.0", "project"):
+    for name in ("train", "v1.0", "project", "embedded"):
         (tmp_path / name).mkdir()
     settings = {
         "sample": {"prompts": "train"}, "data": {"split": "train", "column": "v1.0", "prompts": "train"},
-        "models": {"a": {"revision": "v1.0"}}, "label": {"project": "project"},
+        "models": {"a": {"revision": "v1.0", "name": "embedded:gemma3-270m"}}, "label": {"project": "project"},
     }  # fmt: skip
     assert list(inputs_of(settings)) == ["data.prompts"]
 

@@ -180,7 +180,7 @@ def test_texts_of_other_scripts_come_back_whole_in_more_tokens(cut: Cut) -> None
     assert more > 200
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_text_comes_back_and_one_of_kept_tokens_is_tokenised_as_before(cut: Cut, data: st.DataObject) -> None:
     pieces = st.one_of(st.sampled_from([*CORPUS, *MIXED]), st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
@@ -191,7 +191,7 @@ def test_any_text_comes_back_and_one_of_kept_tokens_is_tokenised_as_before(cut: 
         assert now == before
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text("今日の天気人買っタンー、。「」１Ａ 1.!?(\n–…“”→○", max_size=30))
 def test_any_text_of_the_script_is_tokenised_as_before(cut: Cut, text: str) -> None:
     before, now = cut.both(text)
@@ -221,7 +221,7 @@ def test_settings_are_numbered_anew(cut: Cut) -> None:
 def test_lists_of_ids_in_the_settings(tmp_path: Path) -> None:
     tokenizer = byte_level()
     names = tokenizer.get_vocab()
-    english = next(token for token in names if token.isascii() and len(token) > 4)
+    english = min(token for token in names if token.isascii() and token.isalpha() and len(token) > 4)  # no special token
     model = llama(tokenizer)
     model.generation_config.eos_token_id = [names["<|end|>"], names[english], len(tokenizer) + 3]
     model.generation_config.suppress_tokens = [names["<|reserved_special_token_0|>"], names["a"]]

@@ -37,7 +37,7 @@ def demo(
     if quick:
         overrides = [*QUICK, *overrides]
     job = load_config(examples() / ("demo-en.toml" if lang == "en" else "demo.toml"), PPOJob, overrides)
-    _run(job, out, as_json, minutes="a minute" if quick else "six minutes" if lang == "en" else "three minutes")
+    _run(job, out, as_json, minutes="a minute" if quick else "four minutes")
 
 
 QUICK = (

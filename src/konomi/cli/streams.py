@@ -53,7 +53,7 @@ def _robust(stream: TextIO, dropped: bool) -> TextIO:
     stream.flush()
     if sys.platform != "win32":  # its consoles take no bytes
         raw = _Output(stream.fileno(), dropped)
-        lines = stream.line_buffering
+        lines = stream.line_buffering or stream.write_through  # python -u: nothing waits in a buffer
         stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, line_buffering=lines)
     stream.reconfigure(errors="backslashreplace")  # Japanese on a console of another encoding must not end the run
     return stream

@@ -125,14 +125,18 @@ def as_prompts(
     """
     if isinstance(given, str | bytes):
         raise DataError("prompts: one string; give a list of them")
+    given = list(given)
+    if given and all(isinstance(each, Prompt) for each in given):  # their text has no column: take one that none of them has
+        while any(column in each.columns for each in given if isinstance(each, Prompt)):
+            column += "_"
 
     def row_of(each: str | Mapping[str, Any] | Prompt) -> dict[str, Any]:
         if isinstance(each, Prompt):
-            return {column: each.text, **each.columns}
+            return {**each.columns, column: each.text}
         return dict(each) if isinstance(each, Mapping) else {column: each}
 
     rows = ((f"prompts[{i}]", row_of(each)) for i, each in enumerate(given))
-    return distinct_prompts(_prompts(rows, column, "prompts", say), None, lambda _: None)
+    return distinct_prompts(_prompts(rows, column, "prompts", say), None, say)
 
 
 def _prompts(rows: Iterable[Row], column: str, name: str, say: Callable[[str], None]) -> list[Prompt]:

@@ -1,8 +1,7 @@
 """The store: tasks, people and their answers in one SQLite file. Safe for several threads and several processes.
 
 An answer is on the disk before :meth:`Store.answer` returns, once, however often it is sent; what it replaces is kept.
-What is handed to a person (:class:`Shown`, :class:`Answer`, :class:`Mine`, :class:`Progress`) holds no source of a text and
-nothing that another person said.
+What is handed to a person (:class:`Shown`, :class:`Answer`, :class:`Mine`, :class:`Progress`) tells no text's source.
 """
 
 from __future__ import annotations
@@ -179,6 +178,7 @@ class Store:
         """
         with self._database.write() as db:
             count = answers.forget(db, people.find_person(db, person_id))
+            _set_meta(db, "forgotten", str(int(_meta(db, "forgotten") or 0) + 1))
             _set_meta(db, "compact", "1")
         self._compact()
         return count
@@ -276,9 +276,9 @@ class Store:
             return work.begun_since(db, now - seconds)
 
     def changes(self) -> int:
-        """Another number after each answer, first or revised."""
-        with self._database.read() as db:
-            return answers.newest(db)
+        """Another number after each answer, first or revised, and after each person who was forgotten."""
+        with self._database.read() as db:  # SQLite gives the row numbers of removed answers again
+            return (int(_meta(db, "forgotten") or 0) << 40) + answers.newest(db)
 
     def comparisons(self) -> int | None:
         """How many comparisons there are (two texts, one person, no tie); None where before and after are compared."""

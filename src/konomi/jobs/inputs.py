@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from konomi.config import PPOJob
 from konomi.config.pipeline import leaves
 from konomi.data.records import Prompt
 from konomi.data.sources import EMBEDDED, embedded_file
 from konomi.errors import ConfigError, DataError
 from konomi.files import content_sha256, local_path, model_path, new_directory
 from konomi.runs import RunDir
+
+if TYPE_CHECKING:
+    from konomi.models.load import Loaded
+    from konomi.rewards.base import Reward
 
 _FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
 """Settings that name files; others are taken for one if they look like a path. What does not exist is not a file."""
@@ -28,8 +35,8 @@ def file_of(path: str, value: str) -> Path | None:
     if _NO_FILES.fullmatch(path):
         return None
     key = path.rpartition(".")[2]
-    if key in ("prompts", "texts") and value.startswith(EMBEDDED):
-        return embedded_file(value)
+    if value.startswith(EMBEDDED):
+        return embedded_file(value) if key in ("prompts", "texts") else None
     if key not in _FILES and "/" not in value and not Path(value).suffix:
         return None
     before, colon, _ = value.rpartition(":")
@@ -42,10 +49,10 @@ def file_of(path: str, value: str) -> Path | None:
     return None
 
 
-def inputs_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def inputs_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
     """Of each setting that names a file, a directory or a model of the hub: its value, and ``sha256`` or ``commit``."""
     values = {path: value for path, value in leaves(settings) if isinstance(value, str)}
-    found = {}
+    found: dict[str, dict[str, str | None]] = {}
     for path, value in values.items():
         section, _, key = path.rpartition(".")
         if (file := file_of(path, value)) is not None:
@@ -53,6 +60,14 @@ def inputs_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         elif key == "name" and (commit := _cached_commit(value, values.get(f"{section}.revision"))):
             found[path] = {"name": value, "commit": commit}
     return found
+
+
+def function_source(function: Any) -> str | None:
+    """SHA-256 of the source of a Python function; None where it cannot be found."""
+    try:
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
 
 
 def keep_code(run: RunDir) -> None:
@@ -71,6 +86,34 @@ def prompts_digest(prompts: Iterable[Prompt], repeats: bool = True) -> str:
     return hashlib.blake2b("".join(keys if repeats else dict.fromkeys(keys)).encode(), digest_size=16).hexdigest()
 
 
+def columns_digest(prompts: Iterable[Prompt]) -> str:
+    """32 hex digits that change when a column of a prompt does, whatever the order of prompts."""
+    rows = sorted(json.dumps([each.key, each.columns], sort_keys=True, default=str) for each in prompts)
+    return hashlib.blake2b("\n".join(rows).encode(), digest_size=16).hexdigest()
+
+
+def given_function(run: RunDir, reward: Reward) -> Any:
+    """The function of ``reward`` where the run began with one that Python code gave; None where a job file named the reward."""
+    return getattr(reward, "function", None) if "reward" in (run.info.get("inputs") or {}) else None
+
+
+def describe_inputs(
+    job: PPOJob, loaded: Loaded, prompts: list[Prompt], given: bool = False, function: Any = None
+) -> dict[str, Any]:
+    """What a run depends on, as run.json has it.
+
+    ``given``: the prompts are not those that the job names. ``function``: the reward, where Python code gave it; its source
+    counts, not the file that it stands in, which may be the script that calls konomi.
+    """
+    settings = job.model_dump(mode="json", include={"model", "reward", "judges"} | (set() if given else {"data"}))
+    inputs = inputs_of(settings)
+    if function is not None:
+        inputs.pop("reward.name", None)
+        inputs["reward"] = {"name": settings["reward"]["name"], "sha256": function_source(function)}
+    digests = {"data_digest": prompts_digest(prompts), "columns_digest": columns_digest(prompts)}
+    return {"model_revision": loaded.revision, **digests, "inputs": inputs}
+
+
 def check_unchanged(run: RunDir, now: Mapping[str, Any], prompts: Iterable[Prompt]) -> None:
     """Raise ConfigError, with what has changed, if a run began with something else than ``now``, in which ``prompts`` are read.
 
@@ -83,7 +126,8 @@ def check_unchanged(run: RunDir, now: Mapping[str, Any], prompts: Iterable[Promp
         if now["inputs"].get(setting) != each:
             copy = run.inputs / f"{setting}.py"
             changed.append(f"{setting} = {each['name']}" + (f" (as it was: {copy})" if copy.is_file() else ""))
-    for field, setting in (("data_digest", "data.prompts"), ("model_revision", "model.name")):
+    fields = ("data_digest", "data.prompts"), ("columns_digest", "data.prompts"), ("model_revision", "model.name")
+    for field, setting in fields:
         if field in then and now[field] != then[field]:
             changed.append(f"{setting} ({field} is {now[field]} and was {then[field]})")
     if changed:

@@ -5,6 +5,7 @@ What the job does it tells an `Observer`; the command line draws it, Python code
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -22,13 +23,13 @@ from konomi.errors import ConfigError, DataError, RunError
 from konomi.evaluation.healthy import kl_missed, over_the_run
 from konomi.evaluation.verdict import too_few
 from konomi.jobs.common import ends, finish, held, logged, new_run
-from konomi.jobs.inputs import check_unchanged, inputs_of, prompts_digest
+from konomi.jobs.inputs import check_unchanged, describe_inputs, given_function
 from konomi.markup import plural
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.models.reading import check_room
 from konomi.observer import Observer
-from konomi.rewards import as_reward, build_judges
+from konomi.rewards import as_reward, build_judges, reward_config
 from konomi.rewards.base import Reward, check_without_columns, columns_read, readers
 from konomi.runs import RunDir, Status
 from konomi.signals import Stop, stop_on_signal
@@ -60,18 +61,24 @@ def run_ppo(
     """
     observer, started = observer or Observer(), time.monotonic()
     old = RunDir.open(resume) if resume else None
-    own = None if prompts is None else as_prompts(prompts, job.data.column, observer.say)
+    own = None if prompts is None else as_prompts(itertools.islice(prompts, job.data.limit), job.data.column, observer.say)
+    source = job.data.prompts if own is None else "prompts"
     sides = find_prompts(job, own, observer.say)
+    function = reward if callable(reward) else None
+    if reward is not None:
+        job = job.model_copy(update={"reward": reward_config(reward)})
     reward = as_reward(job.reward if reward is None else reward, sides[0][0].columns, find_device())
     judges = build_judges(job.judges, columns=sides[0][0].columns, device=find_device())
-    asked, held_out = as_read(sides, [reward, *judges.values()], job.data.prompts, observer.say)
+    asked, held_out = as_read(sides, [reward, *judges.values()], source, observer.say)
     check_without_columns([reward, *judges.values()], job.compare.extra, asked[0])
     loaded = load_causal_lm(job.model, progress=observer.say)
     precision = (old and old.info.get("precision")) or choose_precision(job.model.precision)
     tokens = loaded.tokens
     check_lengths(job, tokens, asked, held_out, loaded)
     check_reading(job, tokens, asked + held_out, [reward, *judges.values()], observer)
-    began_with = describe_inputs(job, loaded, asked + held_out, given=own is not None)
+    if function is None and old:
+        function = given_function(old, reward)
+    began_with = describe_inputs(job, loaded, asked + held_out, own is not None, function)
     if old:
         check_unchanged(old, began_with, asked + held_out)
     policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
@@ -193,13 +200,17 @@ def _roll_back(trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer
         observer.warn(f"{trainer.stop_reason}. The model is the one after update {update}, the last good checkpoint")
     else:
         trainer.policy.lm.load_state_dict(trainer.reference.state_dict())
-        observer.warn(f"{trainer.stop_reason}, and no checkpoint is there. The model is the initial one; see run.save_every")
+        observer.warn(f"{trainer.stop_reason}, and no whole checkpoint is left. The model is the initial one; see run.save_every")
 
 
 def _go_on(run: RunDir, trainer: PPOTrainer, checkpoints: Checkpoints, observer: Observer) -> None:
     """Load the newest checkpoint that is whole. Raises RunError if none of them is."""
     forget_peak_memory()
-    checkpoints.load_newest(trainer.load, observer.warn)
+    try:
+        checkpoints.load_newest(trainer.load, observer.warn)
+    except RunError as error:
+        advice = "Put a copy of one back, or remove that directory to train from the beginning"
+        raise RunError(f"{error}, and nothing was trained. {advice}") from error
     run.truncate_after(trainer.update if trainer.update else -1)
     run.set_status("running")
 
@@ -228,7 +239,7 @@ def job_of(run: RunDir) -> PPOJob:
 
 def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
     """Write prompts that came from Python into the run, so that it can be resumed and compared without them."""
-    rows = ({job.data.column: each.text, **each.columns} for each in prompts)
+    rows = ({**each.columns, job.data.column: each.text} for each in prompts)
     files.write_atomic(run.path / PROMPTS, b"".join(map(files.line, rows)))
     job = job_of(run)
     run.write_json("config.json", job.model_dump(mode="json"))
@@ -248,8 +259,8 @@ def find_prompts(
     train, held_out = split_held_out([p for p in prompts if p.key not in extra], job.data.held_out)
     if not held_out:
         raise DataError(
-            f"{job.data.prompts}: of its {len(prompts)} prompts none is held out for the before/after; give more prompts, "
-            f"or raise data.held_out = {job.data.held_out:g}"
+            f"{job.data.prompts if given is None else 'prompts'}: of its {len(prompts)} prompts none is held out for the "
+            f"before/after; give more prompts, or raise data.held_out = {job.data.held_out:g}"
         )
     return train, held_out
 
@@ -261,12 +272,6 @@ def as_read(
     held_out = {prompt.key for prompt in sides[1]}
     found = distinct_prompts([*sides[0], *sides[1]], columns_read(rewards), say, name)
     return [p for p in found if p.key not in held_out], [p for p in found if p.key in held_out]
-
-
-def describe_inputs(job: PPOJob, loaded: Loaded, prompts: list[Prompt], given: bool = False) -> dict[str, Any]:
-    """What a run depends on, as run.json has it. ``given``: the prompts are not those that the job names."""
-    settings = job.model_dump(mode="json", include={"model", "reward", "judges"} | (set() if given else {"data"}))
-    return {"model_revision": loaded.revision, "data_digest": prompts_digest(prompts), "inputs": inputs_of(settings)}
 
 
 def check_lengths(job: PPOJob, tokens: Tokens, prompts: list[Prompt], held_out: list[Prompt], loaded: Loaded) -> None:

@@ -148,12 +148,15 @@ def gguf_model(file: Path, progress: Progress, *, verify: bool = False) -> Conve
 def _convert(gguf: Path, out: Path, what: str, progress: Progress) -> None:
     progress(f"converting {what}, once: one to two minutes for 270 M parameters")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoModelForCausalLM
+
+    from konomi.models.load import read_tokenizer
 
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    except _READER_ERRORS as error:
+        tokenizer = read_tokenizer(str(gguf.parent), gguf_file=gguf.name)
+    except (*_READER_ERRORS, StrictDataclassError) as error:
         raise ModelError(
             f"{what}: cannot be converted: {error}. The file may be damaged, or of an architecture that transformers "
             "cannot read from GGUF; then give the model's original directory or hub name"

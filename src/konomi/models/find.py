@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def refuse_adapter(source: str, name: str, **hub: Any) -> None:
 
 def _check_directory(path: Path, name: str) -> None:
     refuse_adapter(str(path), name)
-    if not (path / "config.json").is_file():
+    if not os.path.isfile(path / "config.json"):  # False too where the directory may not be searched
         raise ModelError(
             f"{name}: the directory has no config.json, so it is not a saved model. Give one that save_pretrained wrote"
         )

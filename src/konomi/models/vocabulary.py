@@ -114,9 +114,9 @@ def byte_symbols() -> list[str]:
     >>> byte_symbols()[0x20], byte_symbols()[0x41]
     ('Ġ', 'A')
     """
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    symbols = {byte: chr(byte) for byte in plain} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    symbols = bytes_to_unicode()
     return [symbols[byte] for byte in range(256)]
 
 

@@ -52,7 +52,7 @@ def product(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
     """
     if hidden_ND.dtype not in (torch.bfloat16, torch.float16):
         return hidden_ND @ weight_VD.T
-    if hidden_ND.device.type not in ("cpu", "mps"):
+    if hidden_ND.device.type == "cuda":
         return torch.mm(hidden_ND, weight_VD.T, out_dtype=torch.float32)
     # torch has no such product here: float32 multiplies, in blocks of the weight that stay in the processor's cache
     wide_ND, logits_NV = hidden_ND.float(), hidden_ND.new_empty(len(hidden_ND), len(weight_VD), dtype=torch.float32)

@@ -118,15 +118,17 @@ def _work(step: Step, title: str, notes: Notes, observer: Observer, tracked: _Tr
         if result["status"] != "finished":
             raise RunError(f"{result.get('reason') or result['status']}; the run is in {stage.directory}")
     except KeyboardInterrupt:
-        notes.stage(stage.name, status="stopped")
+        with suppress(RunError):  # a disk that is full takes no notes
+            notes.stage(stage.name, status="stopped")
         raise KeyboardInterrupt(f"{title}: stopped; go on with: {again}") from None
     except KonomiError as error:
-        with suppress(RunError):  # a disk that is full takes no notes either
+        with suppress(RunError):
             notes.stage(stage.name, status="failed", reason=str(error))
         error.args = (f"stage {stage.name}: {error}",)
         raise
     except BaseException as error:
-        notes.stage(stage.name, status="failed", reason=f"{type(error).__name__}: {error}")
+        with suppress(RunError):
+            notes.stage(stage.name, status="failed", reason=f"{type(error).__name__}: {error}")
         raise
     seconds = time.monotonic() - began
     RunDir(stage.directory).write_json(

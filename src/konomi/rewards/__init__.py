@@ -8,11 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from konomi.config import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
+from konomi.config import (
+    ClassifierReward,
+    FunctionReward,
+    HttpReward,
+    ModelReward,
+    RewardConfig,
+    Section,
+    SumReward,
+    build,
+)  # fmt: skip
 from konomi.errors import ConfigError, ModelError
-from konomi.files import local_path
+from konomi.files import model_path
 from konomi.rewards.base import Reward, score
 
 __all__ = ["Reward", "as_reward", "build_judges", "build_reward", "reward_config", "score"]
@@ -58,7 +65,7 @@ def reward_config(given: Any) -> RewardConfig:
         name = str(given)
         if name.startswith(("http://", "https://")):
             given = {"kind": "http", "url": name}
-        elif (local_path(name, ConfigError) / REWARD_FILE).is_file():
+        elif (model_path(name, ConfigError) / REWARD_FILE).is_file():
             given = {"kind": "model", "name": name}
         elif ":" in name and not name.startswith("embedded:"):
             given = {"kind": "function", "name": name}
@@ -66,11 +73,15 @@ def reward_config(given: Any) -> RewardConfig:
             given = {"kind": "classifier", "name": name}
     elif callable(given):
         given = {"kind": "function", "name": _name_of(given)}
-    try:
-        config: RewardConfig = TypeAdapter(RewardConfig).validate_python(given)
-    except ValidationError as error:
-        raise ConfigError(f"reward: {error.errors()[0]['msg']}; got {given!r}") from None
-    return config
+    if isinstance(given, Section):
+        given = given.model_dump()
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"reward: {given!r}; give a function, a name or the settings of [reward]")
+    return build(_Given, {"reward": given}, where="reward").reward
+
+
+class _Given(Section):
+    reward: RewardConfig
 
 
 def as_reward(given: Any, columns: Iterable[str] | None = None, device: Any = "cpu") -> Reward:

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib.util
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ _NO_ASARI = "embedded:asari: {}; install it with: pip install 'konomi[embedded]'
 _SHA256 = "7b3f5f74a9b214faacfc73a89ec4f9b0d2d50cb27e22ff4f21c501184463efc1"
 
 
-class SentimentReward:
+class SentimentReward(ABC):
     """A small classifier of sentiment that is a package of its own. A text's score does not depend on what else is scored with
     it, to the bit.
 
@@ -50,9 +51,9 @@ class SentimentReward:
         self._config = config
         self.label = find_label(config.label, self.labels, config.name)
 
+    @abstractmethod
     def positive(self, text: str) -> float:
         """Return the probability that a text is positive."""
-        raise NotImplementedError
 
     def __call__(
         self,

@@ -109,7 +109,7 @@ def ask(
     except RunError:
         raise
     except (Exception, SystemExit) as error:
-        # a user's function may raise anything: the only broad catch in the package, and it does not go on
+        # a user's function may raise anything, and may call sys.exit; the run does not go on
         raised = f"{type(error).__name__}: {error}".rstrip(": ")
         raise RunError(f"reward {reward.name}: {raised}") from error
 

@@ -18,7 +18,7 @@ from torch import nn
 from konomi.config import ClassifierReward
 from konomi.data.sources import hub_problem
 from konomi.data.tokens import lengths_to_mask, pad_right
-from konomi.errors import ConfigError, ModelError
+from konomi.errors import FAULTS, ConfigError, ModelError
 from konomi.files import model_path
 from konomi.models.find import refuse_adapter
 from konomi.models.load import read_tokenizer
@@ -131,6 +131,7 @@ def _fuse_gelu(model: nn.Module) -> None:
 def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
     """Return the model (float32, evaluation mode), its tokenizer, and the index of the label."""
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     name, path = config.name, model_path(config.name, ModelError)
@@ -151,12 +152,12 @@ def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
         model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
             source, config=model_config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
         )
-    except (OSError, ValueError, LookupError, RuntimeError, ImportError, SafetensorError) as error:
+    except (*FAULTS, MemoryError, SafetensorError, StrictDataclassError) as error:
         if problem is None:
             raise ModelError(f"reward.name: {name} cannot be used as a classifier: {error}") from error
         raise ModelError(
             f"reward.name: {name}: no such directory; as a model of the hub it is not in the cache and cannot be "
-            f"fetched ({problem}). Without a network, use a directory or embedded:asari"
+            f"fetched ({problem}). Without a network, use a directory, embedded:asari or embedded:vader"
         ) from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(

@@ -26,6 +26,9 @@ _IMPORT_ERRORS = (
     ArithmeticError, AssertionError, SystemExit,
 )  # fmt: skip
 
+IMPORTED: list[str] = []
+"""The modules that are being imported for a reward: none of them may begin a training."""
+
 
 class FunctionReward:
     """Calls ``package.module:function`` or ``path/to/file.py:function`` with the arguments that the function names.
@@ -41,8 +44,8 @@ class FunctionReward:
     def __init__(self, config: configuration.FunctionReward, function: Callable[..., Any] | None = None) -> None:
         """``function``: call this one; not given: the one that the configuration names."""
         self.name = config.name
-        self._function = _find(config.name) if function is None else _checked(function, config.name)
-        self._wanted, self._required, self._all = _parameters(self._function, config.name)
+        self.function = _find(config.name) if function is None else _checked(function, config.name)
+        self._wanted, self._required, self._all = _parameters(self.function, config.name)
         self.reads = None if self._all else set(self._wanted) - set(_OWN)
 
     def check(self, columns: Iterable[str]) -> None:
@@ -71,7 +74,7 @@ class FunctionReward:
         self.check(columns)
         offered = {**columns, "texts": texts, "prompts": prompts, "responses": responses}
         given = {name: list(value) for name, value in offered.items() if self._all or name in self._wanted}
-        return as_given(self._function(**given), responses, self.name, texts)
+        return as_given(self.function(**given), responses, self.name, texts)
 
 
 def _find(name: str) -> Callable[..., Any]:
@@ -103,6 +106,7 @@ def _import(module_name: str, name: str) -> ModuleType:
     is_file = path.suffix == ".py"
     if is_file and not path.is_file():
         raise ConfigError(f"reward.name: {module_name}: no such file (seen from {Path.cwd()})")
+    IMPORTED.append(module_name)
     try:
         with _searched_first(path.resolve().parent if is_file else Path.cwd()):
             return _run_file(path.resolve()) if is_file else importlib.import_module(module_name)
@@ -110,6 +114,8 @@ def _import(module_name: str, name: str) -> ModuleType:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         at = "" if isinstance(error, (ImportError, SyntaxError)) else f" ({frame.filename}, line {frame.lineno})"
         raise ConfigError(f"reward.name: {name}: cannot be imported: {type(error).__name__}: {error}{at}") from error
+    finally:
+        IMPORTED.pop()
 
 
 def _run_file(path: Path) -> ModuleType:

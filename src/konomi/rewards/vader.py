@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from konomi.config import ClassifierReward
 from konomi.errors import ModelError
 from konomi.rewards.asari import SentimentReward
 
@@ -17,9 +18,13 @@ from konomi.rewards.asari import SentimentReward
 class VaderReward(SentimentReward):
     """English sentiment by vaderSentiment 3.3.2."""
 
+    def __init__(self, config: ClassifierReward) -> None:
+        super().__init__(config)
+        self._analyzer = _analyzer()
+
     def positive(self, text: str) -> float:
         """Return (1 + compound) / 2."""
-        return float((1.0 + _analyzer().polarity_scores(text)["compound"]) / 2)
+        return float((1.0 + self._analyzer.polarity_scores(text)["compound"]) / 2)
 
 
 @functools.cache

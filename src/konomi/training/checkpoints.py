@@ -37,10 +37,7 @@ class Checkpoints:
                 return update
             except RunError as error:
                 if left == 0:
-                    raise RunError(
-                        f"{error}. No whole checkpoint is left in {self.directory}, and nothing was trained. Put a copy of one "
-                        "back, or remove that directory to train from the beginning"
-                    ) from error
+                    raise RunError(f"{error}. No whole checkpoint is left in {self.directory}") from error
                 warn(f"{error}. The one before it is tried")
         return None
 
@@ -50,9 +47,7 @@ class Checkpoints:
             self.directory.mkdir(exist_ok=True)
             for left in self.directory.glob(".update-*"):  # of a save that was killed
                 shutil.rmtree(left)
-        path = self.directory / f"update-{trainer.update:05d}"
-        if not path.exists():
-            trainer.save(path)
+        trainer.save(self.directory / f"update-{trainer.update:05d}")  # in place of one that was found damaged
 
     def prune(self, measured: int) -> None:
         """Keep the newest good ones and all that are newer; the policy after update ``measured`` - 1 was found good."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class PPOTrainer:
         policy: Policy,
         reference: PreTrainedModel,
         tokens: Tokens,
-        prompts: Sequence[Prompt | str],
+        prompts: Iterable[str | Mapping[str, Any] | Prompt],
         reward: Reward | Callable[..., Any],
         *,
         ppo: PPOConfig | None = None,

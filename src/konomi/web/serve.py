@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -160,7 +160,7 @@ def serve(
             say(_second(project))
         server = _server(app)
         ending = _Ending(app.state.site, until, server) if until is not None else None
-        _end_by_hangup(server)
+        stack.enter_context(_ended_by_hangup(server))
         server.run(sockets=[listening])
         if ending is not None and ending.error is not None:
             raise ending.error
@@ -189,11 +189,18 @@ def _server(app: FastAPI) -> Server:
     return uvicorn.Server(config)
 
 
-def _end_by_hangup(server: Server) -> None:
+@contextlib.contextmanager
+def _ended_by_hangup(server: Server) -> Iterator[None]:
     """uvicorn itself hears of SIGINT and SIGTERM only."""
-    if threading.current_thread() is threading.main_thread():
-        for number in set(ending_signals()) - {signal.SIGINT, signal.SIGTERM}:
-            signal.signal(number, server.handle_exit)
+    numbers = set(ending_signals()) - {signal.SIGINT, signal.SIGTERM}
+    if threading.current_thread() is not threading.main_thread():
+        numbers = set()
+    before = {number: signal.signal(number, server.handle_exit) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Ending:
