@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tiny
+from children import child
 from konomi.cli import app
 
 REWARD = '''
@@ -26,8 +28,9 @@ def count_a(responses):
     return [float(text.count("a")) for text in responses]
 
 def slow(responses):
-    import time
-    time.sleep(0.3)
+    """Takes its time where there is a file "slow"."""
+    import os, time
+    time.sleep(0.3 * os.path.exists("slow"))
     return count_a(responses)
 
 def raising(responses):
@@ -38,9 +41,8 @@ def broken(responses):
 '''
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a tiny model, prompts, a reward and a job file; it is the current one."""
+def furnished(tmp_path: Path) -> Path:
+    """A directory with a tiny model, prompts, a reward and a job file."""
     tiny.save_tiny(tmp_path / "lm", "gpt2")
     words = [a + b + c for a in "abcdefgh" for b in "xyz" for c in "uvw"]
     (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
@@ -73,9 +75,25 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """,
         encoding="utf-8",
     )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory."""
+    monkeypatch.chdir(furnished(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests that write nothing."""
+    return furnished(tmp_path_factory.mktemp("world"))
 
 
 def konomi(*arguments: str) -> Any:
@@ -222,15 +240,9 @@ def _without_clock(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "konomi", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def started(*arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "konomi", *arguments]
+    return child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -244,11 +256,13 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_and_resumed_is_as_never_stopped(world: Path, how: signal.Signals) -> None:
     slow = ("--set", "reward.name=taste.py:slow")
-    process = start("ppo", "job.toml", "--set", "run.name=stopped", *slow)
+    (world / "slow").touch()
     run = world / "runs" / "stopped"
-    wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
-    process.send_signal(how)
-    _, said = process.communicate(timeout=60)
+    with started("ppo", "job.toml", "--set", "run.name=stopped", *slow) as process:
+        wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+    (world / "slow").unlink()
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert f"konomi ppo --resume {Path('runs') / 'stopped'}" in said
@@ -284,12 +298,13 @@ def test_kl_cap_without_a_checkpoint_ends_with_the_initial_model(world: Path) ->
 
 
 def test_a_run_is_not_gone_on_with_twice_or_on_other_prompts(world: Path) -> None:
-    process = start("ppo", "job.toml", "--set", "run.name=one", "--set", "reward.name=taste.py:slow")
+    (world / "slow").touch()
     run = world / "runs" / "one"
-    wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
-    taken = konomi("ppo", "--resume", str(run))
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    with started("ppo", "job.toml", "--set", "run.name=one", "--set", "reward.name=taste.py:slow") as process:
+        wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
+        taken = konomi("ppo", "--resume", str(run))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
     assert (taken.exit_code, str(process.pid) in taken.stderr) == (1, True)
     (world / "prompts.txt").write_text("other\nprompts\nare\nhere\nand\nsome\nmore\nof\nthem\nabc\n", encoding="utf-8")
     other = konomi("ppo", "--resume", str(run))
@@ -387,14 +402,17 @@ def test_an_exception_of_a_reward_function_is_shown_with_its_traceback(world: Pa
         (["ppo", "job.toml", "--set", "rollout.stop=length", "--set", "rollout.missing_eos=replace"], ["missing_eos", "length"]),
     ],
 )
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, arguments: list[str], words: list[str]) -> None:
-    before = sorted(world.rglob("*"))
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(
+    untouched: Path, arguments: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(untouched)
+    before = sorted(p for p in untouched.rglob("*") if "__pycache__" not in p.parts)
     result = konomi(*arguments)
     assert result.exit_code == 2, result.stderr
     for word in words:
         assert word in result.stderr
     assert "Traceback" not in result.stderr
-    assert sorted(p for p in world.rglob("*") if "__pycache__" not in p.parts) == before
+    assert sorted(p for p in untouched.rglob("*") if "__pycache__" not in p.parts) == before
 
 
 def test_names_that_are_no_paths(world: Path) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tiny
+from children import child
 from konomi.cli import app
 
 TASTE = '''
@@ -188,7 +189,7 @@ def test_variables_that_a_launcher_has_left(world: Path, monkeypatch: pytest.Mon
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     assert konomi("--help").exit_code == 0 and os.environ["RANK"] == "0"
-    for arguments in (["ppo", "ppo.toml"], ["sft", "sft.toml"]):
+    for arguments in (["ppo", "ppo.toml", "--set", "ppo.episodes=16"], ["sft", "sft.toml"]):
         done = finished(*arguments)
         assert done.returncode == 0, done.stderr
     for size in ("WORLD_SIZE", "PMI_SIZE"):
@@ -203,8 +204,8 @@ def test_variables_that_a_launcher_has_left(world: Path, monkeypatch: pytest.Mon
 # -- where output goes, and signals ------------------------------------------------------------------------------------
 
 
-def started(*arguments: str, **streams: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-m", "konomi", *arguments], text=True, encoding="utf-8", **streams)
+def started(*arguments: str, **streams: Any) -> AbstractContextManager[subprocess.Popen[str]]:
+    return child([sys.executable, "-m", "konomi", *arguments], **streams)
 
 
 def finished(*arguments: str, **streams: Any) -> subprocess.CompletedProcess[str]:
@@ -229,14 +230,15 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
 def test_what_nobody_reads_ends_no_run(world: Path) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
-        assert finished("ppo", "ppo.toml", "--set", "run.name=full", stderr=full).returncode == 0
+        assert finished("ppo", "ppo.toml", "--set", "run.name=full", "--set", "ppo.episodes=16", stderr=full).returncode == 0
         for arguments in (["convert", "pairs.jsonl", "out.jsonl", "--to", "rankings"], ["convert", "--help"]):
             done = finished(*arguments, stdout=full)
             assert done.returncode == 1
             assert done.stderr.splitlines()[-1] == "konomi: standard output: cannot be written: No space left on device"
             assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert len(Path("out.jsonl").read_text("utf-8").splitlines()) == 72
-    with started("ppo", "ppo.toml", "--set", "run.name=head", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    short = ("--set", "run.name=head", "--set", "ppo.episodes=32")
+    with started("ppo", "ppo.toml", *short, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         assert process.stderr is not None
         process.stderr.readline()
         process.stderr.close()
@@ -264,12 +266,12 @@ def test_a_closed_terminal_is_a_wish_to_stop(world: Path) -> None:
     assert len(list((run / "one" / "checkpoints").iterdir())) == 1
     ignoring = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
     command = [sys.executable, "-c", ignoring, sys.executable, "-m", "konomi", *long, "--set", "run.name=two"]
-    with subprocess.Popen(command, text=True, **quiet) as process:  # as nohup does it
+    with child(command, **quiet) as process:  # as nohup does it
         wait_for(run / "two" / "metrics.jsonl", process)
         process.send_signal(signal.SIGHUP)
-        lines = (run / "two" / "metrics.jsonl").read_bytes().count(b"\n")
+        lines, deadline = (run / "two" / "metrics.jsonl").read_bytes().count(b"\n"), time.monotonic() + 120
         while (run / "two" / "metrics.jsonl").read_bytes().count(b"\n") < lines + 3:
-            assert process.poll() is None
+            assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 130

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tiny
+from children import child
 from konomi.cli import app
 from konomi.config import VERBS, PPOJob, load_pipeline
 from konomi.config.pipeline import _imported
@@ -27,8 +28,8 @@ def count_a(responses):
     return [float(text.count("a") + len(text) / 8) for text in responses]
 
 def slow(responses):
-    import time
-    time.sleep(0.3)
+    import os, time
+    time.sleep(0.3 * os.path.exists("slow"))
     return count_a(responses)
 
 def broken(responses):
@@ -70,17 +71,40 @@ data.prompts = "prompts.txt"
 STAGES = ["candidates", "rank", "policy", "after"]
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny model, prompts, a reward and a pipeline file; it is the current directory."""
+def furnished(tmp_path: Path) -> Path:
+    """A directory with a tiny model, prompts, a reward and a pipeline file."""
     tiny.save_tiny(tmp_path / "lm", "gpt2")
     words = [a + b + c for a in "abcdef" for b in "xy" for c in "uv"]
     (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     (tmp_path / "taste.py").write_text(REWARD, encoding="utf-8")
     (tmp_path / "pipe.toml").write_text(FILE, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory."""
+    monkeypatch.chdir(furnished(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests that only write pipe.toml."""
+    return furnished(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def checked(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with pipe.toml as it was; nothing may be run in it."""
+    monkeypatch.chdir(shared)
+    Path("pipe.toml").write_text(FILE, encoding="utf-8")
+    return shared
 
 
 def konomi(*arguments: str) -> Any:
@@ -196,17 +220,17 @@ def test_killed_in_the_middle_of_ppo_it_goes_on_as_if_nothing_had_been(world: Pa
     slow = ("--set", "stages.policy.reward.name=taste.py:slow", "--set", "mlflow=true")
     command = [sys.executable, "-m", "konomi", "run", "pipe.toml", *slow]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
-    )
-    deadline = time.monotonic() + 120
-    while not (world / "runs/tiny/policy/checkpoints/update-00001").is_dir():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    taken = konomi("run", "pipe.toml")
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    (world / "slow").touch()
+    with child(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        deadline = time.monotonic() + 120
+        while not (world / "runs/tiny/policy/checkpoints/update-00001").is_dir():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        taken = konomi("run", "pipe.toml")
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    (world / "slow").unlink()
     assert (taken.exit_code, f"another process (pid {process.pid}) works on this run" in taken.stderr) == (1, True)
     parent = json.loads(Path("runs/tiny/pipeline.json").read_text(encoding="utf-8"))["mlflow_run_id"]
     assert planned(*slow)["policy"] == "resume: it was killed"
@@ -255,12 +279,12 @@ def test_killed_in_the_middle_of_ppo_it_goes_on_as_if_nothing_had_been(world: Pa
         ("[stages", "[stag", ["pipe.toml: stag: unknown key"]),
     ],
 )  # fmt: skip
-def test_the_whole_file_is_checked_before_anything_runs(world: Path, old: str, new: str, words: list[str]) -> None:
+def test_the_whole_file_is_checked_before_anything_runs(checked: Path, old: str, new: str, words: list[str]) -> None:
     rewrite("pipe.toml", old, new)
     result = konomi("run", "pipe.toml")
     assert result.exit_code == 2, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
-    assert not (world / "runs").exists()
+    assert not (checked / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -273,11 +297,11 @@ def test_the_whole_file_is_checked_before_anything_runs(world: Path, old: str, n
         (["--from", "nobody"], ["--from nobody: no such stage; the stages are: candidates, rank, policy, after"]),
     ],
 )
-def test_wrong_use_is_one_message_and_nothing_written(world: Path, arguments: list[str], words: list[str]) -> None:
+def test_wrong_use_is_one_message_and_nothing_written(checked: Path, arguments: list[str], words: list[str]) -> None:
     result = konomi("run", "pipe.toml", *arguments)
     assert result.exit_code == 2, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
-    assert not (world / "runs").exists()
+    assert not (checked / "runs").exists()
 
 
 def test_directories_that_are_not_a_pipelines(world: Path) -> None:

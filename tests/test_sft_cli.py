@@ -17,6 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 import tiny
+from children import child
 from konomi.cli import app
 from konomi.config import ModelConfig
 from konomi.data.records import Prompt
@@ -49,9 +50,8 @@ def write(path: Path, rows: list[Any]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with a tiny model, texts and a job file; it is the current one."""
+def furnished(tmp_path: Path) -> Path:
+    """A directory with a tiny model, texts and a job file."""
     tiny.save_tiny(tmp_path / "lm", "gpt2")
     write(tmp_path / "pairs.jsonl", pairs())
     write(tmp_path / "talks.jsonl", [
@@ -60,9 +60,28 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ])  # fmt: skip
     (tmp_path / "texts.txt").write_text("\n".join(f"{w} {w}" for w in WORDS), encoding="utf-8")
     (tmp_path / "job.toml").write_text(JOB, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory."""
+    monkeypatch.chdir(furnished(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests that write nothing."""
+    made = furnished(tmp_path_factory.mktemp("world"))
+    (made / "empty.jsonl").write_text("", encoding="utf-8")
+    (made / "long.txt").write_text("\n".join(["a" * 200, *WORDS]), encoding="utf-8")
+    return made
 
 
 def konomi(*arguments: str) -> Any:
@@ -215,14 +234,14 @@ def test_a_tokenizer_without_an_end_is_told(world: Path) -> None:
 def test_a_stop_says_what_there_is_and_leaves_nothing_half_written(world: Path) -> None:
     command = [sys.executable, "-m", "konomi", "sft", "job.toml", "--set", "run.name=stopped", "--set", "sft.epochs=100000",
                "--set", "sft.patience=100000", "--set", "sft.learning_rate=1e-4"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     run, deadline = world / "runs" / "stopped", time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or not any("eval/loss" in line and line["update"] for line in lines(run)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    with child(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        while not (run / "metrics.jsonl").exists() or not any("eval/loss" in line and line["update"] for line in lines(run)):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     last = lines(run)[-1]["update"]
     assert f"konomi: stopped after update {last}" in said
@@ -276,16 +295,17 @@ def test_a_stop_before_the_first_evaluation(world: Path, monkeypatch: pytest.Mon
         (["sft.epoch=3"], ["sft.epoch", "did you mean epochs"]),
     ],
 )
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, settings: list[str], words: list[str]) -> None:
-    (world / "empty.jsonl").write_text("", encoding="utf-8")
-    (world / "long.txt").write_text("\n".join(["a" * 200, *WORDS]), encoding="utf-8")
-    before = sorted(world.rglob("*"))
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(
+    untouched: Path, settings: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(untouched)
+    before = sorted(untouched.rglob("*"))
     result = konomi("sft", "job.toml", *(word for each in settings for word in ("--set", each)))
     assert result.exit_code == 2, result.stderr
     for word in words:
         assert word in result.stderr
     assert "Traceback" not in result.stderr
-    assert sorted(world.rglob("*")) == before
+    assert sorted(untouched.rglob("*")) == before
 
 
 def test_texts_have_to_be_named(world: Path) -> None:

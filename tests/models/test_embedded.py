@@ -199,20 +199,25 @@ def test_a_conversion_that_is_whole_but_unusable_is_told_not_repeated(tiny_gguf:
 
 def test_two_processes_convert_once(tiny_gguf: Path, cache: Path) -> None:
     code = (
-        "import sys, pathlib; from konomi.models.embedded import gguf_model; print('ready', flush=True); input();"
-        "print(gguf_model(pathlib.Path(sys.argv[1]), lambda m: print(m.split()[0].rstrip(':'))).path)"
+        "import sys, pathlib; from konomi.models.embedded import gguf_model; print('ready', flush=True); input()\n"
+        "def say(m):\n    print(m.split()[0].rstrip(':'), flush=True)\n    if m.startswith('converting'): input()\n"
+        "print(gguf_model(pathlib.Path(sys.argv[1]), say).path)"
     )
     both = [run(code, tiny_gguf), run(code, tiny_gguf)]
-    for process in both:
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    for process in both:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    said = [process.communicate(timeout=120)[0].splitlines() for process in both]
+    try:
+        for process in both:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        for process, word in zip(both, ("converting\n", "waiting\n"), strict=True):  # the first goes on when the second waits
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == word
+        said = [process.communicate("\n", timeout=120)[0].splitlines() for process in both]
+    finally:
+        for process in both:
+            process.kill()
     assert [process.returncode for process in both] == [0, 0]
-    assert said[0][-1] == said[1][-1] and is_whole(Path(said[0][-1]), verify=True)
-    assert sorted(lines[0] for lines in said) == ["converting", "waiting"]
+    assert said[0] == said[1] and len(said[0]) == 1 and is_whole(Path(said[0][0]), verify=True)
     assert nothing_half_done(cache)
 
 
