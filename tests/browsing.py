@@ -44,8 +44,9 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
-        self.thread.join(10)
+        self.thread.join(60)
         self.socket.close()
+        assert not self.thread.is_alive(), "the server did not end"
 
     def judgements(self) -> list[Any]:
         """All that was said, with the items that it is about: (item, judgement)."""

@@ -107,7 +107,7 @@ class Server:
 
     def interrupt(self) -> tuple[int, str]:
         self.process.send_signal(signal.SIGINT)
-        error = self.process.communicate(timeout=20)[1]
+        error = self.process.communicate(timeout=60)[1]
         return self.process.returncode, error
 
 

@@ -67,13 +67,15 @@ def test_the_installed_wheel_runs_the_quick_demo(wheel: Path, tmp_path: Path) ->
         [python, "-c", "import konomi; print(konomi.__file__)"], cwd=tmp_path, env=variables, capture_output=True, text=True
     )
     assert Path(where.stdout.strip()).is_relative_to(packages), where
+    wanted = ("run.mlflow=false", "ppo.episodes=16", "ppo.batch_size=8", "ppo.baseline_samples=8", "compare.prompts=4")
+    short = [word for each in wanted for word in ("--set", each)]
     result = subprocess.run(
-        [environment / "bin" / "konomi", "demo", "--quick", "--out", "runs", "--json", "--set", "run.mlflow=false"],
+        [environment / "bin" / "konomi", "demo", "--quick", "--out", "runs", "--json", *short],
         cwd=tmp_path, env=variables, capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     outcome = json.loads(result.stdout)
-    assert outcome["updates"] == 3
+    assert outcome["updates"] == 2
     assert [text["prompt"] for text in outcome["compare"]["texts"]][-2:] == ["今日の天気は", "この商品は"]
     assert outcome["last_update"]["objective/kl"] > 0
     assert outcome["peak_gb"] < 8

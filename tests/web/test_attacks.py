@@ -144,11 +144,11 @@ def test_nothing_is_read_through_frames_scripts_and_pictures(server: Server, att
             element.onload = () => done(kind === 'iframe' ? String(element.contentDocument) : 'loaded');
             element.onerror = () => done('refused');
             document.body.append(element);
-            setTimeout(() => done('refused'), 3000);
+            setTimeout(() => done('nothing'), 20000);
         })))""",
         server.address,
     )
-    assert found[0] in ("null", "refused")  # another origin's: what is in it is out of reach
+    assert found[0] in ("null", "refused", "nothing")  # another origin's: what is in it is out of reach
     assert found[1:] == ["refused"] * 3
     frame = next((each for each in attacker.frames if each.url != attacker.url), None)
     assert frame is None or frame.locator(".card").count() == 0  # and it shows nothing that could be clicked

@@ -18,8 +18,10 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install-dev")
 
 from playwright.sync_api import Browser, Page
+from typer.testing import CliRunner
 
 from browsing import watched
+from konomi.cli import app
 from label_site import environment
 from tiny import save_tiny
 
@@ -106,7 +108,14 @@ def rank(page: Page) -> str:
     return shown
 
 
-def test_from_people_to_ppo_and_back_to_people(tmp_path: Path, browser: Browser) -> None:
+def in_process(*arguments: str) -> str:
+    """What a command without a page prints."""
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_from_people_to_ppo_and_back_to_people(tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny(tmp_path / "lm", "llama")
     words = [a + b for a in "abcdefgh" for b in "ijklm"]
     (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
@@ -139,14 +148,11 @@ def test_from_people_to_ppo_and_back_to_people(tmp_path: Path, browser: Browser)
     assert found["held_out"]["accuracy"]["value"] > 0.6
     gained = json.loads((run / "policy" / "compare.json").read_text("utf-8"))["difference"]
     assert gained["low"] > 0
-    # once more nothing is asked, and nothing runs again
-    with konomi(tmp_path, "run", "pipe.toml", "--json") as process:
-        assert process.wait(120) == 0
-    text = (tmp_path / "log.txt").read_text("utf-8")
-    assert [each["status"] for each in json.loads(text[text.index("\n{") :])["stages"]] == ["skipped"] * 4
+    # once more nothing is asked, and nothing would run again
+    monkeypatch.chdir(tmp_path)
+    assert [each["action"] for each in json.loads(in_process("run", "pipe.toml", "--dry-run", "--json"))] == ["skip"] * 4
     # the same person judges what came of it, blind
-    with konomi(tmp_path, "compare", str(run / "policy"), "--people", "blind") as process:
-        assert process.wait(120) == 0
+    in_process("compare", str(run / "policy"), "--people", "blind")
     with konomi(tmp_path, "label", "blind") as process:
         page, complaints = come(browser, address(tmp_path, process))
         page.wait_for_url("**/guidelines")
@@ -154,8 +160,7 @@ def test_from_people_to_ppo_and_back_to_people(tmp_path: Path, browser: Browser)
         while page.locator("#done").is_hidden():
             rank(page)
         page.close()
-    with konomi(tmp_path, "export", "blind", "--out", "verdict", "--json") as process:
-        assert process.wait(120) == 0
+    in_process("export", "blind", "--out", "verdict", "--json")
     verdict = json.loads((tmp_path / "verdict" / "verdict.json").read_text("utf-8"))
     assert verdict["wins"] > 2 * verdict["losses"] > 0 or verdict["losses"] == 0
     assert verdict["reward_model"]["agreement"]["value"] > 0.5

@@ -377,10 +377,10 @@ def test_a_session_outlives_another_name_of_its_cookie(site: Site, tmp_path: Pat
 
 def raw(server: Server, request: bytes) -> bytes:
     port = int(server.address.rsplit(":", 1)[1])
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as wire:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has heard enough
             wire.sendall(request)
-        wire.settimeout(10)
+        wire.settimeout(60)
         found = b""
         with contextlib.suppress(ConnectionResetError):
             while part := wire.recv(65536):
@@ -454,7 +454,7 @@ SILENT = {
 def test_silent_connections_lock_nobody_out(server: Server, sent: bytes) -> None:
     place = ("127.0.0.1", int(server.address.rsplit(":", 1)[1]))
     with contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(socket.create_connection(place, timeout=10)) for _ in range(550)]
+        silent = [stack.enter_context(socket.create_connection(place, timeout=60)) for _ in range(550)]
         for each in silent:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has made room for a later one
                 each.sendall(sent)
@@ -466,7 +466,7 @@ def test_headers_have_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(connections, "HEADER_SECONDS", 0.3)
     with served(Site(make_project(tmp_path / "P"))) as place:
         for begun in (b"", b"GET / HTTP/1.1\r\n", b"GET /static/icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\nGET"):
-            with socket.create_connection(place, timeout=20) as wire:
+            with socket.create_connection(place, timeout=60) as wire:
                 wire.sendall(begun)
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     for _ in range(400):  # a byte at a time, for ever: every one of them in time
@@ -483,9 +483,11 @@ def served(site: Site) -> Iterator[tuple[str, int]]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         wait_for(lambda: server.started)
-        yield listening.getsockname()
-        server.should_exit = True
-        thread.join(30)
+        try:
+            yield listening.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(60)
         assert not thread.is_alive()
 
 
