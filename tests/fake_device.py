@@ -55,7 +55,6 @@ class _Module:
 
 
 # when this module is imported, and not later: autograd takes no new devices once it has run
-# when this is imported, not later: autograd counts the devices at the first backward pass of a process
 _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
 DEVICE = torch.device(NAME, 0)
 
