@@ -67,7 +67,10 @@ def test_the_installed_wheel_runs_the_quick_demo(wheel: Path, tmp_path: Path) ->
         [python, "-c", "import konomi; print(konomi.__file__)"], cwd=tmp_path, env=variables, capture_output=True, text=True
     )
     assert Path(where.stdout.strip()).is_relative_to(packages), where
-    wanted = ("run.mlflow=false", "ppo.episodes=16", "ppo.batch_size=8", "ppo.baseline_samples=8", "compare.prompts=4")
+    wanted = (
+        "run.mlflow=false", "ppo.episodes=16", "ppo.batch_size=8", "ppo.baseline_samples=8", "compare.prompts=4",
+        "rollout.response_tokens=[4, 8]",
+    )  # fmt: skip
     short = [word for each in wanted for word in ("--set", each)]
     result = subprocess.run(
         [environment / "bin" / "konomi", "demo", "--quick", "--out", "runs", "--json", *short],

@@ -106,7 +106,7 @@ class Engine:
             policy.double()
         optimizer = torch.optim.Adam(groups, eps=adam_eps, fused=True)
         self.base_rates = [group["lr"] for group in groups]
-        self.policy = policy.to(self.accelerator.device)
+        self.policy = policy
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
 
