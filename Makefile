@@ -1,5 +1,5 @@
 # make demo     install into .venv, then the whole job on the embedded models
-# make test     install what tests need, run all of them, in two processes (ARGS=tests/test_cli.py: some; ARGS="-n 0": in one)
+# make test     install what tests need, run all of them, in two processes (ARGS=tests/cli/test_cli.py: some; ARGS="-n 0": in one)
 # make check    lint and types          make mutants  does a test notice each broken equation?
 # make bench    how fast, beside TRL and beside the machine: docs/results.md (an hour; ARGS=--quick: five minutes)
 # make bench-demo   the demo with three seeds (ARGS=--write puts the table into docs/results.md)

@@ -19,9 +19,9 @@ import numpy as np
 from scipy import stats
 from scipy.special import expit
 
-from konomi.compare import paired_difference
-from konomi.evaluation.resampling import Interval, share_interval
-from konomi.feedback.verdict import Vote, win_rate, win_rate_over_raters
+from konomi.jobs.compare import paired_difference
+from konomi.statistics.bootstrap import Interval, share_interval
+from konomi.statistics.win_rate import Vote, win_rate, win_rate_over_raters
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results.md"
 LOW, HIGH = 0.93, 0.97

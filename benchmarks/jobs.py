@@ -46,7 +46,7 @@ def make_trainer(
 ) -> tuple[Any, str]:  # fmt: skip
     """A trainer on GPT-2 small shape; and its precision."""
     from konomi import DataConfig, Policy, PPOConfig, PPOTrainer, Prompt, RolloutConfig, Tokens, make_reference
-    from konomi.training.loop import choose_precision
+    from konomi.engine.device import choose_precision
 
     if top_layers and "top_layers" not in inspect.signature(Policy).parameters:
         raise MissingPart("this version cannot train the top layers alone")
@@ -136,8 +136,8 @@ def job_d(given: argparse.Namespace) -> None:
     """The demo: examples/demo.toml, real parts."""
     from konomi import Policy, PPOJob, PPOTrainer, Tokens, build_reward, load_causal_lm, load_config, make_reference
     from konomi.data.sources import examples
+    from konomi.engine.device import choose_precision, find_device
     from konomi.jobs.ppo import find_prompts
-    from konomi.training.loop import choose_precision, find_device
 
     changes = [f"run.seed={given.seed}", f"ppo.batch_size={given.episodes}", f"ppo.baseline_samples={BASELINE}"]
     changes += [f"ppo.episodes={given.episodes * (given.warmup + given.updates)}"]
@@ -169,8 +169,8 @@ def job_sampling(given: argparse.Namespace) -> None:
     import torch
 
     from konomi import RolloutConfig, Tokens
-    from konomi.rollout.sampler import make_draws, sample
-    from konomi.training.loop import autocast, choose_precision
+    from konomi.engine.device import autocast, choose_precision
+    from konomi.engine.sampler import make_draws, sample
 
     lm = shapes.gpt2(given.seed, 2048).requires_grad_(False)
     made, precision = shapes.tokenizer(), choose_precision("auto")
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--response", type=int, default=shapes.HIGH, help="tokens, for sampling and training")
     parser.add_argument("--growth", action="store_true", help="queries of one length")
     given = parser.parse_args()
-    from konomi import environment
+    from konomi.runs import environment
 
     if keep := getattr(environment, "manage_memory", None):
         keep()

@@ -28,10 +28,10 @@ from demo_seeds import hardware
 from judge_ja import put
 
 from konomi.data.records import Candidate
-from konomi.feedback.database import VERSION
-from konomi.feedback.project import Project, create_project, open_project
-from konomi.feedback.queue import Settings
-from konomi.feedback.records import NewTask
+from konomi.labelling.database import VERSION
+from konomi.labelling.project import Project, create_project, open_project
+from konomi.labelling.queue import Settings
+from konomi.labelling.records import NewTask
 from konomi.web.app import make_app
 
 PEOPLE, K = 20, 4

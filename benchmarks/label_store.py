@@ -21,10 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from konomi.data.records import Candidate
-from konomi.feedback.database import journal_mode
-from konomi.feedback.queue import Settings
-from konomi.feedback.records import Answer, NewTask, Person, Shown
-from konomi.feedback.store import Store
+from konomi.labelling.database import journal_mode
+from konomi.labelling.queue import Settings
+from konomi.labelling.records import Answer, NewTask, Person, Shown
+from konomi.labelling.store import Store
 
 K = 4
 WORDS = "今日の天気は晴れで、風がとても気持ちよく、散歩に出かけたくなります。"

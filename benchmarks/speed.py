@@ -193,7 +193,7 @@ def measure(only: Sequence[str], quick: bool, rounds: int, updates: int, peers: 
         notes += [problem for home in PEERS if (problem := prepare(home))]
     before, problem = state_before() if {"a", "d"} & set(only) else (None, None)
     notes += [problem] if problem else []
-    from konomi.training.loop import choose_precision
+    from konomi.engine.device import choose_precision
 
     precision = choose_precision("auto")
     chosen = chosen_systems(only, quick, updates, before, precision)

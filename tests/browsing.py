@@ -14,9 +14,9 @@ from typing import Any
 import uvicorn
 
 from konomi.data.records import Candidate
-from konomi.feedback.project import Project, create_project
-from konomi.feedback.queue import Settings
-from konomi.feedback.records import NewTask
+from konomi.labelling.project import Project, create_project
+from konomi.labelling.queue import Settings
+from konomi.labelling.records import NewTask
 from konomi.web.app import make_app
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

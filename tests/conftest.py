@@ -22,8 +22,8 @@ settings.register_profile("suite", deadline=None, database=None, derandomize="KO
 settings.load_profile("suite")
 
 SLOWEST = (
-    "models/test_families.py", "tests/test_wheel.py", "web/test_people_to_ppo.py", "tests/test_outside.py",
-    "tests/test_pipeline.py", "tests/test_device.py", "web/test_serve.py", "web/test_browser.py",
+    "engine/test_families.py", "tests/test_wheel.py", "web/test_people_to_ppo.py", "tests/test_outside.py",
+    "jobs/test_pipeline.py", "tests/test_device.py", "web/test_serve.py", "web/test_browser.py",
 )  # fmt: skip
 """Come first, so that two processes are done at about the same time."""
 

@@ -18,9 +18,9 @@ from starlette.testclient import TestClient
 
 from konomi.data.formats import write_records
 from konomi.data.records import Candidate, Task
-from konomi.feedback.project import Project, create_project
-from konomi.feedback.queue import Settings
-from konomi.feedback.records import NewTask
+from konomi.labelling.project import Project, create_project
+from konomi.labelling.queue import Settings
+from konomi.labelling.records import NewTask
 from konomi.web.app import make_app
 from konomi.web.security import Buckets
 

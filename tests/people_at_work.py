@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.records import Candidate
-from konomi.feedback.queue import Settings
-from konomi.feedback.records import Answer, NewTask, Person, Shown
-from konomi.feedback.store import Store
+from konomi.labelling.queue import Settings
+from konomi.labelling.records import Answer, NewTask, Person, Shown
+from konomi.labelling.store import Store
 
 NOW = 1_800_000_000.0
 

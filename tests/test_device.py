@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import tiny
 from fake_device import DEVICE, DeviceTensor, fake_device
 from konomi.cli import app
-from konomi.models import packed
+from konomi.engine import packed
 from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
 from konomi.training.sft import check_packing

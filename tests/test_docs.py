@@ -144,7 +144,7 @@ def emitted_metrics() -> set[str]:
         if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["phases"]:
             phases = typing.cast(ast.Dict, node.value).keys
             names |= {f"time/ppo/{typing.cast(ast.Constant, key).value}" for key in phases} | {"time/ppo/total"}
-    from konomi.compare import Answers, _figures, paired_difference, told
+    from konomi.jobs.compare import Answers, _figures, paired_difference, told
 
     answers = Answers(prompts=["a"], texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
     figures = _figures(answers, answers, 1)
@@ -160,7 +160,7 @@ def test_every_metric_is_documented_and_nothing_else() -> None:
 
 
 def test_healthy_ranges_are_those_of_the_code() -> None:
-    from konomi.evaluation.healthy import HEALTHY
+    from konomi.report.healthy import HEALTHY
 
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     said = {name: cell for name, cell in re.findall(r"^\| `([^`]+)` \|.*\| ([^|]*) \|$", text, re.M) if name in HEALTHY}

@@ -24,12 +24,12 @@ from konomi.config import ModelConfig, PPOJob, load_config
 from konomi.data.formats import read_records
 from konomi.data.rows import file_rows
 from konomi.errors import ConfigError, DataError, KonomiError, ModelError
-from konomi.feedback.project import open_project
+from konomi.labelling.project import open_project
 from konomi.models.cache import is_whole
 from konomi.models.load import load_causal_lm
 from konomi.models.reward import read_facts
-from konomi.report import write_report
-from konomi.runs import RunDir
+from konomi.report.report import write_report
+from konomi.runs.directory import RunDir
 from konomi.web.watch import Watched, updates
 from tiny import save_tiny
 

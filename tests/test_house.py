@@ -16,32 +16,26 @@ SOURCES = Path(__file__).resolve().parents[1] / "src" / "konomi"
 FILES = sorted(SOURCES.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "seeds", "signals"},
+    {"version", "errors", "seeds", "text"},
     {"reading"},
-    {"files", "environment", "observer", "markup"},
-    {"config", "ops"},
-    {"data"},
-    {"models", "evaluation", "runs", "charts", "mlflow_calls"},
-    {"rewards", "feedback"},
-    {"rollout", "tracking", "page"},
-    {"best_of", "reward_report", "sft_report"},
-    {"training", "compare", "report", "classic", "web"},
-    {"model_card"},
+    {"files"},
+    {"config", "ops", "runs"},
+    {"data", "report"},
+    {"statistics", "engine"},
+    {"models", "labelling"},
+    {"rewards"},
+    {"training", "web"},
     {"jobs"},
-    {"pipeline"},
-    {"revisit"},
-    {"console"},
-    {"api"},
     {"cli"},
     {"__main__"},
 ]
 """A part imports from layers above its own line, and from itself."""
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
-LIGHT = ["cli", "config", "console", "data.convert", "data.formats", "data.records", "data.sources", "environment", "errors",
-         "evaluation", "feedback.before_after", "feedback.export", "feedback.project", "feedback.queue", "feedback.store",
-         "feedback.verdict", "files", "observer", "report", "reward_report", "rewards.base", "runs", "seeds", "web.app",
-         "web.figures", "web.serve"]  # fmt: skip
+LIGHT = ["cli", "config", "data.convert", "data.formats", "data.records", "data.sources", "errors", "files", "labelling.blind",
+         "labelling.export", "labelling.project", "labelling.queue", "labelling.store", "report.report", "report.reward_report",
+         "rewards.base", "runs.console", "runs.directory", "runs.environment", "runs.observer", "seeds", "statistics",
+         "statistics.win_rate", "web.app", "web.figures", "web.serve"]  # fmt: skip
 """Modules that can be imported without any of these."""
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "mlflow", "onnxruntime", "safetensors")
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from konomi.cli import app
 from konomi.cli.japanese import SENTENCES
-from konomi.feedback.project import open_project
+from konomi.labelling.project import open_project
 from label_site import candidates_file, make_project
 from people_at_work import work
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from konomi.config import DataConfig, PPOConfig, RolloutConfig
-from konomi.data.batch import Rollout
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
+from konomi.engine.rollout import Rollout
+from konomi.engine.sampler import make_draws, sample
 from konomi.models.policy import Policy, make_reference
-from konomi.rollout.sampler import make_draws, sample
 from konomi.training.ppo import PPOTrainer
 from tiny import tiny_model, tiny_tokenizer
 

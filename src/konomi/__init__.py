@@ -9,8 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from konomi.api import train
-    from konomi.compare import compare_models
     from konomi.config import (
         ClassifierReward,
         CompareConfig,
@@ -38,22 +36,22 @@ if TYPE_CHECKING:
     from konomi.data.sources import load_prompts, split_held_out
     from konomi.data.tokens import Tokens
     from konomi.errors import ConfigError, DataError, KonomiError, ModelError, RunError
+    from konomi.jobs.compare import compare_models
     from konomi.jobs.judge import run_judge
+    from konomi.jobs.pipeline import run_pipeline
     from konomi.jobs.ppo import run_ppo
     from konomi.jobs.reward import run_reward
     from konomi.jobs.sample import run_sample
     from konomi.jobs.sft import run_sft
+    from konomi.jobs.train import train
     from konomi.models.backbone import open_reward_model
     from konomi.models.load import load_causal_lm
     from konomi.models.policy import Policy, make_reference
-    from konomi.pipeline import run_pipeline
-    from konomi.report import write_report
+    from konomi.report.report import write_report
     from konomi.rewards import build_reward
-    from konomi.runs import RunDir
-    from konomi.training.loop import StepResult
+    from konomi.runs.directory import RunDir
+    from konomi.runs.observer import StepResult
     from konomi.training.ppo import PPOTrainer
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Candidate": "konomi.data.records",
@@ -79,19 +77,19 @@ _HOME = {
     "RewardJob": "konomi.config",
     "RolloutConfig": "konomi.config",
     "RunConfig": "konomi.config",
-    "RunDir": "konomi.runs",
+    "RunDir": "konomi.runs.directory",
     "RunError": "konomi.errors",
     "SFTConfig": "konomi.config",
     "SFTData": "konomi.config",
     "SFTJob": "konomi.config",
     "SampleJob": "konomi.config",
     "Score": "konomi.data.records",
-    "StepResult": "konomi.training.loop",
+    "StepResult": "konomi.runs.observer",
     "SumReward": "konomi.config",
     "Task": "konomi.data.records",
     "Tokens": "konomi.data.tokens",
     "build_reward": "konomi.rewards",
-    "compare_models": "konomi.compare",
+    "compare_models": "konomi.jobs.compare",
     "load_causal_lm": "konomi.models.load",
     "load_config": "konomi.config",
     "load_pipeline": "konomi.config.pipeline",
@@ -102,15 +100,15 @@ _HOME = {
     "read_scores": "konomi.data.formats",
     "read_tasks": "konomi.data.formats",
     "run_judge": "konomi.jobs.judge",
-    "run_pipeline": "konomi.pipeline",
+    "run_pipeline": "konomi.jobs.pipeline",
     "run_ppo": "konomi.jobs.ppo",
     "run_reward": "konomi.jobs.reward",
     "run_sample": "konomi.jobs.sample",
     "run_sft": "konomi.jobs.sft",
     "split_held_out": "konomi.data.sources",
-    "train": "konomi.api",
+    "train": "konomi.jobs.train",
     "write_records": "konomi.data.formats",
-    "write_report": "konomi.report",
+    "write_report": "konomi.report.report",
 }
 
 __all__ = [

@@ -9,7 +9,7 @@ import pytest
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError
 from konomi.jobs.inputs import check_unchanged, inputs_of, prompts_digest
-from konomi.runs import RunDir
+from konomi.runs.directory import RunDir
 
 
 def test_what_settings_name_is_known_by_its_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

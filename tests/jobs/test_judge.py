@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from konomi.cli import app
 from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
 from konomi.data.records import Candidate, Prompt, Ranking, Task
-from konomi.feedback.stand_in import pairs_alike, ranks
+from konomi.jobs.simulated_rater import pairs_alike, ranks
 from tiny import ALPHABET, tiny_config, tiny_tokenizer
 
 REWARD = """

@@ -13,10 +13,10 @@ import pytest
 from konomi.config import LabelJob
 from konomi.data.formats import read_comparisons
 from konomi.errors import ConfigError, DataError, RunError
-from konomi.feedback.project import create_project, open_project, tasks_of
-from konomi.feedback.queue import Settings
 from konomi.jobs.label import run_label
-from konomi.observer import Observer
+from konomi.labelling.project import create_project, open_project, tasks_of
+from konomi.labelling.queue import Settings
+from konomi.runs.observer import Observer
 from konomi.web.app import make_app
 from konomi.web.serve import serve
 from konomi.web.session import Site

@@ -17,9 +17,9 @@ from konomi.config import DataConfig, ModelConfig, RolloutConfig, SampleJob, bui
 from konomi.data.formats import read_tasks
 from konomi.data.records import Prompt, Task
 from konomi.data.sources import load_prompts, split_held_out
+from konomi.engine.sampler import make_draws, sample
 from konomi.errors import ConfigError
 from konomi.models.load import load_causal_lm
-from konomi.rollout.sampler import make_draws, sample
 
 WORDS = [a + b + c for a in "abcd" for b in "xyz" for c in "uv"]
 

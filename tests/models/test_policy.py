@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 
 import oracles
 from konomi import ops
-from konomi.data.batch import Rollout, micro_batches
+from konomi.engine.forward import reference_logprobs, token_full_kl
+from konomi.engine.rollout import Rollout, micro_batches
 from konomi.errors import ModelError, RunError
 from konomi.models import policy as module
-from konomi.models.policy import Policy, make_reference, reference_logprobs, token_full_kl
-from konomi.training.loop import load_weights
+from konomi.models.policy import Policy, make_reference
+from konomi.training.accelerator import load_weights
 from tiny import EOS_ID, FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 from tiny_run import disturbed, sharp_model, tiny_rollout, without_dropout
 

@@ -21,9 +21,9 @@ from konomi.config import ModelConfig
 from konomi.errors import ConfigError, ModelError
 from konomi.models.embedded import EMBEDDED, embedded_model
 from konomi.models.load import load_causal_lm
-from konomi.models.scripts import SCRIPTS, Belongs, parse_scripts
-from konomi.models.trim import check_out, trim
-from konomi.models.vocabulary import KEEP, RULES, byte_symbols, choose, rewrite
+from konomi.models.trim.scripts import SCRIPTS, Belongs, parse_scripts
+from konomi.models.trim.trim import check_out, trim
+from konomi.models.trim.vocabulary import KEEP, RULES, byte_symbols, choose, rewrite
 from tiny import save_tiny, tiny_model
 
 ROOT = Path(__file__).parents[2]

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from konomi.config import RolloutConfig
 from konomi.data.tokens import Tokens
+from konomi.engine.device import autocast, choose_precision
+from konomi.engine.sampler import explore, make_draws
 from konomi.models.policy import Policy
-from konomi.rollout.sampler import explore, make_draws
 from konomi.training.experience import RATIO_TOLERANCE, say_again
-from konomi.training.loop import autocast, choose_precision
 from tiny import tiny_tokenizer
 from tiny_run import ragged_queries, sharp_model, tiny_trainer
 

@@ -12,8 +12,8 @@ import torch
 
 import oracles
 from konomi.config import PPOConfig, RolloutConfig
+from konomi.engine.sampler import explore, make_draws
 from konomi.errors import RunError
-from konomi.rollout.sampler import explore, make_draws
 from konomi.training.experience import Experience, ScoreScale, describe, kl_horizon, next_kl_coef
 from konomi.training.ppo import PPOTrainer
 from tiny import EOS_ID, FAMILIES, tiny_model

@@ -1,4 +1,4 @@
-"""The profile of one update, through the trainer; through the command line in tests/test_cli.py."""
+"""The profile of one update, through the trainer; through the command line in tests/cli/test_cli.py."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from konomi.errors import RunError
 from konomi.models.backbone import make_reward_model
 from konomi.models.reward import RewardModel
 from konomi.training import reward as training
-from konomi.training.follower import Hears
+from konomi.training.callback import Hears
 from konomi.training.reward import Example, collate, targets, task_loss, train_reward_model
 from tiny import ALPHABET, save_tiny, tiny_encoder
 

@@ -11,10 +11,10 @@ import torch
 
 import oracles
 from konomi.config import ModelConfig, ModelReward, RolloutConfig
-from konomi.data.batch import Rollout
 from konomi.data.groups import groups
 from konomi.data.records import Prompt, Ranking
 from konomi.data.tokens import Tokens, pad_right
+from konomi.engine.rollout import Rollout
 from konomi.errors import RunError
 from konomi.models.backbone import make_reward_model
 from konomi.rewards import build_reward

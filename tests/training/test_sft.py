@@ -13,7 +13,7 @@ import torch
 from konomi.config import SFTConfig
 from konomi.errors import ConfigError, RunError
 from konomi.models.policy import train_only
-from konomi.signals import Stop
+from konomi.runs.signals import Stop
 from konomi.training.sft import Course, TokenLoss, check_packing, perplexity, train
 from konomi.training.texts import IGNORED, Collator, Row, pack
 from tiny import EOS_ID, FAMILIES, VOCAB

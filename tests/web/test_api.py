@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from konomi.evaluation.verdict import FEW_COMPARISONS
-from konomi.feedback.export import rankings
-from konomi.feedback.ranking import counted
+from konomi.labelling.export import rankings
+from konomi.report.advice import FEW_COMPARISONS
+from konomi.statistics.bradley_terry import counted
 from konomi.web.figures import NEEDED_COMPARISONS, Found
 from konomi.web.words import catalogue
 from label_site import MODEL, Site, answer_to, make_project, wait_for

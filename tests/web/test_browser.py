@@ -16,7 +16,7 @@ from axe_core_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from browsing import Server, begin, next_shown, one_task, project_of
-from konomi.runs import RunDir
+from konomi.runs.directory import RunDir
 
 WEB = Path(__file__).resolve().parents[2] / "src" / "konomi" / "web"
 HOSTILE = [

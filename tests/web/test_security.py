@@ -19,8 +19,8 @@ import pytest
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from konomi.feedback.project import open_project
-from konomi.runs import RunDir
+from konomi.labelling.project import open_project
+from konomi.runs.directory import RunDir
 from konomi.web import api, connections, security, watch
 from konomi.web import app as app_module
 from konomi.web.security import BODY_LIMIT, HEADERS, Buckets, Hosts

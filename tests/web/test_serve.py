@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from children import child
 from konomi.cli import app
 from konomi.errors import ConfigError
-from konomi.feedback.project import open_project
+from konomi.labelling.project import open_project
 from konomi.web.figures import Figures
 from konomi.web.serve import address_of, check_host, listen
 from label_site import OURS, Server, candidates_file, environment, free_port, make_project, serving, wait_for
@@ -369,7 +369,7 @@ sys.meta_path.insert(0, Refusal())
 from pathlib import Path
 from starlette.testclient import TestClient
 import konomi.web.serve, uvicorn
-from konomi.feedback.project import open_project
+from konomi.labelling.project import open_project
 from konomi.web.app import make_app
 from konomi.web.figures import find
 app = make_app(open_project(Path({str(project.path)!r})))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from konomi.errors import DataError
-from konomi.runs import RunDir
+from konomi.runs.directory import RunDir
 from konomi.web.watch import Tail
 from label_site import Server, Site, make_project, serving
 

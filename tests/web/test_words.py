@@ -9,9 +9,9 @@ from string import Formatter
 
 import pytest
 
-from konomi.feedback import answers, checks, people, store
-from konomi.feedback.guidelines import GUIDELINES
-from konomi.feedback.project import LANGUAGES
+from konomi.labelling import answers, checks, people, store
+from konomi.labelling.guidelines import GUIDELINES
+from konomi.labelling.project import LANGUAGES
 from konomi.web.refusals import STATUS
 from konomi.web.words import catalogue, preferred, say
 

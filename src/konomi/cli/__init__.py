@@ -7,8 +7,8 @@ import sys
 from konomi.cli import config, convert, judge, label, models, ppo, reward, run, sample, sft
 from konomi.cli.common import app
 from konomi.cli.streams import end_on_signals, set_streams
-from konomi.environment import manage_memory
 from konomi.errors import RunError
+from konomi.runs.environment import manage_memory
 
 __all__ = ["app", "config", "convert", "judge", "label", "main", "models", "ppo", "reward", "run", "sample", "sft"]
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 import typer.core
 
-from konomi import __version__
 from konomi.cli import japanese
-from konomi.environment import be_one_process
 from konomi.errors import KonomiError, RunError
 from konomi.files import local_path, plain
-from konomi.markup import visible
+from konomi.runs.environment import be_one_process
+from konomi.text import visible
+from konomi.version import __version__
 
 if TYPE_CHECKING:
-    from konomi.observer import Observer
+    from konomi.runs.observer import Observer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,7 +113,7 @@ def settings(given: list[str] | None, seed: int | None) -> list[str]:
 
 def make_observer() -> Observer:
     """The observer that suits where stderr goes."""
-    from konomi import console
+    from konomi.runs import console
 
     return console.make_observer()
 
@@ -133,6 +133,6 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(result)
     else:
-        from konomi.console import print_result
+        from konomi.runs.console import print_result
 
         print_result(result)

@@ -21,9 +21,8 @@ def config(
     """
     from konomi.config import VERBS
     from konomi.config.defaults import commented
-    from konomi.config.pipeline import settings_of
 
     if verb not in VERBS:
         raise ConfigError(f"{verb}: no verb with a job file; those that have one: {', '.join(VERBS)}")
     where = f"konomi {verb} FILE" if verb != "label" else 'a stage of `konomi run` with do = "label"'
-    typer.echo(commented(settings_of(verb), f"The settings of {where}. Remove what you do not change."), nl=False)
+    typer.echo(commented(VERBS[verb].job, f"The settings of {where}. Remove what you do not change."), nl=False)

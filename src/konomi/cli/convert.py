@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from konomi.cli.common import Json, app, echo, make_observer, show_json, told
-from konomi.markup import plural
+from konomi.text import plural
 
 
 @app.command()

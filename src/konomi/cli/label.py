@@ -9,10 +9,10 @@ import typer
 
 from konomi.cli.common import Json, app, echo, show_json, told
 from konomi.errors import ConfigError, DataError, KonomiError
-from konomi.markup import plural
+from konomi.text import plural
 
 if TYPE_CHECKING:
-    from konomi.feedback.project import Project as LabelProject
+    from konomi.labelling.project import Project as LabelProject
 
 SOON = 2_000
 """Answers whose figures are there before anybody wonders."""
@@ -66,7 +66,7 @@ def label(
 
     The first time: konomi label PROJECT --candidates FILE. Later konomi label PROJECT goes on.
     """
-    from konomi.feedback.people import checked_name
+    from konomi.labelling.people import checked_name
     from konomi.web.serve import check_host, public_of, serve
 
     check_host(host, allow_network)
@@ -99,7 +99,7 @@ def watch(
 
 def _opened(project: Path, candidates: Path | None) -> LabelProject:
     """The project, made if it is not there, with the candidates in it. Raises DataError, ConfigError: that cannot be."""
-    from konomi.feedback.project import is_project, open_project, provide, tasks_of
+    from konomi.labelling.project import is_project, open_project, provide, tasks_of
 
     if candidates is None:
         if not is_project(project):
@@ -124,10 +124,10 @@ def _say_imported(added: int, known: int, notes: tuple[str, ...]) -> None:
 
 def make_blind(run: Path, project: Path) -> None:
     """Make a project of a run's before/after texts, for people to compare blind. Raises DataError: there is none."""
-    from konomi.feedback.before_after import prompts_of, tasks_of_comparison
-    from konomi.feedback.project import create_project
-    from konomi.feedback.votes import enough_votes
-    from konomi.runs import RunDir
+    from konomi.labelling.blind import prompts_of, tasks_of_comparison
+    from konomi.labelling.project import create_project
+    from konomi.runs.directory import RunDir
+    from konomi.statistics.power import enough_votes
 
     opened = RunDir.open(run)
     comparison = opened.read_json("compare.json")
@@ -167,10 +167,10 @@ def export(
     other.jsonl what is no ranking: all bad, skipped, repeats. statistics.json says how far people agree and which model they
     like better; of a project of before/after texts verdict.json instead gives win rates.
     """
-    from konomi.feedback.before_after import is_comparison, line, verdict
-    from konomi.feedback.export import check_out, write_export
-    from konomi.feedback.project import open_project
-    from konomi.feedback.statistics import lines, statistics
+    from konomi.labelling.blind import is_comparison, line, verdict
+    from konomi.labelling.export import check_out, write_export
+    from konomi.labelling.project import open_project
+    from konomi.labelling.summary import lines, statistics
 
     opened = open_project(project)
     check_out(out)
@@ -210,7 +210,7 @@ def forget(
 
     The page may go on running. Exports that were made before are not touched: remove them yourself.
     """
-    from konomi.feedback.project import open_project
+    from konomi.labelling.project import open_project
 
     with open_project(project).store() as store:
         known = store.person(person)

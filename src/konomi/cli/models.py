@@ -29,8 +29,8 @@ def generate(
 ) -> None:
     """Let a model continue prompts: one line a response."""
     from konomi.config import ModelConfig
-    from konomi.console import flat
-    from konomi.revisit import generate_texts
+    from konomi.jobs.revisit import generate_texts
+    from konomi.runs.console import flat
 
     config = ModelConfig(name=model, trust_remote_code=trust_remote_code)
     rows = generate_texts(config, prompt, samples, tokens, temperature, seed, make_observer())
@@ -68,13 +68,20 @@ def trim(
     ja,en 172,468. For a Japanese model that is to write some English words too, take ja and a larger --keep.
     """
     from konomi.config import ModelConfig
-    from konomi.models.scripts import parse_scripts
-    from konomi.models.trim import check_out, trim_loaded
+    from konomi.models.trim.scripts import parse_scripts
+    from konomi.models.trim.trim import check_out, trim
 
     names = parse_scripts(scripts)
     check_out(out)
-    config = ModelConfig(name=model, trust_remote_code=trust_remote_code)
-    result = trim_loaded(config, names, out, keep, make_observer().say)
+    from konomi.models.load import load_causal_lm, quiet  # imports torch: after what can be wrong with the arguments
+
+    say = make_observer().say
+    loaded = load_causal_lm(ModelConfig(name=model, trust_remote_code=trust_remote_code), progress=say)
+    if loaded.note:
+        say(loaded.note)
+    say(f"trimming the vocabulary of {model}")
+    with quiet():
+        result = {"model": model, **trim(loaded.model, loaded.tokenizer, names, out, keep=keep, name=model)}
     if as_json:
         show_json(result)
         return

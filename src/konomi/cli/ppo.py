@@ -117,7 +117,7 @@ def compare(
         make_blind(run, people)
         return
     from konomi.config import CompareConfig, PPOJob, build
-    from konomi.runs import RunDir
+    from konomi.runs.directory import RunDir
 
     opened = RunDir.open(run)
     opened.check_verb("ppo")
@@ -125,7 +125,7 @@ def compare(
     extra = [*own.extra, *prompt] if prompt else None
     given = {"prompts": prompts, "samples": samples, "extra": extra, "seed": seed, "best_of": best_of}
     config = build(CompareConfig, {**own.model_dump(), **{k: v for k, v in given.items() if v is not None}}, where="compare")
-    from konomi.revisit import compare_run
+    from konomi.jobs.revisit import compare_run
 
     observer = make_observer()
     result = compare_run(run, config, observer)
@@ -136,7 +136,7 @@ def compare(
 @told
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")]) -> None:
     """Write RUN/report.html of a run of ppo, sft or reward: what came of it, curves and texts in one file."""
-    from konomi.report import write_report
+    from konomi.report.report import write_report
 
     echo(write_report(run))
 

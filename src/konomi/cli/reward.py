@@ -40,7 +40,7 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(result)
         return
-    from konomi.environment import typed
+    from konomi.runs.environment import typed
 
     found = result["eval"]
     for part, title in (("held_out", "On what was held out"), ("truth", "Against the judge that is certain")):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from konomi.cli.common import Json, Out, Seed, app, echo, make_observer, show_json, told
-from konomi.environment import typed
+from konomi.runs.environment import typed
 
 
 @app.command()
@@ -40,7 +40,8 @@ def run(
     goes on.
     """
     from konomi.config import load_pipeline
-    from konomi.pipeline import plan, run_pipeline
+    from konomi.jobs.pipeline import run_pipeline
+    from konomi.jobs.stages import plan
 
     overrides = [*(set_ or []), *([] if seed is None else [f"seed={seed}"])]
     pipeline, stages = load_pipeline(config, out, overrides)
@@ -65,8 +66,8 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from konomi.console import Terminal
-    from konomi.markup import duration
+    from konomi.runs.console import Terminal
+    from konomi.text import duration
 
     console = Terminal()
     table = Table(title=f"Pipeline {result['name']}", title_justify="left")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from konomi.cli.common import Json, Out, Seed, Set, app, echo, make_observer, settings, show_json, told
-from konomi.markup import plural
+from konomi.text import plural
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from konomi.cli.common import Json, Out, Seed, Set, app, echo, make_observer, settings, show_json, told
-from konomi.markup import plural
+from konomi.text import plural
 
 
 @app.command()
@@ -62,7 +62,7 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(result)
         return
-    from konomi.environment import typed
+    from konomi.runs.environment import typed
 
     before, after = result["before"], result["after"]
     early = f", ended early: {result['reason']}" if result["reason"] else ""

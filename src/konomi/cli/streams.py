@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from konomi.errors import RunError
-from konomi.signals import ending_signals
+from konomi.runs.signals import ending_signals
 
 
 class _Output(io.RawIOBase):

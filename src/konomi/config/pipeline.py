@@ -6,15 +6,20 @@ The whole file is checked when it is read: every stage's settings, and that each
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from konomi.config.judge import JudgeJob
+from konomi.config.label import LabelJob
+from konomi.config.ppo import PPOJob
+from konomi.config.reward import RewardJob
+from konomi.config.sample import SampleJob
 from konomi.config.section import Section, build, changed, read_toml
+from konomi.config.sft import SFTJob
 from konomi.errors import ConfigError
 
 _OF_THE_PIPELINE = ("name", "experiment", "mlflow")
@@ -26,30 +31,26 @@ class Verb:
     """What a stage can do.
 
     Attributes:
-        job, run: its settings and its function, as ``module:name``, imported when they are needed.
+        job: its settings.
         outputs: what a later stage can ask for -> where it is in the run directory.
         resumes: whether it can go on from the middle.
     """
 
-    job: str
-    run: str
+    job: type[Section]
     outputs: Mapping[str, str]
     resumes: bool = False
 
 
 VERBS = {
-    "sft": Verb("konomi.config:SFTJob", "konomi.jobs.sft:run_sft", {"model": "model"}),
-    "sample": Verb("konomi.config:SampleJob", "konomi.jobs.sample:run_sample", {"candidates": "candidates.jsonl"}),
-    "judge": Verb(
-        "konomi.config:JudgeJob", "konomi.jobs.judge:run_judge", {"rankings": "rankings.jsonl", "truth": "truth.jsonl"}
-    ),
+    "sft": Verb(SFTJob, {"model": "model"}),
+    "sample": Verb(SampleJob, {"candidates": "candidates.jsonl"}),
+    "judge": Verb(JudgeJob, {"rankings": "rankings.jsonl", "truth": "truth.jsonl"}),
     "label": Verb(
-        "konomi.config:LabelJob",
-        "konomi.jobs.label:run_label",
+        LabelJob,
         {"rankings": "said/rankings.jsonl", "pairs": "said/pairs.jsonl", "scores": "said/scores.jsonl"},
     ),
-    "reward": Verb("konomi.config:RewardJob", "konomi.jobs.reward:run_reward", {"model": "model"}),
-    "ppo": Verb("konomi.config:PPOJob", "konomi.jobs.ppo:run_ppo", {"model": "model"}, resumes=True),
+    "reward": Verb(RewardJob, {"model": "model"}),
+    "ppo": Verb(PPOJob, {"model": "model"}, resumes=True),
 }
 
 
@@ -75,12 +76,6 @@ class Stage:
     def outputs(self) -> dict[str, Path]:
         """Output -> where it is once the stage is finished."""
         return {name: self.directory / path for name, path in VERBS[self.do].outputs.items()}
-
-    @property
-    def run(self) -> Callable[..., dict[str, Any]]:
-        """The function that does it."""
-        function: Callable[..., dict[str, Any]] = _imported(VERBS[self.do].run)
-        return function
 
 
 class Pipeline(Section):
@@ -144,7 +139,7 @@ def _stage(
     do = data.get("do")
     if do not in VERBS:
         raise ConfigError(f"{where}: do = {do!r}: no such verb; one of: {', '.join(VERBS)}")
-    kind = settings_of(do)
+    kind = VERBS[do].job
     settings = changed(kind, {key: value for key, value in data.items() if key != "do"}, overrides)
     run = settings.setdefault("run", {})
     if not isinstance(run, dict):
@@ -195,14 +190,3 @@ def _check_name(name: str, where: str) -> None:
             f"{where}: {name!r}: the names of a pipeline and its stages are directories: letters, digits, _ and - only, "
             "and not mlartifacts"
         )
-
-
-def settings_of(verb: str) -> type[Section]:
-    """The settings of a verb that a stage can do."""
-    kind: type[Section] = _imported(VERBS[verb].job)
-    return kind
-
-
-def _imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)

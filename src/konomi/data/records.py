@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from konomi.markup import plural
+from konomi.text import plural
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from typing import Any
 from konomi.config import DataConfig
 from konomi.data.records import Prompt, is_held_out
 from konomi.data.rows import FORMATS, Row, file_rows, near, need_column, text_of
-from konomi.environment import without_password
 from konomi.errors import ConfigError, DataError
 from konomi.files import local_path, plain
-from konomi.markup import plural
+from konomi.runs.environment import without_password
+from konomi.text import plural
 
 EMBEDDED = "embedded:"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)

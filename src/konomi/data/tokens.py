@@ -6,15 +6,23 @@ Shapes: B sequences, L the longest of them.
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from konomi.errors import ModelError
+
+if TYPE_CHECKING:
+    pass
+
+
+import codecs
+from collections.abc import Iterable, Sequence
+
 from konomi.data.records import Prompt
-from konomi.errors import DataError, ModelError
+from konomi.errors import DataError
 from konomi.seeds import stream_seed
 
 # texts that any tokenizer has a token for, tried in turn
@@ -287,3 +295,15 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, 
 def _padded(filled: list[list[int]], rows: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids_BL = torch.tensor(filled, dtype=torch.int64).reshape(len(rows), width)
     return ids_BL, torch.tensor([len(row) for row in rows], dtype=torch.int64)
+
+
+def read_tokenizer(where: str | Path, **how: Any) -> Any:
+    """A tokenizer; ValueError where the tokenizers library raises nothing more exact than Exception itself."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(where, **how)
+    except Exception as error:
+        if type(error) is Exception:
+            raise ValueError(str(error)) from error
+        raise

@@ -10,15 +10,15 @@ from typing import Any
 import filelock
 
 from konomi.config import Section, StageConfig
-from konomi.environment import forget_peak_memory
 from konomi.errors import RunError
 from konomi.files import writing
 from konomi.jobs.inputs import inputs_of, keep_code
-from konomi.model_card import write_card
-from konomi.observer import Observer
-from konomi.report import write_report
-from konomi.runs import RunDir, Status
-from konomi.tracking import MlflowSink
+from konomi.report.model_card import write_card
+from konomi.report.report import write_report
+from konomi.runs.directory import RunDir, Status
+from konomi.runs.environment import forget_peak_memory
+from konomi.runs.observer import Observer
+from konomi.runs.sinks import MlflowSink
 
 
 @contextmanager

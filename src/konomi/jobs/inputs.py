@@ -17,7 +17,7 @@ from konomi.data.records import Prompt
 from konomi.data.sources import EMBEDDED, embedded_file
 from konomi.errors import ConfigError, DataError
 from konomi.files import content_sha256, local_path, model_path, new_directory
-from konomi.runs import RunDir
+from konomi.runs.directory import RunDir
 
 if TYPE_CHECKING:
     from konomi.models.load import Loaded

@@ -1,7 +1,7 @@
 """A whole `konomi judge` job: a stand-in for people ranks candidates, from a file of them to a file of rankings.
 
 No person is asked. The stand-in is a reward with noise on its scores, so that it agrees with itself about as often as people
-do; see :mod:`konomi.feedback.stand_in`.
+do; see :mod:`konomi.jobs.simulated_rater`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 from konomi.config import JudgeJob
 from konomi.data.formats import manifest, read_tasks, write_records
 from konomi.data.records import Prompt, Ranking, Score, Task
-from konomi.feedback.stand_in import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
+from konomi.engine.device import find_device
 from konomi.files import content_sha256, local_path
 from konomi.jobs.common import begun
-from konomi.markup import plural
+from konomi.jobs.simulated_rater import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
 from konomi.models.reading import check_room
-from konomi.observer import Observer
 from konomi.rewards import Reward, build_reward, score
 from konomi.rewards.base import readers
+from konomi.runs.observer import Observer
+from konomi.runs.signals import stop_on_signal
 from konomi.seeds import stream_seed
-from konomi.signals import stop_on_signal
-from konomi.training.loop import find_device
+from konomi.text import plural
 
 RATERS = ("stand-in", "stand-in-2")
 """Names of the stand-in, so that nobody takes its rankings for a person's."""

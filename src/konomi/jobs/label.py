@@ -8,16 +8,16 @@ from typing import Any
 
 from konomi.config import LabelConfig, LabelJob
 from konomi.errors import DataError
-from konomi.feedback.export import write_export
-from konomi.feedback.project import Project, provide, tasks_of
-from konomi.feedback.queue import Settings
-from konomi.feedback.statistics import lines, statistics
-from konomi.feedback.store import Store
 from konomi.files import content_sha256, local_path
 from konomi.jobs.common import begun
-from konomi.markup import plural
-from konomi.observer import Observer
-from konomi.signals import stop_on_signal
+from konomi.labelling.export import write_export
+from konomi.labelling.project import Project, provide, tasks_of
+from konomi.labelling.queue import Settings
+from konomi.labelling.store import Store
+from konomi.labelling.summary import lines, statistics
+from konomi.runs.observer import Observer
+from konomi.runs.signals import stop_on_signal
+from konomi.text import plural
 from konomi.web.serve import check_host, public_of, serve
 
 

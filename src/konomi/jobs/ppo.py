@@ -13,29 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from konomi import files
-from konomi.compare import compare_models, told
 from konomi.config import PPOJob, build
 from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts, distinct_prompts, load_prompts, split_held_out
 from konomi.data.tokens import Tokens
-from konomi.environment import forget_peak_memory, peak_memory_gb, typed
+from konomi.engine.device import choose_precision, find_device
 from konomi.errors import ConfigError, DataError, RunError
-from konomi.evaluation.healthy import kl_missed, over_the_run
-from konomi.evaluation.verdict import too_few
 from konomi.jobs.common import ends, finish, held, logged, new_run
+from konomi.jobs.compare import compare_models, told
 from konomi.jobs.inputs import check_unchanged, describe_inputs, given_function
-from konomi.markup import plural
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.policy import Policy, make_reference
 from konomi.models.reading import check_room
-from konomi.observer import Observer
+from konomi.report.advice import too_few
+from konomi.report.healthy import kl_missed, over_the_run
 from konomi.rewards import as_reward, build_judges, reward_config
 from konomi.rewards.base import Reward, check_without_columns, columns_read, readers
-from konomi.runs import RunDir, Status
-from konomi.signals import Stop, stop_on_signal
-from konomi.tracking import MlflowSink
+from konomi.runs.directory import RunDir, Status
+from konomi.runs.environment import forget_peak_memory, peak_memory_gb, typed
+from konomi.runs.observer import Observer
+from konomi.runs.signals import Stop, stop_on_signal
+from konomi.runs.sinks import MlflowSink
+from konomi.text import plural
+from konomi.training.accelerator import load_weights
 from konomi.training.checkpoints import Checkpoints
-from konomi.training.loop import choose_precision, find_device, load_weights
 from konomi.training.ppo import PPOTrainer
 from konomi.training.profile import profiled
 

@@ -14,22 +14,22 @@ import torch
 from konomi.config import RewardJob
 from konomi.data.formats import read_tasks
 from konomi.data.records import Prompt
-from konomi.environment import peak_memory_gb
+from konomi.engine.device import autocast, choose_precision, find_device
 from konomi.errors import DataError, RunError
-from konomi.evaluation.verdict import too_few
 from konomi.files import file_sha256, local_path, new_directory
 from konomi.jobs.common import begun, finish
 from konomi.jobs.reward_data import Learned, load
-from konomi.markup import plural
 from konomi.models.backbone import make_reward_model, tame_head
 from konomi.models.reward import Normalisation, RewardModel
-from konomi.observer import Observer
-from konomi.runs import RunDir
+from konomi.report.advice import too_few
+from konomi.runs.directory import RunDir
+from konomi.runs.environment import peak_memory_gb
+from konomi.runs.observer import Observer
+from konomi.runs.signals import Stop, stop_on_signal
+from konomi.runs.sinks import MlflowSink
 from konomi.seeds import stream_seed
-from konomi.signals import Stop, stop_on_signal
-from konomi.tracking import MlflowSink
-from konomi.training.follower import Hears, Outcome
-from konomi.training.loop import autocast, choose_precision, find_device
+from konomi.text import plural
+from konomi.training.callback import Hears, Outcome
 from konomi.training.reward import train_reward_model
 
 _STOPPING = "stopping after this step; no model is written. Ctrl-C again stops at once"

@@ -19,8 +19,8 @@ from konomi.data.records import Prompt, Score, is_held_out
 from konomi.data.rows import alike
 from konomi.data.sources import Hub
 from konomi.errors import DataError
-from konomi.evaluation import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
-from konomi.markup import plural
+from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
+from konomi.text import plural
 from konomi.training.reward import Example
 
 

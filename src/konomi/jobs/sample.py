@@ -13,17 +13,17 @@ from konomi.data.formats import manifest, write_records
 from konomi.data.records import Candidate, Prompt, Task
 from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
+from konomi.engine.device import autocast, choose_precision, find_device
+from konomi.engine.sampler import make_draws, sample
 from konomi.errors import DataError, RunError
 from konomi.jobs.common import begun
 from konomi.jobs.inputs import prompts_digest
 from konomi.jobs.ppo import check_context
-from konomi.markup import plural
 from konomi.models.load import Loaded, load_causal_lm
-from konomi.observer import Observer
-from konomi.rollout.sampler import make_draws, sample
+from konomi.runs.observer import Observer
+from konomi.runs.signals import stop_on_signal
 from konomi.seeds import stream_seed
-from konomi.signals import stop_on_signal
-from konomi.training.loop import autocast, choose_precision, find_device
+from konomi.text import plural
 
 
 @dataclass

@@ -13,17 +13,18 @@ from konomi.config import SFTJob
 from konomi.data.examples import Example, Kind, load_examples, split_examples
 from konomi.data.messages import Render, template_render
 from konomi.data.tokens import Tokens
-from konomi.environment import manage_memory, peak_memory_gb
+from konomi.engine.device import choose_precision
+from konomi.engine.forward import check_head
 from konomi.errors import ConfigError, ModelError
 from konomi.files import new_directory
 from konomi.jobs.common import begun, finish
-from konomi.markup import plural
 from konomi.models.load import Loaded, load_causal_lm, quiet
-from konomi.models.policy import check_head, train_only
-from konomi.observer import Observer
-from konomi.runs import RunDir
-from konomi.signals import stop_on_signal
-from konomi.training.loop import choose_precision
+from konomi.models.policy import train_only
+from konomi.runs.directory import RunDir
+from konomi.runs.environment import manage_memory, peak_memory_gb
+from konomi.runs.observer import Observer
+from konomi.runs.signals import stop_on_signal
+from konomi.text import plural
 from konomi.training.sft import Course, check_packing, perplexity, train
 from konomi.training.texts import Collator, Row, count_learned, encode, pack
 

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from konomi.config import ModelConfig
+from konomi.data.tokens import read_tokenizer
 from konomi.errors import DataError, ModelError
 from konomi.files import model_path
 from konomi.models.cache import Progress
 from konomi.models.find import find_files, licence_of, refuse_adapter
-from konomi.models.load import explained, load_causal_lm, quiet, read_tokenizer, remove_dropout
+from konomi.models.load import explained, load_causal_lm, quiet, remove_dropout
 from konomi.models.reward import FILE, Normalisation, RewardModel, init_head, read_facts
 
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")

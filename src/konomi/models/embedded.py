@@ -110,7 +110,7 @@ def embedded_model(name: str, progress: Progress, *, verify: bool = False) -> Co
 
 
 def _trimmed_model(name: str, progress: Progress, verify: bool) -> Converted:
-    from konomi.models.vocabulary import RULES
+    from konomi.models.trim.vocabulary import RULES
 
     trimmed, what = TRIMMED[name], f"the embedded model {name}"
     model = EMBEDDED[trimmed.base]
@@ -151,7 +151,7 @@ def _convert(gguf: Path, out: Path, what: str, progress: Progress) -> None:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
 
-    from konomi.models.load import read_tokenizer
+    from konomi.data.tokens import read_tokenizer
 
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
@@ -173,7 +173,7 @@ def _trim(whole: Path, out: Path, scripts: Sequence[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from konomi.models.trim import write_trimmed
+    from konomi.models.trim.trim import write_trimmed
 
     model = AutoModelForCausalLM.from_pretrained(str(whole), dtype=torch.float32, use_safetensors=True)
     write_trimmed(model, AutoTokenizer.from_pretrained(str(whole)), scripts, out)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.sources import hub_problem
-from konomi.environment import without_password
 from konomi.errors import ModelError
 from konomi.files import model_path
 from konomi.models.cache import Progress
 from konomi.models.embedded import EMBEDDED_DEFAULT
+from konomi.runs.environment import without_password
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "README.md"]
 _NOT_HUB_FILES = ["*/*", "consolidated*"]

@@ -16,18 +16,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from konomi.config import ModelConfig
-from konomi.data.tokens import Tokens
+from konomi.data.tokens import Tokens, read_tokenizer
+from konomi.engine.families import families_that_work
 from konomi.errors import FAULTS, ModelError
 from konomi.files import model_path
 from konomi.models.cache import Progress, is_whole
 from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, embedded_model, gguf_model
-from konomi.models.families import families_that_work
 from konomi.models.find import find_files, licence_of
 from konomi.models.reading import vocabulary_size
 
@@ -247,18 +246,6 @@ def explained(name: str, step: str) -> Iterator[None]:
                 "model.trust_remote_code = true"
             ) from error
         raise ModelError(f"{name}: its {step} cannot be read: {text[:500]}") from error
-
-
-def read_tokenizer(where: str | Path, **how: Any) -> Any:
-    """A tokenizer; ValueError where the tokenizers library raises nothing more exact than Exception itself."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(where, **how)
-    except Exception as error:
-        if type(error) is Exception:
-            raise ValueError(str(error)) from error
-        raise
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from konomi.data.tokens import known
 from konomi.errors import ConfigError
-from konomi.markup import plural
+from konomi.text import plural
 
 
 class Reader:

@@ -3,7 +3,7 @@
 On disk it is a sequence-classification model of transformers, which others can load too, with ``reward.json`` beside it:
 what it was trained on, and the mean and deviation of the initial model's scores.
 
-A decoder's head reads the last token. Texts go through a decoder laid end to end (`konomi.models.packed`); what several
+A decoder's head reads the last token. Texts go through a decoder laid end to end (`konomi.engine.packed`); what several
 begin with is there once, and where only the top layers are trained, the layers below run once for each text. Another
 model runs padded on the right, as transformers runs it.
 
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from konomi.data.tokens import lengths_to_mask, pad_right
+from konomi.engine import packed
+from konomi.engine.packed import Layout, Trunk
 from konomi.errors import ConfigError, DataError, ModelError
 from konomi.files import read_utf8, utf8, write_atomic
-from konomi.models import packed
 from konomi.models.load import quiet
-from konomi.models.packed import Layout, Trunk
 from konomi.models.reading import Reader
 from konomi.reading import parse_json
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError, RunError
 from konomi.files import line, write_atomic
-from konomi.markup import plural
+from konomi.text import plural
 
 if TYPE_CHECKING:
     from konomi.models.reading import Reader

@@ -17,11 +17,10 @@ from torch import nn
 
 from konomi.config import ClassifierReward
 from konomi.data.sources import hub_problem
-from konomi.data.tokens import lengths_to_mask, pad_right
+from konomi.data.tokens import lengths_to_mask, pad_right, read_tokenizer
 from konomi.errors import FAULTS, ConfigError, ModelError
 from konomi.files import model_path
 from konomi.models.find import refuse_adapter
-from konomi.models.load import read_tokenizer
 from konomi.models.reading import Reader
 from konomi.rewards.base import find_label
 

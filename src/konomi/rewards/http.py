@@ -26,8 +26,8 @@ from urllib.parse import urlsplit
 
 from konomi import config as configuration
 from konomi.errors import ConfigError, ModelError, RunError
-from konomi.markup import plural
 from konomi.rewards.base import Given, as_given, ask
+from konomi.text import plural
 
 VERSION = 1
 """Of what is posted."""

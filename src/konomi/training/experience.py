@@ -16,10 +16,10 @@ from torch.nn import functional
 
 from konomi import ops
 from konomi.config import PPOConfig
-from konomi.data.batch import Rollout
+from konomi.engine.packed import Trunk
+from konomi.engine.rollout import Rollout
 from konomi.errors import RunError
-from konomi.models.packed import Trunk
-from konomi.training.loop import Engine, Sums
+from konomi.training.accelerator import Engine, Sums
 
 RATIO_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.02, "sampler": 1e-3}
 """How far the probability ratio may be from 1 before the first optimiser step of an update. In fp32 and fp64 what the

@@ -22,22 +22,24 @@ from transformers import PreTrainedModel
 
 from konomi import ops
 from konomi.config import DataConfig, PPOConfig, RolloutConfig
-from konomi.data.batch import Rollout, micro_batches, scatter_rows
 from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts
 from konomi.data.tokens import Tokens
-from konomi.environment import peak_memory_gb
+from konomi.engine.decoding import check_decoding
+from konomi.engine.forward import Evaluation, reference_logprobs, rounds_coarsely, token_full_kl
+from konomi.engine.packed import Trunk
+from konomi.engine.rollout import Rollout, micro_batches, scatter_rows
+from konomi.engine.sampler import Drawn, explore, make_draws, sample
 from konomi.errors import ConfigError, RunError
-from konomi.evaluation.healthy import out_of_range
-from konomi.models.packed import Trunk
-from konomi.models.policy import Evaluation, Policy, reference_logprobs, rounds_coarsely, same_weights, token_full_kl
+from konomi.models.policy import Policy, same_weights
+from konomi.report.healthy import out_of_range
 from konomi.rewards import Reward, as_reward
-from konomi.rollout.decoding import check_decoding
-from konomi.rollout.queries import QueryStream
-from konomi.rollout.sampler import Drawn, explore, make_draws, sample
+from konomi.runs.environment import peak_memory_gb
+from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
+from konomi.training.accelerator import Engine, Sums
 from konomi.training.experience import Experience, ScoreScale, check_ratio, check_state, describe, finish, next_kl_coef, say_again
-from konomi.training.loop import Engine, StepResult, Sums
+from konomi.training.queries import QueryStream
 from konomi.training.scoring import Scored, Scorer
 
 

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from konomi.files import utf8, write_atomic, writing
 
 if TYPE_CHECKING:
-    from konomi.training.loop import StepResult
+    from konomi.runs.observer import StepResult
     from konomi.training.ppo import PPOTrainer
 
 TRACE_FILE, TABLE_FILE = "trace.json.gz", "profile.txt"

@@ -18,11 +18,11 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from konomi.config import RewardTraining
+from konomi.engine.device import autocast
 from konomi.models.load import quiet
 from konomi.models.reward import Batch, RewardModel
 from konomi.ops import label_loss, preference_loss, score_loss
-from konomi.training.follower import Follower, Hears, Outcome
-from konomi.training.loop import autocast
+from konomi.training.callback import Follower, Hears, Outcome
 
 TRUNK_BYTES = 2e9
 """Memory that the kept hidden states of frozen layers may take; beyond it these layers run in each epoch."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from konomi.config import RolloutConfig
-from konomi.data.batch import Rollout
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
+from konomi.engine.rollout import Rollout
 from konomi.rewards.base import Places, Reward, columns_of, evaluate, readers, score
-from konomi.training.loop import Sums
+from konomi.training.accelerator import Sums
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from konomi.config import SFTConfig
+from konomi.engine.device import autocast
+from konomi.engine.forward import through_head
+from konomi.engine.packed import trunk_of
+from konomi.engine.shared_weights import one_gradient
 from konomi.errors import ConfigError, RunError
-from konomi.models.packed import trunk_of
-from konomi.models.policy import through_head
-from konomi.models.weights import one_gradient
+from konomi.runs.signals import Stop
 from konomi.seeds import stream_seed
-from konomi.signals import Stop
-from konomi.training.loop import autocast
 from konomi.training.texts import IGNORED, Collator, Row
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

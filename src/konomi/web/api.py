@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from konomi.errors import DataError
-from konomi.feedback.checks import whole
-from konomi.feedback.records import Answer, Person, Shown
-from konomi.feedback.store import Store
-from konomi.markup import visible
+from konomi.labelling.checks import whole
+from konomi.labelling.records import Answer, Person, Shown
+from konomi.labelling.store import Store
+from konomi.text import visible
 from konomi.web.figures import NEEDED_COMPARISONS, Found
 from konomi.web.guide import html_of, part_of, version_of
 from konomi.web.refusals import Json, Refusal, reader_language
@@ -32,7 +32,7 @@ class _Body(BaseModel):
 
 
 class AnswerBody(_Body):
-    """An answer as the page sends it: :class:`konomi.feedback.records.Answer`, the revision that it was made over, and who
+    """An answer as the page sends it: :class:`konomi.labelling.records.Answer`, the revision that it was made over, and who
     made it: in one browser somebody else may have come in since."""
 
     id: str

@@ -17,10 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from konomi.errors import DataError, RunError
-from konomi.feedback.people import SESSION_SECONDS
-from konomi.feedback.project import Project
-from konomi.feedback.records import Refused
-from konomi.markup import visible
+from konomi.labelling.people import SESSION_SECONDS
+from konomi.labelling.project import Project
+from konomi.labelling.records import Refused
+from konomi.text import visible
 from konomi.web import api, watch
 from konomi.web.figures import Figures
 from konomi.web.refusals import Refusal, reader_language, refused, small_page

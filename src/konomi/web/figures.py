@@ -72,10 +72,10 @@ class Found:
 
 def find(project: Path, each_person: bool = False) -> Found:
     """The figures of a project as they are now, those of each person too if wanted. Its errors are those of the store."""
-    from konomi.feedback.agreement import enough_comparisons, people
-    from konomi.feedback.before_after import decided_prompts, is_comparison
-    from konomi.feedback.export import rankings, repeated
-    from konomi.feedback.project import open_project
+    from konomi.labelling.blind import decided_prompts, is_comparison
+    from konomi.labelling.export import rankings, repeated
+    from konomi.labelling.project import open_project
+    from konomi.statistics.agreement import enough_comparisons, people
 
     with open_project(project).store() as store:
         exported = store.export()

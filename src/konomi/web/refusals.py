@@ -10,8 +10,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from konomi.feedback.project import LANGUAGES
 from konomi.files import plain, utf8
+from konomi.labelling.project import LANGUAGES
 from konomi.web.words import catalogue, preferred, say
 
 STATUS = {

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from konomi.errors import ConfigError, KonomiError, RunError
-from konomi.feedback.people import checked_name
-from konomi.feedback.project import Project
 from konomi.files import write_atomic
-from konomi.signals import ending_signals
+from konomi.labelling.people import checked_name
+from konomi.labelling.project import Project
+from konomi.runs.signals import ending_signals
 from konomi.web.app import make_app
 from konomi.web.security import Hosts
 from konomi.web.session import Site

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from konomi.feedback.people import SESSION_SECONDS, is_session
-from konomi.feedback.project import LANGUAGES, Project
-from konomi.feedback.records import Person
-from konomi.feedback.store import Store
+from konomi.labelling.people import SESSION_SECONDS, is_session
+from konomi.labelling.project import LANGUAGES, Project
+from konomi.labelling.records import Person
+from konomi.labelling.store import Store
 from konomi.web.figures import Figures
 from konomi.web.refusals import Refusal
 from konomi.web.security import Buckets

@@ -12,9 +12,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from konomi.errors import DataError
-from konomi.markup import visible
 from konomi.reading import check_regular, parse_json
-from konomi.runs import RunDir
+from konomi.runs.directory import RunDir
+from konomi.text import visible
 from konomi.web.refusals import Json, Refusal
 from konomi.web.session import Site, admin_of
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from konomi.feedback.project import LANGUAGES
+from konomi.labelling.project import LANGUAGES
 
 LOCALES = Path(__file__).parent / "locales"
 

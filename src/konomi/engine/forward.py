@@ -1,0 +1,159 @@
+"""Run a model and its head: hidden states, log-probabilities, the full KL."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from konomi.data.tokens import lengths_to_mask, pad_right
+from konomi.engine import packed
+from konomi.engine.families import is_near, refusal, tried
+from konomi.engine.packed import Layout, Trunk
+from konomi.engine.rollout import Rollout
+from konomi.engine.shared_weights import cast_once
+from konomi.errors import FAULTS
+from konomi.ops import entropy, full_kl, linear_logits, linear_logprobs, selected_logprobs
+
+HEAD_TOKENS = 512
+"""Tokens that go through the vocabulary head at a time."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy says of a rollout; 0 at padding."""
+
+    logprobs: Tensor
+    """[B, R] float32: log-probability of each response token, nats."""
+    values: Tensor
+    """[B, R] float32: value before each response token, normalised score."""
+    entropy: Tensor
+    """[B, R] float32: entropy of the distribution that the token was drawn from, nats; carries no gradient."""
+
+
+@torch.no_grad()
+def reference_logprobs(lm: PreTrainedModel, rollout: Rollout, temperature: float, trunk: Trunk | None = None) -> Tensor:
+    """[B, R] log-probability (nats) of each response token under a frozen model; 0 at padding."""
+    with cast_once(lm):
+        hidden_ND, targets_N = response_hidden(lm, rollout, trunk)
+        return rows_of(through_head(lm, hidden_ND, targets_N, temperature)[0], rollout)
+
+
+def rounds_coarsely(lm: PreTrainedModel) -> bool:
+    """Whether two passes over the same tokens may differ by more than float error when their shapes differ: weights in half
+    precision, products in TF32, or experts that are chosen at a near tie."""
+    config = lm.config.get_text_config()
+    experts = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    return experts or lm.dtype.itemsize < 4 or torch.get_float32_matmul_precision() != "highest"
+
+
+@torch.no_grad()
+def token_full_kl(
+    lm: PreTrainedModel, reference: PreTrainedModel, rollout: Rollout, temperature: float, trunk: Trunk | None = None
+) -> Tensor:
+    """[B, R] exact KL(policy || reference) (nats) before each response token; 0 at padding."""
+    hidden_ND, _ = response_hidden(lm, rollout, trunk)
+    ref_hidden_ND, _ = response_hidden(reference, rollout, trunk)
+    chunks = zip(hidden_ND.split(HEAD_TOKENS), ref_hidden_ND.split(HEAD_TOKENS), strict=True)
+    kl_N = torch.cat([full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks])
+    return rows_of(kl_N, rollout)
+
+
+def response_hidden(lm: PreTrainedModel, rollout: Rollout, trunk: Trunk | None = None) -> tuple[Tensor, Tensor]:
+    """The last hidden state [N, D] at each position that predicts a response token, and that token [N], in row order."""
+    row_N, step_N = rollout.mask.nonzero(as_tuple=True)
+    at_N = rollout.query_lengths[row_N] + step_N
+    targets_N = rollout.ids[row_N, at_N]
+    if not packed.packs(lm):
+        hidden_BLD = packed.trunk_of(lm)(input_ids=rollout.ids, use_cache=False).last_hidden_state
+        return hidden_BLD[row_N, at_N - 1], targets_N
+    layout = Layout(rollout.lengths - 1, (rollout.ids, rollout.query_lengths))
+    ids_T = rollout.ids[layout.rows_T, layout.positions_T]
+    hidden_TD = packed.run_from(lm, trunk, ids_T, layout) if trunk else packed.run(lm, ids_T, layout.positions_T, layout)
+    return layout.at(hidden_TD, row_N, at_N - 1), targets_N
+
+
+def head_logits(lm: PreTrainedModel, hidden: Tensor, temperature: float) -> Tensor:
+    """[N, V] logits over the vocabulary, float32 at least, divided by the temperature."""
+    head = lm.get_output_embeddings()
+    logits = linear_logits(hidden, head.weight)
+    if getattr(head, "bias", None) is not None:
+        logits = logits + head.bias
+    cap = _soft_cap(lm)
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def head_weight(lm: PreTrainedModel) -> Tensor:
+    """[V, D] weight of the vocabulary head."""
+    return cast(Tensor, lm.get_output_embeddings().weight)
+
+
+def check_head(lm: PreTrainedModel) -> None:
+    """Make sure that trunk + head, as called here, is the model: a family may scale or shift between them, attend otherwise, or
+    see padding.
+
+    Raises:
+        ModelError: the logits differ from the model's own.
+    """
+    ids = torch.arange(5, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
+    rows, lengths_B = (ids[:2], ids[2:]), torch.tensor([2, 3], device=lm.device)
+    with tried(lm):
+        theirs = torch.cat([lm(input_ids=row[None], use_cache=False).logits[0].float() for row in rows])
+
+        def same(hidden: Tensor) -> bool:
+            return is_near(head_logits(lm, hidden, 1.0).float(), theirs, lm)
+
+        if packed.packs(lm):
+            layout = Layout(lengths_B)
+            with suppress(packed.CannotPack, *FAULTS):
+                if same(packed.run(lm, ids, layout.positions_T, layout)):
+                    return
+            packed.needs_padding(lm)
+        trunk, padded_BL = packed.trunk_of(lm), pad_right([row.tolist() for row in rows], 0)[0].to(lm.device)
+        if not same(torch.cat([trunk(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows])):
+            raise refusal(
+                lm,
+                "it changes its hidden states or logits between trunk and head in a way that konomi does not know, so its "
+                "log-probabilities would be wrong",
+            )
+        hidden_BLD = trunk(input_ids=padded_BL, use_cache=False).last_hidden_state
+        if not same(hidden_BLD[lengths_to_mask(lengths_B, 3)]):
+            raise refusal(lm, "what it makes of a sequence changes with the padding beside it")
+
+
+def goes_on_from(lm: PreTrainedModel, layer: int) -> bool:
+    """Whether the layers from ``layer`` on need nothing of those below but what is kept."""
+    ids, layout = torch.zeros(5, dtype=torch.int64, device=lm.device), Layout(torch.tensor([2, 3], device=lm.device))
+    with suppress(*FAULTS), torch.no_grad(), torch.autocast(lm.device.type, enabled=False):
+        with packed.keeping(lm, layer) as kept:
+            whole_TD = packed.run(lm, ids, layout.positions_T, layout)
+        return is_near(packed.run_from(lm, Trunk(layer, layout.pad(kept[0])), ids, layout), whole_TD, lm)
+    return False
+
+
+def through_head(lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [N] of the targets [N] after last hidden states [N, D], with gradients, and entropies [N] without."""
+    if _soft_cap(lm) is None and getattr(lm.get_output_embeddings(), "bias", None) is None:
+        logprobs_N, entropy_N = linear_logprobs(hidden_ND, head_weight(lm), targets_N, temperature)
+        return logprobs_N, entropy_N
+    logprobs, entropies = [], []
+    for hidden, targets in zip(hidden_ND.split(HEAD_TOKENS), targets_N.split(HEAD_TOKENS), strict=True):
+        logits = head_logits(lm, hidden, temperature)
+        logprobs.append(selected_logprobs(logits, targets))
+        entropies.append(entropy(logits.detach()))
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _soft_cap(lm: PreTrainedModel) -> float | None:
+    return getattr(lm.config.get_text_config(), "final_logit_softcapping", None)
+
+
+def rows_of(flat_N: Tensor, rollout: Rollout) -> Tensor:
+    mask_BR = rollout.mask
+    return torch.zeros(mask_BR.shape, dtype=flat_N.dtype, device=flat_N.device).masked_scatter(mask_BR, flat_N)

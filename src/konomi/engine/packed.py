@@ -1,0 +1,330 @@
+"""A causal language model over sequences laid end to end, so that no padding goes through a matrix product.
+
+The trunk sees one row of T tokens, the sequences one after another; only attention, a small part of the work, puts them
+into a padded block of its own, where causality keeps every token from the padding to its right. Attention is plugged into
+transformers by its own interface, so each family's code stays what it is; a family that has no such interface runs padded.
+
+The same attention serves the sampler: with a `KeyValues` it writes into room that was made once, and a step of decoding is
+a row of one token a sequence.
+
+Shape suffixes: B sequences, L tokens of the longest, T tokens of all, H heads, G key-value heads, S room for tokens,
+D width, d width of a head.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.activations import NewGELUActivation
+
+from konomi.data.tokens import lengths_to_mask
+from konomi.engine.families import tried
+from konomi.engine.kv_cache import KeyValues, whole_lanes
+from konomi.errors import ModelError
+
+INTERFACE = "konomi_packed"
+PRODUCTS_LENGTH = 256
+"""Tokens of the longest sequence up to which attention in bf16 on a processor is two matrix products."""
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Hidden states between two layers, kept so that the frozen layers below run once."""
+
+    layer: int
+    """The first layer that has not run."""
+    hidden: Tensor
+    """[B, L, D]: what goes into that layer; padding has no meaning."""
+
+    def select(self, rows: Tensor) -> Trunk:
+        """The given rows."""
+        return Trunk(self.layer, self.hidden[rows])
+
+
+class Layout:
+    """Which token of a packed row belongs to which sequence.
+
+    A query that several sequences begin with is there once: causality makes its hidden states the same for all of them.
+
+    Args:
+        lengths_B: int64, at least 1.
+        queries: ids [B, L] and the lengths [B] of the queries that they begin with, to find those that are shared.
+    """
+
+    def __init__(self, lengths_B: Tensor, queries: tuple[Tensor, Tensor] | None = None) -> None:
+        self.length = int(lengths_B.max())
+        mask_BL = lengths_to_mask(lengths_B, self.length)
+        columns_L = torch.arange(self.length, device=lengths_B.device)
+        own_BL, owner_B = mask_BL, torch.arange(len(lengths_B), device=lengths_B.device)
+        if queries is not None and len(lengths_B) > 1:
+            ids_BL, query_lengths_B = queries
+            query_BL = lengths_to_mask(query_lengths_B, self.length)
+            _, same_B = (
+                ids_BL[:, : self.length].masked_fill(~query_BL[:, : ids_BL.shape[1]], -1).unique(dim=0, return_inverse=True)
+            )
+            owner_B = torch.full_like(owner_B, len(owner_B)).scatter_reduce(0, same_B, owner_B, "amin")[same_B]
+            own_BL = mask_BL & ~(query_BL & (owner_B != torch.arange(len(owner_B), device=owner_B.device))[:, None])
+        self.token_T = own_BL.flatten().nonzero().squeeze(1)
+        """[T]: the place of each token in the padded block."""
+        self.rows_T, self.positions_T = self.token_T // self.length, self.token_T % self.length
+        number_BL = (own_BL.flatten().cumsum(0) - 1).view_as(own_BL)
+        number_BL = torch.where(own_BL, number_BL, number_BL[owner_B])
+        self.place_BL = number_BL.gather(1, torch.minimum(columns_L, lengths_B[:, None] - 1))
+        """[B, L]: the token in each place of the padded block; in padding the last one once more."""
+        self.copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1)
+        """[X]: places of the block that hold a token of another sequence's."""
+        self.plain = len(self.token_T) == mask_BL.numel()
+
+    def pad(self, x_Tx: Tensor) -> Tensor:
+        """[T, ...] -> [B, L, ...]."""
+        if self.plain:
+            return x_Tx.view(*self.place_BL.shape, *x_Tx.shape[1:])
+        rows: Tensor = _Pad.apply(x_Tx, self.place_BL.flatten(), self.token_T, self.copies_X)
+        return rows.view(*self.place_BL.shape, *x_Tx.shape[1:])
+
+    def pack(self, x_BLx: Tensor) -> Tensor:
+        """[B, L, ...] -> [T, ...]."""
+        flat = x_BLx.reshape(-1, *x_BLx.shape[2:])
+        return flat if self.plain else _Pick.apply(flat, self.token_T)
+
+    def at(self, x_Tx: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
+        """[N, ...]: what is at these positions of these sequences."""
+        return x_Tx.index_select(0, self.place_BL[rows_N, positions_N])
+
+
+class _Pad(torch.autograd.Function):
+    """Gather whose gradient is a gather too: what is in padding reaches nothing, so that its gradient is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, place: Tensor, token: Tensor, copies: Tensor) -> Tensor:
+        ctx.save_for_backward(place, token, copies)
+        return x.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        place, token, copies = ctx.saved_tensors
+        whole = grad.index_select(0, token)
+        if len(copies):
+            whole.index_add_(0, place[copies], grad.index_select(0, copies))
+        return whole, None, None, None
+
+
+class _Pick(torch.autograd.Function):
+    """``x[index]`` for an index without repeats: no sums in its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = len(x)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        whole = grad.new_zeros(ctx.size, *grad.shape[1:])
+        whole[ctx.saved_tensors[0]] = grad
+        return whole, None
+
+
+class CannotPack(ModelError):
+    """What this family's attention is handed, or not handed, is more than :func:`_attention` knows."""
+
+
+def trunk_of(lm: PreTrainedModel) -> Any:
+    """The model without its head, and without what it has for images and sound."""
+    trunk = lm.get_decoder()
+    if trunk is lm or not isinstance(trunk, PreTrainedModel):  # these names mean something else in this family
+        trunk = next((part for part in lm.children() if isinstance(part, PreTrainedModel)), lm)
+    return trunk
+
+
+def packs(lm: PreTrainedModel) -> bool:
+    """Whether this family's attention can be plugged in, and was not found to need padding."""
+    return bool(getattr(trunk_of(lm), "_supports_attention_backend", False)) and not hasattr(lm, "konomi_padded")
+
+
+def needs_padding(lm: PreTrainedModel) -> None:
+    """From now on, :func:`packs` says no of this model and its copies."""
+    lm.konomi_padded = True
+
+
+def run(lm: PreTrainedModel, ids_T: Tensor, positions_T: Tensor, layout: Layout | None, cache: KeyValues | None = None) -> Tensor:
+    """The last hidden state [T, D] of packed tokens; ``layout`` is of the sequences, or None in a step of decoding."""
+    trunk = trunk_of(lm)
+    with _plugged(trunk):
+        out = trunk(input_ids=ids_T[None], position_ids=positions_T[None], use_cache=False, layout=layout, key_values=cache)
+    hidden_TD: Tensor = out.last_hidden_state[0]
+    return hidden_TD
+
+
+def run_from(lm: PreTrainedModel, trunk: Trunk, ids_T: Tensor, layout: Layout) -> Tensor:
+    """The last hidden state [T, D], from where ``trunk`` was kept."""
+    base, name = trunk_of(lm), _layers_name(lm)
+    layers = getattr(base, name)
+    above = copy.copy(base)
+    given = [_Given(layer, layout.pack(trunk.hidden[:, : layout.length])[None]) for layer in layers[: trunk.layer]]
+    above._modules = {**base._modules, name: nn.ModuleList([*given, *layers[trunk.layer :]])}
+    with _plugged(base):
+        out = above(input_ids=ids_T[None], position_ids=layout.positions_T[None], use_cache=False, layout=layout)
+    hidden_TD: Tensor = out.last_hidden_state[0]
+    return hidden_TD
+
+
+@contextmanager
+def keeping(lm: PreTrainedModel, layer: int | None) -> Iterator[list[Tensor]]:
+    """Within, what goes into ``layer`` of each call of :func:`run` is added to the list, [T, D]."""
+    kept: list[Tensor] = []
+    if layer is None:
+        yield kept
+        return
+
+    def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.append((args[0] if args else kwargs["hidden_states"])[0].detach())
+
+    hook = getattr(trunk_of(lm), _layers_name(lm))[layer].register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
+def layer_count(lm: PreTrainedModel) -> int:
+    """Layers of the trunk."""
+    return int(lm.config.get_text_config().num_hidden_layers)
+
+
+def top_parameters(lm: PreTrainedModel, count: int) -> list[nn.Parameter]:
+    """Those of the last ``count`` layers and of what runs after them, such as a norm.
+
+    Raises:
+        ModelError: the layers are not found, or the family's code fails.
+    """
+    trunk, layers, after = trunk_of(lm), getattr(trunk_of(lm), _layers_name(lm)), list[nn.Module]()
+    below = {id(module) for module in [trunk, *layers.modules()]}
+    hooks = [layers[-1].register_forward_hook(lambda *_: after.clear())]
+    hooks += [m.register_forward_pre_hook(lambda m, _: after.append(m)) for m in trunk.modules() if id(m) not in below]
+    try:
+        with tried(lm):
+            trunk(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=lm.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(dict.fromkeys(parameter for module in [*layers[-count:], *after] for parameter in module.parameters()))
+
+
+class _Given(nn.Module):
+    """Stands where a layer that has run would be."""
+
+    def __init__(self, layer: nn.Module, hidden: Tensor) -> None:
+        super().__init__()
+        self.attention_type = getattr(layer, "attention_type", None)
+        self.hidden = hidden
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        return self.hidden
+
+
+def _layers_name(lm: PreTrainedModel) -> str:
+    count = layer_count(lm)
+    for name, child in trunk_of(lm).named_children():
+        if isinstance(child, nn.ModuleList) and len(child) == count:
+            return name
+    raise ModelError(f"{type(lm).__name__}: its {count} layers are not found, so that model.top_layers cannot be used with it")
+
+
+@contextmanager
+def _plugged(base: Any) -> Iterator[None]:
+    """Within, attention is :func:`_attention`; and GPT-2's GELU, written out in eight passes, is done in one."""
+    config = base.config.get_text_config()
+    attention, activation = config._attn_implementation, NewGELUActivation.forward
+    config._attn_implementation = INTERFACE
+    NewGELUActivation.forward = lambda _, x: functional.gelu(x, approximate="tanh")
+    try:
+        yield
+    finally:
+        config._attn_implementation = attention
+        NewGELUActivation.forward = activation
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *, layout: Layout | None = None,
+    key_values: KeyValues | None = None, scaling: float | None = None, sliding_window: int | None = None,
+    softcap: float | None = None, **rest: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Attention as transformers calls it: query [1, H, T, d], key and value [1, G, T, d] -> [1, T, H, d]."""
+    if layout is None and key_values is None:
+        raise CannotPack("this family does not hand on to its attention what konomi gives its model")
+    if attention_mask is not None:
+        raise CannotPack("this family makes a mask of its own")
+    if any(rest.get(name) is not None for name in ("s_aux", "sinks", "indices", "block_indices")):
+        raise CannotPack("this family's attention has sinks or chooses what it sees")
+    kinds = getattr(getattr(module, "config", None), "layer_types", None) or ()
+    kind = kinds[module.layer_idx] if len(kinds) > module.layer_idx else "full_attention"  # type: ignore[operator, index]
+    if kind == "chunked_attention" or (kind == "sliding_attention" and sliding_window is None):
+        raise CannotPack("this family keeps its window in the mask, which packed sequences have not")
+    # rotary embeddings widen queries and keys; attention takes them in the precision of the products, as autocast would
+    query_THd, key_TGd, value_TGd = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    if layout is None:
+        assert key_values is not None
+        keys, values = key_values.extend(layer, key_TGd, value_TGd)
+        steps_L = torch.arange(keys.shape[2], device=query.device)
+        seen_BL = steps_L < key_values.lengths_B[:, None]
+        if sliding_window is not None and keys.shape[2] > sliding_window:
+            seen_BL &= steps_L >= key_values.lengths_B[:, None] - sliding_window
+        # the heads that share keys and values are as many queries of them
+        grouped_BGxd = query_THd.view(len(query_THd), keys.shape[1], -1, query_THd.shape[-1])
+        out = _attend(grouped_BGxd, keys, values, seen_BL[:, None, None], scaling, softcap)
+        return out.reshape(1, *query_THd.shape), None
+    query_BHLd, key_BGLd, value_BGLd = (layout.pad(x).transpose(1, 2) for x in (query_THd, key_TGd, value_TGd))
+    if key_values is not None:
+        key_values.prefill(layer, key_BGLd, value_BGLd)
+    mask: Tensor | None = None
+    if softcap is not None or (sliding_window is not None and layout.length > sliding_window):
+        steps_L = torch.arange(layout.length, device=query.device)
+        mask = steps_L[:, None] >= steps_L
+        if sliding_window is not None:
+            mask = mask & (steps_L[:, None] - steps_L < sliding_window)
+    out_BHLd = _attend(query_BHLd, key_BGLd, value_BGLd, mask, scaling, softcap)
+    return layout.pack(out_BHLd.transpose(1, 2))[None], None
+
+
+def _attend(
+    query_BHLd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+) -> Tensor:
+    """Soft-max attention [B, H, L, d]: under ``mask``, causal without one."""
+    if shared := query_BHLd.shape[1] // key_BGSd.shape[1] - 1:
+        key_BGSd, value_BGSd = (x.repeat_interleave(shared + 1, dim=1) for x in (key_BGSd, value_BGSd))
+    in_products = _in_products(query_BHLd)
+    if softcap is None and not in_products:
+        return functional.scaled_dot_product_attention(
+            query_BHLd, key_BGSd, value_BGSd, attn_mask=mask, is_causal=mask is None, scale=scaling
+        )
+    if mask is None:
+        steps_L = torch.arange(query_BHLd.shape[2], device=query_BHLd.device)
+        mask = steps_L[:, None] >= steps_L
+    spare = whole_lanes(key_BGSd.shape[2]) - key_BGSd.shape[2]
+    if in_products and spare:
+        key_BGSd, value_BGSd = (functional.pad(x, (0, 0, 0, spare)) for x in (key_BGSd, value_BGSd))
+        mask = functional.pad(mask, (0, spare))
+    scale = query_BHLd.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = query_BHLd @ key_BGSd.transpose(-1, -2) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return torch.softmax(scores.float().masked_fill(~mask, -torch.inf), -1).to(value_BGSd.dtype) @ value_BGSd
+
+
+def _in_products(query_BHLd: Tensor) -> bool:
+    """Whether attention written as two matrix products is faster than torch's fused one: short sequences in bf16 on a
+    processor. Its backward pass takes 21 ms for 16 x 46 tokens of 12 heads, the products 5."""
+    return query_BHLd.device.type == "cpu" and query_BHLd.dtype == torch.bfloat16 and query_BHLd.shape[2] <= PRODUCTS_LENGTH
+
+
+AttentionInterface.register(INTERFACE, _attention)

@@ -1,0 +1,254 @@
+"""Batched sampling with a key-value cache: the only sampling in the package.
+
+A token is drawn from soft-max(logits / temperature) and from nothing else: no top-k, no top-p, no penalties, so that the
+distribution that was drawn from is the one that is scored and differentiated. Each response has its own random stream, made
+of one uniform number a token, so that its neighbours in the batch do not change it.
+
+Left out on purpose: beams, stop strings, speculative decoding.
+
+Shape suffixes: B sequences, R response tokens, D width, V vocabulary, W the same filled up to blocks, K blocks of it, x in
+a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from konomi.config import RolloutConfig
+from konomi.data.tokens import Tokens, pad_right
+from konomi.engine.decoding import Decoder, cache_bytes, check_decoding, make_decoder
+from konomi.engine.forward import head_logits
+from konomi.engine.packed import Trunk
+from konomi.engine.rollout import Rollout
+from konomi.engine.shared_weights import cast_once
+from konomi.errors import RunError
+from konomi.seeds import stream_seed
+
+BLOCK = 512
+"""Vocabulary entries a block in the inverse of the cumulative sum."""
+DRAW_ROWS = 16
+"""Rows whose weights are made at a time: they stay in the processor's cache."""
+KEEP_ROWS = 0.99
+"""Finished rows leave the batch once fewer than this share of its rows goes on."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of a batch of responses."""
+
+    lengths: Tensor
+    """[B] int64: tokens at most."""
+    uniforms: Tensor
+    """[B, R] float64 in [0, 1): one a token."""
+
+
+def make_draws(config: RolloutConfig, seed: int, names: Sequence[tuple[str | int, ...]]) -> Draws:
+    """The random numbers of the responses called ``names`` in the run with this seed, each from a stream of its own."""
+    low, high = config.response_tokens
+    streams = [torch.Generator().manual_seed(stream_seed(seed, *name)) for name in names]
+    uniforms_BR = torch.stack([torch.rand(high + 1, dtype=torch.float64, generator=stream) for stream in streams])
+    lengths_B = low + (uniforms_BR[:, 0] * (high - low + 1)).long()
+    if config.stop == "eos":
+        lengths_B = torch.full_like(lengths_B, high)
+    return Draws(lengths_B, uniforms_BR[:, 1:])
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Responses, and what the model that drew them said of them; tensors [B, R], 0 at padding."""
+
+    rollout: Rollout
+    logprobs: Tensor
+    """Log-probability of each response token, nats."""
+    entropy: Tensor
+    """Entropy of the distribution that the token was drawn from, nats."""
+    values: Tensor
+    """What was asked of the hidden state that the token was drawn from; 0 if nothing was."""
+    trunk: Trunk | None
+    """What went into the layer that was asked for."""
+
+
+def sample(
+    lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig,
+    name: str = "the model",
+) -> Rollout:  # fmt: skip
+    """The rollout of :func:`explore`."""
+    return explore(lm, tokens, queries, draws, config, name).rollout
+
+
+@torch.no_grad()
+def explore(
+    lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig,
+    name: str = "the model", values: Callable[[Tensor], Tensor] | None = None, trunk_layer: int | None = None,
+) -> Drawn:  # fmt: skip
+    """Draw one response for each query.
+
+    Responses run together as far as ``config.cache_gb`` has room for their keys and values, those of like length first.
+
+    Args:
+        lm: the language model, in evaluation mode.
+        tokens: knows the end of text and the padding.
+        queries: B lists of token ids, none empty.
+        draws: lengths and random numbers, from :func:`make_draws`.
+        config: temperature, whether the end of text stops a response, memory.
+        name: of the model, for the message if it breaks.
+        values: asked of the last hidden states [n, D] before each token, gives [n].
+        trunk_layer: keep what goes into this layer.
+
+    Returns:
+        Rows in the order of the queries.
+
+    Raises:
+        RunError: the model's logits are NaN or infinite.
+    """
+    check_decoding(lm)
+    whole = _Responses(len(queries), draws.uniforms.shape[1], lm)
+    turns: list[tuple[Tensor, Trunk | None]] = []
+    order = draws.lengths.argsort(descending=True, stable=True)  # so that those that end early are at the end
+    room = max(map(len, queries)) + int(draws.lengths.max())
+    for rows in torch.split(order, max(1, int(config.cache_gb * 1e9) // cache_bytes(lm, room))):
+        decoder = make_decoder(lm, [queries[row] for row in rows], int(draws.lengths[rows].max()), trunk_layer)
+        with cast_once(lm):
+            _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, whole)
+        turns.append((rows.to(lm.device), decoder.trunk()))
+    _check_finite(whole, name)
+    responses = [row[:n].tolist() for row, n in zip(whole.ids, whole.lengths.tolist(), strict=True)]
+    ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)
+    query_lengths_B = torch.tensor([len(query) for query in queries], device=lm.device)
+    rollout = Rollout(ids_BL.to(lm.device), query_lengths_B, whole.lengths, whole.ended)
+    width = rollout.mask.shape[1]
+    return Drawn(
+        rollout, whole.logprobs[:, :width], whole.entropy[:, :width], whole.values[:, :width], _join(turns, ids_BL.shape[1])
+    )
+
+
+class _Responses:
+    """What has been drawn so far, rows in the order of the queries."""
+
+    def __init__(self, count: int, width: int, lm: PreTrainedModel) -> None:
+        self.ids = torch.zeros(count, width, dtype=torch.int64, device=lm.device)
+        self.lengths = torch.zeros(count, dtype=torch.int64, device=lm.device)
+        self.ended = torch.zeros(count, dtype=torch.bool, device=lm.device)
+        dtype = torch.float64 if lm.dtype == torch.float64 else torch.float32
+        self.logprobs, self.entropy, self.values = (
+            torch.zeros(count, width, dtype=dtype, device=lm.device) for _ in range(3)
+        )  # fmt: skip
+
+
+def _run(
+    lm: PreTrainedModel, decoder: Decoder, which: Tensor, draws: Draws, config: RolloutConfig, tokens: Tokens,
+    values: Callable[[Tensor], Tensor] | None, out: _Responses,
+) -> None:  # fmt: skip
+    """Decode the queries ``which`` to their ends."""
+    stops = tokens.eos_ids if config.stop != "length" else frozenset()
+    uniforms, limits = draws.uniforms.to(lm.device)[which], draws.lengths.to(lm.device)[which]
+    going = torch.ones(len(which), dtype=torch.bool, device=lm.device)
+    hidden = decoder.start()
+    for step in range(int(limits.max())):
+        drawn, logprobs, entropy = draw_and_tell(head_logits(lm, hidden, config.temperature), uniforms[decoder.rows, step])
+        stopped = _is_in(drawn, stops)
+        here = which[decoder.rows[going]]
+        out.ids[here, step], out.logprobs[here, step], out.entropy[here, step] = drawn[going], logprobs[going], entropy[going]
+        if values is not None:
+            out.values[here, step] = values(hidden)[going].to(out.values.dtype)
+        out.lengths[here], out.ended[here] = step + 1, stopped[going]
+        # a row whose logits are not finite ends; that there was one is seen after the last step
+        going = going & ~stopped & logprobs.isfinite() & (step + 1 < limits[decoder.rows])
+        left = int(going.sum())
+        if left == 0:
+            break
+        if left < KEEP_ROWS * len(going):
+            order = decoder.keep(going)
+            drawn, going = drawn[order], going[order]
+        hidden = decoder.step(drawn)
+
+
+def _check_finite(drawn: _Responses, name: str) -> None:
+    broken = int((~drawn.logprobs.isfinite()).any(1).sum())
+    if broken:
+        raise RunError(
+            f"{name}: its logits are not finite (NaN or infinity) in {broken} of {len(drawn.ids)} responses. Its weights are "
+            'damaged or have diverged: train it with a lower learning rate, or with model.precision = "fp32"'
+        )
+
+
+def _join(turns: Sequence[tuple[Tensor, Trunk | None]], width: int) -> Trunk | None:
+    """The trunks of all turns, rows in the order of the queries."""
+    first = turns[0][1]
+    if first is None:
+        return None
+    whole = first.hidden.new_zeros(sum(len(rows) for rows, _ in turns), width, first.hidden.shape[-1])
+    for rows, trunk in turns:
+        assert trunk is not None
+        kept = trunk.hidden[:, :width]
+        whole[rows, : kept.shape[1]] = kept
+    return Trunk(first.layer, whole)
+
+
+def draw(logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    """Draw a token from soft-max(logits) by inverting its cumulative sum at a uniform number: O(V) without a V-wide noise.
+
+    The sum is first searched by blocks, then within the block that holds the number; sums of blocks are float64, so that a
+    token's share is right to float32 rounding however large the vocabulary.
+
+    Args:
+        logits_BV: any float type.
+        uniforms_B: float64 in [0, 1).
+
+    Returns:
+        [B] int64.
+
+    >>> draw(torch.tensor([[0.0, 0.0, 0.0, 0.0]]).expand(3, 4), torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64))
+    tensor([0, 2, 3])
+    """
+    return draw_and_tell(logits_BV, uniforms_B)[0]
+
+
+def draw_and_tell(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`draw`, and [B] the log-probability of the token and [B] the entropy, nats."""
+    with torch.autocast(logits_BV.device.type, enabled=False):  # it would take sums of products in bfloat16
+        return _draw_parts(logits_BV, uniforms_B)
+
+
+def _draw_parts(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    parts = zip(torch.split(logits_BV, DRAW_ROWS), torch.split(uniforms_B, DRAW_ROWS), strict=True)
+    token, logprob, entropy = zip(*(_draw_rows(logits, uniforms) for logits, uniforms in parts), strict=True)
+    return torch.cat(token), torch.cat(logprob), torch.cat(entropy)
+
+
+def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
+    batch, vocabulary = logits_BV.shape
+    gaps_BV = logits_BV - logits_BV.amax(dim=-1, keepdim=True)
+    weights_BW = logits_BV.new_empty(batch, -(-vocabulary // BLOCK) * BLOCK)
+    weights_BV = torch.exp(gaps_BV, out=weights_BW[:, :vocabulary])
+    weights_BW[:, vocabulary:] = 0.0
+    weights_BKx = weights_BW.view(batch, -1, BLOCK)
+    blocks_BK = weights_BKx.sum(dim=-1).double().cumsum(dim=-1)
+    total_B = blocks_BK[:, -1]
+    target_B1 = uniforms_B[:, None] * total_B[:, None]
+    # of sums that are not a number the first above is behind the last: such a token's log-probability is not a number either
+    block_B = _first_above(blocks_BK, target_B1).clamp(max=blocks_BK.shape[1] - 1)
+    start_B1 = torch.where(block_B[:, None] > 0, blocks_BK.gather(1, (block_B[:, None] - 1).clamp(min=0)), 0.0)
+    inner_Bx = weights_BKx[torch.arange(batch, device=block_B.device), block_B].double().cumsum(dim=-1)
+    token_B = (block_B * BLOCK + _first_above(inner_Bx, target_B1 - start_B1)).clamp(max=vocabulary - 1)
+    log_total_B = total_B.log()
+    logprob_B = gaps_BV.gather(1, token_B[:, None]).squeeze(1) - log_total_B
+    # a logit of -inf has weight 0, and 0 times -inf is not a number
+    moment_B = torch.linalg.vecdot(weights_BV, gaps_BV.clamp_(min=torch.finfo(gaps_BV.dtype).min))
+    return token_B, logprob_B.to(logits_BV.dtype), (log_total_B - moment_B / total_B).to(logits_BV.dtype)
+
+
+def _first_above(sums: Tensor, target: Tensor) -> Tensor:
+    """Index of the first cumulative sum above the target; by rounding the target may reach the last sum, never pass it."""
+    below_total = torch.nextafter(sums[:, -1:], torch.zeros_like(sums[:, -1:]))
+    return torch.searchsorted(sums, torch.minimum(target, below_total), right=True).squeeze(1)
+
+
+def _is_in(ids: Tensor, members: Collection[int]) -> Tensor:
+    return torch.isin(ids, torch.tensor(sorted(members), dtype=ids.dtype, device=ids.device))

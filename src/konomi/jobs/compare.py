@@ -1,0 +1,243 @@
+"""Before/after: what the tuned model writes to prompts that training never saw, beside what the initial model writes.
+
+Both models answer the same prompts with the same random numbers, so that most of what differs is the models. The interval
+of the mean difference is over prompts: the answers to one prompt are not independent.
+Next to the score stand the figures that show a score bought with bad text: distance (KL), length, variety, repetition,
+and perplexity under the initial model; and judges, rewards that were not trained against.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from konomi.config import CompareConfig, DataConfig, RolloutConfig
+from konomi.data.records import Prompt
+from konomi.data.sources import as_prompts
+from konomi.data.tokens import Tokens
+from konomi.engine.forward import reference_logprobs
+from konomi.engine.rollout import micro_batches, scatter_rows
+from konomi.engine.sampler import make_draws, sample
+from konomi.jobs.best_of_n import best_of_n
+from konomi.report.advice import change
+from konomi.rewards import Reward, as_reward, score
+from konomi.rewards.base import columns_of
+from konomi.statistics.bootstrap import LEVEL, mean_interval
+
+BATCH = 64
+MICRO_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model wrote: responses in the order of the items, and what is said of each."""
+
+    prompts: list[str]
+    texts: list[str]
+    ids: list[list[int]]
+    scores: list[float]
+    kl: list[float]
+    """nats/response against the initial model."""
+    initial_logprob: list[float]
+    """nats/response under the initial model."""
+    judged: Mapping[str, list[float]] = field(default_factory=dict)
+    """Judge -> scores."""
+
+
+def compare_models(
+    before: PreTrainedModel,
+    after: PreTrainedModel,
+    tokens: Tokens,
+    prompts: Iterable[str | Mapping[str, Any] | Prompt],
+    reward: Reward | Callable[..., Any],
+    *,
+    rollout: RolloutConfig,
+    config: CompareConfig,
+    data: DataConfig | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    failed_texts: Path | None = None,
+    judges: Mapping[str, Reward] | None = None,
+) -> dict[str, Any]:
+    """Let both models answer and return the figures and texts of ``compare.json``.
+
+    Held-out prompts are cut as in training (``data.query_tokens``), the extra ones of ``config`` stay whole. ``judges``: name ->
+    a reward that was not trained against; what it says stands beside the score.
+    """
+    judges = judges or {}
+    prompts = as_prompts(prompts)
+    reward = as_reward(reward, prompts[0].columns)
+    held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
+    extra = [Prompt(text) for text in config.extra]
+    items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]
+    data = data or DataConfig()
+    cut = tokens.queries(held_out, data.query_tokens, config.seed, 0, data.max_query_tokens)
+    queries = [query for query in cut for _ in range(config.samples)] + [tokens.encode(p.text) for p in extra]
+    b, a = (
+        _answer(model, before, tokens, items, queries, reward, judges, rollout, config.seed, autocast, failed_texts)
+        for model in (before, after)
+    )
+    best = best_of_n(
+        before, tokens, held_out, cut, reward, judges,
+        rollout=rollout, config=config, autocast=autocast, failed_texts=failed_texts,
+    )  # fmt: skip
+    counted = len(held_out) * config.samples
+    difference = paired_difference(b.scores[:counted], a.scores[:counted], config.samples)
+    shown = [i for i, (_, number) in enumerate(items) if number == 0]
+    return {
+        "version": 1,
+        "prompts": len(held_out),
+        "samples": config.samples,
+        "seed": config.seed,
+        "temperature": rollout.temperature,
+        "before": _figures(b, a, counted),
+        "after": _figures(a, b, counted),
+        "difference": difference,
+        "verdict": change(difference, len(held_out)),
+        "judges": {name: _judged(b.judged[name][:counted], a.judged[name][:counted], config) for name in judges},
+        "best_of_n": best,
+        "texts": [_texts(b, a, i, held_out=i < counted, again=i < counted and config.samples > 1) for i in shown],
+    }
+
+
+def _texts(before: Answers, after: Answers, i: int, *, held_out: bool, again: bool) -> dict[str, Any]:
+    """What both wrote to a prompt the first time; with ``again`` also the second time, for people to compare blind."""
+    return {
+        "prompt": before.prompts[i],
+        "before": before.texts[i],
+        "after": after.texts[i],
+        "score_before": before.scores[i],
+        "score_after": after.scores[i],
+        "judges": {name: {"before": said[i], "after": after.judged[name][i]} for name, said in before.judged.items()},
+        "held_out": held_out,
+        **({"again": {"before": before.texts[i + 1], "after": after.texts[i + 1]}} if again else {}),
+    }
+
+
+def _judged(before: Sequence[float], after: Sequence[float], config: CompareConfig) -> dict[str, Any]:
+    difference = paired_difference(before, after, config.samples)
+    return {"before": float(np.mean(before)), "after": float(np.mean(after)), "difference": difference}
+
+
+def told(comparison: Mapping[str, Any]) -> dict[str, float | None]:
+    """The figures of a comparison as metrics: ``compare/before/kl``, ``compare/judge/NAME/after``, ..."""
+    sides = ("before", "after", "difference")
+    flat = {f"compare/{side}/{key}": value for side in sides for key, value in comparison[side].items()}
+    for name, judge in comparison["judges"].items():
+        flat |= {f"compare/judge/{name}/{side}": judge[side] for side in ("before", "after")}
+        flat |= {f"compare/judge/{name}/difference/{key}": value for key, value in judge["difference"].items()}
+    return flat
+
+
+def paired_difference(before: Sequence[float], after: Sequence[float], samples: int) -> dict[str, Any]:
+    """Mean of after - before, its 95 % interval over prompts, and who won how often.
+
+    Args:
+        before, after: scores, ``samples`` in a row for each prompt.
+        samples: answers a prompt.
+
+    Returns:
+        ``low`` and ``high`` are None where there is no interval: see :func:`konomi.statistics.bootstrap.mean_interval`.
+    """
+    gaps = np.asarray(after) - np.asarray(before)
+    found = mean_interval(gaps.reshape(-1, samples).mean(axis=1))
+    return {
+        "mean": found["value"],
+        "low": found["low"],
+        "high": found["high"],
+        "level": LEVEL,
+        "wins": int((gaps > 0).sum()),
+        "losses": int((gaps < 0).sum()),
+        "ties": int((gaps == 0).sum()),
+    }
+
+
+def distinct(ids: Sequence[Sequence[int]], n: int) -> float:
+    """Share of different n-grams of tokens among all n-grams of all responses (Li et al. 2016).
+
+    >>> distinct([[1, 2, 1, 2]], 2)
+    0.6666666666666666
+    """
+    grams = [gram for row in ids for gram in _grams(row, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repetition(ids: Sequence[Sequence[int]], n: int = 2) -> float:
+    """Share of a response's n-grams that stood in it before; the mean over responses.
+
+    >>> repetition([[1, 2, 1, 2, 1], [1, 2, 3, 4, 5]])
+    0.25
+    """
+    shares = []
+    for row in ids:
+        grams = Counter(_grams(row, n))
+        if grams:
+            shares.append(1 - len(grams) / grams.total())
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def _grams(row: Sequence[int], n: int) -> list[tuple[int, ...]]:
+    return [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
+
+
+def _figures(answers: Answers, other: Answers, count: int) -> dict[str, float]:
+    """Distinct-n and repetition follow length: of each pair of responses both are cut to the shorter one for them."""
+    ids, scores = answers.ids[:count], np.asarray(answers.scores[:count])
+    tokens = sum(map(len, ids))
+    cut = [own[: len(beside)] for own, beside in zip(ids, other.ids, strict=False)]
+    return {
+        "score_mean": float(scores.mean()),
+        "score_std": float(scores.std(ddof=1)) if count > 1 else 0.0,
+        "kl": float(np.mean(answers.kl[:count])),
+        "length": tokens / count,
+        "distinct_1": distinct(cut, 1),
+        "distinct_2": distinct(cut, 2),
+        "repetition": repetition(cut),
+        "perplexity": float(np.exp(-sum(answers.initial_logprob[:count]) / tokens)),
+    }
+
+
+def _answer(
+    model: PreTrainedModel,
+    initial: PreTrainedModel,
+    tokens: Tokens,
+    items: Sequence[tuple[Prompt, int]],
+    queries: Sequence[Sequence[int]],
+    reward: Reward,
+    judges: Mapping[str, Reward],
+    rollout_config: RolloutConfig,
+    seed: int,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    failed_texts: Path | None,
+) -> Answers:
+    name = "the initial model" if model is initial else "the tuned model"
+    ids: list[list[int]] = []
+    kl: list[float] = []
+    logprob: list[float] = []
+    for start in range(0, len(items), BATCH):
+        here = slice(start, start + BATCH)
+        draws = make_draws(rollout_config, seed, [("compare", prompt.stream, number) for prompt, number in items[here]])
+        with autocast():
+            rollout = sample(model, tokens, queries[here], draws, rollout_config, name)
+            rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS)
+            parts = [rollout.select(part) for part in rows]
+            of_initial = [reference_logprobs(initial, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts]
+            own = of_initial
+            if model is not initial:
+                own = [reference_logprobs(model, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts]
+        initial_B = scatter_rows(of_initial, rows, len(rollout))[:, 0]
+        ids += rollout.response_ids()
+        kl += (scatter_rows(own, rows, len(rollout))[:, 0] - initial_B).tolist()
+        logprob += initial_B.tolist()
+    pairs = [tokens.split(prompt.text, *rows) for (prompt, _), *rows in zip(items, queries, ids, strict=True)]
+    prompts, texts = [prompt for prompt, _ in pairs], [response for _, response in pairs]
+    columns = columns_of([prompt for prompt, _ in items])
+    scores, *judged = (score(each, prompts, texts, columns, save_to=failed_texts) for each in (reward, *judges.values()))
+    return Answers(prompts, texts, ids, scores, kl, logprob, dict(zip(judges, judged, strict=True)))

@@ -1,0 +1,200 @@
+"""Running a pipeline: the stages that are not finished, one after another, under one lock and one MLflow run."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from konomi.config import Pipeline, Stage
+from konomi.errors import ConfigError, KonomiError, RunError
+from konomi.files import writing
+from konomi.jobs.common import locked
+from konomi.jobs.stages import VERSION, Notes, Step, decide, stages_from
+from konomi.runs import environment
+from konomi.runs.directory import RunDir
+from konomi.runs.observer import Observer
+from konomi.runs.signals import stop_on_signal
+from konomi.runs.sinks import EndStatus, MlflowSink
+from konomi.text import duration
+
+
+def run_pipeline(
+    pipeline: Pipeline, stages: Sequence[Stage], directory: str | Path, observer: Observer | None = None, *,
+    start: str | None = None, again: str = "run it again",
+) -> dict[str, Any]:  # fmt: skip
+    """Run the stages that are not finished; return what ``--json`` prints.
+
+    Args:
+        pipeline, stages: from :func:`konomi.config.load_pipeline`.
+        directory: of the pipeline; made if needed.
+        observer: hears of the pipeline and of all its stages.
+        start: the name of a stage: it and all later ones are run again.
+        again: the command that goes on after a stop, for the message.
+
+    Raises:
+        ConfigError: the directory is not a pipeline's; ``start`` is no stage.
+        RunError: another process runs it; a stage did not come to its end.
+        KonomiError: what a stage raised, with the stage's name in front.
+        KeyboardInterrupt: stopped by a signal.
+    """
+    observer, directory = observer or Observer(), Path(directory)
+    forgotten = stages_from(stages, start)
+    _make(directory)
+    with stop_on_signal(observer.stopping), locked(directory, lambda: Notes(directory).content):
+        notes = Notes(directory)
+        notes.set(name=pipeline.name, pid=os.getpid())
+        for name in forgotten:
+            (directory / name / "stage.json").unlink(missing_ok=True)
+            notes.stage(name, status="waiting", key=None)
+        tracked = _Tracked(pipeline, stages, notes, observer)
+        rows = []
+        with tracked:
+            for number, stage in enumerate(stages, start=1):
+                step = decide(stage, notes.of(stage.name))
+                title = f"Stage {number} of {len(stages)}, {stage.name} ({stage.do})"
+                if step.action == "skip":
+                    observer.say(f"{title}: skipped, {step.why}")
+                    notes.stage(stage.name, status="finished")  # a kill may have come before it was noted
+                else:
+                    observer.say(f"{title}: {'goes on' if step.action == 'resume' else 'runs'}, {step.why}")
+                    _work(step, title, notes, observer, tracked, again)
+                rows.append(_row(stage, "skipped" if step.action == "skip" else "finished"))
+    return {
+        "name": pipeline.name, "pipeline": str(directory), "status": "finished", "stages": rows, "mlflow": tracked.address,
+    }  # fmt: skip
+
+
+class _Tracked:
+    """The MLflow run of the pipeline, of which its stages' runs are children. It is opened when the first stage runs."""
+
+    def __init__(self, pipeline: Pipeline, stages: Sequence[Stage], notes: Notes, observer: Observer) -> None:
+        self._pipeline, self._stages, self._notes, self._observer = pipeline, stages, notes, observer
+        self._sink: MlflowSink | None = None
+
+    @property
+    def address(self) -> str | None:
+        """Of the store; None if nothing was logged."""
+        return self._sink.address if self._sink else None
+
+    def run_id(self) -> str | None:
+        """The parent of the stages' runs."""
+        if self._sink is None and self._pipeline.mlflow:
+            params = {"seed": self._pipeline.seed, "stages": {stage.name: stage.do for stage in self._stages}}
+            self._sink = MlflowSink(
+                self._pipeline.experiment, self._pipeline.name, params, self._notes.directory, self._observer.warn,
+                run_id=self._notes.content["mlflow_run_id"], git=environment.git(),
+            )  # fmt: skip
+            self._notes.set(mlflow_run_id=self._sink.run_id)
+        return self._sink.run_id if self._sink else None
+
+    def __enter__(self) -> None:
+        """From here on, however it ends, the run says so."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status: EndStatus = "FINISHED" if kind is None else "KILLED" if stopped else "FAILED"
+        if self._sink:
+            done = {name: note["seconds"] for name, note in self._notes.content["stages"].items() if note.get("seconds")}
+            self._sink.log(0, {f"seconds/{name}": seconds for name, seconds in done.items()})
+            self._sink.log_artifacts([self._notes.directory / "pipeline.json"])
+            self._sink.end(status)
+
+
+def runner(verb: str) -> Callable[..., dict[str, Any]]:
+    """Return the function that runs a verb's job. Only the job that is asked for is imported."""
+    if verb == "sft":
+        from konomi.jobs.sft import run_sft
+
+        return run_sft
+    if verb == "sample":
+        from konomi.jobs.sample import run_sample
+
+        return run_sample
+    if verb == "judge":
+        from konomi.jobs.judge import run_judge
+
+        return run_judge
+    if verb == "label":
+        from konomi.jobs.label import run_label
+
+        return run_label
+    if verb == "reward":
+        from konomi.jobs.reward import run_reward
+
+        return run_reward
+    from konomi.jobs.ppo import run_ppo
+
+    return run_ppo
+
+
+def _work(step: Step, title: str, notes: Notes, observer: Observer, tracked: _Tracked, again: str) -> None:
+    """Run a stage to its end, or go on with it."""
+    stage, began = step.stage, time.monotonic()
+    if step.action == "run":
+        _move_away(stage.directory)
+    notes.stage(stage.name, do=stage.do, status="running", key=step.key, reason=None, seconds=None)
+    more = {"resume": stage.directory} if step.action == "resume" else {}
+    try:
+        result = runner(stage.do)(stage.job, stage.directory.parent, observer, parent=tracked.run_id(), **more)
+        if result["status"] != "finished":
+            raise RunError(f"{result.get('reason') or result['status']}; the run is in {stage.directory}")
+    except KeyboardInterrupt:
+        with suppress(RunError):  # a disk that is full takes no notes
+            notes.stage(stage.name, status="stopped")
+        raise KeyboardInterrupt(f"{title}: stopped; go on with: {again}") from None
+    except KonomiError as error:
+        with suppress(RunError):
+            notes.stage(stage.name, status="failed", reason=str(error))
+        error.args = (f"stage {stage.name}: {error}",)
+        raise
+    except BaseException as error:
+        with suppress(RunError):
+            notes.stage(stage.name, status="failed", reason=f"{type(error).__name__}: {error}")
+        raise
+    seconds = time.monotonic() - began
+    RunDir(stage.directory).write_json(
+        "stage.json", {"version": VERSION, "key": step.key, "inputs": step.inputs, "seconds": seconds}
+    )
+    notes.stage(stage.name, status="finished", seconds=seconds)
+    observer.say(f"{title}: finished in {duration(seconds)}")
+    gc.collect()  # a stage's models are held by cycles of references; the next stage needs the memory
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        others = [path.name for path in directory.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise ConfigError(f"{directory}: the pipeline's directory cannot be made: {error.strerror or error}") from None
+    if others and "pipeline.json" not in others:
+        raise ConfigError(f"{directory}: exists and is not a pipeline's directory; choose another name or --out, or move it away")
+
+
+def _move_away(directory: Path) -> None:
+    """Keep what a stage made before, once."""
+    if not directory.exists():
+        return
+    kept = directory.parent / ".previous" / directory.name
+    with writing(kept):
+        kept.parent.mkdir(exist_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)
+        directory.rename(kept)
+
+
+def _row(stage: Stage, status: str) -> dict[str, Any]:
+    report, run = stage.directory / "report.html", RunDir(stage.directory)
+    return {
+        "stage": stage.name,
+        "do": stage.do,
+        "status": status,
+        "seconds": run.read_json("stage.json")["seconds"],
+        "run": str(stage.directory),
+        "outputs": {name: str(path) for name, path in stage.outputs.items()},
+        "report": str(report) if report.exists() else None,
+    }

@@ -1,0 +1,178 @@
+"""What people said, as files that ``konomi reward`` reads, and as one that keeps everything.
+
+- rankings.jsonl: each person's ranking of each task.
+- scores.jsonl: each text once: the mean over people of its normalised rank.
+- pairs.jsonl: each two texts that were ranked together, once: the label is the share of raters who prefer ``chosen``,
+  where a tie counts half for either; ``for``, ``against`` and ``ties`` count them.
+- answers.jsonl: all latest answers with everything that is known: sources, the order shown, flags, comments, repeats.
+- other.jsonl: of these, what is in no ranking: ``all_bad``, ``skipped``, and repeats.
+- manifest.json: names, hashes and counts.
+
+Further JSON files of what was found in the answers may stand beside them.
+
+Whose answer it is stands there as a pseudonym. Nothing is weighted or dropped by whom it is from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from konomi.data.formats import encode_records, manifest_bytes, write_manifest
+from konomi.data.parse import VERSION, Record
+from konomi.data.records import Pair, Ranking
+from konomi.errors import DataError, RunError
+from konomi.files import line, write_atomic
+from konomi.labelling.records import NOTHING_YET, Exported, Item, Judgement
+from konomi.statistics.bradley_terry import Counted, counted, mean_scores, soft_pairs
+
+SOURCE = "people"
+"""What the records name as their source: not a model that judged."""
+
+
+def rankings(exported: Exported, kind: str | None = None) -> list[Ranking]:
+    """The rankings, by task and person; repeats, and what is no ranking, left out. With ``kind`` those of such tasks alone."""
+    return [
+        _ranking(exported.items[each.task], each)
+        for each in exported.judgements
+        if counts_as_ranking(each) and kind in (None, exported.items[each.task].kind)
+    ]
+
+
+def repeated(exported: Exported) -> list[tuple[Ranking, Ranking]]:
+    """What one person said of a task the first time and when it came again, where both are rankings."""
+    first, found = {}, []
+    for each in exported.judgements:
+        if each.kind == "ranked":
+            ranking = _ranking(exported.items[each.task], each)
+            if not each.repeat:
+                first[each.task, each.rater] = ranking
+            elif (each.task, each.rater) in first:
+                found.append((first[each.task, each.rater], ranking))
+    return found
+
+
+def _ranking(item: Item, said: Judgement) -> Ranking:
+    return Ranking(item.prompt, tuple(each.text for each in item.candidates), said.ranks or (), said.rater, SOURCE)
+
+
+def counts_as_ranking(judgement: Judgement) -> bool:
+    """Whether it is a person's first word on a task, and a ranking."""
+    return judgement.kind == "ranked" and not judgement.repeat
+
+
+def answer_row(item: Item, judgement: Judgement) -> dict[str, Any]:
+    """One line of answers.jsonl."""
+    return {
+        "version": VERSION,
+        "prompt": item.prompt,
+        "candidates": [
+            {**each.source, "text": each.text, "lang": lang, "names_model": named, "flags": list(flags)}
+            for each, lang, named, flags in zip(item.candidates, item.langs, item.names_model, judgement.flags, strict=True)
+        ],
+        "lang": item.lang,
+        "task": item.kind,
+        "rater": judgement.rater,
+        "answer": judgement.kind,
+        "repeat": judgement.repeat,
+        "ranks": None if judgement.ranks is None else list(judgement.ranks),
+        "order": list(judgement.order),
+        "reason": judgement.reason,
+        "comment": judgement.comment,
+        "confidence": judgement.confidence,
+        "seconds": judgement.seconds,
+        "at": judgement.at,
+        "revision": judgement.revision,
+        "columns": item.columns,
+    }
+
+
+def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None = None, **about: Any) -> dict[str, Any]:
+    """Write all files into a new directory, in one step, and return the manifest.
+
+    Args:
+        exported: what the store gave.
+        out: the directory; it must not exist yet. It and its files are made for their owner alone.
+        also: further JSON files, by their names.
+        about: what else the manifest is to say.
+
+    Raises:
+        DataError: nobody has answered anything yet; ``out`` exists.
+        RunError: a file cannot be written. Nothing is then there.
+    """
+    if not exported.judgements:
+        raise DataError(NOTHING_YET)
+    check_out(out)
+    place = out.absolute()
+    half_done = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # of this export alone
+    try:
+        half_done.mkdir(mode=0o700, parents=True)
+        for name, content in (also or {}).items():
+            write_atomic(half_done / name, manifest_bytes(content))
+        said = _write_files(exported, half_done, about)
+        for file in half_done.iterdir():
+            file.chmod(0o600)
+        half_done.rename(place)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be made: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(half_done, ignore_errors=True)
+    return said
+
+
+def check_out(out: Path) -> None:
+    """Whether an export can go to ``out``. Raises DataError: something is there; RunError: that cannot be looked up."""
+    try:
+        there = out.is_symlink() or out.exists()
+    except OSError as error:
+        raise RunError(f"{out}: cannot be looked up: {error.strerror}") from error
+    if there:
+        raise DataError(f"{out}: is there already and is not overwritten; give another name or remove it")
+
+
+def _votes(pair: Pair, said: Counted) -> dict[str, int]:
+    """How many people are for ``chosen``, for the other, for neither."""
+    sides = (said.in_favour, said.against) if pair.chosen == said.a else (said.against, said.in_favour)
+    return {"for": sides[0], "against": sides[1], "ties": said.ties}
+
+
+def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    ranked = rankings(exported)
+    counts = counted(ranked)
+    pairs, scores = soft_pairs(counts), mean_scores(ranked)
+    records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs, "scores": scores}
+    paths = {name: out / f"{name}.jsonl" for name, found in records.items() if found}
+    for name, path in paths.items():
+        data = encode_records(records[name], path.name)
+        if name == "pairs":
+            rows = zip(data.splitlines(), pairs, counts, strict=True)
+            data = b"".join(line({**json.loads(row), **_votes(pair, c)}) for row, pair, c in rows)
+        write_atomic(path, data)
+    every = exported.judgements
+    others = [each for each in every if not counts_as_ranking(each)]
+    described = {}
+    for name, judgements in (("answers", every), ("other", others)):
+        data = b"".join(line(answer_row(exported.items[each.task], each)) for each in judgements)
+        write_atomic(out / f"{name}.jsonl", data)
+        described[name] = {
+            "name": f"{name}.jsonl",
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "version": VERSION,
+            "format": "answers",
+            "counts": {"records": len(judgements)},
+        }
+    answers = {
+        "raters": len({each.rater for each in every}),
+        **{kind: sum(each.kind == kind and not each.repeat for each in every) for kind in ("ranked", "all_bad", "skipped")},
+        "repeats": sum(each.repeat for each in every),
+    }
+    said = write_manifest(out / "manifest.json", paths, answers=answers, **about)
+    said["files"] |= described
+    write_atomic(out / "manifest.json", manifest_bytes(said))
+    return said

@@ -1,0 +1,1 @@
+"""A model with the vocabulary of some scripts only."""

@@ -1,0 +1,139 @@
+"""The model card of a run: README.md beside its model, for whoever is given the model without the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from konomi import files
+from konomi.report.advice import change
+from konomi.report.page import model_name
+from konomi.report.report import reward_in_words
+from konomi.report.sft_report import evaluations
+from konomi.runs.directory import RunDir
+from konomi.text import flat, number
+
+NAME = "README.md"
+_SETTINGS = {
+    "ppo": ("model.freeze", "model.top_layers", "ppo.episodes", "ppo.batch_size", "ppo.epochs", "ppo.learning_rate",
+            "ppo.kl_coef", "ppo.kl_controller", "ppo.kl_target", "rollout.response_tokens", "rollout.temperature"),
+    "sft": ("model.freeze", "model.top_layers", "sft.epochs", "sft.batch_size", "sft.learning_rate", "sft.max_length",
+            "sft.loss"),
+    "reward": ("train.task", "train.epochs", "train.batch_size", "train.learning_rate", "train.max_length"),
+}  # fmt: skip
+_DONE = {
+    "ppo": "A language model, moved toward a reward by PPO.",
+    "sft": "A language model, fine-tuned on texts.",
+    "reward": "A model that scores texts: a reward model or a classifier.",
+}
+_CLASSES = {"reward": "AutoModelForSequenceClassification"}
+
+
+def write_card(run: RunDir) -> Path | None:
+    """Write ``model/README.md`` of a run that has ended: base model, data, reward, settings, figures, licence, how to load it.
+
+    Return its path; None where the run has no model. Raises DataError: a file of the run is damaged; RunError: it cannot be
+    written.
+    """
+    if not run.model.is_dir():
+        return None
+    verb, info, config = run.verb, run.info, run.config
+    model = config.get("model", {})
+    base = model_name({"model": {**model, "name": _shared(str(model.get("name", "")))}})
+    about = [("base model", base), *_data(config, info), ("run", f"{run.path.name}, {info.get('status', '')}")]
+    settings = [(f"`{path}`", json.dumps(value)) for path in _SETTINGS.get(verb, ()) if (value := _at(config, path)) is not None]
+    versions = info.get("versions", {})
+    licence = (
+        info.get("licence")
+        or f"That of the base model ({flat(base)}), which is not known here: look it up before you share this."
+    )
+    parts = [
+        f"---\nlibrary_name: transformers\ntags:\n- konomi\n- {verb}\n---\n",
+        f"# {flat(run.path.name)}\n\n{_DONE.get(verb, '')} Made with konomi {versions.get('konomi', '')}.\n",
+        _table(("", ""), about),
+        "## Figures\n\n" + _figures(run, verb),
+        "## Settings\n\n" + _table(("setting", "value"), settings),
+        "## How to load it\n\n" + _how(verb),
+        f"## Licence\n\n{' '.join(str(licence).split())}\n",
+    ]
+    path = run.model / NAME
+    files.write_atomic(path, files.utf8("\n".join(parts)))
+    return path
+
+
+def _data(config: Mapping[str, Any], info: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    data = config.get("data", {})
+    for key in ("prompts", "texts", "file"):
+        if data.get(key):
+            yield key, _shared(str(data[key]))
+    if reward := config.get("reward"):
+        yield "reward", reward_in_words(_shared_reward(reward))
+    for setting, each in (info.get("inputs") or {}).items():
+        if setting.startswith("reward.") and each.get("sha256"):
+            yield f"`{setting}`, SHA-256", each["sha256"]
+
+
+def _shared(name: str) -> str:
+    """A name without the directories of this machine."""
+    return Path(name).name if name.startswith(("/", "~", ".")) else name
+
+
+def _shared_reward(reward: Mapping[str, Any]) -> dict[str, Any]:
+    """A reward, and all that it is a sum of, without them."""
+    parts = {name: _shared_reward(part) for name, part in reward.get("parts", {}).items()}
+    return {**reward, "parts": parts} | ({"name": _shared(str(reward["name"]))} if "name" in reward else {})
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    section, key = path.split(".")
+    return config.get(section, {}).get(key)
+
+
+def _figures(run: RunDir, verb: str) -> str:
+    """What came of the run, on what was held out."""
+    if verb == "sft":
+        found = evaluations(run.read_metrics())
+        before, after = (found["before"], found["model"]) if found else ({}, {})
+        initial = "" if not found or found["better"] else "\nNo evaluation was better: this is the initial model.\n"
+        labels = {"loss": "loss, nats/token", "perplexity": "perplexity"}
+        rows = [(label, number(before.get(key)), number(after.get(key))) for key, label in labels.items()]
+        return "On held-out texts:\n\n" + _table(("", "before", "after"), rows) + initial
+    if verb == "reward":
+        held_out = (run.read_json("eval.json") or {}).get("held_out") or {}
+        measured = {key: each for key, each in held_out.items() if isinstance(each, Mapping) and "low" in each}
+        rows = [
+            (key.replace("_", " "), *(number(each[end]) for end in ("value", "low", "high"))) for key, each in measured.items()
+        ]
+        said = (held_out.get("verdict") or {}).get("en", "")
+        return "On what was held out, with 95 % intervals:\n\n" + _table(("", "value", "low", "high"), rows) + f"\n{said}\n"
+    compare = run.read_json("compare.json") or {}
+    before, after = compare.get("before", {}), compare.get("after", {})
+    pairs = {key.replace("_", " "): (before[key], after[key]) for key in after if key in before}
+    pairs |= {f"judge {name}": (each.get("before"), each.get("after")) for name, each in compare.get("judges", {}).items()}
+    said = compare.get("verdict") or change(compare.get("difference", {}), compare.get("prompts", 0))
+    rows = [(key, number(old), number(new)) for key, (old, new) in pairs.items()]
+    return f"{said['en']}\n\n" + _table(("", "before", "after"), rows)
+
+
+def _how(verb: str) -> str:
+    kind = _CLASSES.get(verb, "AutoModelForCausalLM")
+    code = (
+        f"```python\nfrom transformers import AutoTokenizer, {kind}\n\n"
+        f'model = {kind}.from_pretrained("DIRECTORY")\ntokenizer = AutoTokenizer.from_pretrained("DIRECTORY")\n```\n'
+    )
+    if verb == "reward":
+        return code + '\nAs the reward of `konomi ppo`: `reward.kind = "model"`, `reward.name = "DIRECTORY"`.\n'
+    more = "\n`value_head.safetensors` is the critic of PPO; generating does not need it.\n" if verb == "ppo" else ""
+    return code + "\nOr `konomi generate DIRECTORY -p 'The beginning of a text'`.\n" + more
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
+
+
+def _cell(text: Any) -> str:
+    """A text that stays in its cell."""
+    return " ".join(flat(text).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

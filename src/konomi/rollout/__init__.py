@@ -1,1 +1,0 @@
-"""Responses drawn from the policy, and the batches they travel in."""

@@ -1,0 +1,302 @@
+"""What the command line shows of a job: a live table on a terminal, plain lines elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from konomi.runs.environment import typed
+from konomi.runs.observer import Observer
+from konomi.text import interval_words, plural, visible
+
+if TYPE_CHECKING:
+    from konomi.runs.directory import RunDir
+    from konomi.runs.observer import StepResult
+
+SECONDS = 10.0
+"""Between two lines on the progress of one thing."""
+ROWS = 12
+"""Updates in the live table."""
+COLUMNS = (
+    ("update", "update"), ("episodes", "episodes"), ("eps/s", "episodes/per_second"), ("score", "ppo/mean_scores"),
+    ("± std", "ppo/std_scores"), ("KL nats", "objective/kl"), ("coef", "objective/kl_coef"), ("entropy", "objective/entropy"),
+    ("clip%", "ppo/policy/clipfrac"), ("expl.v", "ppo/val/var_explained"), ("left", "left"),
+)  # fmt: skip
+FIRST = ("update", "ppo/mean_scores", "objective/kl", "left", "ppo/std_scores", "episodes/per_second", "objective/kl_coef")
+"""The columns that a narrow terminal keeps longest, the most important first; then judges, then the rest."""
+GAP = 1
+"""Spaces between two columns."""
+
+
+class Terminal(Console):
+    """Where all that people read goes. Nothing in a text steers it: no control characters, no markup."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments in which what a text holds is visible; rich's own control codes are segments of their own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def make_observer() -> Observer:
+    """The observer that suits where stderr goes."""
+    console = Terminal(stderr=True)
+    return LiveObserver(console) if console.is_terminal else PlainObserver()
+
+
+class _Timed(Observer):
+    """Knows how long the rest will take."""
+
+    def __init__(self) -> None:
+        self.updates, self.seconds = 0, []
+
+    updates: int
+    seconds: list[float]
+    columns: tuple[tuple[str, str], ...] = COLUMNS
+    """Label and key of what is told of an update."""
+
+    def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
+        self.updates, self.seconds = updates, []
+
+    def cells(self, result: StepResult) -> dict[str, str]:
+        """Column -> what stands in it."""
+        self.seconds.append(result.metrics["time/ppo/total"])
+        if self.columns == COLUMNS and (judges := [key for key in result.metrics if key.startswith("judge/")]):
+            self.columns = (*COLUMNS[:5], *((key.split("/")[1], key) for key in judges), *COLUMNS[5:])
+        recent = sorted(self.seconds[-5:])[len(self.seconds[-5:]) // 2]
+        left = recent * (self.updates - result.update)
+        numbers = {key: f"{result.metrics[key]:.3g}" for _, key in self.columns if key in result.metrics}
+        numbers["objective/kl_coef"] = f"{result.metrics['objective/kl_coef']:.3f}"
+        numbers["ppo/policy/clipfrac"] = f"{100 * result.metrics.get('ppo/policy/clipfrac', 0.0):.1f}"
+        for key in (
+            "ppo/mean_scores",
+            "ppo/std_scores",
+            "objective/kl",
+            "ppo/val/var_explained",
+            "episodes/per_second",
+        ):
+            numbers[key] = f"{result.metrics[key]:.2f}"
+        for key in set(result.out_of_range) & set(numbers):
+            numbers[key] += "!"  # out of its healthy range
+        return {
+            **numbers,
+            "update": f"{result.update}/{self.updates}",
+            "episodes": str(result.episodes),
+            "left": f"{int(left) // 60}:{int(left) % 60:02d}",
+        }
+
+
+class PlainObserver(_Timed):
+    """One plain line an update: for logs and pipes."""
+
+    told = float("-inf")
+    """When progress was last told."""
+
+    def _line(self, text: str) -> None:
+        Terminal(stderr=True, no_color=True, soft_wrap=True, force_terminal=False).print(text)
+
+    def say(self, text: str) -> None:
+        self._line(text)
+
+    def warn(self, text: str) -> None:
+        self._line(f"warning: {text}")
+
+    def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
+        super().start(run, facts, updates)
+        for label, text in facts.items():
+            self._line(f"{label}: {text}")
+        self._line(f"run: {run.path}")
+
+    def before(self, samples: list[dict[str, Any]]) -> None:
+        for sample in samples[:4]:
+            self._line(f"before: {_one_line(sample)}")
+
+    def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        now = time.monotonic()
+        if not figures and done < total and now - self.told < SECONDS:
+            return
+        self.told = now
+        self._line("  ".join([f"{what} {done}/{total}", *(f"{name} {value:.4g}" for name, value in (figures or {}).items())]))
+
+    def step(self, result: StepResult) -> None:
+        cells = self.cells(result)
+        marks = ", ".join(key.removeprefix("ppo/") for key in result.out_of_range)
+        line = "  ".join(f"{label} {cells[key]}" for label, key in self.columns if key in cells)
+        self._line(f"{line}  out of range: {marks}" if marks else line)
+
+
+class LiveObserver(_Timed):
+    """A table that grows, with a few current texts below."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self.rows: list[dict[str, str]] = []
+        self.live: Live | None = None
+        self.bar: Progress | None = None
+
+    def say(self, text: str) -> None:
+        self._stop()
+        self.console.print(Text.assemble(("› ", "bold"), text), soft_wrap=True)  # a broken address is none
+
+    def warn(self, text: str) -> None:
+        self.console.print(Text.assemble(("warning: ", "yellow"), text))
+
+    def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
+        super().start(run, facts, updates)
+        self.rows = []
+        table = Table.grid(padding=(0, 2))
+        for label, text in {**facts, "run": str(run.path)}.items():
+            table.add_row(Text(label, style="dim"), Text(text, overflow="fold"))  # all of a path, to be copied
+        self.console.print(table)
+
+    def before(self, samples: list[dict[str, Any]]) -> None:
+        self.console.print(_texts("The initial model writes", samples[:6]))
+
+    def step(self, result: StepResult) -> None:
+        self.rows.append(self.cells(result))
+        table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+        shown = columns_that_fit(self.columns, self.rows[-ROWS:], self.console.width)
+        for label, _ in shown:
+            table.add_column(label, justify="right", no_wrap=True)
+        for row in self.rows[-ROWS:]:
+            table.add_row(*(row.get(key, "") for _, key in shown))
+        view = Group(table, Text(), _texts(f"After update {result.update}", result.samples[:4]))
+        if self.live is None:
+            self.live = Live(console=self.console, auto_refresh=False)
+            self.live.start()
+        self.live.update(view, refresh=True)
+        if result.update == self.updates:
+            self._stop()
+
+    def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        if figures:
+            self.say("  ".join([f"{what} {done}/{total}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+        if self.bar is None:
+            self._stop()
+            bar = BarColumn(max(4, min(40, self.console.width - 36)))  # room for the words and the count
+            columns = (TextColumn("{task.description}", markup=False), bar, MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.bar.start()
+            self.bar.add_task(what, total=total)
+        self.bar.update(self.bar.task_ids[0], description=what, completed=done, total=total)
+        if done >= total:
+            self._stop()
+
+    def end(self) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+def columns_that_fit(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, str]], width: int) -> list[tuple[str, str]]:
+    """The columns (label and key) that fit beside each other in ``width`` with every figure in full, in their own order."""
+    first = [*FIRST, *(key for _, key in columns if key.startswith("judge/"))]
+    kept: set[str] = set()
+    for label, key in sorted(columns, key=lambda column: first.index(column[1]) if column[1] in first else len(first)):
+        needed = max(cell_len(text) for text in (label, *(row.get(key, "") for row in rows))) + GAP
+        if needed - GAP > width and kept:
+            break
+        width -= needed
+        kept.add(key)
+    return [column for column in columns if column[1] in kept]
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """The before/after on stdout, and what may be done next."""
+    console = Terminal()
+    comparison = result["compare"]
+    before, after, gap = comparison["before"], comparison["after"], comparison["difference"]
+    table = Table(
+        title=f"Before / after on {plural(comparison['prompts'], 'held-out prompt')} × {comparison['samples']}",
+        title_justify="left",
+    )
+    for label in ("", "before", "after"):
+        table.add_column(label, justify="right" if label else "left", no_wrap=bool(label), overflow="fold")
+    for label, key in (
+        ("mean score", "score_mean"), ("KL, nats/response", "kl"), ("length, tokens", "length"), ("distinct-1", "distinct_1"),
+        ("distinct-2", "distinct_2"), ("repetition", "repetition"), ("perplexity under the initial model", "perplexity"),
+    ):  # fmt: skip
+        table.add_row(label, f"{before[key]:.3g}", f"{after[key]:.3g}")
+        for name, judge in comparison["judges"].items() if key == "score_mean" else ():
+            table.add_row(Text(f"judge {flat(name)}"), f"{judge['before']:.3g}", f"{judge['after']:.3g}")
+    console.print(table)
+    console.print(
+        f"Score difference {gap['mean']:+.2f}, {interval_words(gap)}; "
+        f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}. {comparison['verdict']['en']}",
+        soft_wrap=True,
+    )
+    for name, judge in comparison["judges"].items():
+        gap = judge["difference"]
+        words = f"{gap['mean']:+.2f}, {interval_words(gap)}"
+        console.print(Text(f"Judge {flat(name)}: difference {words}"), soft_wrap=True)
+    if comparison["best_of_n"]:
+        best = comparison["best_of_n"][-1]
+        judged = "".join(f", {flat(name)} {value:.2f}" for name, value in best["judges"].items())
+        words = f"score {best['score']:.2f}{judged}, KL {best['kl']:.2f} nats"
+        console.print(Text(f"The initial model, best of {best['n']} by the reward: {words}"), soft_wrap=True)
+    console.print()
+    extra = [t for t in comparison["texts"] if not t["held_out"]]
+    for text in (extra + [t for t in comparison["texts"] if t["held_out"]])[: len(extra) + 4]:
+        console.print(Text(flat(text["prompt"]), style="bold"))
+        console.print(Text(f"  before {text['score_before']:+6.2f}  {flat(text['before'])}"), soft_wrap=True)
+        console.print(Text(f"  after  {text['score_after']:+6.2f}  {flat(text['after'])}"), soft_wrap=True)
+    console.print()
+    places = {"report": result["report"], "model": result.get("model"), "MLflow": result.get("mlflow")}
+    for label, place in places.items():
+        if place:
+            console.print(Text(f"{label:8} {place}"), soft_wrap=True)
+    if result.get("model"):
+        _next(console, result)
+
+
+def _next(console: Console, result: dict[str, Any]) -> None:
+    konomi = typed("konomi")
+    prompt = shlex.quote(flat(result["compare"]["texts"][-1]["prompt"]))
+    commands = {
+        f"{konomi} generate {shlex.quote(result['model'])} -p {prompt} -n 5": "let it write",
+        f"{konomi} compare {shlex.quote(result['run'])} --samples 8": "compare on more draws",
+        f"{konomi} ppo --help": "your own prompts, model and reward",
+    }
+    if str(result.get("mlflow") or "").startswith("sqlite:"):
+        commands[f"{typed('mlflow')} ui --backend-store-uri {result['mlflow']}"] = "all runs side by side"
+    console.print("\nNext:")
+    for command, why in commands.items():
+        console.print(Text(f"  {command}  # {why}"), soft_wrap=True)
+
+
+def _texts(title: str, samples: list[dict[str, Any]]) -> Group:
+    lines = [Text(title, style="bold")]
+    for sample in samples:
+        line = Text(f"{sample['score']:+6.2f}  ", style="dim")
+        line.append(flat(sample["prompt"]), style="dim")
+        line.append(flat(sample["response"]), style="default")
+        lines.append(line)
+    return Group(*lines)
+
+
+def _one_line(sample: dict[str, Any]) -> str:
+    return f"{sample['score']:+.2f}  {flat(sample['prompt'])}|{flat(sample['response'])}"
+
+
+def flat(text: str) -> str:
+    """On one line, and with nothing in it that steers the terminal."""
+    return visible(text.replace("\n", "␤").replace("\t", " "))

@@ -1,0 +1,278 @@
+"""The run directory: everything that a run leaves behind, in files that outlive a kill.
+
+::
+
+    config.json     the resolved configuration
+    run.json        status, reason, seed, versions, machine, git, times (see :meth:`RunDir.create`)
+    metrics.jsonl   one line an update; units in docs/metrics.md; NaN and infinity are null
+    samples.jsonl   one line a sample text
+    inputs/         a copy of each reward function's file, by the setting that names it
+    checkpoints/    made by the trainer
+    model/          the model that the run ends with
+    compare.json    the before/after
+    eval.json       how far a reward model can be trusted
+    report.html
+    trace.json.gz   with --profile: one update, for ui.perfetto.dev; profile.txt is a table of it
+
+Lines are appended and synced one by one, whole files are replaced in one step, so that a kill at any moment costs the
+line being written and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from konomi import files
+from konomi.errors import ConfigError, DataError, RunError
+from konomi.reading import check_regular, parse_json
+from konomi.runs import environment
+
+VERSION = 1
+Status = Literal["running", "finished", "failed", "stopped"]
+_VERBS = {"ppo": "ppo", "sft": "sft", "train": "reward", "sample": "sample", "judge": "judge", "label": "label"}
+"""Section of the configuration -> the verb whose it is."""
+
+
+class RunDir:
+    """One run's directory. Make it with :meth:`create` or :meth:`open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._whole: set[Path] = set()  # files whose end this object has checked, or written itself
+
+    @classmethod
+    def create(
+        cls,
+        root: str | Path,
+        name: str | None,
+        config: Mapping[str, Any],
+        *,
+        seed: int,
+        extra: Mapping[str, Any] | None = None,
+    ) -> RunDir:
+        """Make ``root/name`` with config.json and run.json in it, status "running".
+
+        Args:
+            root: directory of all runs; made if needed.
+            name: name of the run; None: the time, ``YYYYmmdd-HHMMSS``, with a number behind it if that exists.
+            config: the resolved configuration.
+            seed: of everything random in the run.
+            extra: further fields of run.json, for example ``precision`` (the one in use) or ``mlflow_run_id``.
+
+        Raises:
+            ConfigError: the name is not one plain directory name; the directory has files in it or cannot be made.
+        """
+        run = cls(_new_directory(Path(root), name))
+        run.write_json("config.json", config)
+        info = {
+            "version": VERSION,
+            "name": run.path.name,
+            "status": "running",
+            "reason": None,
+            "started": _now(),
+            "ended": None,
+            "seed": seed,
+            "pid": os.getpid(),
+            "git": environment.git(),
+            "versions": environment.versions(),
+            "machine": environment.machine(),
+        }
+        run.write_json("run.json", info | dict(extra or {}))  # last: a directory with run.json in it is a whole run
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """Open a run that exists, for reading or to go on with it. Changes nothing on disk.
+
+        Raises:
+            DataError: there is no run there; its run.json is damaged; it was written by a newer konomi.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise DataError(f"{path}: no such directory; give the directory of a run, the one that holds run.json")
+        if not (run.path / "run.json").is_file():
+            raise DataError(f"{path}: not a run: there is no run.json in it")
+        info = run.read_json("run.json")
+        version = info.get("version") if isinstance(info, dict) else None
+        if not isinstance(version, int):
+            raise DataError(f"{run.path / 'run.json'}: not a run's description: it has no version number")
+        if version > VERSION:
+            raise DataError(
+                f"{run.path / 'run.json'}: written by a newer konomi (format {version}, this one reads up "
+                f"to {VERSION}); update konomi"
+            )
+        if not isinstance(info.get("status"), str):
+            raise DataError(f"{run.path / 'run.json'}: not a run's description: it has no status; restore it")
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of the checkpoints; may not exist yet."""
+        return self.path / "checkpoints"
+
+    @property
+    def inputs(self) -> Path:
+        """Directory of the copies of reward functions; may not exist."""
+        return self.path / "inputs"
+
+    @property
+    def model(self) -> Path:
+        """Directory of the model that the run ends with; may not exist yet."""
+        return self.path / "model"
+
+    @property
+    def compare(self) -> Path:
+        """The before/after; may not exist yet."""
+        return self.path / "compare.json"
+
+    @property
+    def report(self) -> Path:
+        """The page; may not exist yet."""
+        return self.path / "report.html"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl; may not exist yet."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """samples.jsonl; may not exist yet."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What run.json says now. Raises DataError if it is missing or damaged."""
+        return self._object("run.json")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json says. Raises DataError if it is missing or damaged."""
+        return self._object("config.json")
+
+    @property
+    def verb(self) -> str:
+        """The verb that made the run, "" where nothing says so. Raises DataError as `info` and `config` do."""
+        config = self.config
+        return str(self.info.get("verb") or next((verb for section, verb in _VERBS.items() if section in config), ""))
+
+    def check_verb(self, wanted: str) -> None:
+        """Raise ConfigError if another verb than ``wanted`` made the run."""
+        if self.verb not in ("", wanted):
+            raise ConfigError(f"{self.path}: a run of `konomi {self.verb}`; give one of `konomi {wanted}`")
+
+    def note(self, **fields: Any) -> None:
+        """Set fields of run.json, for example ``mlflow_run_id``."""
+        self.write_json("run.json", self.info | fields)
+
+    def set_status(self, status: Status, reason: str | None = None) -> None:
+        """Set the status and why. Any status but "running" sets the end time; "running" (a resume) clears it."""
+        if status == "running":
+            self.note(status=status, reason=reason, ended=None, pid=os.getpid())
+        else:
+            self.note(status=status, reason=reason, ended=_now())
+
+    def append_metrics(self, update: int, metrics: Mapping[str, Any]) -> None:
+        """Append the line of one update; ``time`` (Unix seconds) is added if it is not among the metrics.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        self._append(self.metrics, [{"update": update, "time": time.time(), **metrics}])
+
+    def append_samples(self, update: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Append the sample texts of one update, one line each. Raises RunError if the file cannot be written."""
+        self._append(self.samples, [{"update": update, **sample} for sample in samples])
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl; a half-written last one is left out. Raises DataError if another is damaged."""
+        return files.read_lines(self.metrics)[0]
+
+    def read_samples(self) -> list[dict[str, Any]]:
+        """All lines of samples.jsonl; a half-written last one is left out. Raises DataError if another is damaged."""
+        return files.read_lines(self.samples)[0]
+
+    def truncate_after(self, update: int) -> None:
+        """Drop the metrics and samples of updates after ``update``: the run goes on from an older checkpoint."""
+        for path in (self.metrics, self.samples):
+            records, _ = files.read_lines(path)
+            kept = [record for record in records if record.get("update", 0) <= update]
+            if len(kept) < len(records):
+                files.write_atomic(path, b"".join(map(files.line, kept)))
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write ``value`` to the file ``name`` of the run, all or nothing, and return its path.
+
+        NaN and infinity become null, paths become strings. Raises RunError if the file cannot be written.
+        """
+        text = json.dumps(files.plain(value), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        files.write_atomic(self.path / name, files.utf8(text))
+        return self.path / name
+
+    def read_json(self, name: str) -> Any:
+        """The content of the JSON file ``name``; None if there is none. Raises DataError if it is damaged."""
+        path = self.path / name
+        try:
+            check_regular(path)
+            return parse_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read as JSON ({error}); restore it or delete it") from None
+
+    def _object(self, name: str) -> dict[str, Any]:
+        value = self.read_json(name)
+        if not isinstance(value, dict):
+            raise DataError(f"{self.path / name}: missing, or not a JSON object; restore it")
+        return value
+
+    def _append(self, path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+        data = b"".join(map(files.line, records))
+        try:
+            with open(path, "ab") as file:
+                if path not in self._whole:  # only a writer mends: a reader may be looking at a run that goes on
+                    size = files.read_lines(path)[1]
+                    if size is not None:
+                        file.truncate(size)
+                    elif file.tell() and not path.read_bytes().endswith(b"\n"):
+                        data = b"\n" + data  # the last line is whole but for its end
+                    self._whole.add(path)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written: {error.strerror or error}. Mend that and resume the run") from None
+
+
+def _new_directory(root: Path, name: str | None) -> Path:
+    if name is not None and (name in ("", ".", "..") or any(c in "/\\:" or not c.isprintable() for c in name)):
+        raise ConfigError(f"run.name = {name!r}: has to be one plain directory name, without / \\ : or control characters")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if name is not None:
+            path = root / name
+            path.mkdir(exist_ok=True)
+            if any(path.iterdir()):
+                raise ConfigError(f"{path}: exists and is not empty; choose another run.name, or move that directory away")
+            return path
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        number = 1
+        while True:
+            path = root / (stamp if number == 1 else f"{stamp}-{number}")
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise ConfigError(f"{root / (name or '')}: the run's directory cannot be made: {error.strerror or error}") from None
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,162 @@
+"""What a run ran on: versions, processor, git commit. Imports nothing heavy; takes no name of a person or host."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from konomi.errors import ConfigError
+from konomi.version import __version__
+
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "pydantic", "numpy", "mlflow")
+
+_MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Names of settings in glibc's malloc.h."""
+_KERNELS = "64"
+"""Kernels that oneDNN keeps; its own default is 1024."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of konomi, Python and the packages that decide results; one that is not installed is left out."""
+    found = {"konomi": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)  # reads a text file: the package is not imported
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Operating system, processor and number of its logical cores; the GPU, if torch is imported and has one."""
+    found = {"platform": platform.platform(), "cpu": _cpu(), "cpus": os.cpu_count()}
+    cuda = _cuda()
+    return found | ({"gpu": cuda.get_device_name()} if cuda else {})
+
+
+def _cuda() -> Any | None:
+    """``torch.cuda`` where there is a GPU. torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_available() else None
+
+
+def git() -> dict[str, Any] | None:
+    """Commit of the current directory's work tree, and whether tracked files differ from it; None outside of git."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, timeout=10, text=True, encoding="utf-8").stdout
+
+    try:
+        commit = ask("rev-parse", "--verify", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "--untracked-files=no").strip())}
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):  # no git, no repository, no commit yet
+        return None
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has held at one time, in 10^9 bytes: the GPU's for tensors where this process has
+    used one, since `forget_peak_memory`; else its own; 0 where the system does not tell."""
+    cuda = _cuda()
+    if cuda and cuda.is_initialized():
+        return float(cuda.max_memory_allocated() / 1e9)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def forget_peak_memory() -> None:
+    """Let a run's peak on a GPU be its own, not that of what ran before it in this process."""
+    cuda = _cuda()
+    if cuda and cuda.is_initialized():
+        cuda.reset_peak_memory_stats()
+
+
+def typed(program: str) -> str:
+    """How the user has to type a program that stands beside this one: by name, or with its directory if that is not searched."""
+    beside = Path(sys.argv[0]).with_name(program)
+    found = shutil.which(program)
+    if not beside.exists() or (found and Path(found).resolve() == beside.resolve()):
+        return program
+    return shlex.quote(os.path.relpath(beside))
+
+
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_LAUNCHER = re.compile(
+    "|".join(_SIZES) + "|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|PMI_RANK|MPI_LOCAL.*"
+    "|OMPI_COMM_WORLD_.*|MV2_COMM_WORLD_.*|FSDP_.*|(PARALLELISM_CONFIG|CONTEXT_PARALLEL)_.*|ACCELERATE_(?!TORCH_DEVICE$).*"
+)
+"""Variables by which launchers (torchrun, accelerate, mpirun) tell a process what it is one of; the device is a user's wish."""
+
+
+def be_one_process() -> None:
+    """Forget the variables that a launcher has left in the environment: the commands are of one process.
+
+    Raises:
+        ConfigError: a launcher has started several processes.
+    """
+    several = [name for name in _SIZES if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 1]
+    if several:
+        names = sorted(name for name in os.environ if _LAUNCHER.fullmatch(name))
+        raise ConfigError(
+            f"{several[0]} = {os.environ[several[0]]} is set: jobs of several processes are not supported here. Start one "
+            f"without a launcher, or remove what one has left: unset {' '.join(names)}"
+        )
+    wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")  # a user's own wish
+    for name in [name for name in os.environ if _LAUNCHER.fullmatch(name)]:
+        del os.environ[name]
+    if wanted:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
+def without_password(text: str) -> str:
+    """``text`` with the user and password of any address in it left out, whatever characters these have, and what follows its ?.
+
+    >>> without_password("http://me:a/b@c#d@host:80/x?key=1 and sqlite:////home/a@b/mlflow.db")
+    'http://host:80/x and sqlite:////home/a@b/mlflow.db'
+    """
+    return re.sub(r"(?<=://)(?!/)(?:\S*@)?([^\s?]*)(?:\?\S*)?", r"\1", text)
+
+
+def manage_memory() -> None:
+    """Set for the whole process what is kept in memory for later; what the environment sets itself is left alone. Call it early.
+
+    The C library (glibc) keeps freed memory for the next tensor instead of giving it back to the system. Memory that is new
+    to a process has to be cleared page by page: where a model's activations are made anew at each step, that costs more
+    than the arithmetic on them.
+
+    oneDNN keeps few of its kernels: it makes one for every shape of a matrix product, about half a megabyte each, and where
+    no two batches have the same number of tokens the thousand that it keeps of itself are hardly ever used again. It reads
+    this at its first product.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,55 @@
+"""Who hears what a job does. Imports nothing heavy, so that the first words can be said before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from konomi.runs.directory import RunDir
+
+
+class Observer:
+    """Hears what a job does. This one ignores it."""
+
+    def say(self, text: str) -> None:
+        """A step began, or something is worth knowing."""
+
+    def warn(self, text: str) -> None:
+        """Something went wrong that does not stop the run."""
+
+    def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
+        """The run is set up: label -> what it will work with."""
+
+    def before(self, samples: list[dict[str, Any]]) -> None:
+        """Texts of the initial model."""
+
+    def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
+        """So much of a long step is done; ``figures`` are worth a line of their own."""
+
+    def step(self, result: StepResult) -> None:
+        """One update is done."""
+
+    def stopping(self) -> None:
+        """A signal asked to stop; the update under way is finished first."""
+        self.warn("stopping: this update is finished and saved first; Ctrl-C again stops at once")
+
+    def end(self) -> None:
+        """The job is over, well or not."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one update did."""
+
+    update: int
+    """1 is the first."""
+    episodes: int
+    """Responses drawn so far."""
+    metrics: dict[str, float]
+    """See docs/metrics.md."""
+    samples: list[dict[str, Any]]
+    """Some of the texts: prompt, response, score, kl (nats/response)."""
+    out_of_range: list[str] = field(default_factory=list)
+    """Metrics that are out of their healthy range."""

@@ -1,0 +1,502 @@
+"""The command line on the tiny world: whole jobs, stops, resumption, bad input, with a real MLflow store."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import tiny
+from children import child
+from konomi.cli import app
+
+REWARD = '''
+def count_a(responses):
+    """How often the response says a."""
+    return [float(text.count("a")) for text in responses]
+
+def slow(responses):
+    """Takes its time where there is a file "slow"."""
+    import os, time
+    time.sleep(0.3 * os.path.exists("slow"))
+    return count_a(responses)
+
+def raising(responses):
+    return [1 / (len(text) - len(text)) for text in responses]
+
+def broken(responses):
+    return [float("nan") for _ in responses]
+'''
+
+
+def furnished(tmp_path: Path) -> Path:
+    """A directory with a tiny model, prompts, a reward and a job file."""
+    tiny.save_tiny(tmp_path / "lm", "gpt2")
+    words = [a + b + c for a in "abcdefgh" for b in "xyz" for c in "uvw"]
+    (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (tmp_path / "taste.py").write_text(REWARD, encoding="utf-8")
+    (tmp_path / "job.toml").write_text(
+        """
+        [model]
+        name = "lm"
+        [data]
+        prompts = "prompts.txt"
+        [rollout]
+        response_tokens = [4, 8]
+        [reward]
+        kind = "function"
+        name = "taste.py:count_a"
+        [ppo]
+        episodes = 256
+        batch_size = 32
+        mini_batch_size = 16
+        baseline_samples = 32
+        learning_rate = 3e-3
+        value_learning_rate = 1e-2
+        kl_target = 8
+        kl_cap = 60
+        [compare]
+        extra = ["hello"]
+        [run]
+        save_every = 2
+        mlflow = false
+        """,
+        encoding="utf-8",
+    )
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory."""
+    monkeypatch.chdir(furnished(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests that write nothing."""
+    return furnished(tmp_path_factory.mktemp("world"))
+
+
+def konomi(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_whole_job(world: Path) -> None:
+    result = konomi("ppo", "job.toml", "--out", "runs", "--json", "--set", "run.name=first", "--set", "run.mlflow=true")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["status"] == "finished"
+    assert told["updates"] == 8
+    run = world / "runs" / "first"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["update"] for line in lines] == list(range(1, 9))
+    assert "ends at: <eos> (1)" in " ".join(result.stderr.split())
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["eos_ids"] == [1]
+    assert lines[0]["objective/kl"] == pytest.approx(0, abs=1e-5)
+    assert lines[-1]["ppo/mean_scores"] > lines[0]["ppo/mean_scores"]
+    compared = json.loads((run / "compare.json").read_text(encoding="utf-8"))
+    assert compared == told["compare"]
+    assert compared["difference"]["mean"] > 0
+    assert f"{compared['prompts']} held-out prompts are too few to judge the run by: hold out 30" in result.stderr
+    assert compared["verdict"]["grade"] == "few" and compared["verdict"]["en"] in (run / "report.html").read_text(
+        encoding="utf-8"
+    )
+    assert [text["held_out"] for text in compared["texts"]].count(False) == 1
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page and 'class="status status-finished"' in page
+    progress = [line for line in result.stderr.splitlines() if line.startswith("update ")]
+    assert len(progress) == 8
+    assert not {"\x1b", "\r"} & set(result.stderr)
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(told["mlflow"])
+    (experiment,) = [e for e in client.search_experiments() if e.name == "konomi"]
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["ppo.kl_target"] == "8.0"
+    history = client.get_metric_history(logged.info.run_id, "ppo/mean_scores")
+    assert [m.value for m in history] == [line["ppo/mean_scores"] for line in lines]
+    assert {f.path for f in client.list_artifacts(logged.info.run_id)} >= {"report.html", "compare.json", "samples.jsonl"}
+
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(run / "model")
+    assert model.config.model_type == "gpt2"
+    assert (run / "model" / "value_head.safetensors").is_file()
+    texts = konomi("generate", str(run / "model"), "-p", "hel", "-n", "3", "--json")
+    assert texts.exit_code == 0, texts.stderr
+    rows = json.loads(texts.stdout)
+    assert [row["prompt"] for row in rows] == ["hel"] * 3
+    assert texts.stdout == konomi("generate", str(run), "-p", "hel", "-n", "3", "--json").stdout  # a run is its model
+    assert "function taste.py:count_a" in (run / "model" / "README.md").read_text(encoding="utf-8")
+
+    wrong = konomi("compare", str(run), "--seed", "-1")
+    assert (wrong.exit_code, "seed" in wrong.stderr) == (2, True)
+    again = konomi("compare", str(run), "--samples", "3", "--prompt", "bye", "--json")
+    assert again.exit_code == 0, again.stderr
+    compared_again = json.loads(again.stdout)["compare"]
+    assert compared_again["samples"] == 3
+    assert compared_again["verdict"]["en"] in (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert compared_again["verdict"] != compared["verdict"]
+    assert [text["prompt"] for text in compared_again["texts"] if not text["held_out"]] == ["hello", "bye"]
+    logged = client.get_run(logged.info.run_id)  # the new before/after is there in place of the old one
+    assert logged.info.status == "FINISHED"
+    assert (
+        logged.data.metrics["compare/difference/mean"] == compared_again["difference"]["mean"] != compared["difference"]["mean"]
+    )
+    kept = client.download_artifacts(logged.info.run_id, "compare.json", str(world))
+    assert json.loads(Path(kept).read_text(encoding="utf-8")) == compared_again
+    (run / "report.html").unlink()
+    assert konomi("report", str(run)).exit_code == 0
+    assert (run / "report.html").is_file()
+    assert "finished" in konomi("ppo", "--resume", str(run)).stderr
+
+
+def test_judges_parts_and_the_best_of_n(world: Path) -> None:
+    (world / "judged.toml").write_text(
+        (world / "job.toml").read_text(encoding="utf-8").replace(
+            'kind = "function"\n        name = "taste.py:count_a"',
+            """kind = "sum"
+            weights = {short = -0.1}
+            [reward.parts.a]
+            kind = "function"
+            name = "taste.py:count_a"
+            [reward.parts.short]
+            kind = "function"
+            name = "taste.py:letters"
+            [judges.b]
+            kind = "function"
+            name = "taste.py:count_b"
+            """,
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+    more = "def count_b(texts):\n    return [text.count('b') for text in texts]\n"
+    more += "def letters(responses):\n    return [[(i + 1, 1.0) for i in range(len(text))] for text in responses]\n"
+    (world / "taste.py").write_text(REWARD + more, encoding="utf-8")
+    result = konomi(
+        "ppo", "judged.toml", "--json", "--set", "run.name=judged", "--set", "ppo.episodes=64", "--set", "compare.best_of=4"
+    )
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    line = told["last_update"]
+    assert line["ppo/mean_scores"] == pytest.approx(line["reward/a/mean"] - 0.1 * line["reward/short/mean"])
+    updates = [text for text in result.stderr.splitlines() if text.startswith("update ")]
+    assert [f"  b {line['judge/b/mean']:.3g}  KL nats" in text for text in updates] == [False, True]
+    assert "reward: sum +1 a -0.1 short" in result.stderr and "judges: b: not trained against" in result.stderr
+    compared = told["compare"]
+    assert set(compared["judges"]["b"]) == {"before", "after", "difference"}
+    assert [row["n"] for row in compared["best_of_n"]] == [1, 2, 4]
+    page = (world / "runs" / "judged" / "report.html").read_text(encoding="utf-8")
+    assert 'data-chart="judge_path_0"' in page and "beside-dot" in page.split("</style>")[1]
+    again = konomi("compare", "runs/judged", "--best-of", "2")
+    assert again.exit_code == 0, again.stderr
+    assert "judge b" in again.stdout and "Judge b: difference " in again.stdout
+    assert "The initial model, best of 2 by the reward: score " in again.stdout
+    wrong = konomi("ppo", "judged.toml", "--set", "judges.b.name=taste.py:no")
+    assert (wrong.exit_code, "judges.b.name: taste.py has no 'no'" in wrong.stderr) == (2, True)
+
+
+def test_a_profile_of_the_second_update(world: Path) -> None:
+    result = konomi("ppo", "job.toml", "--profile", "--json", "--set", "run.name=looked-at", "--set", "ppo.episodes=96")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["updates"] == 3
+    run = Path("runs") / "looked-at"
+    (line,) = [line for line in result.stderr.splitlines() if "ui.perfetto.dev" in line]
+    assert str(run / "trace.json.gz") in line and str(run / "profile.txt") in line
+    with gzip.open(run / "trace.json.gz", "rt", encoding="utf-8") as file:
+        spans = {event["name"] for event in json.load(file)["traceEvents"] if event["ph"] == "X"}
+    assert spans >= {"update 2", "rollout", "reward", "score", "train"}
+    assert "update 2" in (run / "profile.txt").read_text(encoding="utf-8")
+    whole = konomi("ppo", "job.toml", "--json", "--set", "run.name=not-looked-at", "--set", "ppo.episodes=96")
+    assert whole.exit_code == 0, whole.stderr
+    assert not (world / "runs" / "not-looked-at" / "trace.json.gz").exists()
+    assert _without_clock(run) == _without_clock(world / "runs" / "not-looked-at")
+
+
+def _without_clock(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    clock = ("time", "memory/", "episodes/per_second", "tokens/per_second")
+    return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
+
+
+def started(*arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "konomi", *arguments]
+    return child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_resumed_is_as_never_stopped(world: Path, how: signal.Signals) -> None:
+    slow = ("--set", "reward.name=taste.py:slow")
+    (world / "slow").touch()
+    run = world / "runs" / "stopped"
+    with started("ppo", "job.toml", "--set", "run.name=stopped", *slow) as process:
+        wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
+        process.send_signal(how)
+        _, said = process.communicate(timeout=60)
+    (world / "slow").unlink()
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert f"konomi ppo --resume {Path('runs') / 'stopped'}" in said
+        assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "stopped"
+    resumed = konomi("ppo", "--resume", str(run), "--json")
+    assert resumed.exit_code == 0, resumed.stderr
+    whole = konomi("ppo", "job.toml", "--set", "run.name=whole", *slow, "--json")
+    assert whole.exit_code == 0, whole.stderr
+    assert _without_clock(run) == _without_clock(world / "runs" / "whole")
+    weights = "model/model.safetensors"
+    assert (run / weights).read_bytes() == (world / "runs" / "whole" / weights).read_bytes()
+    assert json.loads(resumed.stdout)["compare"] == json.loads(whole.stdout)["compare"]
+
+
+def test_kl_cap_ends_with_the_last_good_model(world: Path) -> None:
+    wild = ("--set", "ppo.learning_rate=0.05", "--set", "ppo.kl_target=1", "--set", "ppo.kl_cap=1.5", "--set", "run.save_every=1")
+    result = konomi("ppo", "job.toml", "--json", "--set", "run.name=wild", *wild)
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert told["status"] == "stopped"
+    assert "kl_cap" in told["reason"]
+    assert "kl_cap" in result.stderr
+    assert told["compare"]["after"]["kl"] < 1.5
+    assert told["last_update"]["objective/kl"] > 1.5
+
+
+def test_kl_cap_without_a_checkpoint_ends_with_the_initial_model(world: Path) -> None:
+    wild = ("--set", "ppo.learning_rate=0.05", "--set", "ppo.kl_target=1", "--set", "ppo.kl_cap=1.5", "--set", "run.save_every=9")
+    result = konomi("ppo", "job.toml", "--json", "--set", "run.name=wild", *wild)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["compare"]["after"]["kl"] == 0
+    assert "initial" in result.stderr
+
+
+def test_a_run_is_not_gone_on_with_twice_or_on_other_prompts(world: Path) -> None:
+    (world / "slow").touch()
+    run = world / "runs" / "one"
+    with started("ppo", "job.toml", "--set", "run.name=one", "--set", "reward.name=taste.py:slow") as process:
+        wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
+        taken = konomi("ppo", "--resume", str(run))
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    assert (taken.exit_code, str(process.pid) in taken.stderr) == (1, True)
+    (world / "prompts.txt").write_text("other\nprompts\nare\nhere\nand\nsome\nmore\nof\nthem\nabc\n", encoding="utf-8")
+    other = konomi("ppo", "--resume", str(run))
+    assert (other.exit_code, "data.prompts" in other.stderr) == (2, True)
+
+
+def test_a_run_is_not_gone_on_with_or_compared_on_other_inputs(world: Path) -> None:
+    from konomi.runs.directory import RunDir
+
+    code = "def letters(responses):\n    return [float(len(text)) for text in responses]\n"
+    (world / "judge.py").write_text(code, encoding="utf-8")
+    judge = ("--set", "judges.b.kind=function", "--set", "judges.b.name=judge:letters")
+    words = (world / "prompts.txt").read_text("utf-8").split()
+    rows = "".join(json.dumps({"text": word, "weight": i}) + "\n" for i, word in enumerate(words))
+    (world / "rows.jsonl").write_text(rows, encoding="utf-8")
+    asked = ("--set", "data.prompts=rows.jsonl", "--set", "ppo.episodes=32")
+    made = konomi("ppo", "job.toml", "--set", "run.name=one", *asked, *judge)
+    assert made.exit_code == 0, made.stderr
+    run = RunDir.open(world / "runs" / "one")
+    run.set_status("stopped")
+    assert (run.inputs / "reward.name.py").read_text("utf-8") == REWARD
+    assert (run.inputs / "judges.b.name.py").read_text("utf-8") == code
+    tiny.save_tiny(world / "other", "gpt2", seed=1)
+    copy = run.inputs / "reward.name.py"
+    changes = {
+        "lm/model.safetensors": ((world / "other/model.safetensors").read_bytes(), "model.name = lm."),
+        "lm/config.json": (b" " + (world / "lm/config.json").read_bytes(), "model.name = lm."),
+        "lm/tokenizer_config.json": (b" " + (world / "lm/tokenizer_config.json").read_bytes(), "model.name = lm."),
+        "taste.py": (REWARD.replace('"a"', '"b"').encode(), f"reward.name = taste.py:count_a (as it was: {copy})"),
+        "judge.py": (code.replace("float", "-float").encode(), "judges.b.name = judge:letters (as it was: "),
+        "rows.jsonl": (rows.replace('"weight": 1}', '"weight": 9}').encode(), "data.prompts = rows.jsonl"),
+    }
+    for file, (content, named) in changes.items():
+        old = (world / file).read_bytes()
+        (world / file).write_bytes(content)
+        for arguments in (["ppo", "--resume", str(run.path)], ["compare", str(run.path)]):
+            result = konomi(*arguments)
+            assert (result.exit_code, named in result.stderr) == (2, True), (file, result.stderr)
+            assert "has changed since it began" in result.stderr
+        (world / file).write_bytes(old)
+    assert run.info["status"] == "stopped"
+    run.note(inputs=None, model_revision=None)  # as an older konomi wrote it
+    assert konomi("compare", str(run.path)).exit_code == 0
+    assert konomi("ppo", "--resume", str(run.path)).exit_code == 0
+
+
+def test_failing_reward_fails_the_run_and_keeps_the_texts(world: Path) -> None:
+    broken = ("--set", "reward.name=taste.py:broken", "--set", "run.mlflow=true")
+    result = konomi("ppo", "job.toml", "--set", "run.name=bad", *broken)
+    assert result.exit_code == 1
+    run = world / "runs" / "bad"
+    assert "failed_texts.jsonl" in result.stderr
+    assert len((run / "failed_texts.jsonl").read_text(encoding="utf-8").splitlines()) == 32
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert info["status"] == "failed"
+
+    from mlflow import MlflowClient
+
+    logged = MlflowClient(f"sqlite:///{world / 'runs' / 'mlflow.db'}").get_run(info["mlflow_run_id"])
+    assert logged.info.status == "FAILED"
+
+
+def test_an_exception_of_a_reward_function_is_shown_with_its_traceback(world: Path) -> None:
+    result = konomi("ppo", "job.toml", "--set", "reward.name=taste.py:raising")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "taste.py" in result.stderr
+    assert result.stderr.rstrip().splitlines()[-1].startswith("konomi: reward taste.py:raising: ZeroDivisionError")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ppo"], ["CONFIG.toml", "--resume"]),
+        (["ppo", "none.toml"], ["none.toml", "no such file"]),
+        (["ppo", "job.toml", "--set", "ppo.episods=3"], ["episods", "did you mean episodes"]),
+        (["ppo", "job.toml", "--set", "ppo.episodes=100"], ["100", "not a multiple", "96"]),
+        (["ppo", "job.toml", "--set", "ppo.gamma=fast"], ["ppo.gamma", "fast"]),
+        (["ppo", "job.toml", "--set", "gamma"], ["section.key=value"]),
+        (["ppo", "job.toml", "--set", "rollout.top_k=5"], ["top_k", "temperature"]),
+        (["ppo", "job.toml", "--set", "data.prompts=none.jsonl"], ["none.jsonl"]),
+        (["ppo", "job.toml", "--set", "data.held_out=1.0"], ["held_out"]),
+        (["ppo", "job.toml", "--set", "model.name=./none"], ["none"]),
+        (["ppo", "job.toml", "--set", "reward.name=taste.py:nothing"], ["nothing"]),
+        (["ppo", "--resume", "none"], ["none"]),
+        (["ppo", "--resume", "none", "--set", "ppo.clip=0.1"], ["--set", "resumed"]),
+        (["compare", "none"], ["none"]),
+        (["report", "."], ["run.json"]),
+        (["generate", "lm", "-p", " "], ["blank"]),
+        (["generate", "lm", "-p", "a", "--tokens", "500"], ["500", "context of 128"]),
+        (["generate", "lm", "-p", "a", "--temperature", "nan"], ["temperature"]),
+        (["ppo", "job.toml", "--set", "rollout.response_tokens=[4, 200]"], ["200", "context of 128"]),
+        (["ppo", "job.toml", "--set", "data.max_query_tokens=2"], ["max_query_tokens"]),
+        (["ppo", "job.toml", "--set", 'compare.extra=[" "]'], ["compare.extra"]),
+        (["ppo", "job.toml", "--set", "rollout.stop=length", "--set", "rollout.missing_eos=replace"], ["missing_eos", "length"]),
+    ],
+)
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(
+    untouched: Path, arguments: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(untouched)
+    before = sorted(p for p in untouched.rglob("*") if "__pycache__" not in p.parts)
+    result = konomi(*arguments)
+    assert result.exit_code == 2, result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(p for p in untouched.rglob("*") if "__pycache__" not in p.parts) == before
+
+
+def test_names_that_are_no_paths(world: Path) -> None:
+    name = "お茶はいかがですか。" * 40
+    before = sorted(world.rglob("*"))
+    for arguments in (
+        *(["ppo", "job.toml", "--set", f"{key}={name}"] for key in ("data.prompts", "model.name")),
+        ["ppo", "job.toml", "--set", f"reward.name={name}.py:f"],
+        *(
+            ["ppo", "job.toml", "--set", "reward.kind=" + kind, "--set", f"reward.name={name}"]
+            for kind in ("classifier", "model")
+        ),
+        *([verb, name] for verb in ("ppo", "sft", "reward", "sample", "judge", "run", "compare", "report", "label", "watch")),
+        ["ppo", "--resume", name],
+        ["ppo", "job.toml", "--out", name],
+        ["generate", name, "-p", "a"],
+        ["trim", name, "--scripts", "ja", "--out", "x"],
+        ["convert", name, "o.jsonl", "--to", "pairs"],
+        ["convert", "~nobody-of-this-name/x.jsonl", "o.jsonl", "--to", "pairs"],
+        ["ppo", "job.toml", "--set", "model.name=~nobody-of-this-name/x"],
+        ["ppo", "job.toml", "--set", 'data.prompts="a\\u0000b"'],
+    ):
+        result = konomi(*arguments)
+        assert result.exit_code == 2 and "Traceback" not in result.stderr, (arguments, result.stderr)
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        assert re.search("no such (file|directory)|cannot be imported", result.stderr), result.stderr
+    assert sorted(world.rglob("*")) == before
+
+
+def test_what_a_reward_may_not_read_is_told_before_the_run_counted_in_it_or_refused(world: Path) -> None:
+    import transformers
+
+    transformers.GPT2ForSequenceClassification(tiny.tiny_config("gpt2", num_labels=2)).save_pretrained(world / "labels")
+    tiny.tiny_tokenizer().save_pretrained(world / "labels")
+    text = (world / "job.toml").read_text(encoding="utf-8").replace('kind = "function"', 'kind = "classifier"\nlabel = 1')
+    (world / "job.toml").write_text(text.replace("taste.py:count_a", "labels"), encoding="utf-8")
+    before = sorted(world.rglob("*"))
+    refused = konomi("ppo", "job.toml", "--set", "reward.max_length=4")
+    assert (refused.exit_code, sorted(world.rglob("*"))) == (2, before)
+    assert "labels: it reads 4 tokens of a text, and of a longer one not the end; 73 of 73 prompts" in refused.stderr
+    for limit, told, shares in ((6, "72 of 72 prompts may be over that (the longest has 4)", {1.0}), (20, "", {0.0})):
+        sets = [
+            "ppo.episodes=64",
+            f"reward.max_length={limit}",
+            f"run.name=at-{limit}",
+            "compare.extra=[]",
+            "rollout.stop=length",
+        ]
+        result = konomi("ppo", "job.toml", "--set", f"run.name=at-{limit}", *(word for each in sets for word in ("--set", each)))
+        assert result.exit_code == 0, result.stderr
+        assert (told in result.stderr) and ("may be over" in result.stderr) == bool(told)
+        lines = (world / "runs" / f"at-{limit}" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        assert {json.loads(line)["reward/cut_share"] for line in lines} == shares
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_refused_before_anything_is_written(world: Path) -> None:
+    from konomi.data.records import Prompt, is_held_out
+
+    tokenizer = tiny.tiny_tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(world / "lm")
+    texts = [f"<new>{a}{b}" for a in "abcd" for b in "abcd"]
+    held_out = next(text for text in texts if is_held_out(Prompt(text).key, 0.2))
+    trained = next(text for text in texts if not is_held_out(Prompt(text).key, 0.2))
+    (world / "sample.toml").write_text('[models.a]\nname = "lm"\n[data]\nprompts = "prompts.txt"\n', encoding="utf-8")
+    (world / "sft.toml").write_text('[model]\nname = "lm"\n[data]\ntexts = "prompts.txt"\n', encoding="utf-8")
+    (world / "reward.toml").write_text('[model]\nname = "lm"\n[data]\nfile = "pairs.jsonl"\n', encoding="utf-8")
+    plain = (world / "prompts.txt").read_text(encoding="utf-8")
+    for text in (held_out, trained):
+        (world / "prompts.txt").write_text(f"{plain}{text}\n", encoding="utf-8")
+        pairs = [{"version": 1, "prompt": each, "chosen": "a", "rejected": "b"} for each in [*plain.split(), text]]
+        (world / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+        for arguments in (["ppo", "job.toml"], ["sample", "sample.toml"], ["sft", "sft.toml"], ["reward", "reward.toml"]):
+            result = konomi(*arguments)
+            assert result.exit_code == 2, (arguments, result.stderr)
+            assert text in result.stderr and "has the token '<new>' (id 29), but the model has embeddings for 29" in result.stderr
+            assert not (world / "runs").exists()
+    assert konomi("generate", "lm", "-p", "a<new>").exit_code == 2
+
+
+def test_help_teaches() -> None:
+    result = konomi("--help")
+    assert result.exit_code == 0
+    for verb in ("demo", "ppo", "compare", "report", "generate"):
+        assert verb in result.stdout
+        assert konomi(verb, "--help").exit_code == 0
+    assert konomi("--version").stdout.startswith("konomi ")

@@ -1,0 +1,332 @@
+"""`konomi sft` on the tiny world: whole jobs, what they leave behind, stops, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tiny
+from children import child
+from konomi.cli import app
+from konomi.config import ModelConfig
+from konomi.data.records import Prompt
+from konomi.models.load import load_causal_lm
+
+JOB = """
+[model]
+name = "lm"
+[data]
+texts = "pairs.jsonl"
+held_out = 0.25
+[sft]
+epochs = 4
+batch_size = 8
+micro_batch_size = 4
+learning_rate = 1e-2
+max_length = 40
+[run]
+mlflow = false
+"""
+WORDS = [a + b + c for a in "bcdfgh" for b in "aeiou" for c in "lmnr"]
+
+
+def pairs() -> list[dict[str, str]]:
+    """A word, and the word twice more; with its space the prompt is no beginning of the completion."""
+    return [{"prompt": f"{word} ", "completion": f"{word}{word}"} for word in WORDS]
+
+
+def write(path: Path, rows: list[Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def furnished(tmp_path: Path) -> Path:
+    """A directory with a tiny model, texts and a job file."""
+    tiny.save_tiny(tmp_path / "lm", "gpt2")
+    write(tmp_path / "pairs.jsonl", pairs())
+    write(tmp_path / "talks.jsonl", [
+        {"messages": [{"role": "user", "content": p["prompt"].strip()}, {"role": "assistant", "content": p["completion"]}]}
+        for p in pairs()
+    ])  # fmt: skip
+    (tmp_path / "texts.txt").write_text("\n".join(f"{w} {w}" for w in WORDS), encoding="utf-8")
+    (tmp_path / "job.toml").write_text(JOB, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory."""
+    monkeypatch.chdir(furnished(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests that write nothing."""
+    made = furnished(tmp_path_factory.mktemp("world"))
+    (made / "empty.jsonl").write_text("", encoding="utf-8")
+    (made / "long.txt").write_text("\n".join(["a" * 200, *WORDS]), encoding="utf-8")
+    return made
+
+
+def konomi(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def ran(*settings: str) -> dict[str, Any]:
+    result = konomi("sft", "job.toml", "--json", *(word for each in settings for word in ("--set", each)))
+    assert result.exit_code == 0, result.stderr
+    return {**json.loads(result.stdout), "said": result.stderr}
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@torch.no_grad()
+def slow_loss(model: Path, texts: list[tuple[str, str]]) -> float:
+    """Mean cross-entropy of the completions' tokens, one at a time."""
+    loaded = load_causal_lm(ModelConfig(name=str(model)))
+    losses = []
+    for prompt, completion in texts:
+        ids = loaded.tokenizer(prompt + completion)["input_ids"] + [tiny.EOS_ID]
+        for n in range(1 + len(prompt), len(ids)):
+            logits = loaded.model(torch.tensor([ids[:n]])).logits[0, -1].double()
+            losses.append(-float(logits.log_softmax(-1)[ids[n]]))
+    return sum(losses) / len(losses)
+
+
+# -- whole jobs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_job(world: Path) -> None:
+    told = ran("run.name=first", "run.mlflow=true")
+    assert (told["status"], told["reason"]) == ("finished", None)
+    assert told["after"]["loss"] < told["before"]["loss"] - 0.5
+    held_out = [p for p in pairs() if int(Prompt(p["prompt"]).key, 16) < 0.25 * 2**128]
+    assert told["held_out"] == len(held_out)
+    texts = [(p["prompt"], p["completion"]) for p in held_out]
+    assert slow_loss(Path("lm"), texts) == pytest.approx(told["before"]["loss"], abs=1e-4)
+    assert slow_loss(Path(told["model"]), texts) == pytest.approx(told["after"]["loss"], abs=1e-4)
+    assert told["after"]["perplexity"] == pytest.approx(math.exp(told["after"]["loss"]))
+    run = world / "runs" / "first"
+    rows = lines(run)
+    evaluations = {row["update"]: row["eval/loss"] for row in rows if "eval/loss" in row}
+    assert evaluations[told["best_update"]] == told["after"]["loss"] == min(evaluations.values())
+    assert [row["update"] for row in rows if "sft/loss" in row] == list(range(1, told["updates"] + 1))
+    assert {file.name for file in run.iterdir()} - {".lock"} == {
+        "config.json", "run.json", "metrics.jsonl", "model", "report.html",
+    }  # fmt: skip
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert 'class="status status-finished"' in page and f"{told['after']['perplexity']:.2f}" in page
+    kinds = {file.suffix for file in run.rglob("*") if file.is_file()}
+    assert kinds <= {".json", ".jsonl", ".safetensors", ".jinja", ".html", ".md", ""}
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
+    for word in ("texts: pairs.jsonl", "prompt-completion", "training", "eval/perplexity"):
+        assert word in told["said"]
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(told["mlflow"])
+    (logged,) = client.search_runs([client.get_experiment_by_name("konomi").experiment_id])  # type: ignore[union-attr]
+    assert (logged.info.status, logged.data.params["sft.max_length"]) == ("FINISHED", "40")
+    history = client.get_metric_history(logged.info.run_id, "eval/perplexity")
+    assert [m.step for m in history] == list(evaluations)
+    copied = Path(client.download_artifacts(logged.info.run_id, "run.json", str(world)))
+    assert json.loads(copied.read_text(encoding="utf-8"))["status"] == "finished"
+
+    spoken = konomi("generate", told["model"], "-p", "bal ", "-n", "2", "--json")
+    assert spoken.exit_code == 0, spoken.stderr
+
+
+def test_ppo_goes_on_from_it(world: Path) -> None:
+    told = ran("run.name=first", "sft.epochs=1")
+    (world / "taste.py").write_text("def a(responses):\n    return [r.count('a') for r in responses]\n", encoding="utf-8")
+    (world / "ppo.toml").write_text(
+        f'[model]\nname = "{told["run"]}"\n[data]\nprompts = "texts.txt"\n[rollout]\nresponse_tokens = [2, 4]\n'
+        '[reward]\nkind = "function"\nname = "taste.py:a"\n[ppo]\nepisodes = 8\nbatch_size = 8\nmini_batch_size = 8\n'
+        "baseline_samples = 8\n[run]\nmlflow = false\n",
+        encoding="utf-8",
+    )
+    result = konomi("ppo", "ppo.toml", "--json")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_the_result_in_words(world: Path) -> None:
+    result = konomi("sft", "job.toml", "--set", "run.name=a b", "--set", "sft.epochs=1")
+    assert result.exit_code == 0, result.stderr
+    for words in ("held-out texts", "perplexity", "nats/token", "konomi", "generate 'runs/a b/model'", "ppo"):
+        assert words in result.stdout
+
+
+def test_plain_texts_and_conversations_and_packing(world: Path) -> None:
+    plain = ran("data.texts=texts.txt", "sft.epochs=1")
+    assert "to learn from (text)" in plain["said"]
+    packed = ran("sft.packing=true", "sft.epochs=2", "sft.batch_size=4", "sft.micro_batch_size=2")
+    apart = ran("sft.epochs=1")
+    assert packed["before"]["loss"] == pytest.approx(apart["before"]["loss"], abs=1e-5)
+    assert packed["updates"] < 2 * apart["updates"]
+    missing = konomi("sft", "job.toml", "--set", "data.texts=talks.jsonl")
+    assert (missing.exit_code, "no chat template" in missing.stderr) == (2, True)
+    (world / "lm" / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role[0] }} {{ m.content }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}a {% endif %}",
+        encoding="utf-8",
+    )
+    talked = ran("data.texts=talks.jsonl", "sft.epochs=1")
+    assert "(messages)" in talked["said"]
+    assert (Path(talked["model"]) / "chat_template.jinja").is_file()
+    everything = ran("data.texts=talks.jsonl", "sft.epochs=1", "sft.loss=all")
+    assert everything["before"]["loss"] != pytest.approx(talked["before"]["loss"], abs=1e-4)
+
+
+def test_a_learning_rate_that_only_harms_is_said(world: Path) -> None:
+    told = ran("sft.learning_rate=3.0", "sft.epochs=2", "sft.warmup=0")
+    assert "no evaluation was better than that of the initial model" in told["said"]
+    assert "lower sft.learning_rate" in told["said"]
+    assert told["best_update"] == 0 and told["after"] == told["before"]
+    kept, initial = (load_causal_lm(ModelConfig(name=str(name))).model.state_dict() for name in (told["model"], "lm"))
+    assert all(torch.equal(kept[name], initial[name]) for name in initial)
+    shown = konomi("sft", "job.toml", "--set", "sft.learning_rate=3.0", "--set", "sft.epochs=1", "--set", "sft.warmup=0")
+    assert "-> after 0 of " in shown.stdout and "no later one was better: the model is the initial one" in shown.stdout
+
+
+def test_early_end(world: Path) -> None:
+    told = ran("sft.learning_rate=3.0", "sft.epochs=30", "sft.warmup=0", "sft.patience=1", "sft.schedule=constant")
+    assert told["reason"] == "1 evaluations without a lower loss"
+    assert told["updates"] < 30 * 12
+
+
+def test_long_texts_are_cut_and_that_is_said(world: Path) -> None:
+    told = ran("data.texts=texts.txt", "sft.max_length=6", "sft.epochs=1")
+    assert "longer than sft.max_length = 6 tokens and cut: " in told["said"] and "the longest has 9" in told["said"]
+
+
+def test_a_tokenizer_without_an_end_is_told(world: Path) -> None:
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json"):
+        path = world / "lm" / name
+        if path.exists():
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config.pop("eos_token", None)
+            config |= {"eos_token_id": None} if "eos_token_id" in config else {}
+            path.write_text(json.dumps(config), encoding="utf-8")
+    assert "name an end-of-text token" in ran("sft.epochs=1")["said"]
+
+
+# -- stops -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_says_what_there_is_and_leaves_nothing_half_written(world: Path) -> None:
+    command = [sys.executable, "-m", "konomi", "sft", "job.toml", "--set", "run.name=stopped", "--set", "sft.epochs=100000",
+               "--set", "sft.patience=100000", "--set", "sft.learning_rate=1e-4"]  # fmt: skip
+    run, deadline = world / "runs" / "stopped", time.monotonic() + 120
+    with child(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        while not (run / "metrics.jsonl").exists() or not any("eval/loss" in line and line["update"] for line in lines(run)):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    last = lines(run)[-1]["update"]
+    assert f"konomi: stopped after update {last}" in said
+    assert f"{Path('runs') / 'stopped' / 'model'} is the best so far (evaluation loss" in said
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert (info["status"], info["reason"]) == ("stopped", f"SIGINT after update {last}")
+    left = {"config.json", "run.json", "metrics.jsonl", "model", "report.html"}
+    assert {file.name for file in run.iterdir()} - {".lock"} == left
+    load_causal_lm(ModelConfig(name=str(run / "model")))
+
+
+def test_a_stop_before_the_first_evaluation(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from konomi.config import SFTJob, load_config
+    from konomi.jobs.sft import run_sft
+    from konomi.runs.observer import Observer
+
+    class Impatient(Observer):
+        def progress(self, what: str, done: int, total: int, figures: Any = None) -> None:
+            if what == "training" and done == 1:
+                signal.raise_signal(signal.SIGTERM)
+
+    job = load_config("job.toml", SFTJob, ["run.name=early"])
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after update 1; no evaluation was better yet.*sft.evaluate_every"):
+        run_sft(job, Path("runs"), Impatient())
+    load_causal_lm(ModelConfig(name=str(world / "runs" / "early" / "model")))  # the initial one
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["data.texts=none.jsonl"], ["none.jsonl", "no such file"]),
+        (["data.texts=empty.jsonl"], ["empty.jsonl: no rows in it"]),
+        (["data.prompt_column=prmpt"], ["needed:", "data.prompt_column"]),
+        (["data.kind=text"], ["pairs.jsonl:1: no column 'text'", "data.text_column"]),
+        (["data.kind=pairs"], ["data.kind", "prompt-completion"]),
+        (["data.split=test"], ["data.split", "is a file"]),
+        (["data.held_out=0"], ["held_out = 0", "above 0 and below 1"]),
+        (["data.limit=1"], ["held out"]),
+        (["data.texts=texts.txt", "sft.loss=completion"], ["plain texts", 'sft.loss = "all"', "completion columns"]),
+        (["sft.max_length=5"], ["pairs.jsonl:", "the prompt alone has 5 tokens", "sft.max_length = 5"]),
+        (["sft.max_length=1"], ["sft.max_length", "greater than or equal to 2"]),
+        (["data.texts=long.txt", "sft.max_length=500"], ["202 tokens", "context of 128", "set sft.max_length = 128"]),
+        (["sft.batch_size=6"], ["batch_size = 6 is not a multiple of micro_batch_size = 4", "4, 8"]),
+        (["sft.batch_size=2"], ["the nearest that are: 4, 4"]),
+        (["sft.warmup=1"], ["sft.warmup", "less than 1"]),
+        (["model.top_layers=5"], ["model.top_layers = 5: the model has 2 layers"]),
+        (["model.name=./none"], ["none"]),
+        (["sft.epoch=3"], ["sft.epoch", "did you mean epochs"]),
+    ],
+)
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(
+    untouched: Path, settings: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(untouched)
+    before = sorted(untouched.rglob("*"))
+    result = konomi("sft", "job.toml", *(word for each in settings for word in ("--set", each)))
+    assert result.exit_code == 2, result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(untouched.rglob("*")) == before
+
+
+def test_texts_have_to_be_named(world: Path) -> None:
+    (world / "job.toml").write_text('[model]\nname = "lm"\n', encoding="utf-8")
+    result = konomi("sft", "job.toml")
+    assert (result.exit_code, "data: Field required" in result.stderr) == (2, True)
+
+
+def test_help_teaches() -> None:
+    text = " ".join(konomi("sft", "--help").stdout.split())
+    for word in ("completion", "messages", "perplexity", "sft.packing", "Ctrl-C", "[data]", "--set"):
+        assert word in text
+
+
+@pytest.mark.real
+def test_the_example_in_short(tmp_path: Path) -> None:
+    from konomi.config import SFTJob, load_config
+    from konomi.jobs.sft import run_sft
+
+    example = Path(__file__).resolve().parents[2] / "examples" / "sft-ja.toml"
+    short = ["run.mlflow=false", "data.limit=40", "sft.epochs=1", "sft.batch_size=8", "sft.micro_batch_size=8"]
+    told = run_sft(load_config(example, SFTJob, short), tmp_path)
+    assert told["after"]["loss"] < told["before"]["loss"] - 0.2
+    assert {file.suffix for file in Path(told["model"]).iterdir()} <= {".json", ".safetensors", ".jinja", ".model", ".md"}

@@ -1,0 +1,355 @@
+"""Pipelines on tiny models, through the command line: what runs, what does not run again, stops, kills, bad files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+from typer.testing import CliRunner
+
+import tiny
+from children import child
+from konomi.cli import app
+from konomi.config import VERBS, PPOJob, load_pipeline
+from konomi.jobs.inputs import file_of
+from konomi.jobs.pipeline import runner
+from konomi.jobs.stages import decide
+
+REWARD = """
+def count_a(responses):
+    return [float(text.count("a") + len(text) / 8) for text in responses]
+
+def slow(responses):
+    import os, time
+    time.sleep(0.3 * os.path.exists("slow"))
+    return count_a(responses)
+
+def broken(responses):
+    return [float("nan") for _ in responses]
+
+def stopping(responses):
+    raise KeyboardInterrupt
+"""
+FILE = """
+name = "tiny"
+mlflow = false
+
+[stages.candidates]
+do = "sample"
+models.a.name = "lm"
+rollout.response_tokens = [3, 6]
+data.prompts = "prompts.txt"
+
+[stages.rank]
+do = "judge"
+candidates = "@candidates.candidates"
+reward = { kind = "function", name = "taste.py:count_a" }
+
+[stages.policy]
+do = "ppo"
+model.name = "lm"
+data.prompts = "prompts.txt"
+rollout.response_tokens = [4, 8]
+reward = { kind = "function", name = "taste.py:count_a" }
+ppo = { episodes = 96, batch_size = 32, baseline_samples = 32, learning_rate = 3e-3, kl_cap = 60 }
+run = { save_every = 1 }
+
+[stages.after]
+do = "sample"
+models.tuned.name = "@policy.model"
+rollout.response_tokens = [3, 6]
+data.prompts = "prompts.txt"
+"""
+STAGES = ["candidates", "rank", "policy", "after"]
+
+
+def furnished(tmp_path: Path) -> Path:
+    """A directory with a tiny model, prompts, a reward and a pipeline file."""
+    tiny.save_tiny(tmp_path / "lm", "gpt2")
+    words = [a + b + c for a in "abcdef" for b in "xy" for c in "uv"]
+    (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (tmp_path / "taste.py").write_text(REWARD, encoding="utf-8")
+    (tmp_path / "pipe.toml").write_text(FILE, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory."""
+    monkeypatch.chdir(furnished(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests that only write pipe.toml."""
+    return furnished(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def checked(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with pipe.toml as it was; nothing may be run in it."""
+    monkeypatch.chdir(shared)
+    Path("pipe.toml").write_text(FILE, encoding="utf-8")
+    return shared
+
+
+def konomi(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def ran(*arguments: str) -> list[str]:
+    """Run the pipeline to its end; the stages that were not skipped."""
+    result = konomi("run", "pipe.toml", "--json", *arguments)
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert [stage["stage"] for stage in told["stages"]] == STAGES
+    return [stage["stage"] for stage in told["stages"] if stage["status"] == "finished"]
+
+
+def planned(*arguments: str) -> dict[str, str]:
+    """Stage -> action: why."""
+    result = konomi("run", "pipe.toml", "--dry-run", "--json", *arguments)
+    assert result.exit_code == 0, result.stderr
+    return {step["stage"]: f"{step['action']}: {step['why']}" for step in json.loads(result.stdout)}
+
+
+def status(stage: str) -> str:
+    return str(json.loads(Path("runs/tiny/pipeline.json").read_text(encoding="utf-8"))["stages"][stage]["status"])
+
+
+def rewrite(name: str, old: str, new: str) -> None:
+    text = Path(name).read_text(encoding="utf-8")
+    assert old in text
+    Path(name).write_text(text.replace(old, new), encoding="utf-8")
+
+
+SKIP = "skip: nothing that it depends on has changed"
+
+
+def test_what_is_finished_is_run_again_only_when_something_changed(world: Path) -> None:
+    assert planned() == dict.fromkeys(STAGES, "run: it has not run yet")
+    assert not (world / "runs").exists()
+    first = konomi("run", "pipe.toml")
+    assert first.exit_code == 0, first.stderr
+    for number, (name, do) in enumerate(zip(STAGES, ("sample", "judge", "ppo", "sample"), strict=True), start=1):
+        assert f"Stage {number} of 4, {name} ({do}): runs, it has not run yet" in first.stderr
+        assert f"Stage {number} of 4, {name} ({do}): finished in 0:" in first.stderr
+    for place in ("rank.truth  runs/tiny/rank/truth.jsonl", "policy.report  runs/tiny/policy/report.html"):
+        assert place in first.stdout
+    assert ran() == []
+    assert planned() == dict.fromkeys(STAGES, SKIP)
+
+    # a setting of one stage: that stage alone, for nothing reads its output
+    assert planned("--set", "stages.rank.judge.agreement=0.8")["rank"] == "run: judge.agreement is 0.8 and was 0.75"
+    assert ran("--set", "stages.rank.judge.agreement=0.8") == ["rank"]
+    assert (world / "runs/tiny/.previous/rank/rankings.jsonl").is_file()
+
+    # a local file: the stages that name it, and those that read what these make if that has changed
+    rewrite("taste.py", "len(text) / 8", "len(text) / 4")
+    plan = planned()
+    assert plan["candidates"] == SKIP
+    assert plan["policy"] == "run: taste.py:count_a has changed"
+    assert plan["rank"] == "run: judge.agreement is 0.75 and was 0.8; taste.py:count_a has changed"
+    assert plan["after"] == "run: what it reads from policy may change"
+    assert ran() == ["rank", "policy", "after"]
+
+    # an output that comes out the same again moves nothing behind it
+    (world / "runs/tiny/candidates/candidates.jsonl").unlink()
+    assert planned()["candidates"] == "run: its output candidates is gone"
+    assert ran() == ["candidates"]
+
+    # an output that somebody has changed by hand
+    rankings = world / "runs/tiny/candidates/candidates.jsonl"
+    rankings.write_text("".join(rankings.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
+    assert planned()["rank"] == "run: @candidates.candidates has changed"
+    assert ran() == ["rank"]
+
+    # the directory of all runs and the name in MLflow say nothing of the result
+    os.rename(world / "runs", world / "elsewhere")
+    assert ran("--out", "elsewhere", "--set", "experiment=other") == []
+
+    assert planned("--from", "policy", "--out", "elsewhere")["policy"] == "run: it is to run again (--from)"
+    assert ran("--from", "policy", "--out", "elsewhere") == ["policy", "after"]
+    assert ran("--out", "elsewhere") == []
+
+
+def test_the_seed_is_that_of_all_stages(world: Path) -> None:
+    _, stages = load_pipeline("pipe.toml", world, ["seed=7", "stages.rank.run.seed=3"])
+    assert [stage.job.run.seed for stage in stages] == [7, 3, 7, 7]  # type: ignore[attr-defined]
+    assert planned("--seed", "5").keys() == set(STAGES)
+
+
+def test_a_failed_stage_is_named_and_the_next_command_goes_on_from_it(world: Path) -> None:
+    broken = konomi("run", "pipe.toml", "--set", "stages.rank.reward.name=taste.py:broken")
+    assert broken.exit_code == 1
+    assert "konomi: stage rank: reward taste.py:broken: returned nan" in broken.stderr
+    assert (status("candidates"), status("rank")) == ("finished", "failed")
+    assert planned()["rank"] == "run: it failed"
+    stopped = konomi("run", "pipe.toml", "--set", "stages.rank.reward.name=taste.py:stopping", "--seed", "0")
+    assert stopped.exit_code == 130
+    command = "konomi run pipe.toml --out runs --set stages.rank.reward.name=taste.py:stopping --set seed=0"
+    assert "konomi: Stage 2 of 4, rank (judge): stopped; go on with: " in stopped.stderr and command in stopped.stderr
+    assert status("rank") == "stopped"
+    assert planned()["rank"] == "run: it was stopped"
+
+
+def test_a_policy_that_ran_away_stops_the_pipeline(world: Path) -> None:
+    wild = ("ppo.learning_rate=0.05", "ppo.kl_target=1", "ppo.kl_cap=1.5")
+    result = konomi("run", "pipe.toml", *(word for item in wild for word in ("--set", f"stages.policy.{item}")))
+    assert result.exit_code == 1
+    assert "konomi: stage policy: " in result.stderr and "kl_cap" in result.stderr
+    assert "the run is in runs/tiny/policy" in result.stderr
+    assert (status("policy"), Path("runs/tiny/after").exists()) == ("failed", False)
+
+
+def test_killed_in_the_middle_of_ppo_it_goes_on_as_if_nothing_had_been(world: Path) -> None:
+    slow = ("--set", "stages.policy.reward.name=taste.py:slow", "--set", "mlflow=true")
+    command = [sys.executable, "-m", "konomi", "run", "pipe.toml", *slow]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    (world / "slow").touch()
+    with child(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        deadline = time.monotonic() + 120
+        while not (world / "runs/tiny/policy/checkpoints/update-00001").is_dir():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        taken = konomi("run", "pipe.toml")
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    (world / "slow").unlink()
+    assert (taken.exit_code, f"another process (pid {process.pid}) works on this run" in taken.stderr) == (1, True)
+    parent = json.loads(Path("runs/tiny/pipeline.json").read_text(encoding="utf-8"))["mlflow_run_id"]
+    assert planned(*slow)["policy"] == "resume: it was killed"
+    assert planned()["policy"] == "run: it was killed"  # with another reward it is another run
+    assert ran(*slow) == ["policy", "after"]
+    assert ran(*slow, "--out", "whole", "--set", "mlflow=false") == STAGES
+    for file in ("policy/model/model.safetensors", "policy/compare.json", "after/candidates.jsonl"):
+        assert (world / "runs/tiny" / file).read_bytes() == (world / "whole/tiny" / file).read_bytes()
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{world}/runs/tiny/mlflow.db")
+    experiment = client.get_experiment_by_name("konomi")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    children = {run.info.run_name: run.data.tags["mlflow.parentRunId"] for run in runs if run.info.run_id != parent}
+    assert (len(runs), children) == (5, dict.fromkeys(STAGES, parent))
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert set(client.get_run(parent).data.metrics) == {f"seconds/{name}" for name in STAGES}
+
+
+# bad files
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('name = "tiny"', "", ["pipe.toml: name: Field required"]),
+        ('name = "tiny"', 'name = "../tiny"', ["'../tiny'", "letters, digits, _ and - only"]),
+        ('name = "tiny"', 'nam = "tiny"', ["pipe.toml: nam: unknown key; did you mean name?"]),
+        ("[stages.rank]", '[stages."a.b"]', ["'a.b'", "letters, digits, _ and - only"]),
+        ("[stages.rank]", "[stages.mlartifacts]", ["mlartifacts"]),
+        ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "one of: sft, sample, judge, label, reward,"]),
+        ('do = "judge"', "", ["pipe.toml: stages.rank: do = None"]),
+        ('do = "judge"', 'do = "judge"\njudge.agree = 0.8', ["stages.rank: judge.agree: unknown key; did you mean agreement?"]),
+        ("episodes = 96", "episodes = 97", ["stages.policy: ppo: episodes = 97 is not a multiple"]),
+        ("run = { save_every = 1 }", "run = 3", ["stages.policy: run has to be a section, [stages.policy.run]"]),
+        ("save_every = 1", 'name = "x"', ["stages.policy: run.name is decided by the pipeline"]),
+        ("@candidates.candidates", "@nobody.candidates",
+         ["stages.rank: candidates = '@nobody.candidates'", "there is no stage 'nobody'", "here: @candidates.candidates"]),
+        ("@candidates.candidates", "@candidates.rankings",
+         ["stage candidates (sample) has no output 'rankings'", "to be had here: @candidates.candidates"]),
+        ("@candidates.candidates", "@policy.model", ["stage policy does not come before this one"]),
+        ('models.a.name = "lm"', 'models.a.name = "@rank.truth"',
+         ["stages.candidates: models.a.name", "to be had here: nothing, this is the first stage"]),
+        ("[stages", "[stag", ["pipe.toml: stag: unknown key"]),
+    ],
+)  # fmt: skip
+def test_the_whole_file_is_checked_before_anything_runs(checked: Path, old: str, new: str, words: list[str]) -> None:
+    rewrite("pipe.toml", old, new)
+    result = konomi("run", "pipe.toml")
+    assert result.exit_code == 2, result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+    assert not (checked / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "stages.nobody.ppo.episodes=1"], ["no stage 'nobody'", "candidates, rank, policy, after"]),
+        (["--set", "stages.policy.ppo.episods=1"], ["stages.policy: ppo.episods: unknown key; did you mean episodes?"]),
+        (["--set", "stages.policy=1"], ["no stage 'policy=1'"]),
+        (["--set", "names=x"], ["write section.key=value"]),
+        (["--from", "nobody"], ["--from nobody: no such stage; the stages are: candidates, rank, policy, after"]),
+    ],
+)
+def test_wrong_use_is_one_message_and_nothing_written(checked: Path, arguments: list[str], words: list[str]) -> None:
+    result = konomi("run", "pipe.toml", *arguments)
+    assert result.exit_code == 2, result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+    assert not (checked / "runs").exists()
+
+
+def test_directories_that_are_not_a_pipelines(world: Path) -> None:
+    (world / "runs/tiny").mkdir(parents=True)
+    (world / "runs/tiny/diary.txt").write_text("mine", encoding="utf-8")
+    result = konomi("run", "pipe.toml")
+    assert (result.exit_code, "exists and is not a pipeline's directory" in result.stderr) == (2, True)
+    (world / "runs/tiny/pipeline.json").write_text('{"version": 99, "stages": {}}', encoding="utf-8")
+    result = konomi("run", "pipe.toml")
+    assert (result.exit_code, "not a description of a pipeline that this konomi reads" in result.stderr) == (2, True)
+    result = konomi("run", "pipe.toml", "--out", "prompts.txt")
+    assert (result.exit_code, "the pipeline's directory cannot be made" in result.stderr) == (2, True)
+
+
+def test_one_at_a_time(world: Path) -> None:
+    (world / "runs/tiny").mkdir(parents=True)
+    with filelock.FileLock(world / "runs/tiny/.lock"):
+        result = konomi("run", "pipe.toml")
+    assert (result.exit_code, "works on this run; wait for it or stop it" in result.stderr) == (1, True)
+
+
+# what a stage depends on
+
+
+def test_references_are_paths_and_texts_may_begin_with_at(world: Path) -> None:
+    rewrite("pipe.toml", "run = { save_every = 1 }", 'compare.extra = ["@@home", "at home"]')
+    _, stages = load_pipeline("pipe.toml", Path("runs"))
+    policy = stages[2].job
+    assert isinstance(policy, PPOJob) and policy.compare.extra == ("@home", "at home")
+    assert stages[1].references == {"candidates": ("candidates", "candidates")}
+    assert decide(stages[1], {}).inputs["candidates"] == {"name": "@candidates.candidates", "sha256": None}
+
+
+def test_files_are_known_among_settings(world: Path) -> None:
+    (world / "train").mkdir()
+    assert file_of("name", "lm") == Path("lm")
+    assert file_of("prompts", "embedded:openings-ja").name == "openings-ja.jsonl"  # type: ignore[union-attr]
+    assert file_of("name", "taste.py:count_a") == Path("taste.py")
+    assert file_of("anything", str(world / "prompts.txt")) == world / "prompts.txt"
+    assert file_of("split", "train") is None
+    assert file_of("name", "embedded:asari") is None
+    assert file_of("name", "owner/model") is None
+    assert file_of("name", "x" * 5000) is None
+    assert file_of("name", "a\0b") is None
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_there(verb: str) -> None:
+    job = VERBS[verb].job
+    assert "run" in job.model_fields
+    assert callable(runner(verb))

@@ -1,0 +1,414 @@
+"""The file: its journal, its versions, what is wrong with it, and that nothing stays in it of what was forgotten."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from konomi.errors import DataError, RunError
+from konomi.labelling import database
+from konomi.labelling.database import VERSION, journal_mode
+from konomi.labelling.queue import Settings
+from konomi.labelling.records import Person
+from konomi.labelling.store import Store
+from people_at_work import NOW, answer_to, store_of, tasks, work
+
+VERSION_1 = Path(__file__).with_name("version1.sql").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file of a store with 40 tasks and answers to half of them."""
+    with store_of(tmp_path, 40) as store:
+        work(store, store.add_person("Aki")[0], 20)
+    return tmp_path / "labels.sqlite3"
+
+
+def open_(path: Path) -> Store:
+    return Store.open(path, Settings())
+
+
+def wrong(path: Path, message: str) -> None:
+    """Opening fails with this message, and leaves the file as it was."""
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(DataError, match=message):
+        open_(path)
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def pragma(path: Path, name: str) -> object:
+    db = sqlite3.connect(path)
+    value = db.execute(f"PRAGMA {name}").fetchone()[0]
+    db.close()
+    return value
+
+
+# journal
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"),
+    [((3, 40, 1), "delete"), ((3, 51, 2), "delete"), ((3, 51, 3), "wal"), ((3, 52, 0), "wal"), ((4, 0, 0), "wal")],
+)
+def test_wal_only_where_it_is_safe(version: tuple[int, ...], mode: str) -> None:
+    assert journal_mode(version) == mode
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_the_mode_follows_the_version_that_opens_the_file(path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, expected in (((3, 51, 3), "wal"), ((3, 40, 1), "delete"), ((3, 51, 3), "wal")):
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+        with open_(path) as store:
+            with store._database.read() as db:
+                assert db.execute("PRAGMA journal_mode").fetchone()[0] == expected
+                assert db.execute("PRAGMA synchronous").fetchone()[0] == 3
+                assert db.execute("PRAGMA foreign_keys").fetchone()[0] == 1
+            assert len(store.export().judgements) == 20
+        assert pragma(path, "journal_mode") == expected
+
+
+def test_the_file_is_its_owners_alone(path: Path, tmp_path: Path) -> None:
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    with open_(path) as store:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with store._database.write() as db:
+            db.execute("INSERT INTO meta VALUES ('x', 'y')")
+            beside = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+    assert set(beside.values()) == {0o600}
+    assert len(beside) == 2
+
+
+def test_what_sqlite_keeps_beside_the_file_is_its_owners_alone_too(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
+    other = sqlite3.connect(path, isolation_level=None)
+    path.chmod(0o644)
+    other.execute("PRAGMA journal_mode = wal")
+    other.execute("INSERT INTO meta VALUES ('x', 'y')")
+    assert {each.name.removeprefix(path.name): stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {
+        **{"": 0o644, "-wal": 0o644, "-shm": 0o644}
+    }
+    with open_(path):
+        assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
+    other.close()
+
+
+def test_a_file_of_somebody_else_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    path.chmod(0o644)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "chmod", forbidden)
+        with pytest.raises(
+            RunError, match=r"labels\.sqlite3: cannot be closed to others .*: Operation not permitted; is it yours\?"
+        ):
+            open_(path)
+        patched.setattr(Path, "is_file", forbidden)
+        with pytest.raises(RunError, match=r"labels\.sqlite3: cannot be looked up: Operation not permitted"):
+            open_(path)
+
+
+def test_a_wal_that_this_sqlite_can_damage_is_not_joined(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
+    with open_(path) as store:
+        with store._database.read() as db:
+            assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 40, 1))
+        with pytest.raises(RunError, match=r"another program has kept it locked for .*; end that program and try again"):
+            open_(path)
+    open_(path).close()
+    assert pragma(path, "journal_mode") == "delete"
+
+
+# versions
+
+
+def test_a_file_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite3"
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1)
+    db.close()
+    with open_(path) as store:
+        aki = store.person_of("a-token-of-version-1")
+        assert aki == Person("p-0123456789", "Aki", admin=True, guidelines_seen=None, shortcuts=True)
+        (mine,) = store.mine(aki)
+        shown = store.shown(aki, mine.shown)
+        assert shown is not None
+        assert [(text.key, text.text) for text in shown.texts] == [("a", "text 2.1"), ("b", "text 2.0")]
+        said = store.answer_of(aki, mine.shown)
+        assert said is not None
+        assert (said.ranks, said.flags, said.comment) == ({"a": 2, "b": 1}, {"b": ["broken"]}, "kept")
+        assert store.answer(aki, said, NOW).again  # the same request again, after an update of konomi
+        with pytest.raises(DataError, match="was saved with another content"):
+            store.answer(aki, replace(said, comment="other"), NOW)
+        assert not store.remember(aki, guidelines_seen="1", shortcuts=False).shortcuts
+        assert {shown.prompt for shown in work(store, aki)} == {"prompt 0", "prompt 1"}
+    assert pragma(path, "user_version") == VERSION
+    new = tmp_path / "new.sqlite3"
+    Store.create(new, tasks(3, 2), Settings())[0].close()
+    assert _tables(path) == _tables(new)
+    open_(path).close()
+
+
+def _tables(path: Path) -> set[tuple[str, str]]:
+    db = sqlite3.connect(path)
+    found = {(name, " ".join(sql.split())) for name, sql in db.execute("SELECT name, sql FROM sqlite_master WHERE sql NOTNULL")}
+    db.close()
+    return found
+
+
+def test_a_migration_happens_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "old.sqlite3"
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1)
+    db.close()
+    monkeypatch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, ("CREATE TABLE half (x)", "CREATE TABLE tasks (x)")))
+    monkeypatch.setattr(database, "VERSION", VERSION + 1)
+    with pytest.raises(RunError, match="table tasks already exists"):
+        open_(path)
+    assert pragma(path, "user_version") == 1
+    assert "half" not in dict(_tables(path))
+    monkeypatch.undo()
+    open_(path).close()
+    assert pragma(path, "user_version") == VERSION
+
+
+def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite3"
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1)
+    db.close()
+    code = f"""
+from pathlib import Path
+from konomi.labelling.queue import Settings
+from konomi.labelling.store import Store
+import sys
+print("ready", flush=True)
+sys.stdin.readline()
+with Store.open(Path({str(path)!r}), Settings()) as store:
+    print(len(store.export().judgements))
+"""
+    command = [sys.executable, "-c", code]
+    openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for opener in openers:
+        assert opener.stdout is not None and opener.stdout.readline() == "ready\n"
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.write("go\n")
+        opener.stdin.flush()
+    assert [opener.communicate(timeout=60)[0] for opener in openers] == ["1\n"] * 4
+
+
+def test_who_waited_for_another_to_migrate_finds_it_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "old.sqlite3"
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1)
+    db.close()
+    migrate = database.Database._migrate
+
+    def after_another(self: database.Database) -> None:
+        monkeypatch.setattr(database.Database, "_migrate", migrate)
+        open_(path).close()
+        migrate(self)
+
+    monkeypatch.setattr(database.Database, "_migrate", after_another)
+    open_(path).close()
+    assert pragma(path, "user_version") == VERSION
+
+
+# what is wrong with a file
+
+
+def test_files_that_are_no_store(tmp_path: Path, path: Path) -> None:
+    wrong(tmp_path / "none.sqlite3", "none.sqlite3: no such file; konomi label PROJECT --candidates FILE makes a project$")
+    wrong(tmp_path, "no such file")
+    foreign = tmp_path / "foreign.sqlite3"
+    foreign.write_bytes(b"")
+    wrong(foreign, "foreign.sqlite3: not a store of labels; it is empty or another program's: give the right file$")
+    db = sqlite3.connect(foreign)
+    db.execute("CREATE TABLE tasks (id)")
+    db.close()
+    wrong(foreign, "not a store of labels")
+    foreign.write_bytes(b"prompt,response\n" * 1000)
+    wrong(
+        foreign, r"foreign.sqlite3: damaged, or not a database \(file is not a database\)\. Put a copy from before in its place; "
+    )
+
+
+def test_a_newer_version_is_refused(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    wrong(path, f"labels.sqlite3: version 99; this konomi reads up to version {VERSION}: update konomi$")
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_a_version_that_no_store_has_is_damage(path: Path, version: int) -> None:
+    db = sqlite3.connect(path)
+    db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+    wrong(path, rf"labels.sqlite3: damaged, or not a database \(version {version}\)\. Put a copy from before in its place")
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros", "noise", "one page"])
+def test_a_damaged_file_is_refused_with_the_way_to_mend_it(path: Path, damage: str) -> None:
+    data = path.read_bytes()
+    page, half = 4096, len(data) // 2 // 4096 * 4096
+    data = {
+        "cut": data[:half],
+        "zeros": data[:page] + bytes(len(data) - page),
+        "noise": data[:page] + bytes((n * 97 + 13) % 251 for n in range(len(data) - page)),
+        "one page": data[:half] + b"\xff" * page + data[half + page :],
+    }[damage]
+    path.write_bytes(data)
+    wrong(path, r"damaged, or not a database \(.+\)\. Put a copy .*: sqlite3 labels\.sqlite3 \.recover \| sqlite3 new\.sqlite3$")
+
+
+def test_damage_that_is_met_later_has_the_same_message(path: Path) -> None:
+    store = open_(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+    with pytest.raises(DataError, match=r"damaged, or not a database \(database disk image is malformed\)"):
+        store.export()
+    store.close()
+
+
+def test_a_file_that_is_there_is_not_overwritten(path: Path, tmp_path: Path) -> None:
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"labels\.sqlite3: is there already and is not overwritten; give another name or remove"):
+        store_of(tmp_path)
+    assert path.read_bytes() == before
+    with pytest.raises(RunError, match=r"labels\.sqlite3: cannot be made: No such file or directory"):
+        store_of(tmp_path / "nowhere")
+
+
+def test_another_program_that_keeps_it_locked_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    with open_(path) as store:
+        aki = store.person("Aki")
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        message = r"labels\.sqlite3: another program has kept it locked for 0\.05 s; end that program and try again$"
+        with pytest.raises(RunError, match=message):
+            store.remember(aki, shortcuts=False)
+        other.execute("ROLLBACK")
+        assert not store.remember(aki, shortcuts=False).shortcuts
+        # a block that takes longer than the wait: the commit waits anew for somebody who reads
+        with store._database.write() as db:
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM people").fetchone()
+            time.sleep(0.1)
+            store._database.wait = 60.0
+            db.execute("UPDATE people SET shortcuts = 0")
+            leaves = threading.Timer(0.2, other.execute, ("COMMIT",))
+            leaves.start()
+        leaves.join()
+        store._database.wait = 0.05
+        # somebody who reads for long: the commit fails, nothing of it is there, and the store goes on
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM people").fetchone()
+        if journal_mode(sqlite3.sqlite_version_info) == "delete":
+            with pytest.raises(RunError, match=message):
+                store.remember(aki, shortcuts=True)
+        other.execute("ROLLBACK")
+        assert not store.person("Aki").shortcuts
+        other.close()
+
+
+def test_a_full_disk_is_told(path: Path) -> None:
+    with open_(path) as store:
+        aki = store.person("Aki")
+        shown = store.next_task(aki, NOW)
+        assert shown is not None
+        with store._database.read() as db:
+            pages = db.execute("PRAGMA page_count").fetchone()[0]
+        store._database.connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(RunError, match=r"labels\.sqlite3: database or disk is full; is there space, and may it be written\?"):
+            for n in range(50):
+                store.answer(aki, answer_to(shown, comment=f"{n}" * 1000), NOW)
+        store._database.connection.execute("PRAGMA max_page_count = 1000000")
+        revision = store.mine(aki)[0].revision
+        assert store.answer(aki, answer_to(shown), NOW).revision == revision + 1 == len(_revisions(store, shown.id))
+
+
+def _revisions(store: Store, shown: str) -> list[int]:
+    with store._database.read() as db:
+        return [number for (number,) in db.execute("SELECT revision FROM answers WHERE shown = ? ORDER BY 1", (shown,))]
+
+
+# forget
+
+
+@pytest.mark.parametrize("version", [(3, 40, 1), (3, 51, 3)], ids=["delete", "wal"])
+def test_forget_leaves_no_trace(tmp_path: Path, version: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    store = store_of(tmp_path, 200, k=2)
+    store._database.connection.execute("PRAGMA synchronous = OFF")
+    aki, token = store.add_person("Aki-who-leaves")
+    ben = store.add_person("Ben")[0]
+    traces = [aki.id.encode(), b"Aki-who-leaves"]
+    drawn = random.Random(0)
+    for n in range(200):  # many rows of many sizes, so that pages are split and SQLite moves rows about
+        for person in (aki, ben):
+            words = f"words of {person.name} {n} "
+            shown = store.next_task(person, NOW)
+            assert shown is not None
+            said = answer_to(shown, comment=words * drawn.randint(1, 60), reason=f"reason of {person.name} {n}")
+            store.answer(person, said, NOW)
+            traces += [shown.id.encode(), said.id.encode()] if person == aki else []
+            again = store.shown(person, drawn.choice(store.mine(person)).shown)
+            assert again is not None
+            store.answer(person, answer_to(again, comment=words * drawn.randint(1, 60)), NOW)
+    answered = store.progress(aki, NOW).mine
+    of_ben = [each for each in store.export().judgements if each.rater == ben.id]
+    assert answered == 200
+    assert all(trace in _bytes(tmp_path) for trace in traces[:2])
+    assert store.forget(aki.id) == answered
+    left = _bytes(tmp_path)
+    for trace in [*traces, b"words of Aki", b"reason of Aki"]:
+        assert trace not in left
+    assert b"words of Ben" in left
+    assert store.person_of(token) is None
+    assert [*store.export().judgements] == of_ben
+    assert store.progress(ben, NOW).team == sum(not each.repeat for each in of_ben)
+    eve = store.add_person("Eve")[0]
+    assert len(work(store, eve, 100)) == 100  # the places are free again
+    store.close()
+
+
+def _bytes(directory: Path) -> bytes:
+    return b"".join(each.read_bytes() for each in directory.iterdir())
+
+
+def test_forgetting_is_finished_when_the_store_is_opened_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))  # with a WAL readers let others delete, but not shorten it
+    store = store_of(tmp_path, 40)
+    aki = store.add_person("Aki")[0]
+    path = tmp_path / "labels.sqlite3"
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM tasks").fetchone()
+    for shown in work(store, aki, 20):
+        store.answer(aki, answer_to(shown, comment="words of Aki " * 100), NOW)
+    with pytest.raises(RunError, match="another program has kept it locked"):
+        store.forget("Aki")
+    assert store.people() == []
+    assert b"words of Aki" in _bytes(tmp_path)
+    reader.close()
+    open_(path).close()
+    assert b"words of Aki" not in _bytes(tmp_path)
+    store.close()

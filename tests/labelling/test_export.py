@@ -1,0 +1,576 @@
+"""What people said as files; projects; konomi export and konomi forget."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from konomi.cli import app
+from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
+from konomi.data.records import Candidate, Pair, Ranking, Task
+from konomi.errors import DataError, RunError
+from konomi.labelling.export import SOURCE, rankings, repeated, write_export
+from konomi.labelling.project import create_project, open_project, tasks_of
+from konomi.labelling.queue import Settings
+from konomi.labelling.records import Answer, NewTask, Shown
+from people_at_work import NOW, answer_to, skip, tasks, work
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of 12 tasks of which two people, Aki and Ben, have answered all."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("people")
+    opened, _ = create_project(path, tasks(12), settings=Settings(repeats=0.2))
+    with opened.store() as store:
+        for name in ("Aki", "Ben"):
+            person = store.add_person(name)[0]
+            for n, shown in enumerate(work(store, person)):
+                number = int(shown.prompt.split()[1])
+                if number == 3:
+                    store.answer(person, skip(shown, reason=f"{name} cannot read it"), NOW)
+                elif number == 4:
+                    store.answer(person, answer_to(shown, kind="all_bad", ranks={}, reason="all false"), NOW)
+                elif name == "Ben" and number >= 6:  # a tie of the best two, by Ben alone
+                    by_text = {"0": 1, "1": 1, "2": 3}
+                    ranks = {text.key: by_text[text.text[-1]] for text in shown.texts}
+                    store.answer(person, answer_to(shown, ranks=ranks, comment=f"良い {n}", flags={"a": ["unsafe"]}), NOW)
+    return path
+
+
+def konomi(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [*arguments])
+    assert result.exit_code == code, result.output + result.stderr
+    return result
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+LAST = "(SELECT max(answers.rowid) FROM answers JOIN shown ON shown.id = shown WHERE answers.kind = 'ranked' AND repeat = 0)"
+DAMAGES = {
+    "wrong ranks": f"UPDATE answers SET ranks = '[3, 2, 1]' WHERE rowid = {LAST}",
+    "ranks that are no JSON": f"UPDATE answers SET ranks = '[3, 2' WHERE rowid = {LAST}",
+    "ranks that are bytes": f"UPDATE answers SET ranks = x'5b312c5d' WHERE rowid = {LAST}",
+    "another kind": f"UPDATE answers SET kind = 'skipped' WHERE rowid = {LAST}",
+    "flags of another shape": f"UPDATE answers SET flags = '7' WHERE rowid = {LAST}",
+    "a comment": f"UPDATE answers SET comment = 'x' WHERE rowid = {LAST}",
+    "another order": "UPDATE shown SET places = '012' WHERE places = (SELECT max(places) FROM shown)",
+    "a repeat": "UPDATE shown SET repeat = 7 WHERE number = 2 AND repeat = 0",
+    "an older revision": "UPDATE shown SET revision = 1 WHERE revision = 2",
+    "an answer that is gone": f"DELETE FROM answers WHERE rowid = {LAST}",
+    "a prompt": "UPDATE tasks SET prompt = 'x' WHERE id = 2",
+    "columns that are no JSON": "UPDATE tasks SET columns = '{' WHERE id = 2",
+    "a task that is gone": "DELETE FROM tasks WHERE id = 2",
+    "a text": "UPDATE candidates SET text = 'x' WHERE task = 2 AND number = 1",
+    "a source that is no JSON": "UPDATE candidates SET source = '{' WHERE task = 2 AND number = 1",
+    "a candidate that is gone": "DELETE FROM candidates WHERE task = 2 AND number = 0",
+    "a last candidate that is gone": "DELETE FROM candidates WHERE task = 2 AND number = 2",
+    "a list that is no JSON": "UPDATE meta SET value = '[' WHERE key = 'unchanged'",
+    "no answers": "DROP TABLE answers",
+    "no meta": "DROP TABLE meta",
+    "no index": "DROP INDEX answers_of",
+    "no column": "ALTER TABLE tasks DROP COLUMN columns",
+}
+
+
+def test_nothing_damaged_is_exported(project: Path) -> None:
+    labels = project / "labels.sqlite3"
+    whole = labels.read_bytes()
+    for damage, statement in DAMAGES.items():
+        with contextlib.closing(sqlite3.connect(labels, isolation_level=None)) as db:
+            changed = db.execute(statement).rowcount
+        assert changed != 0, damage
+        said = konomi("export", "people", "--out", "out", "--freeze", code=2)
+        assert f"{labels}: damaged, or not a database (" in said.stderr, damage
+        assert "Put a copy from before in its place" in said.stderr, damage
+        assert not Path("out").exists(), damage
+        if damage in ("wrong ranks", "a text", "no answers"):
+            assert "damaged" in konomi("export", "people", "--out", "out", code=2).stderr
+            assert "damaged" in konomi("label", "people", code=2).stderr
+        labels.write_bytes(whole)
+    for length in (len(whole) - 4096, 4096, 100):
+        labels.write_bytes(whole[:length])
+        assert "damaged" in konomi("export", "people", "--out", "out", code=2).stderr, length
+    labels.write_bytes(whole)
+    konomi("export", "people", "--out", "out")
+
+
+def test_the_damaged_row_is_named(project: Path) -> None:
+    with contextlib.closing(sqlite3.connect(project / "labels.sqlite3", isolation_level=None)) as db:
+        (row,) = db.execute(LAST[1:-1]).fetchone()
+        db.execute("UPDATE answers SET ranks = '[3, 2, 1]' WHERE rowid = ?", (row,))
+        chosen = "SELECT shown.id, person FROM answers JOIN shown ON shown.id = shown WHERE answers.rowid = ?"
+        showing, who = db.execute(chosen, (row,)).fetchone()
+    with (
+        open_project(project).store() as store,
+        pytest.raises(DataError, match=f"row {row} of the table answers is not as it was"),
+    ):
+        store.answer_of(store.person(who), showing)
+
+
+# export
+
+
+def test_files_of_a_project_that_an_editor_gave_a_byte_order_mark(project: Path) -> None:
+    before = open_project(project)
+    for name in ("project.json", "guidelines.md"):
+        (project / name).write_bytes(b"\xef\xbb\xbf" + (project / name).read_bytes())
+    assert open_project(project) == before
+    assert not before.guidelines().startswith("\ufeff")
+
+
+def test_export_writes_what_the_reward_model_reads(project: Path) -> None:
+    result = konomi("export", "people", "--out", "data/out")
+    out = Path("data/out")
+    assert {each.name for each in out.iterdir()} == {
+        *("rankings.jsonl", "pairs.jsonl", "scores.jsonl", "answers.jsonl", "other.jsonl", "manifest.json", "statistics.json")
+    }
+    assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert [each.name for each in Path("data").iterdir()] == ["out"]
+    ranked = read_comparisons(out / "rankings.jsonl")
+    assert len(ranked) == 20
+    with open_project(project).store() as store:
+        aki, ben = store.people()
+    assert ranked[0] == Ranking("prompt 0", ("text 0.0", "text 0.1", "text 0.2"), (1, 2, 3), min(aki.id, ben.id), SOURCE)
+    assert {each.ranks for each in ranked if isinstance(each, Ranking) and each.rater == ben.id} == {(1, 2, 3), (1, 1, 3)}
+    of_pairs = [each for each in read_comparisons(out / "pairs.jsonl") if isinstance(each, Pair)]
+    assert len(of_pairs) == 30  # each two texts once, however many raters
+    soft = Pair("prompt 6", "text 6.0", "text 6.1", 0.75, source=SOURCE)  # one for it, one tie
+    assert [each for each in of_pairs if each.prompt == "prompt 6"] == [
+        *(soft, Pair("prompt 6", "text 6.0", "text 6.2", source=SOURCE), Pair("prompt 6", "text 6.1", "text 6.2", source=SOURCE))
+    ]
+    votes = {(r["prompt"], r["chosen"], r["rejected"]): (r["for"], r["against"], r["ties"]) for r in rows(out / "pairs.jsonl")}
+    assert votes["prompt 6", "text 6.0", "text 6.1"] == (1, 0, 1)
+    assert votes["prompt 0", "text 0.1", "text 0.2"] == (2, 0, 0)
+    scores = read_scores(out / "scores.jsonl")
+    assert len(scores) == 30  # each text once
+    # Aki says 1 2 3 and Ben 1 1 3: the best is at 1 and at 0.5
+    assert [each.score for each in scores if each.prompt == "prompt 6"] == [0.75, 0.25, -1.0]
+    assert "rankings.jsonl: 20 records, 10 prompts, 30 responses" in result.stdout
+    assert result.stdout.endswith("data/out\n")
+    for file in out.iterdir():  # people are pseudonyms
+        assert not {"Aki", "Ben"} & set(file.read_text(encoding="utf-8").replace("cannot", "").split('"'))
+
+
+def test_the_other_files_keep_everything(project: Path) -> None:
+    konomi("export", "people", "--out", "out")
+    answers, other = rows(Path("out/answers.jsonl")), rows(Path("out/other.jsonl"))
+    with open_project(project).store() as store:
+        exported = store.export()
+        ben = store.person("Ben").id
+    assert len(answers) == len(exported.judgements)
+    assert other == [each for each in answers if each["repeat"] or each["answer"] != "ranked"]
+    reasons = {(each["answer"], each["reason"]) for each in other if not each["repeat"]}
+    assert reasons == {("skipped", "Aki cannot read it"), ("skipped", "Ben cannot read it"), ("all_bad", "all false")}
+    repeats = [each for each in other if each["repeat"]]
+    assert len(repeats) >= 2
+    one = next(each for each in answers if each["rater"] == ben and each["prompt"] == "prompt 7" and not each["repeat"])
+    flags = [each.pop("flags") for each in one["candidates"]]
+    assert sorted(flags) == [[], [], ["unsafe"]]
+    assert flags[one["order"][0]] == ["unsafe"]
+    assert one["comment"].startswith("良い ")
+    assert {name: one[name] for name in ("version", "lang", "task", "answer", "ranks", "reason", "confidence", "columns")} == {
+        **{"version": 1, "lang": "en", "task": "rank", "answer": "ranked", "ranks": [1, 1, 3], "reason": None},
+        **{"confidence": None, "columns": {"topic": "hidden column 7"}},
+    }
+    assert one["candidates"][1] == {
+        **{"model": "lab/secret-model-1", "seed": 7, "text": "text 7.1", "lang": "en", "names_model": False},
+    }
+    assert (one["revision"], one["at"], one["seconds"]) == (2, NOW, 10.0)
+
+
+def test_the_manifest(project: Path) -> None:
+    shown = json.loads(konomi("export", "people", "--out", "out", "--json").stdout)
+    assert shown.pop("statistics") == json.loads(Path("out/statistics.json").read_text(encoding="utf-8"))
+    assert shown == json.loads(Path("out/manifest.json").read_text(encoding="utf-8"))
+    for name in ("rankings", "pairs", "scores", "answers", "other"):
+        entry = shown["files"][name]
+        assert entry["name"] == f"{name}.jsonl"
+        assert entry["sha256"] == hashlib.sha256(Path("out", entry["name"]).read_bytes()).hexdigest()
+        assert entry["counts"]["records"] == len(rows(Path("out", entry["name"])))
+    assert shown["files"]["pairs"]["format"] == "pairs"
+    assert shown["files"]["other"]["format"] == "answers"
+    assert shown["project"] == "people"
+    repeats = shown["answers"].pop("repeats")
+    assert repeats >= 2
+    assert shown["answers"] == {"raters": 2, "ranked": 20, "all_bad": 2, "skipped": 2}
+
+
+def test_export_while_another_process_writes(project: Path) -> None:
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from konomi.labelling.project import open_project
+from people_at_work import answer_to
+with open_project(Path("people")).store() as store:
+    person = store.person("Aki")
+    shown = store.shown(person, store.mine(person)[0].shown)
+    print("ready", flush=True)
+    for n in range(1_000_000):
+        store.answer(person, answer_to(shown, comment=f"number {{n}}"), time.time())
+        if n == 5:
+            print("writing", flush=True)
+        time.sleep(0.02)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    assert [writer.stdout.readline() for _ in range(2)] == ["ready\n", "writing\n"]
+    found: list[int] = []
+    for n in range(3):
+        with open_project(project).store() as store:
+            aki = store.person("Aki")
+            while found and number_in(store.answer_of(aki, store.mine(aki)[0].shown)) == found[-1]:
+                time.sleep(0.01)
+        konomi("export", "people", "--out", f"out{n}")
+        answers = rows(Path(f"out{n}/answers.jsonl"))
+        found += [int(each["comment"].split()[1]) for each in answers if each["comment"].startswith("number")]
+        assert len(answers) == len({(each["rater"], each["prompt"], each["repeat"]) for each in answers})
+    assert writer.poll() is None  # it went on all the time
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    assert len(found) == 3
+    assert found[0] < found[1] < found[2]
+
+
+def number_in(answer: Answer | None) -> int:
+    assert answer is not None
+    return int(answer.comment.split()[1])
+
+
+def test_export_on_its_own_connection_while_threads_write(project: Path) -> None:
+    with open_project(project).store() as store:
+        person = store.person("Ben")
+        shown = store.shown(person, store.mine(person)[0].shown)
+        assert shown is not None
+        more = threading.Thread(target=lambda: [store.answer(person, answer_to(shown), NOW) for _ in range(10)])  # type: ignore[arg-type]
+        more.start()
+        sizes = {len(store.export().judgements) for _ in range(5)}
+        more.join()
+        assert sizes == {len(store.export().judgements)}
+        assert store.mine(person)[0].revision >= 11
+
+
+def test_freezing_comes_with_an_export_or_not_at_all(project: Path) -> None:
+    def frozen() -> bool:
+        with open_project(project).store() as store:
+            return store.frozen
+
+    Path("there").mkdir()
+    assert "there: is there already" in konomi("export", "people", "--out", "there", "--freeze", code=2).stderr
+    assert not frozen()
+    create_project(Path("none"), tasks(2))
+    assert "nobody has answered anything yet" in konomi("export", "none", "--out", "o", "--freeze", code=2).stderr
+    with open_project(Path("none")).store() as store:
+        assert not store.frozen
+    konomi("export", "people", "--out", "out", "--freeze")
+    assert frozen()
+
+
+def test_what_is_frozen_is_what_is_exported(project: Path) -> None:
+    """Another process answers as fast as it can: none of what it gets saved comes after the export."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from konomi.labelling.project import open_project
+from konomi.labelling.records import Refused
+from people_at_work import answer_to
+with open_project(Path("people")).store() as store:
+    person = store.person("Aki")
+    shown = store.shown(person, store.mine(person)[0].shown)
+    last = None
+    try:
+        for n in range(1_000_000):
+            store.answer(person, answer_to(shown, comment=f"number {{n}}"), n + 1.0)
+            last = n
+            if n == 3:
+                print("writing", flush=True)
+    except Refused as error:
+        print(error.code, last, flush=True)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
+    konomi("export", "people", "--out", "out", "--freeze")
+    why, last = writer.communicate(timeout=60)[0].split()
+    assert why == "frozen"
+    assert [each["comment"] for each in rows(Path("out/answers.jsonl")) if each["comment"].startswith("number")] == [
+        f"number {last}"
+    ]
+
+
+def test_exports_are_their_owners_alone_and_do_not_meet(project: Path) -> None:
+    Path(".out.tmp").mkdir()  # of another export, under way
+    Path(".out.tmp/rankings.jsonl").touch()
+    with open_project(project).store() as store:
+        exported = store.export()
+    threads = [threading.Thread(target=write_export, args=(exported, Path(f"out{n}"))) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n in range(2):
+        assert {stat.S_IMODE(each.stat().st_mode) for each in Path(f"out{n}").iterdir()} == {0o600}
+    assert Path(".out.tmp/rankings.jsonl").exists()
+    assert {each.name for each in Path().iterdir()} == {"people", "out0", "out1", ".out.tmp"}
+
+
+def test_nothing_ranked_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened, _ = create_project(Path("p"), tasks(2))
+    assert "nobody has answered anything yet: there is nothing to export" in konomi("export", "p", "--out", "o", code=2).stderr
+    with opened.store() as store:
+        aki = store.add_person("Aki")[0]
+        shown = store.next_task(aki, NOW)
+        assert shown is not None
+        store.answer(aki, skip(shown), NOW)
+    result = konomi("export", "p", "--out", "o")
+    assert "nobody has ranked anything yet: there are no rankings, pairs and scores" in result.stderr
+    assert {each.name for each in Path("o").iterdir()} == {"answers.jsonl", "other.jsonl", "manifest.json", "statistics.json"}
+
+
+def test_where_an_export_cannot_go(project: Path) -> None:
+    Path("there").mkdir()
+    assert "there: is there already and is not overwritten; give another name or remove it" in (
+        konomi("export", "people", "--out", "there", code=2).stderr
+    )
+    Path("file").touch()
+    with open_project(project).store() as store, pytest.raises(RunError, match="file/out: cannot be made: Not a directory"):
+        write_export(store.export(), Path("file/out"))
+    assert {each.name for each in Path().iterdir()} == {"people", "there", "file"}
+
+
+def test_an_export_that_fails_leaves_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_project(project).store() as store:
+        exported = store.export()
+    first = next(iter(exported.items.values()))
+    first.candidates[0].source["model"] = {1, 2}  # what JSON cannot hold
+    with pytest.raises(TypeError):
+        write_export(exported, Path("out"))
+    assert {each.name for each in Path().iterdir()} == {"people"}
+
+
+# rankings
+
+
+def test_rankings_are_the_first_words_of_each(project: Path) -> None:
+    with open_project(project).store() as store:
+        exported = store.export()
+    found = rankings(exported)
+    assert len({(each.prompt, each.rater) for each in found}) == len(found) == 20
+    repeats = [each for each in exported.judgements if each.repeat and each.kind == "ranked"]
+    couples = repeated(exported)
+    assert len(couples) == len(repeats) > 1
+    for first, again in couples:
+        assert first in found
+        assert (first.prompt, first.responses, first.rater) == (again.prompt, again.responses, again.rater)
+
+
+# projects
+
+
+def test_a_project_is_its_owners_alone_and_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "people"
+    settings = Settings(overlap=1.5, repeats=0.2, lease_minutes=5, k_max=4, seed=7)
+    made, imported = create_project(path, tasks(3), title="天気", settings=settings)
+    assert imported.added == 3
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.iterdir()} == {
+        **{"project.json": 0o600, "guidelines.md": 0o600, "labels.sqlite3": 0o600}
+    }
+    assert open_project(path) == made
+    assert (made.title, made.lang, made.languages, made.settings) == ("天気", "en", ("ja", "en"), settings)
+    assert "# ガイドライン" in made.guidelines()
+    assert "# Guidelines" in made.guidelines()
+    with made.store() as store:
+        assert store.settings == settings
+        assert store.next_task(store.add_person("a")[0], NOW) is not None
+    assert [each.name for each in path.parent.iterdir()] == ["people"]
+
+
+def test_a_project_in_the_empty_directory_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    made, _ = create_project(Path("."), tasks(2))
+    assert {each.name for each in Path(".").iterdir()} == {"project.json", "guidelines.md", "labels.sqlite3"}
+    assert (made.title, stat.S_IMODE(here.stat().st_mode)) == ("here", 0o700)
+    assert open_project(here) == made
+    with pytest.raises(DataError, match="is a project already; give another name, or open it: konomi label "):
+        create_project(here, tasks(2))
+
+
+def test_what_cannot_be_looked_up(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories that others may not enter; whoever runs the tests as root may, so that the system's word is put in."""
+
+    exists = Path.exists
+
+    def forbidden(path: Path) -> bool:
+        if "away" in path.parts:
+            raise PermissionError(13, "Permission denied")
+        return exists(path)
+
+    with open_project(project).store() as store:
+        exported = store.export()
+    monkeypatch.setattr(Path, "exists", forbidden)
+    for arguments in (["label", "away"], ["export", "people", "--out", "away"]):
+        said = konomi(*arguments, code=1).stderr
+        assert said == "konomi: away: cannot be looked up: Permission denied\n"
+    with pytest.raises(RunError, match="away: cannot be looked up: Permission denied"):
+        create_project(Path("away"), tasks(1))
+    with pytest.raises(RunError, match="away: cannot be looked up: Permission denied"):
+        write_export(exported, Path("away"))
+    monkeypatch.undo()
+
+
+def test_everyday_mistakes_have_no_traceback(project: Path) -> None:
+    Path("file").touch()
+    said = konomi("export", str(project.absolute()), "--out", str(Path("file/out").absolute()), code=1).stderr
+    assert "cannot be made: Not a directory" in said and "Traceback" not in said
+
+
+def test_tasks_come_from_a_file_of_candidates(tmp_path: Path) -> None:
+    made = [Task(f"今日は {n}", (Candidate("晴れ", {"model": "m"}), Candidate("雨")), {"n": n}) for n in range(2)]
+    write_records(tmp_path / "candidates.jsonl", made)
+    given = tasks_of(tmp_path / "candidates.jsonl")
+    assert given == [NewTask.of(task) for task in read_tasks(tmp_path / "candidates.jsonl")]
+    (tmp_path / "empty").mkdir()
+    project, imported = create_project(tmp_path / "empty", given)
+    assert (project.lang, project.title, imported.added) == ("ja", "empty", 2)
+    assert create_project(tmp_path / "en", given, lang="en")[0].lang == "en"
+    german = [NewTask(each.prompt, each.candidates, lang="de") for each in given]
+    assert create_project(tmp_path / "de", german)[0].lang == "ja"  # the page does not speak German
+
+
+def test_what_cannot_become_a_project(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    for there in ("full", "full/x"):
+        with pytest.raises(DataError, match=f"{there}: is there already and is no project; give another name or remove it"):
+            create_project(tmp_path / there, tasks(1))
+    with pytest.raises(DataError, match="no tasks: there is nothing to label"):
+        create_project(tmp_path / "p", [])
+    with pytest.raises(RunError, match="x/p: cannot be made: Not a directory"):
+        create_project(tmp_path / "full" / "x" / "p", tasks(1))
+    assert [each.name for each in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2; this konomi reads up to version 1: update konomi"),
+        ({"version": None}, "not the settings of a project: there is no version"),
+        ({"titel": "x"}, r"unknown key 'titel' \(did you mean 'title'\?\); known: version, title, .*"),
+        ({"title": None}, "title has to be a text, created a number, languages a list"),
+        (
+            {"languages": ["ja", "fr"]},
+            r"languages \['ja', 'fr'\] and lang 'en'; some of ja, en are needed, and lang one of these",
+        ),
+        ({"languages": []}, r"languages \[\] and .*"),
+        ({"languages": ["ja"]}, r"languages \['ja'\] and lang 'en'; .*"),
+        ({"settings": 3}, "settings has to be an object"),
+        ({"settings": {"overlap": 2}}, "no 'settings.repeats'; add it"),
+        ({"settings": {**vars(Settings()), "overlp": 2}}, r"unknown key 'settings.overlp' \(did you mean 'overlap'\?\); .*"),
+        ({"settings": {**vars(Settings()), "overlap": 0}}, "settings: overlap is 0; a number from 1 to 100 is needed"),
+    ],
+)
+def test_settings_that_were_edited_wrongly(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    create_project(tmp_path / "p", tasks(1))
+    file = tmp_path / "p" / "project.json"
+    said = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**said, **change}), encoding="utf-8")
+    with pytest.raises(DataError, match=f"project.json: {message}$"):
+        open_project(tmp_path / "p")
+
+
+def test_what_is_no_project(tmp_path: Path) -> None:
+    message = "nothing: no project.json there; konomi label PROJECT --candidates FILE makes a project"
+    assert message in konomi("export", str(tmp_path / "nothing"), "--out", "o", code=2).stderr
+    create_project(tmp_path / "p", tasks(1))
+    file = tmp_path / "p" / "project.json"
+    for text, said in (
+        (b"{", "project.json: not JSON: "),
+        (b"[]", "project.json: not the settings of a project"),
+        (b"\xff", "project.json: not UTF-8 text"),
+        (b'{"version":' + b"[" * 100_000, "not JSON: nested too deep"),
+    ):
+        file.write_bytes(text)
+        with pytest.raises(DataError, match=said):
+            open_project(tmp_path / "p")
+    file.unlink()
+    create_project(tmp_path / "half", tasks(1), title="x\ud800")
+    half = tmp_path / "half" / "project.json"
+    half.write_bytes(half.read_bytes().replace("\ufffd".encode(), b"\\ud800"))
+    assert "ud800" in half.read_text()
+    assert open_project(tmp_path / "half").title == "x\ufffd"  # which a page can hold
+    file.mkdir()
+    with pytest.raises(DataError, match=r"project\.json: cannot be read: a directory"):
+        open_project(tmp_path / "p")
+
+
+def test_guidelines_that_cannot_be_read(tmp_path: Path) -> None:
+    project, _ = create_project(tmp_path / "p", tasks(1))
+    file = tmp_path / "p" / "guidelines.md"
+    file.write_text("# 自分の", encoding="utf-8")
+    assert project.guidelines() == "# 自分の"
+    file.write_bytes("日本".encode("shift_jis"))
+    with pytest.raises(DataError, match=r"guidelines\.md: not UTF-8 text \(invalid start byte at byte 0\).*Save it as UTF-8"):
+        project.guidelines()
+    file.unlink()
+    with pytest.raises(DataError, match=r"guidelines\.md: cannot be read: No such file or directory; write one: it may be empty"):
+        project.guidelines()
+
+
+# forget
+
+
+def test_forget_by_name(project: Path) -> None:
+    with open_project(project).store() as store:
+        ben = store.person("Ben")
+        answered = store.progress(ben, NOW).mine
+    result = konomi("forget", "people", "Ben", "--yes")
+    said = f"removed: Ben and {answered} answers; rows of {ben.id} in earlier exports are still there\n"
+    assert result.stdout == said
+    konomi("export", "people", "--out", "out")
+    assert {each["rater"] for each in rows(Path("out/answers.jsonl"))} != {ben.id}
+    assert len({each["rater"] for each in rows(Path("out/answers.jsonl"))}) == 1
+    data = Path("people/labels.sqlite3").read_bytes()
+    assert "良い".encode() not in data
+    assert ben.id.encode() not in data
+    assert "there is no person 'Ben'" in konomi("forget", "people", "Ben", "--yes", code=2).stderr
+
+
+def test_forget_asks_first(project: Path) -> None:
+    with open_project(project).store() as store:
+        aki = store.person("Aki")
+    for answer in ("n\n", ""):
+        result = CliRunner().invoke(app, ["forget", "people", aki.id], input=answer)
+        assert result.exit_code == 1
+        assert f"Remove Aki ({aki.id}) and all their answers for good?" in result.output
+    with open_project(project).store() as store:
+        assert store.person("Aki") == aki
+    assert CliRunner().invoke(app, ["forget", "people", aki.id], input="y\n").exit_code == 0
+    with open_project(project).store() as store:
+        assert [each.name for each in store.people()] == ["Ben"]
+
+
+def test_shown_and_exported_are_different_types() -> None:
+    from konomi.labelling.records import ShownText
+
+    assert set(Shown.__dataclass_fields__) == {"id", "prompt", "lang", "texts", "revision"}
+    assert set(ShownText.__dataclass_fields__) == {"key", "text", "lang", "flags"}

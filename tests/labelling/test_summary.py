@@ -1,0 +1,102 @@
+"""The figures of a project of rankings: what is in them, against the functions that they come from and against the truth."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from konomi.data.records import Candidate
+from konomi.labelling.export import rankings
+from konomi.labelling.queue import Settings
+from konomi.labelling.records import Exported, NewTask
+from konomi.labelling.store import Store
+from konomi.labelling.summary import lines, statistics
+from konomi.statistics.agreement import between
+from people_at_work import NOW, answer_to, store_of, work
+
+
+def judged(path: Path, noise: float, seed: int = 0) -> Exported:
+    """40 tasks with a text of "good", "middling" and "poor" each, longer ones not better; three people with noise in them."""
+    drawn = random.Random(seed)
+    worth = {"good": 2.0, "middling": 1.0, "poor": 0.0}
+    made = [
+        NewTask(
+            f"prompt {n}",
+            tuple(Candidate(f"{n} {'x' * drawn.randint(1, 30)} {place}", {"model": name}) for place, name in enumerate(worth)),
+        )
+        for n in range(40)
+    ]
+    store, _ = Store.create(path, made, Settings(overlap=3, repeats=0.2))
+    with store:
+        for name in ("a", "b", "c"):
+            person = store.add_person(name)[0]
+            at = NOW
+            while (shown := store.next_task(person, at)) is not None:
+                heard = {t.key: 2.0 - int(t.text[-1]) + drawn.gauss(0, noise) for t in shown.texts}
+                ranks = [1 + sum(other > heard[t.key] for other in heard.values()) for t in shown.texts]
+                store.answer(person, answer_to(shown, ranks), at)
+                at += 1
+        return store.export()
+
+
+def test_the_better_model_comes_first_and_people_agree_as_far_as_they_do(tmp_path: Path) -> None:
+    exported = judged(tmp_path / "l.sqlite3", noise=0.6)
+    said = statistics(exported)
+    assert (said["comparisons"], said["ties"]) == (3 * 40 * 3, 0)
+    assert said["agreement"] == between(rankings(exported))
+    assert said["agreement"]["couples"] == 40 * 3 * 3
+    assert 0.6 < said["agreement"]["share"]["value"] < 0.95
+    repeats = [each for each in exported.judgements if each.repeat]
+    assert said["oneself"]["couples"] == 3 * len(repeats) > 30
+    assert said["concordance"]["tasks"] == 40 and said["concordance"]["people"] == 3
+    assert [each["records"] for each in said["people"]] == [
+        sum(each.rater == rater for each in exported.judgements) for rater in sorted({each.rater for each in exported.judgements})
+    ]
+    for held in ("raw", "equal_length"):
+        items = said["models"][held]["items"]
+        assert [each["item"] for each in items] == ["good", "middling", "poor"]
+        assert items[0]["strength"]["low"] > items[2]["strength"]["high"]
+    assert said["models"]["equal_length"]["covariates"]["length"] is not None
+    told = lines(said)
+    assert told[0] == "360 comparisons and 0 ties; about 2,000 are a beginning"
+    assert told[1].startswith("people agree with one another on ") and "of 360 pairs" in told[1]
+    assert told[2].startswith("people agree with themselves on ")
+    assert told[3].startswith("liked better, in logits: good +")
+
+
+def test_people_without_noise_agree_in_everything(tmp_path: Path) -> None:
+    said = statistics(judged(tmp_path / "l.sqlite3", noise=0.0))
+    assert said["agreement"]["share"]["value"] == said["oneself"]["share"]["value"] == 1
+    assert said["concordance"]["w"]["value"] == pytest.approx(1)
+    assert [each["others"]["share"]["value"] for each in said["people"]] == [1, 1, 1]
+
+
+def test_one_person_one_model_and_nobody(tmp_path: Path) -> None:
+    with store_of(tmp_path, 8, repeats=0.0) as store:
+        work(store, store.add_person("a")[0])
+        said = statistics(store.export())
+        assert said["comparisons"] == 24
+        assert said["agreement"] is said["oneself"] is said["concordance"] is None
+        assert said["people"][0]["others"] is said["people"][0]["oneself"] is None
+        assert said["models"]["raw"]["contests"] == 24
+        assert len(lines(said)) == 2
+    one, _ = Store.create(
+        tmp_path / "one.sqlite3", [NewTask("p", (Candidate("a", {"model": "m"}), Candidate("b")))], Settings(repeats=0)
+    )
+    with one:
+        assert statistics(one.export())["comparisons"] == 0
+        work(one, one.add_person("a")[0])
+        said = statistics(one.export())
+        assert said["models"] is None and len(lines(said)) == 1
+
+
+def test_two_tasks_that_share_texts_are_no_repeat(tmp_path: Path) -> None:
+    texts = [Candidate(text, {"model": text}) for text in "abcd"]
+    made = [NewTask("p", tuple(texts[:3])), NewTask("p", tuple(texts[1:]))]
+    with Store.create(tmp_path / "l.sqlite3", made, Settings(repeats=0))[0] as store:
+        work(store, store.add_person("a")[0])
+        said = statistics(store.export())
+    assert len(said["people"]) == 1 and said["people"][0]["records"] == 2
+    assert said["oneself"] is None and said["people"][0]["oneself"] is None

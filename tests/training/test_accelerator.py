@@ -1,0 +1,326 @@
+"""Checkpoints, sums, random states, signals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from children import child
+from families import tiny_family
+from konomi.engine.device import choose_precision
+from konomi.errors import RunError
+from konomi.runs.signals import stop_on_signal
+from konomi.training import accelerator as loop
+from konomi.training.accelerator import Engine, Sums
+from konomi.training.checkpoints import Checkpoints
+from konomi.training.ppo import PPOTrainer
+from tiny_run import tiny_trainer
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def saved(directory: Path) -> PPOTrainer:
+    trainer = tiny_trainer(episodes=32)
+    trainer.step()
+    trainer.save(directory)
+    return trainer
+
+
+def same(one: PPOTrainer, two: PPOTrainer) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True))
+
+
+# -- checkpoints -------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
+    trainer = saved(tmp_path / "checkpoint")
+    names = {file.name for file in (tmp_path / "checkpoint").iterdir()}
+    assert names == {
+        "config.json", "generation_config.json", "model.safetensors", "value_head.safetensors", "optimizer.safetensors",
+        "random.safetensors", "trainer.json",
+    }  # fmt: skip
+    assert os.listdir(tmp_path) == ["checkpoint"]
+    state = json.loads((tmp_path / "checkpoint/trainer.json").read_text("utf-8"))
+    assert state == trainer.state_dict() and state["update"] == 1 and state["episodes"] == 16
+    moments = load_file(tmp_path / "checkpoint/optimizer.safetensors")
+    assert {name.rsplit("/", 1)[1] for name in moments} == {"step", "exp_avg", "exp_avg_sq"}
+    assert len(moments) == 3 * len(list(trainer.policy.parameters()))
+
+
+def test_a_checkpoint_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    trainer = saved(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint/stray").touch()
+    trainer.step()
+    trainer.save(tmp_path / "checkpoint")
+    fresh = tiny_trainer(episodes=32)
+    fresh.load(tmp_path / "checkpoint")
+    assert fresh.update == 2 and same(fresh, trainer)
+    assert os.listdir(tmp_path) == ["checkpoint"] and not (tmp_path / "checkpoint/stray").exists()
+
+
+def test_a_checkpoint_of_a_mixture_of_experts_is_read(tmp_path: Path) -> None:
+    """Its family's files have the experts one by one, the model has them in one tensor."""
+    trainer, fresh = (tiny_trainer(model=tiny_family("mixtral"), episodes=32) for _ in range(2))
+    trainer.step()
+    trainer.save(tmp_path / "checkpoint")
+    fresh.load(tmp_path / "checkpoint")
+    assert fresh.update == 1 and same(fresh, trainer)
+
+
+def damages(directory: Path) -> dict[str, Callable[[], None]]:
+    """What can be wrong with a checkpoint."""
+    files = {path.name: path for path in directory.iterdir() if path.suffix == ".safetensors"}
+    state = directory / "trainer.json"
+
+    def cut(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
+
+    def changed(path: Path, change: Callable[[torch.Tensor], torch.Tensor], name: str = "") -> None:
+        tensors = load_file(path)
+        name = name or max(tensors, key=lambda each: tensors[each].numel())
+        save_file({**tensors, name: change(tensors[name]).contiguous()}, path)
+
+    def swap(one: Path, two: Path) -> None:
+        content = one.read_bytes()
+        one.write_bytes(two.read_bytes())
+        two.write_bytes(content)
+
+    def without(path: Path) -> None:
+        tensors = load_file(path)
+        del tensors[max(tensors)]
+        save_file(tensors, path)
+
+    def reworded(**values: Any) -> None:
+        state.write_text(json.dumps(json.loads(state.read_text("utf-8")) | values), encoding="utf-8")
+
+    table: dict[str, Callable[[], None]] = {"no state": state.unlink, "cut state": lambda: cut(state)}
+    for name, path in files.items():
+        table |= {
+            f"no {name}": path.unlink,
+            f"cut {name}": lambda path=path: cut(path),
+            f"empty {name}": lambda path=path: path.write_bytes(b""),
+            f"lacking {name}": lambda path=path: without(path),
+            f"narrow {name}": lambda path=path: changed(path, lambda x: x[..., :-1]),
+            f"rounded {name}": lambda path=path: changed(path, lambda x: x.bfloat16()),
+        }
+    pairs = zip(sorted(files), sorted(files)[1:], strict=False)
+    table |= {f"{a} and {b} swapped": lambda a=files[a], b=files[b]: swap(a, b) for a, b in pairs}
+    words = {"update": "2", "seed": -1, "kl_coef": None, "score_scale": {"average": 1.0}}
+    table |= {f"{name} = {value}": lambda item=(name, value): reworded(**dict([item])) for name, value in words.items()}
+    table["random words"] = lambda: changed(files["random.safetensors"], lambda x: -1 - x, "python")
+    return table
+
+
+def test_of_a_damaged_checkpoint_nothing_is_taken(tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoint")
+    trainer = tiny_trainer(episodes=32, seed=3)
+    trainer.step()
+    trainer.step()
+
+    def everything() -> list[torch.Tensor]:
+        moments = [value for values in trainer.engine.optimizer.state.values() for value in values.values()]
+        counters = torch.tensor(list(repr(trainer.state_dict()).encode()))
+        return [x.clone() for x in (*trainer.policy.parameters(), *moments, *loop._random_state().values(), counters)]
+
+    def unchanged() -> bool:
+        now = everything()
+        return len(now) == len(before) and all(map(lambda a, b: torch.allclose(a, b, 0, 0, equal_nan=True), now, before))
+
+    before, damaged = everything(), tmp_path / "damaged"
+    for number in range(len(damages(tmp_path / "checkpoint"))):
+        shutil.copytree(tmp_path / "checkpoint", damaged)
+        name, damage = list(damages(damaged).items())[number]
+        damage()
+        with pytest.raises(RunError, match="not a whole checkpoint of this model"):
+            trainer.load(damaged)
+        assert unchanged(), name
+        shutil.rmtree(damaged)
+    trainer.load(tmp_path / "checkpoint")
+    assert trainer.update == 1 and not unchanged()
+
+
+def test_the_newest_checkpoint_that_is_whole_is_loaded(tmp_path: Path) -> None:
+    checkpoints, trainer = Checkpoints(tmp_path / "checkpoints", keep=9), tiny_trainer(episodes=64)
+    assert checkpoints.load_newest(trainer.load, print) is None
+    for _ in range(3):
+        trainer.step()
+        checkpoints.save(trainer)
+    (tmp_path / "checkpoints" / "update-old").mkdir()  # no checkpoint of ours
+    fresh, warned = tiny_trainer(episodes=64), list[str]()
+    for number in (3, 2):
+        (tmp_path / "checkpoints" / f"update-{number:05d}" / "optimizer.safetensors").unlink()
+        assert checkpoints.load_newest(fresh.load, warned.append) == number - 1 == fresh.update
+        assert warned[-1].endswith("The one before it is tried")
+    fresh.step()
+    checkpoints.save(fresh)  # in place of the damaged one
+    assert checkpoints.load_newest(fresh.load, warned.append) == 2
+    (tmp_path / "checkpoints" / "update-00002" / "optimizer.safetensors").unlink()
+    (tmp_path / "checkpoints" / "update-00001" / "random.safetensors").write_bytes(b"")
+    warned.clear()
+    with pytest.raises(RunError, match=r"No whole checkpoint is left in .*checkpoints"):
+        checkpoints.load_newest(fresh.load, warned.append)
+    assert len(warned) == 2 and fresh.update == 2
+
+
+@pytest.mark.parametrize("other", ["llama", "narrow", "frozen"])
+def test_a_checkpoint_of_another_model_is_refused(other: str, tmp_path: Path) -> None:
+    saved(tmp_path / "checkpoint")
+    from tiny import tiny_model
+
+    trainer = {
+        "llama": lambda: tiny_trainer("llama"),
+        "narrow": lambda: tiny_trainer(model=tiny_model("gpt2", n_embd=16)),
+        "frozen": lambda: tiny_trainer(freeze=True),
+    }[other]()
+    with pytest.raises(RunError, match=r"another model|not a whole checkpoint of this model"):
+        trainer.load(tmp_path / "checkpoint")
+
+
+def test_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a whole checkpoint"):
+        tiny_trainer().load(tmp_path / "nowhere")
+
+
+SAVER = """
+import sys
+from pathlib import Path
+from konomi.training.checkpoints import Checkpoints
+from tiny_run import tiny_trainer
+
+trainer = tiny_trainer(episodes=16 * 10**6)
+checkpoints = Checkpoints(Path(sys.argv[1]), keep=1)
+trainer.update = 1
+while True:
+    checkpoints.save(trainer)
+    print(trainer.update, flush=True)
+    checkpoints.prune(measured=trainer.update + 1)
+    trainer.update += 1
+"""
+
+
+def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    directory = tmp_path / "checkpoints"
+    command = [sys.executable, "-c", SAVER, str(directory)]
+    with child(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            done = int(process.stdout.readline())
+        trainer = tiny_trainer()
+        for pause in (0.0, 0.003, 0.007, 0.013):  # at different places of the loop: stopped, looked at, let go on
+            time.sleep(pause)
+            os.kill(process.pid, signal.SIGSTOP)
+            assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+            newest = Checkpoints(directory, keep=1).all()[-1]
+            trainer.load(newest[1])
+            assert trainer.update == newest[0] >= done
+            os.kill(process.pid, signal.SIGCONT)
+            done = int(process.stdout.readline())
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    newest = Checkpoints(directory, keep=1).all()[-1]
+    trainer.load(newest[1])
+    assert trainer.update == newest[0] >= done
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def test_random_states_come_back() -> None:
+    random.gauss(0, 1)  # half a pair is remembered
+    np.random.normal()
+    state = loop._random_state()
+
+    def draw() -> list[float]:
+        return [random.gauss(0, 1), random.random(), float(np.random.normal()), float(np.random.random()), float(torch.randn(()))]
+
+    first = draw()
+    assert draw() != first
+    loop._set_random_state(state)
+    assert draw() == first
+    assert {tensor.dtype for tensor in state.values()} <= {torch.uint8, torch.int64, torch.float64}
+
+
+def test_means_know_how_much_they_are_of() -> None:
+    engine = tiny_trainer().engine
+    sums = Sums()
+    sums.add("a", torch.tensor(6.0), torch.tensor(3))
+    sums.add("a", 4.0, 2)
+    sums.add("none", 0.0, 0)
+    assert sums.means(engine.accelerator) == {"a": 2.0, "none": 0.0}
+    for value in (1.0, 3.0, 2.0):
+        sums.most("b", value)
+    assert sums.means(engine.accelerator)["b"] == 3.0
+    for value in (float("nan"), 9.0):
+        sums.most("b", value)
+    assert math.isnan(sums.means(engine.accelerator)["b"])
+    assert engine.total(torch.tensor(3)) == 3
+
+
+def test_rates_are_set_as_shares_of_the_first(tmp_path: Path) -> None:
+    engine: Engine = tiny_trainer().engine
+    engine.set_rate(0.5)
+    engine.set_rate(0.1)
+    assert [group["lr"] for group in engine.optimizer.param_groups] == pytest.approx([1e-4, 1e-3])
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16", "fp64"])
+def test_a_precision_that_is_asked_for_is_taken(wanted: str) -> None:
+    assert choose_precision(wanted) == wanted
+
+
+def test_auto_takes_bf16_only_where_the_hardware_has_it() -> None:
+    found = choose_precision("auto")
+    flags = Path("/proc/cpuinfo").read_text("utf-8") if os.path.exists("/proc/cpuinfo") else ""
+    if not torch.cuda.is_available() and flags:
+        assert (found == "bf16") == ("avx512_bf16" in flags or "amx_tile" in flags)
+    assert found in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_collected_and_a_second_one_stops(number: signal.Signals) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    heard: list[bool] = []
+    with pytest.raises(KeyboardInterrupt), stop_on_signal(lambda: heard.append(True)) as stop, stop.patience():
+        os.kill(os.getpid(), number)
+        assert (stop.signal, heard) == (number.name, [True])
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second signal was ignored")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_outside_of_the_updates_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), stop_on_signal(lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was ignored")
+
+
+def test_in_a_thread_signals_stay_as_they_are() -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with stop_on_signal(lambda: None):
+            seen.append(signal.getsignal(signal.SIGINT) == before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]
