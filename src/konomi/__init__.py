@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from konomi.version import __version__
+
 if TYPE_CHECKING:
     from konomi.config import (
         ClassifierReward,

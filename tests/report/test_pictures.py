@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from browsing import CHROMIUM
 from test_report import add_compare, make_run
 from test_reward_report import make_run as reward_run
+
+from browsing import CHROMIUM
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "pictures.py"
 

@@ -155,5 +155,6 @@ def _soft_cap(lm: PreTrainedModel) -> float | None:
 
 
 def rows_of(flat_N: Tensor, rollout: Rollout) -> Tensor:
+    """[B, R] of a flat list over the valid response tokens; 0 at padding."""
     mask_BR = rollout.mask
     return torch.zeros(mask_BR.shape, dtype=flat_N.dtype, device=flat_N.device).masked_scatter(mask_BR, flat_N)

@@ -14,8 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from konomi.errors import DataError
-from konomi.labelling import answers, people
-from konomi.labelling import assignments as work
+from konomi.labelling import answers, assignments, people
 from konomi.labelling.checks import checked_id, whole
 from konomi.labelling.checksums import checked_json, everything
 from konomi.labelling.database import Database, explained
@@ -109,7 +108,7 @@ class Store:
 
     def _add(self, made: Made) -> Imported:
         with self._database.write() as db:
-            added = work.add_tasks(db, made.tasks, self.settings)
+            added = assignments.add_tasks(db, made.tasks, self.settings)
             for key, more in (("models", made.names), ("unchanged", made.unchanged)):
                 _set_meta(db, key, json.dumps(list(dict.fromkeys([*_list(db, key), *more]))))
         return Imported(added, len(made.tasks) - added, made.notes)
@@ -198,19 +197,19 @@ class Store:
         """
         half = self.settings.lease_minutes * 30
         with self._database.read() as db:  # mostly it was chosen when the last answer was saved, and nothing is to be written
-            row = work.open_showing(db, person.id)
+            row = assignments.open_showing(db, person.id)
             if row is not None and row[3] > now + half and not _meta(db, "frozen"):
-                return work.shown(db, row[0])
+                return assignments.shown(db, row[0])
         with self._database.write() as db:
             people.find_person(db, person.id)
-            showing = None if _meta(db, "frozen") else work.hand_out(db, person.id, self.settings, now)
-            return None if showing is None else work.shown(db, showing)
+            showing = None if _meta(db, "frozen") else assignments.hand_out(db, person.id, self.settings, now)
+            return None if showing is None else assignments.shown(db, showing)
 
     def shown(self, person: Person, shown_id: str) -> Shown | None:
         """A task as it was shown to this person; None if it was not."""
         with self._database.read() as db:
             row = db.execute("SELECT 1 FROM shown WHERE id = ? AND person = ?", (whole(shown_id), person.id)).fetchone()
-            return work.shown(db, shown_id) if row else None
+            return assignments.shown(db, shown_id) if row else None
 
     def answer(self, person: Person, answer: Answer, now: float, *, seen: int | None = None) -> Saved:
         """Save an answer, or a revision of an earlier one; it is on the disk when this returns.
@@ -233,7 +232,7 @@ class Store:
                 raise Refused("frozen", "the answers are final: none is taken any more")
             saved = answers.save(db, person, answer, now, seen)
             if saved.revision == 1:
-                work.hand_out(db, person.id, self.settings, now)
+                assignments.hand_out(db, person.id, self.settings, now)
             return saved
 
     def answer_of(self, person: Person, shown_id: str) -> Answer | None:
@@ -249,32 +248,32 @@ class Store:
     def progress(self, person: Person, now: float) -> Progress:
         """How far the person and the team are."""
         with self._database.read() as db:
-            return work.progress(db, person.id, self.settings, bool(_meta(db, "frozen")), now)
+            return assignments.progress(db, person.id, self.settings, bool(_meta(db, "frozen")), now)
 
     def coverage(self) -> tuple[int, int]:
         """How many answers count toward the target, and the target: tasks times people a task."""
         with self._database.read() as db:
-            target, team = work.coverage(db, self.settings)
+            target, team = assignments.coverage(db, self.settings)
             return team, target
 
     def complete(self) -> bool:
         """Whether no answer is to be expected any more: all are there, or people have skipped what is not, and none of them
         has anything left."""
         with self._database.read() as db:
-            target, team = work.coverage(db, self.settings)
-            if team >= target or team + work.skipped(db, self.settings) < target:
+            target, team = assignments.coverage(db, self.settings)
+            if team >= target or team + assignments.skipped(db, self.settings) < target:
                 return team >= target
-            return not any(work.left(db, each.id, self.settings) for each in people.all_people(db) if each.active)
+            return not any(assignments.left(db, each.id, self.settings) for each in people.all_people(db) if each.active)
 
     def give_up(self, person: Person) -> None:
         """Leave what a person has open to others. Should an answer still come it is saved all the same."""
         with self._database.write() as db:
-            work.give_up(db, person.id)
+            assignments.give_up(db, person.id)
 
     def busy(self, now: float, seconds: float = 600.0) -> bool:
         """Whether somebody has begun a task within the last ``seconds`` and has not answered it."""
         with self._database.read() as db:
-            return work.begun_since(db, now - seconds)
+            return assignments.begun_since(db, now - seconds)
 
     def changes(self) -> int:
         """Another number after each answer, first or revised, and after each person who was forgotten."""
