@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from models.test_packed import gemma2
 from typer.testing import CliRunner
 
 import tiny
@@ -19,7 +20,6 @@ from konomi.engine import packed
 from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
 from konomi.training.sft import check_packing
-from models.test_packed import gemma2
 from rewards.test_classifier import save_classifier
 from tiny_run import CountA, facts, tiny_model, tiny_trainer
 
