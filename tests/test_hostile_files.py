@@ -211,7 +211,7 @@ DAMAGE = {"run.json": (DEEP[0], b'{"version": 1, "inputs": 3}'), "config.json": 
     [
         *(([verb, "RUN"], name) for verb in ("report", "compare") for name in DAMAGE),
         *((["ppo", "--resume", "RUN"], name) for name in DAMAGE),
-        (["compare", "RUN", "--people", "P"], "run.json"),
+        *((["compare", "RUN", "--people", "P"], name) for name in DAMAGE),
         (["watch", "RUN"], "run.json"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),

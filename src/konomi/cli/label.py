@@ -126,6 +126,7 @@ def make_blind(run: Path, project: Path) -> None:
     """Make a project of a run's before/after texts, for people to compare blind. Raises DataError: there is none."""
     from konomi.labelling.blind import prompts_of, tasks_of_comparison
     from konomi.labelling.project import create_project
+    from konomi.reading import written_by_konomi
     from konomi.runs.directory import RunDir
     from konomi.statistics.power import enough_votes
 
@@ -133,9 +134,11 @@ def make_blind(run: Path, project: Path) -> None:
     comparison = opened.read_json("compare.json")
     if not isinstance(comparison, dict):
         raise DataError(f"{opened.compare}: there is no before/after yet; konomi compare {run} makes it")
-    model = (opened.read_json("config.json") or {}).get("model") or {}
-    tasks = tasks_of_comparison(comparison, opened.path.absolute().name)
-    made, imported = create_project(project, tasks, models=[model["name"]] if model.get("name") else [])
+    with written_by_konomi(opened.path / "config.json"):
+        name = str(opened.config.get("model", {}).get("name", ""))
+    with written_by_konomi(opened.compare):
+        tasks = tasks_of_comparison(comparison, opened.path.absolute().name)
+    made, imported = create_project(project, tasks, models=[name] if name else [])
     _say_imported(imported.added, imported.known, imported.notes)
     with made.store() as store:
         exported = store.export()
