@@ -28,7 +28,9 @@ from demo_seeds import hardware
 from judge_ja import put
 
 from konomi.data.records import Candidate
+from konomi.labelling.answers import collect
 from konomi.labelling.database import VERSION
+from konomi.labelling.people import add_person, all_people, new_token
 from konomi.labelling.project import Project, create_project, open_project
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import NewTask
@@ -54,7 +56,7 @@ def filled(path: Path, tasks: int, answers: int) -> Project:
     )
     project, _ = create_project(path, new, settings=settings)
     with project.store() as store:
-        people = [store.add_person(f"person {number}")[0].id for number in range(PEOPLE)]
+        people = [add_person(store, f"person {number}")[0].id for number in range(PEOPLE)]
         counts = dict.fromkeys(people, 0)
         shown, said = [], []
         for task in range(1, tasks + 1):
@@ -67,7 +69,7 @@ def filled(path: Path, tasks: int, answers: int) -> Project:
                 shown.append((id, task, person, 0, "0123", at, at, counts[person], at, "ranked", 1))
                 row = (str(uuid.UUID(int=rng.getrandbits(128))), id, 1, at, "ranked", json.dumps(ranks), "[[],[],[],[]]")
                 said.append((*row, None, "", None, 20.0, b""))
-        with store._database.write() as db:
+        with store.write() as db:
             db.executemany(f"INSERT OR IGNORE INTO shown VALUES ({'?, ' * 10}?)", shown)
             db.executemany(
                 f"INSERT INTO answers SELECT {'?, ' * 11}? WHERE EXISTS (SELECT 1 FROM shown WHERE id = ?2)",
@@ -133,8 +135,11 @@ def main() -> None:
             f"store, version {VERSION}: {project.labels.stat().st_size / 1e6:.0f} MB, made in {time.perf_counter() - began:.0f} s"
         )
         with project.store() as store:
-            tokens = [store.session(person.id) for person in [*store.people()[:3], store.add_person(str(uuid.uuid4()))[0]]]
-            exported = store.export()
+            tokens = [
+                new_token(store, person.id, session=True)
+                for person in [*all_people(store)[:3], add_person(store, str(uuid.uuid4()))[0]]
+            ]
+            exported = collect(store)
             print(f"{len(exported.items):,} tasks, {len(exported.judgements):,} answers")
         app = make_app(project)
         app.state.site.store.close()

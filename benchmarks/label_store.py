@@ -21,10 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from konomi.data.records import Candidate
-from konomi.labelling.database import journal_mode
+from konomi.labelling.answers import collect, own_answers, save
+from konomi.labelling.assignments import find_shown, next_task, progress_of
+from konomi.labelling.database import Store, journal_mode
+from konomi.labelling.import_tasks import create_store
+from konomi.labelling.people import add_person, all_people, forget, new_token, person_of
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Answer, NewTask, Person, Shown
-from konomi.labelling.store import Store
 
 K = 4
 WORDS = "今日の天気は晴れで、風がとても気持ちよく、散歩に出かけたくなります。"
@@ -33,7 +36,8 @@ WORDS = "今日の天気は晴れで、風がとても気持ちよく、散歩�
 def answer(shown: Shown, drawn: random.Random) -> Answer:
     """A random ranking with a short comment."""
     ranks = {text.key: drawn.randint(1, len(shown.texts)) for text in shown.texts}
-    return Answer(str(uuid.uuid4()), shown.id, "ranked", ranks, comment=WORDS[: drawn.randint(0, 20)], seconds=20.0)
+    comment = WORDS[: drawn.randint(0, 20)]
+    return Answer(id=str(uuid.uuid4()), shown=shown.id, kind="ranked", ranks=ranks, comment=comment, seconds=20.0)
 
 
 def build(path: Path, tasks: int, answers: int, people: int, settings: Settings) -> float:
@@ -43,17 +47,17 @@ def build(path: Path, tasks: int, answers: int, people: int, settings: Settings)
         NewTask(f"{n}: {WORDS}", tuple(Candidate(f"{i} {WORDS * 3}", {"model": f"model-{i}", "seed": n}) for i in range(K)))
         for n in range(tasks)
     ]
-    with Store.create(path, made, settings)[0] as store:
-        team = [store.add_person(f"person {n}")[0] for n in range(people)]
-        store._database.connection.execute("PRAGMA synchronous = OFF")
-        store._database.connection.execute("PRAGMA journal_mode = MEMORY")
+    with create_store(path, made, settings)[0] as store:
+        team = [add_person(store, f"person {n}")[0] for n in range(people)]
+        store.connection.execute("PRAGMA synchronous = OFF")
+        store.connection.execute("PRAGMA journal_mode = MEMORY")
         start = time.perf_counter()
         for n in range(answers):
             person = team[n % people] if n % 3 else drawn.choice(team)
-            shown = store.next_task(person, n)
+            shown = next_task(store, person, n)
             if shown is None:
                 raise SystemExit(f"{person.name} has nothing left after {n:,} answers; give more tasks")
-            store.answer(person, answer(shown, drawn), n)
+            save(store, person, answer(shown, drawn), n)
         return (time.perf_counter() - start) / answers
 
 
@@ -70,31 +74,31 @@ def median(call: Callable[[], object], times: int) -> str:
 def measure(store: Store, now: float, times: int) -> None:
     """Print what each call takes, in milliseconds."""
     drawn = random.Random(1)
-    team = store.people()
-    shown = {person.id: store.next_task(person, now) for person in team}
+    team = all_people(store)
+    shown = {person.id: next_task(store, person, now) for person in team}
 
     def answer_one() -> None:
         person = drawn.choice(team)
         task = shown[person.id]
         assert task is not None
-        store.answer(person, answer(task, drawn), now)
-        shown[person.id] = store.next_task(person, now)
+        save(store, person, answer(task, drawn), now)
+        shown[person.id] = next_task(store, person, now)
 
     def revise() -> None:
         person = drawn.choice(team)
-        task = store.shown(person, drawn.choice(store.mine(person)).shown)
+        task = find_shown(store, person, drawn.choice(own_answers(store, person)).shown)
         assert task is not None
-        store.answer(person, answer(task, drawn), now)
+        save(store, person, answer(task, drawn), now)
 
     some: Callable[[], Person] = lambda: drawn.choice(team)  # noqa: E731
-    token = store.new_token(team[0].id)
+    token = new_token(store, team[0].id)
     for name, call in {
         "answer + next_task": answer_one,
-        "next_task again": lambda: store.next_task(some(), now),
+        "next_task again": lambda: next_task(store, some(), now),
         "mine + shown + revision": revise,
-        "progress": lambda: store.progress(some(), now),
-        "mine": lambda: store.mine(some()),
-        "person_of": lambda: store.person_of(token),
+        "progress": lambda: progress_of(store, some(), now),
+        "mine": lambda: own_answers(store, some()),
+        "person_of": lambda: person_of(store, token),
     }.items():
         print(f"  {name:24}{median(call, times)}")
 
@@ -116,18 +120,18 @@ def main() -> None:
         print(f"{given.tasks:,} tasks of {K} texts, {given.answers:,} answers of {given.people} people")
         print(f"filling it: {step * 1000:.2f} ms a step without flushes")
         start = time.perf_counter()
-        with Store.open(path, settings) as store:
+        with Store(path, settings) as store:
             print(f"opening: {time.perf_counter() - start:.2f} s (it is checked whole)")
             for title, sync in (("with flushes", "EXTRA"), ("without (what the processor does)", "OFF")):
-                store._database.connection.execute(f"PRAGMA synchronous = {sync}")
+                store.connection.execute(f"PRAGMA synchronous = {sync}")
                 print(f"ms, median and 95th percentile of {given.times}, {title}:")
                 measure(store, given.answers, given.times)
             start = time.perf_counter()
-            exported = store.export()
+            exported = collect(store)
             print(f"export: {time.perf_counter() - start:.2f} s for {len(exported.judgements):,} answers")
-            answered = store.progress(store.people()[0], 0).mine
+            answered = progress_of(store, all_people(store)[0], 0).mine
             start = time.perf_counter()
-            store.forget(store.people()[0].id)
+            forget(store, all_people(store)[0].id)
             print(f"forget: {time.perf_counter() - start:.2f} s for {answered:,} answers")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from konomi.data.records import Candidate
+from konomi.labelling.answers import collect
 from konomi.labelling.project import Project, create_project
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import NewTask
@@ -52,7 +53,7 @@ class Server:
         """All that was said, with the items that it is about: (item, judgement)."""
         assert self.project is not None
         with self.project.store() as store:
-            exported = store.export()
+            exported = collect(store)
         return [(exported.items[each.task], each) for each in exported.judgements]
 
 

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from konomi.data.formats import write_records
 from konomi.data.records import Candidate, Task
+from konomi.labelling.people import add_person, new_token
 from konomi.labelling.project import Project, create_project
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import NewTask
@@ -63,7 +64,11 @@ class Site:
 
     def person(self, name: str, **more: Any) -> TestClient:
         client = self.client(**more)
-        client.cookies.set(self.site.cookie, self.site.store.session(self.site.store.add_person(name)[0].id), domain="127.0.0.1")
+        client.cookies.set(
+            self.site.cookie,
+            new_token(self.site.store, add_person(self.site.store, name)[0].id, session=True),
+            domain="127.0.0.1",
+        )
         return client
 
     def owner(self) -> TestClient:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.records import Candidate
+from konomi.labelling.answers import save
+from konomi.labelling.assignments import next_task
+from konomi.labelling.database import Store
+from konomi.labelling.import_tasks import create_store
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Answer, NewTask, Person, Shown
-from konomi.labelling.store import Store
 
 NOW = 1_800_000_000.0
 
@@ -30,16 +33,16 @@ def tasks(count: int, k: int = 3) -> list[NewTask]:
 
 def store_of(path: Path, count: int = 4, k: int = 3, **settings: Any) -> Store:
     """A new store with tasks."""
-    return Store.create(path / "labels.sqlite3", tasks(count, k), Settings(**settings))[0]
+    return create_store(path / "labels.sqlite3", tasks(count, k), Settings(**settings))[0]
 
 
-def answer_to(shown: Shown, places: Sequence[int] = (), **said: Any) -> Answer:
+def answer_to(showing: Shown, places: Sequence[int] = (), **said: Any) -> Answer:
     """An answer: ranks by the order shown, or 1, 2, 3... of the sorted texts."""
-    keys = [text.key for text in shown.texts]
-    by_text = sorted(keys, key=lambda key: shown.texts[keys.index(key)].text)
+    keys = [text.key for text in showing.texts]
+    by_text = sorted(keys, key=lambda key: showing.texts[keys.index(key)].text)
     given = dict(zip(keys, places, strict=True)) if places else {key: 1 + by_text.index(key) for key in keys}
-    said = {"id": str(uuid.uuid4()), "kind": "ranked", "ranks": given, "seconds": 10.0} | said
-    return Answer(shown=shown.id, **said)
+    said = {"id": str(uuid.uuid4()), "kind": "ranked", "ranks": given, "seconds": 10.0, "shown": showing.id} | said
+    return Answer(**said)
 
 
 def skip(shown: Shown, **said: Any) -> Answer:
@@ -51,7 +54,7 @@ def work(store: Store, person: Person, limit: int = 10_000, skips: float = 0.0, 
     """Let a person answer what they get until there is no more, or ``limit`` times; return what was shown."""
     drawn = random.Random(seed)
     seen: list[Shown] = []
-    while len(seen) < limit and (shown := store.next_task(person, NOW + len(seen))) is not None:
-        store.answer(person, skip(shown) if drawn.random() < skips else answer_to(shown), NOW + len(seen))
+    while len(seen) < limit and (shown := next_task(store, person, NOW + len(seen))) is not None:
+        save(store, person, skip(shown) if drawn.random() < skips else answer_to(shown), NOW + len(seen))
         seen.append(shown)
     return seen

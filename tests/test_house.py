@@ -33,9 +33,9 @@ LAYERS = [
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 LIGHT = ["cli", "config", "data.convert", "data.formats", "data.records", "data.sources", "errors", "files", "labelling.blind",
-         "labelling.export", "labelling.project", "labelling.queue", "labelling.store", "report.report", "report.reward_report",
-         "rewards.base", "runs.console", "runs.directory", "runs.environment", "runs.observer", "seeds", "statistics",
-         "statistics.win_rate", "web.app", "web.figures", "web.serve"]  # fmt: skip
+         "labelling.export", "labelling.project", "labelling.queue", "labelling.database", "report.report",
+         "report.reward_report", "rewards.base", "runs.console", "runs.directory", "runs.environment", "runs.observer", "seeds",
+         "statistics", "statistics.win_rate", "web.app", "web.figures", "web.serve"]  # fmt: skip
 """Modules that can be imported without any of these."""
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "mlflow", "onnxruntime", "safetensors")
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from konomi.cli import app
 from konomi.cli.japanese import SENTENCES
+from konomi.labelling.people import add_person
 from konomi.labelling.project import open_project
 from label_site import candidates_file, make_project
 from people_at_work import work
@@ -50,7 +51,7 @@ def bad(case: str, where: Path) -> list[str]:
         settings.write_text(settings.read_text("utf-8").replace('"version": 1', '"version": 9'), "utf-8")
     if case in ("export over", "freeze"):
         with project.store() as store:
-            work(store, store.add_person("a")[0])
+            work(store, add_person(store, "a")[0])
     (where / "latin.jsonl").write_bytes(b'{"prompt": "\xe9"}\n')
     (where / "broken.jsonl").write_text("{\n", "utf-8")
     (where / "other.jsonl").write_text('{"version": 1, "a": 1}\n', "utf-8")
@@ -146,7 +147,7 @@ def test_what_is_wrong_is_said_in_the_readers_language(case: str, tmp_path: Path
 def test_a_person_who_is_there_is_found(tmp_path: Path) -> None:
     project = make_project(tmp_path / "P", 2)
     with open_project(project.path).store() as store:
-        store.add_person("葵")
+        add_person(store, "葵")
     assert CliRunner().invoke(app, ["forget", str(project.path), "葵", "--yes"], env=JAPANESE).exit_code == 0
 
 

@@ -14,6 +14,8 @@ from konomi.config import LabelJob
 from konomi.data.formats import read_comparisons
 from konomi.errors import ConfigError, DataError, RunError
 from konomi.jobs.label import run_label
+from konomi.labelling.assignments import next_task
+from konomi.labelling.people import add_person, find_person, forget, new_token
 from konomi.labelling.project import create_project, open_project, tasks_of
 from konomi.labelling.queue import Settings
 from konomi.runs.observer import Observer
@@ -49,7 +51,7 @@ def answered(tmp_path: Path, limit: int) -> None:
         tmp_path / "people", tasks_of(candidates_file(tmp_path / "c.jsonl")), settings=Settings(overlap=1, repeats=0)
     )
     with project.store() as store:
-        work(store, store.add_person("a")[0], limit)
+        work(store, add_person(store, "a")[0], limit)
 
 
 @pytest.mark.parametrize("label", [{}, {"comparisons": 24}])
@@ -73,7 +75,7 @@ def test_the_page_is_open_until_every_task_has_its_answer(tmp_path: Path, monkey
         while not any("http" in line for line in heard.said):
             time.sleep(0.05)
         with open_project(tmp_path / "people").store() as store:
-            work(store, store.person("a"))
+            work(store, find_person(store, "a"))
 
     other = threading.Thread(target=person, daemon=True)
     other.start()
@@ -92,7 +94,7 @@ def test_a_closed_collection_is_taken_as_it_is_and_one_of_nobody_refused(tmp_pat
         store.freeze()
     assert run_label(job(tmp_path), tmp_path / "runs")["comparisons"] == 9
     with open_project(tmp_path / "people").store() as store:
-        store.forget(store.person("a").id)
+        forget(store, find_person(store, "a").id)
     with pytest.raises(DataError, match="nobody has put two texts in order yet"):
         run_label(job(tmp_path), tmp_path / "again")
     assert json.loads((tmp_path / "again" / "rank" / "run.json").read_text("utf-8"))["status"] == "failed"
@@ -134,9 +136,9 @@ def test_a_server_that_ends_by_itself_hands_out_no_more_and_still_takes_answers(
 
     client = TestClient(app, base_url=BASE, headers=OURS)
     store = app.state.site.store
-    person = store.add_person("b")[0]
-    shown = store.next_task(person, time.time())
-    client.cookies.set(app.state.site.cookie, store.session(person.id), domain="127.0.0.1")
+    person = add_person(store, "b")[0]
+    shown = next_task(store, person, time.time())
+    client.cookies.set(app.state.site.cookie, new_token(store, person.id, session=True), domain="127.0.0.1")
     end = client.get("/api/next").json()
     assert end["task"] is None and end["progress"]["frozen"] is True
     task = {"id": shown.id, "texts": [{"key": each.key} for each in shown.texts]}

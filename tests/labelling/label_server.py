@@ -15,21 +15,24 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from konomi.labelling.answers import save
+from konomi.labelling.assignments import next_task
+from konomi.labelling.database import Store
+from konomi.labelling.people import person_of
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Answer
-from konomi.labelling.store import Store
 
 
 class Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         for line in self.rfile:
             asked = json.loads(line)
-            person = store.person_of(asked["token"])
+            person = person_of(store, asked["token"])
             assert person is not None
             if "answer" in asked:
-                said = asdict(store.answer(person, Answer(**asked["answer"]), time.time()))
+                said = asdict(save(store, person, Answer(**asked["answer"]), time.time()))
             else:
-                shown = store.next_task(person, time.time())
+                shown = next_task(store, person, time.time())
                 said = {} if shown is None else asdict(shown)
             self.wfile.write((json.dumps(said) + "\n").encode())
 
@@ -43,7 +46,7 @@ class Server(socketserver.ThreadingTCPServer):
 if __name__ == "__main__":
     if sys.argv[2:] == ["wal"]:
         sqlite3.sqlite_version_info = (3, 51, 3)
-    store = Store.open(Path(sys.argv[1]), Settings(overlap=5))
+    store = Store(Path(sys.argv[1]), Settings(overlap=5))
     with Server(("127.0.0.1", 0), Handler) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()

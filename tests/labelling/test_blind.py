@@ -12,10 +12,14 @@ from typer.testing import CliRunner
 
 from konomi.cli import app
 from konomi.errors import DataError
+from konomi.labelling.answers import collect, save
+from konomi.labelling.assignments import next_task
 from konomi.labelling.blind import decided_prompts, is_comparison, tasks_of_comparison, verdict, votes_of
+from konomi.labelling.database import Store
+from konomi.labelling.import_tasks import add_tasks
+from konomi.labelling.people import add_person
 from konomi.labelling.project import create_project, open_project
 from konomi.labelling.records import Answer, Exported
-from konomi.labelling.store import Store
 from konomi.runs.directory import RunDir
 from konomi.web.figures import find
 
@@ -38,13 +42,13 @@ def comparison(prompts: int = 20, samples: int = 1) -> dict[str, Any]:
 
 def answered(store: Store, name: str, prefer: str) -> None:
     """Somebody likes the text better in which ``prefer`` stands."""
-    person, _ = store.add_person(name)
+    person, _ = add_person(store, name)
     now = 0.0
-    while (shown := store.next_task(person, now)) is not None:
+    while (shown := next_task(store, person, now)) is not None:
         liked = {each.key: prefer in each.text for each in shown.texts}
         even = len(set(liked.values())) == 1
         ranks = {key: 1 if even or is_liked else 2 for key, is_liked in liked.items()}
-        store.answer(person, Answer(str(uuid.uuid4()), shown.id, "ranked", ranks), now)
+        save(store, person, Answer(id=str(uuid.uuid4()), shown=shown.id, kind="ranked", ranks=ranks), now)
         now += 1
 
 
@@ -78,7 +82,7 @@ def made(path: Path, samples: int = 1) -> Exported:
     with project.store() as store:
         answered(store, "one", "新しい")
         answered(store, "other", "文")  # finds all the same: it stands in every text
-        return store.export()
+        return collect(store)
 
 
 def test_texts_that_training_did_not_change_are_told_and_count_as_ties(tmp_path: Path) -> None:
@@ -89,11 +93,11 @@ def test_texts_that_training_did_not_change_are_told_and_count_as_ties(tmp_path:
     assert said.exit_code == 0, said.output
     assert "10 prompts: enough to show a true win rate of " in said.output  # of those that are shown
     with open_project(tmp_path / "P").store() as store:
-        assert store.add_tasks(
-            tasks_of_comparison({"texts": [*texts[:1], {**texts[19], "after": texts[19]["before"]}]}, "x")
+        assert add_tasks(
+            store, tasks_of_comparison({"texts": [*texts[:1], {**texts[19], "after": texts[19]["before"]}]}, "x")
         ).known
         answered(store, "one", "新しい")
-        found = verdict(store.export())
+        found = verdict(collect(store))
     assert (found["votes"], found["win_rate"]["value"]) == (10, 1.0)
     unchanged = found["unchanged"]
     assert (unchanged["texts"], unchanged["of"], unchanged["win_rate"]["value"]) == (10, 20, pytest.approx(0.75))
@@ -112,7 +116,7 @@ def test_what_is_planned_counts_prompts(tmp_path: Path) -> None:
     assert "13 A/A items: two texts of the same model" in said.output
     with open_project(tmp_path / "P").store() as store:
         answered(store, "one", "新しい")
-        exported = store.export()
+        exported = collect(store)
     assert verdict(exported)["enough"]["planned"] == 60
     assert decided_prompts(exported) == 60
     found = find(tmp_path / "P")
@@ -134,7 +138,7 @@ def test_two_texts_of_a_model_come_from_the_second_sample_of_a_run(tmp_path: Pat
     said = CliRunner().invoke(app, ["compare", str(run.path), "--people", str(tmp_path / "P")])
     assert "20 prompts" in said.output and "2 A/A items" in said.output
     with open_project(tmp_path / "P").store() as store:
-        items = store.export().items.values()
+        items = collect(store).items.values()
     assert {each.text for item in items if item.kind == "same" for each in item.candidates} == {
         "古い文 0 0",
         "B0",
@@ -225,10 +229,10 @@ def test_from_a_run_to_win_rates(tmp_path: Path) -> None:
 def test_nobody_has_compared_yet(tmp_path: Path) -> None:
     project, _ = create_project(tmp_path / "P", tasks_of_comparison(comparison(), "run-1"))
     with project.store() as store:
-        person, _ = store.add_person("one")
-        shown = store.next_task(person, 0.0)
+        person, _ = add_person(store, "one")
+        shown = next_task(store, person, 0.0)
         assert shown is not None
-        store.answer(person, Answer(str(uuid.uuid4()), shown.id, "skipped", reason="?"), 0.0)
+        save(store, person, Answer(id=str(uuid.uuid4()), shown=shown.id, kind="skipped", reason="?"), 0.0)
     said = CliRunner().invoke(app, ["export", str(project.path), "--out", str(tmp_path / "out")])
     assert said.exit_code == 0, said.output
     assert "nobody has compared before and after yet" in said.output

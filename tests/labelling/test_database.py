@@ -9,17 +9,20 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from konomi.errors import DataError, RunError
-from konomi.labelling import database
-from konomi.labelling.database import VERSION, journal_mode
+from konomi.labelling import database, tables
+from konomi.labelling.answers import answer_of, collect, own_answers, save
+from konomi.labelling.assignments import find_shown, next_task, progress_of
+from konomi.labelling.database import Store, journal_mode
+from konomi.labelling.import_tasks import create_store
+from konomi.labelling.people import add_person, all_people, find_person, forget, person_of, remember
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Person
-from konomi.labelling.store import Store
+from konomi.labelling.tables import VERSION
 from people_at_work import NOW, answer_to, store_of, tasks, work
 
 VERSION_1 = Path(__file__).with_name("version1.sql").read_text(encoding="utf-8")
@@ -29,12 +32,12 @@ VERSION_1 = Path(__file__).with_name("version1.sql").read_text(encoding="utf-8")
 def path(tmp_path: Path) -> Path:
     """The file of a store with 40 tasks and answers to half of them."""
     with store_of(tmp_path, 40) as store:
-        work(store, store.add_person("Aki")[0], 20)
+        work(store, add_person(store, "Aki")[0], 20)
     return tmp_path / "labels.sqlite3"
 
 
 def open_(path: Path) -> Store:
-    return Store.open(path, Settings())
+    return Store(path, Settings())
 
 
 def wrong(path: Path, message: str) -> None:
@@ -68,11 +71,11 @@ def test_the_mode_follows_the_version_that_opens_the_file(path: Path, mode: str,
     for version, expected in (((3, 51, 3), "wal"), ((3, 40, 1), "delete"), ((3, 51, 3), "wal")):
         monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
         with open_(path) as store:
-            with store._database.read() as db:
+            with store.read() as db:
                 assert db.execute("PRAGMA journal_mode").fetchone()[0] == expected
                 assert db.execute("PRAGMA synchronous").fetchone()[0] == 3
                 assert db.execute("PRAGMA foreign_keys").fetchone()[0] == 1
-            assert len(store.export().judgements) == 20
+            assert len(collect(store).judgements) == 20
         assert pragma(path, "journal_mode") == expected
 
 
@@ -81,7 +84,7 @@ def test_the_file_is_its_owners_alone(path: Path, tmp_path: Path) -> None:
     path.chmod(0o644)
     with open_(path) as store:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        with store._database.write() as db:
+        with store.write() as db:
             db.execute("INSERT INTO meta VALUES ('x', 'y')")
             beside = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
     assert set(beside.values()) == {0o600}
@@ -124,7 +127,7 @@ def test_a_wal_that_this_sqlite_can_damage_is_not_joined(path: Path, monkeypatch
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
     with open_(path) as store:
-        with store._database.read() as db:
+        with store.read() as db:
             assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
         monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 40, 1))
         with pytest.raises(RunError, match=r"another program has kept it locked for .*; end that program and try again"):
@@ -142,23 +145,23 @@ def test_a_file_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
     db.executescript(VERSION_1)
     db.close()
     with open_(path) as store:
-        aki = store.person_of("a-token-of-version-1")
+        aki = person_of(store, "a-token-of-version-1")
         assert aki == Person("p-0123456789", "Aki", admin=True, guidelines_seen=None, shortcuts=True)
-        (mine,) = store.mine(aki)
-        shown = store.shown(aki, mine.shown)
+        (mine,) = own_answers(store, aki)
+        shown = find_shown(store, aki, mine.shown)
         assert shown is not None
         assert [(text.key, text.text) for text in shown.texts] == [("a", "text 2.1"), ("b", "text 2.0")]
-        said = store.answer_of(aki, mine.shown)
+        said = answer_of(store, aki, mine.shown)
         assert said is not None
         assert (said.ranks, said.flags, said.comment) == ({"a": 2, "b": 1}, {"b": ["broken"]}, "kept")
-        assert store.answer(aki, said, NOW).again  # the same request again, after an update of konomi
+        assert save(store, aki, said, NOW).again  # the same request again, after an update of konomi
         with pytest.raises(DataError, match="was saved with another content"):
-            store.answer(aki, replace(said, comment="other"), NOW)
-        assert not store.remember(aki, guidelines_seen="1", shortcuts=False).shortcuts
+            save(store, aki, said.model_copy(update={"comment": "other"}), NOW)
+        assert not remember(store, aki, guidelines_seen="1", shortcuts=False).shortcuts
         assert {shown.prompt for shown in work(store, aki)} == {"prompt 0", "prompt 1"}
     assert pragma(path, "user_version") == VERSION
     new = tmp_path / "new.sqlite3"
-    Store.create(new, tasks(3, 2), Settings())[0].close()
+    create_store(new, tasks(3, 2), Settings())[0].close()
     assert _tables(path) == _tables(new)
     open_(path).close()
 
@@ -175,8 +178,8 @@ def test_a_migration_happens_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     db = sqlite3.connect(path)
     db.executescript(VERSION_1)
     db.close()
-    monkeypatch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, ("CREATE TABLE half (x)", "CREATE TABLE tasks (x)")))
-    monkeypatch.setattr(database, "VERSION", VERSION + 1)
+    monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, ("CREATE TABLE half (x)", "CREATE TABLE tasks (x)")))
+    monkeypatch.setattr(tables, "VERSION", VERSION + 1)
     with pytest.raises(RunError, match="table tasks already exists"):
         open_(path)
     assert pragma(path, "user_version") == 1
@@ -193,13 +196,14 @@ def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
     db.close()
     code = f"""
 from pathlib import Path
+from konomi.labelling.answers import collect
+from konomi.labelling.database import Store
 from konomi.labelling.queue import Settings
-from konomi.labelling.store import Store
 import sys
 print("ready", flush=True)
 sys.stdin.readline()
-with Store.open(Path({str(path)!r}), Settings()) as store:
-    print(len(store.export().judgements))
+with Store(Path({str(path)!r}), Settings()) as store:
+    print(len(collect(store).judgements))
 """
     command = [sys.executable, "-c", code]
     openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -217,14 +221,14 @@ def test_who_waited_for_another_to_migrate_finds_it_done(tmp_path: Path, monkeyp
     db = sqlite3.connect(path)
     db.executescript(VERSION_1)
     db.close()
-    migrate = database.Database._migrate
+    migrate = Store._migrate
 
-    def after_another(self: database.Database) -> None:
-        monkeypatch.setattr(database.Database, "_migrate", migrate)
+    def after_another(self: Store) -> None:
+        monkeypatch.setattr(Store, "_migrate", migrate)
         open_(path).close()
         migrate(self)
 
-    monkeypatch.setattr(database.Database, "_migrate", after_another)
+    monkeypatch.setattr(Store, "_migrate", after_another)
     open_(path).close()
     assert pragma(path, "user_version") == VERSION
 
@@ -282,7 +286,7 @@ def test_damage_that_is_met_later_has_the_same_message(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
     with pytest.raises(DataError, match=r"damaged, or not a database \(database disk image is malformed\)"):
-        store.export()
+        collect(store)
     store.close()
 
 
@@ -298,54 +302,54 @@ def test_a_file_that_is_there_is_not_overwritten(path: Path, tmp_path: Path) -> 
 def test_another_program_that_keeps_it_locked_is_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     with open_(path) as store:
-        aki = store.person("Aki")
+        aki = find_person(store, "Aki")
         other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")
         message = r"labels\.sqlite3: another program has kept it locked for 0\.05 s; end that program and try again$"
         with pytest.raises(RunError, match=message):
-            store.remember(aki, shortcuts=False)
+            remember(store, aki, shortcuts=False)
         other.execute("ROLLBACK")
-        assert not store.remember(aki, shortcuts=False).shortcuts
+        assert not remember(store, aki, shortcuts=False).shortcuts
         # a block that takes longer than the wait: the commit waits anew for somebody who reads
-        with store._database.write() as db:
+        with store.write() as db:
             other.execute("BEGIN")
             other.execute("SELECT * FROM people").fetchone()
             time.sleep(0.1)
-            store._database.wait = 60.0
+            store.wait = 60.0
             db.execute("UPDATE people SET shortcuts = 0")
             leaves = threading.Timer(0.2, other.execute, ("COMMIT",))
             leaves.start()
         leaves.join()
-        store._database.wait = 0.05
+        store.wait = 0.05
         # somebody who reads for long: the commit fails, nothing of it is there, and the store goes on
         other.execute("BEGIN")
         other.execute("SELECT * FROM people").fetchone()
         if journal_mode(sqlite3.sqlite_version_info) == "delete":
             with pytest.raises(RunError, match=message):
-                store.remember(aki, shortcuts=True)
+                remember(store, aki, shortcuts=True)
         other.execute("ROLLBACK")
-        assert not store.person("Aki").shortcuts
+        assert not find_person(store, "Aki").shortcuts
         other.close()
 
 
 def test_a_full_disk_is_told(path: Path) -> None:
     with open_(path) as store:
-        aki = store.person("Aki")
-        shown = store.next_task(aki, NOW)
+        aki = find_person(store, "Aki")
+        shown = next_task(store, aki, NOW)
         assert shown is not None
-        with store._database.read() as db:
+        with store.read() as db:
             pages = db.execute("PRAGMA page_count").fetchone()[0]
-        store._database.connection.execute(f"PRAGMA max_page_count = {pages}")
+        store.connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(RunError, match=r"labels\.sqlite3: database or disk is full; is there space, and may it be written\?"):
             for n in range(50):
-                store.answer(aki, answer_to(shown, comment=f"{n}" * 1000), NOW)
-        store._database.connection.execute("PRAGMA max_page_count = 1000000")
-        revision = store.mine(aki)[0].revision
-        assert store.answer(aki, answer_to(shown), NOW).revision == revision + 1 == len(_revisions(store, shown.id))
+                save(store, aki, answer_to(shown, comment=f"{n}" * 1000), NOW)
+        store.connection.execute("PRAGMA max_page_count = 1000000")
+        revision = own_answers(store, aki)[0].revision
+        assert save(store, aki, answer_to(shown), NOW).revision == revision + 1 == len(_revisions(store, shown.id))
 
 
 def _revisions(store: Store, shown: str) -> list[int]:
-    with store._database.read() as db:
+    with store.read() as db:
         return [number for (number,) in db.execute("SELECT revision FROM answers WHERE shown = ? ORDER BY 1", (shown,))]
 
 
@@ -356,35 +360,35 @@ def _revisions(store: Store, shown: str) -> list[int]:
 def test_forget_leaves_no_trace(tmp_path: Path, version: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
     store = store_of(tmp_path, 200, k=2)
-    store._database.connection.execute("PRAGMA synchronous = OFF")
-    aki, token = store.add_person("Aki-who-leaves")
-    ben = store.add_person("Ben")[0]
+    store.connection.execute("PRAGMA synchronous = OFF")
+    aki, token = add_person(store, "Aki-who-leaves")
+    ben = add_person(store, "Ben")[0]
     traces = [aki.id.encode(), b"Aki-who-leaves"]
     drawn = random.Random(0)
     for n in range(200):  # many rows of many sizes, so that pages are split and SQLite moves rows about
         for person in (aki, ben):
             words = f"words of {person.name} {n} "
-            shown = store.next_task(person, NOW)
+            shown = next_task(store, person, NOW)
             assert shown is not None
             said = answer_to(shown, comment=words * drawn.randint(1, 60), reason=f"reason of {person.name} {n}")
-            store.answer(person, said, NOW)
+            save(store, person, said, NOW)
             traces += [shown.id.encode(), said.id.encode()] if person == aki else []
-            again = store.shown(person, drawn.choice(store.mine(person)).shown)
+            again = find_shown(store, person, drawn.choice(own_answers(store, person)).shown)
             assert again is not None
-            store.answer(person, answer_to(again, comment=words * drawn.randint(1, 60)), NOW)
-    answered = store.progress(aki, NOW).mine
-    of_ben = [each for each in store.export().judgements if each.rater == ben.id]
+            save(store, person, answer_to(again, comment=words * drawn.randint(1, 60)), NOW)
+    answered = progress_of(store, aki, NOW).mine
+    of_ben = [each for each in collect(store).judgements if each.rater == ben.id]
     assert answered == 200
     assert all(trace in _bytes(tmp_path) for trace in traces[:2])
-    assert store.forget(aki.id) == answered
+    assert forget(store, aki.id) == answered
     left = _bytes(tmp_path)
     for trace in [*traces, b"words of Aki", b"reason of Aki"]:
         assert trace not in left
     assert b"words of Ben" in left
-    assert store.person_of(token) is None
-    assert [*store.export().judgements] == of_ben
-    assert store.progress(ben, NOW).team == sum(not each.repeat for each in of_ben)
-    eve = store.add_person("Eve")[0]
+    assert person_of(store, token) is None
+    assert [*collect(store).judgements] == of_ben
+    assert progress_of(store, ben, NOW).team == sum(not each.repeat for each in of_ben)
+    eve = add_person(store, "Eve")[0]
     assert len(work(store, eve, 100)) == 100  # the places are free again
     store.close()
 
@@ -397,16 +401,16 @@ def test_forgetting_is_finished_when_the_store_is_opened_next(tmp_path: Path, mo
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))  # with a WAL readers let others delete, but not shorten it
     store = store_of(tmp_path, 40)
-    aki = store.add_person("Aki")[0]
+    aki = add_person(store, "Aki")[0]
     path = tmp_path / "labels.sqlite3"
     reader = sqlite3.connect(path, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM tasks").fetchone()
     for shown in work(store, aki, 20):
-        store.answer(aki, answer_to(shown, comment="words of Aki " * 100), NOW)
+        save(store, aki, answer_to(shown, comment="words of Aki " * 100), NOW)
     with pytest.raises(RunError, match="another program has kept it locked"):
-        store.forget("Aki")
-    assert store.people() == []
+        forget(store, "Aki")
+    assert all_people(store) == []
     assert b"words of Aki" in _bytes(tmp_path)
     reader.close()
     open_(path).close()

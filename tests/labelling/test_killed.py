@@ -19,9 +19,11 @@ from typing import Any
 
 import pytest
 
+from konomi.labelling.answers import collect
+from konomi.labelling.database import Store
+from konomi.labelling.people import add_person
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Exported
-from konomi.labelling.store import Store
 from people_at_work import store_of
 
 HERE = Path(__file__).parent
@@ -82,7 +84,7 @@ class Client(threading.Thread):
 @pytest.fixture(params=["delete", "wal"])
 def owner(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Owner, list[Client]]]:
     with store_of(tmp_path, 60, overlap=5) as store:
-        tokens = [store.add_person(f"person {n}")[1] for n in range(CLIENTS)]
+        tokens = [add_person(store, f"person {n}")[1] for n in range(CLIENTS)]
     owner = Owner(tmp_path / "labels.sqlite3", request.param)
     with sqlite3.connect(tmp_path / "labels.sqlite3") as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == (request.param,)
@@ -106,9 +108,9 @@ def test_200_answers_of_20_people_while_the_process_is_killed(owner: tuple[Owner
         client.join(300)
         assert not client.is_alive()
     process.kill()
-    with Store.open(tmp_path / "labels.sqlite3", Settings()) as store:
-        held = by_comment(store.export())
-        with store._database.read() as db:
+    with Store(tmp_path / "labels.sqlite3", Settings()) as store:
+        held = by_comment(collect(store))
+        with store.read() as db:
             saved = Counter(id for (id,) in db.execute("SELECT id FROM answers"))
             covered = dict(db.execute("SELECT id, covered FROM tasks"))
     acknowledged = [answer for client in clients for answer, _ in client.acknowledged]
@@ -135,15 +137,18 @@ import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from people_at_work import answer_to
+from konomi.labelling.answers import save
+from konomi.labelling.assignments import next_task
+from konomi.labelling.database import Store
+from konomi.labelling.people import person_of
 from konomi.labelling.queue import Settings
-from konomi.labelling.store import Store
-with Store.open(Path(sys.argv[2]), Settings(repeats=0)) as store:
-    person = store.person_of(sys.argv[3])
+with Store(Path(sys.argv[2]), Settings(repeats=0)) as store:
+    person = person_of(store, sys.argv[3])
     os.write(1, b"ready\\n")
     sys.stdin.readline()
-    while (shown := store.next_task(person, time.time())) is not None:
+    while (shown := next_task(store, person, time.time())) is not None:
         answer = answer_to(shown, comment=shown.id)
-        store.answer(person, answer, time.time())
+        save(store, person, answer, time.time())
         os.write(1, answer.id.encode() + b"\\n")
 """
 
@@ -151,7 +156,7 @@ with Store.open(Path(sys.argv[2]), Settings(repeats=0)) as store:
 def test_several_processes_write_at_once_and_one_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "labels.sqlite3"
     with store_of(tmp_path, 40, overlap=2, repeats=0) as store:
-        tokens = [store.add_person(f"person {n}")[1] for n in range(4)]
+        tokens = [add_person(store, f"person {n}")[1] for n in range(4)]
     command = [sys.executable, "-c", WRITER, str(HERE.parent), str(path)]
     reading, writing = os.pipe()  # one for all: who gets the lock how often is not for this test to say
     writers = [subprocess.Popen([*command, token], stdin=subprocess.PIPE, stdout=writing, text=True) for token in tokens]
@@ -168,9 +173,9 @@ def test_several_processes_write_at_once_and_one_is_killed(tmp_path: Path) -> No
     for writer in writers:
         writer.communicate(timeout=300)
     assert [writer.returncode for writer in writers] == [-signal.SIGKILL, 0, 0, 0]
-    with Store.open(path, Settings()) as store:
-        judgements = store.export().judgements
-        with store._database.read() as db:
+    with Store(path, Settings()) as store:
+        judgements = collect(store).judgements
+        with store.read() as db:
             saved = [id for (id,) in db.execute("SELECT id FROM answers")]
     assert acknowledged <= set(saved)
     assert len(saved) == len(set(saved)) == len(judgements)
@@ -190,8 +195,8 @@ import os, signal
 from pathlib import Path
 from konomi.labelling.queue import Settings
 from konomi.labelling.queue import Settings
-from konomi.labelling.store import Store
-with Store.open(Path({str(path)!r}), Settings())._database.write() as db:
+from konomi.labelling.database import Store
+with Store(Path({str(path)!r}), Settings()).write() as db:
     db.execute("PRAGMA cache_size = 1")  # so that pages are written before the end
     db.execute("UPDATE tasks SET prompt = printf('%.9000c', 'x')")
     db.execute("SELECT * FROM answers")
@@ -200,5 +205,5 @@ with Store.open(Path({str(path)!r}), Settings())._database.write() as db:
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     if sqlite3.sqlite_version_info < (3, 51, 3):
         assert os.path.getsize(f"{path}-journal") > 0  # what rolls it back
-    with Store.open(path, Settings()) as store:
-        assert [item.prompt for item in store.export().items.values()] == [f"prompt {n}" for n in range(5)]
+    with Store(path, Settings()) as store:
+        assert [item.prompt for item in collect(store).items.values()] == [f"prompt {n}" for n in range(5)]

@@ -14,8 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from konomi.errors import DataError
+from konomi.labelling.answers import collect, save
+from konomi.labelling.assignments import next_task
+from konomi.labelling.people import add_person
 from konomi.labelling.queue import (
     AGREEMENT,
     GAP,
@@ -220,28 +223,29 @@ def test_each_candidate_stands_at_each_place_equally_often() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    "given",
     [
-        ({"overlap": 0}, "settings: overlap is 0; a number from 1 to 100 is needed"),
-        ({"overlap": float("nan")}, "settings: overlap is nan; a number from 1 to 100 is needed"),
-        ({"repeats": 0.6}, "settings: repeats is 0.6; a number from 0 to 0.5 is needed"),
-        ({"lease_minutes": "30"}, "settings: lease_minutes is '30'; a number from 1 to 1440 is needed"),
-        ({"k_max": 10}, "settings: k_max is 10; a number from 2 to 9 is needed"),
-        ({"k_max": 3.5}, "settings: k_max is 3.5; a whole number is needed"),
-        ({"seed": True}, "settings: seed is True; a whole number is needed"),
+        {"overlap": 0},
+        {"overlap": float("nan")},
+        {"repeats": 0.6},
+        {"lease_minutes": "30"},
+        {"k_max": 10},
+        {"k_max": 3.5},
+        {"seed": True},
     ],
+    ids=str,
 )
-def test_settings_that_cannot_be(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=f"^{message}$"):
+def test_settings_that_cannot_be(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(given))):
         Settings(**given)
 
 
 @pytest.mark.parametrize(("overlap", "repeats"), [(1, 0.1), (1.5, 0.2), (2, 0.1), (3, 0.5)])
 def test_the_store_hands_out_what_the_list_would(tmp_path: Path, overlap: float, repeats: float) -> None:
     store = store_of(tmp_path, 30, overlap=overlap, repeats=repeats)
-    people = [store.add_person(name)[0] for name in ("one", "two", "three")]
-    items = store.export().items
-    with store._database.read() as db:
+    people = [add_person(store, name)[0] for name in ("one", "two", "three")]
+    items = collect(store).items
+    with store.read() as db:
         digests = dict(db.execute("SELECT id, digest FROM tasks"))
     ids = {item.prompt: task for task, item in items.items()}
 
@@ -254,7 +258,7 @@ def test_the_store_hands_out_what_the_list_would(tmp_path: Path, overlap: float,
     for step in range(400):
         person = drawn.choice(people)
         expected = team.next(person.id)
-        shown = store.next_task(person, NOW + step)
+        shown = next_task(store, person, NOW + step)
         if expected is None:
             assert shown is None
             continue
@@ -264,9 +268,9 @@ def test_the_store_hands_out_what_the_list_would(tmp_path: Path, overlap: float,
             skipped = drawn.random() < 0.1
             team.answer(person.id, skipped)
             # the next one is leased in the same commit as the answer
-            store.answer(person, skip(shown) if skipped else answer_to(shown), NOW + step)
+            save(store, person, skip(shown) if skipped else answer_to(shown), NOW + step)
             team.next(person.id)
-    by_store = [(each.rater, each.task - 1, each.repeat, each.kind == "skipped") for each in store.export().judgements]
+    by_store = [(each.rater, each.task - 1, each.repeat, each.kind == "skipped") for each in collect(store).judgements]
     by_list = [(who, *each) for who, done in team.done.items() for each in done]
     assert sorted(by_store) == sorted(by_list)
     assert {person.id for person in people} == set(team.done)

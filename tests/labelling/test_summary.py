@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from konomi.data.records import Candidate
+from konomi.labelling.answers import collect, save
+from konomi.labelling.assignments import next_task
 from konomi.labelling.export import rankings
+from konomi.labelling.import_tasks import create_store
+from konomi.labelling.people import add_person
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Exported, NewTask
-from konomi.labelling.store import Store
 from konomi.labelling.summary import lines, statistics
-from konomi.statistics.agreement import between
+from konomi.statistics.agreement import inter_rater
 from people_at_work import NOW, answer_to, store_of, work
 
 
@@ -28,24 +31,24 @@ def judged(path: Path, noise: float, seed: int = 0) -> Exported:
         )
         for n in range(40)
     ]
-    store, _ = Store.create(path, made, Settings(overlap=3, repeats=0.2))
+    store, _ = create_store(path, made, Settings(overlap=3, repeats=0.2))
     with store:
         for name in ("a", "b", "c"):
-            person = store.add_person(name)[0]
+            person = add_person(store, name)[0]
             at = NOW
-            while (shown := store.next_task(person, at)) is not None:
+            while (shown := next_task(store, person, at)) is not None:
                 heard = {t.key: 2.0 - int(t.text[-1]) + drawn.gauss(0, noise) for t in shown.texts}
                 ranks = [1 + sum(other > heard[t.key] for other in heard.values()) for t in shown.texts]
-                store.answer(person, answer_to(shown, ranks), at)
+                save(store, person, answer_to(shown, ranks), at)
                 at += 1
-        return store.export()
+        return collect(store)
 
 
 def test_the_better_model_comes_first_and_people_agree_as_far_as_they_do(tmp_path: Path) -> None:
     exported = judged(tmp_path / "l.sqlite3", noise=0.6)
     said = statistics(exported)
     assert (said["comparisons"], said["ties"]) == (3 * 40 * 3, 0)
-    assert said["agreement"] == between(rankings(exported))
+    assert said["agreement"] == inter_rater(rankings(exported))
     assert said["agreement"]["couples"] == 40 * 3 * 3
     assert 0.6 < said["agreement"]["share"]["value"] < 0.95
     repeats = [each for each in exported.judgements if each.repeat]
@@ -75,28 +78,28 @@ def test_people_without_noise_agree_in_everything(tmp_path: Path) -> None:
 
 def test_one_person_one_model_and_nobody(tmp_path: Path) -> None:
     with store_of(tmp_path, 8, repeats=0.0) as store:
-        work(store, store.add_person("a")[0])
-        said = statistics(store.export())
+        work(store, add_person(store, "a")[0])
+        said = statistics(collect(store))
         assert said["comparisons"] == 24
         assert said["agreement"] is said["oneself"] is said["concordance"] is None
         assert said["people"][0]["others"] is said["people"][0]["oneself"] is None
         assert said["models"]["raw"]["contests"] == 24
         assert len(lines(said)) == 2
-    one, _ = Store.create(
+    one, _ = create_store(
         tmp_path / "one.sqlite3", [NewTask("p", (Candidate("a", {"model": "m"}), Candidate("b")))], Settings(repeats=0)
     )
     with one:
-        assert statistics(one.export())["comparisons"] == 0
-        work(one, one.add_person("a")[0])
-        said = statistics(one.export())
+        assert statistics(collect(one))["comparisons"] == 0
+        work(one, add_person(one, "a")[0])
+        said = statistics(collect(one))
         assert said["models"] is None and len(lines(said)) == 1
 
 
 def test_two_tasks_that_share_texts_are_no_repeat(tmp_path: Path) -> None:
     texts = [Candidate(text, {"model": text}) for text in "abcd"]
     made = [NewTask("p", tuple(texts[:3])), NewTask("p", tuple(texts[1:]))]
-    with Store.create(tmp_path / "l.sqlite3", made, Settings(repeats=0))[0] as store:
-        work(store, store.add_person("a")[0])
-        said = statistics(store.export())
+    with create_store(tmp_path / "l.sqlite3", made, Settings(repeats=0))[0] as store:
+        work(store, add_person(store, "a")[0])
+        said = statistics(collect(store))
     assert len(said["people"]) == 1 and said["people"][0]["records"] == 2
     assert said["oneself"] is None and said["people"][0]["oneself"] is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from konomi.data.records import Pair, Ranking
-from konomi.statistics.agreement import between, concordance, enough_comparisons, people, with_oneself
+from konomi.statistics.agreement import concordance, enough_comparisons, inter_rater, intra_rater, people
 
 TEXTS = ("a", "b", "c", "d")
 
@@ -74,15 +74,15 @@ def slow_with_oneself(rankings: Sequence[Ranking]) -> tuple[float, int]:
 def test_agreement_is_that_of_slow_loops(seed: int) -> None:
     rankings = drawn(seed)
     for found, (expected, couples) in [
-        (between(rankings), slow_between(rankings)),
-        (with_oneself(twice(rankings)), slow_with_oneself(rankings)),
+        (inter_rater(rankings), slow_between(rankings)),
+        (intra_rater(twice(rankings)), slow_with_oneself(rankings)),
     ]:
         assert found is not None
         assert found["share"]["value"] == pytest.approx(expected)
         assert found["couples"] == couples
         assert found["share"]["low"] < expected < found["share"]["high"]
-    ceiling = between(rankings)["ceiling"]  # type: ignore[index]
-    share = between(rankings)["share"]  # type: ignore[index]
+    ceiling = inter_rater(rankings)["ceiling"]  # type: ignore[index]
+    share = inter_rater(rankings)["share"]  # type: ignore[index]
     assert {k: (2 * v - 1) ** 2 for k, v in ceiling.items()} == pytest.approx({k: 2 * v - 1 for k, v in share.items()})
 
 
@@ -98,7 +98,7 @@ def test_each_person_beside_all_the_others() -> None:
     assert np.average([each["others"]["share"]["value"] for each in found], weights=weights) == pytest.approx(whole)
     for each in found:
         own = [r for r in rankings if r.rater == each["rater"]]
-        assert each["oneself"] == with_oneself(twice(own))
+        assert each["oneself"] == intra_rater(twice(own))
         assert each["oneself"]["share"]["value"] == pytest.approx(slow_with_oneself(own)[0])
 
 
@@ -106,7 +106,7 @@ def test_nobody_is_left_out() -> None:
     """One who always says the opposite counts like all others."""
     same = [Ranking(f"p{i}", ("a", "b"), (1, 2), rater) for i in range(20) for rater in "xy"]
     against = [Ranking(f"p{i}", ("a", "b"), (2, 1), "z") for i in range(20)]
-    found = between(same + against)
+    found = inter_rater(same + against)
     assert found is not None and found["share"]["value"] == pytest.approx(1 / 3)
     assert found["ceiling"]["value"] == 0.5
     shown = {each["rater"]: each["others"]["share"]["value"] for each in people(same + against)}
@@ -118,11 +118,11 @@ def test_by_hand() -> None:
     """x and y share four pairs: alike, opposite, a tie of one: (1 + 0 + 1/2) / 3; ties of both do not count."""
     pairs = [("p", 1.0, 1.0), ("q", 1.0, 0.0), ("r", 0.5, 1.0), ("s", 0.5, 0.5)]
     said = [Pair(p, "a", "b", label, rater=r) for p, x, y in pairs for r, label in (("x", x), ("y", y))]
-    found = between(said)
+    found = inter_rater(said)
     assert found is not None
     assert (found["share"]["value"], found["couples"], found["prompts"]) == (0.5, 3, 3)
     own = [replace(pair, rater="x") for pair in said]
-    alone = with_oneself(list(zip(own[::2], own[1::2], strict=True)))
+    alone = intra_rater(list(zip(own[::2], own[1::2], strict=True)))
     assert alone is not None and alone["share"] == found["share"] and "ceiling" not in alone
     assert set(alone) == {"share", "couples", "prompts"}
 
@@ -201,7 +201,7 @@ def test_neither_names_nor_order_count(seed: int, random: object) -> None:
     rankings = drawn(seed, prompts=6)
     moved = [replace(r, rater={"x": "two", "y": "three", "z": "one"}[str(r.rater)]) for r in rankings]
     random.shuffle(moved)  # type: ignore[attr-defined]
-    for figure in (between, lambda said: with_oneself(twice(said)), concordance):
+    for figure in (inter_rater, lambda said: intra_rater(twice(said)), concordance):
         here, there = figure(rankings), figure(moved)
         assert (here is None) == (there is None)
         for name in (here or {}).keys() - {"ceiling"}:
@@ -211,23 +211,23 @@ def test_neither_names_nor_order_count(seed: int, random: object) -> None:
 
 def test_one_person_nothing_but_ties_and_nothing() -> None:
     alone = [Ranking("p", ("a", "b"), (1, 2), "x"), Ranking("q", ("a", "b"), (1, 2), "x"), Ranking("p", ("a", "b"), (1, 2))]
-    assert between(alone) is None and concordance(alone) is None
+    assert inter_rater(alone) is None and concordance(alone) is None
     assert people(alone) == [{"rater": "x", "records": 2, "others": None, "oneself": None}]
-    assert between([]) is None and with_oneself([]) is None and concordance([]) is None and people([]) == []
+    assert inter_rater([]) is None and intra_rater([]) is None and concordance([]) is None and people([]) == []
     ties = [Ranking("p", ("a", "b"), (1, 1), rater) for rater in "xy"]
     nothing = {"value": None, "low": None, "high": None}
     found = concordance(ties)
     assert found is not None and [found[name] for name in ("tau_b", "w", "alpha")] == [nothing] * 3
-    assert between(ties) is None
+    assert inter_rater(ties) is None
 
 
 def test_who_says_the_same_twice_agrees_with_themselves_in_full() -> None:
     said = [Ranking(f"p{i}", ("a", "b", "c"), (1, 1, 3), "x") for i in range(8)]
-    found = with_oneself([(each, each) for each in said])
+    found = intra_rater([(each, each) for each in said])
     assert found is not None
     assert (found["share"]["value"], found["couples"]) == (1.0, 16)
     also = [replace(each, rater="y") for each in said]
-    assert between(said + also)["share"]["value"] == 1.0  # type: ignore[index]
+    assert inter_rater(said + also)["share"]["value"] == 1.0  # type: ignore[index]
     assert [each["others"]["share"]["value"] for each in people(said + also)] == [1.0, 1.0]
 
 
@@ -239,4 +239,4 @@ def test_when_it_is_enough() -> None:
     both = [replace(r, rater=rater) for r in rankings for rater in "xyz"]
     found = enough_comparisons(both)
     assert (found["comparisons"], found["share"]) == (3000, 1.0)
-    assert found["agreement"] == between(both)
+    assert found["agreement"] == inter_rater(both)

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from konomi.labelling.answers import collect
 from konomi.labelling.export import rankings
+from konomi.labelling.people import all_people, find_person, forget
 from konomi.report.advice import FEW_COMPARISONS
 from konomi.statistics.bradley_terry import counted
 from konomi.web.figures import NEEDED_COMPARISONS, Found
@@ -47,7 +49,7 @@ def test_from_the_first_task_to_the_last(site: Site) -> None:
     client = site.person("Hana")
     me = client.get("/api/me").json()
     assert me == {
-        "person": site.site.store.person("Hana").id,
+        "person": find_person(site.site.store, "Hana").id,
         "name": "Hana",
         "admin": False,
         "languages": ["ja", "en"],
@@ -285,7 +287,7 @@ def test_a_store_that_is_damaged_meanwhile(tmp_path: Path, lang: str) -> None:
 def test_a_store_that_another_program_keeps_locked(site: Site, lang: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = site.person("Hana")
     task = client.get("/api/next").json()["task"]
-    site.site.store._database.wait = 0.05
+    site.site.store.wait = 0.05
     assert site.project is not None
     other = sqlite3.connect(site.project.labels, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -346,7 +348,7 @@ def test_no_response_names_a_model_or_says_what_others_said(site: Site) -> None:
             secret in text for secret in (MODEL, "tsubaki", "seed", "secret-column", "labels.sqlite3", str(site.project))
         )
         assert invite["invite"] not in text and "Saburo-san" not in text
-        ids = {person.name: person.id for person in site.site.store.people()}
+        ids = {person.name: person.id for person in all_people(site.site.store)}
         assert not any(ids[name] in text for name in ("owner", "Saburo-san"))
         assert not ("Ichiro-san" in text and "Jiro-san" in text)
     look_other = [text for text in everything if ids["Jiro-san"] in text or "Jiro-san" in text]
@@ -464,7 +466,7 @@ def test_comparisons_are_counted_as_they_come(site: Site) -> None:
 
     def told(client: TestClient) -> tuple[Any, ...]:
         said = client.get("/api/progress", headers={"accept-language": "en"}).json()
-        exported = rankings(store.export())
+        exported = rankings(collect(store))
         assert said["enough"]["comparisons"] == sum(c.in_favour + c.against for c in counted(exported))
         return said["mine"], said["skipped"], said["enough"]["comparisons"], said["enough"]["sentence"]
 
@@ -479,5 +481,5 @@ def test_comparisons_are_counted_as_they_come(site: Site) -> None:
     one.post("/api/answers", json=answer_to(one.get("/api/next").json()["task"], kind="skipped", ranks={}, reason="x"))
     other.post("/api/answers", json=answer_to(other.get("/api/next").json()["task"]))
     assert told(one)[:3] == (2, 1, 5)
-    store.forget("one")
+    forget(store, "one")
     assert told(other)[:3] == (1, 0, 3)

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from konomi.labelling.answers import collect
+from konomi.labelling.people import all_people
+
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install-dev")
 
 from playwright.sync_api import BrowserContext, Page, sync_playwright
@@ -82,7 +85,7 @@ def state(server: Server) -> Any:
     """All that an attack might change."""
     assert server.project is not None
     with server.project.store() as store:
-        return len(store.export().judgements), store.frozen, [(each.name, each.active) for each in store.people()]
+        return len(collect(store).judgements), store.frozen, [(each.name, each.active) for each in all_people(store)]
 
 
 SENT = """async ([address, method, body, type, mode]) => {

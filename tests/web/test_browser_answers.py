@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from konomi.labelling.people import add_person, new_token, revoke
+
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install-dev")
 
 from playwright.sync_api import Page, expect
@@ -258,16 +260,16 @@ def test_undo_goes_back_step_by_step_and_never_away_from_work(tmp_path: Path, vi
 def test_who_is_locked_out_is_told_and_loses_nothing(tmp_path: Path, visit: Callable[..., Page]) -> None:
     with one_task(tmp_path, 2) as server:
         store = server.app.state.site.store
-        person, token = store.add_person("鈴木")
+        person, token = add_person(store, "鈴木")
         page = visit(f"{server.address}/i/{token}")
         begin(page)
-        store.revoke(person.id)
+        revoke(store, person.id)
         answer(page, 1, 2)
         expect(page.locator("#alarm")).to_contain_text("新しいリンク")
         expect(page.locator("#state")).to_have_attribute("data-state", "signed_out")
         assert in_the_outbox(page) == 1
         other = page.context.new_page()
-        other.goto(f"{server.address}/i/{store.new_token(person.id)}")
+        other.goto(f"{server.address}/i/{new_token(store, person.id)}")
         other.locator(".card").first.wait_for()  # it has sent what was kept
         next_shown(page, "")  # and this window knows
         expect(page.locator("#alarm")).to_be_hidden()

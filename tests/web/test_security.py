@@ -19,6 +19,7 @@ import pytest
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from konomi.labelling.people import add_person, all_people, find_person
 from konomi.labelling.project import open_project
 from konomi.runs.directory import RunDir
 from konomi.web import api, connections, security, watch
@@ -71,7 +72,7 @@ def test_what_changes_something_comes_from_our_pages(site: Site, headers: dict[s
     client = bare(site, site.owner())
     said = client.post("/api/people", json={"name": "Hana"}, headers=headers)
     assert said.status_code == (200 if allowed else 403)
-    assert [person.name for person in site.site.store.people()] == ["owner", *["Hana"] * allowed]
+    assert [person.name for person in all_people(site.site.store)] == ["owner", *["Hana"] * allowed]
     if not allowed:
         assert said.json()["error"]["code"] == "cross_site"
 
@@ -134,7 +135,7 @@ def test_without_a_token_nothing(site: Site) -> None:
         assert client.post("/api/answers", json={}).status_code == 401
         assert client.post("/api/people", json={"name": "x"}).status_code == 401
     assert site.client().get(f"/i/{site.site.start}").status_code == 401  # each secret opens its own door
-    invite = site.site.store.add_person("x")[1]
+    invite = add_person(site.site.store, "x")[1]
     assert site.client().get(f"/start/{invite}").status_code == 401
 
 
@@ -143,7 +144,7 @@ def test_a_guest_is_no_owner(site: Site) -> None:
     for path in ("/people", "/watch", "/api/people", "/api/runs", "/api/runs/0/metrics"):
         assert guest.get(path).status_code == 403, path
     assert guest.post("/api/people", json={"name": "x"}).status_code == 403
-    assert guest.delete(f"/api/people/{site.site.store.person('Hana').id}").status_code == 403
+    assert guest.delete(f"/api/people/{find_person(site.site.store, 'Hana').id}").status_code == 403
 
 
 def test_the_cookie_is_out_of_reach(site: Site) -> None:
@@ -156,7 +157,7 @@ def test_the_cookie_is_out_of_reach(site: Site) -> None:
 
 def test_a_link_on_another_page_leads_in(site: Site) -> None:
     """A browser leaves a strict cookie out of what began on another's page: it comes again from here, with what it has."""
-    invite = site.site.store.add_person("Hana")[1]
+    invite = add_person(site.site.store, "Hana")[1]
     for path in (f"/i/{invite}?switch=yes", f"/start/{site.site.start}"):
         client = TestClient(site.app, base_url=BASE)
         said = client.get(path, headers={"sec-fetch-site": "cross-site"}, follow_redirects=False)
@@ -168,7 +169,7 @@ def test_a_link_on_another_page_leads_in(site: Site) -> None:
 
 
 def test_a_link_takes_nobodys_place_unasked(site: Site) -> None:
-    hana, jiro = (site.site.store.add_person(name)[1] for name in ("<b>Hana", "Jiro"))
+    hana, jiro = (add_person(site.site.store, name)[1] for name in ("<b>Hana", "Jiro"))
     client = site.client()
     assert client.get(f"/i/{hana}", follow_redirects=False).status_code == 303
     assert client.get(f"/i/{hana}", follow_redirects=False).status_code == 303  # their own
@@ -186,10 +187,10 @@ def test_a_link_takes_nobodys_place_unasked(site: Site) -> None:
 
 def test_sessions_do_not_pile_up(site: Site) -> None:
     client = site.client()
-    invite = site.site.store.add_person("Hana")[1]
+    invite = add_person(site.site.store, "Hana")[1]
 
     def tokens() -> int:
-        with site.site.store._database.read() as db:
+        with site.site.store.read() as db:
             return int(db.execute("SELECT count(*) FROM tokens").fetchone()[0])
 
     client.get(f"/start/{site.site.start}")
@@ -513,7 +514,7 @@ def test_a_store_that_is_locked_stops_neither_files_nor_the_end(tmp_path: Path, 
         other.execute("BEGIN EXCLUSIVE")
         for wait, answer in ((600.0, (200, None)), (1.0, (503, "5"))):
             monkeypatch.setattr(security, "BUSY_SECONDS", wait)
-            site.site.store._database.wait = wait
+            site.site.store.wait = wait
             waiting = [threading.Thread(target=lambda: found.append(ask(place, "/api/next"))) for _ in range(60)]
             for each in waiting:
                 each.start()

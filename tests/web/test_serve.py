@@ -25,6 +25,8 @@ from typer.testing import CliRunner
 from children import child
 from konomi.cli import app
 from konomi.errors import ConfigError
+from konomi.labelling.answers import collect
+from konomi.labelling.people import add_person, all_people, find_person, new_token, revoke
 from konomi.labelling.project import open_project
 from konomi.web.figures import Figures
 from konomi.web.serve import address_of, check_host, listen
@@ -74,7 +76,7 @@ class Person(threading.Thread):
 def test_200_answers_and_a_server_killed_four_times(tmp_path: Path) -> None:
     project = make_project(tmp_path / "P", count=CLIENTS * (EACH + 1), overlap=1, repeats=0)
     with project.store() as store:
-        tokens = [store.session(store.add_person(f"person {number}")[0].id) for number in range(CLIENTS)]
+        tokens = [new_token(store, add_person(store, f"person {number}")[0].id, session=True) for number in range(CLIENTS)]
     port = free_port()
     cookie = cookie_of(project.path)
     acknowledged: dict[str, Any] = {}
@@ -105,7 +107,7 @@ def test_200_answers_and_a_server_killed_four_times(tmp_path: Path) -> None:
     db.close()
     assert sorted(ids) == sorted(acknowledged)
     with project.store() as store:
-        exported = store.export()
+        exported = collect(store)
     found = sorted((exported.items[each.task].prompt, each.ranks) for each in exported.judgements)
     wanted = []
     answered = [prompt for prompt, _ in acknowledged.values()]
@@ -204,7 +206,7 @@ def test_export_while_the_server_runs(tmp_path: Path) -> None:
     project = make_project(tmp_path / "P", count=EACH + 2)
     with serving("label", str(project.path)) as server:
         with project.store() as store:
-            token = store.session(store.add_person("Hana")[0].id)
+            token = new_token(store, add_person(store, "Hana")[0].id, session=True)
         acknowledged: dict[str, Any] = {}
         person = Person(int(server.address.rsplit(":", 1)[1]), cookie_of(project.path), token, acknowledged, random.Random(0))
         task = person.ask("GET", "/api/next")["task"]
@@ -267,8 +269,8 @@ def test_names_are_checked_first_and_found_again(tmp_path: Path) -> None:
             assert server.process.stdout.readline().startswith("山田 花子: http://127.0.0.1:")
             server.interrupt()
     with project.store() as store:
-        assert [each.name for each in store.people()] == ["山田 花子"]
-        store.revoke(store.person("山田 花子").id)
+        assert [each.name for each in all_people(store)] == ["山田 花子"]
+        revoke(store, find_person(store, "山田 花子").id)
     with serving("label", str(project.path), "--people", "山田 花子") as server:
         assert server.process.stdout is not None
         assert server.process.stdout.readline() == "山田 花子 had no access any more; whoever has this link comes in again:\n"

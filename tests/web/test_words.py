@@ -9,17 +9,14 @@ from string import Formatter
 
 import pytest
 
-from konomi.labelling import answers, checks, people, store
-from konomi.labelling.guidelines import GUIDELINES
-from konomi.labelling.project import LANGUAGES
+from konomi.labelling import answers, people
+from konomi.labelling.project import GUIDELINES, LANGUAGES
 from konomi.web.refusals import STATUS
 from konomi.web.words import catalogue, preferred, say
 
 WEB = Path(__file__).resolve().parents[2] / "src" / "konomi" / "web"
 PARTS = [*sorted((WEB / "static").glob("*.js")), *sorted((WEB / "templates").rglob("*.html"))]
-CODES = set(STATUS) | set(
-    re.findall(r'Refused\(\s*"(\w+)"', "".join(inspect.getsource(module) for module in (answers, checks, people, store)))
-)
+CODES = set(STATUS) | set(re.findall(r'Refused\(\s*"(\w+)"', "".join(inspect.getsource(module) for module in (answers, people))))
 
 
 @pytest.mark.parametrize("name", ["errors", "page"])

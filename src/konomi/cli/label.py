@@ -66,6 +66,7 @@ def label(
 
     The first time: konomi label PROJECT --candidates FILE. Later konomi label PROJECT goes on.
     """
+    from konomi.labelling.answers import collect
     from konomi.labelling.people import checked_name
     from konomi.web.serve import check_host, public_of, serve
 
@@ -74,7 +75,7 @@ def label(
     invite = list(dict.fromkeys(checked_name(each) for each in people or []))
     opened = _opened(project, candidates)
     with opened.store() as store:
-        store.export()  # damage is reported before anything is served
+        collect(store)  # damage is reported before anything is served
     names = name or []
     serve(opened, host=host, port=port, allow_network=allow_network, names=names, public_url=public, say=_say, invite=invite)
     echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
@@ -124,6 +125,7 @@ def _say_imported(added: int, known: int, notes: tuple[str, ...]) -> None:
 
 def make_blind(run: Path, project: Path) -> None:
     """Make a project of a run's before/after texts, for people to compare blind. Raises DataError: there is none."""
+    from konomi.labelling.answers import collect
     from konomi.labelling.blind import prompts_of, tasks_of_comparison
     from konomi.labelling.project import create_project
     from konomi.reading import written_by_konomi
@@ -141,7 +143,7 @@ def make_blind(run: Path, project: Path) -> None:
     made, imported = create_project(project, tasks, models=[name] if name else [])
     _say_imported(imported.added, imported.known, imported.notes)
     with made.store() as store:
-        exported = store.export()
+        exported = collect(store)
     planned, same = prompts_of(exported), sum(item.kind == "same" for item in exported.items.values())
     smallest = enough_votes(planned)["detectable"]
     shows = (
@@ -170,6 +172,7 @@ def export(
     other.jsonl what is no ranking: all bad, skipped, repeats. statistics.json says how far people agree and which model they
     like better; of a project of before/after texts verdict.json instead gives win rates.
     """
+    from konomi.labelling.answers import collect
     from konomi.labelling.blind import is_comparison, line, verdict
     from konomi.labelling.export import check_out, write_export
     from konomi.labelling.project import open_project
@@ -179,7 +182,7 @@ def export(
     check_out(out)
     with opened.store() as store:
         thawed = not store.frozen
-        exported = store.export(freeze=freeze)
+        exported = collect(store, freeze=freeze)
     if len(exported.judgements) > SOON:
         echo(f"computing figures of {plural(len(exported.judgements), 'answer')}", err=True)
     name, found = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
@@ -213,11 +216,13 @@ def forget(
 
     The page may go on running. Exports that were made before are not touched: remove them yourself.
     """
+    from konomi.labelling.people import find_person
+    from konomi.labelling.people import forget as forget_person
     from konomi.labelling.project import open_project
 
     with open_project(project).store() as store:
-        known = store.person(person)
+        known = find_person(store, person)
         if not yes:
             typer.confirm(f"Remove {known.name} ({known.id}) and all their answers for good?", abort=True)
-        count = store.forget(known.id)
+        count = forget_person(store, known.id)
     echo(f"removed: {known.name} and {plural(count, 'answer')}; rows of {known.id} in earlier exports are still there")

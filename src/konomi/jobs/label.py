@@ -10,10 +10,12 @@ from konomi.config import LabelConfig, LabelJob
 from konomi.errors import DataError
 from konomi.files import content_sha256, local_path
 from konomi.jobs.common import begun
+from konomi.labelling.answers import collect, comparisons
+from konomi.labelling.assignments import complete, coverage
+from konomi.labelling.database import Store
 from konomi.labelling.export import write_export
 from konomi.labelling.project import Project, provide, tasks_of
 from konomi.labelling.queue import Settings
-from konomi.labelling.store import Store
 from konomi.labelling.summary import lines, statistics
 from konomi.runs.observer import Observer
 from konomi.runs.signals import stop_on_signal
@@ -55,7 +57,7 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
                 )
         _ask(project, wanted, observer)
         with project.store() as store:
-            exported = store.export()
+            exported = collect(store)
         found = statistics(exported)
         if not found["comparisons"]:
             raise DataError(
@@ -88,13 +90,13 @@ def _ask(project: Project, wanted: LabelConfig, observer: Observer) -> None:
 
     def enough(store: Store) -> bool:
         nonlocal told
-        what, (done, target) = "answers", store.coverage()
+        what, (done, target) = "answers", coverage(store)
         if wanted.comparisons is not None:
-            what, done, target = "comparisons", store.comparisons() or 0, wanted.comparisons
+            what, done, target = "comparisons", comparisons(store) or 0, wanted.comparisons
         if done > told:
             told = done
             observer.progress(what, min(done, target), target)
-        return done >= target or store.frozen or store.complete()
+        return done >= target or store.frozen or complete(store)
 
     with project.store() as store:
         if enough(store):

@@ -1,95 +1,228 @@
-"""Answers: saved, read again, put together for an export. Functions over an open transaction."""
+"""Answers: checked, saved, read again, and collected for an export."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import sqlite3
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from konomi.data.records import Candidate
-from konomi.labelling.checks import checked
-from konomi.labelling.checksums import ANSWERS, checked_answer, checked_json, checked_task, seal_answer
-from konomi.labelling.records import KEYS, Answer, Exported, Item, Judgement, Mine, Person, Refused, Saved
+from konomi.errors import DataError
+from konomi.labelling import assignments
+from konomi.labelling.database import Store, explained
+from konomi.labelling.records import (
+    ANSWERS,
+    COMMENT_LIMIT,
+    FLAGS,
+    KEYS,
+    REASON_LIMIT,
+    SECONDS_LIMIT,
+    Answer,
+    Exported,
+    Item,
+    Judgement,
+    Mine,
+    Person,
+    Refused,
+    Saved,
+    without_surrogates,
+)  # fmt: skip
+from konomi.labelling.tables import ANSWERS as ROWS
+from konomi.labelling.tables import checked_answer, checked_json, checked_task, everything, meta_list, seal_answer
 
-__all__ = ["Comparisons", "answer_of", "exported", "forget", "mine", "newest", "save", "saved_before"]
+NO_ANSWERS = "nobody has answered anything yet: there is nothing to export"
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I)
+_NEEDED = {"ranked": "each needs one", "all_bad": "each needs one, or none has one", "skipped": "none may have one"}
 
 
-def saved_before(db: sqlite3.Connection, person: Person, answer: Answer) -> Saved | None:
-    """What was said of an answer that came before; None if it is new.
+def checked(answer: Answer, keys: str) -> Answer:
+    """``answer`` as it is stored, its ranks as ``1 2 2 4``.
+
+    Args:
+        keys: of the texts that were shown.
 
     Raises:
-        Refused: it was not shown to the person, or its id came with another content.
+        Refused: a value is not as :class:`Answer` says.
     """
-    row = db.execute("SELECT places FROM shown WHERE id = ? AND person = ?", (answer.shown, person.id)).fetchone()
-    if row is None:
-        raise Refused("unknown_task", f"no task {answer.shown[:40]!r} was shown to {person.id}")
-    known = db.execute(f"{ANSWERS} WHERE answers.id = ?", (answer.id,)).fetchone()
-    if known is None:
-        return None
-    before, revision = _answer(known)
-    if before.shown != answer.shown or before != checked(answer, KEYS[: len(row[0])]):
-        raise Refused("conflict", f"answer {answer.id} was saved with another content; a new answer needs a new id")
-    return Saved(answer.id, answer.shown, revision, again=True)
+    if answer.kind not in ANSWERS:
+        raise Refused("bad_kind", f"kind {answer.kind[:40]!r}: one of {', '.join(ANSWERS)} is needed")
+    reason = (answer.reason or "").strip()
+    for name, text, limit in (("comment", answer.comment, COMMENT_LIMIT), ("reason", reason, REASON_LIMIT)):
+        if len(text) > limit:
+            raise Refused("too_long", f"the {name} has {len(text):,} characters; {limit:,} are allowed")
+    if answer.kind == "skipped" and not reason:
+        raise Refused("bad_reason", "a skipped task needs a reason")
+    for key, flags in answer.flags.items():
+        if key not in [*keys] or not set(flags) <= set(FLAGS):
+            raise Refused("bad_flags", f"flags {flags} of {key!r}: one of {', '.join(FLAGS)} for one of {', '.join(keys)}")
+    if answer.confidence not in (None, 1, 2, 3):
+        raise Refused("bad_confidence", f"confidence {answer.confidence}: 1, 2 or 3 is needed, or none")
+    if not math.isfinite(answer.seconds) or answer.seconds < 0:
+        raise Refused("bad_seconds", f"seconds {answer.seconds}: a number from 0 is needed")
+    changes = {
+        "ranks": _ranks(answer, keys),
+        "reason": reason or None,
+        "flags": {key: sorted(set(flags)) for key, flags in answer.flags.items() if flags},
+        "seconds": min(float(answer.seconds), SECONDS_LIMIT),
+    }
+    return answer.model_copy(update=changes)
 
 
-def save(db: sqlite3.Connection, person: Person, answer: Answer, now: float, seen: int | None = None) -> Saved:
-    """Save a new answer to what was shown to the person.
+def _ranks(answer: Answer, keys: str) -> dict[str, int]:
+    needed: dict[str, list[set[str]]] = {"ranked": [set(keys)], "all_bad": [set(keys), set()], "skipped": [set()]}
+    allowed = needed[answer.kind]
+    if set(answer.ranks) not in allowed:
+        given = f"ranks for {', '.join(answer.ranks) or 'none'} of {', '.join(keys)}"
+        raise Refused("bad_ranks", f"{given}: {_NEEDED[answer.kind]} when {answer.kind}")
+    ranks = list(answer.ranks.values())
+    for rank in ranks:
+        if not 1 <= rank <= len(keys):
+            raise Refused("bad_ranks", f"rank {rank}: whole numbers from 1, the best, to {len(keys)} are needed")
+    return {key: 1 + sum(other < rank for other in ranks) for key, rank in answer.ranks.items()}
+
+
+def save(store: Store, person: Person, answer: Answer, now: float, *, seen: int | None = None) -> Saved:
+    """Save an answer, or a revision of an earlier one; it is on the disk when this returns.
+
+    The person's next task is chosen in the same commit. An answer that comes after its lease ended is saved too.
+
+    Args:
+        now: seconds since 1970.
+        seen: the revision that the person saw (0: none), so that two windows do not overwrite each other; None: any.
 
     Raises:
-        Refused: it is not as :class:`Answer` says, or the latest revision is not ``seen``.
+        Refused: the same id came with another content (``conflict``); the store is ``frozen``; no such task was shown to
+            the person (``unknown_task``); the latest revision is not ``seen`` (``conflict_revision``); or a value is not
+            as :class:`Answer` says.
     """
-    task, repeat, places, kind, revision, number = db.execute(
-        "SELECT task, repeat, places, kind, revision, number FROM shown WHERE id = ?", (answer.shown,)
-    ).fetchone()
-    said = checked(answer, KEYS[: len(places)])
-    if seen is not None and seen != revision:
-        raise Refused(
-            "conflict_revision", f"the latest answer is revision {revision}; this one was made over {seen}: look at it first"
-        )
-    revision += 1
+    if not _UUID.fullmatch(answer.id):
+        raise Refused("bad_id", f"answer id {answer.id[:40]!r}: a UUID is needed")
+    answer = answer.model_copy(update={"id": answer.id.lower()})
+    with store.write() as db:
+        query = "SELECT task, repeat, places, kind, revision, number FROM shown WHERE id = ? AND person = ?"
+        showing = db.execute(query, (answer.shown, person.id)).fetchone()
+        if showing is None:
+            raise Refused("unknown_task", f"no task {answer.shown[:40]!r} was shown to {person.id}")
+        known = db.execute(f"{ROWS} WHERE answers.id = ?", (answer.id,)).fetchone()
+        if known is None and store.frozen:
+            raise Refused("frozen", "the answers are final: none is taken any more")
+        answer, revision = checked(answer, KEYS[: len(showing[2])]), showing[4]
+        if known is not None:
+            before, revision = _answer(known)
+            if before != answer:
+                raise Refused("conflict", f"answer {answer.id} was saved with another content; a new answer needs a new id")
+            return Saved(answer.id, answer.shown, revision, again=True)
+        if seen is not None and seen != revision:
+            latest = f"the latest answer is revision {revision}; this one was made over {seen}: look at it first"
+            raise Refused("conflict_revision", latest)
+        _insert(db, person, answer, showing, now)
+        if revision == 0:
+            assignments.hand_out(db, person.id, store.settings, now)
+        return Saved(answer.id, answer.shown, revision + 1)
+
+
+def _insert(db: sqlite3.Connection, person: Person, answer: Answer, showing: tuple[Any, ...], now: float) -> None:
+    task, repeat, places, kind, revision, number = showing
     if number is None:
         last = "SELECT coalesce(max(number), 0) FROM shown WHERE person = ? AND repeat = ?"
         number = 1 + db.execute(last, (person.id, repeat)).fetchone()[0]
-        db.execute("UPDATE shown SET answered = ?, number = ? WHERE id = ?", (now, number, said.shown))
-    db.execute("UPDATE shown SET kind = ?, revision = ? WHERE id = ?", (said.kind, revision, said.shown))
-    by_number = sorted(zip(map(int, places), KEYS, strict=False))
-    ranks = json.dumps([said.ranks[key] for _, key in by_number]) if said.ranks else None
-    flags = json.dumps([said.flags.get(key, []) for _, key in by_number])
-    row = (said.id, said.shown, revision, now, said.kind, ranks, flags, said.reason, said.comment, said.confidence, said.seconds)
-    db.execute(f"INSERT INTO answers VALUES ({'?, ' * len(row)}x'')", row)
-    seal_answer(db, said.id)
-    change = (said.kind != "skipped") - (kind not in (None, "skipped"))
+        db.execute("UPDATE shown SET answered = ?, number = ? WHERE id = ?", (now, number, answer.shown))
+    db.execute("UPDATE shown SET kind = ?, revision = ? WHERE id = ?", (answer.kind, revision + 1, answer.shown))
+    keys = [key for _, key in sorted(zip(map(int, places), KEYS, strict=False))]
+    ranks = json.dumps([answer.ranks[key] for key in keys]) if answer.ranks else None
+    flags = json.dumps([answer.flags.get(key, []) for key in keys])
+    row = answer.id, answer.shown, revision + 1, now, answer.kind, ranks, flags
+    rest = answer.reason, answer.comment, answer.confidence, answer.seconds
+    db.execute(f"INSERT INTO answers VALUES ({'?, ' * 11}x'')", (*row, *rest))
+    seal_answer(db, answer.id)
+    change = (answer.kind != "skipped") - (kind not in (None, "skipped"))
     if change and not repeat:
         db.execute("UPDATE tasks SET covered = covered + ? WHERE id = ?", (change, task))
-    return Saved(said.id, said.shown, revision)
 
 
-def newest(db: sqlite3.Connection) -> int:
-    """A number that grows with each answer; 0 before the first."""
-    return int(db.execute("SELECT coalesce(max(rowid), 0) FROM answers").fetchone()[0])
+def answer_of(store: Store, person: Person, shown_id: str) -> Answer | None:
+    """The person's latest answer to what they were shown, to be edited; None if there is none."""
+    query = f"{ROWS} AND answers.revision = shown.revision WHERE shown.id = ? AND person = ?"
+    with store.read() as db:
+        row = db.execute(query, (without_surrogates(shown_id), person.id)).fetchone()
+        return None if row is None else _answer(row)[0]
 
 
-class Comparisons:
-    """How many comparisons there are (two texts, one person, no tie), counted on as answers come in."""
+def _answer(row: tuple[Any, ...]) -> tuple[Answer, int]:
+    """An answer as it was stored, and its revision."""
+    id, showing, _, _, _, places, revision, kind, ranks, flags, reason, comment, confidence, seconds, _ = checked_answer(row)
+    keys = [(key, int(place)) for key, place in zip(KEYS, places, strict=False)]
+    by_number, flagged = json.loads(ranks) if ranks else None, json.loads(flags)
+    answer = Answer(
+        id=id, shown=showing, kind=kind, reason=reason, comment=comment, confidence=confidence, seconds=seconds,
+        ranks={key: by_number[number] for key, number in keys} if by_number else {},
+        flags={key: flagged[number] for key, number in keys if flagged[number]},
+    )  # fmt: skip
+    return answer, revision
 
-    def __init__(self) -> None:
-        self._rows = self._newest = self._total = 0
-        self._id: str | None = None
 
-    def count(self, db: sqlite3.Connection) -> int:
-        """The number now."""
+def own_answers(store: Store, person: Person, limit: int = 50, before: str | None = None) -> list[Mine]:
+    """The person's own answers, newest first; with ``before`` (a showing) those older than the answer to it.
+
+    Raises:
+        Refused: they have not answered ``before``.
+    """
+    earlier: str = ""
+    cursor: tuple[Any, ...] = ()
+    with store.read() as db:
+        if before is not None:
+            own = "SELECT answered, id FROM shown WHERE id = ? AND person = ? AND answered > 0"
+            cursor = db.execute(own, (without_surrogates(before), person.id)).fetchone()
+            if cursor is None:
+                raise Refused("unknown_task", f"{person.id} has answered no task {before[:40]!r}")
+            earlier = " AND (answered, shown.id) < (?, ?)"
+        rows = db.execute(
+            "SELECT shown.id, prompt, answered, shown.kind, revision FROM shown JOIN tasks ON tasks.id = task"
+            f" WHERE person = ? AND answered > 0{earlier} ORDER BY answered DESC, shown.id DESC LIMIT ?",
+            (person.id, *cursor, limit),
+        )
+        return [Mine(*row) for row in rows]
+
+
+def changes(store: Store) -> int:
+    """A number that changes with each answer, first or revised, and with each person who is forgotten."""
+    with store.read() as db:  # SQLite gives the row numbers of removed answers again
+        newest = db.execute("SELECT coalesce(max(rowid), 0) FROM answers").fetchone()[0]
+        return (int(store.meta("forgotten") or 0) << 40) + int(newest)
+
+
+@dataclass
+class _Counter:
+    """Comparisons counted so far: up to which row of answers, with how many rows, and which answer that row is."""
+
+    rows: int = 0
+    newest: int = 0
+    id: str | None = None
+    total: int = 0
+
+
+def comparisons(store: Store) -> int | None:
+    """How many comparisons there are (two texts, one person, no tie); None where before and after are compared."""
+    with store.read() as db:
+        if db.execute("SELECT 1 FROM tasks WHERE kind <> 'rank' LIMIT 1").fetchone():
+            return None
+        counter: _Counter = store.cache.setdefault("comparisons", _Counter())
         rows = db.execute("SELECT count(*) FROM answers").fetchone()[0]
-        new = db.execute(_SINCE, (self._newest,)).fetchall()
-        newest = db.execute("SELECT id FROM answers WHERE rowid = ?", (self._newest,)).fetchone()
-        forgotten = self._rows + len(new) != rows or (self._newest and newest != (self._id,))  # numbers are given again
-        total, last = (0, (0, None)) if forgotten else (self._total, (self._newest, self._id))
-        for number, id, repeat, kind, ranks, kind_before, ranks_before in db.execute(_SINCE, (0,)) if forgotten else new:
+        new = db.execute(_SINCE, (counter.newest,)).fetchall()
+        newest = db.execute("SELECT id FROM answers WHERE rowid = ?", (counter.newest,)).fetchone()
+        if counter.rows + len(new) != rows or (counter.newest and newest != (counter.id,)):
+            # somebody was forgotten, and row numbers are given again: count anew
+            counter, new = _Counter(), db.execute(_SINCE, (0,)).fetchall()
+        total, last = counter.total, (counter.newest, counter.id)
+        for number, id, repeat, kind, ranks, kind_before, ranks_before in new:
             if not repeat:
                 total += _decided(number, kind, ranks) - _decided(number, kind_before, ranks_before)
             last = number, id
-        self._rows, self._total, (self._newest, self._id) = rows, total, last
+        store.cache["comparisons"] = _Counter(rows, *last, total)
         return total
 
 
@@ -100,91 +233,53 @@ _SINCE = """SELECT answers.rowid, answers.id, repeat, answers.kind, answers.rank
 
 
 def _decided(number: int, kind: str | None, ranks: str | None) -> int:
+    """Comparisons in one answer."""
     if kind != "ranked":
         return 0
-    found = checked_json(f"row {number} of the table answers", ranks or "[]")
-    if not isinstance(found, list) or not all(type(rank) is int for rank in found):
+    values = checked_json(f"row {number} of the table answers", ranks or "[]")
+    if not isinstance(values, list) or not all(type(rank) is int for rank in values):
         raise sqlite3.DatabaseError(f"row {number} of the table answers is not as it was written")
-    counts = Counter(found)
-    return math.comb(sum(counts.values()), 2) - sum(math.comb(count, 2) for count in counts.values())
+    return math.comb(len(values), 2) - sum(math.comb(count, 2) for count in Counter(values).values())
 
 
-def answer_of(db: sqlite3.Connection, person: Person, showing: str) -> Answer | None:
-    """The person's latest answer to what they were shown, as it was stored; None if there is none."""
-    row = db.execute(
-        f"{ANSWERS} AND answers.revision = shown.revision WHERE shown.id = ? AND person = ?", (showing, person.id)
-    ).fetchone()
-    return None if row is None else _answer(row)[0]
+def collect(store: Store, *, freeze: bool = False) -> Exported:
+    """All tasks and latest answers at one moment, while others may go on writing.
+
+    With ``freeze`` the answers are final from that moment on.
+
+    Raises:
+        DataError: nobody has answered yet (with ``freeze``), or something is damaged. Nothing is then frozen.
+    """
+    with store.write() if freeze else store.snapshot() as db:
+        rows, unchanged = everything(db), len(meta_list(db, "unchanged"))
+        if freeze:
+            if not rows[1]:
+                raise DataError(NO_ANSWERS)
+            exported = _exported(rows, unchanged)
+            store.freeze()
+            return exported
+    with explained(store.path):
+        return _exported(rows, unchanged)
 
 
-def _answer(row: tuple[Any, ...]) -> tuple[Answer, int]:
-    """An answer as it was stored, and its revision."""
-    id, showing, _, _, _, places, revision, kind, ranks, flags, reason, comment, confidence, seconds, _ = checked_answer(row)
-    keys = [(key, int(place)) for key, place in zip(KEYS, places, strict=False)]
-    by_number, flagged = json.loads(ranks) if ranks else None, json.loads(flags)
-    given = {key: by_number[number] for key, number in keys} if by_number else {}
-    marked = {key: flagged[number] for key, number in keys if flagged[number]}
-    return Answer(id, showing, kind, given, reason, marked, comment, confidence, seconds), revision
-
-
-def mine(db: sqlite3.Connection, person: Person, limit: int, before: str | None) -> list[Mine]:
-    """The person's own answers, newest first; those before that to the showing ``before``. Raises Refused: there is none."""
-    earlier, cursor = "", ()
-    if before is not None:
-        own = "SELECT answered, id FROM shown WHERE id = ? AND person = ? AND answered > 0"
-        cursor = db.execute(own, (before, person.id)).fetchone()
-        if cursor is None:
-            raise Refused("unknown_task", f"{person.id} has answered no task {before[:40]!r}")
-        earlier = " AND (answered, shown.id) < (?, ?)"
-    rows = db.execute(
-        "SELECT shown.id, prompt, answered, shown.kind, revision FROM shown JOIN tasks ON tasks.id = task"
-        f" WHERE person = ? AND answered > 0{earlier} ORDER BY answered DESC, shown.id DESC LIMIT ?",
-        (person.id, *cursor, limit),
-    )
-    return [Mine(*row) for row in rows]
-
-
-def forget(db: sqlite3.Connection, person: Person) -> int:
-    """Remove a person, their tokens, showings and answers; return how many tasks they had answered, repeats too."""
-    answers = db.execute("SELECT count(number) FROM shown WHERE person = ?", (person.id,)).fetchone()[0]
-    db.execute(
-        "UPDATE tasks SET covered = covered - 1 WHERE id IN"
-        " (SELECT task FROM shown WHERE person = ? AND repeat = 0 AND kind <> 'skipped')",
-        (person.id,),
-    )
-    db.execute("DELETE FROM people WHERE id = ?", (person.id,))  # and, by their foreign keys, all the rest
-    return int(answers)
-
-
-def exported(given: tuple[dict[int, Any], list[tuple[Any, ...]]], unchanged: int) -> Exported:
-    """What :func:`konomi.labelling.checksums.everything` gave, put together. Raises DatabaseError: something in it is damaged."""
-    tasks, rows = given
+def _exported(rows: tuple[dict[int, Any], list[tuple[Any, ...]]], unchanged: int) -> Exported:
+    """Tasks and answers of :func:`konomi.labelling.tables.everything`. Raises DatabaseError: something in it is damaged."""
     items = {}
-    for id, (task, candidates) in tasks.items():
-        (kind, lang, prompt, columns), candidates = checked_task(id, task, candidates)
+    for id, task_row in rows[0].items():
+        (kind, lang, prompt, columns), candidates = checked_task(id, *task_row)
         texts, langs, named, sources = zip(*candidates, strict=True)
-        both = tuple(Candidate(text, json.loads(source)) for text, source in zip(texts, sources, strict=True))
-        items[id] = Item(prompt, lang, kind, both, langs, tuple(map(bool, named)), json.loads(columns))
-    found = [_judgement(checked_answer(row)) for row in rows]
-    for task in {each.task for each in found} - items.keys():
+        responses = tuple(Candidate(text, json.loads(source)) for text, source in zip(texts, sources, strict=True))
+        items[id] = Item(prompt, lang, kind, responses, langs, tuple(map(bool, named)), json.loads(columns))
+    judgements = [_judgement(checked_answer(row)) for row in rows[1]]
+    for task in {each.task for each in judgements} - items.keys():
         raise sqlite3.DatabaseError(f"row {task} of the table tasks is missing")
-    return Exported(items, tuple(sorted(found, key=lambda each: (each.task, each.rater, each.repeat))), unchanged)
+    return Exported(items, tuple(sorted(judgements, key=lambda each: (each.task, each.rater, each.repeat))), unchanged)
 
 
 def _judgement(row: tuple[Any, ...]) -> Judgement:
     _, _, task, person, repeat, places, revision, kind, ranks, flags, reason, comment, confidence, seconds, at = row
+    by_number = tuple(json.loads(ranks)) if ranks else None
+    order, flagged = tuple(map(int, places)), tuple(map(tuple, json.loads(flags)))
     return Judgement(
-        task,
-        person,
-        kind,
-        tuple(json.loads(ranks)) if ranks else None,
-        tuple(map(int, places)),
-        bool(repeat),
-        tuple(tuple(each) for each in json.loads(flags)),
-        reason,
-        comment,
-        confidence,
-        seconds,
-        at,
-        revision,
+        task, person, kind, by_number, order, bool(repeat), flagged, reason, comment, confidence, seconds, at, revision
     )

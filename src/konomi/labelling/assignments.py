@@ -1,4 +1,4 @@
-"""Handing out work: what the queue asks of the tables, and a task as it is shown. Functions over an open transaction."""
+"""Handing out work: what the queue asks of the tables, a task as it is shown, and how far the work is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 
-from konomi.labelling import queue
-from konomi.labelling.checksums import checked_places, seal_task, task_of
-from konomi.labelling.import_tasks import Ready
+from konomi.labelling import people, queue
+from konomi.labelling.database import Store
 from konomi.labelling.queue import Candidacy, History, Settings
-from konomi.labelling.records import KEYS, Progress, Shown, ShownText
+from konomi.labelling.records import KEYS, Person, Progress, Shown, ShownText, without_surrogates
+from konomi.labelling.tables import checked_places, task_of
 
 RECENT = 30
 """Answers that a person's speed is taken from."""
@@ -32,25 +32,104 @@ _OPEN = """SELECT id, task, repeat, until FROM shown
     WHERE person = ? AND repeat IN (0, 1) AND number IS NULL AND until > 0 ORDER BY repeat LIMIT 1"""
 
 
-def add_tasks(db: sqlite3.Connection, tasks: list[Ready], settings: Settings) -> int:
-    """Add those tasks that are not there yet; return how many."""
-    added = 0
-    for task in tasks:
-        place = queue.place_of(task.digest, settings)
-        made = db.execute(
-            "INSERT INTO tasks (digest, place, kind, lang, prompt, columns) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (task.digest, place, task.kind, task.lang, task.prompt, task.columns),
+def next_task(store: Store, person: Person, now: float) -> Shown | None:
+    """The person's next task: what they have open, else a new one; None: nothing is left, or the store is frozen.
+
+    It is kept for the person until its lease ends.
+
+    Args:
+        now: seconds since 1970, here and below.
+
+    Raises:
+        Refused: the person was forgotten.
+    """
+    half = store.settings.lease_minutes * 30
+    with store.read() as db:  # mostly it was chosen with the last answer, and nothing has to be written
+        row = _open_showing(db, person.id)
+        if row is not None and row[3] > now + half and not store.frozen:
+            return _shown(db, row[0])
+    with store.write() as db:
+        people.find_person(store, person.id)
+        showing = None if store.frozen else hand_out(db, person.id, store.settings, now)
+        return None if showing is None else _shown(db, showing)
+
+
+def find_shown(store: Store, person: Person, shown_id: str) -> Shown | None:
+    """A task as it was shown to this person; None if it was not."""
+    showing = without_surrogates(shown_id)
+    with store.read() as db:
+        row = db.execute("SELECT 1 FROM shown WHERE id = ? AND person = ?", (showing, person.id)).fetchone()
+        return _shown(db, showing) if row else None
+
+
+def give_up(store: Store, person: Person) -> None:
+    """Leave the person's open task to others. Should an answer still come it is saved."""
+    with store.write() as db:
+        db.execute("UPDATE shown SET until = 0 WHERE person = ? AND number IS NULL", (person.id,))
+
+
+def busy(store: Store, now: float, seconds: float = 600.0) -> bool:
+    """Whether somebody has begun a task within the last ``seconds`` and has not answered it."""
+    begun = "SELECT 1 FROM shown WHERE number IS NULL AND until > 0 AND at > ? LIMIT 1"
+    with store.read() as db:
+        return db.execute(begun, (now - seconds,)).fetchone() is not None
+
+
+def coverage(store: Store) -> tuple[int, int]:
+    """How many answers count toward the target, and the target: tasks times people a task."""
+    with store.read() as db:
+        team, target = db.execute(
+            "SELECT sum(min(covered, wanted)), sum(wanted) FROM"
+            f" (SELECT covered, {_WANTED} AS wanted FROM tasks INDEXED BY tasks_in_turn)",
+            _wanted(store.settings),
+        ).fetchone()
+        return team, target
+
+
+def complete(store: Store) -> bool:
+    """Whether no more answers are expected: all are given, or nobody is left who has not skipped what is missing."""
+    with store.read() as db:
+        team, target = coverage(store)
+        if team >= target:
+            return True
+        skips = db.execute(  # in place of answers that are wanted, each once
+            f"SELECT sum(min(skips, max(0, {_WANTED} - covered))) FROM tasks JOIN"
+            " (SELECT task, count(*) AS skips FROM shown WHERE kind = 'skipped' AND repeat = 0 GROUP BY task) ON task = tasks.id",
+            _wanted(store.settings),
+        ).fetchone()[0]
+        if team + (skips or 0) < target:
+            return False
+        return not any(_left(db, each.id, store.settings) for each in people.all_people(store) if each.active)
+
+
+def progress_of(store: Store, person: Person, now: float) -> Progress:
+    """How far a person and the team are."""
+    with store.read() as db:
+        history = TasksFor(db, person.id, now).history()
+        team, target = coverage(store)
+        last = "SELECT id FROM shown WHERE person = ? AND answered > 0 ORDER BY answered DESC LIMIT ?"
+        rows = db.execute(
+            f"SELECT seconds FROM ({last}) AS last JOIN answers ON answers.shown = last.id AND answers.revision = 1",
+            (person.id, RECENT),
         )
-        if made.rowcount:
-            added += 1
-            rows = [(made.lastrowid, number, *each) for number, each in enumerate(task.candidates)]
-            db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", rows)
-            seal_task(db, int(made.lastrowid or 0))
-    return added
+        spent = [min(seconds, PAUSE) for (seconds,) in rows]
+        each = sum(spent) / len(spent) if len(spent) >= 3 else 0.0
+        own = "SELECT count(*) FROM shown WHERE person = ? AND kind = 'skipped'"
+        left = _left(db, person.id, store.settings)
+        return Progress(
+            mine=history.new + history.repeats,
+            skipped=db.execute(own, (person.id,)).fetchone()[0],
+            left=left,
+            team=team,
+            target=target,
+            per_hour=3600 / each if each else None,
+            minutes_left=left / (1 - store.settings.repeats) * each / 60 if each else None,
+            frozen=store.frozen,
+        )
 
 
 class TasksFor:
-    """The tasks as the queue asks for them: of one person, at one moment, out of the indexes."""
+    """The tables as :class:`queue.Tasks`: for one person, at one moment."""
 
     def __init__(self, db: sqlite3.Connection, person: str, now: float) -> None:
         self.db = db
@@ -64,7 +143,7 @@ class TasksFor:
         return History(self.person, new, repeats)
 
     def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[Candidacy]:
-        """As :class:`queue.Tasks` says."""
+        """See :class:`queue.Tasks`."""
         given = {"person": self.person, "now": self.now, "covered": covered, "begin": begin, "end": end, "look": look}
         rest = f" AND NOT {_SEEN} ORDER BY place" if look is None else " ORDER BY place LIMIT :look"
         for task, place, leased, seen in self.db.execute(_UNSEEN + rest, given):
@@ -72,53 +151,51 @@ class TasksFor:
                 yield Candidacy(task, place, leased)
 
     def earlier(self, first: int, last: int) -> int | None:
-        """As :class:`queue.Tasks` says."""
+        """See :class:`queue.Tasks`."""
         row = self.db.execute(_EARLIER, (self.person, first, last)).fetchone()
         return None if row is None else int(row[0])
 
-    def state(self, task: int) -> tuple[float, int, int]:
-        """A task's place, how many people have answered it, and how many have it open."""
-        given = {"now": self.now, "task": task}
-        place, covered, leased = self.db.execute(
-            f"SELECT place, covered, {_LEASED} FROM tasks WHERE id = :task", given
-        ).fetchone()
-        return place, covered, leased
+    def has_room(self, task: int, overlap: float) -> bool:
+        """Whether one more person may get a task."""
+        state = f"SELECT place, covered, {_LEASED} FROM tasks WHERE id = :task"
+        place, covered, leased = self.db.execute(state, {"now": self.now, "task": task}).fetchone()
+        return queue.has_room(place, covered, leased, overlap)
 
     def order_before(self, task: int) -> tuple[int, ...] | None:
         """In which order the person has seen the task's candidates; None if they have not."""
-        shown = "SELECT places FROM shown WHERE person = ? AND task = ? AND repeat = 0"
-        row = self.db.execute(shown, (self.person, task)).fetchone()
+        query = "SELECT places FROM shown WHERE person = ? AND task = ? AND repeat = 0"
+        row = self.db.execute(query, (self.person, task)).fetchone()
         return None if row is None else tuple(map(int, row[0]))
 
 
-def open_showing(db: sqlite3.Connection, person: str) -> tuple[str, int, int, float] | None:
-    """What the person was shown and has not answered: its id, task, whether it is a repeat, and when the lease ends."""
+def _open_showing(db: sqlite3.Connection, person: str) -> tuple[str, int, int, float] | None:
+    """The person's unanswered showing: id, task, whether it is a repeat, end of the lease."""
     row: tuple[str, int, int, float] | None = db.execute(_OPEN, (person,)).fetchone()
     return row
 
 
 def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float) -> str | None:
-    """The id of the showing that the person has open, with a new lease, or else of a new one; None: nothing is left."""
+    """The id of the showing that the person has open, its lease renewed, else of a new one; None: nothing is left."""
     tasks = TasksFor(db, person, now)
     until = now + settings.lease_minutes * 60
-    while row := open_showing(db, person):
+    while row := _open_showing(db, person):
         showing, task, repeat, ended = row
-        if repeat or ended > now or queue.has_room(*tasks.state(task), settings.overlap):
+        if repeat or ended > now or tasks.has_room(task, settings.overlap):
             db.execute("UPDATE shown SET until = ? WHERE id = ?", (until, showing))
             return showing
-        # others have taken it since; should an answer still come it is saved all the same
+        # others have taken it since; should an answer still come it is saved
         db.execute("UPDATE shown SET until = 0 WHERE id = ?", (showing,))
     choice = queue.choose(tasks.history(), tasks, settings)
     if choice is None:
         return None
-    count = "(SELECT count(*) FROM candidates WHERE task = tasks.id)"
-    digest, count = db.execute(f"SELECT digest, {count} FROM tasks WHERE id = ?", (choice.task,)).fetchone()
+    candidates = "(SELECT count(*) FROM candidates WHERE task = tasks.id)"
+    digest, count = db.execute(f"SELECT digest, {candidates} FROM tasks WHERE id = ?", (choice.task,)).fetchone()
     order = queue.order(count, digest, person, settings, tasks.order_before(choice.task))
     given_up = "SELECT id FROM shown WHERE person = ? AND task = ? AND repeat = ? AND number IS NULL"
-    row = db.execute(given_up, (person, choice.task, choice.repeat)).fetchone()
-    if row is not None:  # the page may still hold it
-        db.execute("UPDATE shown SET until = ? WHERE id = ?", (until, row[0]))
-        return str(row[0])
+    known = db.execute(given_up, (person, choice.task, choice.repeat)).fetchone()
+    if known is not None:  # the page may still hold it
+        db.execute("UPDATE shown SET until = ? WHERE id = ?", (until, known[0]))
+        return str(known[0])
     showing = secrets.token_urlsafe(15)
     db.execute(
         "INSERT INTO shown (id, task, person, repeat, places, at, until) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -127,8 +204,7 @@ def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float
     return showing
 
 
-def shown(db: sqlite3.Connection, showing: str) -> Shown:
-    """The task of a showing as it is shown."""
+def _shown(db: sqlite3.Connection, showing: str) -> Shown:
     task, places, revision = db.execute("SELECT task, places, revision FROM shown WHERE id = ?", (showing,)).fetchone()
     (_, lang, prompt, _), candidates = task_of(db, task)
     texts = []
@@ -138,28 +214,8 @@ def shown(db: sqlite3.Connection, showing: str) -> Shown:
     return Shown(showing, prompt, lang, tuple(texts), revision)
 
 
-def coverage(db: sqlite3.Connection, settings: Settings) -> tuple[int, int]:
-    """How many answers are wanted, and how many of these are there."""
-    target, team = db.execute(
-        "SELECT sum(wanted), sum(min(covered, wanted)) FROM"
-        f" (SELECT covered, {_WANTED} AS wanted FROM tasks INDEXED BY tasks_in_turn)",
-        _wanted(settings),
-    ).fetchone()
-    return target, team
-
-
-def skipped(db: sqlite3.Connection, settings: Settings) -> int:
-    """How many of the answers that are wanted people have skipped instead, each once: nobody may be left to give them."""
-    found = db.execute(
-        f"SELECT sum(min(skips, max(0, {_WANTED} - covered))) FROM tasks JOIN"
-        " (SELECT task, count(*) AS skips FROM shown WHERE kind = 'skipped' AND repeat = 0 GROUP BY task) ON task = tasks.id",
-        _wanted(settings),
-    ).fetchone()
-    return int(found[0] or 0)
-
-
-def left(db: sqlite3.Connection, person: str, settings: Settings) -> int:
-    """How many tasks are still there for a person: some answers to them are wanted, and none is theirs."""
+def _left(db: sqlite3.Connection, person: str, settings: Settings) -> int:
+    """How many tasks a person may still get: answers to them are wanted, and none is theirs."""
     given = {"person": person, **_wanted(settings)}
     never = db.execute(
         f"SELECT count(*) FROM tasks INDEXED BY tasks_in_turn WHERE covered < {_WANTED} AND NOT EXISTS"
@@ -174,44 +230,5 @@ def left(db: sqlite3.Connection, person: str, settings: Settings) -> int:
     return int(never + unanswered)
 
 
-def give_up(db: sqlite3.Connection, person: str) -> None:
-    """End the lease of what a person has open."""
-    db.execute("UPDATE shown SET until = 0 WHERE person = ? AND number IS NULL", (person,))
-
-
-def begun_since(db: sqlite3.Connection, since: float) -> bool:
-    """Whether somebody has a task open that they were shown after ``since``."""
-    row = db.execute("SELECT 1 FROM shown WHERE number IS NULL AND until > 0 AND at > ? LIMIT 1", (since,)).fetchone()
-    return row is not None
-
-
 def _wanted(settings: Settings) -> dict[str, float]:
     return {"whole": int(settings.overlap), "rest": settings.overlap % 1}
-
-
-def progress(db: sqlite3.Connection, person: str, settings: Settings, frozen: bool, now: float) -> Progress:
-    """How far a person and the team are."""
-    history = TasksFor(db, person, now).history()
-    target, team = coverage(db, settings)
-    spent = [
-        min(seconds, PAUSE)
-        for (seconds,) in db.execute(
-            "SELECT seconds FROM (SELECT id FROM shown WHERE person = ? AND answered > 0 ORDER BY answered DESC LIMIT ?) AS last"
-            " JOIN answers ON answers.shown = last.id AND answers.revision = 1",
-            (person, RECENT),
-        )
-    ]
-    each = sum(spent) / len(spent) if len(spent) >= 3 else 0.0
-    own = "SELECT count(*) FROM shown WHERE person = ? AND kind = 'skipped'"
-    skipped = db.execute(own, (person,)).fetchone()[0]
-    still = left(db, person, settings)
-    return Progress(
-        mine=history.new + history.repeats,
-        skipped=skipped,
-        left=still,
-        team=team,
-        target=target,
-        per_hour=3600 / each if each else None,
-        minutes_left=still / (1 - settings.repeats) * each / 60 if each else None,
-        frozen=frozen,
-    )

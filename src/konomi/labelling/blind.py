@@ -1,6 +1,6 @@
-"""A run's before/after for people: tasks of two texts each, and what their answers say. The rest is in verdict.py.
+"""A run's before/after as a blind comparison: tasks of two texts each, and the verdict of their answers.
 
-Which text is from before and which from after training is in their sources, which nobody who judges ever sees.
+Which text is from before training and which from after is in their sources, which raters never see.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SIDES = ("before", "after")
 def tasks_of_comparison(comparison: Mapping[str, Any], run: str) -> list[NewTask]:
     """The held-out prompts of a ``compare.json`` as tasks.
 
-    Where a prompt was answered several times, two different texts of the same model become a further task (A/A): it shows
-    what people say when there is nothing to find. At most one such task for each ten others.
+    Where a prompt was answered several times, two different texts of the same model become a further task (A/A), which shows
+    what people say when there is no difference. At most one such task for each ten others.
 
     Args:
-        comparison: what is in the file.
-        run: names the run in the sources of the texts.
+        comparison: the content of the file.
+        run: the name of the run in the sources of the texts.
 
     Raises:
         DataError: no held-out prompt has two different texts; a row is damaged.
@@ -34,17 +34,17 @@ def tasks_of_comparison(comparison: Mapping[str, Any], run: str) -> list[NewTask
     tasks: list[NewTask] = []
     texts: dict[str, dict[str, dict[str, Candidate]]] = {}
     for row in _rows(comparison):
-        found = texts.setdefault(row["prompt"], {side: {} for side in SIDES})
+        by_side = texts.setdefault(row["prompt"], {side: {} for side in SIDES})
         both = tuple(_candidate(row, side, run) for side in SIDES)
         tasks.append(NewTask(row["prompt"], both, kind="compare"))
         for side, each in zip(SIDES, both, strict=True):
             for text in (each, *([_candidate(row["again"], side, run)] if "again" in row else [])):
-                found[side].setdefault(text.text.strip(), text)
+                by_side[side].setdefault(text.text.strip(), text)
     if not any(len({each.text.strip() for each in task.candidates}) == 2 for task in tasks):
         raise DataError("compare.json has no held-out prompt with two different texts: there is nothing to compare blind")
     same = []
-    for number, (prompt, found) in enumerate(texts.items()):
-        own = list(found[SIDES[number % 2]].values())
+    for number, (prompt, by_side) in enumerate(texts.items()):
+        own = list(by_side[SIDES[number % 2]].values())
         if len(own) > 1:
             same.append(NewTask(prompt, tuple(own[:2]), kind="same"))
     return tasks + same[: len(tasks) // 10]
@@ -70,32 +70,32 @@ def _candidate(row: Mapping[str, Any], side: str, run: str) -> Candidate:
 
 
 def is_comparison(exported: Exported) -> bool:
-    """Whether there are tasks of before and after in a store."""
+    """Whether before and after are compared."""
     return any(item.kind == "compare" for item in exported.items.values())
 
 
 def prompts_of(exported: Exported) -> int:
-    """Prompts of which people can tell before from after: several tasks of one prompt are not independent."""
+    """The number of prompts: several tasks of one prompt are not independent."""
     return len({Prompt(item.prompt).key for item in exported.items.values() if item.kind == "compare"})
 
 
 def decided_prompts(exported: Exported) -> int:
-    """Prompts that people have decided so far, for one side or the other: what the sign test counts."""
-    found = by_prompt(once([vote for vote in votes_of(exported) if not vote.same]))
-    return int(found["for"] + found["against"])
+    """Prompts that people have decided so far, for either side: what the sign test counts."""
+    counts = by_prompt(once([vote for vote in votes_of(exported) if not vote.same]))
+    return int(counts["for"] + counts["against"])
 
 
 def votes_of(exported: Exported) -> list[Vote]:
-    """What was said of before and after, repeats too. What was skipped, or called all bad, is no vote."""
-    found = []
+    """All votes, repeats included. An answer that was skipped or called all bad is none."""
+    votes = []
     for each in exported.judgements:
         item = exported.items[each.task]
         if item.kind in ("compare", "same") and each.kind == "ranked" and each.ranks is not None:
-            found.append(_vote(item, each, each.ranks))
-    return found
+            votes.append(_vote(item, each, each.ranks))
+    return votes
 
 
-def _vote(item: Item, said: Judgement, ranks: tuple[int, ...]) -> Vote:
+def _vote(item: Item, judgement: Judgement, ranks: tuple[int, ...]) -> Vote:
     same = item.kind == "same"
     before, after = (0, 1) if same else [[c.source["model"] for c in item.candidates].index(side) for side in SIDES]
     scores = [item.candidates[number].source.get("score") for number in (before, after)]
@@ -105,68 +105,67 @@ def _vote(item: Item, said: Judgement, ranks: tuple[int, ...]) -> Vote:
         item.candidates[before].text,
         item.candidates[after].text,
         (1 + (ranks[after] < ranks[before]) - (ranks[after] > ranks[before])) / 2,
-        said.rater,
-        after_first=said.order.index(after) < said.order.index(before),
+        judgement.rater,
+        after_first=judgement.order.index(after) < judgement.order.index(before),
         gap=known[1] - known[0] if len(known) == 2 else None,
         same=same,
     )
 
 
 def with_unchanged(votes: Sequence[Vote], unchanged: int) -> list[Vote]:
-    """One vote for each two texts, the mean of what people say; and a tie for each text that training left as it was."""
-    said: dict[tuple[str, str, str], list[float]] = {}
+    """One vote for each two texts, the mean over people; and a tie for each text that training did not change."""
+    shares: dict[tuple[str, str, str], list[float]] = {}
     for vote in once([vote for vote in votes if not vote.same]):
-        said.setdefault((vote.prompt, vote.before, vote.after), []).append(vote.share)
-    means = [Vote(*texts, sum(shares) / len(shares)) for texts, shares in said.items()]
+        shares.setdefault((vote.prompt, vote.before, vote.after), []).append(vote.share)
+    means = [Vote(*texts, sum(own) / len(own)) for texts, own in shares.items()]
     return means + [Vote(f"unchanged {number}", "", "", 0.5) for number in range(unchanged if means else 0)]
 
 
 def verdict(exported: Exported, seed: int = 0) -> dict[str, Any]:
-    """What people found.
+    """The result of a blind comparison.
 
     Returns:
-        All of :func:`konomi.statistics.win_rate.judge`. ``unchanged``: ``texts`` that training left as they were, so that nobody
-        was shown them; ``of``: these and those that were shown; ``win_rate`` with each of them as a tie.
-        ``enough``: what so many prompts can show at all, see :func:`konomi.statistics.power.enough_votes`.
+        All of :func:`konomi.statistics.win_rate.judge`. ``unchanged``: ``texts`` that training did not change, which are shown
+        to nobody; ``of``: these and those that were shown; ``win_rate`` with each of them as a tie.
+        ``enough``: what so many prompts can show, see :func:`konomi.statistics.power.enough_votes`.
     """
     votes = votes_of(exported)
-    found = judge(votes, seed)
     shown = sum(item.kind == "compare" for item in exported.items.values())
     rate = win_rate(with_unchanged(votes, exported.unchanged))
     unchanged = {"texts": exported.unchanged, "of": shown + exported.unchanged, "win_rate": rate}
-    return {**found, "unchanged": unchanged, "enough": enough_votes(prompts_of(exported))}
+    return {**judge(votes, seed), "unchanged": unchanged, "enough": enough_votes(prompts_of(exported))}
 
 
-def line(said: Mapping[str, Any]) -> str:
+def line(result: Mapping[str, Any]) -> str:
     """The verdict as a line for a terminal."""
-    if said["win_rate"]["value"] is None:
+    if result["win_rate"]["value"] is None:
         return "nobody has compared before and after yet"
-    counts = ", ".join(plural(said[key], one, key) for one, key in (("win", "wins"), ("tie", "ties"), ("loss", "losses")))
-    told = f"after wins {_rate(said['win_rate'])}, for these raters: {counts} in {plural(said['votes'], 'vote')}"
-    others = said["win_rate_over_raters"]
+    counts = ", ".join(plural(result[key], one, key) for one, key in (("win", "wins"), ("tie", "ties"), ("loss", "losses")))
+    text = f"after wins {_rate(result['win_rate'])}, for these raters: {counts} in {plural(result['votes'], 'vote')}"
+    others = result["win_rate_over_raters"]
     if others["low"] is not None:
-        told += f"; for people in general, of whom the {plural(said['people'], 'rater')} are a sample: {_range(others)}"
+        text += f"; for people in general, of whom the {plural(result['people'], 'rater')} are a sample: {_range(others)}"
     else:
-        told += f"; how far people in general agree with that cannot be said: {_missing(said)}"
-    unchanged = said["unchanged"]
+        text += f"; how far people in general agree with that cannot be said: {_missing(result)}"
+    unchanged = result["unchanged"]
     if unchanged["texts"]:
-        told += (
+        text += (
             f"; {unchanged['texts']:,} of {plural(unchanged['of'], 'text')} are the same before and after, "
             f"and nobody was shown them: with these as ties {_rate(unchanged['win_rate'])}"
         )
-    return told
+    return text
 
 
-def _missing(said: Mapping[str, Any]) -> str:
+def _missing(result: Mapping[str, Any]) -> str:
     """Why there is no interval for people in general."""
-    if said["people"] < 2:
+    if result["people"] < 2:
         return "it takes two raters, better ten"
-    return "all votes are on one prompt" if said["prompts"] < 2 else "no difference between the raters shows in so few votes"
+    return "all votes are on one prompt" if result["prompts"] < 2 else "no difference between the raters shows in so few votes"
 
 
-def _rate(found: Mapping[str, float | None]) -> str:
-    return f"{100 * (found['value'] or 0.0):.1f} % ({_range(found)})"
+def _rate(rate: Mapping[str, float | None]) -> str:
+    return f"{100 * (rate['value'] or 0.0):.1f} % ({_range(rate)})"
 
 
-def _range(found: Mapping[str, float | None]) -> str:
-    return interval_words(found, lambda end: f"{100 * end:.0f}", "{low} to {high} %")
+def _range(rate: Mapping[str, float | None]) -> str:
+    return interval_words(rate, lambda end: f"{100 * end:.0f}", "{low} to {high} %")

@@ -1,72 +1,36 @@
-"""The SQLite file under the store: its tables, how it is opened, and what its errors mean.
+"""The store: one SQLite file of tasks, people and answers, for several threads and processes at once.
 
-- A commit is on the disk before it returns. In WAL mode SQLite before 3.51.3 can, very rarely, damage the file; there the
-  rollback journal is used, with one more flush, so that no power failure brings a journal back. Writers queue either way.
+- A commit is on the disk before it returns. In WAL mode SQLite before 3.51.3 can, very rarely, damage the file; older versions
+  use the rollback journal, with one more flush, so that no power failure brings a journal back. Writers queue either way.
 - Tables change by migrations alone: a new file goes through all of them, an old one through those it lacks.
 - What is deleted is overwritten (``secure_delete``).
 
-This process must never open the file but through SQLite: closing any handle of it would drop the locks of them all.
+This process must open the file only through SQLite: closing any other handle would drop all its locks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from konomi.errors import DataError, RunError
-from konomi.labelling.checksums import seal_all
+from konomi.labelling import tables
+from konomi.labelling.queue import Settings
 
 APPLICATION = 0x6B6F6E6F
-"""In the file's header ("kono"): that it is ours."""
+"""In the file's header: "kono"."""
 BUSY_SECONDS = 30.0
 """How long to wait for another process that is writing."""
 WAL_IS_SAFE = (3, 51, 3)
-
-MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] = (
-    (
-        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-        # covered: people whose answer counts; place: on the queue's circle
-        """CREATE TABLE tasks (id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, place REAL NOT NULL,
-            covered INTEGER NOT NULL DEFAULT 0, kind TEXT NOT NULL, lang TEXT NOT NULL, prompt TEXT NOT NULL,
-            columns TEXT NOT NULL)""",
-        "CREATE INDEX tasks_in_turn ON tasks (covered, place)",
-        """CREATE TABLE candidates (task INTEGER NOT NULL REFERENCES tasks, number INTEGER NOT NULL, text TEXT NOT NULL,
-            lang TEXT NOT NULL, names_model INTEGER NOT NULL, source TEXT NOT NULL, PRIMARY KEY (task, number)) WITHOUT ROWID""",
-        "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, admin INTEGER NOT NULL, created REAL NOT NULL)",
-        """CREATE TABLE tokens (hash BLOB PRIMARY KEY, person TEXT NOT NULL REFERENCES people ON DELETE CASCADE,
-            created REAL NOT NULL) WITHOUT ROWID""",
-        "CREATE INDEX tokens_of ON tokens (person)",
-        # places: numbers of the candidates in the order shown. number: the person's first answers counted from 1, repeats
-        # apart; NULL before the answer. until: end of the lease, 0 when it was given up. kind, revision: of the latest answer
-        """CREATE TABLE shown (id TEXT PRIMARY KEY, task INTEGER NOT NULL REFERENCES tasks,
-            person TEXT NOT NULL REFERENCES people ON DELETE CASCADE, repeat INTEGER NOT NULL, places TEXT NOT NULL,
-            at REAL NOT NULL, until REAL NOT NULL, number INTEGER, answered REAL, kind TEXT, revision INTEGER NOT NULL DEFAULT 0)
-            WITHOUT ROWID""",
-        "CREATE UNIQUE INDEX shown_once ON shown (person, task, repeat)",
-        "CREATE INDEX shown_numbers ON shown (person, repeat, number)",
-        "CREATE INDEX shown_newest ON shown (person, answered)",
-        "CREATE INDEX shown_leases ON shown (task, until) WHERE number IS NULL",
-        """CREATE TABLE answers (id TEXT PRIMARY KEY, shown TEXT NOT NULL REFERENCES shown ON DELETE CASCADE,
-            revision INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, ranks TEXT, flags TEXT NOT NULL, reason TEXT,
-            comment TEXT NOT NULL, confidence INTEGER, seconds REAL NOT NULL, digest BLOB NOT NULL)""",
-        "CREATE UNIQUE INDEX answers_of ON answers (shown, revision)",
-    ),
-    (
-        "ALTER TABLE people ADD COLUMN guidelines_seen TEXT",
-        "ALTER TABLE people ADD COLUMN shortcuts INTEGER NOT NULL DEFAULT 1",
-    ),
-    ("ALTER TABLE tasks ADD COLUMN checksum BLOB NOT NULL DEFAULT x''", seal_all),
-)
-VERSION = len(MIGRATIONS)
 
 
 def journal_mode(version: Sequence[int]) -> str:
@@ -78,25 +42,37 @@ def journal_mode(version: Sequence[int]) -> str:
     return "wal" if tuple(version) >= WAL_IS_SAFE else "delete"
 
 
-class Database:
-    """One connection that the threads of a process share in turn. Other processes may have the file open too."""
+class Store:
+    """An open store and the settings of its project.
 
-    def __init__(self, path: Path, *, new: bool = False, wait: float | None = None) -> None:
-        """Open the file, check it whole, and bring its tables up to date.
+    The functions of this package take a store and open their own transactions; a transaction within another is part of it.
+    They raise DataError when the file is damaged, and RunError when the disk fails or others keep the file locked.
+
+    Attributes:
+        settings: how the work is handed out: the project's, not the file's.
+        wait: seconds that a transaction may wait for its turn, and again at its end.
+        cache: what functions remember between calls.
+    """
+
+    def __init__(self, path: Path, settings: Settings, *, new: bool = False, wait: float | None = None) -> None:
+        """Open the file, check all of it, and bring its tables up to date.
 
         Args:
             path: of the file.
-            new: make the file, which must not exist, for its owner alone.
-            wait: seconds that a transaction may wait for its turn, and again at its end; None: ``BUSY_SECONDS``.
+            settings: of the project.
+            new: make the file, for its owner alone; :func:`konomi.labelling.import_tasks.create_store` also fills it.
+            wait: None: ``BUSY_SECONDS``.
 
         Raises:
             DataError: there is no such file (or, if ``new``, there is one); it is damaged, another program's, or of a
                 newer konomi.
             RunError: it cannot be opened or written.
         """
-        self.path = path
+        self.path, self.settings = path, settings
         self.wait = BUSY_SECONDS if wait is None else wait
-        self.lock = threading.RLock()
+        self.cache: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self._mode = ""
         if new:
             self._make()
         elif not self._is_there():
@@ -108,23 +84,27 @@ class Database:
             except BaseException:
                 self.connection.close()
                 raise
+        if self.meta("compact"):
+            self.compact()
 
     def close(self) -> None:
-        """Close the file. What was committed is there."""
-        with self.lock:
+        """Close the file."""
+        with self._lock:
             self.connection.close()
 
-    @contextlib.contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that may write: all of it is on the disk when the block ends, or nothing of it when it raises."""
-        with self._transaction("BEGIN IMMEDIATE") as db:
-            yield db
+    def __enter__(self) -> Store:
+        return self
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def write(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """A transaction that may write: all of it is on the disk when the block ends, none of it when the block raises."""
+        return self._transaction("BEGIN IMMEDIATE")
+
+    def read(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """A transaction that sees one moment."""
-        with self._transaction("BEGIN") as db:
-            yield db
+        return self._transaction("BEGIN")
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -134,17 +114,37 @@ class Database:
             yield db
             db.execute("COMMIT")
 
+    def meta(self, key: str) -> str:
+        """A value of the table meta, "" if it is missing."""
+        with self.read() as db:
+            return tables.meta(db, key)
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Write a value of the table meta."""
+        with self.write() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the answers are final."""
+        return bool(self.meta("frozen"))
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Stop taking answers, or take them again."""
+        self.set_meta("frozen", "1" if frozen else "")
+
     def compact(self) -> None:
-        """Write the file anew, so that no trace is left in it of what was deleted: SQLite moves rows and leaves copies.
+        """Rewrite the file, so that no trace of deleted rows is left: SQLite moves rows and leaves copies.
 
         Raises:
-            RunError: others have the file open all the time.
+            RunError: others have the file open all the time. It is then compacted when it is next opened.
         """
-        with self.lock, explained(self.path, self.wait):
+        with self._lock, explained(self.path, self.wait):
             self.connection.execute("VACUUM")
             busy = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]  # nothing to do without a WAL
             if busy:
                 raise sqlite3.OperationalError("database is locked")
+        self.set_meta("compact", "")
 
     def _is_there(self) -> bool:
         try:
@@ -168,25 +168,25 @@ class Database:
             raise DataError(f"{self.path}: not a store of labels; it is empty or another program's: give the right file")
         if not new and version < 1:
             raise sqlite3.DatabaseError(f"version {version}")
-        if version > VERSION:
-            raise DataError(f"{self.path}: version {version}; this konomi reads up to version {VERSION}: update konomi")
-        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(found.splitlines()[-1])
+        if version > tables.VERSION:
+            raise DataError(f"{self.path}: version {version}; this konomi reads up to version {tables.VERSION}: update konomi")
+        result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if result != "ok":
+            raise sqlite3.DatabaseError(result.splitlines()[-1])
         db.execute("COMMIT")
         self._close_to_others()
         # where another program has it open with a WAL, leaving that mode is refused as "locked"
         db.execute(f"PRAGMA journal_mode = {journal_mode(sqlite3.sqlite_version_info)}")
         if new:
             db.execute(f"PRAGMA application_id = {APPLICATION}")
-        if version < VERSION:
+        if version < tables.VERSION:
             self._migrate()
-        missing = sorted(_known_names() - _names(db))
+        missing = sorted(tables.known_names() - tables.names(db))
         if missing:
             raise sqlite3.DatabaseError(f"there is no {missing[0]}")
 
     def _close_to_others(self) -> None:
-        """The file, and those that SQLite keeps beside it, for their owner alone."""
+        """Restrict the file, and those that SQLite keeps beside it, to their owner."""
         if os.name != "posix":
             return
         for path in (Path(f"{self.path}{end}") for end in ("", "-wal", "-shm", "-journal")):
@@ -202,15 +202,21 @@ class Database:
         with self.write() as db:
             # asked again under the lock: two processes may have opened an old file at once
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            _change_tables(db, version)
-            db.execute(f"PRAGMA user_version = {VERSION}")
+            tables.change(db, version)
+            db.execute(f"PRAGMA user_version = {tables.VERSION}")
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         end = time.monotonic() + self.wait
         with explained(self.path, self.wait), self._turn():
+            if self.connection.in_transaction:  # this thread's, as it holds the lock
+                if self._mode == "BEGIN" != begin:
+                    raise RuntimeError("a transaction that reads has no part that writes")
+                yield self.connection
+                return
             self._wait_for(end - time.monotonic())
             self.connection.execute(begin)
+            self._mode = begin
             try:
                 yield self.connection
                 self._wait_for(self.wait)  # anew: the block may have taken long
@@ -222,15 +228,15 @@ class Database:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        if not self.lock.acquire(timeout=self.wait):
+        if not self._lock.acquire(timeout=self.wait):
             raise sqlite3.OperationalError("database is locked")
         try:
             yield
         finally:
-            self.lock.release()
+            self._lock.release()
 
     def _wait_for(self, seconds: float) -> None:
-        """Let SQLite wait for other processes so long."""
+        """Let SQLite wait so long for other processes."""
         self.connection.execute(f"PRAGMA busy_timeout = {max(0, math.ceil(1000 * seconds))}")
 
 
@@ -241,23 +247,6 @@ def _connect(path: Path, wait: float) -> sqlite3.Connection:
     for setting in ("foreign_keys = ON", "secure_delete = ON", "trusted_schema = OFF", "synchronous = EXTRA"):
         db.execute(f"PRAGMA {setting}")
     return db
-
-
-def _change_tables(db: sqlite3.Connection, version: int) -> None:
-    for statement in (each for step in MIGRATIONS[version:] for each in step):
-        db.execute(statement) if isinstance(statement, str) else statement(db)
-
-
-def _names(db: sqlite3.Connection) -> set[str]:
-    """Of the tables and indexes."""
-    return {f"{kind} {name}" for kind, name in db.execute("SELECT type, name FROM sqlite_master")}
-
-
-@functools.cache
-def _known_names() -> frozenset[str]:
-    with contextlib.closing(sqlite3.connect(":memory:")) as db:
-        _change_tables(db, 0)
-        return frozenset(_names(db))
 
 
 @contextlib.contextmanager

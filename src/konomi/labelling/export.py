@@ -1,16 +1,14 @@
-"""What people said, as files that ``konomi reward`` reads, and as one that keeps everything.
+"""Answers as files that ``konomi reward`` reads, and as one that keeps everything.
 
 - rankings.jsonl: each person's ranking of each task.
-- scores.jsonl: each text once: the mean over people of its normalised rank.
-- pairs.jsonl: each two texts that were ranked together, once: the label is the share of raters who prefer ``chosen``,
-  where a tie counts half for either; ``for``, ``against`` and ``ties`` count them.
+- scores.jsonl: each response once: the mean over people of its normalised rank.
+- pairs.jsonl: each two responses that were ranked together, once: the label is the share of raters who prefer ``chosen``, a
+  tie counting half for each; ``for``, ``against`` and ``ties`` count them.
 - answers.jsonl: all latest answers with everything that is known: sources, the order shown, flags, comments, repeats.
 - other.jsonl: of these, what is in no ranking: ``all_bad``, ``skipped``, and repeats.
 - manifest.json: names, hashes and counts.
 
-Further JSON files of what was found in the answers may stand beside them.
-
-Whose answer it is stands there as a pseudonym. Nothing is weighted or dropped by whom it is from.
+Raters are pseudonyms. No answer is weighted or dropped because of its rater.
 """
 
 from __future__ import annotations
@@ -29,15 +27,16 @@ from konomi.data.parse import VERSION, Record
 from konomi.data.records import Pair, Ranking
 from konomi.errors import DataError, RunError
 from konomi.files import line, write_atomic
-from konomi.labelling.records import NOTHING_YET, Exported, Item, Judgement
+from konomi.labelling.answers import NO_ANSWERS
+from konomi.labelling.records import Exported, Item, Judgement
 from konomi.statistics.bradley_terry import Counted, counted, mean_scores, soft_pairs
 
 SOURCE = "people"
-"""What the records name as their source: not a model that judged."""
+"""The source that the records name."""
 
 
 def rankings(exported: Exported, kind: str | None = None) -> list[Ranking]:
-    """The rankings, by task and person; repeats, and what is no ranking, left out. With ``kind`` those of such tasks alone."""
+    """The rankings, by task and person, without repeats; with ``kind`` those of such tasks alone."""
     return [
         _ranking(exported.items[each.task], each)
         for each in exported.judgements
@@ -46,24 +45,24 @@ def rankings(exported: Exported, kind: str | None = None) -> list[Ranking]:
 
 
 def repeated(exported: Exported) -> list[tuple[Ranking, Ranking]]:
-    """What one person said of a task the first time and when it came again, where both are rankings."""
-    first, found = {}, []
+    """A person's first ranking of a task and its repeat, where both are rankings."""
+    first, pairs = {}, []
     for each in exported.judgements:
         if each.kind == "ranked":
             ranking = _ranking(exported.items[each.task], each)
             if not each.repeat:
                 first[each.task, each.rater] = ranking
             elif (each.task, each.rater) in first:
-                found.append((first[each.task, each.rater], ranking))
-    return found
+                pairs.append((first[each.task, each.rater], ranking))
+    return pairs
 
 
-def _ranking(item: Item, said: Judgement) -> Ranking:
-    return Ranking(item.prompt, tuple(each.text for each in item.candidates), said.ranks or (), said.rater, SOURCE)
+def _ranking(item: Item, own: Judgement) -> Ranking:
+    return Ranking(item.prompt, tuple(each.text for each in item.candidates), own.ranks or (), own.rater, SOURCE)
 
 
 def counts_as_ranking(judgement: Judgement) -> bool:
-    """Whether it is a person's first word on a task, and a ranking."""
+    """Whether it is a person's first answer to a task, and a ranking."""
     return judgement.kind == "ranked" and not judgement.repeat
 
 
@@ -97,17 +96,17 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
     """Write all files into a new directory, in one step, and return the manifest.
 
     Args:
-        exported: what the store gave.
-        out: the directory; it must not exist yet. It and its files are made for their owner alone.
-        also: further JSON files, by their names.
-        about: what else the manifest is to say.
+        exported: from :func:`konomi.labelling.answers.collect`.
+        out: the directory, which must not exist; only its owner can read it.
+        also: further JSON files, by name.
+        about: further entries of the manifest.
 
     Raises:
         DataError: nobody has answered anything yet; ``out`` exists.
-        RunError: a file cannot be written. Nothing is then there.
+        RunError: a file cannot be written. Nothing is left behind.
     """
     if not exported.judgements:
-        raise DataError(NOTHING_YET)
+        raise DataError(NO_ANSWERS)
     check_out(out)
     place = out.absolute()
     half_done = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # of this export alone
@@ -115,7 +114,7 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
         half_done.mkdir(mode=0o700, parents=True)
         for name, content in (also or {}).items():
             write_atomic(half_done / name, manifest_bytes(content))
-        said = _write_files(exported, half_done, about)
+        manifest = _write_files(exported, half_done, about)
         for file in half_done.iterdir():
             file.chmod(0o600)
         half_done.rename(place)
@@ -123,23 +122,22 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
         raise RunError(f"{out}: cannot be made: {error.strerror or error}") from error
     finally:
         shutil.rmtree(half_done, ignore_errors=True)
-    return said
+    return manifest
 
 
 def check_out(out: Path) -> None:
-    """Whether an export can go to ``out``. Raises DataError: something is there; RunError: that cannot be looked up."""
+    """Check that ``out`` is free. Raises DataError: it exists; RunError: it cannot be looked up."""
     try:
-        there = out.is_symlink() or out.exists()
+        exists = out.is_symlink() or out.exists()
     except OSError as error:
         raise RunError(f"{out}: cannot be looked up: {error.strerror}") from error
-    if there:
+    if exists:
         raise DataError(f"{out}: is there already and is not overwritten; give another name or remove it")
 
 
-def _votes(pair: Pair, said: Counted) -> dict[str, int]:
-    """How many people are for ``chosen``, for the other, for neither."""
-    sides = (said.in_favour, said.against) if pair.chosen == said.a else (said.against, said.in_favour)
-    return {"for": sides[0], "against": sides[1], "ties": said.ties}
+def _votes(pair: Pair, counts: Counted) -> dict[str, int]:
+    sides = (counts.in_favour, counts.against) if pair.chosen == counts.a else (counts.against, counts.in_favour)
+    return {"for": sides[0], "against": sides[1], "ties": counts.ties}
 
 
 def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +145,7 @@ def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[s
     counts = counted(ranked)
     pairs, scores = soft_pairs(counts), mean_scores(ranked)
     records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs, "scores": scores}
-    paths = {name: out / f"{name}.jsonl" for name, found in records.items() if found}
+    paths = {name: out / f"{name}.jsonl" for name, rows in records.items() if rows}
     for name, path in paths.items():
         data = encode_records(records[name], path.name)
         if name == "pairs":
@@ -172,7 +170,7 @@ def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[s
         **{kind: sum(each.kind == kind and not each.repeat for each in every) for kind in ("ranked", "all_bad", "skipped")},
         "repeats": sum(each.repeat for each in every),
     }
-    said = write_manifest(out / "manifest.json", paths, answers=answers, **about)
-    said["files"] |= described
-    write_atomic(out / "manifest.json", manifest_bytes(said))
-    return said
+    manifest = write_manifest(out / "manifest.json", paths, answers=answers, **about)
+    manifest["files"] |= described
+    write_atomic(out / "manifest.json", manifest_bytes(manifest))
+    return manifest

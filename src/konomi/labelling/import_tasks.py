@@ -1,28 +1,33 @@
-"""Tasks as they are imported: what is the same text, what language it is in, and whether it names the model it came from."""
+"""Importing tasks: equal texts are merged, languages guessed, and texts that name a model flagged."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from konomi.data.records import Candidate, Prompt
 from konomi.data.rows import checked_text
 from konomi.errors import DataError
 from konomi.files import plain
-from konomi.labelling.records import KINDS, NewTask
+from konomi.labelling.database import Store
+from konomi.labelling.queue import Settings, place_of
+from konomi.labelling.records import KINDS, Imported, NewTask
+from konomi.labelling.tables import meta_list, seal_task
 
 MODELS = (
     *("ChatGPT", "GPT", "OpenAI", "Anthropic", "Google Bard", "DeepMind", "Mixtral", "Qwen", "Tongyi", "通义千问", "DeepSeek"),
     *("SmolLM", "Phi-3", "Phi-4", "ELYZA", "rinna", "Swallow-LM", "PLaMo", "calm2", "calm3", "CyberAgentLM", "StableLM"),
     *("Command R", "Falcon LLM", "Alpaca-LoRA"),
 )
-"""Names that give away a family of models wherever they stand."""
+"""Names of model families that mean nothing else."""
 _WORDS = "|".join(("Claude", "Llama", "Gemini", "Gemma", "Grok", "Falcon", "Mistral", "Swallow", "Copilot", "Vicuna"))
-"""Names of families that are also names of people, animals and stars, or words: what stands around them decides."""
+"""Names of families that are also words or names of people: the context decides."""
 _VERSION = re.compile(rf"(?<![A-Za-z0-9])({_WORDS})( ?v?\d|-[A-Za-z0-9])|\bby ({_WORDS})(?![A-Za-z]|(?-i: [A-Z]))", re.I)
 _ALONE = re.compile(rf"(?<![A-Za-z0-9])({_WORDS})(?![A-Za-z])", re.I)
 _OF_MODELS = re.compile(
@@ -37,33 +42,33 @@ _CONFESSIONS = re.compile(
     re.I,
 )
 _GENERIC = {"base", "after", "before", "tuned", "model", "models", "initial", "final", "test", "policy", "chat", "instruct"}
-"""Names of directories that say nothing of a model."""
+"""Directory names that name no model."""
 _UNSEEN = re.compile("[\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-"""Marks that change nothing: variation selectors, and the joiner of graphemes."""
+"""Invisible marks: variation selectors and the grapheme joiner."""
 _TAG = re.compile("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
 
 
 @dataclass(frozen=True)
-class Made:
-    """What is made of tasks that were handed in.
+class Prepared:
+    """Tasks that were checked for an import.
 
     Attributes:
-        tasks: that go into the store.
+        rows: of the store.
         notes: what was left out, and why: one sentence each.
         names: all names of models that were looked for, to be looked for again in later tasks.
         unchanged: digests of the before/after texts that are the same text: there is nothing to compare.
     """
 
-    tasks: list[Ready]
+    rows: list[Row]
     notes: tuple[str, ...]
     names: tuple[str, ...]
     unchanged: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A task as it goes into the store; ``candidates`` are rows of text, language, whether it names a model, source."""
+class Row:
+    """A task as it is stored; ``candidates`` are rows of text, language, whether it names a model, source."""
 
     digest: str
     prompt: str
@@ -71,6 +76,59 @@ class Ready:
     kind: str
     columns: str
     candidates: tuple[tuple[str, str, bool, str], ...]
+
+
+def create_store(path: Path, tasks: Iterable[NewTask], settings: Settings, models: Iterable[str] = ()) -> tuple[Store, Imported]:
+    """Make a store of tasks.
+
+    Args:
+        path: of the file.
+        tasks: at least one.
+        settings: how the work is handed out.
+        models: names of models besides those in the sources of the texts; a text that names one is flagged.
+
+    Raises:
+        DataError: the file exists; there are no tasks, or one cannot be used. No file is then made.
+        RunError: it cannot be written.
+    """
+    prepared = prepare(list(tasks), settings.k_max, models)
+    store = Store(path, settings, new=True)
+    try:
+        return store, _insert(store, prepared)
+    except BaseException:
+        store.close()
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+def add_tasks(store: Store, tasks: Iterable[NewTask]) -> Imported:
+    """Add tasks; those that are there already stay as they are.
+
+    Raises:
+        DataError: there are no tasks, or one cannot be used. None is then added.
+    """
+    with store.read() as db:
+        known = meta_list(db, "models")
+    return _insert(store, prepare(list(tasks), store.settings.k_max, known))
+
+
+def _insert(store: Store, prepared: Prepared) -> Imported:
+    added = 0
+    with store.write() as db:
+        for task in prepared.rows:
+            row = db.execute(
+                "INSERT INTO tasks (digest, place, kind, lang, prompt, columns) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (task.digest, place_of(task.digest, store.settings), task.kind, task.lang, task.prompt, task.columns),
+            )
+            if row.rowcount:
+                added += 1
+                candidates = [(row.lastrowid, number, *each) for number, each in enumerate(task.candidates)]
+                db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", candidates)
+                seal_task(db, int(row.lastrowid or 0))
+        for key, more in (("models", prepared.names), ("unchanged", prepared.unchanged)):
+            store.set_meta(key, json.dumps(list(dict.fromkeys([*meta_list(db, key), *more]))))
+    return Imported(added, len(prepared.rows) - added, prepared.notes)
 
 
 def language_of(text: str) -> str:
@@ -83,7 +141,7 @@ def language_of(text: str) -> str:
 
 
 def names_a_model(text: str, names: Iterable[str] = ()) -> bool:
-    """Whether a text says which model wrote it, or at least that one did: by a name, or "as an AI language model".
+    """Whether a text reveals that a model wrote it: by a name, or "as an AI language model".
 
     A family whose name is also a word (Claude, Llama, Gemini) counts with a version, or in a sentence that speaks of models,
     AI, or "I am".
@@ -108,22 +166,21 @@ def names_a_model(text: str, names: Iterable[str] = ()) -> bool:
 
 def model_names(models: Iterable[object]) -> tuple[str, ...]:
     """Names of models as a text could state them: ``google/gemma-3`` is also ``gemma-3``."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for model in dict.fromkeys(str(each) for each in models if each):
         for name in (model, re.split(r"[/\\:]", model.rstrip("/\\"))[-1]):
             if len(name) >= 4 and name.lower() not in _GENERIC:
-                found[name] = None
-    return tuple(found)
+                names[name] = None
+    return tuple(names)
 
 
-def ready(tasks: Sequence[NewTask], k_max: int, models: Iterable[object] = ()) -> Made:
-    """Tasks as they go into the store, and what was left out of them.
+def prepare(tasks: Sequence[NewTask], k_max: int, models: Iterable[object] = ()) -> Prepared:
+    """Check tasks for an import.
 
-    A text that is there twice is left out once: the same text never stands beside itself. A task of which fewer than two
-    texts remain is left out.
+    Of equal texts of a task only the first is kept. A task with fewer than two different texts is left out.
 
     Args:
-        tasks: what is handed in.
+        tasks: at least one.
         k_max: candidates that a task may have.
         models: names of models besides those that the candidates' sources say.
 
@@ -134,19 +191,19 @@ def ready(tasks: Sequence[NewTask], k_max: int, models: Iterable[object] = ()) -
         raise DataError("no tasks: there is nothing to label; konomi sample makes a file of candidates")
     names = model_names([*models, *(each.source.get("model") for task in tasks for each in task.candidates)])
     notes: list[str] = []
-    found = [_ready(f"task {number}", task, k_max, names, notes) for number, task in enumerate(tasks, start=1)]
-    kept = [each for each in found if each is not None]
+    rows = [_row(f"task {number}", task, k_max, names, notes) for number, task in enumerate(tasks, start=1)]
+    kept = [each for each in rows if each is not None]
     if not kept:
         raise DataError(f"no task is left: all {len(tasks)} have fewer than two different texts; draw others")
     unchanged = {
         _digest(Prompt(task.prompt).key, task.candidates[0].text)
-        for task, each in zip(tasks, found, strict=True)
+        for task, each in zip(tasks, rows, strict=True)
         if each is None and task.kind == "compare"
     }
-    return Made(kept, tuple(notes), names, tuple(sorted(unchanged)))
+    return Prepared(kept, tuple(notes), names, tuple(sorted(unchanged)))
 
 
-def _ready(where: str, task: NewTask, k_max: int, names: Sequence[str], notes: list[str]) -> Ready | None:
+def _row(where: str, task: NewTask, k_max: int, names: Sequence[str], notes: list[str]) -> Row | None:
     checked_text(where, "the prompt", task.prompt)
     if task.kind not in KINDS:
         raise DataError(f"{where}: kind {task.kind!r}; one of {', '.join(KINDS)} is needed")
@@ -169,16 +226,16 @@ def _ready(where: str, task: NewTask, k_max: int, names: Sequence[str], notes: l
         notes.append(f"{where}: all candidates are the same text; the task was left out")
         return None
     lang = task.lang or language_of(task.prompt)
-    rows = []
+    candidates = []
     for each in kept:
         own = task.lang or (language_of(each.text) if any(map(str.isalpha, each.text)) else lang)
-        rows.append((each.text, own, names_a_model(each.text, names), _json(where, "source", each.source)))
+        candidates.append((each.text, own, names_a_model(each.text, names), _json(where, "source", each.source)))
     digest = _digest(task.kind, Prompt(task.prompt).key, *sorted(each.text for each in kept))
-    return Ready(digest, task.prompt, lang, task.kind, _json(where, "columns", task.columns), tuple(rows))
+    return Row(digest, task.prompt, lang, task.kind, _json(where, "columns", task.columns), tuple(candidates))
 
 
 def _looks(text: str) -> str:
-    """Texts of which this is equal cannot be told apart by reading them."""
+    """Equal for texts that look the same to a reader."""
     return unicodedata.normalize("NFC", text.replace("\r\n", "\n")).strip()
 
 

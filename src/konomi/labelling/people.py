@@ -1,10 +1,8 @@
-"""Who may answer: people under pseudonyms, and the tokens that they come in with. Functions over an open transaction.
+"""People under pseudonyms, and their tokens.
 
-A token is 256 random bits; only its SHA-256 is kept, so that whoever reads the file cannot come in. Guessing one is
-hopeless, so a fast hash is enough.
-
-The token of an invite works until it is revoked; it is swapped for one of a session, which a browser keeps for a month. The
-latter says so itself, and its hash is stored with a byte before it, so that old ones can be found.
+A token is 256 random bits; only its SHA-256 is kept, so that a copy of the file lets nobody in. A fast hash is enough, as
+guessing one is hopeless. The token of an invite works until it is revoked; it is swapped for one of a session, which a browser
+keeps for a month. Session tokens have a prefix, and their hashes a byte before them, so that expired ones can be found.
 """
 
 from __future__ import annotations
@@ -13,32 +11,36 @@ import hashlib
 import hmac
 import re
 import secrets
-import sqlite3
 import time
 import unicodedata
 
-from konomi.labelling.checks import whole
-from konomi.labelling.records import NAME_LIMIT, Person, Refused
+from konomi.labelling.database import Store
+from konomi.labelling.records import NAME_LIMIT, Person, Refused, without_surrogates
 
 SESSION_SECONDS = 30 * 24 * 3600
 _SESSION = "s."
-"""What the token of a session begins with."""
 _PERSON = """SELECT id, name, admin, EXISTS (SELECT 1 FROM tokens WHERE person = people.id), guidelines_seen, shortcuts
     FROM people"""
 
 
-def add_person(db: sqlite3.Connection, name: str, admin: bool) -> Person:
-    """A new person, without a token yet. Raises Refused: the name is blank, too long, or taken."""
+def add_person(store: Store, name: str, *, admin: bool = False) -> tuple[Person, str]:
+    """Add a person; return them and their invite token, which cannot be read again.
+
+    Raises:
+        Refused: the name is blank, too long, or taken.
+    """
     name = checked_name(name)
-    if db.execute("SELECT 1 FROM people WHERE name = ? OR id = ?", (name, name)).fetchone():
-        raise Refused("name_taken", f"there is a person {name!r} already; choose another name")
-    person = f"p-{secrets.token_hex(5)}"
-    db.execute("INSERT INTO people (id, name, admin, created) VALUES (?, ?, ?, ?)", (person, name, admin, time.time()))
-    return find_person(db, person)
+    with store.write() as db:
+        if db.execute("SELECT 1 FROM people WHERE name = ? OR id = ?", (name, name)).fetchone():
+            raise Refused("name_taken", f"there is a person {name!r} already; choose another name")
+        person = f"p-{secrets.token_hex(5)}"
+        db.execute("INSERT INTO people (id, name, admin, created) VALUES (?, ?, ?, ?)", (person, name, admin, time.time()))
+        token = new_token(store, person)
+        return find_person(store, person), token
 
 
 def checked_name(name: str) -> str:
-    """A name as it is kept, with plain single spaces. Raises Refused: it is blank or too long.
+    """A name with plain single spaces. Raises Refused: it is blank or too long.
 
     >>> checked_name(" 山田\u3000太郎 ")
     '山田 太郎'
@@ -52,65 +54,98 @@ def checked_name(name: str) -> str:
 
 
 def _spaced(name: str) -> str:
-    plain = "".join(" " if unicodedata.category(each) == "Zs" else each for each in whole(name))
-    return re.sub(" +", " ", plain).strip()
+    spaced = "".join(" " if unicodedata.category(each) == "Zs" else each for each in without_surrogates(name))
+    return re.sub(" +", " ", spaced).strip()
 
 
-def find_person(db: sqlite3.Connection, who: str) -> Person:
+def find_person(store: Store, who: str) -> Person:
     """The person with this pseudonym or name. Raises Refused: there is none."""
-    row = db.execute(f"{_PERSON} WHERE id = ? OR name = ?", (_spaced(who), _spaced(who))).fetchone()
+    with store.read() as db:
+        row = db.execute(f"{_PERSON} WHERE id = ? OR name = ?", (_spaced(who), _spaced(who))).fetchone()
     if row is None:
         raise Refused("unknown_person", f"there is no person {who[:80]!r}")
     return _person(row)
 
 
-def all_people(db: sqlite3.Connection) -> list[Person]:
-    """Everybody, in the order in which they came."""
-    return [_person(row) for row in db.execute(f"{_PERSON} ORDER BY created, id")]
+def all_people(store: Store) -> list[Person]:
+    """Everybody, in the order in which they were added."""
+    with store.read() as db:
+        return [_person(row) for row in db.execute(f"{_PERSON} ORDER BY created, id")]
 
 
-def new_token(db: sqlite3.Connection, person: str, *, session: bool = False) -> str:
-    """One more token for a person: of an invite, or of a session. Sessions that are over are removed."""
+def remember(store: Store, person: Person, *, guidelines_seen: str | None = None, shortcuts: bool | None = None) -> Person:
+    """Save what a person has read or set (None: unchanged), and return them as they are now."""
+    with store.write() as db:
+        db.execute(
+            "UPDATE people SET guidelines_seen = coalesce(?, guidelines_seen), shortcuts = coalesce(?, shortcuts) WHERE id = ?",
+            (guidelines_seen, shortcuts, person.id),
+        )
+        return find_person(store, person.id)
+
+
+def forget(store: Store, who: str) -> int:
+    """Remove a person (by pseudonym or name), their tokens and answers; return how many tasks they had answered.
+
+    These tasks are open again for others. Earlier exports still hold the answers.
+
+    Raises:
+        Refused: there is no such person.
+        RunError: all is removed, but others keep the file open, so that traces may be in it until the store is next opened.
+    """
+    with store.write() as db:
+        person = (find_person(store, who).id,)
+        answered = db.execute("SELECT count(number) FROM shown WHERE person = ?", person).fetchone()[0]
+        of_person = "SELECT task FROM shown WHERE person = ? AND repeat = 0 AND kind <> 'skipped'"
+        db.execute(f"UPDATE tasks SET covered = covered - 1 WHERE id IN ({of_person})", person)
+        db.execute("DELETE FROM people WHERE id = ?", person)  # and, by their foreign keys, all the rest
+        store.set_meta("forgotten", str(int(store.meta("forgotten") or 0) + 1))
+        store.set_meta("compact", "1")
+    store.compact()
+    return int(answered)
+
+
+def new_token(store: Store, person_id: str, *, session: bool = False) -> str:
+    """A further token for a person: of an invite, or of a session. Expired sessions are removed.
+
+    Raises:
+        Refused: there is no such person.
+    """
     token = (_SESSION if session else "") + secrets.token_urlsafe(32)
-    db.execute("INSERT INTO tokens VALUES (?, ?, ?)", (_hash(token), person, time.time()))
-    if session:
-        db.execute("DELETE FROM tokens WHERE length(hash) = 33 AND created < ?", (time.time() - SESSION_SECONDS,))
+    with store.write() as db:
+        db.execute("INSERT INTO tokens VALUES (?, ?, ?)", (_hash(token), find_person(store, person_id).id, time.time()))
+        if session:
+            db.execute("DELETE FROM tokens WHERE length(hash) = 33 AND created < ?", (time.time() - SESSION_SECONDS,))
     return token
 
 
 def is_session(token: str) -> bool:
-    """Whether it is the token of a session, if it is one at all."""
+    """Whether a token has the form of a session's."""
     return token.startswith(_SESSION)
 
 
-def person_of(db: sqlite3.Connection, token: str) -> Person | None:
-    """Whose token this is; None if it is nobody's, was revoked, or is of a session that is over."""
+def person_of(store: Store, token: str) -> Person | None:
+    """The owner of a token; None if there is none, or it was revoked or has expired."""
     given = _hash(token)
-    row = db.execute("SELECT hash, person, created FROM tokens WHERE hash = ?", (given,)).fetchone()
-    if row is None or not hmac.compare_digest(row[0], given):
-        return None
-    if is_session(token) and row[2] < time.time() - SESSION_SECONDS:
-        return None
-    return find_person(db, row[1])
+    with store.read() as db:
+        row = db.execute("SELECT hash, person, created FROM tokens WHERE hash = ?", (given,)).fetchone()
+        if row is None or not hmac.compare_digest(row[0], given):
+            return None
+        if is_session(token) and row[2] < time.time() - SESSION_SECONDS:
+            return None
+        return find_person(store, row[1])
 
 
-def revoke_token(db: sqlite3.Connection, token: str) -> None:
-    """Nobody comes in with this token any more."""
-    db.execute("DELETE FROM tokens WHERE hash = ?", (_hash(token),))
+def end_session(store: Store, token: str) -> None:
+    """Revoke the token of a session; others are left alone."""
+    if is_session(token):
+        with store.write() as db:
+            db.execute("DELETE FROM tokens WHERE hash = ?", (_hash(token),))
 
 
-def revoke(db: sqlite3.Connection, person: Person) -> None:
-    """No token of this person works any more."""
-    db.execute("DELETE FROM tokens WHERE person = ?", (person.id,))
-
-
-def remember(db: sqlite3.Connection, person: Person, guidelines_seen: str | None, shortcuts: bool | None) -> Person:
-    """Keep what a person has read or set; None leaves it as it was."""
-    db.execute(
-        "UPDATE people SET guidelines_seen = coalesce(?, guidelines_seen), shortcuts = coalesce(?, shortcuts) WHERE id = ?",
-        (guidelines_seen, shortcuts, person.id),
-    )
-    return find_person(db, person.id)
+def revoke(store: Store, person_id: str) -> None:
+    """Revoke all tokens of a person; their answers stay. Raises Refused: there is no such person."""
+    with store.write() as db:
+        db.execute("DELETE FROM tokens WHERE person = ?", (find_person(store, person_id).id,))
 
 
 def _hash(token: str) -> bytes:

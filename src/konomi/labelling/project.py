@@ -4,7 +4,7 @@
 
     PROJECT/
     ├── project.json      title, languages, settings of the queue; may be edited while no server runs
-    ├── guidelines.md     what the people read first; may be edited at any time
+    ├── guidelines.md     what raters read first; may be edited at any time
     └── labels.sqlite3    tasks, people, answers
 """
 
@@ -16,33 +16,59 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+from pydantic import Field, model_validator
+
+from konomi.config.section import Section, build
 from konomi.data.formats import read_tasks
-from konomi.data.rows import near
-from konomi.errors import DataError, RunError
+from konomi.errors import ConfigError, DataError, RunError
 from konomi.files import read_utf8, utf8, write_atomic
-from konomi.labelling.checks import whole
-from konomi.labelling.guidelines import GUIDELINES
-from konomi.labelling.import_tasks import language_of
+from konomi.labelling.database import Store
+from konomi.labelling.import_tasks import add_tasks, create_store, language_of
 from konomi.labelling.queue import Settings
-from konomi.labelling.records import Imported, NewTask
-from konomi.labelling.store import Store
+from konomi.labelling.records import Imported, NewTask, Text
 from konomi.reading import parse_json
 
 VERSION = 1
 LANGUAGES = ("ja", "en")
-"""That the page speaks."""
+"""Of the page."""
+GUIDELINES = """\
+# ガイドライン
+
+1 つの文に対する続きをいくつか読み、良いと思う順に並べてください。どれがどのモデルのものかは分かりません。
+
+- 全部読んでから決めてください。最初に並んでいる順番に意味はありません。
+- 重視する順に、害がないこと、内容が正しいこと、問いや文脈に合っていること、読みやすいことです。
+- 長いから、難しい言葉を使っているから良い、とは限りません。
+- 差がなければ同じ順位にしてください。無理に差をつける必要はありません。
+- どれも使えないときは「すべて悪い」を選んでください。判断できないときは、理由を書いてスキップしてください。
+- 危険な内容、壊れた文、モデルの名前が出てくる文にはフラグをつけてください。フラグは順位に影響しません。
+- 同じ課題がもう一度出てくることがあります。前の回答を思い出そうとせず、そのときの判断で回答してください。
+- 迷ったら直感で構いません。疲れたら休んでください。回答はすべて保存されていて、あとから直せます。
+
+# Guidelines
+
+Read some continuations of one text and put them in order, the best one first. You are not told which model wrote which.
+
+- Read all of them before you decide. The order in which they stand says nothing.
+- What matters, in this order: it does no harm, it is true, it fits the question or the text, it reads well.
+- Longer is not better by itself, and neither are difficult words.
+- Where there is no difference, give the same rank. Nobody needs you to find one.
+- When none is of any use, choose "all are bad". When you cannot judge, skip the task and say why.
+- Mark texts that are unsafe, broken, or name their model. Marks do not change the ranks.
+- Some tasks come again. Do not try to remember what you said; judge them as you see them now.
+- When in doubt, trust your first impression. Rest when you are tired: every answer is saved and can be changed later.
+"""
+"""The guidelines of a new project; its owner edits them."""
 
 
-@dataclass(frozen=True)
-class Project:
-    """What is in project.json.
+class Project(Section):
+    """A project and its settings.
 
     Attributes:
-        path: the project's directory.
+        path: the directory.
         title: shown on the page.
         created: seconds since 1970.
         lang: the language in which the page starts, one of ``languages``.
@@ -50,12 +76,19 @@ class Project:
         settings: how the work is handed out.
     """
 
-    path: Path
-    title: str
+    path: Path = Field(exclude=True)
+    title: Text
     created: float
     lang: str
-    languages: tuple[str, ...]
+    languages: Annotated[tuple[str, ...], Field(min_length=1)]
     settings: Settings
+
+    @model_validator(mode="after")
+    def _check_languages(self) -> Project:
+        if not set(self.languages) <= set(LANGUAGES) or self.lang not in self.languages:
+            known = f"some of {', '.join(LANGUAGES)} are needed, and lang one of these"
+            raise ValueError(f"languages {list(self.languages)} and lang {self.lang!r}; {known}")
+        return self
 
     @property
     def labels(self) -> Path:
@@ -63,14 +96,14 @@ class Project:
         return self.path / "labels.sqlite3"
 
     def store(self, wait: float | None = None) -> Store:
-        """Open the store; ``wait`` and errors are those of :meth:`Store.open`."""
-        return Store.open(self.labels, self.settings, wait)
+        """Open the store, see :class:`Store`."""
+        return Store(self.labels, self.settings, wait=wait)
 
     def guidelines(self) -> str:
-        """The text of guidelines.md as it is now, its lines ended by "\\n" whichever editor wrote them.
+        """The text of guidelines.md as it is now, its lines ended by "\\n".
 
         Raises:
-            DataError: it is not there, or not UTF-8.
+            DataError: it is missing, or not UTF-8.
         """
         path = self.path / "guidelines.md"
         try:
@@ -80,7 +113,7 @@ class Project:
 
 
 def tasks_of(candidates: Path) -> list[NewTask]:
-    """The tasks in a file that ``konomi sample`` made. Raises DataError: it cannot be read, or a row is wrong."""
+    """The tasks in a file of candidates. Raises DataError: it cannot be read, or a row is wrong."""
     return [NewTask.of(task) for task in read_tasks(candidates)]
 
 
@@ -93,18 +126,18 @@ def create_project(
     settings: Settings | None = None,
     models: Iterable[str] = (),
 ) -> tuple[Project, Imported]:
-    """Make a project, whole or not at all, and say what became of the tasks.
+    """Make a project; a failure leaves nothing behind.
 
     Args:
         path: a directory that does not exist yet, or is empty.
         tasks: at least one.
         title: None: the directory's name.
-        lang: that the page starts in; None: that of most prompts.
-        settings: None: the usual ones.
-        models: as in :meth:`Store.create`.
+        lang: in which the page starts; None: that of most prompts.
+        settings: None: the defaults.
+        models: as in :func:`create_store`.
 
     Raises:
-        DataError: there is something at ``path``; there are no tasks, or one cannot be used.
+        DataError: ``path`` exists; there are no tasks, or one cannot be used.
         RunError: it cannot be written.
     """
     settings, tasks = settings or Settings(), list(tasks)
@@ -112,14 +145,17 @@ def create_project(
     if lang is None:
         lang = _most(task.lang or language_of(task.prompt) for task in tasks)
     place = path.absolute()
-    project = Project(place, whole(title or place.name), time.time(), lang, LANGUAGES, settings)
+    project = Project(
+        path=place, title=title or place.name, created=time.time(), lang=lang, languages=LANGUAGES, settings=settings
+    )
     half_done = (place if place.is_dir() else place.parent) / f".{place.name}.{os.getpid()}.tmp"
     try:
         half_done.mkdir(mode=0o700, parents=True)
-        store, imported = Store.create(half_done / project.labels.name, tasks, settings, models)
+        store, imported = create_store(half_done / project.labels.name, tasks, settings, models)
         store.close()
         _put(half_done / "guidelines.md", utf8(GUIDELINES))
-        _put(half_done / "project.json", _json(project))
+        content = {"version": VERSION, **project.model_dump()}
+        _put(half_done / "project.json", utf8(json.dumps(content, ensure_ascii=False, indent=2) + "\n"))
         _move(half_done, place)
     except OSError as error:
         raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
@@ -128,25 +164,25 @@ def create_project(
     return project, imported
 
 
-def _move(made: Path, place: Path) -> None:
+def _move(directory: Path, place: Path) -> None:
     if not place.is_dir():
-        made.rename(place)
+        directory.rename(place)
         return
-    place.chmod(0o700)  # filled and not replaced: somebody may stand in it
-    for file in sorted(made.iterdir(), key=lambda each: each.name == "project.json"):
+    place.chmod(0o700)  # filled and not replaced: it may be somebody's current directory
+    for file in sorted(directory.iterdir(), key=lambda each: each.name == "project.json"):
         file.rename(place / file.name)
 
 
 def provide(path: Path, tasks: Sequence[NewTask], settings: Settings | None = None) -> tuple[Project, Imported]:
-    """The project at ``path`` with the tasks in it: made with ``settings`` if it is not there, else as it is.
+    """The project at ``path`` with the tasks added; a new one is made with ``settings``.
 
-    Raises as :func:`create_project`, :func:`open_project` and :meth:`Store.add_tasks` do.
+    Raises as :func:`create_project`, :func:`open_project` and :func:`add_tasks` do.
     """
     if not is_project(path):
         return create_project(path, tasks, settings=settings)
     project = open_project(path)
     with project.store() as store:
-        return project, store.add_tasks(tasks)
+        return project, add_tasks(store, tasks)
 
 
 def is_project(path: Path) -> bool:
@@ -176,48 +212,25 @@ def open_project(path: Path) -> Project:
     """
     file = path / "project.json"
     try:
-        said = parse_json(read_utf8(file))
+        data = parse_json(read_utf8(file))
     except FileNotFoundError:
         raise DataError(f"{path}: no {file.name} there; konomi label PROJECT --candidates FILE makes a project") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{file}: not JSON: {error}") from error
-    version = said.get("version") if isinstance(said, dict) else None
+    version = data.pop("version", None) if isinstance(data, dict) else None
     if not isinstance(version, int) or version < 1:
         raise DataError(f"{file}: not the settings of a project: there is no version")
     if version > VERSION:
         raise DataError(f"{file}: version {version}; this konomi reads up to version {VERSION}: update konomi")
-    _known(file, said, ("version", "title", "created", "lang", "languages", "settings"), "")
-    title, created, lang, languages = (said[name] for name in ("title", "created", "lang", "languages"))
-    if not isinstance(title, str) or not isinstance(created, (int, float)) or not isinstance(languages, list):
-        raise DataError(f"{file}: title has to be a text, created a number, languages a list")
-    if not languages or not set(map(str, languages)) <= set(LANGUAGES) or lang not in languages:
-        known = ", ".join(LANGUAGES)
-        raise DataError(f"{file}: languages {languages} and lang {lang!r}; some of {known} are needed, and lang one of these")
-    settings = said["settings"]
-    if not isinstance(settings, dict):
-        raise DataError(f"{file}: settings has to be an object")
-    _known(file, settings, tuple(field.name for field in fields(Settings)), "settings.")
+    settings = data.get("settings")
+    if isinstance(settings, dict) and (missing := [name for name in Settings.model_fields if name not in settings]):
+        raise DataError(f"{file}: no 'settings.{missing[0]}'; add it")
     try:
-        return Project(path, whole(title), created, lang, tuple(languages), Settings(**settings))
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from None
-
-
-def _known(file: Path, said: dict[str, Any], names: Sequence[str], where: str) -> None:
-    for name in said:
-        if name not in names:
-            raise DataError(f"{file}: unknown key {where + name!r}{near(name, names)}; known: {', '.join(names)}")
-    for name in names:
-        if name not in said:
-            raise DataError(f"{file}: no {where + name!r}; add it")
-
-
-def _json(project: Project) -> bytes:
-    said = {"version": VERSION, **asdict(project)}
-    del said["path"]
-    return utf8(json.dumps(said, ensure_ascii=False, indent=2) + "\n")
+        return build(Project, {**data, "path": str(path)}, where=str(file))
+    except ConfigError as error:
+        raise DataError(str(error)) from None
 
 
 def _put(path: Path, data: bytes) -> None:
@@ -226,6 +239,6 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def _most(languages: Iterable[str]) -> str:
-    """The commonest language that the page speaks."""
+    """The most frequent language of the page's."""
     known = Counter(each for each in languages if each in LANGUAGES).most_common(1)
     return known[0][0] if known else LANGUAGES[0]

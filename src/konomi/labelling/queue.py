@@ -1,12 +1,11 @@
-"""Which task a person gets next, and in which order its texts stand. Pure: all of it follows from what is handed in.
+"""Which task a person gets next, and in which order its texts are shown. Pure functions.
 
-- A task is shown to as many people as ``overlap`` says, and to none of them twice, but for repeats. What somebody has open
-  just now counts as done by them until their lease ends, so that two people do not both become the last one.
-- The tasks stand in one random order, around a circle; each person starts somewhere else. Tasks that few have answered come
-  first, so that there is soon something of everything; but about every fourth is one that somebody else has answered, so
-  that agreement is known early.
-- Once in every ``1 / repeats`` tasks, at a random one of them, an earlier task comes again in another order of its texts:
-  does one agree with oneself? The last few do not come again, one remembers those.
+- A task goes to ``overlap`` people, and to each of them once, repeats aside. An open task counts as done until its lease ends,
+  so that two people do not both become the last one.
+- The tasks stand in one random order on a circle, and each person starts at another place. Tasks with few answers come first,
+  so that all are covered early; but about every fourth is one that somebody else has answered, so that agreement is known early.
+- Once in every ``1 / repeats`` tasks, at a random one of them, an earlier task is repeated with its texts in another order, to
+  measure intra-rater agreement. The last few are not repeated, as people remember them.
 """
 
 from __future__ import annotations
@@ -15,58 +14,44 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from konomi.errors import DataError
+from pydantic import ConfigDict, Field
+
+from konomi.config.section import Section
 from konomi.seeds import stream_seed
 
 GAP = 5
-"""Tasks that lie at least between a task and its repeat."""
+"""Fewest tasks between a task and its repeat."""
 AGREEMENT = 0.25
-"""Share of the new tasks that are, where there is one, a task that somebody else has answered."""
+"""Share of new tasks that somebody else has answered, where there are such."""
 LOOK = 100
-"""Tasks that are looked at to find such a one."""
+"""Tasks that are searched for such a one."""
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Section):
     """How the work is handed out.
 
     Attributes:
         overlap: people a task, 1 to 100; 1.25: every fourth task goes to two.
-        repeats: share of what a person is shown that they have answered before, 0 to 0.5.
+        repeats: share of repeats among what a person is shown, 0 to 0.5.
         lease_minutes: how long a task is kept for who has it open, 1 to 1440.
         k_max: candidates that a task may have, 2 to 9.
         seed: of every order.
     """
 
-    overlap: float = 2.0
-    repeats: float = 0.1
-    lease_minutes: float = 30.0
-    k_max: int = 9
-    seed: int = 0
+    model_config = ConfigDict(strict=True)
 
-    def __post_init__(self) -> None:
-        limits = {"overlap": (1, 100), "repeats": (0, 0.5), "lease_minutes": (1, 1440), "k_max": (2, 9)}
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise DataError(f"settings: {name} is {value!r}; a number from {low} to {high} is needed")
-        for name in ("k_max", "seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise DataError(f"settings: {name} is {value!r}; a whole number is needed")
+    overlap: Annotated[float, Field(ge=1, le=100)] = 2.0
+    repeats: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    lease_minutes: Annotated[float, Field(ge=1, le=1440)] = 30.0
+    k_max: Annotated[int, Field(ge=2, le=9)] = 9
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Candidacy:
-    """A task that a person might get.
-
-    Attributes:
-        id: of the task.
-        place: on the circle, 0 to 1.
-        leased: other people who have it open.
-    """
+    """A task that a person might get: its id, place on the circle (0 to 1), and how many others have it open."""
 
     id: int
     place: float
@@ -75,13 +60,7 @@ class Candidacy:
 
 @dataclass(frozen=True)
 class History:
-    """What a person has done.
-
-    Attributes:
-        person: their pseudonym.
-        new: tasks that they answered or skipped.
-        repeats: repeats that they answered or skipped.
-    """
+    """How many new tasks and how many repeats a person (a pseudonym) has answered or skipped."""
 
     person: str
     new: int
@@ -94,7 +73,7 @@ class Tasks(Protocol):
     def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[Candidacy]:
         """Tasks with ``begin <= place < end``, by place, that ``covered`` people have answered and the person was not shown.
 
-        With ``look`` it is enough to go through that many tasks, seen or not.
+        With ``look`` only that many tasks are searched, seen or not.
         """
 
     def earlier(self, first: int, last: int) -> int | None:
@@ -113,7 +92,7 @@ class Choice:
 
 
 def choose(history: History, tasks: Tasks, settings: Settings) -> Choice | None:
-    """What the person gets next; None when all is done that can be done by them."""
+    """The person's next task; None when nothing is left for them."""
     if repeat_is_due(history, settings) and (task := _earlier(history, tasks, settings)) is not None:
         return Choice(task, True)
     task = _new(history, tasks, settings)
@@ -135,7 +114,7 @@ def has_room(place: float, covered: int, leased: int, overlap: float) -> bool:
 
 
 def repeat_is_due(history: History, settings: Settings) -> bool:
-    """Whether the next one should be a repeat: repeat number r comes at a random place of the r-th ``1 / repeats`` tasks."""
+    """Whether the next task should be a repeat: the r-th comes at a random place of the r-th ``1 / repeats`` tasks."""
     if not settings.repeats:
         return False
     when = (history.repeats + _fraction(settings.seed, "repeat", history.person, history.repeats)) / settings.repeats
@@ -143,12 +122,12 @@ def repeat_is_due(history: History, settings: Settings) -> bool:
 
 
 def place_of(task: str, settings: Settings) -> float:
-    """Where a task stands on the circle, 0 to 1, by its digest."""
+    """The place of a task on the circle, 0 to 1, by its digest."""
     return _fraction(settings.seed, "place", task)
 
 
 def order(count: int, task: str, person: str, settings: Settings, before: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    """In which order ``count`` candidates of a task (its digest) stand before a person; never in the order ``before``."""
+    """The order in which a person sees the ``count`` candidates of a task (its digest), other than ``before``."""
     numbers = list(range(count))
     random.Random(stream_seed(settings.seed, "order", task, person, before is not None)).shuffle(numbers)
     if tuple(numbers) == before:
@@ -161,8 +140,8 @@ def _earlier(history: History, tasks: Tasks, settings: Settings) -> int | None:
     if last < 1:
         return None
     start = 1 + int(last * _fraction(settings.seed, "which", history.person, history.repeats))
-    found = tasks.earlier(start, last)
-    return tasks.earlier(1, start - 1) if found is None and start > 1 else found
+    task = tasks.earlier(start, last)
+    return tasks.earlier(1, start - 1) if task is None and start > 1 else task
 
 
 def _new(history: History, tasks: Tasks, settings: Settings) -> int | None:

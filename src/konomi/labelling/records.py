@@ -1,19 +1,21 @@
-"""What goes into the store and what comes out of it.
+"""Tasks, people and answers as the store takes them and gives them.
 
-What a person may see and what must stay behind are different types: a :class:`Shown` has no place for a model's name, a
+What a person may see and what must stay hidden are different types: a :class:`Shown` has no place for a model's name, a
 candidate's number or another person's answer; :class:`Item` and :class:`Judgement` have them, and only an export makes these.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from konomi.data.records import Candidate, Task
 from konomi.errors import DataError
 
 KINDS = ("rank", "compare", "same")
-"""Of tasks: answers of any models; before and after of one run; two texts of the same model (A/A)."""
+"""Of tasks: responses of any models; before and after of one run; two responses of the same model (A/A)."""
 ANSWERS = ("ranked", "all_bad", "skipped")
 FLAGS = ("unsafe", "broken", "reveals")
 KEYS = "abcdefghi"
@@ -21,16 +23,15 @@ KEYS = "abcdefghi"
 COMMENT_LIMIT, REASON_LIMIT, NAME_LIMIT = 2000, 200, 80
 """Characters."""
 SECONDS_LIMIT = 86_400.0
-NOTHING_YET = "nobody has answered anything yet: there is nothing to export"
 
 
 class Refused(DataError):
-    """Something that a person sent is not taken. Nothing was changed.
+    """A person's input is rejected; nothing was changed.
 
     Attributes:
-        code: what is wrong, in one word, for pages that say it in the reader's language: ``frozen``, ``conflict``,
-            ``conflict_revision``, ``unknown_task``, ``unknown_person``, ``bad_id``, ``bad_kind``, ``bad_ranks``,
-            ``bad_reason``, ``bad_flags``, ``bad_confidence``, ``bad_seconds``, ``too_long``, ``bad_name``, ``name_taken``.
+        code: the reason in one word, which pages translate: ``frozen``, ``conflict``, ``conflict_revision``,
+            ``unknown_task``, ``unknown_person``, ``bad_id``, ``bad_kind``, ``bad_ranks``, ``bad_reason``, ``bad_flags``,
+            ``bad_confidence``, ``bad_seconds``, ``too_long``, ``bad_name``, ``name_taken``.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -38,14 +39,59 @@ class Refused(DataError):
         self.code = code
 
 
-@dataclass(frozen=True)
-class NewTask:
-    """A task as it is handed to the store.
+def without_surrogates(text: str) -> str:
+    """``text`` with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD.
+
+    >>> without_surrogates("a\\ud83d\\ude00b\\ud800") == "a\\U0001f600b\\ufffd"
+    True
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+Text = Annotated[str, BeforeValidator(lambda value: without_surrogates(value) if isinstance(value, str) else value)]
+"""Text that UTF-8 can encode: what is typed may end in half an emoji."""
+
+
+class Body(BaseModel):
+    """JSON from a page."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Answer(Body):
+    """A person's answer to a :class:`Shown`, as it is sent. :func:`konomi.labelling.answers.save` checks the values.
 
     Attributes:
-        prompt: the text that the candidates go on from; not blank.
-        candidates: 2 to 9, with where they came from.
-        lang: of the prompt and all texts, ``ja`` or another BCP 47 tag; None: guessed of each text.
+        id: a UUID that the client made: the same id again is the same answer.
+        shown: the showing. A second answer to it is a revision.
+        kind: one of ``ANSWERS``.
+        ranks: key -> rank, 1 the best, equal is a tie; all keys when ``ranked``, all or none when ``all_bad``, else none.
+        reason: why it was skipped (required then), or why all are bad; up to 200 characters.
+        flags: key -> some of ``FLAGS``.
+        comment: up to 2,000 characters.
+        confidence: 1 unsure, 2, 3 sure, or None.
+        seconds: time spent on it.
+    """
+
+    id: Text
+    shown: Text
+    kind: Text
+    ranks: dict[Text, int] = {}
+    reason: Text | None = None
+    flags: dict[Text, list[Text]] = {}
+    comment: Text = ""
+    confidence: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A task to be imported.
+
+    Attributes:
+        prompt: not blank.
+        candidates: 2 to 9 responses, with their sources.
+        lang: of the prompt and all responses, ``ja`` or another BCP 47 tag; None: guessed for each text.
         kind: one of ``KINDS``.
         columns: the prompt's other columns; they come out with the export.
     """
@@ -58,19 +104,13 @@ class NewTask:
 
     @classmethod
     def of(cls, task: Task, lang: str | None = None) -> NewTask:
-        """A task as ``konomi sample`` made it."""
+        """A task of a file of candidates."""
         return cls(task.prompt, task.candidates, lang, columns=task.columns)
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of tasks that were handed in.
-
-    Attributes:
-        added: how many are new.
-        known: how many were in the store already.
-        notes: what was left out, and why: one sentence each.
-    """
+    """How many tasks were added and how many were known before; ``notes`` say what was left out, and why."""
 
     added: int
     known: int
@@ -82,12 +122,12 @@ class Person:
     """Somebody who may answer.
 
     Attributes:
-        id: a random pseudonym; exports hold this and nothing else of a person.
-        name: what the project's owner calls them.
-        admin: may invite and see all.
+        id: a random pseudonym, the only trace of a person in exports.
+        name: the name that the project's owner uses.
+        admin: may invite people and see everything.
         active: has a token that is not revoked.
         guidelines_seen: the version of the guidelines that they have read, or None.
-        shortcuts: whether single keys do something.
+        shortcuts: whether single-key shortcuts are on.
     """
 
     id: str
@@ -100,14 +140,7 @@ class Person:
 
 @dataclass(frozen=True)
 class ShownText:
-    """One candidate as a person sees it.
-
-    Attributes:
-        key: its name within this showing, by the order shown.
-        text: as it was drawn.
-        lang: of the text.
-        flags: flags that are set beforehand: ``reveals`` where it names a model.
-    """
+    """A response as a person sees it: ``key`` is its name within the showing, ``flags`` are those set in advance."""
 
     key: str
     text: str
@@ -120,9 +153,8 @@ class Shown:
     """A task as it is shown to one person.
 
     Attributes:
-        id: random; it says nothing of the task, nor whether it was shown before.
-        prompt: the text that the candidates go on from.
-        lang: of the prompt.
+        id: random; it reveals neither the task nor whether it was shown before.
+        prompt, lang: the prompt and its language.
         texts: in the order shown.
         revision: of the person's latest answer to it; 0 while there is none.
     """
@@ -135,41 +167,8 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a person says of a :class:`Shown`.
-
-    Attributes:
-        id: a UUID that the client made: the same id again is the same answer.
-        shown: which showing. A second answer to it is a revision.
-        kind: one of ``ANSWERS``.
-        ranks: key -> rank, 1 the best, equal is a tie; all keys when ``ranked``, all or none when ``all_bad``, else none.
-        reason: why it was skipped (needed then), or why all are bad; up to 200 characters.
-        flags: key -> some of ``FLAGS``.
-        comment: up to 2,000 characters.
-        confidence: 1 unsure, 2, 3 sure, or None.
-        seconds: time spent on it.
-    """
-
-    id: str
-    shown: str
-    kind: str
-    ranks: dict[str, int] = field(default_factory=dict)
-    reason: str | None = None
-    flags: dict[str, list[str]] = field(default_factory=dict)
-    comment: str = ""
-    confidence: int | None = None
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
 class Saved:
-    """That an answer is on the disk.
-
-    Attributes:
-        id, shown: as in the answer.
-        revision: 1 for the first answer to a showing.
-        again: it had been saved before.
-    """
+    """An answer that is on the disk; ``revision`` is 1 for the first answer to a showing; ``again``: it was saved before."""
 
     id: str
     shown: str
@@ -179,7 +178,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Mine:
-    """An own answer, to find it again: the showing, its prompt, when it was first answered, its latest kind and revision."""
+    """A person's own answer: the showing, its prompt, when it was first answered, its latest kind and revision."""
 
     shown: str
     prompt: str
@@ -190,17 +189,17 @@ class Mine:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is.
+    """How far a person and the team are.
 
     Attributes:
-        mine: own answers, skipped ones and repeats too.
-        skipped: how many of these are skipped, and do not count toward the target. (Which are repeats nobody is told.)
-        left: tasks that are still there for this person: they have not answered them, and others not often enough.
+        mine: own answers, skipped ones and repeats included.
+        skipped: how many of these are skipped, and do not count toward the target. (Nobody is told which are repeats.)
+        left: tasks that this person may still get.
         team: answers of all people that count toward the target: neither skipped nor repeats.
         target: answers that are wanted: tasks times people a task.
-        per_hour: own answers an hour by the time that the last 30 took, or None before the third.
-        minutes_left: for ``left`` alone at that speed, or None.
-        frozen: no answers are taken any more.
+        per_hour: own answers an hour at the speed of the last 30, or None before the third.
+        minutes_left: for ``left`` at that speed, or None.
+        frozen: answers are no longer taken.
     """
 
     mine: int
@@ -215,11 +214,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Item:
-    """A task with all that is known of it. Never for the eyes of those who judge.
+    """A task with everything that is known of it, never shown to raters.
 
     Attributes:
-        candidates: with their sources, in the order in which they were imported.
-        langs, names_model: one a candidate.
+        candidates: with their sources, in the order of the import.
+        langs, names_model: one for each candidate.
     """
 
     prompt: str
@@ -239,10 +238,10 @@ class Judgement:
         task: the id of its :class:`Item`.
         rater: the person's pseudonym.
         kind: one of ``ANSWERS``.
-        ranks: one a candidate, in the order of the item's candidates: 1 the best, ``1 2 2 4`` with a tie; or None.
+        ranks: one for each candidate, in the item's order: 1 the best, ``1 2 2 4`` with a tie; or None.
         order: numbers of the candidates, from 0, in the order shown.
         repeat: the person had answered the task before.
-        flags: one tuple a candidate.
+        flags: one tuple for each candidate.
         reason, comment, confidence, seconds: as in :class:`Answer`.
         at: when this revision was saved, seconds since 1970.
         revision: 1 for the first.
@@ -265,12 +264,12 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Exported:
-    """All that was collected, at one moment.
+    """All tasks and latest answers at one moment.
 
     Attributes:
-        items: by their id.
+        items: by id.
         judgements: by task, person, then first before repeat.
-        unchanged: before/after texts that are the same text: nobody is shown them.
+        unchanged: before/after texts that are the same text and are shown to nobody.
     """
 
     items: dict[int, Item]

@@ -1,4 +1,4 @@
-"""What can be said of the rankings of a project: how far people agree, and which model they like better."""
+"""The figures of a project in which people rank: how far they agree, and which model they prefer."""
 
 from __future__ import annotations
 
@@ -8,42 +8,39 @@ from typing import Any
 from konomi.data.records import Prompt
 from konomi.labelling.export import rankings, repeated
 from konomi.labelling.records import Exported
-from konomi.statistics.agreement import concordance, enough_comparisons, people, with_oneself
+from konomi.statistics.agreement import concordance, enough_comparisons, intra_rater, people
 from konomi.statistics.bootstrap import LEVEL, VERSION
 from konomi.statistics.bradley_terry import Counted, bradley_terry, contests, counted
 from konomi.text import plural
 
 
 def statistics(exported: Exported, seed: int = 0) -> dict[str, Any]:
-    """The figures of a project in which people rank.
-
-    Nothing is weighted or left out because of them.
+    """All figures. No answer is weighted or left out because of them.
 
     Returns:
-        ``comparisons``, ``ties``, ``needed``, ``share``, ``agreement``: see :func:`agreement.enough_comparisons`;
-        ``oneself``: see :func:`agreement.with_oneself`, of the tasks that came a second time;
-        ``concordance``: see :func:`agreement.concordance`; ``people``: see :func:`agreement.people`;
-        ``models``: see :func:`models`. Each may be None. Also ``version``, ``level``, ``seed``.
+        ``comparisons``, ``ties``, ``needed``, ``share``, ``agreement``: see :func:`enough_comparisons`; ``oneself``: see
+        :func:`intra_rater`; ``concordance``, ``people``, ``models``: see the functions of these names. Each may be None.
+        Also ``version``, ``level``, ``seed``.
     """
-    first, twice = rankings(exported), repeated(exported)
+    first, repeats = rankings(exported), repeated(exported)
     return {
         "version": VERSION,
         "level": LEVEL,
         "seed": seed,
         **enough_comparisons(first, seed),
-        "oneself": with_oneself(twice, seed),
+        "oneself": intra_rater(repeats, seed),
         "concordance": concordance(first, seed),
-        "people": people(first, twice, seed),
+        "people": people(first, repeats, seed),
         "models": models(exported, counted(first), seed),
     }
 
 
 def models(exported: Exported, counts: Sequence[Counted], seed: int = 0) -> dict[str, Any] | None:
-    """Which of the models that wrote the candidates people like better.
+    """The strengths of the models that wrote the candidates.
 
     Returns:
-        ``raw`` and ``equal_length``: :func:`ranking.bradley_terry` without and with the texts' length held constant. None
-        where no candidates of two models were compared.
+        ``raw`` and ``equal_length``: :func:`bradley_terry` without and with the length as covariate. None where no
+        candidates of two models were compared.
     """
     wrote: dict[tuple[str, str], str | None] = {}
     for item in exported.items.values():
@@ -51,7 +48,7 @@ def models(exported: Exported, counts: Sequence[Counted], seed: int = 0) -> dict
             model = each.source.get("model")
             key = Prompt(item.prompt).key, each.text
             named = None if model is None else str(model)
-            # a text that two of them wrote is nobody's
+            # what two models wrote belongs to neither
             wrote[key] = named if wrote.get(key, named) == named else None
     played = contests(counts, lambda prompt, text: wrote.get((Prompt(prompt).key, text)))
     if not played:
@@ -62,25 +59,22 @@ def models(exported: Exported, counts: Sequence[Counted], seed: int = 0) -> dict
     }
 
 
-def lines(said: dict[str, Any]) -> list[str]:
+def lines(figures: dict[str, Any]) -> list[str]:
     """The figures as lines for a terminal."""
-    told = [
-        f"{plural(said['comparisons'], 'comparison')} and {plural(said['ties'], 'tie')}; about {said['needed']:,} are a beginning"
-    ]
-    for what, found in (("people agree with one another", said["agreement"]), ("people agree with themselves", said["oneself"])):
-        if found is not None:
-            told.append(f"{what} on {_share(found['share'])} of {plural(found['couples'], 'pair')}; chance is 50 %")
-    if said["models"] is not None:
-        found = said["models"]["raw"]["items"]
-        told.append("liked better, in logits: " + ", ".join(f"{each['item']} {_strength(each['strength'])}" for each in found))
-    return told
+    counts = f"{plural(figures['comparisons'], 'comparison')} and {plural(figures['ties'], 'tie')}"
+    text = [f"{counts}; about {figures['needed']:,} are a beginning"]
+    for who, name in (("one another", "agreement"), ("themselves", "oneself")):
+        if (own := figures[name]) is not None:
+            pairs = plural(own["couples"], "pair")
+            text.append(f"people agree with {who} on {_ends(own['share'], 100, '.0f', ' %')} of {pairs}; chance is 50 %")
+    if figures["models"] is not None:
+        items = figures["models"]["raw"]["items"]
+        text.append("liked better, in logits: " + ", ".join(f"{i['item']} {_ends(i['strength'], 1, '+.2f')}" for i in items))
+    return text
 
 
-def _share(found: dict[str, float]) -> str:
-    value = f"{100 * found['value']:.0f} %"
-    return value if found["low"] is None else f"{value} ({100 * found['low']:.0f} to {100 * found['high']:.0f})"
-
-
-def _strength(found: dict[str, float]) -> str:
-    value = f"{found['value']:+.2f}"
-    return value if found["low"] is None else f"{value} ({found['low']:+.2f} to {found['high']:+.2f})"
+def _ends(interval: dict[str, float], scale: float, form: str, unit: str = "") -> str:
+    value, low, high = (
+        None if end is None else f"{scale * end:{form}}" for end in (interval[name] for name in ("value", "low", "high"))
+    )
+    return f"{value}{unit}" if low is None else f"{value}{unit} ({low} to {high})"

@@ -34,7 +34,7 @@ Task = tuple[str, tuple[str, ...]]
 """A prompt's key and the responses to it that were ranked, sorted."""
 
 
-def between(records: Sequence[Ranking | Pair], seed: int = 0) -> dict[str, Any] | None:
+def inter_rater(records: Sequence[Ranking | Pair], seed: int = 0) -> dict[str, Any] | None:
     """How often two people order the same two responses alike.
 
     A tie agrees by half with a word for one side: it is taken as a coin thrown between the two. Two ties are not counted.
@@ -50,17 +50,17 @@ def between(records: Sequence[Ranking | Pair], seed: int = 0) -> dict[str, Any] 
     return _figures(agreement_columns(made, prompt, len(places)), seed)
 
 
-def with_oneself(couples: Sequence[Couple], seed: int = 0) -> dict[str, Any] | None:
+def intra_rater(couples: Sequence[Couple], seed: int = 0) -> dict[str, Any] | None:
     """How often people order two responses as they did before, when a task comes again.
 
-    The rule is that of :func:`between`, so that the two can stand side by side.
+    The rule is that of :func:`inter_rater`, so that the two can stand side by side.
 
     Args:
         couples: what one person said of a task the first time, and when it came again.
         seed: of the resampling.
 
     Returns:
-        As :func:`between`, without ``ceiling``; ``couples``: of the same person's words on a pair. None without repeats.
+        As :func:`inter_rater`, without ``ceiling``; ``couples``: of the same person's words on a pair. None without repeats.
     """
     places = _places(first for first, _ in couples)
     columns = _empty(len(places))
@@ -79,12 +79,12 @@ def people(records: Sequence[Ranking | Pair], couples: Sequence[Couple] = (), se
 
     Args:
         records: what people said the first time.
-        couples: as in :func:`with_oneself`.
+        couples: as in :func:`intra_rater`.
         seed: of the resampling.
 
     Returns:
-        ``rater``; ``records`` of theirs, first and again; ``others``: :func:`between` this person and everybody else;
-        ``oneself``: :func:`with_oneself`; either may be None.
+        ``rater``; ``records`` of theirs, first and again; ``others``: :func:`inter_rater` this person and everybody else;
+        ``oneself``: :func:`intra_rater`; either may be None.
     """
     said = [*records, *(again for _, again in couples)]
     count = Counter(record.rater for record in said if record.rater is not None)
@@ -94,7 +94,7 @@ def people(records: Sequence[Ranking | Pair], couples: Sequence[Couple] = (), se
             "rater": rater,
             "records": count[rater],
             "others": _figures(others[rater], seed) if rater in others else None,
-            "oneself": with_oneself([couple for couple in couples if couple[0].rater == rater], seed),
+            "oneself": intra_rater([couple for couple in couples if couple[0].rater == rater], seed),
         }
         for rater in sorted(count)
     ]
@@ -139,7 +139,7 @@ def enough_comparisons(records: Sequence[Ranking | Pair], seed: int = 0) -> dict
 
     Returns:
         ``comparisons``: one person, one pair, decided; ``ties``; ``needed``: about 2,000, below which a reward model barely
-        beats chance; ``share`` of them that is there, at most 1; ``agreement``: see :func:`between`, None if unknown: its
+        beats chance; ``share`` of them that is there, at most 1; ``agreement``: see :func:`inter_rater`, None if unknown: its
         ``ceiling`` is the accuracy that more data cannot pass.
     """
     counts = counted(records)
@@ -149,7 +149,7 @@ def enough_comparisons(records: Sequence[Ranking | Pair], seed: int = 0) -> dict
         "ties": sum(c.ties for c in counts),
         "needed": FEW_COMPARISONS,
         "share": min(1.0, decided / FEW_COMPARISONS),
-        "agreement": between(records, seed),
+        "agreement": inter_rater(records, seed),
     }
 
 

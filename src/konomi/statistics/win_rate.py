@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from konomi.data.records import Pair, Prompt
-from konomi.statistics.agreement import between, with_oneself
+from konomi.statistics.agreement import inter_rater, intra_rater
 from konomi.statistics.bootstrap import LEVEL, VERSION, Array, Interval, prompt_places, share_interval
 from konomi.statistics.bradley_terry import Contest, bradley_terry
 from konomi.statistics.power import sign_test, wilson
@@ -85,8 +85,8 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
         "side": side_bias(votes),
         "same": same_model(votes),
         "reward_model": reward_verdict(votes),
-        "agreement": between(pairs, seed),
-        "oneself": with_oneself(_again(pairs), seed),
+        "agreement": inter_rater(pairs, seed),
+        "oneself": intra_rater(_again(pairs), seed),
     }
 
 

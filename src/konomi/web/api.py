@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from konomi.errors import DataError
-from konomi.labelling.checks import whole
-from konomi.labelling.records import Answer, Person, Shown
-from konomi.labelling.store import Store
+from konomi.labelling import answers as saved_answers
+from konomi.labelling import assignments
+from konomi.labelling import people as raters
+from konomi.labelling.database import Store
+from konomi.labelling.records import Answer, Body, Person, Shown, Text
 from konomi.text import visible
 from konomi.web.figures import NEEDED_COMPARISONS, Found
 from konomi.web.guide import html_of, part_of, version_of
@@ -27,64 +29,41 @@ PAGE = 50
 """Own answers that are listed at a time."""
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+class AnswerBody(Answer):
+    """An answer, the revision that it was made over, and who made it: in one browser somebody else may have come in since."""
 
-
-class AnswerBody(_Body):
-    """An answer as the page sends it: :class:`konomi.labelling.records.Answer`, the revision that it was made over, and who
-    made it: in one browser somebody else may have come in since."""
-
-    id: str
-    shown: str
-    kind: str
-    ranks: dict[str, int] = {}
-    reason: str | None = None
-    flags: dict[str, list[str]] = {}
-    comment: str = ""
-    confidence: int | None = None
-    seconds: float = 0.0
     revision: int | None = None
-    person: str | None = None
+    person: Text | None = None
 
 
-class MeBody(_Body):
+class MeBody(Body):
     """What a person has read or set."""
 
-    guidelines_seen: str | None = None
+    guidelines_seen: Text | None = None
     shortcuts: bool | None = None
 
 
-class PersonBody(_Body):
+class PersonBody(Body):
     """Somebody to be invited."""
 
-    name: str
+    name: Text
 
 
-class FreezeBody(_Body):
+class FreezeBody(Body):
     """Whether answers are final."""
 
     frozen: bool
 
 
-B = TypeVar("B", bound=_Body)
+B = TypeVar("B", bound=Body)
 
 
 def body_of(request: Request, kind: type[B]) -> B:
     """The body of a request. Raises Refusal: it is not JSON, or not what ``kind`` says."""
     try:
-        return kind.model_validate(_whole(json.loads(request.state.body)))
+        return kind.model_validate(json.loads(request.state.body))
     except (ValueError, ValidationError, RecursionError):
         raise Refusal("bad_request") from None
-
-
-def _whole(value: Any) -> Any:
-    """``value`` with every text in it such that UTF-8 can hold it: what is typed may end in half an emoji."""
-    if isinstance(value, str):
-        return whole(value)
-    if isinstance(value, dict):
-        return {whole(key): _whole(item) for key, item in value.items()}
-    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
 def _asked(request: Request) -> tuple[Site, Store, Person]:
@@ -106,7 +85,7 @@ def set_me(request: Request) -> Json:
     said = body_of(request, MeBody)
     if said.guidelines_seen is not None and len(said.guidelines_seen) > 64:
         raise Refusal("bad_request")
-    return _me(site, store.remember(person, guidelines_seen=said.guidelines_seen, shortcuts=said.shortcuts))
+    return _me(site, raters.remember(store, person, guidelines_seen=said.guidelines_seen, shortcuts=said.shortcuts))
 
 
 def _me(site: Site, person: Person) -> Json:
@@ -130,9 +109,9 @@ def next_task(request: Request) -> Json:
     site, store, person = _asked(request)
     shown = None
     if site.closing:
-        store.give_up(person)
+        assignments.give_up(store, person)
     else:
-        shown = store.next_task(person, time.time())
+        shown = assignments.next_task(store, person, time.time())
     return Json({"task": None if shown is None else _task(shown), "progress": _progress(request, site, store, person)})
 
 
@@ -140,11 +119,11 @@ def next_task(request: Request) -> Json:
 def answers(request: Request) -> Json:
     """Save an answer. It is on the disk when this is said; the same answer again is answered the same."""
     _, store, person = _asked(request)
-    said = dict(body_of(request, AnswerBody))
-    seen, whose = said.pop("revision"), said.pop("person")
-    if whose not in (None, person.id):
+    body = body_of(request, AnswerBody)
+    if body.person not in (None, person.id):
         raise Refusal("no_access")
-    saved = store.answer(person, Answer(**said), time.time(), seen=seen)
+    answer = Answer(**{name: getattr(body, name) for name in Answer.model_fields})
+    saved = saved_answers.save(store, person, answer, time.time(), seen=body.revision)
     return Json({"saved": True, "id": saved.id, "revision": saved.revision})
 
 
@@ -152,7 +131,7 @@ def answers(request: Request) -> Json:
 def mine(request: Request) -> Json:
     """The person's own answers, newest first; with ``?before=SHOWN`` those before that one. ``more``: whether there are more."""
     _, store, person = _asked(request)
-    found = store.mine(person, PAGE + 1, request.query_params.get("before"))
+    found = saved_answers.own_answers(store, person, PAGE + 1, request.query_params.get("before"))
     return Json({"answers": [dict(vars(each)) for each in found[:PAGE]], "more": len(found) > PAGE})
 
 
@@ -160,10 +139,10 @@ def mine(request: Request) -> Json:
 def shown(request: Request, shown_id: str) -> Json:
     """A task that the person was shown, and their own latest answer to it."""
     _, store, person = _asked(request)
-    found = store.shown(person, shown_id)
+    found = assignments.find_shown(store, person, shown_id)
     if found is None:
         raise Refusal("unknown_task")
-    answer = store.answer_of(person, shown_id)
+    answer = saved_answers.answer_of(store, person, shown_id)
     fields = ("kind", "ranks", "reason", "flags", "comment", "confidence")
     return Json({"task": _task(found), "answer": answer and {name: getattr(answer, name) for name in fields}})
 
@@ -193,9 +172,9 @@ def people(request: Request) -> Json:
     admin_of(request)
     site: Site = request.app.state.site
     _, store = site.opened()
-    latest = None if site.figures is None else site.figures.get(store.changes(), people=True)
+    latest = None if site.figures is None else site.figures.get(saved_answers.changes(store), people=True)
     known = latest.people or {} if latest else {}
-    everybody = [{**_person(each), "figures": known.get(each.id)} for each in store.people()]
+    everybody = [{**_person(each), "figures": known.get(each.id)} for each in raters.all_people(store)]
     return Json({"people": everybody, "frozen": store.frozen})
 
 
@@ -204,7 +183,7 @@ def invite(request: Request) -> Json:
     """Add a person; the answer holds their invite link, which cannot be read again."""
     admin_of(request)
     site: Site = request.app.state.site
-    person, token = site.opened()[1].add_person(body_of(request, PersonBody).name)
+    person, token = raters.add_person(site.opened()[1], body_of(request, PersonBody).name)
     return Json({"invite": _link(request, site, token), "person": _person(person)})
 
 
@@ -214,8 +193,8 @@ def invite_again(request: Request, person_id: str) -> Json:
     admin_of(request)
     site: Site = request.app.state.site
     store = site.opened()[1]
-    token = store.new_token(person_id)
-    return Json({"invite": _link(request, site, token), "person": _person(store.person(person_id))})
+    token = raters.new_token(store, person_id)
+    return Json({"invite": _link(request, site, token), "person": _person(raters.find_person(store, person_id))})
 
 
 @router.post("/freeze")
@@ -232,11 +211,11 @@ def revoke(request: Request, person_id: str) -> Json:
     """Lock a person out. What they said stays."""
     admin = admin_of(request)
     _, store = request.app.state.site.opened()
-    person = store.person(person_id)
+    person = raters.find_person(store, person_id)
     if person.id == admin.id:
         raise Refusal("yourself")
-    store.revoke(person.id)
-    return Json({"person": _person(store.person(person.id))})
+    raters.revoke(store, person.id)
+    return Json({"person": _person(raters.find_person(store, person.id))})
 
 
 def _link(request: Request, site: Site, token: str) -> str:
@@ -254,9 +233,12 @@ def _task(shown: Shown) -> dict[str, Any]:
 
 
 def _progress(request: Request, site: Site, store: Store, person: Person) -> dict[str, Any]:
-    said = dict(vars(store.progress(person, time.time())))
+    said = dict(vars(assignments.progress_of(store, person, time.time())))
     said["frozen"] |= site.closing
-    found, comparisons = None if site.figures is None else site.figures.get(store.changes()), store.comparisons()
+    found, comparisons = (
+        None if site.figures is None else site.figures.get(saved_answers.changes(store)),
+        saved_answers.comparisons(store),
+    )
     if comparisons is not None:  # known at once, unlike the rest
         found = replace(found or Found(False, 0, NEEDED_COMPARISONS), comparisons=comparisons)
     return {**said, **({"agreement": None, "enough": None} if found is None else found.told(reader_language(request)))}

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from konomi.errors import DataError, RunError
-from konomi.labelling.people import SESSION_SECONDS
+from konomi.labelling.people import SESSION_SECONDS, new_token
 from konomi.labelling.project import Project
 from konomi.labelling.records import Refused
 from konomi.text import visible
@@ -159,7 +159,7 @@ def come_in(request: Request, token: str) -> Response:
         lang = reader_language(request)
         links = {"?switch=yes": say("switch_yes", lang, guest=guest.name), "/": say("switch_no", lang, here=here.name)}
         return small_page(lang, say("switch_question", lang, guest=guest.name, here=here.name), links)
-    return _let_in(request, site.opened()[1].session(guest.id))
+    return _let_in(request, new_token(site.opened()[1], guest.id, session=True))
 
 
 def _from_elsewhere(request: Request) -> bool:

@@ -72,13 +72,14 @@ class Found:
 
 def find(project: Path, each_person: bool = False) -> Found:
     """The figures of a project as they are now, those of each person too if wanted. Its errors are those of the store."""
+    from konomi.labelling.answers import collect
     from konomi.labelling.blind import decided_prompts, is_comparison
     from konomi.labelling.export import rankings, repeated
     from konomi.labelling.project import open_project
     from konomi.statistics.agreement import enough_comparisons, people
 
     with open_project(project).store() as store:
-        exported = store.export()
+        exported = collect(store)
     comparison = is_comparison(exported)
     said = rankings(exported, "compare") if comparison else rankings(exported)
     found, by_person = enough_comparisons(said), None
@@ -122,7 +123,7 @@ class Figures:
         """The latest; None before the first.
 
         Args:
-            answers: :meth:`Store.changes`: when it is another than before a new round starts.
+            answers: :func:`konomi.labelling.answers.changes`: when it is another than before a new round starts.
             people: whether the figures of each person are wanted.
         """
         with self._lock:

@@ -19,7 +19,8 @@ from filelock import FileLock, Timeout
 
 from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.files import write_atomic
-from konomi.labelling.people import checked_name
+from konomi.labelling.assignments import busy
+from konomi.labelling.people import add_person, all_people, checked_name, new_token
 from konomi.labelling.project import Project
 from konomi.runs.signals import ending_signals
 from konomi.web.app import make_app
@@ -235,7 +236,7 @@ class _Ending:
         self._stopped.wait(LINGER)
         with contextlib.suppress(RunError):
             store = self._site.opened()[1]
-            while time.monotonic() < end and not store.frozen and store.busy(time.time()):
+            while time.monotonic() < end and not store.frozen and busy(store, time.time()):
                 if self._stopped.wait(EVERY):
                     return
 
@@ -295,10 +296,10 @@ def _greeting(app: FastAPI, address: str, invite: Sequence[str]) -> list[str]:
     site = app.state.site
     lines = [f"open {address}/start/{site.start}"]
     if site.store is not None:
-        known = {person.name: person for person in site.store.people()}
+        known = {person.name: person for person in all_people(site.store)}
         for name in invite:
             if name in known and not known[name].active:
                 lines.append(f"{name} had no access any more; whoever has this link comes in again:")
-            token = site.store.new_token(known[name].id) if name in known else site.store.add_person(name)[1]
+            token = new_token(site.store, known[name].id) if name in known else add_person(site.store, name)[1]
             lines.append(f"{name}: {address}/i/{token}")
     return lines

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
+from konomi.labelling import people as raters
+from konomi.labelling.database import Store
 from konomi.labelling.people import SESSION_SECONDS, is_session
 from konomi.labelling.project import LANGUAGES, Project
 from konomi.labelling.records import Person
-from konomi.labelling.store import Store
 from konomi.web.figures import Figures
 from konomi.web.refusals import Refusal
 from konomi.web.security import Buckets
@@ -99,24 +100,24 @@ class Site:
                 token = secrets.token_urlsafe(32)
                 self._watchers[token] = time.monotonic()
                 return token
-            people = self.store.people()
+            people = raters.all_people(self.store)
             for person in people:
                 if person.admin:
-                    return self.store.session(person.id)
+                    return raters.new_token(self.store, person.id, session=True)
             taken = {person.name for person in people}
             names = itertools.chain([OWNER], (f"{OWNER} {number}" for number in itertools.count(2)))
-            owner, _ = self.store.add_person(next(name for name in names if name not in taken), admin=True)
-            return self.store.session(owner.id)
+            owner, _ = raters.add_person(self.store, next(name for name in names if name not in taken), admin=True)
+            return raters.new_token(self.store, owner.id, session=True)
 
     def guest(self, invite: str) -> Person | None:
         """Who has this invite link; None if it is nobody's."""
-        return None if self.store is None else self.store.invited(invite)
+        return None if self.store is None or is_session(invite) else raters.person_of(self.store, invite)
 
     def end_session(self, token: str) -> None:
         """Nobody comes in with this session any more."""
         self._watchers.pop(token, None)
         if self.store is not None:
-            self.store.end_session(token)
+            raters.end_session(self.store, token)
 
     def who(self, token: str) -> Person | None:
         """Whose session it is."""
@@ -125,7 +126,7 @@ class Site:
         if self.store is None:
             since = self._watchers.get(token)
             return _WATCHER if since is not None and time.monotonic() - since < SESSION_SECONDS else None
-        return self.store.person_of(token) if is_session(token) else None
+        return raters.person_of(self.store, token) if is_session(token) else None
 
 
 def _cookie(own: str) -> str:
