@@ -137,7 +137,7 @@ def job_d(given: argparse.Namespace) -> None:
     from konomi import Policy, PPOJob, PPOTrainer, Tokens, build_reward, load_causal_lm, load_config, make_reference
     from konomi.data.sources import examples
     from konomi.engine.device import choose_precision, find_device
-    from konomi.jobs.ppo import find_prompts
+    from konomi.jobs.prepare import find_prompts
 
     changes = [f"run.seed={given.seed}", f"ppo.batch_size={given.episodes}", f"ppo.baseline_samples={BASELINE}"]
     changes += [f"ppo.episodes={given.episodes * (given.warmup + given.updates)}"]

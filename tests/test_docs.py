@@ -99,6 +99,8 @@ def kind(annotation: Any, limits: list[Any]) -> str:
         return f"table of {'numbers' if inside is float else 'rewards'}"
     if typing.get_origin(annotation) is tuple:
         first, second = typing.get_args(annotation)
+        if typing.get_origin(first) is typing.Literal:
+            return f"list of texts out of {kind(first, [])}"
         return f"list of {kind(first, [])}s" if second is Ellipsis else f"[{kind(first, [])}, {kind(second, [])}]"
     name = {int: "integer", float: "number", str: "text", bool: "true or false"}[annotation]
     signs = {Gt: ("gt", "above"), Ge: ("ge", "from"), Le: ("le", "to")}
@@ -144,13 +146,13 @@ def emitted_metrics() -> set[str]:
         if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["phases"]:
             phases = typing.cast(ast.Dict, node.value).keys
             names |= {f"time/ppo/{typing.cast(ast.Constant, key).value}" for key in phases} | {"time/ppo/total"}
-    from konomi.jobs.compare import Answers, _figures, paired_difference, told
+    from konomi.jobs.compare import Answers, _figures, comparison_metrics, paired_difference
 
     answers = Answers(prompts=["a"], texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
     figures = _figures(answers, answers, 1)
     gap = paired_difference([0.0], [1.0], 1)
     judge = {"before": 0.0, "after": 1.0, "difference": gap}
-    return names | set(told({"before": figures, "after": figures, "difference": gap, "judges": {"NAME": judge}}))
+    return names | set(comparison_metrics({"before": figures, "after": figures, "difference": gap, "judges": {"NAME": judge}}))
 
 
 def test_every_metric_is_documented_and_nothing_else() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from itertools import combinations
 from typing import Any
 
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from konomi.config import CompareConfig, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.engine.sampler import make_draws, sample
-from konomi.jobs.best_of_n import best_of_n, chosen, kl, sizes
+from konomi.jobs.best_of_n import chosen, kl, sizes
 from konomi.jobs.compare import compare_models
 from oracles import quick
 from tiny import tiny_tokenizer
@@ -82,9 +81,8 @@ def test_rows_are_those_of_a_plain_loop() -> None:
     model, tokens, config = sharp_model("llama"), Tokens(tiny_tokenizer()), CompareConfig(best_of=6, seed=5)
     prompts = PROMPTS[:3]
     queries = [tokens.encode(prompt.text) for prompt in prompts]
-    rows = best_of_n(
-        model, tokens, prompts, queries, Early(), {"b": CountB()}, rollout=ROLLOUT, config=config, autocast=nullcontext
-    )
+    result = compare_models(model, model, tokens, prompts, Early(), rollout=ROLLOUT, config=config, judges={"b": CountB()})
+    rows = result["best_of_n"]
     assert [row["n"] for row in rows] == [1, 2, 4, 6]
     scores, judged = [], []
     for prompt, query in zip(prompts, queries, strict=True):
@@ -131,7 +129,7 @@ def test_batches_change_nothing_and_it_is_off_by_default(monkeypatch: pytest.Mon
         return found
 
     wanted = rows(best_of=4)
-    monkeypatch.setattr("konomi.jobs.best_of_n.BATCH", 3)
+    monkeypatch.setattr("konomi.jobs.compare.BATCH", 3)
     assert rows(best_of=4, extra=("zebra",)) == wanted
     assert [row["judges"] for row in wanted] == [{"same": pytest.approx(2.0)}] * 3
     assert rows() == []

@@ -14,7 +14,7 @@ from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.engine.sampler import make_draws, sample
 from konomi.jobs import compare as module
-from konomi.jobs.compare import Answers, compare_models, distinct, paired_difference, repetition, told
+from konomi.jobs.compare import Answers, compare_models, comparison_metrics, distinct, paired_difference, repetition
 from konomi.jobs.compare import _figures as figures
 from konomi.report.advice import change
 from tiny import tiny_tokenizer
@@ -189,11 +189,11 @@ def test_judges_stand_beside_the_score_and_change_nothing() -> None:
     for text in result["texts"]:
         assert text["judges"]["a"] == {"before": text["score_before"], "after": text["score_after"]}
         assert text["judges"]["b"] == {side: text[side].count("b") for side in ("before", "after")}
-    metrics = told(result)
+    metrics = comparison_metrics(result)
     assert metrics["compare/judge/b/after"] == result["judges"]["b"]["after"]
     assert metrics["compare/judge/b/difference/low"] == result["judges"]["b"]["difference"]["low"]
     assert metrics["compare/after/kl"] == result["after"]["kl"]
-    assert {key for key in metrics if "judge" not in key} == set(told(plain))
+    assert {key for key in metrics if "judge" not in key} == set(comparison_metrics(plain))
 
 
 def test_the_order_of_the_prompts_and_the_size_of_a_batch_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

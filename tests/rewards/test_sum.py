@@ -10,7 +10,7 @@ import pytest
 
 from konomi.config import PPOJob, build
 from konomi.errors import ConfigError, RunError
-from konomi.jobs.ppo import as_read, find_prompts
+from konomi.jobs.prepare import as_read, find_prompts
 from konomi.rewards import build_reward
 from konomi.rewards.base import columns_read, evaluate
 from konomi.rewards.sum import SumReward

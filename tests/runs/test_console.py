@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from konomi.cli import app
 from konomi.cli.run import _show
 from konomi.report.advice import change
+from konomi.runs import console
 from konomi.runs.console import COLUMNS, LiveObserver, PlainObserver, Terminal
-from konomi.runs.directory import RunDir, console
+from konomi.runs.directory import RunDir
 from konomi.runs.observer import StepResult
 
 WIDTHS = (40, 60, 80, 120)

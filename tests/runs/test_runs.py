@@ -19,7 +19,8 @@ from konomi.cli import app
 from konomi.config import SFTJob
 from konomi.errors import ConfigError, DataError, RunError
 from konomi.jobs.common import new_run
-from konomi.runs.directory import RunDir, environment
+from konomi.runs import environment
+from konomi.runs.directory import RunDir
 
 CONFIG = {"model": {"name": "m"}, "ppo": {"kl_target": 6.0}}
 

@@ -1,4 +1,4 @@
-"""The MLflow sink against real stores: SQLite, a server, and addresses that never answer."""
+"""Sinks against real stores: MLflow in SQLite, a server, and addresses that never answer; TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from typing import Any
 
 import pytest
 
-from konomi.runs.environment import without_password
-from konomi.runs.mlflow_calls import ENVIRONMENT, opening, quiet, sqlite_uri
-from konomi.runs.sinks import PATIENCE, MlflowSink, _without_secrets, flatten
+from konomi.config import StageConfig
+from konomi.errors import ConfigError
+from konomi.runs.directory import RunDir
+from konomi.runs.environment import without_password, without_secrets
+from konomi.runs.mlflow import ENVIRONMENT, PATIENCE, MlflowSink, flatten, opening, quiet, sqlite_uri
+from konomi.runs.sinks import open_sinks, sink_names
 
 PARAMS = {
     "ppo": {"lam": 0.95, "range": (10, 24)},
@@ -40,6 +43,12 @@ def _no_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory whose mlflow.db all tests share: making one takes seconds."""
     return tmp_path_factory.mktemp("好み store")
+
+
+def started(root: Path, warn: Any = pytest.fail, name: str = "r", params: Any = (), **options: Any) -> MlflowSink:
+    sink = MlflowSink("k", name, dict(params), root, warn, **options)
+    sink.start()
+    return sink
 
 
 def read(sink: MlflowSink) -> tuple[Any, Any]:
@@ -61,7 +70,8 @@ def log_a_run(sink: MlflowSink, folder: Path) -> None:
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}", encoding="utf-8")
     (folder / "report.html").write_text("<p>", encoding="utf-8")
-    sink.log_artifacts([folder / "report.html", folder / "model", folder / "missing"])
+    for name in ("report.html", "model", "missing"):
+        sink.artifact(folder / name)
 
 
 def check_the_run(sink: MlflowSink) -> None:
@@ -95,39 +105,35 @@ def test_no_part_of_a_password_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     for address in ("http://me:se@cret", "http://me:se%40cret", "postgresql://me:12/cret", "postgresql://me:se%cret"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}@127.0.0.1:9/db?token=cret")
         warned: list[str] = []
-        sink = MlflowSink("e", "r", {}, tmp_path, warned.append)
+        sink = started(tmp_path, warned.append)
         (told,) = warned
         assert "cret" not in told + sink.address and "MLflow at" in told, told
         assert ("%XX" in told) == ("%" not in address), told
     for password in ("se@cret", "se/cret", "se:cret", "se#cret", "12/cret", "se%cret", "se%40cret"):
         uri = f"http://me:{password}@127.0.0.1:9/db?token=cret"
         for error in (f"{uri}: refused", f"no port {password!r} in {uri}"):
-            told = _without_secrets(error, uri)
+            told = without_secrets(error, uri)
             assert "cret" not in told and ("%XX" in told) == ("%" not in password), told
 
 
-@pytest.mark.parametrize("name", ["plain", "with space 好み", "per%20cent?x#y"])
-def test_any_path_has_an_address(tmp_path: Path, name: str) -> None:
+def test_any_path_has_an_address(tmp_path: Path) -> None:
     from sqlalchemy.engine import make_url
 
-    path = tmp_path / name / "mlflow.db"
-    assert make_url(sqlite_uri(path)).database == path.as_posix()
-    with opening(sqlite_uri(path)):
-        pass
-    assert path.parent.is_dir()
+    for name in ("plain", "with space 好み", "per%20cent?x#y"):
+        path = tmp_path / name / "mlflow.db"
+        assert make_url(sqlite_uri(path)).database == path.as_posix()
+        with opening(sqlite_uri(path)):
+            pass
+        assert path.parent.is_dir()
 
 
 def test_sqlite_store_holds_everything(store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     warnings: list[str] = []
     sink = MlflowSink(
-        "実験",
-        "run 一",
-        PARAMS,
-        store,
-        warnings.append,
+        "実験", "run 一", PARAMS, store, warnings.append, git={"commit": "c" * 40, "dirty": True},
         data={"name": "openings", "digest": "0" * 32, "source": "openings.jsonl"},
-        git={"commit": "c" * 40, "dirty": True},
-    )
+    )  # fmt: skip
+    sink.start()
     log_a_run(sink, tmp_path)
     sink.end("FINISHED")
     assert warnings == [] and sink.complete
@@ -146,40 +152,32 @@ def test_sqlite_store_holds_everything(store: Path, tmp_path: Path, capfd: pytes
     assert sorted(p.name for p in store.iterdir()) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
 
 
-@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
-def test_how_it_ended(store: Path, status: Any) -> None:
-    sink = MlflowSink("k", "r", {}, store, pytest.fail)
-    sink.end(status)
-    assert read(sink)[1].info.status == status
-
-
-def test_a_run_is_gone_on_with(store: Path) -> None:
-    first = MlflowSink("k", "r", {"a": 1}, store, pytest.fail)
+def test_a_run_continues_and_says_how_it_ended(store: Path) -> None:
+    first = started(store, params={"a": 1})
     first.log(1, {"m": 1.0})
-    first.end("KILLED")
-    second = MlflowSink("k", "r", {"a": 2, "b": 3}, store, pytest.fail, run_id=first.run_id)
+    for status in ("FAILED", "KILLED"):
+        first.end(status)  # type: ignore[arg-type]
+        assert read(first)[1].info.status == status
+    second = started(store, params={"a": 2, "b": 3}, run_id=first.run_id)
     assert second.run_id == first.run_id
     client, run = read(second)
     assert run.info.status == "RUNNING" and run.data.params == {"a": "1", "b": "3"}
     second.log(2, {"m": 2.0})
-    second.end()
+    second.end("FINISHED")
     assert history(client, second.run_id, "m") == [(1, 1.0), (2, 2.0)]
     assert read(second)[1].info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("kind", ["deleted", "unknown", "nonsense"])
-def test_a_run_that_is_gone_is_begun_anew(store: Path, kind: str) -> None:
-    run_id: str | None = {"unknown": "0" * 32, "nonsense": "x y"}.get(kind)
-    if run_id is None:
-        old = MlflowSink("k", "r", {}, store, pytest.fail)
-        run_id = old.run_id
-        read(old)[0].delete_run(run_id)
-    sink = MlflowSink("k", "r", {}, store, pytest.fail, run_id=run_id)
-    assert sink.run_id != run_id and sink.complete
+def test_a_run_that_is_gone_is_begun_anew(store: Path) -> None:
+    deleted = started(store)
+    read(deleted)[0].delete_run(deleted.run_id)
+    for run_id in (deleted.run_id, "0" * 32, "x y"):
+        sink = started(store, run_id=run_id)
+        assert sink.run_id != run_id and sink.complete
 
 
 def test_an_experiment_that_another_run_makes_at_the_same_time(store: Path) -> None:
-    sink = MlflowSink("k", "r", {}, store, pytest.fail)
+    sink = started(store)
     client, _ = read(sink)
     asked: list[str] = []
 
@@ -201,10 +199,11 @@ def test_runs_that_start_together_share_a_new_store(tmp_path: Path) -> None:
     code = """if True:
         import sys
         from pathlib import Path
-        from konomi.runs.sinks import MlflowSink
+        from konomi.runs.mlflow import MlflowSink
         sink = MlflowSink("k", sys.argv[2], {"a": 1}, Path(sys.argv[1]), print)
+        sink.start()
         sink.log(1, {"m": 1.0})
-        sink.end()
+        sink.end("FINISHED")
         print(sink.complete)
     """
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), n], stdout=subprocess.PIPE, text=True) for n in "ab"]
@@ -213,7 +212,7 @@ def test_runs_that_start_together_share_a_new_store(tmp_path: Path) -> None:
 
 def test_nothing_global_is_changed(store: Path) -> None:
     environment = dict(os.environ)
-    MlflowSink("k", "r", {}, store, pytest.fail).end()
+    started(store).end("FINISHED")
     levels = [logging.getLogger(name).level for name in ("mlflow", "alembic", "urllib3", "sqlalchemy")]
     assert dict(os.environ) == environment
     assert logging.CRITICAL not in levels
@@ -226,8 +225,10 @@ def test_no_telemetry_and_no_words_in_a_fresh_process(store: Path) -> None:
     code = """if True:
         import sys
         from pathlib import Path
-        from konomi.runs.sinks import MlflowSink
-        MlflowSink("k", "r", {}, Path(sys.argv[1]), print).end()
+        from konomi.runs.mlflow import MlflowSink
+        sink = MlflowSink("k", "r", {}, Path(sys.argv[1]), print)
+        sink.start()
+        sink.end("FINISHED")
         from mlflow.telemetry import get_telemetry_client
         assert get_telemetry_client() is None
     """
@@ -240,18 +241,9 @@ def test_no_telemetry_and_no_words_in_a_fresh_process(store: Path) -> None:
 def use_a_dead_sink(sink: MlflowSink, folder: Path) -> None:
     for update in range(1, 200):
         sink.log(update, {"m": 1.0})
-    sink.log_artifacts([folder])
+    sink.artifact(folder)
     sink.end("FAILED")
     assert not sink.complete
-
-
-def test_a_dead_address_costs_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
-    warnings: list[str] = []
-    use_a_dead_sink(MlflowSink("k", "r", {}, tmp_path, warnings.append), tmp_path)
-    (warning,) = warnings
-    assert warning.startswith("MLflow at http://127.0.0.1:9 cannot be used (MlflowException") and "secret" not in warning
-    assert "metrics.jsonl" in warning and "MLFLOW_TRACKING_URI" in warning
 
 
 def test_an_address_that_never_answers_is_asked_a_few_times_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +262,7 @@ def test_an_address_that_never_answers_is_asked_a_few_times_at_most(tmp_path: Pa
         thread = threading.Thread(target=take)
         thread.start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{hole.getsockname()[1]}")
-        sink = MlflowSink("k", "r", {}, tmp_path, warnings.append)
+        sink = started(tmp_path, warnings.append)
         use_a_dead_sink(sink, tmp_path)
         hole.shutdown(socket.SHUT_RDWR)
         thread.join()
@@ -284,42 +276,44 @@ def test_an_address_that_never_answers_is_asked_a_few_times_at_most(tmp_path: Pa
 
 def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setattr("konomi.runs.sinks.PATIENCE", 0.0)
-    sink = MlflowSink("k", "r", {}, tmp_path, lambda _: None)
+    monkeypatch.setattr("konomi.runs.mlflow.PATIENCE", 0.0)
+    sink = started(tmp_path, lambda _: None)
     for update in range(5):
         sink.log(update, {"m": 1.0})
     assert sink._waiting == []  # given up: nothing is kept for later
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "sqlite:///{folder}/file/x.db",  # a file where a directory has to be
-        "sqlite:///{folder}",  # a directory where the file has to be
-        "sqlite:///{folder}/file",  # not a database
-        "postgresql://127.0.0.1:9/x",
-        "postgresql://no-port/x",  # no driver
-        "{folder}/mlruns",  # the old file store
-        "nonsense://x",
-        "sqlite:///{folder}/newer.db",
-    ],
+ADDRESSES = (
+    "http://me:secret@127.0.0.1:9",  # nobody listens
+    "sqlite:///{folder}/file/x.db",  # a file where a directory has to be
+    "sqlite:///{folder}",  # a directory where the file has to be
+    "sqlite:///{folder}/file",  # not a database
+    "postgresql://127.0.0.1:9/x",
+    "postgresql://no-port/x",  # no driver
+    "{folder}/mlruns",  # the old file store
+    "nonsense://x",
+    "sqlite:///{folder}/newer.db",
 )
+
+
 def test_an_address_that_cannot_be_a_store_costs_one_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], store: Path, address: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], store: Path
 ) -> None:
     (tmp_path / "file").write_text("no database" * 100, encoding="utf-8")
-    if "newer" in address:
-        MlflowSink("k", "r", {}, store, pytest.fail).end()
-        with sqlite3.connect(store / "mlflow.db") as old, sqlite3.connect(tmp_path / "newer.db") as new:
-            old.backup(new)
-            new.execute("UPDATE alembic_version SET version_num = 'of the future'")
-        old.close()
-        new.close()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder=tmp_path))
-    warnings: list[str] = []
-    use_a_dead_sink(MlflowSink("k", "r", {}, tmp_path, warnings.append), tmp_path)
-    assert len(warnings) == 1
-    assert capfd.readouterr() == ("", "")
+    started(store).end("FINISHED")
+    with sqlite3.connect(store / "mlflow.db") as old, sqlite3.connect(tmp_path / "newer.db") as new:
+        old.backup(new)
+        new.execute("UPDATE alembic_version SET version_num = 'of the future'")
+    old.close()
+    new.close()
+    for address in ADDRESSES:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder=tmp_path))
+        warnings: list[str] = []
+        use_a_dead_sink(started(tmp_path, warnings.append), tmp_path)
+        (warning,) = warnings
+        assert warning.startswith("MLflow at ") and "secret" not in warning, warning
+        assert "cannot be used (" in warning and "metrics.jsonl" in warning and "MLFLOW_TRACKING_URI" in warning, warning
+        assert capfd.readouterr() == ("", ""), address
 
 
 @pytest.fixture(scope="module")
@@ -328,12 +322,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        f"{folder}/artifacts",
-    ]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/artifacts"]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with open(folder / "log.txt", "w+", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -355,15 +344,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups")
 def test_a_real_server_holds_everything(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    sink = MlflowSink("実験", "r", PARAMS | {"empty": ""}, tmp_path, pytest.fail, run_id="0" * 32)
+    sink = started(tmp_path, params=PARAMS | {"empty": ""}, run_id="0" * 32)
     log_a_run(sink, tmp_path)
     sink.end("FAILED")
     check_the_run(sink)
     run = read(sink)[1]
     assert run.info.status == "FAILED" and len(run.data.params) == 235 and run.data.params["long"] == "あ" * 6000
-    again = MlflowSink("実験", "r", PARAMS, tmp_path, pytest.fail, run_id=sink.run_id)
+    again = started(tmp_path, params=PARAMS, run_id=sink.run_id)
     assert again.run_id == sink.run_id
-    again.end()
+    again.end("FINISHED")
     assert read(again)[1].info.status == "FINISHED"
 
 
@@ -373,13 +362,49 @@ def test_what_could_not_be_sent_is_sent_when_the_server_is_back(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     warnings: list[str] = []
-    sink = MlflowSink("k", "r", {"a": 1}, tmp_path, warnings.append)
+    sink = started(tmp_path, warnings.append, params={"a": 1})
     sink.log(1, {"m": 1.0})
     sink._uri = server  # the same address, as it were, now with a server behind it
     sink.log(2, {"m": 2.0})
     assert not sink.complete and len(warnings) == 1  # too soon after the failure
-    sink.end()
+    sink.end("FINISHED")
     client, run = read(sink)
     assert history(client, sink.run_id, "m") == [(1, 1.0), (2, 2.0)]
     assert run.data.params == {"a": "1"} and run.info.status == "FINISHED"
     assert capfd.readouterr() == ("", "")
+
+
+# the other sinks
+
+
+def test_the_sinks_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sink_names(StageConfig()) == ["mlflow"]
+    assert sink_names(StageConfig(mlflow=False)) == sink_names(StageConfig(sinks=())) == []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, name, None)  # not installed
+        with pytest.raises(ConfigError, match=rf'{name} is not installed; pip install "konomi\[{name}\]"'):
+            sink_names(StageConfig(sinks=("mlflow", name)))
+        monkeypatch.delitem(sys.modules, name)
+        (tmp_path / name).mkdir()  # where one of them wrote before
+        if not (Path(sys.prefix) / "bin" / name).exists():
+            with pytest.raises(ConfigError, match="is not installed"):
+                sink_names(StageConfig(sinks=(name,)))
+
+
+def test_tensorboard_has_every_metric(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = RunDir.create(tmp_path, "r", {"ppo": {"lam": 0.95}}, seed=0)
+    for update in (1, 2):  # the second time as a run that is resumed
+        sinks = open_sinks(StageConfig(mlflow=False, sinks=("tensorboard",)), run, pytest.fail, "prompts")
+        assert sinks.address is None
+        sinks.log(update, {"objective/kl": update / 4, "nan": math.nan, "none": None, "time": 5.0, "update": update})
+        sinks.artifacts(run.path / "config.json")
+        sinks.end("FINISHED")
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["objective/kl"]
+    assert [(event.step, event.value) for event in events.Scalars("objective/kl")] == [(1, 0.25), (2, 0.5)]

@@ -76,7 +76,7 @@ def ppo(
     if config is not None:
         _run(load_config(config, PPOJob, settings(set_, seed)), out, as_json, profile=profile)
     elif resume is not None:
-        from konomi.jobs.ppo import resumed_job
+        from konomi.jobs.prepare import resumed_job
 
         _run(resumed_job(resume, settings(set_, seed)), resume.parent, as_json, resume=resume, profile=profile)
 

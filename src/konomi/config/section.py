@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -40,6 +40,10 @@ class StageConfig(Section):
     """Run name; the default is made from the time."""
     mlflow: bool = True
     """Log to MLflow: to MLFLOW_TRACKING_URI if set, else to mlflow.db beside the run."""
+    sinks: tuple[Literal["mlflow", "tensorboard", "wandb"], ...] = ("mlflow",)
+    """Where metrics are logged beside the run's own files. tensorboard: to the run's directory tensorboard; wandb: to Weights &
+    Biases, in the project `experiment`. Both are extras: pip install "konomi[tensorboard]", "konomi[wandb]". mlflow = false
+    takes MLflow out."""
     experiment: str = "konomi"
     """MLflow experiment."""
 

@@ -10,75 +10,31 @@ plane of score and KL, it is what any training should be held against. It over-o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
-
-from konomi.config import CompareConfig, RolloutConfig
-from konomi.data.records import Prompt
-from konomi.data.tokens import Tokens
-from konomi.engine.sampler import make_draws, sample
-from konomi.rewards.base import Reward, columns_of, score
-
-BATCH = 64
 
 
-def best_of_n(
-    model: PreTrainedModel,
-    tokens: Tokens,
-    prompts: Sequence[Prompt],
-    queries: Sequence[Sequence[int]],
-    reward: Reward,
-    judges: Mapping[str, Reward],
-    *,
-    rollout: RolloutConfig,
-    config: CompareConfig,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    failed_texts: Path | None = None,
-) -> list[dict[str, Any]]:
-    """Draw ``config.best_of`` responses to each query and return what the best of 1, 2, 4, ... of them is worth.
+def best_of_n(scores_BN: NDArray[np.float64], judged: Mapping[str, NDArray[np.float64]]) -> list[dict[str, Any]]:
+    """What the best of 1, 2, 4, ... of each prompt's N responses is worth.
+
+    Args:
+        scores_BN: of the reward that chooses.
+        judged: judge -> its scores, [B, N].
 
     Returns:
         One row for each n: ``n``, ``kl`` (nats/response), ``score``, ``judges`` (name -> score of the chosen response); means
-        over prompts. None at all if ``config.best_of`` is 0.
+        over prompts.
     """
-    count = config.best_of
-    if count == 0:
-        return []
-    items = [(prompt, query, i) for prompt, query in zip(prompts, queries, strict=True) for i in range(count)]
-    pairs: list[tuple[str, str]] = []
-    for start in range(0, len(items), BATCH):
-        part = items[start : start + BATCH]
-        draws = make_draws(rollout, config.seed, [("best of", prompt.stream, i) for prompt, _, i in part])
-        with autocast():
-            drawn = sample(model, tokens, [query for _, query, _ in part], draws, rollout, "the initial model")
-        pairs += [
-            tokens.split(prompt.text, query, response)
-            for (prompt, query, _), response in zip(part, drawn.response_ids(), strict=True)
-        ]
-    asked, responses = [q for q, _ in pairs], [r for _, r in pairs]
-    columns = columns_of([prompt for prompt, _, _ in items])
-    scores, *judged = (
-        np.asarray(score(each, asked, responses, columns, save_to=failed_texts)).reshape(-1, count)
-        for each in (reward, *judges.values())
-    )
-    rows = []
-    for n in sizes(count):
-        chances = chosen(scores, n)
-        rows.append(
-            {
-                "n": n,
-                "kl": kl(n),
-                "score": float((chances * scores).sum(1).mean()),
-                "judges": {name: float((chances * of).sum(1).mean()) for name, of in zip(judges, judged, strict=True)},
-            }
-        )
-    return rows
+
+    def row(n: int) -> dict[str, Any]:
+        chances = chosen(scores_BN, n)
+        judges = {name: float((chances * scores).sum(1).mean()) for name, scores in judged.items()}
+        return {"n": n, "kl": kl(n), "score": float((chances * scores_BN).sum(1).mean()), "judges": judges}
+
+    return [row(n) for n in sizes(scores_BN.shape[1])]
 
 
 def sizes(count: int) -> list[int]:
@@ -111,9 +67,9 @@ def chosen(scores_BN: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     """
     count = scores_BN.shape[1]
     by_rank = [math.comb(rank, n - 1) / math.comb(count, n) for rank in range(count)]
-    found = np.empty_like(scores_BN)
-    for row, scores in zip(found, scores_BN, strict=True):
+    chances_BN = np.empty_like(scores_BN)
+    for row, scores in zip(chances_BN, scores_BN, strict=True):
         _, group, tied = np.unique(scores, return_inverse=True, return_counts=True)
         shares = [math.fsum(by_rank[end - size : end]) / size for end, size in zip(np.cumsum(tied), tied, strict=True)]
         row[:] = np.asarray(shares)[group]
-    return found
+    return chances_BN

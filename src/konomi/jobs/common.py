@@ -1,9 +1,11 @@
-"""What every job shares: its run directory and its MLflow run, which end as the work in them ends."""
+"""The skeleton of every verb's job: check, ``with running(...) as work``, work, finish."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,92 +20,114 @@ from konomi.report.report import write_report
 from konomi.runs.directory import RunDir, Status
 from konomi.runs.environment import forget_peak_memory
 from konomi.runs.observer import Observer
-from konomi.runs.sinks import MlflowSink
+from konomi.runs.signals import Stop, stop_on_signal
+from konomi.runs.sinks import Sinks, open_sinks, sink_names
+
+
+@dataclass
+class Work:
+    """A run that is under way."""
+
+    run: RunDir
+    observer: Observer
+    stop: Stop
+    settings: StageConfig
+    parent: str | None
+    sinks: Sinks = field(default_factory=Sinks)
+
+    def start(self, data: str, facts: Mapping[str, str], updates: int = 0) -> None:
+        """Open the run's sinks and announce it.
+
+        Args:
+            data: name of what the job reads.
+            facts: label -> what the job works with.
+            updates: of a PPO run.
+        """
+        self.sinks = open_sinks(self.settings, self.run, self.observer.warn, data, self.parent)
+        self.observer.start(self.run, dict(facts), updates)
+
+    def log(self, update: int, metrics: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl, and to the sinks."""
+        self.run.append_metrics(update, metrics)
+        self.sinks.log(update, metrics)
+
+    def finish(self, status: Status = "finished", reason: str | None = None) -> Path:
+        """Set the status; write the model's card and the page, which show it; copy what the run leaves to the sinks.
+
+        Return the page.
+        """
+        self.run.set_status(status, reason)
+        write_card(self.run)
+        report = write_report(self.run)
+        names = ("compare.json", "eval.json", "samples.jsonl", "metrics.jsonl", "config.json", "run.json")
+        self.sinks.artifacts(report, *(self.run.path / name for name in names))
+        return report
 
 
 @contextmanager
-def begun(
-    job: Section, root: str | Path, observer: Observer, *, data: str, digest: str, facts: Mapping[str, str],
-    parent: str | None = None, extra: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[RunDir, MlflowSink | None]]:  # fmt: skip
-    """A new run directory under ``root`` and its MLflow run. Both say how the work inside ended: finished, failed, stopped.
+def running(
+    job: Section, root: str | Path, observer: Observer, *, fields: Mapping[str, Any], parent: str | None = None,
+    stopping: Callable[[], None] | None = None, resume: RunDir | None = None,
+) -> Iterator[Work]:  # fmt: skip
+    """A new run directory under ``root``, locked while the work inside goes on, and its end recorded: finished, failed, stopped.
 
     Args:
         job: the settings, with a section ``run``.
         root: directory of all runs.
-        observer: is told where the run is, and ``facts``.
-        data: name of what the job reads.
-        digest: up to 36 characters that change when it does.
-        facts: label -> what the job works with.
-        parent: the MLflow run that this one is a part of.
-        extra: further fields of run.json.
+        observer: told of everything.
+        fields: further fields of run.json; ``data_digest``, up to 36 characters, changes with the data.
+        parent: MLflow run of which this one is a part.
+        stopping: called at a first signal that waits; else the observer's.
+        resume: the run to continue, in place of a new one.
+
+    Raises:
+        ConfigError: the directory cannot be made; a package is missing that a sink needs.
+        RunError: another process works on the run.
     """
     settings: StageConfig = job.run  # type: ignore[attr-defined]
-    inputs = inputs_of(job.model_dump(mode="json", exclude={"run"}))
-    run = new_run(job, root, {"data_digest": digest, "inputs": inputs, **(extra or {})})
-    with held(run), ends(run):
-        with logged(settings, run, observer, data=data, parent=parent) as sink:
-            observer.start(run, dict(facts), 0)
-            yield run, sink
-        if run.info["status"] == "running":
-            run.set_status("finished")
-        if sink:
-            sink.end("FINISHED")
+    sink_names(settings)
+    with stop_on_signal(stopping or observer.stopping) as stop:
+        run = resume or new_run(job, root, fields)
+        with locked(run.path, lambda: run.info):
+            work = Work(run, observer, stop, settings, parent)
+            try:
+                if not resume:
+                    keep_code(run)
+                yield work
+                if run.info["status"] == "running":
+                    run.set_status("finished")
+                work.sinks.end("FINISHED" if run.info["status"] == "finished" else "KILLED")
+            except BaseException as error:
+                _record(run, error)
+                work.sinks.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                raise
+            finally:
+                observer.end()
+                if work.sinks.mlflow and run.info.get("mlflow_run_id") != work.sinks.mlflow.run_id:  # the store answered late
+                    with suppress(RunError):
+                        run.note(mlflow_run_id=work.sinks.mlflow.run_id)
 
 
-def new_run(job: Section, root: str | Path, extra: Mapping[str, Any]) -> RunDir:
-    """Make the run directory of a job, with a copy of its reward functions. ``extra``: fields of run.json, with ``inputs``."""
+def _record(run: RunDir, error: BaseException) -> None:
+    """Set the status of a run that an exception ends, where the disk takes it."""
+    with suppress(RunError):
+        if not isinstance(error, KeyboardInterrupt):
+            run.set_status("failed", f"{type(error).__name__}: {error}")
+        elif run.info["status"] == "running":
+            run.set_status("stopped", "interrupted")
+
+
+def new_run(job: Section, root: str | Path, fields: Mapping[str, Any]) -> RunDir:
+    """Make the run directory of a job. ``fields`` of run.json: ``inputs`` is added where it is not among them."""
     settings: StageConfig = job.run  # type: ignore[attr-defined]
     forget_peak_memory()
-    run = RunDir.create(root, settings.name, job.model_dump(mode="json"), seed=settings.seed, extra=extra)
-    with ends(run):
-        keep_code(run)
-    return run
-
-
-def finish(run: RunDir, sink: MlflowSink | None, status: Status = "finished", reason: str | None = None) -> Path:
-    """Record how a run ended; then write its model's card and its page, which show that, and copy what it leaves into MLflow.
-
-    Return the page.
-    """
-    run.set_status(status, reason)
-    write_card(run)
-    report = write_report(run)
-    if sink:
-        names = ("compare.json", "eval.json", "samples.jsonl", "metrics.jsonl", "config.json", "run.json")
-        sink.log_artifacts([report, *(run.path / name for name in names)])
-    return report
-
-
-@contextmanager
-def logged(
-    settings: StageConfig, run: RunDir, observer: Observer, *, data: str, parent: str | None = None
-) -> Iterator[MlflowSink | None]:
-    """The run's place in MLflow, or None where the settings want none. An end that is not a good one is told there."""
-    sink = open_sink(settings, run, observer, data, parent)
-    try:
-        yield sink
-    except BaseException as error:
-        if sink:
-            sink.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    finally:
-        observer.end()
-        if sink and run.info.get("mlflow_run_id") != sink.run_id:  # the store answered late
-            with suppress(RunError):
-                run.note(mlflow_run_id=sink.run_id)
-
-
-@contextmanager
-def held(run: RunDir) -> Iterator[None]:
-    """Keep a second process from going on with the run at the same time."""
-    with locked(run.path, lambda: run.info):
-        yield
+    inputs = fields["inputs"] if "inputs" in fields else inputs_of(job.model_dump(mode="json", exclude={"run"}))
+    return RunDir.create(root, settings.name, job.model_dump(mode="json"), seed=settings.seed, extra={**fields, "inputs": inputs})
 
 
 @contextmanager
 def locked(directory: Path, info: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
-    """Hold a directory for this process; ``info`` says with ``pid`` who holds it, if somebody else does."""
+    """Hold a directory for this process. Raises RunError if another has it, whose ``pid`` is in ``info``."""
     lock = filelock.FileLock(directory / ".lock", blocking=False)
     with writing(directory / ".lock"):
         try:
@@ -118,31 +142,7 @@ def locked(directory: Path, info: Callable[[], Mapping[str, Any]]) -> Iterator[N
         lock.release()
 
 
-@contextmanager
-def ends(run: RunDir) -> Iterator[None]:
-    """See to it that a run that is left in any way does not say "running", where the disk takes it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        with suppress(RunError):
-            if run.info["status"] == "running":
-                run.set_status("stopped", "interrupted")
-        raise
-    except BaseException as error:
-        with suppress(RunError):
-            run.set_status("failed", f"{type(error).__name__}: {error}")
-        raise
-
-
-def open_sink(settings: StageConfig, run: RunDir, observer: Observer, data: str, parent: str | None = None) -> MlflowSink | None:
-    """The run's place in MLflow, opened anew where it has one; None where the settings want none."""
-    if not settings.mlflow:
-        return None
-    info = run.info
-    sink = MlflowSink(
-        settings.experiment, run.path.name, run.config, run.path.parent, observer.warn,
-        run_id=info.get("mlflow_run_id"), git=info.get("git"), parent=parent,
-        data={"name": data, "digest": info["data_digest"], "source": data},
-    )  # fmt: skip
-    run.note(mlflow_run_id=sink.run_id)  # now: a run that is killed is gone on with in the same place
-    return sink
+def result_of(work: Work, started: float, **figures: Any) -> dict[str, Any]:
+    """What ``--json`` prints of a finished job. ``started``: by the monotonic clock."""
+    ends = {"seconds": time.monotonic() - started, "mlflow": work.sinks.address}
+    return {"run": str(work.run.path), "status": "finished", **figures, **ends}

@@ -9,7 +9,7 @@ and perplexity under the initial model; and judges, rewards that were not traine
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
@@ -24,7 +25,7 @@ from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts
 from konomi.data.tokens import Tokens
 from konomi.engine.forward import reference_logprobs
-from konomi.engine.rollout import micro_batches, scatter_rows
+from konomi.engine.rollout import Rollout, micro_batches, scatter_rows
 from konomi.engine.sampler import make_draws, sample
 from konomi.jobs.best_of_n import best_of_n
 from konomi.report.advice import change
@@ -34,11 +35,13 @@ from konomi.statistics.bootstrap import LEVEL, mean_interval
 
 BATCH = 64
 MICRO_BATCH_TOKENS = 2048
+Item = tuple[Prompt, int]
+"""A prompt, and which of its responses."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model wrote: responses in the order of the items, and what is said of each."""
+    """What one model wrote: responses in the order of the items, with their figures."""
 
     prompts: list[str]
     texts: list[str]
@@ -69,25 +72,17 @@ def compare_models(
     """Let both models answer and return the figures and texts of ``compare.json``.
 
     Held-out prompts are cut as in training (``data.query_tokens``), the extra ones of ``config`` stay whole. ``judges``: name ->
-    a reward that was not trained against; what it says stands beside the score.
+    a reward that was not trained against, shown beside the score.
     """
-    judges = judges or {}
     prompts = as_prompts(prompts)
-    reward = as_reward(reward, prompts[0].columns)
+    ask = _Questions(tokens, as_reward(reward, prompts[0].columns), judges or {}, rollout, config.seed, autocast, failed_texts)
     held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
     extra = [Prompt(text) for text in config.extra]
     items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]
     data = data or DataConfig()
     cut = tokens.queries(held_out, data.query_tokens, config.seed, 0, data.max_query_tokens)
     queries = [query for query in cut for _ in range(config.samples)] + [tokens.encode(p.text) for p in extra]
-    b, a = (
-        _answer(model, before, tokens, items, queries, reward, judges, rollout, config.seed, autocast, failed_texts)
-        for model in (before, after)
-    )
-    best = best_of_n(
-        before, tokens, held_out, cut, reward, judges,
-        rollout=rollout, config=config, autocast=autocast, failed_texts=failed_texts,
-    )  # fmt: skip
+    b, a = (_answers(model, before, items, queries, ask) for model in (before, after))
     counted = len(held_out) * config.samples
     difference = paired_difference(b.scores[:counted], a.scores[:counted], config.samples)
     shown = [i for i, (_, number) in enumerate(items) if number == 0]
@@ -101,10 +96,50 @@ def compare_models(
         "after": _figures(a, b, counted),
         "difference": difference,
         "verdict": change(difference, len(held_out)),
-        "judges": {name: _judged(b.judged[name][:counted], a.judged[name][:counted], config) for name in judges},
-        "best_of_n": best,
+        "judges": {name: _judged(b.judged[name][:counted], a.judged[name][:counted], config) for name in ask.judges},
+        "best_of_n": _best_of_n(before, held_out, cut, ask, config.best_of),
         "texts": [_texts(b, a, i, held_out=i < counted, again=i < counted and config.samples > 1) for i in shown],
     }
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """How models are asked, and by what their responses are scored."""
+
+    tokens: Tokens
+    reward: Reward
+    judges: Mapping[str, Reward]
+    rollout: RolloutConfig
+    seed: int
+    autocast: Callable[[], AbstractContextManager[Any]]
+    failed_texts: Path | None
+
+    def rollouts(
+        self, model: PreTrainedModel, name: str, stream: str, items: Sequence[Item], queries: Sequence[Sequence[int]]
+    ) -> Iterator[Rollout]:
+        """Responses to the queries in batches, item by item from a random stream of its own."""
+        for start in range(0, len(items), BATCH):
+            here = slice(start, start + BATCH)
+            draws = make_draws(self.rollout, self.seed, [(stream, prompt.stream, number) for prompt, number in items[here]])
+            with self.autocast():
+                rollout = sample(model, self.tokens, queries[here], draws, self.rollout, name)
+            yield rollout
+
+    def texts(
+        self, items: Sequence[Item], queries: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]
+    ) -> tuple[list[str], list[str]]:
+        """Prompts as they were asked, and responses."""
+        pairs = [self.tokens.split(prompt.text, *rows) for (prompt, _), *rows in zip(items, queries, ids, strict=True)]
+        return [prompt for prompt, _ in pairs], [response for _, response in pairs]
+
+    def scores(
+        self, items: Sequence[Item], prompts: Sequence[str], responses: Sequence[str]
+    ) -> tuple[list[float], dict[str, list[float]]]:
+        """The reward's scores, and those of each judge."""
+        columns = columns_of([prompt for prompt, _ in items])
+        rewards = (self.reward, *self.judges.values())
+        scores, *judged = (score(each, prompts, responses, columns, save_to=self.failed_texts) for each in rewards)
+        return scores, dict(zip(self.judges, judged, strict=True))
 
 
 def _texts(before: Answers, after: Answers, i: int, *, held_out: bool, again: bool) -> dict[str, Any]:
@@ -115,7 +150,7 @@ def _texts(before: Answers, after: Answers, i: int, *, held_out: bool, again: bo
         "after": after.texts[i],
         "score_before": before.scores[i],
         "score_after": after.scores[i],
-        "judges": {name: {"before": said[i], "after": after.judged[name][i]} for name, said in before.judged.items()},
+        "judges": {name: {"before": scores[i], "after": after.judged[name][i]} for name, scores in before.judged.items()},
         "held_out": held_out,
         **({"again": {"before": before.texts[i + 1], "after": after.texts[i + 1]}} if again else {}),
     }
@@ -126,8 +161,8 @@ def _judged(before: Sequence[float], after: Sequence[float], config: CompareConf
     return {"before": float(np.mean(before)), "after": float(np.mean(after)), "difference": difference}
 
 
-def told(comparison: Mapping[str, Any]) -> dict[str, float | None]:
-    """The figures of a comparison as metrics: ``compare/before/kl``, ``compare/judge/NAME/after``, ..."""
+def comparison_metrics(comparison: Mapping[str, Any]) -> dict[str, float | None]:
+    """A comparison as metrics: ``compare/before/kl``, ``compare/judge/NAME/after``, ..."""
     sides = ("before", "after", "difference")
     flat = {f"compare/{side}/{key}": value for side in sides for key, value in comparison[side].items()}
     for name, judge in comparison["judges"].items():
@@ -147,16 +182,9 @@ def paired_difference(before: Sequence[float], after: Sequence[float], samples: 
         ``low`` and ``high`` are None where there is no interval: see :func:`konomi.statistics.bootstrap.mean_interval`.
     """
     gaps = np.asarray(after) - np.asarray(before)
-    found = mean_interval(gaps.reshape(-1, samples).mean(axis=1))
-    return {
-        "mean": found["value"],
-        "low": found["low"],
-        "high": found["high"],
-        "level": LEVEL,
-        "wins": int((gaps > 0).sum()),
-        "losses": int((gaps < 0).sum()),
-        "ties": int((gaps == 0).sum()),
-    }
+    interval = mean_interval(gaps.reshape(-1, samples).mean(axis=1))
+    counts = {"wins": int((gaps > 0).sum()), "losses": int((gaps < 0).sum()), "ties": int((gaps == 0).sum())}
+    return {"mean": interval["value"], "low": interval["low"], "high": interval["high"], "level": LEVEL, **counts}
 
 
 def distinct(ids: Sequence[Sequence[int]], n: int) -> float:
@@ -204,40 +232,43 @@ def _figures(answers: Answers, other: Answers, count: int) -> dict[str, float]:
     }
 
 
-def _answer(
-    model: PreTrainedModel,
-    initial: PreTrainedModel,
-    tokens: Tokens,
-    items: Sequence[tuple[Prompt, int]],
-    queries: Sequence[Sequence[int]],
-    reward: Reward,
-    judges: Mapping[str, Reward],
-    rollout_config: RolloutConfig,
-    seed: int,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    failed_texts: Path | None,
+def _answers(
+    model: PreTrainedModel, initial: PreTrainedModel, items: Sequence[Item], queries: Sequence[Sequence[int]], ask: _Questions
 ) -> Answers:
-    name = "the initial model" if model is initial else "the tuned model"
+    """Let a model respond; score its texts, and measure their log-probabilities under it and the initial model."""
     ids: list[list[int]] = []
     kl: list[float] = []
     logprob: list[float] = []
-    for start in range(0, len(items), BATCH):
-        here = slice(start, start + BATCH)
-        draws = make_draws(rollout_config, seed, [("compare", prompt.stream, number) for prompt, number in items[here]])
-        with autocast():
-            rollout = sample(model, tokens, queries[here], draws, rollout_config, name)
-            rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS)
-            parts = [rollout.select(part) for part in rows]
-            of_initial = [reference_logprobs(initial, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts]
-            own = of_initial
-            if model is not initial:
-                own = [reference_logprobs(model, part, rollout_config.temperature).sum(1, keepdim=True) for part in parts]
-        initial_B = scatter_rows(of_initial, rows, len(rollout))[:, 0]
-        ids += rollout.response_ids()
-        kl += (scatter_rows(own, rows, len(rollout))[:, 0] - initial_B).tolist()
+    name = "the initial model" if model is initial else "the tuned model"
+    for rollout in ask.rollouts(model, name, "compare", items, queries):
+        initial_B = _logprobs(initial, rollout, ask)
+        own_B = initial_B if model is initial else _logprobs(model, rollout, ask)
+        kl += (own_B - initial_B).tolist()
         logprob += initial_B.tolist()
-    pairs = [tokens.split(prompt.text, *rows) for (prompt, _), *rows in zip(items, queries, ids, strict=True)]
-    prompts, texts = [prompt for prompt, _ in pairs], [response for _, response in pairs]
-    columns = columns_of([prompt for prompt, _ in items])
-    scores, *judged = (score(each, prompts, texts, columns, save_to=failed_texts) for each in (reward, *judges.values()))
-    return Answers(prompts, texts, ids, scores, kl, logprob, dict(zip(judges, judged, strict=True)))
+        ids += rollout.response_ids()
+    prompts, texts = ask.texts(items, queries, ids)
+    scores, judged = ask.scores(items, prompts, texts)
+    return Answers(prompts, texts, ids, scores, kl, logprob, judged)
+
+
+def _logprobs(model: PreTrainedModel, rollout: Rollout, ask: _Questions) -> Tensor:
+    """Of each response, nats: [B]."""
+    rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS)
+    with ask.autocast():
+        parts = [reference_logprobs(model, rollout.select(part), ask.rollout.temperature).sum(1, keepdim=True) for part in rows]
+    return scatter_rows(parts, rows, len(rollout))[:, 0]
+
+
+def _best_of_n(
+    model: PreTrainedModel, prompts: Sequence[Prompt], queries: Sequence[Sequence[int]], ask: _Questions, count: int
+) -> list[dict[str, Any]]:
+    """Draw ``count`` responses of the initial model to each query; see :func:`konomi.jobs.best_of_n.best_of_n`."""
+    if count == 0:
+        return []
+    items = [(prompt, i) for prompt in prompts for i in range(count)]
+    repeated = [query for query in queries for _ in range(count)]
+    drawn = ask.rollouts(model, "the initial model", "best of", items, repeated)
+    ids = [row for rollout in drawn for row in rollout.response_ids()]
+    scores, judged = ask.scores(items, *ask.texts(items, repeated, ids))
+    rows = {name: np.asarray(each).reshape(-1, count) for name, each in judged.items()}
+    return best_of_n(np.asarray(scores).reshape(-1, count), rows)

@@ -1,6 +1,6 @@
-"""A whole `konomi judge` job: a stand-in for people ranks candidates, from a file of them to a file of rankings.
+"""`konomi judge`: a simulated rater ranks candidates, from a file of them to a file of rankings.
 
-No person is asked. The stand-in is a reward with noise on its scores, so that it agrees with itself about as often as people
+No person is asked. The rater is a reward with noise on its scores, so that it agrees with itself about as often as people
 do; see :mod:`konomi.jobs.simulated_rater`.
 """
 
@@ -16,27 +16,26 @@ from konomi.data.formats import manifest, read_tasks, write_records
 from konomi.data.records import Prompt, Ranking, Score, Task
 from konomi.engine.device import find_device
 from konomi.files import content_sha256, local_path
-from konomi.jobs.common import begun
+from konomi.jobs.common import result_of, running
 from konomi.jobs.simulated_rater import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
 from konomi.models.reading import check_room
 from konomi.rewards import Reward, build_reward, score
 from konomi.rewards.base import readers
 from konomi.runs.observer import Observer
-from konomi.runs.signals import stop_on_signal
 from konomi.seeds import stream_seed
 from konomi.text import plural
 
 RATERS = ("stand-in", "stand-in-2")
-"""Names of the stand-in, so that nobody takes its rankings for a person's."""
+"""Names of the simulated rater, so that nobody takes its rankings for a person's."""
 TRUTH = "stand-in-without-noise"
 BATCH = 128
 """Texts that are scored at a time."""
 
 
 def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
-    """Let the stand-in rank all tasks of a file; return the result that ``--json`` prints.
+    """Let the simulated rater rank all tasks of a file; return the result that ``--json`` prints.
 
-    The run directory gets rankings.jsonl, truth.jsonl (the scores without noise) and manifest.json. What is said of a task
+    The run directory gets rankings.jsonl, truth.jsonl (the scores without noise) and manifest.json. The ranking of a task
     depends on the seed, the prompt and the candidates' texts alone, not on their order or on the other tasks; but the scale of
     the noise is one for all.
 
@@ -55,10 +54,9 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
         "agreement": f"{job.judge.agreement:g} of the pairs, with itself",
     }
     digest = content_sha256(local_path(job.candidates))[:32]
-    with (
-        stop_on_signal(observer.stopping),
-        begun(job, root, observer, data=job.candidates, digest=digest, facts=facts, parent=parent) as (run, sink),
-    ):
+    with running(job, root, observer, fields={"data_digest": digest}, parent=parent) as work:
+        work.start(job.candidates, facts)
+        run = work.run
         scores = _scores(tasks, reward, observer, run.path / "failed_texts.jsonl")
         gaps = score_gaps(scores)
         scale = noise_scale(gaps, job.judge.agreement)
@@ -79,24 +77,15 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
             "self_agreement": sum(same for same, _ in alike) / len(gaps),
             "agreement_with_truth_expected": rightly_ordered(gaps, scale),
         }
-        said = {"rater": facts["rater"], "people": False, "reward": job.reward.model_dump(mode="json"), **figures}
-        described = run.write_json("manifest.json", {**manifest(files), **said})
-        if sink:
-            sink.log(0, {f"stand_in/{name}": value for name, value in figures.items()})
-            sink.log_artifacts([described, run.path / "config.json"])
-    return {
-        "run": str(run.path),
-        "status": "finished",
-        "rankings": str(files["rankings"]),
-        "truth": str(files["truth"]),
-        **said,
-        "seconds": time.monotonic() - started,
-        "mlflow": sink.address if sink else None,
-    }
+        about = {"rater": facts["rater"], "people": False, "reward": job.reward.model_dump(mode="json"), **figures}
+        described = run.write_json("manifest.json", {**manifest(files), **about})
+        work.sinks.log(0, {f"stand_in/{name}": value for name, value in figures.items()})
+        work.sinks.artifacts(described, run.path / "config.json")
+        return result_of(work, started, rankings=str(files["rankings"]), truth=str(files["truth"]), **about)
 
 
 def _check_texts(tasks: Sequence[Task], reward: Reward, observer: Observer) -> None:
-    """Let a reward that cuts long texts read all of them before anything is written, and say what it cuts."""
+    """Let a reward that cuts long texts read all of them, and warn of what it cuts."""
     check_room(readers(reward), [task.prompt for task in tasks], 0, observer.warn)
     for reader in readers(reward):
         before = [task.prompt if reader.reads_prompt else "" for task in tasks]
@@ -125,8 +114,8 @@ def _scores(tasks: Sequence[Task], reward: Reward, observer: Observer, failed: P
 def _ranking(task: Task, scores: Sequence[float], rater: str, scale: float, seed: int) -> Ranking:
     key = Prompt(task.prompt).key
     texts = tuple(each.text for each in task.candidates)
-    heard = [value + scale * gumbel(seed, "judge", rater, key, text) for value, text in _zip(scores, texts)]
-    return Ranking(task.prompt, texts, ranks(heard), rater, _source(task))
+    noisy = [value + scale * gumbel(seed, "judge", rater, key, text) for value, text in _zip(scores, texts)]
+    return Ranking(task.prompt, texts, ranks(noisy), rater, _source(task))
 
 
 def _truth(task: Task, scores: Sequence[float]) -> list[Score]:

@@ -1,4 +1,4 @@
-"""A pipeline's stage in which people rank: the page is open until there is enough, then what they said is written as files."""
+"""A pipeline's stage in which people rank: the page is open until there is enough, then their answers are written as files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from konomi.config import LabelConfig, LabelJob
 from konomi.errors import DataError
 from konomi.files import content_sha256, local_path
-from konomi.jobs.common import begun
+from konomi.jobs.common import result_of, running
 from konomi.labelling.answers import collect, comparisons
 from konomi.labelling.assignments import complete, coverage
 from konomi.labelling.database import Store
@@ -18,7 +18,6 @@ from konomi.labelling.project import Project, provide, tasks_of
 from konomi.labelling.queue import Settings
 from konomi.labelling.summary import lines, statistics
 from konomi.runs.observer import Observer
-from konomi.runs.signals import stop_on_signal
 from konomi.text import plural
 from konomi.web.serve import check_host, public_of, serve
 
@@ -42,10 +41,8 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
     path, tasks = local_path(wanted.project), tasks_of(local_path(job.candidates))
     facts = {"candidates": f"{job.candidates}: {plural(len(tasks), 'task')}", "project": str(path)}
     digest = content_sha256(local_path(job.candidates))[:32]
-    with (
-        stop_on_signal(observer.stopping),
-        begun(job, root, observer, data=job.candidates, digest=digest, facts=facts, parent=parent) as (run, sink),
-    ):
+    with running(job, root, observer, fields={"data_digest": digest}, parent=parent) as work:
+        work.start(job.candidates, facts)
         project, imported = provide(path, tasks, Settings(overlap=wanted.overlap))
         for note in imported.notes:
             observer.warn(note)
@@ -58,43 +55,37 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
         _ask(project, wanted, observer)
         with project.store() as store:
             exported = collect(store)
-        found = statistics(exported)
-        if not found["comparisons"]:
+        figures = statistics(exported)
+        if not figures["comparisons"]:
             raise DataError(
                 f"{path}: nobody has put two texts in order yet: there is nothing to learn from; let people go on: "
                 f"konomi label {path}"
             )
-        said = write_export(exported, run.path / "said", {"statistics.json": found}, project=project.title)
-        for line in lines(found):
+        out = work.run.path / "said"
+        answers = write_export(exported, out, {"statistics.json": figures}, project=project.title)["answers"]
+        for line in lines(figures):
             observer.say(line)
-        if sink:
-            shares = {name: found[name]["share"]["value"] for name in ("agreement", "oneself") if found[name]}
-            figures = {"comparisons": found["comparisons"], "ties": found["ties"], "raters": said["answers"]["raters"], **shares}
-            sink.log(0, {f"people/{name}": float(value) for name, value in figures.items()})
-            sink.log_artifacts([run.path / "said" / "manifest.json", run.path / "said" / "statistics.json"])
-    return {
-        "run": str(run.path),
-        "status": "finished",
-        "project": str(path),
-        "rankings": str(run.path / "said" / "rankings.jsonl"),
-        "comparisons": found["comparisons"],
-        "answers": said["answers"],
-        "seconds": time.monotonic() - started,
-        "mlflow": sink.address if sink else None,
-    }
+        shares = {name: figures[name]["share"]["value"] for name in ("agreement", "oneself") if figures[name]}
+        counts = {"comparisons": figures["comparisons"], "ties": figures["ties"], "raters": answers["raters"]}
+        work.sinks.log(0, {f"people/{name}": float(value) for name, value in (counts | shares).items()})
+        work.sinks.artifacts(out / "manifest.json", out / "statistics.json")
+        return result_of(
+            work, started, project=str(path), rankings=str(out / "rankings.jsonl"), comparisons=figures["comparisons"],
+            answers=answers,
+        )  # fmt: skip
 
 
 def _ask(project: Project, wanted: LabelConfig, observer: Observer) -> None:
     """Keep the page open until there is enough."""
-    told = 0
+    last = 0
 
     def enough(store: Store) -> bool:
-        nonlocal told
+        nonlocal last
         what, (done, target) = "answers", coverage(store)
         if wanted.comparisons is not None:
             what, done, target = "comparisons", comparisons(store) or 0, wanted.comparisons
-        if done > told:
-            told = done
+        if done > last:
+            last = done
             observer.progress(what, min(done, target), target)
         return done >= target or store.frozen or complete(store)
 

@@ -1,4 +1,4 @@
-"""Running a pipeline: the stages that are not finished, one after another, under one lock and one MLflow run."""
+"""`konomi run`: the stages that are not finished, one after another, under one lock and one MLflow run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import gc
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from konomi.jobs.common import locked
 from konomi.jobs.stages import VERSION, Notes, Step, decide, stages_from
 from konomi.runs import environment
 from konomi.runs.directory import RunDir
+from konomi.runs.mlflow import MlflowSink
 from konomi.runs.observer import Observer
 from konomi.runs.signals import stop_on_signal
-from konomi.runs.sinks import EndStatus, MlflowSink
+from konomi.runs.sinks import EndStatus
 from konomi.text import duration
 
 
@@ -33,7 +35,7 @@ def run_pipeline(
     Args:
         pipeline, stages: from :func:`konomi.config.load_pipeline`.
         directory: of the pipeline; made if needed.
-        observer: hears of the pipeline and of all its stages.
+        observer: told of the pipeline and of all its stages.
         start: the name of a stage: it and all later ones are run again.
         again: the command that goes on after a stop, for the message.
 
@@ -52,9 +54,9 @@ def run_pipeline(
         for name in forgotten:
             (directory / name / "stage.json").unlink(missing_ok=True)
             notes.stage(name, status="waiting", key=None)
-        tracked = _Tracked(pipeline, stages, notes, observer)
+        parent = _ParentRun(pipeline, stages, notes, observer)
         rows = []
-        with tracked:
+        with parent.ends():
             for number, stage in enumerate(stages, start=1):
                 step = decide(stage, notes.of(stage.name))
                 title = f"Stage {number} of {len(stages)}, {stage.name} ({stage.do})"
@@ -63,14 +65,14 @@ def run_pipeline(
                     notes.stage(stage.name, status="finished")  # a kill may have come before it was noted
                 else:
                     observer.say(f"{title}: {'goes on' if step.action == 'resume' else 'runs'}, {step.why}")
-                    _work(step, title, notes, observer, tracked, again)
+                    _work(step, title, notes, observer, parent, again)
                 rows.append(_row(stage, "skipped" if step.action == "skip" else "finished"))
     return {
-        "name": pipeline.name, "pipeline": str(directory), "status": "finished", "stages": rows, "mlflow": tracked.address,
+        "name": pipeline.name, "pipeline": str(directory), "status": "finished", "stages": rows, "mlflow": parent.address,
     }  # fmt: skip
 
 
-class _Tracked:
+class _ParentRun:
     """The MLflow run of the pipeline, of which its stages' runs are children. It is opened when the first stage runs."""
 
     def __init__(self, pipeline: Pipeline, stages: Sequence[Stage], notes: Notes, observer: Observer) -> None:
@@ -83,79 +85,61 @@ class _Tracked:
         return self._sink.address if self._sink else None
 
     def run_id(self) -> str | None:
-        """The parent of the stages' runs."""
+        """The id that the stages' runs name as their parent."""
         if self._sink is None and self._pipeline.mlflow:
             params = {"seed": self._pipeline.seed, "stages": {stage.name: stage.do for stage in self._stages}}
             self._sink = MlflowSink(
                 self._pipeline.experiment, self._pipeline.name, params, self._notes.directory, self._observer.warn,
                 run_id=self._notes.content["mlflow_run_id"], git=environment.git(),
             )  # fmt: skip
+            self._sink.start()
             self._notes.set(mlflow_run_id=self._sink.run_id)
         return self._sink.run_id if self._sink else None
 
-    def __enter__(self) -> None:
-        """From here on, however it ends, the run says so."""
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
-        status: EndStatus = "FINISHED" if kind is None else "KILLED" if stopped else "FAILED"
-        if self._sink:
-            done = {name: note["seconds"] for name, note in self._notes.content["stages"].items() if note.get("seconds")}
-            self._sink.log(0, {f"seconds/{name}": seconds for name, seconds in done.items()})
-            self._sink.log_artifacts([self._notes.directory / "pipeline.json"])
-            self._sink.end(status)
+    @contextmanager
+    def ends(self) -> Iterator[None]:
+        """However the block ends, the run is closed with that status."""
+        status: EndStatus = "FAILED"
+        try:
+            yield
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            if self._sink:
+                seconds = {name: note.get("seconds") for name, note in self._notes.content["stages"].items()}
+                self._sink.log(0, {f"seconds/{name}": value for name, value in seconds.items() if value})
+                self._sink.artifact(self._notes.directory / "pipeline.json")
+                self._sink.end(status)
 
 
 def runner(verb: str) -> Callable[..., dict[str, Any]]:
     """Return the function that runs a verb's job. Only the job that is asked for is imported."""
-    if verb == "sft":
-        from konomi.jobs.sft import run_sft
-
-        return run_sft
-    if verb == "sample":
-        from konomi.jobs.sample import run_sample
-
-        return run_sample
-    if verb == "judge":
-        from konomi.jobs.judge import run_judge
-
-        return run_judge
-    if verb == "label":
-        from konomi.jobs.label import run_label
-
-        return run_label
-    if verb == "reward":
-        from konomi.jobs.reward import run_reward
-
-        return run_reward
-    from konomi.jobs.ppo import run_ppo
-
-    return run_ppo
+    run: Callable[..., dict[str, Any]] = getattr(import_module(f"konomi.jobs.{verb}"), f"run_{verb}")
+    return run
 
 
-def _work(step: Step, title: str, notes: Notes, observer: Observer, tracked: _Tracked, again: str) -> None:
-    """Run a stage to its end, or go on with it."""
+def _work(step: Step, title: str, notes: Notes, observer: Observer, parent: _ParentRun, again: str) -> None:
+    """Run or resume a stage."""
     stage, began = step.stage, time.monotonic()
     if step.action == "run":
         _move_away(stage.directory)
     notes.stage(stage.name, do=stage.do, status="running", key=step.key, reason=None, seconds=None)
     more = {"resume": stage.directory} if step.action == "resume" else {}
     try:
-        result = runner(stage.do)(stage.job, stage.directory.parent, observer, parent=tracked.run_id(), **more)
+        result = runner(stage.do)(stage.job, stage.directory.parent, observer, parent=parent.run_id(), **more)
         if result["status"] != "finished":
             raise RunError(f"{result.get('reason') or result['status']}; the run is in {stage.directory}")
-    except KeyboardInterrupt:
-        with suppress(RunError):  # a disk that is full takes no notes
-            notes.stage(stage.name, status="stopped")
-        raise KeyboardInterrupt(f"{title}: stopped; go on with: {again}") from None
-    except KonomiError as error:
-        with suppress(RunError):
-            notes.stage(stage.name, status="failed", reason=str(error))
-        error.args = (f"stage {stage.name}: {error}",)
-        raise
     except BaseException as error:
-        with suppress(RunError):
-            notes.stage(stage.name, status="failed", reason=f"{type(error).__name__}: {error}")
+        stopped, known = isinstance(error, KeyboardInterrupt), isinstance(error, KonomiError)
+        reason = {} if stopped else {"reason": str(error) if known else f"{type(error).__name__}: {error}"}
+        with suppress(RunError):  # a disk that is full takes no notes
+            notes.stage(stage.name, status="stopped" if stopped else "failed", **reason)
+        if stopped:
+            raise KeyboardInterrupt(f"{title}: stopped; go on with: {again}") from None
+        if known:
+            error.args = (f"stage {stage.name}: {error}",)
         raise
     seconds = time.monotonic() - began
     RunDir(stage.directory).write_json(

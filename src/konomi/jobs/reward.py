@@ -1,4 +1,4 @@
-"""A whole `konomi reward` job: from rankings, scores or labels to a reward model, its evaluation and its page."""
+"""`konomi reward`: from rankings, scores or labels to a reward model, its evaluation and its page."""
 
 from __future__ import annotations
 
@@ -17,23 +17,19 @@ from konomi.data.records import Prompt
 from konomi.engine.device import autocast, choose_precision, find_device
 from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
-from konomi.jobs.common import begun, finish
+from konomi.jobs.common import Work, result_of, running
 from konomi.jobs.reward_data import Learned, load
 from konomi.models.backbone import make_reward_model, tame_head
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.report.advice import too_few
-from konomi.runs.directory import RunDir
 from konomi.runs.environment import peak_memory_gb
 from konomi.runs.observer import Observer
-from konomi.runs.signals import Stop, stop_on_signal
-from konomi.runs.sinks import MlflowSink
 from konomi.seeds import stream_seed
 from konomi.text import plural
-from konomi.training.callback import Hears, Outcome
+from konomi.training.callback import Hears
 from konomi.training.reward import train_reward_model
 
-_STOPPING = "stopping after this step; no model is written. Ctrl-C again stops at once"
-TAME = 64
+HEAD_TEXTS = 64
 """Elements on which the size of a new head's numbers is measured."""
 
 
@@ -43,7 +39,7 @@ def run_reward(
     """Train a reward model (or a classifier) and say how far it can be trusted; return what ``--json`` prints.
 
     The run's directory gets model/, eval.json, metrics.jsonl and report.html. Nothing is written before the data and the
-    backbone were found to be usable. ``parent``: the MLflow run that this one is a part of.
+    backbone have been checked. ``parent``: MLflow run of which this one is a part.
 
     Raises:
         ConfigError, DataError, ModelError: something given is not usable.
@@ -53,49 +49,48 @@ def run_reward(
     observer, started = observer or Observer(), time.monotonic()
     learned = load(job, observer.say, observer.warn)
     samples = _samples(job)
-    made = make_reward_model(
+    built = make_reward_model(
         job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,
         max_length=job.train.max_length, progress=observer.say,
     )  # fmt: skip
-    _check_texts(made.model, learned, samples, observer)
-    model = made.model.to(find_device())
+    _check_texts(built.model, learned, samples, observer)
+    model = built.model.to(find_device())
     precision = choose_precision(job.model.precision)
-    extra = {"verb": "reward", "precision": precision, "model_revision": made.revision, "licence": made.note}
-    facts = _facts(job, model, learned, precision) | ({"licence": made.note} if made.note else {})
-    begins = begun(job, root, observer, data=job.data.file, digest=learned.digest, facts=facts, parent=parent, extra=extra)
-    with stop_on_signal(lambda: observer.warn(_STOPPING)) as stop, begins as (run, sink):
+    fields = {
+        "data_digest": learned.digest, "verb": "reward", "precision": precision, "model_revision": built.revision,
+        "licence": built.note,
+    }  # fmt: skip
+    stopping = "stopping after this step; no model is written. Ctrl-C again stops at once"
+    with running(job, root, observer, fields=fields, parent=parent, stopping=lambda: observer.warn(stopping)) as work:
+        licence = {"licence": built.note} if built.note else {}
+        work.start(job.data.file, _facts(job, model, learned, precision) | licence)
         if few := too_few(learned.prompts()):
             observer.warn(few)
-        if made.fresh:
-            tame_head(model, [e.texts for e in learned.train[:TAME]], lambda: autocast(model.device, precision))
-        with stop.patience():
+        if built.fresh:
+            tame_head(model, [e.texts for e in learned.train[:HEAD_TEXTS]], lambda: autocast(model.device, precision))
+        with work.stop.patience():
             outcome = train_reward_model(
                 model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
-                directory=run.path, hears=_Told(run, sink, observer, stop),
+                directory=work.run.path, hears=_Callback(work),
             )  # fmt: skip
         if outcome.best_step == 0:
-            _nothing_learned(made.fresh, observer)
+            _nothing_learned(built.fresh, observer)
         observer.say("The model is held against what was held out")
         result = _evaluate(job, model, learned, samples)
-        report = _keep(job, model, learned, run, sink, result, outcome)
-    return {
-        "run": str(run.path),
-        "status": "finished",
-        "steps": outcome.steps,
-        "epochs": outcome.epochs,
-        "best_step": outcome.best_step,
-        "early": outcome.early,
-        "seconds": time.monotonic() - started,
-        "peak_gb": peak_memory_gb(),
-        "model": str(run.model),
-        "report": str(report),
-        "mlflow": sink.address if sink else None,
-        "eval": result,
-    }
+        with new_directory(work.run.model) as draft:
+            model.save(draft, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
+        work.run.write_json("eval.json", result)
+        figures = _flat(result["held_out"], "held_out/") | _flat(result.get("truth", {}), "truth/")
+        work.sinks.log(outcome.steps, figures)
+        report = work.finish()
+        return result_of(
+            work, started, steps=outcome.steps, epochs=outcome.epochs, best_step=outcome.best_step, early=outcome.early,
+            peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report), eval=result,
+        )  # fmt: skip
 
 
 def _nothing_learned(fresh: bool, observer: Observer) -> None:
-    """Raise RunError where the model that is best has a head that was drawn at random; warn where it has one of its own."""
+    """Raise RunError where the best model is the initial one with a random head; warn where its head was trained before."""
     what = "no evaluation was better than that before training"
     mend = "lower train.learning_rate, or give more data"
     if fresh:
@@ -103,21 +98,8 @@ def _nothing_learned(fresh: bool, observer: Observer) -> None:
     observer.warn(f"{what}: the model is as it began; {mend}")
 
 
-def _keep(
-    job: RewardJob, model: RewardModel, learned: Learned, run: RunDir, sink: MlflowSink | None, result: dict[str, Any],
-    outcome: Outcome,
-) -> Path:  # fmt: skip
-    """Write the model, its evaluation and its page; return the page."""
-    with new_directory(run.model) as draft:
-        model.save(draft, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
-    run.write_json("eval.json", result)
-    if sink:
-        sink.log(outcome.steps, _flat(result["held_out"], "held_out/") | _flat(result.get("truth", {}), "truth/"))
-    return finish(run, sink)
-
-
 def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, observer: Observer) -> None:
-    """Read everything once before anything is written: a token that the model does not know is refused, what is cut is told."""
+    """Encode all texts once: an unknown token is refused, and what is cut is warned of."""
     groups = [example.texts for example in learned.train + learned.held_out]
     for prompt, texts in samples.texts if samples else ():
         groups.append(tuple(prompt + text for text in texts))
@@ -133,23 +115,20 @@ def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, 
         )
 
 
-class _Told(Hears):
-    def __init__(self, run: RunDir, sink: MlflowSink | None, observer: Observer, stop: Stop) -> None:
-        self.run, self.sink, self.observer, self.waits = run, sink, observer, stop
-        self.total = 0
+class _Callback(Hears):
+    def __init__(self, work: Work) -> None:
+        self.work, self.total = work, 0
 
     def step(self, done: int, total: int) -> None:
         self.total = total
-        self.observer.progress("training step", done, total)
+        self.work.observer.progress("training step", done, total)
 
     def evaluated(self, step: int, figures: dict[str, float]) -> None:
-        self.run.append_metrics(step, figures)
-        if self.sink:
-            self.sink.log(step, figures)
-        self.observer.progress("training step", step, max(self.total, step, 1), figures)
+        self.work.log(step, figures)
+        self.work.observer.progress("training step", step, max(self.total, step, 1), figures)
 
     def stop(self) -> str | None:
-        return self.waits.signal
+        return self.work.stop.signal
 
 
 @dataclass(frozen=True)
@@ -173,24 +152,23 @@ def _samples(job: RewardJob) -> Samples | None:
         key = Prompt(task.prompt).key
         drawn.append((stream_seed(job.run.seed, "normalize", key, places[key]), task))
         places[key] += 1
-    found: list[tuple[str, list[str]]] = []
+    chosen: list[tuple[str, list[str]]] = []
     count = 0
     for _, task in sorted(drawn, key=lambda item: item[0]):
         texts = [c.text for c in task.candidates if model is None or c.source.get("model") == model]
-        if texts and (not found or count + len(texts) <= job.normalize.count):
-            found.append((task.prompt, texts))
+        if texts and (not chosen or count + len(texts) <= job.normalize.count):
+            chosen.append((task.prompt, texts))
             count += len(texts)
     if count < 2:
         known = ", ".join(sorted({str(c.source.get("model")) for task in tasks for c in task.candidates}))
         of = f" of the model {model} (normalize.model; there are: {known})" if model else ""
         raise DataError(f"{name}: fewer than two candidates{of} in it; a scale needs some dozens. See normalize.samples")
-    return Samples(found, digest)
+    return Samples(chosen, digest)
 
 
 def _normalise(model: RewardModel, samples: Samples) -> list[dict[str, Any]]:
     """Score the initial model's samples, set the scale, and return the texts with their normalised scores."""
-    whole = [[prompt + text for text in texts] for prompt, texts in samples.texts]
-    numbers = model.predict(whole)
+    numbers = model.predict([[prompt + text for text in texts] for prompt, texts in samples.texts])
     raw: list[float] = torch.cat(numbers)[:, 0].double().tolist()
     std = statistics.stdev(raw)
     if not std > 0:
@@ -200,10 +178,8 @@ def _normalise(model: RewardModel, samples: Samples) -> list[dict[str, Any]]:
     return [{"prompt": p, "response": t, "score": model.normalised(s)} for (p, t), s in zip(pairs, raw, strict=True)]
 
 
-def _evaluate(
-    job: RewardJob, model: RewardModel, learned: Learned, samples: Samples | None
-) -> dict[str, Any]:  # fmt: skip
-    """What eval.json says."""
+def _evaluate(job: RewardJob, model: RewardModel, learned: Learned, samples: Samples | None) -> dict[str, Any]:
+    """The content of eval.json."""
     numbers = model.predict(learned.texts())  # in float32, as PPO will ask
     result: dict[str, Any] = {"version": 1, "task": job.train.task, **learned.evaluate(numbers, job.run.seed)}
     texts: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""A whole `konomi sample` job: from prompts and models to candidates that can be ranked."""
+"""`konomi sample`: from prompts and models to candidates that can be ranked."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from konomi.data.tokens import Tokens
 from konomi.engine.device import autocast, choose_precision, find_device
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import DataError, RunError
-from konomi.jobs.common import begun
+from konomi.jobs.common import result_of, running
 from konomi.jobs.inputs import prompts_digest
-from konomi.jobs.ppo import check_context
+from konomi.jobs.prepare import check_context
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.runs.observer import Observer
-from konomi.runs.signals import stop_on_signal
 from konomi.seeds import stream_seed
 from konomi.text import plural
 
@@ -34,7 +33,7 @@ class _Draft:
     text: str
     """What the candidates go on from: the prompt, or its beginning."""
     round: int
-    found: dict[int, Candidate] = field(default_factory=dict)
+    candidates: dict[int, Candidate] = field(default_factory=dict)
     """Place -> candidate."""
     keys: set[str] = field(default_factory=set)
 
@@ -44,13 +43,14 @@ class _Draft:
         if key in self.keys:
             return False
         self.keys.add(key)
-        self.found[place] = candidate
+        self.candidates[place] = candidate
         return True
 
     def task(self, seed: int) -> Task:
         """The task, its candidates in an order that does not tell who wrote them."""
-        order = sorted(self.found, key=lambda place: stream_seed(seed, "sample-order", self.prompt.stream, self.round, place))
-        return Task(self.text, tuple(self.found[place] for place in order), self.prompt.columns)
+        name = ("sample-order", self.prompt.stream, self.round)
+        order = sorted(self.candidates, key=lambda place: stream_seed(seed, *name, place))
+        return Task(self.text, tuple(self.candidates[place] for place in order), self.prompt.columns)
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,8 @@ def run_sample(
         "prompts": f"{job.data.prompts}: {len(prompts)} ({job.sample.prompts})",
         "job": f"{plural(len(drafts), 'task')} of {job.sample.candidates} candidates",
     }
-    digest = prompts_digest(prompts)
-    with (
-        stop_on_signal(observer.stopping),
-        begun(job, root, observer, data=job.data.prompts, digest=digest, facts=facts, parent=parent) as (run, sink),
-    ):
+    with running(job, root, observer, fields={"data_digest": prompts_digest(prompts)}, parent=parent) as work:
+        work.start(job.data.prompts, facts)
         again = 0
         for name in reversed(job.models):  # the one that was checked last is still there
             writer = writer if writer.name == name else _load(job, name, observer)
@@ -98,10 +95,10 @@ def run_sample(
         tasks = _tasks(drafts, job.run.seed)
         if not tasks:
             raise RunError(
-                f"{run.path}: of {len(drafts)} tasks none has two different candidates; raise rollout.temperature, "
+                f"{work.run.path}: of {len(drafts)} tasks none has two different candidates; raise rollout.temperature, "
                 "rollout.response_tokens or sample.attempts"
             )
-        path = run.path / "candidates.jsonl"
+        path = work.run.path / "candidates.jsonl"
         write_records(path, tasks)
         figures = {
             "tasks": len(tasks),
@@ -110,19 +107,11 @@ def run_sample(
             "tasks_with_fewer": sum(len(task.candidates) < job.sample.candidates for task in tasks),
             "tasks_dropped": len(drafts) - len(tasks),
         }
-        _tell(figures, observer)
-        described = run.write_json("manifest.json", {**manifest({"candidates": path}), "models": about, **figures})
-        if sink:
-            sink.log(0, {f"sample/{name}": value for name, value in figures.items()})
-            sink.log_artifacts([described, run.path / "config.json"])
-    return {
-        "run": str(run.path),
-        "status": "finished",
-        "file": str(path),
-        **figures,
-        "seconds": time.monotonic() - started,
-        "mlflow": sink.address if sink else None,
-    }
+        _warn(figures, observer)
+        described = work.run.write_json("manifest.json", {**manifest({"candidates": path}), "models": about, **figures})
+        work.sinks.log(0, {f"sample/{name}": value for name, value in figures.items()})
+        work.sinks.artifacts(described, work.run.path / "config.json")
+        return result_of(work, started, file=str(path), **figures)
 
 
 def _prompts(job: SampleJob, observer: Observer) -> list[Prompt]:
@@ -131,13 +120,13 @@ def _prompts(job: SampleJob, observer: Observer) -> list[Prompt]:
     if job.sample.prompts == "all":
         return prompts
     train, held_out = split_held_out(prompts, job.data.held_out)
-    found = train if job.sample.prompts == "train" else held_out
-    if not found:
+    side = train if job.sample.prompts == "train" else held_out
+    if not side:
         raise DataError(
             f"{job.data.prompts}: of its {len(prompts)} prompts none is held out; give more prompts, or raise "
             f"data.held_out = {job.data.held_out:g}"
         )
-    return found
+    return side
 
 
 def _checked(
@@ -152,11 +141,9 @@ def _checked(
         queries = _queries(job, writer, texts)
         check_context(max(map(len, queries)), job.rollout.response_tokens[1], writer.loaded)
         about[name] = {
-            "name": job.models[name].name,
-            "revision": writer.loaded.revision,
-            "precision": writer.precision,
+            "name": job.models[name].name, "revision": writer.loaded.revision, "precision": writer.precision,
             "ends_at": writer.tokens.stops(),
-        }
+        }  # fmt: skip
         if writer.loaded.note:
             about[name]["licence"] = writer.loaded.note
     return writer, texts, about
@@ -213,18 +200,14 @@ def _draw(
     model = writer.loaded.model
     with autocast(model.device, writer.precision):
         rollout = sample(model, writer.tokens, queries, draws, job.rollout, f"models.{writer.name}")
-    found = []
+    candidates = []
     for (draft, _), query, ids, name in zip(places, queries, rollout.response_ids(), names, strict=True):
         source = {
-            "model": writer.name,
-            "revision": writer.loaded.revision,
-            "seed": job.run.seed,
-            "stream": list(name),
-            "temperature": job.rollout.temperature,
-            "tokens": len(ids),
-        }
-        found.append(Candidate(writer.tokens.split(draft.text, query, ids)[1], source))
-    return found
+            "model": writer.name, "revision": writer.loaded.revision, "seed": job.run.seed, "stream": list(name),
+            "temperature": job.rollout.temperature, "tokens": len(ids),
+        }  # fmt: skip
+        candidates.append(Candidate(writer.tokens.split(draft.text, query, ids)[1], source))
+    return candidates
 
 
 def _whose(job: SampleJob, draft: _Draft, place: int) -> str:
@@ -237,12 +220,12 @@ def _tasks(drafts: Sequence[_Draft], seed: int) -> list[Task]:
     """The tasks in which there is something to compare, none of them twice."""
     tasks: dict[tuple[str, frozenset[str]], Task] = {}
     for draft in drafts:
-        if len(draft.found) > 1:
+        if len(draft.candidates) > 1:
             tasks.setdefault((Prompt(draft.text).key, frozenset(draft.keys)), draft.task(seed))
     return list(tasks.values())
 
 
-def _tell(figures: dict[str, int], observer: Observer) -> None:
+def _warn(figures: dict[str, int], observer: Observer) -> None:
     if figures["tasks_dropped"]:
         observer.warn(
             f"left out: {plural(figures['tasks_dropped'], 'task')}: no two different candidates in them, or the same as another"

@@ -1,10 +1,10 @@
-"""A whole `konomi sft` job: from a configuration to a run directory with the best model in it."""
+"""`konomi sft`: from a configuration to a run directory with the best model in it."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from konomi.engine.device import choose_precision
 from konomi.engine.forward import check_head
 from konomi.errors import ConfigError, ModelError
 from konomi.files import new_directory
-from konomi.jobs.common import begun, finish
+from konomi.jobs.common import result_of, running
+from konomi.jobs.prepare import context_of
 from konomi.models.load import Loaded, load_causal_lm, quiet
 from konomi.models.policy import train_only
 from konomi.runs.directory import RunDir
 from konomi.runs.environment import manage_memory, peak_memory_gb
 from konomi.runs.observer import Observer
-from konomi.runs.signals import stop_on_signal
 from konomi.text import plural
 from konomi.training.sft import Course, check_packing, perplexity, train
 from konomi.training.texts import Collator, Row, count_learned, encode, pack
@@ -32,14 +32,14 @@ from konomi.training.texts import Collator, Row, count_learned, encode, pack
 def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
     """Run a job; return the result that ``--json`` prints.
 
-    The run's ``model/`` is the best so far from the first evaluation on, always whole. Nothing is written before the
-    configuration, the texts and the model were found to be usable.
+    The run's ``model/`` is the best so far from the first evaluation on, always complete. Nothing is written before the
+    configuration, the texts and the model have been checked.
 
     Args:
         job: the settings.
         root: directory of all runs.
-        observer: hears what happens.
-        parent: the MLflow run that this one is a part of.
+        observer: told what happens.
+        parent: MLflow run of which this one is a part.
 
     Raises:
         ConfigError, DataError, ModelError: something given is not usable.
@@ -48,50 +48,35 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
     """
     observer, started = observer or Observer(), time.monotonic()
     ready = _prepare(job, observer)
-    begins = begun(
-        job, root, observer, data=job.data.texts, digest=ready.digest, facts=_facts(job, ready), parent=parent,
-        extra={"precision": ready.precision, "model_revision": ready.loaded.revision, "licence": ready.loaded.note},
-    )  # fmt: skip
-    with stop_on_signal(lambda: observer.warn(_STOPPING)) as stop, begins as (run, sink):
-
-        def record(update: int, metrics: Mapping[str, float]) -> None:
-            run.append_metrics(update, metrics)
-            if sink:
-                sink.log(update, metrics)
-
-        with quiet(), stop.patience():
-            course = Course(record, lambda: _keep(run, ready.loaded), observer.progress, stop, job.sft.patience)
+    fields = {
+        "data_digest": ready.digest, "precision": ready.precision, "model_revision": ready.loaded.revision,
+        "licence": ready.loaded.note,
+    }  # fmt: skip
+    stopping = "stopping: this update is finished first; Ctrl-C again stops at once"
+    with running(job, root, observer, fields=fields, parent=parent, stopping=lambda: observer.warn(stopping)) as work:
+        work.start(job.data.texts, _facts(job, ready))
+        with quiet(), work.stop.patience():
+            course = Course(work.log, lambda: _keep(work.run, ready.loaded), observer.progress, work.stop, job.sft.patience)
             train(
                 ready.loaded.model, ready.rows, ready.held_out, Collator(ready.tokens.pad_id, job.sft.packing), course, job.sft,
-                seed=job.run.seed, precision=ready.precision, directory=run.path,
+                seed=job.run.seed, precision=ready.precision, directory=work.run.path,
             )  # fmt: skip
-        if stop.signal:
-            finish(run, sink, "stopped", f"{stop.signal} after update {course.updates}")
-            raise KeyboardInterrupt(f"stopped after update {course.updates}; {_what_there_is(run, course)}")
+        if signal := work.stop.signal:
+            work.finish("stopped", f"{signal} after update {course.updates}")
+            raise KeyboardInterrupt(f"stopped after update {course.updates}; {_what_there_is(work.run, course)}")
         if not course.best_update:
             observer.warn(
-                f"no evaluation was better than that of the initial model ({course.initial:.4g} nats/token): {run.model} is the "
-                "initial model; lower sft.learning_rate, train for fewer epochs, or give more texts"
+                f"no evaluation was better than that of the initial model ({course.initial:.4g} nats/token): {work.run.model} is "
+                "the initial model; lower sft.learning_rate, train for fewer epochs, or give more texts"
             )
-        report = finish(run, sink)
-        return {
-            "run": str(run.path),
-            "status": "finished",
-            "reason": f"{job.sft.patience} evaluations without a lower loss" if course.gave_up else None,
-            "updates": course.updates,
-            "best_update": course.best_update,
-            "before": {"loss": course.initial, "perplexity": perplexity(course.initial)},
-            "after": {"loss": course.best, "perplexity": perplexity(course.best)},
-            "held_out": ready.texts[1],
-            "seconds": time.monotonic() - started,
-            "peak_gb": peak_memory_gb(),
-            "model": str(run.model),
-            "report": str(report),
-            "mlflow": sink.address if sink else None,
-        }
-
-
-_STOPPING = "stopping: this update is finished first; Ctrl-C again stops at once"
+        report = work.finish()
+        return result_of(
+            work, started, reason=f"{job.sft.patience} evaluations without a lower loss" if course.gave_up else None,
+            updates=course.updates, best_update=course.best_update,
+            before={"loss": course.initial, "perplexity": perplexity(course.initial)},
+            after={"loss": course.best, "perplexity": perplexity(course.best)},
+            held_out=ready.texts[1], peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report),
+        )  # fmt: skip
 
 
 def _what_there_is(run: RunDir, course: Course) -> str:
@@ -107,8 +92,8 @@ def _keep(run: RunDir, loaded: Loaded) -> None:
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """All that a run needs, found to be usable."""
+class _Prepared:
+    """All that a run needs, checked."""
 
     kind: Kind
     digest: str
@@ -121,7 +106,7 @@ class _Ready:
     precision: str
 
 
-def _prepare(job: SFTJob, observer: Observer) -> _Ready:
+def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
     manage_memory()
     kind, examples = load_examples(job.data, observer.say)
     if kind == "text" and job.sft.loss == "completion":
@@ -138,17 +123,18 @@ def _prepare(job: SFTJob, observer: Observer) -> _Ready:
             "where to stop"
         )
     render = _template(loaded) if kind == "messages" else None
-    rows, held_out = (_encoded(job, kind, side, loaded, tokens, render, observer) for side in sides)
+    everything = kind == "text" or job.sft.loss == "all"
+    rows, held_out = (_encoded(job, side, loaded, everything, render, observer) for side in sides)
     check_head(loaded.model)
     train_only(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     if job.sft.packing:
         check_packing(loaded.model)
         rows, held_out = (pack(each, job.sft.max_length) for each in (rows, held_out))
     held_out.sort(key=lambda row: len(row.ids))  # like lengths together: less padding, and the sum is the same
-    return _Ready(
-        kind, _digest(examples), (len(sides[0]), len(sides[1])), rows, held_out, loaded, tokens,
-        choose_precision(job.model.precision),
-    )  # fmt: skip
+    lines = sorted(repr((e.text, e.completion, e.messages)) for e in examples)
+    digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+    counts = len(sides[0]), len(sides[1])
+    return _Prepared(kind, digest, counts, rows, held_out, loaded, tokens, choose_precision(job.model.precision))
 
 
 def _template(loaded: Loaded) -> Render:
@@ -161,18 +147,11 @@ def _template(loaded: Loaded) -> Render:
 
 
 def _encoded(
-    job: SFTJob,
-    kind: Kind,
-    examples: Sequence[Example],
-    loaded: Loaded,
-    tokens: Tokens,
-    render: Render | None,
-    observer: Observer,
+    job: SFTJob, examples: Sequence[Example], loaded: Loaded, everything: bool, render: Render | None, observer: Observer
 ) -> list[Row]:
-    limit, everything = job.sft.max_length, kind == "text" or job.sft.loss == "all"
-    rows, cut = encode(examples, tokens, everything=everything, max_length=limit, render=render)
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(len(row.ids) for row in rows)
+    limit = job.sft.max_length
+    rows, cut = encode(examples, loaded.tokens, everything=everything, max_length=limit, render=render)
+    context, longest = context_of(loaded), max(len(row.ids) for row in rows)
     if context and longest > context:
         raise ConfigError(
             f"{loaded.source}: a text of {longest} tokens is more than its context of {context}; set sft.max_length = {context}"
@@ -185,15 +164,9 @@ def _encoded(
     return rows
 
 
-def _digest(examples: Sequence[Example]) -> str:
-    lines = sorted(repr((e.text, e.completion, e.messages)) for e in examples)
-    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
-
-
-def _facts(job: SFTJob, ready: _Ready) -> dict[str, str]:
+def _facts(job: SFTJob, ready: _Prepared) -> dict[str, str]:
     parameters = list(ready.loaded.model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
-    size = sum(p.numel() for p in parameters) / 1e6
+    trained, size = (sum(p.numel() for p in parameters if p.requires_grad or all_) / 1e6 for all_ in (False, True))
     learned, rows, sft = count_learned(ready.rows), len(ready.rows), job.sft
     facts = {
         "model": f"{job.model.name}, {size:,.0f} M parameters, {trained:,.0f} M of them trained, {ready.precision}",

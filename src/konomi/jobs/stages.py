@@ -1,9 +1,10 @@
-"""What is to be done with the stages of a pipeline: which of them are finished, and what has changed since."""
+"""Which stages of a pipeline have to run: what is finished, and what has changed since."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from konomi.jobs.inputs import file_of
 from konomi.runs.directory import RunDir
 
 VERSION = 1
-_TOLD_ELSEWHERE = ("run.name", "run.mlflow", "run.experiment")
+_NO_INPUTS = re.compile(r"run\.(name|mlflow|experiment|sinks\.\d+)")
 """Settings that change nothing in what a stage makes."""
 
 
@@ -26,7 +27,6 @@ class Step:
     """What is to be done with a stage.
 
     Attributes:
-        stage: the stage.
         action: ``skip`` it, ``run`` it, or ``resume`` it from the middle.
         why: in words.
         inputs: setting -> value; for what is a file or an output of another stage, its name and SHA-256.
@@ -41,36 +41,36 @@ class Step:
 
 
 class Notes:
-    """pipeline.json: what is known of the stages."""
+    """The content of pipeline.json."""
 
     def __init__(self, directory: Path) -> None:
         self._place = RunDir(directory)
-        found = self._place.read_json("pipeline.json") or {"version": VERSION, "mlflow_run_id": None, "stages": {}}
-        if not isinstance(found, dict) or not isinstance(found.get("stages"), dict) or found.get("version") != VERSION:
+        content = self._place.read_json("pipeline.json") or {"version": VERSION, "mlflow_run_id": None, "stages": {}}
+        if not isinstance(content, dict) or not isinstance(content.get("stages"), dict) or content.get("version") != VERSION:
             raise DataError(
                 f"{directory / 'pipeline.json'}: not a description of a pipeline that this konomi reads; update konomi, or "
                 "move the directory away to begin anew"
             )
         self.directory = directory
-        self.content: dict[str, Any] = found
+        self.content: dict[str, Any] = content
 
     def of(self, stage: str) -> dict[str, Any]:
-        """What is noted of a stage."""
+        """The notes of a stage."""
         return dict(self.content["stages"].get(stage) or {})
 
     def set(self, **fields: Any) -> None:
-        """Note something of the pipeline."""
+        """Set fields of the pipeline."""
         self.content |= fields
         self._place.write_json("pipeline.json", self.content)
 
     def stage(self, name: str, **fields: Any) -> None:
-        """Note something of a stage."""
+        """Set fields of a stage."""
         self.content["stages"][name] = self.of(name) | fields
         self.set()
 
 
 def plan(directory: Path, stages: Sequence[Stage], start: str | None = None) -> list[Step]:
-    """Say what :func:`run_pipeline` would do, as far as that can be told before it is done. Changes nothing on disk."""
+    """What `run_pipeline` would do, as far as that is known beforehand. Changes nothing on disk."""
     again = stages_from(stages, start)
     notes = Notes(directory)
     steps: list[Step] = []
@@ -114,37 +114,37 @@ def decide(stage: Stage, note: Mapping[str, Any]) -> Step:
 
 def _can_go_on(stage: Stage) -> bool:
     run = stage.directory
-    whole = (run / "run.json").is_file() and any((run / "checkpoints").glob("[!.]*"))
-    return VERBS[stage.do].resumes and whole and RunDir(run).info["status"] != "finished"
+    has_checkpoint = (run / "run.json").is_file() and any((run / "checkpoints").glob("[!.]*"))
+    return VERBS[stage.do].resumes and has_checkpoint and RunDir(run).info["status"] != "finished"
 
 
 def _inputs(stage: Stage) -> dict[str, Any]:
     """Everything that decides what a stage makes, one value a setting."""
-    found: dict[str, Any] = {"do": stage.do}
+    inputs: dict[str, Any] = {"do": stage.do}
     for path, value in leaves(stage.job.model_dump(mode="json")):
-        if path in _TOLD_ELSEWHERE:
+        if _NO_INPUTS.fullmatch(path):
             continue
         name, file = value, file_of(path, value) if isinstance(value, str) else None
         if path in stage.references:
             name, file = "@{}.{}".format(*stage.references[path]), Path(value)
-        found[path] = value
+        inputs[path] = value
         if file is not None:
-            found[path] = {"name": name, "sha256": content_sha256(file) if file.exists() else None}
-    return found
+            inputs[path] = {"name": name, "sha256": content_sha256(file) if file.exists() else None}
+    return inputs
 
 
 def _difference(old: Any, new: Mapping[str, Any]) -> str:
     """What has changed, in words."""
     old = old if isinstance(old, dict) else {}
-    told = []
+    changes = []
     for path in sorted(old.keys() | new.keys()):
         before, now = old.get(path), new.get(path)
         if before == now:
             continue
         names = [each["name"] if isinstance(each, dict) else json.dumps(each, ensure_ascii=False) for each in (before, now)]
-        told.append(f"{names[1]} has changed" if names[0] == names[1] else f"{path} is {names[1]} and was {names[0]}")
-    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
-    return "; ".join(each if len(each) <= 120 else f"{each[:120]}..." for each in told[:3]) + more
+        changes.append(f"{names[1]} has changed" if names[0] == names[1] else f"{path} is {names[1]} and was {names[0]}")
+    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    return "; ".join(each if len(each) <= 120 else f"{each[:120]}..." for each in changes[:3]) + more
 
 
 def stages_from(stages: Sequence[Stage], start: str | None) -> list[str]:

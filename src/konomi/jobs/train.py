@@ -8,7 +8,8 @@ from typing import Any
 
 from konomi.config import ModelConfig, PPOConfig, PPOJob, RolloutConfig, Section, build
 from konomi.errors import ConfigError
-from konomi.jobs.ppo import resumed_job, run_ppo
+from konomi.jobs.ppo import run_ppo
+from konomi.jobs.prepare import resumed_job
 from konomi.rewards import reward_config
 from konomi.rewards.function import IMPORTED
 from konomi.runs.environment import be_one_process
@@ -44,7 +45,7 @@ def train(
             reward model, a classifier's name, ``"http://..."``, or the settings of ``[reward]``.
         out: the directory that holds the runs.
         resume: the directory of a run to go on with, of the same model, prompts and reward; it keeps its settings.
-        observer: hears how it goes; not given, the table that the command line shows.
+        observer: told how it goes; by default the table that the command line shows.
         settings: those of ``[ppo]`` and ``[rollout]`` by their names (``episodes=512, response_tokens=(8, 16)``), those of other
             sections as a dict (``compare={"samples": 3}``).
 

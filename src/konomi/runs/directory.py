@@ -40,21 +40,18 @@ _VERBS = {"ppo": "ppo", "sft": "sft", "train": "reward", "sample": "sample", "ju
 
 
 class RunDir:
-    """One run's directory. Make it with :meth:`create` or :meth:`open`."""
+    """One run's directory. Make it with :meth:`create` or :meth:`open`. The paths are those of the list above."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._whole: set[Path] = set()  # files whose end this object has checked, or written itself
+        self.checkpoints, self.inputs, self.model = path / "checkpoints", path / "inputs", path / "model"
+        self.compare, self.report = path / "compare.json", path / "report.html"
+        self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
+        self._checked: set[Path] = set()  # files whose last line is known to be complete
 
     @classmethod
     def create(
-        cls,
-        root: str | Path,
-        name: str | None,
-        config: Mapping[str, Any],
-        *,
-        seed: int,
-        extra: Mapping[str, Any] | None = None,
+        cls, root: str | Path, name: str | None, config: Mapping[str, Any], *, seed: int, extra: Mapping[str, Any] | None = None
     ) -> RunDir:
         """Make ``root/name`` with config.json and run.json in it, status "running".
 
@@ -63,7 +60,7 @@ class RunDir:
             name: name of the run; None: the time, ``YYYYmmdd-HHMMSS``, with a number behind it if that exists.
             config: the resolved configuration.
             seed: of everything random in the run.
-            extra: further fields of run.json, for example ``precision`` (the one in use) or ``mlflow_run_id``.
+            extra: further fields of run.json.
 
         Raises:
             ConfigError: the name is not one plain directory name; the directory has files in it or cannot be made.
@@ -71,80 +68,37 @@ class RunDir:
         run = cls(_new_directory(Path(root), name))
         run.write_json("config.json", config)
         info = {
-            "version": VERSION,
-            "name": run.path.name,
-            "status": "running",
-            "reason": None,
-            "started": _now(),
-            "ended": None,
-            "seed": seed,
-            "pid": os.getpid(),
-            "git": environment.git(),
-            "versions": environment.versions(),
-            "machine": environment.machine(),
-        }
-        run.write_json("run.json", info | dict(extra or {}))  # last: a directory with run.json in it is a whole run
+            "version": VERSION, "name": run.path.name, "status": "running", "reason": None, "started": _now(), "ended": None,
+            "seed": seed, "pid": os.getpid(), "git": environment.git(), "versions": environment.versions(),
+            "machine": environment.machine(), **(extra or {}),
+        }  # fmt: skip
+        run.write_json("run.json", info)  # last: a directory with run.json in it is complete
         return run
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
-        """Open a run that exists, for reading or to go on with it. Changes nothing on disk.
+        """Open a run that exists. Changes nothing on disk.
 
         Raises:
             DataError: there is no run there; its run.json is damaged; it was written by a newer konomi.
         """
         run = cls(Path(path))
+        file = run.path / "run.json"
         if not run.path.is_dir():
             raise DataError(f"{path}: no such directory; give the directory of a run, the one that holds run.json")
-        if not (run.path / "run.json").is_file():
+        if not file.is_file():
             raise DataError(f"{path}: not a run: there is no run.json in it")
         info = run.read_json("run.json")
         version = info.get("version") if isinstance(info, dict) else None
         if not isinstance(version, int):
-            raise DataError(f"{run.path / 'run.json'}: not a run's description: it has no version number")
+            raise DataError(f"{file}: not a run's description: it has no version number")
         if version > VERSION:
             raise DataError(
-                f"{run.path / 'run.json'}: written by a newer konomi (format {version}, this one reads up "
-                f"to {VERSION}); update konomi"
+                f"{file}: written by a newer konomi (format {version}, this one reads up to {VERSION}); update konomi"
             )
         if not isinstance(info.get("status"), str):
-            raise DataError(f"{run.path / 'run.json'}: not a run's description: it has no status; restore it")
+            raise DataError(f"{file}: not a run's description: it has no status; restore it")
         return run
-
-    @property
-    def checkpoints(self) -> Path:
-        """Directory of the checkpoints; may not exist yet."""
-        return self.path / "checkpoints"
-
-    @property
-    def inputs(self) -> Path:
-        """Directory of the copies of reward functions; may not exist."""
-        return self.path / "inputs"
-
-    @property
-    def model(self) -> Path:
-        """Directory of the model that the run ends with; may not exist yet."""
-        return self.path / "model"
-
-    @property
-    def compare(self) -> Path:
-        """The before/after; may not exist yet."""
-        return self.path / "compare.json"
-
-    @property
-    def report(self) -> Path:
-        """The page; may not exist yet."""
-        return self.path / "report.html"
-
-    @property
-    def metrics(self) -> Path:
-        """metrics.jsonl; may not exist yet."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def samples(self) -> Path:
-        """samples.jsonl; may not exist yet."""
-        return self.path / "samples.jsonl"
 
     @property
     def info(self) -> dict[str, Any]:
@@ -173,17 +127,11 @@ class RunDir:
 
     def set_status(self, status: Status, reason: str | None = None) -> None:
         """Set the status and why. Any status but "running" sets the end time; "running" (a resume) clears it."""
-        if status == "running":
-            self.note(status=status, reason=reason, ended=None, pid=os.getpid())
-        else:
-            self.note(status=status, reason=reason, ended=_now())
+        times = {"ended": None, "pid": os.getpid()} if status == "running" else {"ended": _now()}
+        self.note(status=status, reason=reason, **times)
 
     def append_metrics(self, update: int, metrics: Mapping[str, Any]) -> None:
-        """Append the line of one update; ``time`` (Unix seconds) is added if it is not among the metrics.
-
-        Raises:
-            RunError: the file cannot be written.
-        """
+        """Append the line of one update, with ``time`` (Unix seconds). Raises RunError if the file cannot be written."""
         self._append(self.metrics, [{"update": update, "time": time.time(), **metrics}])
 
     def append_samples(self, update: int, samples: Sequence[Mapping[str, Any]]) -> None:
@@ -236,13 +184,13 @@ class RunDir:
         data = b"".join(map(files.line, records))
         try:
             with open(path, "ab") as file:
-                if path not in self._whole:  # only a writer mends: a reader may be looking at a run that goes on
+                if path not in self._checked:  # only a writer mends: a reader may be looking at a run that goes on
                     size = files.read_lines(path)[1]
                     if size is not None:
                         file.truncate(size)
                     elif file.tell() and not path.read_bytes().endswith(b"\n"):
                         data = b"\n" + data  # the last line is whole but for its end
-                    self._whole.add(path)
+                    self._checked.add(path)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

@@ -13,6 +13,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, unquote
 
 from konomi.errors import ConfigError
 from konomi.version import __version__
@@ -140,6 +141,22 @@ def without_password(text: str) -> str:
     'http://host:80/x and sqlite:////home/a@b/mlflow.db'
     """
     return re.sub(r"(?<=://)(?!/)(?:\S*@)?([^\s?]*)(?:\?\S*)?", r"\1", text)
+
+
+def without_secrets(text: str, uri: str) -> str:
+    """An error's text without what the store's address holds in front of an @ or behind a ?."""
+    _, _, rest = uri.partition("://")
+    user, _, place = rest.rpartition("@")
+    _, _, password = user.partition(":")
+    _, _, query = place.partition("?")
+    if rest.startswith("/"):  # a file
+        return text
+    if set(password) & set("@/#?:[] "):  # others take them for parts of the address, and print them
+        return "its user or password has characters that have to be written as %XX there: @ is %40, / is %2F, # is %23"
+    secrets = {user, password, query, *(value for _, value in parse_qsl(query))}
+    for secret in sorted((secrets | set(map(unquote, secrets))) - {""}, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return without_password(text)
 
 
 def manage_memory() -> None:

@@ -1,257 +1,171 @@
-"""MLflow: a second place where a run's settings, metrics and files are told. It never stops a run.
+"""Sinks: places beside the run directory that get a run's metrics and files. ``run.sinks`` names them.
 
-An address that does not answer costs one warning. What could not be sent waits and is sent later; metrics.jsonl has it
-all anyway. The time spent on failures is bounded: with MLflow's own settings a dead server holds each call for minutes.
-Nothing global is changed: the address, the environment and the loggers are set around each call and put back.
+A sink copies; metrics.jsonl and the other files of the run hold everything. What is imported for one is imported when it
+starts: MLflow comes with konomi, TensorBoard and Weights & Biases are extras, reached through Accelerate's trackers.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import parse_qsl, unquote
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from konomi.runs import mlflow_calls as calls
-from konomi.runs.environment import without_password
-from konomi.version import __version__
+from konomi.errors import ConfigError
+from konomi.runs.mlflow import MlflowSink, flatten
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-PATIENCE = 8.0
-"""Seconds that failing calls may take in a whole run; the one that crosses the line is the last."""
-PAUSE = 30.0
-"""Seconds between a failure and the next try."""
-_METRICS_A_BATCH, _PARAMS_A_BATCH, _PARAM_LENGTH = 1000, 100, 6000
+    from konomi.config import StageConfig
+    from konomi.runs.directory import RunDir
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+"""How a run ended. KILLED: somebody stopped it."""
 
 
-class MlflowSink:
-    """One MLflow run. All methods return quietly when the store does not answer."""
+class Sink(Protocol):
+    """A place that gets a run's metrics and files."""
 
-    def __init__(
-        self,
-        experiment: str,
-        run_name: str,
-        params: Mapping[str, Any],
-        default_root: Path,
-        on_warning: Callable[[str], None],
-        *,
-        run_id: str | None = None,
-        data: Mapping[str, str] | None = None,
-        git: Mapping[str, Any] | None = None,
-        parent: str | None = None,
-    ) -> None:
-        """Open the store and begin (or go on with) the run in it.
-
-        Args:
-            experiment: made if there is none of this name.
-            run_name: name of the run in MLflow.
-            params: settings, nested as they like: {"ppo": {"lam": .95}} becomes ``ppo.lam``.
-            default_root: where mlflow.db and mlartifacts/ go if the environment has no MLFLOW_TRACKING_URI.
-            on_warning: is told, at most once, that the store does not answer and why.
-            run_id: go on with this MLflow run. Its params stay as they are, missing ones are added.
-            data: ``name``, ``digest`` (up to 36 characters) and ``source`` of the prompts.
-            git: ``commit`` and ``dirty`` of the work tree.
-            parent: the MLflow run that this one is a part of.
-        """
-        self.run_id: str | None = run_id
-        self._experiment, self._run_name, self._root = experiment, run_name, default_root
-        self._params = {_key(k): v[:_PARAM_LENGTH] for k, v in flatten(params).items()}
-        self._data, self._git, self._parent, self._on_warning = data, git, parent, on_warning
-        self._local = not os.environ.get("MLFLOW_TRACKING_URI")
-        self._uri = os.environ.get("MLFLOW_TRACKING_URI") or calls.sqlite_uri(default_root.absolute() / "mlflow.db")
-        self._client: MlflowClient | None = None
-        self._begun = self._warned = False
-        self._waiting: list[tuple[str, float, int, int]] = []  # key, value, Unix milliseconds, update
-        self._lost, self._next_try = 0.0, 0.0
-        self._send()
-
-    @property
-    def address(self) -> str:
-        """The store's address, without a password that may be in it."""
-        return without_password(self._uri)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the store has everything that was logged so far."""
-        return self._begun and not self._waiting
+    def start(self) -> None:
+        """Begin the run there, or continue it."""
 
     def log(self, update: int, metrics: Mapping[str, float | None]) -> None:
-        """Log the metrics of one update, all in one call. None, NaN and infinity are left out.
+        """Log the metrics of one update. None, NaN and infinity are left out."""
 
-        ``time`` (Unix seconds) is taken as the time of all, ``update`` is the step.
-        """
-        if self._lost >= PATIENCE:
-            return
-        at = round(1000 * (metrics.get("time") or time.time()))
-        for key, value in metrics.items():
-            if key not in ("time", "update") and value is not None and math.isfinite(value):
-                self._waiting.append((_key(key), float(value), at, update))
-        self._send()
+    def artifact(self, path: Path) -> None:
+        """Copy a file or directory of the run, if it is there."""
 
-    def log_artifacts(self, paths: Sequence[Path]) -> None:
-        """Copy files, and directories under their own names, into the run's artifacts. Missing ones are passed over."""
-        self._send()
-        for path in paths:
-            if self.complete and path.exists() and self._may_try():
-                with self._guarded(calls.UPLOAD):
-                    assert self._client is not None and self.run_id is not None
-                    if path.is_dir():
-                        self._client.log_artifacts(self.run_id, str(path), artifact_path=path.name)
-                    else:
-                        self._client.log_artifact(self.run_id, str(path))
+    def end(self, status: EndStatus) -> None:
+        """Send what waits and close the run there."""
 
-    def end(self, status: EndStatus = "FINISHED") -> None:
-        """Send what waits and close the run in MLflow. KILLED: somebody stopped it."""
-        self._next_try = 0.0
-        self._send()
-        if self._begun and self._may_try():
-            with self._guarded(calls.ENVIRONMENT):
-                assert self._client is not None
-                self._client.set_terminated(self.run_id, status)
 
-    def _may_try(self) -> bool:
-        return self._lost < PATIENCE and time.monotonic() >= self._next_try
+class TrackerSink:
+    """One of Accelerate's trackers: metrics and settings; files stay in the run directory."""
 
-    def _send(self) -> None:
-        """Begin the run if that is still to be done, then send the metrics that wait."""
-        if not self._may_try():
-            return
-        with self._guarded(calls.ENVIRONMENT):
-            if not self._begun:
-                self._begin()
-                self._begun = True
-            from mlflow.entities import Metric
+    def __init__(
+        self, kind: Literal["tensorboard", "wandb"], run: RunDir, project: str, on_warning: Callable[[str], None]
+    ) -> None:
+        self._kind, self._run, self._project, self._on_warning = kind, run, project, on_warning
+        self._tracker: Any = None  # none before the start, and after a failure
+        self._failures: tuple[type[BaseException], ...] = (OSError,)
 
-            assert self._client is not None
-            while self._waiting:
-                batch = self._waiting[:_METRICS_A_BATCH]
-                self._client.log_batch(self.run_id, metrics=[Metric(k, v, at, step) for k, v, at, step in batch])
-                del self._waiting[: len(batch)]
+    def start(self) -> None:
+        """Open the tracker. TensorBoard's files are in RUN/tensorboard; W&B continues a run that was stopped."""
+        from accelerate import PartialState, tracking
 
-    def _begin(self) -> None:
-        from mlflow import MlflowClient
-        from mlflow.entities import Param
+        PartialState()  # the trackers ask it whether this is the main process
+        settings = flatten(self._run.config)
+        if self._kind == "tensorboard":
+            tracker: Any = tracking.TensorBoardTracker("tensorboard", self._run.path)
+        else:
+            from wandb import Error
 
-        with calls.opening(self._uri):
-            client = self._client = MlflowClient(tracking_uri=self._uri)
-        if self.run_id is None or not self._reopen(client, self.run_id):
-            self.run_id = client.create_run(self._experiment_id(client), run_name=self._run_name, tags=self._tags()).info.run_id
-        known = client.get_run(self.run_id).data.params
-        missing = [Param(key, value) for key, value in self._params.items() if key not in known]
-        for start in range(0, len(missing), _PARAMS_A_BATCH):
-            client.log_batch(self.run_id, params=missing[start : start + _PARAMS_A_BATCH])
-        self._log_data(client)
+            self._failures = (OSError, Error)
+            name = self._run.path.name
+            unique = re.sub(r"\W", "", f"{name}{self._run.info['started']}")
+            tracker = tracking.WandBTracker(
+                self._project, name=name, id=unique, resume="allow", dir=str(self._run.path), config=settings
+            )
+        with self._guarded():
+            tracker.start()
+            self._tracker = tracker
+            if self._kind == "tensorboard":
+                tracker.tracker.add_text("config", "\n".join(f"    {key} = {value}" for key, value in settings.items()))
 
-    def _reopen(self, client: MlflowClient, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
+    def log(self, update: int, metrics: Mapping[str, float | None]) -> None:
+        """As :meth:`Sink.log`."""
+        numbers = {key: float(value) for key, value in metrics.items() if value is not None and math.isfinite(value)}
+        with self._guarded():
+            if self._tracker:
+                self._tracker.log({key: value for key, value in numbers.items() if key not in ("time", "update")}, step=update)
 
-        try:
-            client.update_run(run_id, status="RUNNING")
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            return False  # deleted, or the address is another one than before: the run gets a new one
-        return True
+    def artifact(self, path: Path) -> None:
+        """Do nothing: files stay in the run directory."""
 
-    def _experiment_id(self, client: MlflowClient) -> str:
-        from mlflow.exceptions import MlflowException
-
-        found = client.get_experiment_by_name(self._experiment)
-        if found is None:
-            place = (self._root.absolute() / "mlartifacts").as_uri() if self._local else None
-            try:
-                return str(client.create_experiment(self._experiment, artifact_location=place))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = client.get_experiment_by_name(self._experiment)  # another run was faster
-        assert found is not None
-        return str(found.experiment_id)
-
-    def _tags(self) -> dict[str, str]:
-        tags = {"konomi.version": __version__, "mlflow.source.name": "konomi", "mlflow.source.type": "LOCAL"}
-        if self._git:
-            tags |= {"mlflow.source.git.commit": str(self._git["commit"]), "konomi.git.dirty": str(self._git["dirty"])}
-        return tags | ({"mlflow.parentRunId": self._parent} if self._parent else {})
-
-    def _log_data(self, client: MlflowClient) -> None:
-        if self._data is None:
-            return
-        from mlflow.entities import Dataset, DatasetInput
-
-        source = json.dumps({"uri": self._data["source"]}, ensure_ascii=False)
-        dataset = Dataset(self._data["name"][:500], self._data["digest"][:36], source_type="local", source=source)
-        client.log_inputs(self.run_id, [DatasetInput(dataset)])
+    def end(self, status: EndStatus) -> None:
+        """Flush and close."""
+        with self._guarded():
+            if self._tracker:
+                self._tracker.finish()
 
     @contextmanager
-    def _guarded(self, environment: Mapping[str, str]) -> Iterator[None]:
-        """Run one attempt quietly; a failure of the store is counted, told once and passed over."""
-        with calls.quiet(environment):
-            failures = calls.failures()
-        began = time.monotonic()
-        with calls.quiet(environment):
-            try:
-                yield
-            except failures as error:
-                self._lost += time.monotonic() - began
-                self._next_try = time.monotonic() + PAUSE
-                self._warn(error)
-                if self._lost >= PATIENCE:
-                    self._waiting.clear()
-
-    def _warn(self, error: BaseException) -> None:
-        if self._warned:
-            return
-        self._warned = True
-        why = _without_secrets(" ".join(str(error).split()), self._uri)[:300]
-        self._on_warning(
-            f"MLflow at {self.address} cannot be used ({type(error).__name__}: {why}). The run goes on; its metrics "
-            "are in metrics.jsonl. Check MLFLOW_TRACKING_URI, or set run.mlflow = false"
-        )
+    def _guarded(self) -> Iterator[None]:
+        """A failure is warned of, and ends the sink, not the run."""
+        try:
+            yield
+        except self._failures as error:
+            self._tracker = None
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self._on_warning(f"{self._kind} cannot be used ({why}). The run goes on; its metrics are in metrics.jsonl")
 
 
-def _without_secrets(text: str, uri: str) -> str:
-    """What an error says of a store, without what its address holds in front of an @ or behind a ?."""
-    _, _, rest = uri.partition("://")
-    user, _, place = rest.rpartition("@")
-    _, _, password = user.partition(":")
-    _, _, query = place.partition("?")
-    if rest.startswith("/"):  # a file
-        return text
-    if set(password) & set("@/#?:[] "):  # others take them for parts of the address, and say them
-        return "its user or password has characters that have to be written as %XX there: @ is %40, / is %2F, # is %23"
-    secrets = {user, password, query, *(value for _, value in parse_qsl(query))}
-    for secret in sorted((secrets | set(map(unquote, secrets))) - {""}, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return without_password(text)
+class Sinks:
+    """All sinks of a run, as one."""
+
+    def __init__(self, *sinks: Sink) -> None:
+        self._sinks = sinks
+
+    @property
+    def mlflow(self) -> MlflowSink | None:
+        """The run in MLflow, if it is logged there."""
+        return next((sink for sink in self._sinks if isinstance(sink, MlflowSink)), None)
+
+    @property
+    def address(self) -> str | None:
+        """The address of the MLflow store."""
+        return self.mlflow.address if self.mlflow else None
+
+    def start(self) -> None:
+        """Start each."""
+        for sink in self._sinks:
+            sink.start()
+
+    def log(self, update: int, metrics: Mapping[str, float | None]) -> None:
+        """Log the metrics of one update."""
+        for sink in self._sinks:
+            sink.log(update, metrics)
+
+    def artifacts(self, *paths: Path) -> None:
+        """Copy files of the run."""
+        for sink in self._sinks:
+            for path in paths:
+                sink.artifact(path)
+
+    def end(self, status: EndStatus) -> None:
+        """Close each."""
+        for sink in self._sinks:
+            sink.end(status)
 
 
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as ``a.b.c`` -> text. Lists become JSON; an empty section is left out.
-
-    >>> flatten({"ppo": {"lam": 0.95, "range": (1, 2)}, "name": None})
-    {'ppo.lam': '0.95', 'ppo.range': '[1, 2]', 'name': 'None'}
-    """
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)):
-            flat[f"{prefix}{key}"] = json.dumps(value, ensure_ascii=False)
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
+def sink_names(settings: StageConfig) -> list[str]:
+    """The sinks of a run, each once. Raises ConfigError if a package is missing that one of them needs."""
+    names: list[str] = [name for name in dict.fromkeys(settings.sinks) if name != "mlflow" or settings.mlflow]
+    for name in names:
+        found = find_spec(name)
+        if found is None or found.origin is None:  # or a directory of that name, where the command was called
+            raise ConfigError(f'run.sinks: {name} is not installed; pip install "konomi[{name}]", or take it out of run.sinks')
+    return names
 
 
-def _key(name: str) -> str:
-    return re.sub(r"[^\w/ .:-]", "_", name)[:250]  # what MLflow allows in names
+def open_sinks(
+    settings: StageConfig, run: RunDir, on_warning: Callable[[str], None], data: str, parent: str | None = None
+) -> Sinks:
+    """Start a run's sinks, or continue in those that it has. ``data``: name of what the job reads."""
+    info = run.info
+
+    def sink(name: Any) -> Sink:
+        if name != "mlflow":
+            return TrackerSink(name, run, settings.experiment, on_warning)
+        return MlflowSink(
+            settings.experiment, run.path.name, run.config, run.path.parent, on_warning,
+            run_id=info.get("mlflow_run_id"), git=info.get("git"), parent=parent,
+            data={"name": data, "digest": info["data_digest"], "source": data},
+        )  # fmt: skip
+
+    sinks = Sinks(*map(sink, sink_names(settings)))
+    sinks.start()
+    if sinks.mlflow:
+        run.note(mlflow_run_id=sinks.mlflow.run_id)  # now: a run that is killed continues in the same place
+    return sinks

@@ -1,0 +1,175 @@
+"""All that `konomi ppo` and `konomi compare` need, checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from konomi.config import CompareConfig, PPOJob, build
+from konomi.data.records import Prompt
+from konomi.data.sources import distinct_prompts, load_prompts, split_held_out
+from konomi.data.tokens import Tokens
+from konomi.engine.device import choose_precision, find_device
+from konomi.errors import ConfigError, DataError
+from konomi.jobs.inputs import check_unchanged, describe_inputs, given_function
+from konomi.models.load import Loaded, load_causal_lm
+from konomi.models.reading import check_room
+from konomi.rewards import as_reward, build_judges
+from konomi.rewards.base import Reward, check_without_columns, columns_read, readers
+from konomi.runs.directory import RunDir
+from konomi.runs.observer import Observer
+
+PROMPTS = "prompts.jsonl"
+"""In a run whose prompts came from Python: the prompts."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a PPO run or its before/after works with."""
+
+    loaded: Loaded
+    precision: str
+    prompts: list[Prompt]
+    held_out: list[Prompt]
+    reward: Reward
+    judges: dict[str, Reward]
+    fields: dict[str, Any]
+    """Of run.json: what the run depends on."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """Of the initial model."""
+        return self.loaded.tokens
+
+
+def prepare(
+    job: PPOJob, observer: Observer, run: RunDir | None = None, *, prompts: list[Prompt] | None = None, reward: Any = None,
+    compare: CompareConfig | None = None,
+) -> Prepared:  # fmt: skip
+    """Load and check a job's prompts, rewards and model.
+
+    Args:
+        job: the settings.
+        observer: told what is left out or looks wrong.
+        run: continues, or is compared again: what it depends on must not have changed.
+        prompts, reward: in place of those that the job names.
+        compare: the settings of a further before/after, for which only the held-out prompts are read.
+
+    Raises:
+        ConfigError, DataError, ModelError: something is not usable, or has changed.
+    """
+    source, own = job.data.prompts if prompts is None else "prompts", prompts is not None
+    sides, device = find_prompts(job, prompts, observer.say), find_device()
+    columns = sides[0][0].columns
+    function = reward if callable(reward) else None
+    reward = as_reward(job.reward if reward is None else reward, columns, device)
+    judges = build_judges(job.judges, columns=columns, device=device)
+    rewards = [reward, *judges.values()]
+    train, held_out = as_read(sides, rewards, source, observer.say)
+    asked = job if compare is None else job.model_copy(update={"compare": compare})
+    check_without_columns(rewards, asked.compare.extra, train[0])
+    loaded = load_causal_lm(job.model, progress=observer.say)
+    check_lengths(asked, train + held_out, loaded)
+    check_reading(asked, loaded.tokens, held_out if compare else train + held_out, rewards, observer)
+    if function is None and run:
+        function = given_function(run, reward)
+    inputs = describe_inputs(job, loaded, train + held_out, own, function)
+    if run:
+        check_unchanged(run, inputs, train + held_out)
+    precision = (run and run.info.get("precision")) or choose_precision(job.model.precision)
+    fields = {"precision": precision, "eos_ids": sorted(loaded.tokens.eos_ids), "licence": loaded.note, **inputs}
+    return Prepared(loaded, precision, train, held_out, reward, judges, fields)
+
+
+def resumed_job(path: Path, overrides: list[str]) -> PPOJob:
+    """The configuration of a run to continue.
+
+    Raises:
+        ConfigError: ``overrides`` would change a setting midway; the run is finished.
+    """
+    if overrides:
+        raise ConfigError(f"--set {overrides[0]}: a resumed run goes on as it began; start a new one to change a setting")
+    run = RunDir.open(path)
+    run.check_verb("ppo")
+    if run.info["status"] == "finished":
+        raise ConfigError(f"{path}: this run is finished; there is nothing to go on with")
+    return job_of(run)
+
+
+def job_of(run: RunDir) -> PPOJob:
+    """The configuration of a run, with the prompts that it keeps, wherever it lies now."""
+    job = build(PPOJob, run.config, where=str(run.path / "config.json"))
+    kept = run.path / PROMPTS
+    return job.model_copy(update={"data": job.data.model_copy(update={"prompts": str(kept)})}) if kept.is_file() else job
+
+
+def find_prompts(
+    job: PPOJob, prompts: list[Prompt] | None = None, say: Callable[[str], None] = lambda _: None
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to train on and those held out; neither holds an extra prompt of the before/after.
+
+    ``prompts``: in place of those that the job names. Those of the same text that differ in a column are all there, until
+    :func:`as_read` drops the ones that no reward can tell apart. ``say``: told what was left out.
+    """
+    source = job.data.prompts if prompts is None else "prompts"
+    prompts = load_prompts(job.data, None, say) if prompts is None else prompts
+    extra = {Prompt(text).key for text in job.compare.extra}
+    train, held_out = split_held_out([p for p in prompts if p.key not in extra], job.data.held_out)
+    if not held_out:
+        raise DataError(
+            f"{source}: of its {len(prompts)} prompts none is held out for the "
+            f"before/after; give more prompts, or raise data.held_out = {job.data.held_out:g}"
+        )
+    return train, held_out
+
+
+def as_read(
+    sides: tuple[list[Prompt], list[Prompt]], rewards: Iterable[Reward], name: str, say: Callable[[str], None]
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to train on and those held out, without those that are the same to all rewards; ``say`` is told how many."""
+    held_out = {prompt.key for prompt in sides[1]}
+    distinct = distinct_prompts([*sides[0], *sides[1]], columns_read(rewards), say, name)
+    return [p for p in distinct if p.key not in held_out], [p for p in distinct if p.key in held_out]
+
+
+def check_lengths(job: PPOJob, prompts: Sequence[Prompt], loaded: Loaded) -> None:
+    """Check that every prompt can be asked and answered within the model's context.
+
+    Raises:
+        DataError: a query is too long or empty.
+        ConfigError: query and response together are longer than the model's context.
+    """
+    queries = loaded.tokens.queries(prompts, _longest_cut(job), job.run.seed, 0, job.data.max_query_tokens)
+    queries += loaded.tokens.queries([Prompt(text) for text in job.compare.extra], None, 0, 0, job.data.max_query_tokens)
+    check_context(max(map(len, queries)), job.rollout.response_tokens[1], loaded)
+
+
+def check_reading(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt], rewards: list[Reward], observer: Observer) -> None:
+    """Warn where a reward or judge may read a text only in part; see :func:`konomi.models.reading.check_room`."""
+    if cutting := readers(*rewards):
+        queries = tokens.queries(prompts, _longest_cut(job), job.run.seed, 0, job.data.max_query_tokens)
+        texts = [tokens.split(prompt.text, query, [])[0] for prompt, query in zip(prompts, queries, strict=True)]
+        check_room(cutting, [*texts, *job.compare.extra], job.rollout.response_tokens[1], observer.warn)
+
+
+def _longest_cut(job: PPOJob) -> tuple[int, int] | None:
+    """The longest queries that any epoch can draw."""
+    return None if job.data.query_tokens is None else (job.data.query_tokens[1],) * 2
+
+
+def check_context(query: int, response: int, loaded: Loaded) -> None:
+    """Raise ConfigError if so many tokens are more than the model's context."""
+    context = context_of(loaded)
+    if context and query + response > context:
+        raise ConfigError(
+            f"{loaded.source}: a query of {query} and a response of {response} tokens are more than its context of {context}; "
+            "ask for shorter ones (data.query_tokens, rollout.response_tokens; generate: --tokens)"
+        )
+
+
+def context_of(loaded: Loaded) -> int | None:
+    """The most tokens that a model reads at once, if its configuration says it."""
+    context: int | None = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    return context
