@@ -8,12 +8,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 SOURCES = Path(__file__).resolve().parents[1] / "src" / "konomi"
 FILES = sorted(SOURCES.rglob("*.py"))
+GROUND = {"__init__", "__main__", "version", "errors", "seeds", "text", "reading", "files"}
+"""The only modules that are in no folder."""
+MOST_FILES = 175
+LONGEST_FILE, LONGEST_FUNCTION = 330, 60
+"""Lines; 95 % of the functions have at most 40."""
 
 LAYERS = [
     {"version", "errors", "seeds", "text"},
@@ -29,7 +35,7 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-"""A part imports from layers above its own line, and from itself."""
+"""A part imports from lines above its own, and from itself."""
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 LIGHT = ["cli", "config", "data.convert", "data.formats", "data.records", "data.sources", "errors", "files", "labelling.blind",
@@ -44,8 +50,12 @@ def name_of(path: Path) -> str:
     return path.relative_to(SOURCES).as_posix()
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(SOURCES).parts[0].removesuffix(".py")
+def module_of(path: Path) -> str:
+    return ".".join(("konomi", *path.relative_to(SOURCES).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def part_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__main__"
 
 
 @functools.cache
@@ -62,32 +72,69 @@ def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
         yield from run_time_nodes(child)
 
 
-def parts_imported(path: Path) -> set[str]:
-    """The parts of konomi that a file imports, at its top or inside a function."""
+def imported(tree: ast.AST, modules: set[str]) -> set[str]:
+    """The modules of konomi that code imports: at its top, inside a function, or by a string: "konomi.x", "konomi.x:y", and
+    f"konomi.x.{y}", which may be any module of that folder."""
     found = set()
-    for node in run_time_nodes(tree_of(path)):
+    for node in run_time_nodes(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)}: a relative import"
+            assert node.level == 0, f"line {node.lineno}: a relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("konomi.")}
-    return found - {"__version__"}
+        elif isinstance(node, ast.JoinedStr) and isinstance(node.values[0], ast.Constant):
+            prefix = str(node.values[0].value)
+            found |= {module for module in modules if prefix.startswith("konomi.") and module.startswith(prefix)}
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"konomi(\.\w+)+(:\w+)?", str(node.value)):
+            names = [str(node.value).partition(":")[0]]
+        for name in names:
+            while name and name not in modules:
+                name = name.rpartition(".")[0]
+            found.add(name)
+    return found - {"", "konomi"}
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent != SOURCES or path.stem != "__init__"], ids=name_of)
-def test_imports_go_one_way(path: Path) -> None:
-    part = part_of(path)
-    assert part in RANK, f"{part}: give it a place in LAYERS"
-    wrong = {other for other in parts_imported(path) if other != part and RANK[other] >= RANK[part]}
-    assert not wrong
+def test_imports_go_down_only_and_in_no_circle() -> None:
+    modules = {module_of(path): path for path in FILES}
+    graph = {module: imported(tree_of(path), set(modules)) - {module} for module, path in modules.items()}
+    assert {part_of(module) for module in modules} == set(RANK), "give each part a place in LAYERS"
+    upward = [
+        f"{module} -> {other}" for module, others in graph.items() for other in others
+        if part_of(module) != part_of(other) and RANK[part_of(other)] >= RANK[part_of(module)]
+    ]  # fmt: skip
+    assert upward == []
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-def test_the_layers_would_notice(tmp_path: Path) -> None:
-    file = tmp_path / "x.py"
-    file.write_text("from konomi import files, job as j\ndef f():\n    import konomi.training.ppo\n", encoding="utf-8")
-    assert parts_imported(file) == {"files", "job", "training"}
+def test_the_drawing_would_notice() -> None:
+    modules = {"konomi", "konomi.files", "konomi.a", "konomi.a.b", "konomi.a.c", "konomi.d", "konomi.e"}
+    code = """if True:
+        from typing import TYPE_CHECKING
+        from konomi import files, other as j
+        if TYPE_CHECKING:
+            from konomi import e
+        def f():
+            import konomi.d
+            import_module(f"konomi.a.{name}")
+    """
+    assert imported(ast.parse(code), modules) == {"konomi.files", "konomi.d", "konomi.a.b", "konomi.a.c"}
+    assert imported(ast.parse('load("konomi.a.b:function"), "konomi of ours"'), modules) == {"konomi.a.b"}
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"a"}}).prepare()
+
+
+def test_the_house_is_no_larger_than_it_may_be() -> None:
+    assert len(FILES) <= MOST_FILES
+    assert {path.stem for path in SOURCES.glob("*.py")} == GROUND
+    functions = [node for path in FILES for node in ast.walk(tree_of(path)) if isinstance(node, FUNCTION)]
+    lines = [(node.end_lineno or 0) - node.lineno + 1 for node in functions]
+    assert sum(count <= 40 for count in lines) >= 0.95 * len(lines)
+    assert [node.name for node, count in zip(functions, lines, strict=True) if count > LONGEST_FUNCTION] == []
+    assert [name_of(path) for path in FILES if len(path.read_text("utf-8").splitlines()) > LONGEST_FILE] == []
+
+
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def python(code: str) -> str:
@@ -106,69 +153,62 @@ def test_the_command_line_starts_with_next_to_nothing() -> None:
     assert python(f"import konomi.cli, sys; print([m for m in {unwanted} if m in sys.modules])").strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ppo", "--help"], ["demo", "--help"], ["run", "--help"]])
-def test_help_needs_no_torch(arguments: list[str]) -> None:
+def test_help_needs_no_torch() -> None:
     code = f"""
 import sys
 for name in {HEAVY}:
     sys.modules[name] = None  # an import of it raises
-sys.argv = ["konomi", *{arguments}]
 from konomi.cli import main
-try:
-    main()
-except SystemExit as stop:
-    assert not stop.code, stop.code
+for arguments in (["--help"], ["--version"], ["ppo", "--help"], ["demo", "--help"], ["run", "--help"], ["sft", "--help"]):
+    sys.argv = ["konomi", *arguments]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, (arguments, stop.code)
 """
-    assert "konomi" in python(code)
+    assert python(code).count("konomi") >= 6
 
 
 # -- the sources -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_errors_are_not_swallowed(path: Path) -> None:
+def test_errors_are_not_swallowed() -> None:
     """A user's reward function may raise anything; nothing else is caught unless by name, or raised again, here or in the
     thread that waits for it."""
-    for node in ast.walk(tree_of(path)):
-        if not isinstance(node, ast.ExceptHandler):
-            continue
-        names = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)} if node.type else {"everything"}
-        if names & {"everything", "Exception", "BaseException"}:
-            last = node.body[-1]
-            again = ast.unparse(last) in ("raise", f"answer.set_exception({node.name})")
-            assert again or name_of(path) == "rewards/base.py", f"line {node.lineno}"
+    for path in FILES:
+        for node in (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ExceptHandler)):
+            names = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)} if node.type else {"everything"}
+            if names & {"everything", "Exception", "BaseException"}:
+                again = ast.unparse(node.body[-1]) in ("raise", f"answer.set_exception({node.name})")
+                assert again or name_of(path) == "rewards/base.py", f"{name_of(path)}, line {node.lineno}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nothing_is_pickled_and_every_text_file_has_its_encoding(path: Path) -> None:
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            assert not {"pickle", "dill", "joblib", "shelve", "cloudpickle"} & {name.split(".")[0] for name in modules}
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            called = ast.unparse(node.func)
-            assert called not in ("torch.save", "torch.load"), f"line {node.lineno}"
-            if node.func.attr in ("read_text", "write_text"):
-                assert node.args[int(node.func.attr == "write_text") :] or any(k.arg == "encoding" for k in node.keywords), (
-                    f"line {node.lineno}"
-                )
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
-            mode = next((a.value for a in node.args[1:2] if isinstance(a, ast.Constant)), "r")
-            assert "b" in str(mode) or any(k.arg == "encoding" for k in node.keywords), f"line {node.lineno}"
+def test_nothing_is_pickled_and_every_text_file_has_its_encoding() -> None:
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                assert not {"pickle", "dill", "joblib", "shelve", "cloudpickle"} & {name.split(".")[0] for name in modules}
+            if not isinstance(node, ast.Call):
+                continue
+            where, called = f"{name_of(path)}, line {node.lineno}", ast.unparse(node.func)
+            encoded = any(keyword.arg == "encoding" for keyword in node.keywords)
+            assert called not in ("torch.save", "torch.load"), where
+            if called.endswith((".read_text", ".write_text")):
+                assert encoded or node.args[int(called.endswith(".write_text")) :], where
+            if called == "open":
+                mode = next((a.value for a in node.args[1:2] if isinstance(a, ast.Constant)), "r")
+                assert encoded or "b" in str(mode), where
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_files_and_functions_are_short_explained_and_finished(path: Path) -> None:
-    source, tree = path.read_text("utf-8"), tree_of(path)
-    assert len(source.splitlines()) <= 330
-    assert ast.get_docstring(tree), "what is in this file?"
-    assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", source)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            assert node.end_lineno is not None and node.end_lineno - node.lineno < 60, node.name
-        is_public = isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
-        if is_public and node in tree.body:
-            assert ast.get_docstring(node), f"{node.name}: what does it do?"
+def test_files_and_functions_are_explained_and_finished() -> None:
+    for path in FILES:
+        source, tree = path.read_text("utf-8"), tree_of(path)
+        assert ast.get_docstring(tree), f"{name_of(path)}: what is in this file?"
+        assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", source), name_of(path)
+        for node in tree.body:
+            if isinstance(node, (*FUNCTION, ast.ClassDef)) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{name_of(path)}: {node.name}: what does it do?"
 
 
 def counted_nouns(source: str) -> list[str]:
@@ -195,7 +235,5 @@ NO_NOUNS = {"is", "was", "has", "does", "works", "makes", "minutes", "nats", "ca
 
 def test_one_prompt_is_not_one_prompts() -> None:
     assert [f"{name_of(path)}, {each}" for path in FILES for each in counted_nouns(path.read_text("utf-8"))] == []
-    assert counted_nouns('f"{n} prompts"; f"{n:,} held-out texts"; f"{plural(n, x)} texts"; f"{n} is"') == [
-        "line 1: prompts",
-        "line 1: texts",
-    ]
+    example = 'f"{n} prompts"; f"{n:,} held-out texts"; f"{plural(n, x)} texts"; f"{n} is"'
+    assert counted_nouns(example) == ["line 1: prompts", "line 1: texts"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from konomi.cli import config, convert, judge, label, models, ppo, reward, run, sample, sft
+from konomi.cli import convert, jobs, label, models, ppo, run
 from konomi.cli.common import app
 from konomi.cli.streams import end_on_signals, set_streams
 from konomi.errors import RunError
 from konomi.runs.environment import manage_memory
 
-__all__ = ["app", "config", "convert", "judge", "label", "main", "models", "ppo", "reward", "run", "sample", "sft"]
+__all__ = ["app", "convert", "jobs", "label", "main", "models", "ppo", "run"]
 
 
 def main() -> None:
@@ -20,5 +20,5 @@ def main() -> None:
     end_on_signals()
     try:
         app()
-    except RunError as error:  # a verb tells its own: this is its help, which cannot be written
+    except RunError as error:  # a verb reports its own: this is its help, which cannot be written
         sys.exit(f"konomi: {error}")

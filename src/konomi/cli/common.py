@@ -63,8 +63,8 @@ Seed = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
 
 
-def told(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn our errors into one message and an exit code."""
+def verb(command: Callable[P, T]) -> Callable[P, T]:
+    """Register a verb. Its errors become one message and an exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -85,6 +85,7 @@ def told(command: Callable[P, T]) -> Callable[P, T]:
             echo(f"konomi: {stopped or 'stopped'}", err=True)
             raise typer.Exit(130) from None
 
+    app.command()(wrapped)
     return wrapped
 
 
@@ -126,13 +127,3 @@ def echo(text: object = "", *, err: bool = False) -> None:
 def show_json(result: Any) -> None:
     """Print a result for programs."""
     typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))
-
-
-def show(result: dict[str, Any], as_json: bool) -> None:
-    """Print what a PPO run or a before/after found."""
-    if as_json:
-        show_json(result)
-    else:
-        from konomi.runs.console import print_result
-
-        print_result(result)

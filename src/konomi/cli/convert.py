@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from konomi.cli.common import Json, app, echo, make_observer, show_json, told
+from konomi.cli.common import Json, echo, make_observer, show_json, verb
 from konomi.text import plural
 
 
-@app.command()
-@told
+@verb
 def convert(
     source: Annotated[
         str, typer.Argument(metavar="IN", help="A .jsonl, .csv or .parquet file, or the name of a data set of the hub.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from konomi.cli.common import Json, app, echo, show_json, told
+from konomi.cli.common import Json, echo, show_json, verb
 from konomi.errors import ConfigError, DataError, KonomiError
 from konomi.text import plural
 
@@ -42,8 +42,7 @@ PublicUrl = Annotated[
 ]
 
 
-@app.command()
-@told
+@verb
 def label(
     project: Project,
     candidates: Annotated[
@@ -77,12 +76,11 @@ def label(
     with opened.store() as store:
         collect(store)  # damage is reported before anything is served
     names = name or []
-    serve(opened, host=host, port=port, allow_network=allow_network, names=names, public_url=public, say=_say, invite=invite)
+    serve(opened, host=host, port=port, allow_network=allow_network, names=names, public_url=public, say=echo, invite=invite)
     echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
 
 
-@app.command()
-@told
+@verb
 def watch(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, going on or not.")],
     host: Host = "127.0.0.1",
@@ -95,7 +93,7 @@ def watch(
     from konomi.web.serve import serve
 
     names = name or []
-    serve(None, runs=runs, host=host, port=port, allow_network=allow_network, names=names, public_url=public_url, say=_say)
+    serve(None, runs=runs, host=host, port=port, allow_network=allow_network, names=names, public_url=public_url, say=echo)
 
 
 def _opened(project: Path, candidates: Path | None) -> LabelProject:
@@ -107,15 +105,11 @@ def _opened(project: Path, candidates: Path | None) -> LabelProject:
             raise ConfigError(f"{project}: no project yet; --candidates FILE makes one, with a file that konomi sample wrote")
         return open_project(project)
     opened, imported = provide(project, tasks_of(candidates))
-    _say_imported(imported.added, imported.known, imported.notes)
+    _report_import(imported.added, imported.known, imported.notes)
     return opened
 
 
-def _say(line: str) -> None:
-    echo(line)
-
-
-def _say_imported(added: int, known: int, notes: tuple[str, ...]) -> None:
+def _report_import(added: int, known: int, notes: tuple[str, ...]) -> None:
     for note in notes[:20]:
         echo(note, err=True)
     if len(notes) > 20:
@@ -141,7 +135,7 @@ def make_blind(run: Path, project: Path) -> None:
     with written_by_konomi(opened.compare):
         tasks = tasks_of_comparison(comparison, opened.path.absolute().name)
     made, imported = create_project(project, tasks, models=[name] if name else [])
-    _say_imported(imported.added, imported.known, imported.notes)
+    _report_import(imported.added, imported.known, imported.notes)
     with made.store() as store:
         exported = collect(store)
     planned, same = prompts_of(exported), sum(item.kind == "same" for item in exported.items.values())
@@ -158,8 +152,7 @@ def make_blind(run: Path, project: Path) -> None:
     echo(f"konomi label {project}")
 
 
-@app.command()
-@told
+@verb
 def export(
     project: Project,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write; it must not exist yet.")],
@@ -205,8 +198,7 @@ def export(
     echo(out)
 
 
-@app.command()
-@told
+@verb
 def forget(
     project: Project,
     person: Annotated[str, typer.Argument(metavar="PERSON", help="A name or a pseudonym.")],

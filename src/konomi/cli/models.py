@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from konomi.cli.common import Json, app, echo, make_observer, show_json, told
+from konomi.cli.common import Json, echo, make_observer, show_json, verb
 
 
-@app.command()
-@told
+@verb
 def generate(
     model: Annotated[
         str,
@@ -41,8 +40,7 @@ def generate(
             echo(flat(row["prompt"] + row["response"]))
 
 
-@app.command()
-@told
+@verb
 def trim(
     model: Annotated[
         str,

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, Set, app, echo, make_observer, settings, show, told
+from konomi.cli.common import Json, Out, Seed, Set, echo, make_observer, settings, show_json, verb
 from konomi.errors import ConfigError
 
 if TYPE_CHECKING:
     from konomi.config import PPOJob
 
 
-@app.command()
-@told
+@verb
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run of a minute: too short to learn much.")] = False,
     lang: Annotated[Literal["ja", "en"], typer.Option(help="The language of the prompts: Japanese or English.")] = "ja",
@@ -46,8 +45,7 @@ QUICK = (
 )  # fmt: skip
 
 
-@app.command()
-@told
+@verb
 def ppo(
     config: Annotated[
         Path | None, typer.Argument(metavar="CONFIG.toml", help="The job; see examples/.", show_default=False)
@@ -81,8 +79,7 @@ def ppo(
         _run(resumed_job(resume, settings(set_, seed)), resume.parent, as_json, resume=resume, profile=profile)
 
 
-@app.command()
-@told
+@verb
 def compare(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run that has ended.")],
     prompts: Annotated[int | None, typer.Option(min=1, help="Held-out prompts at most.", show_default=False)] = None,
@@ -129,11 +126,10 @@ def compare(
 
     observer = make_observer()
     result = compare_run(run, config, observer)
-    show(result, as_json)
+    _show(result, as_json)
 
 
-@app.command()
-@told
+@verb
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")]) -> None:
     """Write RUN/report.html of a run of ppo, sft or reward: what came of it, curves and texts in one file."""
     from konomi.report.report import write_report
@@ -150,6 +146,13 @@ def _run(
     from konomi.jobs.ppo import run_ppo
 
     result = run_ppo(job, out, observer, resume, profile)
-    show(result, as_json)
+    _show(result, as_json)
     if result["status"] != "finished":
         raise typer.Exit(1)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    """Print a before/after."""
+    from konomi.runs.console import print_result
+
+    (show_json if as_json else print_result)(result)

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, app, echo, make_observer, show_json, told
+from konomi.cli.common import Json, Out, Seed, echo, make_observer, show_json, verb
 from konomi.runs.environment import typed
 
 
-@app.command()
-@told
+@verb
 def run(
     config: Annotated[Path, typer.Argument(metavar="PIPELINE.toml", help="The stages; see docs/pipeline.md.")],
     out: Out = Path("runs"),

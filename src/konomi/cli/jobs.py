@@ -1,0 +1,169 @@
+"""sft, sample, judge, reward: the verbs that only take a job file; config: their settings."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from konomi.cli.common import Json, Out, Seed, Set, echo, make_observer, settings, show_json, verb
+from konomi.errors import ConfigError
+from konomi.runs.environment import typed
+from konomi.text import plural
+
+Show = Callable[[dict[str, Any]], None]
+
+
+def job_verb(file_help: str) -> Callable[[Show], Show]:
+    """Make a verb that runs a job file. The decorated function prints the result; its name and docstring are the verb's.
+
+    ``file_help``: the help of the file's argument.
+    """
+
+    def decorate(show: Show) -> Show:
+        name = show.__name__
+
+        def command(config: Path, out: Out = Path("runs"), seed: Seed = None, set_: Set = None, as_json: Json = False) -> None:
+            from konomi.config import VERBS, load_config
+
+            job = load_config(config, VERBS[name].job, settings(set_, seed))
+            observer = make_observer()
+            from konomi.jobs.pipeline import runner  # imports torch: after what can be wrong with the file
+
+            result = runner(name)(job, out, observer)
+            if as_json:
+                show_json(result)
+            else:
+                show(result)
+
+        command.__name__, command.__doc__ = name, show.__doc__
+        command.__annotations__["config"] = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help=file_help)]
+        verb(command)
+        return show
+
+    return decorate
+
+
+@job_verb("The job; see examples/sft-ja.toml.")
+def sft(result: dict[str, Any]) -> None:
+    r"""Fine-tune a model on texts of your own: the first step, before people rank and PPO.
+
+    The smallest job is two lines: \[data] and texts = "my.jsonl". Then
+    \[model] name = "..." and what else examples/sft-ja.toml shows.
+
+    A row of the texts is {"text": ...}, a plain text; or {"prompt": ...,
+    "completion": ...}; or {"messages": \[...]}, a conversation, for a model
+    with a chat template. Read are .jsonl, .csv, .parquet, .txt (one text a
+    line) and hub data sets.
+
+    The model learns the completion, or what the assistant says, and where
+    to stop; of plain texts, everything (sft.loss). Long texts are cut at
+    sft.max_length tokens; sft.packing = true puts several short ones in one
+    row.
+
+    A tenth of the rows (data.held_out) is never learned. On it the model is
+    evaluated before training and after each epoch: loss (nats a token) and
+    perplexity. RUN/model is the best model so far, not the last, and the
+    initial one where none is better; training
+    ends early when sft.patience evaluations in a row bring nothing.
+
+    Then: konomi generate RUN/model -p "..." to read it, or model.name =
+    "RUN/model" in a PPO job to go on from it.
+
+    Ctrl-C finishes the update and says what was kept; a second Ctrl-C stops
+    at once.
+    """
+    before, after = result["before"], result["after"]
+    early = f", ended early: {result['reason']}" if result["reason"] else ""
+    best = "the best" if result["best_update"] else "no later one was better: the model is the initial one"
+    echo(
+        f"Evaluation on {plural(result['held_out'], 'held-out text')}, before -> after {result['best_update']} of "
+        f"{plural(result['updates'], 'update')} ({best}{early})\n"
+        f"  loss        {before['loss']:.4f} -> {after['loss']:.4f} nats/token\n"
+        f"  perplexity  {before['perplexity']:.2f} -> {after['perplexity']:.2f}\n"
+    )
+    for label, place in {"report": result["report"], "model": result["model"], "MLflow": result["mlflow"]}.items():
+        if place:
+            echo(f"{label:8} {place}")
+    model = shlex.quote(result["model"])
+    echo(f"\nNext:\n  {typed('konomi')} generate {model} -p '...' -n 5  # let it write")
+    echo(f"  {typed('konomi')} ppo CONFIG.toml --set model.name={model}  # move it toward a reward")
+
+
+@job_verb("The job; see docs/config.md.")
+def sample(result: dict[str, Any]) -> None:
+    """Let one or several models write candidates for prompts: what people, or their stand-in, rank.
+
+    K different responses a prompt, each with the model, the seed and the settings that it came from.
+    """
+    echo(f"{plural(result['tasks'], 'task')} with {plural(result['candidates'], 'candidate')}\n{result['file']}")
+
+
+@job_verb("The job; see docs/config.md.")
+def judge(result: dict[str, Any]) -> None:
+    """Let a STAND-IN FOR PEOPLE rank candidates: a reward with noise. No person is asked.
+
+    For trying the whole way before people take part, and for tests: it agrees with itself as often as you say, and what it
+    really thinks is known. Its rankings carry the name "stand-in"; do not pass them off as people's.
+    """
+    echo(
+        f"A stand-in for people ranked {plural(result['tasks'], 'task')}, {result['tasks_ranked_twice']:,} of them twice. No "
+        f"person was asked. It agrees with itself on {result['self_agreement']:.3f} of {plural(result['pairs'], 'pair')} "
+        f"(expected {result['self_agreement_expected']:.3f}).\n{result['rankings']}\n{result['truth']}"
+    )
+
+
+@job_verb("The job; see examples/.")
+def reward(result: dict[str, Any]) -> None:
+    r"""Train a reward model and say how far it can be trusted.
+
+    It learns from rankings or pairs (train.task = "preference"), from numbers ("score") or from labels ("classification").
+    What it is held against are prompts that it never saw: accuracy with its interval, beside the rule "the longer one
+    wins" and the agreement of people. RUN/report.html shows it; PPO takes the model with
+    [bold]\[reward] kind = "model", name = "RUN/model"[/bold].
+    """
+    evaluation = result["eval"]
+    for part, title in (("held_out", "On what was held out"), ("truth", "Against the judge that is certain")):
+        measured = evaluation.get(part, {}).items()
+        figures = {name: value for name, value in measured if isinstance(value, dict) and "low" in value}
+        if figures:
+            echo(title)
+        for name, value in figures.items():
+            if value["value"] is not None:
+                low, high = value["low"], value["high"]
+                interval = "" if low is None else f"  (95 % interval {low:.3f} to {high:.3f})"
+                echo(f"  {name.replace('_', ' '):24} {value['value']:.3f}{interval}")
+    if verdict := evaluation["held_out"].get("verdict"):
+        echo(f"\n{verdict['en']}")
+    early = ", ended early: the loss fell no more" if result["early"] else ""
+    echo(f"\nThe model is the one after step {result['best_step']} of {result['steps']}{early}")
+    for label in ("report", "model", "mlflow"):
+        if result[label]:
+            echo(f"{label:8} {result[label]}")
+    model = shlex.quote(result["model"])
+    if evaluation["task"] == "classification":
+        echo(f"\nNext:\n  {typed('konomi')} ppo CONFIG.toml --set reward.name={model}  # its raw score as reward")
+    elif "normalisation" not in evaluation:
+        echo("\nIt has no scale yet, and PPO asks for one: train it with normalize.samples (from konomi sample)")
+    else:
+        echo(f"\nNext:\n  {typed('konomi')} ppo CONFIG.toml --set reward.kind=model --set reward.name={model}")
+
+
+@verb
+def config(
+    verb: Annotated[str, typer.Argument(metavar="VERB", help="Whose settings: ppo, sft, sample, judge, reward or label.")],
+) -> None:
+    """Print every setting of a verb as a TOML file, with its default and what it means. Start a job file from it.
+
+    konomi config ppo > my_job.toml
+    """
+    from konomi.config import VERBS
+    from konomi.config.defaults import commented
+
+    if verb not in VERBS:
+        raise ConfigError(f"{verb}: no verb with a job file; those that have one: {', '.join(VERBS)}")
+    where = f"konomi {verb} FILE" if verb != "label" else 'a stage of `konomi run` with do = "label"'
+    typer.echo(commented(VERBS[verb].job, f"The settings of {where}. Remove what you do not change."), nl=False)
