@@ -98,7 +98,7 @@ def job_b(given: argparse.Namespace) -> None:
 def job_c(given: argparse.Namespace) -> None:
     """As a, scored by a classifier of XLM-R-base shape."""
     from konomi import ClassifierReward
-    from konomi.rewards.classifier import ClassifierModelReward
+    from konomi.rewards.model import ClassifierModelReward
 
     directory = classifier(given.work / "xlm-r-base-shape")
     reward = ClassifierModelReward(ClassifierReward(name=str(directory), label="positive", text="both"))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from models.test_packed import gemma2
+from rewards.test_classifier import save_classifier
 from typer.testing import CliRunner
 
 import tiny
@@ -20,7 +21,6 @@ from konomi.engine import packed
 from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
 from konomi.training.sft import check_packing
-from rewards.test_classifier import save_classifier
 from tiny_run import CountA, facts, tiny_model, tiny_trainer
 
 

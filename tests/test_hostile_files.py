@@ -27,7 +27,7 @@ from konomi.errors import ConfigError, DataError, KonomiError, ModelError
 from konomi.labelling.project import open_project
 from konomi.models.cache import is_whole
 from konomi.models.load import load_causal_lm
-from konomi.models.reward import read_facts
+from konomi.models.reward_files import read_facts
 from konomi.report.report import write_report
 from konomi.runs.directory import RunDir
 from konomi.web.watch import Watched, updates

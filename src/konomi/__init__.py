@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from konomi.jobs.sample import run_sample
     from konomi.jobs.sft import run_sft
     from konomi.jobs.train import train
-    from konomi.models.backbone import open_reward_model
     from konomi.models.load import load_causal_lm
     from konomi.models.policy import Policy, make_reference
+    from konomi.models.reward_files import open_reward_model
     from konomi.report.report import write_report
     from konomi.rewards import build_reward
     from konomi.runs.directory import RunDir
@@ -97,7 +97,7 @@ _HOME = {
     "load_pipeline": "konomi.config.pipeline",
     "load_prompts": "konomi.data.sources",
     "make_reference": "konomi.models.policy",
-    "open_reward_model": "konomi.models.backbone",
+    "open_reward_model": "konomi.models.reward_files",
     "read_comparisons": "konomi.data.formats",
     "read_scores": "konomi.data.formats",
     "read_tasks": "konomi.data.formats",

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from konomi.config import ClassifierReward, ModelConfig, RolloutConfig
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import ModelError
-from konomi.models.backbone import make_reward_model, open_reward_model
 from konomi.models.load import load_causal_lm
 from konomi.models.policy import Policy
+from konomi.models.reward_files import make_reward_model, open_reward_model
 from konomi.rewards import build_reward
 from tiny import EOS_ID, FAMILIES, VOCAB, save_tiny, tiny_config, tiny_model, tiny_tokenizer
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 import oracles
 from konomi import ops
+from konomi.engine import forward as module
 from konomi.engine.forward import reference_logprobs, token_full_kl
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.errors import ModelError, RunError
-from konomi.models import policy as module
 from konomi.models.policy import Policy, make_reference
 from konomi.training.accelerator import load_weights
 from tiny import EOS_ID, FAMILIES, tiny_config, tiny_model, tiny_tokenizer

@@ -13,8 +13,8 @@ from transformers import AutoModelForSequenceClassification
 from konomi.config import ModelConfig
 from konomi.errors import ConfigError, DataError, ModelError
 from konomi.models import reward
-from konomi.models.backbone import make_reward_model, open_reward_model
-from konomi.models.reward import Normalisation, RewardModel, init_head
+from konomi.models.reward import Normalisation, RewardModel
+from konomi.models.reward_files import init_head, make_reward_model, open_reward_model
 from tiny import FAMILIES, save_tiny, tiny_encoder
 
 TEXTS = ["the cat sat", "a", "once upon a time there was", "the cat ran away", "zebras"]

@@ -16,7 +16,7 @@ import konomi
 from konomi.data.records import Prompt
 from konomi.errors import RunError
 from konomi.rewards import score
-from konomi.rewards.base import as_given, columns_of, evaluate, total
+from konomi.rewards.base import check_scores, columns_of, evaluate, total
 
 PROMPTS, RESPONSES = ["今日の", "a\n"], ["天気", "b"]
 
@@ -134,12 +134,12 @@ def test_the_failure_is_told_even_if_the_texts_cannot_be_saved(tmp_path: Path) -
 
 
 def test_no_texts() -> None:
-    assert as_given([], [], "none") == []
+    assert check_scores([], [], "none", []) == []
 
 
 def test_long_texts_are_shortened_in_messages() -> None:
     with pytest.raises(RunError, match=r"\('x{30}\.\.\.'\)"):
-        as_given([None], ["x" * 1000], "made")
+        check_scores([None], ["x" * 1000], "made", ["x" * 1000])
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_long_texts_are_shortened_in_messages() -> None:
 )
 def test_pairs_of_any_library(result: Any) -> None:
     said = evaluate(Made(lambda texts: result), PROMPTS, RESPONSES, {}, save_to=None)
-    assert said.totals == [2.5, 3.0] and said.places is not None
-    assert (sorted(said.places[0]), said.places[1]) == ([(1, 0.5), (2, 2.0)], [])
-    assert all(type(end) is int and type(score) is float for end, score in said.places[0])
+    assert said.totals == [2.5, 3.0] and said.token_rewards is not None
+    assert (sorted(said.token_rewards[0]), said.token_rewards[1]) == ([(1, 0.5), (2, 2.0)], [])
+    assert all(type(end) is int and type(score) is float for end, score in said.token_rewards[0])
 
 
 def test_no_pairs_are_a_score_of_0() -> None:
     said = evaluate(Made(lambda texts: [[], []]), PROMPTS, RESPONSES, {}, save_to=None)
-    assert said.totals == [0.0, 0.0] and said.places is None and total([]) == 0.0
+    assert said.totals == [0.0, 0.0] and said.token_rewards is None and total([]) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_numbers_are_added_with_their_weights(tmp_path: Path) -> None:
     said = evaluate(reward, PROMPTS, RESPONSES, COLUMNS, save_to=None)
     assert said.totals == [-2.0 + 3.0, -0.5]
     assert said.parts == {"long": [4.0, 1.0], "on": [1.0, 0.0]}
-    assert said.places is None
+    assert said.token_rewards is None
     assert reward.name == "-0.5 long +3 on"
 
 
@@ -73,8 +73,8 @@ def test_pairs_stay_where_they_are_and_numbers_come_at_the_end(tmp_path: Path) -
     reward = made(tmp_path, {"a": 2.0, "long": 10.0}, a="letters", long="length")
     said = evaluate(reward, PROMPTS, RESPONSES, COLUMNS, save_to=None)
     assert said.totals == [4.0 + 40.0, 10.0]
-    assert said.places is not None
-    assert said.places[0] == [(1, 2.0), (2, 0.0), (3, 0.0), (4, 2.0), (4, 40.0)]
+    assert said.token_rewards is not None
+    assert said.token_rewards[0] == [(1, 2.0), (2, 0.0), (3, 0.0), (4, 2.0), (4, 40.0)]
     assert said.parts == {"a": [2.0, 0.0], "long": [4.0, 1.0]}
 
 

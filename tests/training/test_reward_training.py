@@ -10,8 +10,8 @@ import torch
 
 from konomi.config import ModelConfig, RewardTraining
 from konomi.errors import RunError
-from konomi.models.backbone import make_reward_model
 from konomi.models.reward import RewardModel
+from konomi.models.reward_files import make_reward_model
 from konomi.training import reward as training
 from konomi.training.callback import Hears
 from konomi.training.reward import Example, collate, targets, task_loss, train_reward_model

@@ -16,7 +16,7 @@ from konomi.data.records import Prompt, Ranking
 from konomi.data.tokens import Tokens, pad_right
 from konomi.engine.rollout import Rollout
 from konomi.errors import RunError
-from konomi.models.backbone import make_reward_model
+from konomi.models.reward_files import make_reward_model
 from konomi.rewards import build_reward
 from konomi.rewards.sum import SumReward
 from konomi.training.ppo import PPOTrainer

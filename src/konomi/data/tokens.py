@@ -6,23 +6,17 @@ Shapes: B sequences, L the longest of them.
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-
-from konomi.errors import ModelError
-
-if TYPE_CHECKING:
-    pass
-
-
-import codecs
-from collections.abc import Iterable, Sequence
+from torch.nn.utils.rnn import pad_sequence
 
 from konomi.data.records import Prompt
-from konomi.errors import DataError
+from konomi.errors import DataError, ModelError
 from konomi.seeds import stream_seed
 
 # texts that any tokenizer has a token for, tried in turn
@@ -54,14 +48,11 @@ class Tokens:
     def __init__(self, tokenizer: Any, eos_ids: Iterable[int] = (), vocabulary: int | None = None) -> None:
         self.tokenizer, self.vocabulary = tokenizer, vocabulary
         eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-        self.eos_ids: frozenset[int] = frozenset(i for i in (eos, *eos_ids) if self._has(i))
-        self.end_id: int | None = eos if self._has(eos) else min(self.eos_ids, default=None)
-        self.pad_id: int = next((i for i in (pad, self.end_id) if i is not None and self._has(i)), 0)
+        self.eos_ids: frozenset[int] = frozenset(valid_ids((eos, *eos_ids), vocabulary))
+        self.end_id: int | None = eos if eos in self.eos_ids else min(self.eos_ids, default=None)
+        self.pad_id: int = valid_id((pad, self.end_id), vocabulary)
         self._symbols = byte_symbols(tokenizer)
         self.leading: list[int] = self._leading()
-
-    def _has(self, i: int | None) -> bool:
-        return i is not None and i >= 0 and (self.vocabulary is None or i < self.vocabulary)
 
     def _leading(self) -> list[int]:
         """Find what is put in front of an ordinary text: one that itself begins with ``<bos>`` would mislead."""
@@ -205,7 +196,7 @@ class Tokens:
 
     def _known(self, ids: list[int], text: str) -> list[int]:
         """Return ``ids``, which are those of ``text``; raise ModelError if the model has no embedding for one."""
-        return known(ids, text, self.tokenizer, self.vocabulary)
+        return check_ids(ids, text, self.tokenizer, self.vocabulary)
 
     def queries(
         self, prompts: Sequence[Prompt], query_tokens: tuple[int, int] | None, seed: int, epoch: int, max_tokens: int
@@ -238,7 +229,17 @@ class Tokens:
         return rows
 
 
-def known(ids: list[int], text: str, tokenizer: Any, vocabulary: int | None) -> list[int]:
+def valid_ids(ids: Iterable[int | None], vocabulary: int | None) -> list[int]:
+    """Those of ``ids`` that a model with ``vocabulary`` embeddings has; None: any number of them."""
+    return [i for i in ids if i is not None and i >= 0 and (vocabulary is None or i < vocabulary)]
+
+
+def valid_id(ids: Iterable[int | None], vocabulary: int | None) -> int:
+    """The first that the model has, as the padding id; 0 if there is none: masks come from lengths."""
+    return next(iter(valid_ids(ids, vocabulary)), 0)
+
+
+def check_ids(ids: list[int], text: str, tokenizer: Any, vocabulary: int | None) -> list[int]:
     """Return ``ids``, which ``tokenizer`` made of ``text``.
 
     Raises:
@@ -280,20 +281,35 @@ def lengths_to_mask(lengths_B: torch.Tensor, width: int) -> torch.Tensor:
     return torch.arange(width, device=lengths_B.device) < lengths_B.unsqueeze(-1)
 
 
+def length_batches(lengths: Sequence[int], fits: Callable[[list[int]], bool], longest_first: bool = False) -> Iterator[list[int]]:
+    """Divide rows, sorted by length, into batches: a row joins the one before it where ``fits`` says that it may.
+
+    >>> list(length_batches([9, 2, 8, 3], lambda batch: len(batch) <= 2))
+    [[1, 3], [2, 0]]
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=longest_first):
+        if batch and not fits([*batch, i]):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
 def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids [B, L] int64, filled up with ``pad_id`` behind, and lengths [B] int64."""
-    width = max(map(len, rows), default=0)
-    return _padded([[*row, *[pad_id] * (width - len(row))] for row in rows], rows, width)
+    return _padded(rows, pad_id, "right")
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids [B, L] int64, filled up with ``pad_id`` in front, and lengths [B] int64."""
-    width = max(map(len, rows), default=0)
-    return _padded([[*[pad_id] * (width - len(row)), *row] for row in rows], rows, width)
+    return _padded(rows, pad_id, "left")
 
 
-def _padded(filled: list[list[int]], rows: Sequence[Sequence[int]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    ids_BL = torch.tensor(filled, dtype=torch.int64).reshape(len(rows), width)
+def _padded(rows: Sequence[Sequence[int]], pad_id: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    ids_BL = pad_sequence(tensors, True, pad_id, side) if rows else torch.empty(0, 0, dtype=torch.int64)
     return ids_BL, torch.tensor([len(row) for row in rows], dtype=torch.int64)
 
 

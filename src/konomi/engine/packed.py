@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.activations import NewGELUActivation
 
 from konomi.data.tokens import lengths_to_mask
 from konomi.engine.families import tried
@@ -241,16 +240,14 @@ def _layers_name(lm: PreTrainedModel) -> str:
 
 @contextmanager
 def _plugged(base: Any) -> Iterator[None]:
-    """Within, attention is :func:`_attention`; and GPT-2's GELU, written out in eight passes, is done in one."""
+    """Within, attention is :func:`_attention`."""
     config = base.config.get_text_config()
-    attention, activation = config._attn_implementation, NewGELUActivation.forward
+    attention = config._attn_implementation
     config._attn_implementation = INTERFACE
-    NewGELUActivation.forward = lambda _, x: functional.gelu(x, approximate="tanh")
     try:
         yield
     finally:
         config._attn_implementation = attention
-        NewGELUActivation.forward = activation
 
 
 def _attention(

@@ -18,7 +18,7 @@ from konomi.engine.device import find_device
 from konomi.files import content_sha256, local_path
 from konomi.jobs.common import result_of, running
 from konomi.jobs.simulated_rater import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
-from konomi.models.reading import check_room
+from konomi.models.reader import check_room
 from konomi.rewards import Reward, build_reward, score
 from konomi.rewards.base import readers
 from konomi.runs.observer import Observer

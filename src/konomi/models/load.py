@@ -28,7 +28,6 @@ from konomi.files import model_path
 from konomi.models.cache import Progress, is_whole
 from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, embedded_model, gguf_model
 from konomi.models.find import find_files, licence_of
-from konomi.models.reading import vocabulary_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -101,6 +100,22 @@ def end_ids(model: Any) -> set[int]:
     return {i for each in named for i in (each if isinstance(each, (list, tuple)) else [each]) if type(i) is int}
 
 
+def vocabulary_size(model: Any) -> int:
+    """How many tokens a model has embeddings for."""
+    rows: int = model.get_input_embeddings().weight.shape[0]
+    return rows
+
+
+def fuse_gelu(model: torch.nn.Module) -> None:
+    """Compute GELU in its tanh form, which transformers writes out in eight passes over the tensor, in one; in place."""
+    from transformers.activations import FastGELUActivation, NewGELUActivation
+
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, (NewGELUActivation, FastGELUActivation)):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+
+
 def remove_dropout(model: torch.nn.Module) -> None:
     """Set every dropout of ``model`` to 0, in place: modules, the rates that layers keep as floats, the config.
 
@@ -167,6 +182,7 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
     with explained(name, "model"):
         model.float().eval()
         remove_dropout(model)
+        fuse_gelu(model)
         _check_causal(model, name)
     return model, tokenizer
 

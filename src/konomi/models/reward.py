@@ -1,11 +1,7 @@
-"""A reward model: a language model or an encoder, and a linear head that reads one place of a text.
+"""A reward model: a language model or an encoder, and a linear head that reads one position of a text.
 
-On disk it is a sequence-classification model of transformers, which others can load too, with ``reward.json`` beside it:
-what it was trained on, and the mean and deviation of the initial model's scores.
-
-A decoder's head reads the last token. Texts go through a decoder laid end to end (`konomi.engine.packed`); what several
-begin with is there once, and where only the top layers are trained, the layers below run once for each text. Another
-model runs padded on the right, as transformers runs it.
+A decoder's head reads the last token. Texts go through a decoder packed end to end (`konomi.engine.packed`), a common beginning
+once; where only the top layers are trained, the layers below run once for each text. An encoder runs padded on the right.
 
 Shape suffixes: B texts, L tokens of the longest, T tokens of all, D width, C numbers that the head gives.
 """
@@ -22,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from konomi.data.tokens import lengths_to_mask, pad_right
+from konomi.data.tokens import length_batches, lengths_to_mask, pad_right
 from konomi.engine import packed
 from konomi.engine.packed import Layout, Trunk
-from konomi.errors import ConfigError, DataError, ModelError
-from konomi.files import read_utf8, utf8, write_atomic
+from konomi.errors import ConfigError, ModelError
+from konomi.files import utf8, write_atomic
 from konomi.models.load import quiet
-from konomi.models.reading import Reader
-from konomi.reading import parse_json
+from konomi.models.reader import Reader
 
 FILE, VERSION = "reward.json", 1
+"""Beside the weights of a saved model: what it was trained on, and its normalisation."""
 BATCH_TOKENS = 4096
 """Tokens with their padding that are scored at a time."""
 
@@ -55,10 +51,10 @@ class Normalisation:
 class Batch:
     """Texts as token ids.
 
-    ids: [B, L] int64, padding of no meaning on the right.
+    ids: [B, L] int64, any padding on the right.
     lengths: [B] int64, at least 1.
-    shared: [B] int64: so many first tokens a text may have in common with others of the batch.
-    hidden: [B, L, D] what goes into the first layer that is trained, or None.
+    shared: [B] int64: how many first tokens a text has in common with the others of its group.
+    hidden: [B, L, D] input of the first layer that is trained, or None.
     """
 
     ids: Tensor
@@ -73,8 +69,8 @@ class RewardModel(nn.Module):
     Args:
         model: a sequence-classification model of transformers.
         tokenizer: its own.
-        max_length: tokens; a longer text is cut, a decoder's at its beginning and another's at its end.
-        top_layers: only so many layers from the top, what is behind them, and the head are trained.
+        max_length: tokens; a decoder cuts a longer text at its beginning, an encoder at its end.
+        top_layers: train only this many top layers, what follows them, and the head.
         freeze_embeddings: the token embeddings stay as they are.
 
     Raises:
@@ -91,11 +87,10 @@ class RewardModel(nn.Module):
         self.pad_id = self.reader.pad_id
         model.config.get_text_config().pad_token_id = self.pad_id  # decoders ask for it to find each row's last token
         self.packs = self._check_packed()
-        # of a decoder, whose head reads the last token, the end of a text stays: it is what was written
         if isinstance(getattr(model, "score", None), nn.Linear):
-            tokenizer.truncation_side = "left"
+            tokenizer.truncation_side = "left"  # the response is at the end
         self.trunk_layer: int | None = None
-        """The first layer that is trained, where what goes into it can be kept."""
+        """The first layer that is trained, where its input can be kept."""
         if freeze_embeddings:
             model.get_input_embeddings().requires_grad_(False)
         if top_layers is not None:
@@ -123,10 +118,7 @@ class RewardModel(nn.Module):
         return self.reader.encode(texts)
 
     def batch(self, rows: Sequence[Sequence[int]], groups: Sequence[int] | None = None) -> Batch:
-        """Rows of token ids as a batch on the model's device.
-
-        ``groups``: a number a row; rows with the same number may begin alike, and stand beside each other.
-        """
+        """Rows of token ids as a batch on the model's device. Rows with the same number in ``groups`` may begin alike."""
         ids_BL, lengths_B = pad_right(rows, self.pad_id)
         shared = [0] * len(rows)
         members: dict[int, list[int]] = {}
@@ -141,11 +133,11 @@ class RewardModel(nn.Module):
     def predict(
         self, texts: Sequence[Sequence[str]], *, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     ) -> list[Tensor]:
-        """[K, C] raw numbers of the K texts of each group; those of a group may begin alike. In evaluation mode, on the CPU.
+        """[K, C] raw numbers, on the CPU, of the K texts of each group, which may begin alike.
 
-        A text's numbers do not depend on what else is asked, beyond float error.
+        A text's numbers do not depend on the other texts, beyond float error.
         """
-        pieces: list[tuple[int, list[list[int]]]] = []  # of groups that are more than a batch, several
+        pieces: list[tuple[int, list[list[int]]]] = []  # a group larger than a batch gives several
         for place, group in enumerate(texts):
             rows = self.encode(group)
             size = max(1, BATCH_TOKENS // max(map(len, rows), default=1))
@@ -153,26 +145,26 @@ class RewardModel(nn.Module):
         found: dict[int, Tensor] = {}
         was_training = self.training
         self.eval()
-        for part in _parts([rows for _, rows in pieces]):
+        for part in _batches([rows for _, rows in pieces]):
             rows = [row for i in part for row in pieces[i][1]]
             batch = self.batch(rows, [i for i in part for _ in pieces[i][1]])
             with autocast():
                 numbers = self(batch).float().cpu()
             found |= zip(part, numbers.split([len(pieces[i][1]) for i in part]), strict=True)
         self.train(was_training)
-        whole: list[list[Tensor]] = [[] for _ in texts]
+        by_group: list[list[Tensor]] = [[] for _ in texts]
         for i, (place, _) in enumerate(pieces):
-            whole[place].append(found[i])
-        return [torch.cat(parts) for parts in whole]
+            by_group[place].append(found[i])
+        return [torch.cat(parts) for parts in by_group]
 
     def normalised(self, raw: float) -> float:
-        """A raw score on the scale of the initial model's samples; as it is where there is no scale."""
+        """A raw score on the scale of the initial model's samples; unchanged where there is no scale."""
         scale = self.normalisation
         return raw if scale is None else (raw - scale.mean) / scale.std
 
     @torch.no_grad()
     def trunk(self, batch: Batch) -> Tensor | None:
-        """[B, L, D]: what goes into the first trained layer; the same in every epoch. None if nothing can be kept."""
+        """[B, L, D] input of the first trained layer, the same in every epoch. None if it cannot be kept."""
         if not self.packs or not self.trunk_layer:
             return None
         layout, ids_T = _layout(batch)
@@ -232,23 +224,14 @@ class RewardModel(nn.Module):
         self.trunk_layer = layers - top_layers if self.packs else None
 
 
-def _parts(groups: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[int]]:
+def _batches(groups: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[int]]:
     """Groups of like length, as many together as have BATCH_TOKENS with their padding."""
     widths = [max(map(len, rows)) for rows in groups]
-    part: list[int] = []
-    count = 0
-    for i in sorted(range(len(groups)), key=lambda i: widths[i]):
-        if part and (count + len(groups[i])) * widths[i] > BATCH_TOKENS:
-            yield part
-            part, count = [], 0
-        part.append(i)
-        count += len(groups[i])
-    if part:
-        yield part
+    return length_batches(widths, lambda batch: sum(len(groups[i]) for i in batch) * widths[batch[-1]] <= BATCH_TOKENS)
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:
-    """With how many equal tokens all rows begin."""
+    """How many first tokens are the same in all rows."""
     return next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows)))
 
 
@@ -262,35 +245,3 @@ def _layers(model: Any, count: int) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise ModelError(f"{type(model).__name__}: its {count} layers are not found, so that model.top_layers cannot be used with it")
-
-
-def init_head(head: nn.Linear, seed: int) -> None:
-    """Draw a head's weights from N(0, 1/sqrt(D + 1)) (Stiennon et al. 2020, arXiv:2009.01325, appendix); the bias is 0."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        weight = torch.randn(head.weight.shape, generator=generator) * (head.in_features + 1) ** -0.5
-        head.weight.copy_(weight)
-        if head.bias is not None:
-            head.bias.zero_()
-
-
-def read_facts(directory: Path) -> dict[str, Any]:
-    """What ``reward.json`` of a saved reward model says.
-
-    Raises:
-        DataError: there is none, it is damaged, or a newer konomi wrote it.
-    """
-    path = directory / FILE
-    try:
-        facts = parse_json(read_utf8(path))
-    except FileNotFoundError:
-        raise DataError(
-            f"{directory}: no {FILE}, so this is no reward model that konomi trained (a language model gives no scores). Give "
-            'the model/ of a `konomi reward` run, or, for a classifier from elsewhere, kind = "classifier"'
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); train the model again") from None
-    version = facts.get("version") if isinstance(facts, dict) else None
-    if not isinstance(version, int) or version > VERSION:
-        raise DataError(f"{path}: format {version!r}, this konomi reads {VERSION}; update konomi")
-    return dict(facts)

@@ -8,16 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from konomi.config import (
-    ClassifierReward,
-    FunctionReward,
-    HttpReward,
-    ModelReward,
-    RewardConfig,
-    Section,
-    SumReward,
-    build,
-)  # fmt: skip
+from konomi.config import FunctionReward, HttpReward, ModelReward, RewardConfig, Section, SumReward, build
 from konomi.errors import ConfigError, ModelError
 from konomi.files import model_path
 from konomi.rewards.base import Reward, score
@@ -31,11 +22,10 @@ REWARD_FILE = "reward.json"
 def build_reward(
     config: RewardConfig, columns: Iterable[str] | None = None, device: Any = "cpu", where: str = "reward"
 ) -> Reward:
-    """Make the reward that ``config`` names, ready to be called.
+    """Make the reward that ``config`` names, ready to be called. A service is asked for the score of one text.
 
-    ``columns``: names of the data set's other columns, or a row of them; given, a function that asks for one that is not there
-    is refused now and not at the first batch. ``where``: the table that ``config`` is read from, for messages. A service is
-    asked for the score of one text.
+    ``columns``: names of the data set's other columns, or a row of them; given, a function that needs another is refused now and
+    not at the first batch. ``where``: the table that ``config`` is read from, for messages.
 
     Raises:
         ConfigError: the function cannot be imported or called; the label does not exist; the embedded name is unknown; the
@@ -47,15 +37,15 @@ def build_reward(
 
         parts = {name: build_reward(part, columns, device, f"{where}.parts.{name}") for name, part in config.parts.items()}
         return WeightedSum(parts, config.weights)
-    with _told_of(where):
+    with _named(where):
         return _build(config, columns, device)
 
 
 def reward_config(given: Any) -> RewardConfig:
-    """Return the settings that stand for what was given as a reward: what a job file says of it.
+    """Return the settings of a job file that stand for a reward.
 
     Args:
-        given: settings, as a model or as a mapping; ``"file.py:function"``; ``"package.module:function"``; ``"http://..."``;
+        given: settings, as a model or a mapping; ``"file.py:function"``; ``"package.module:function"``; ``"http://..."``;
             ``"embedded:..."``; a directory that ``konomi reward`` wrote; another classifier's name; or a Python function.
 
     Raises:
@@ -85,22 +75,17 @@ class _Given(Section):
 
 
 def as_reward(given: Any, columns: Iterable[str] | None = None, device: Any = "cpu") -> Reward:
-    """Return ``given`` as a reward: one stays as it is, a plain function is called with the arguments that it names, and of
-    anything else the reward that :func:`reward_config` stands for is built, as :func:`build_reward` does."""
+    """Return ``given`` as a reward: a reward as it is, a function called with the arguments that it names, and of anything else
+    the reward of its :func:`reward_config`."""
     if isinstance(given, Reward):
         return given
     if callable(given):
-        from konomi.rewards.function import FunctionReward as Function
-
-        function = Function(FunctionReward(kind="function", name=_name_of(given)), given)
-        if columns is not None:
-            function.check(columns)
-        return function
+        return _function(FunctionReward(kind="function", name=_name_of(given)), columns, given)
     return build_reward(reward_config(given), columns, device)
 
 
 def _name_of(function: Any) -> str:
-    """How a job file would name a Python function; one that is typed into a session cannot be found again by it."""
+    """The name of a Python function in a job file; a function that was typed into a session cannot be found again by it."""
     name = getattr(function, "name", None) or getattr(function, "__qualname__", type(function).__qualname__)
     module = getattr(function, "__module__", "python")
     file = getattr(sys.modules.get(module), "__file__", None) if module == "__main__" else None
@@ -114,14 +99,19 @@ def build_judges(
     return {name: build_reward(config, columns, device, f"judges.{name}") for name, config in configs.items()}
 
 
-def _build(config: RewardConfig, columns: Iterable[str] | None, device: Any) -> Reward:
-    if isinstance(config, FunctionReward):
-        from konomi.rewards.function import FunctionReward as Function
+def _function(config: FunctionReward, columns: Iterable[str] | None, function: Any = None) -> Reward:
+    from konomi.rewards.function import FunctionReward as Function
 
-        function = Function(config)
-        if columns is not None:
-            function.check(columns)
-        return function
+    reward = Function(config, function)
+    if columns is not None:
+        reward.check(columns)
+    return reward
+
+
+def _build(config: RewardConfig, columns: Iterable[str] | None, device: Any) -> Reward:
+    assert not isinstance(config, SumReward)
+    if isinstance(config, FunctionReward):
+        return _function(config, columns)
     if isinstance(config, HttpReward):
         from konomi.rewards.http import HttpReward as Service
 
@@ -132,25 +122,20 @@ def _build(config: RewardConfig, columns: Iterable[str] | None, device: Any) -> 
         from konomi.rewards.model import RewardModelReward
 
         return RewardModelReward(config).to(device)
-    assert isinstance(config, ClassifierReward)
-    if config.name == "embedded:asari":
-        from konomi.rewards.asari import AsariReward
+    if config.name in ("embedded:asari", "embedded:vader"):
+        from konomi.rewards.sentiment import AsariReward, VaderReward
 
-        return AsariReward(config)
-    if config.name == "embedded:vader":
-        from konomi.rewards.vader import VaderReward
-
-        return VaderReward(config)
+        return AsariReward(config) if config.name == "embedded:asari" else VaderReward(config)
     if config.name.startswith("embedded:"):
         raise ConfigError(f"reward.name: {config.name}: no such embedded classifier; known: embedded:asari, embedded:vader")
-    from konomi.rewards.classifier import ClassifierModelReward
+    from konomi.rewards.model import ClassifierModelReward
 
     return ClassifierModelReward(config).to(device)
 
 
 @contextmanager
-def _told_of(where: str) -> Iterator[None]:
-    """Messages say ``reward.name``; here they get the name of the table that was really read."""
+def _named(where: str) -> Iterator[None]:
+    """Replace ``reward.`` in messages by the table that was read."""
     try:
         yield
     except (ConfigError, ModelError) as error:

@@ -14,155 +14,117 @@ from konomi.files import line, write_atomic
 from konomi.text import plural
 
 if TYPE_CHECKING:
-    from konomi.models.reading import Reader
+    from konomi.models.reader import Reader
 
-Places = list[tuple[int, float]]
-"""The per-token form of a score, (end, score): ``score`` is given after the first ``end`` characters of the response. Their
-sum is the text's score."""
-Given = float | Places
-"""What a reward says of one text."""
+Texts = Sequence[str]
+Columns = Mapping[str, Sequence[Any]]
+TokenRewards = list[tuple[int, float]]
+"""Pairs (end, score): ``score`` is given after the first ``end`` characters of the response. A text's score is their sum."""
+TextScore = float | TokenRewards
 
 
 @runtime_checkable
 class Reward(Protocol):
     """Gives each text a score: higher is better, any scale (PPO normalises).
 
-    A sum of rewards also has ``last_parts``: by name the scores that its parts gave in the last call. One that cuts long texts
-    has ``readers``: what cuts them, and counts how many.
+    Optional attributes: ``reads``, the columns that it looks at; ``last_parts`` of a sum, by name the scores of its parts in the
+    last call; ``readers`` of one that cuts long texts, which count how many.
     """
 
     name: str
 
-    def __call__(
-        self,
-        texts: Sequence[str],
-        *,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-    ) -> Sequence[Given]:
-        """Return one finite number a text, or the pairs of :data:`Places`. ``texts[i]`` is ``prompts[i] + responses[i]``; all
-        are of equal length."""
+    def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> Sequence[TextScore]:
+        """Return one finite number a text, or :data:`TokenRewards`. ``texts[i]`` is ``prompts[i] + responses[i]``."""
         ...
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a reward said of a batch of texts."""
+    """The scores of a batch of texts.
+
+    totals: one a text.
+    token_rewards: where in each response its score was given; empty for a text that has one number. None: for all of them.
+    parts: of a sum, the score that each part gave each text, before its weight.
+    """
 
     totals: list[float]
-    """One a text."""
-    places: list[Places] | None = None
-    """Where in each response its score was given; empty for a text that has one number. None: for all of them."""
+    token_rewards: list[TokenRewards] | None = None
     parts: dict[str, list[float]] = field(default_factory=dict)
-    """Of a sum: the score that each part gave each text, before its weight."""
 
 
-def evaluate(
-    reward: Reward,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    columns: Mapping[str, Sequence[Any]],
-    *,
-    save_to: Path | None,
-) -> Scores:
-    """Return all that a reward says of each prompt + response.
+def evaluate(reward: Reward, prompts: Texts, responses: Texts, columns: Columns, *, save_to: Path | None) -> Scores:
+    """Score each prompt + response.
 
     Raises:
         RunError: the reward raised, or did not return one finite number (or pairs of them) a text. The texts are then in
-            ``save_to`` (JSONL: index, prompt, response), so that the reward can be tried on them; nothing ever becomes
-            reward 0.
+            ``save_to`` (JSONL: index, prompt, response); a failure never becomes reward 0.
     """
     texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
     try:
-        given = ask(reward, texts, prompts=prompts, responses=responses, columns=columns)
+        scores = ask(reward, texts, prompts=prompts, responses=responses, columns=columns)
     except RunError as error:
         raise RunError(f"{error}. {_save(prompts, responses, save_to)}") from (error.__cause__ or error)
-    places = [[] if isinstance(each, float) else each for each in given]
-    parts = {name: list(map(total, said)) for name, said in getattr(reward, "last_parts", {}).items()}
-    return Scores(list(map(total, given)), places if any(places) else None, parts)
+    placed = [[] if isinstance(each, float) else each for each in scores]
+    parts = {name: list(map(total, part)) for name, part in getattr(reward, "last_parts", {}).items()}
+    return Scores(list(map(total, scores)), placed if any(placed) else None, parts)
 
 
-def score(
-    reward: Reward,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    columns: Mapping[str, Sequence[Any]],
-    *,
-    save_to: Path | None,
-) -> list[float]:
+def score(reward: Reward, prompts: Texts, responses: Texts, columns: Columns, *, save_to: Path | None) -> list[float]:
     """Return the score of each prompt + response, as :func:`evaluate` does."""
     return evaluate(reward, prompts, responses, columns, save_to=save_to).totals
 
 
-def ask(
-    reward: Reward,
-    texts: Sequence[str],
-    *,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    columns: Mapping[str, Sequence[Any]],
-) -> list[Given]:
+def ask(reward: Reward, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
     """Call the reward and check what it returns. Raises RunError, with the reward's name, whatever went wrong in it."""
     try:
-        return as_given(reward(texts, prompts=prompts, responses=responses, columns=columns), responses, reward.name, texts)
+        result = reward(texts, prompts=prompts, responses=responses, columns=columns)
+        return check_scores(result, responses, reward.name, texts)
     except RunError:
         raise
-    except (Exception, SystemExit) as error:
-        # a user's function may raise anything, and may call sys.exit; the run does not go on
+    except (Exception, SystemExit) as error:  # a user's function may raise anything, and may call sys.exit
         raised = f"{type(error).__name__}: {error}".rstrip(": ")
         raise RunError(f"reward {reward.name}: {raised}") from error
 
 
-def as_given(result: Any, responses: Sequence[str], name: str, texts: Sequence[str] | None = None) -> list[Given]:
-    """Return what a reward returned (a list, a numpy array, a tensor) as plain floats and pairs, or raise RunError.
-
-    ``texts``: what to show of a text in a message; the response, if not given.
-    """
-    values = result.tolist() if hasattr(result, "tolist") else result
+def check_scores(result: Any, responses: Texts, name: str, texts: Texts) -> list[TextScore]:
+    """Return what a reward returned (a list, a numpy array, a tensor) as plain floats and pairs, or raise RunError."""
+    values = _plain(result)
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise RunError(f"reward {name}: returned a {type(result).__name__}; a list of {len(responses)} numbers is needed")
     if len(values) != len(responses):
         raise RunError(f"reward {name}: returned {len(values)} numbers for {len(responses)} texts; one a text is needed")
-    given: list[Given] = []
-    for index, (value, response) in enumerate(zip(values, responses, strict=True)):
-        value = _plain(value)
+    scores: list[TextScore] = []
+    for index, (value, response) in enumerate(zip(map(_plain, values), responses, strict=True)):
         checked = _checked(value, len(response))
         if checked is None:
-            text = response if texts is None else texts[index]
-            start = text if len(text) <= 30 else text[:30] + "..."
+            start = texts[index] if len(texts[index]) <= 30 else texts[index][:30] + "..."
             needed = "a finite number is needed"
             if isinstance(value, (list, tuple)):
                 needed += f", or pairs (end, score) with ends from 0 to the {plural(len(response), 'character')} of the response"
             raise RunError(f"reward {name}: returned {repr(value)[:200]} for text {index} ({start!r}); {needed}")
-        given.append(checked)
-    return given
+        scores.append(checked)
+    return scores
 
 
-def total(given: Given) -> float:
-    """The score of a text: the number, or the sum of the pairs.
+def total(score: TextScore) -> float:
+    """The number, or the sum of the pairs.
 
     >>> total(1.5), total([(3, 1.0), (7, -0.25)])
     (1.5, 0.75)
     """
-    return given if isinstance(given, float) else float(sum(score for _, score in given))
+    return score if isinstance(score, float) else float(sum(part for _, part in score))
 
 
 def readers(*rewards: Reward) -> list[Reader]:
-    """What cuts the texts that rewards read; nothing of those that read all of a text, or do not say."""
+    """The readers of rewards that cut long texts."""
     return [reader for reward in rewards for reader in getattr(reward, "readers", ())]
 
 
-def check_without_columns(rewards: Iterable[Reward], texts: Sequence[str], known: Prompt) -> None:
-    """Try rewards on prompts that have none of the data's other columns, as ``compare.extra``; their response is their own text.
-
-    Args:
-        rewards: each is asked only where the data has other columns.
-        texts: of the prompts.
-        known: a prompt of the data.
+def check_without_columns(rewards: Iterable[Reward], texts: Texts, known: Prompt) -> None:
+    """Try rewards on the texts of ``compare.extra``, which have none of the data's other columns; a text is its own response.
 
     Raises:
-        ConfigError: a reward fails, and would not fail with the columns of ``known``.
+        ConfigError: a reward fails, and would not fail with the columns of ``known``, a prompt of the data.
     """
     if not texts or not known.columns:
         return
@@ -175,7 +137,7 @@ def check_without_columns(rewards: Iterable[Reward], texts: Sequence[str], known
         except RunError as error:
             try:
                 ask(reward, twice, prompts=texts, responses=texts, columns=filled)
-            except RunError:  # not for the lack of a column: the run will tell
+            except RunError:  # not for the lack of a column: the run will report it
                 continue
             raise ConfigError(
                 f"compare.extra: its prompts have no column {', '.join(map(repr, known.columns))}, and without that {error}. "
@@ -199,8 +161,8 @@ def columns_read(rewards: Iterable[Reward]) -> set[str] | None:
     return found
 
 
-def find_label(label: str | int, labels: Sequence[str], name: str) -> int:
-    """Return the index of ``label``, a name (upper and lower case are the same) or an index, in ``labels``."""
+def find_label(label: str | int, labels: Texts, name: str) -> int:
+    """Return the index in ``labels`` of ``label``, an index or a name in any case."""
     if isinstance(label, int) and 0 <= label < len(labels):
         return label
     folded = [each.casefold() for each in labels]
@@ -211,7 +173,7 @@ def find_label(label: str | int, labels: Sequence[str], name: str) -> int:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value  # a scalar or an array of numpy, a tensor
+    return value.tolist() if hasattr(value, "tolist") else value  # of numpy or torch
 
 
 def _is_number(value: Any) -> bool:
@@ -223,32 +185,23 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _checked(value: Any, length: int) -> Given | None:
-    """What a reward says of a response of ``length`` characters, or None if it cannot be that."""
+def _checked(value: Any, length: int) -> TextScore | None:
+    """The score of a response of ``length`` characters, or None if it cannot be that."""
     if not isinstance(value, (list, tuple)):
         return float(value) if _is_number(value) else None
-    places: Places = []
-    for item in value:
-        pair = _pair(item, length)
-        if pair is None:
+    pairs: TokenRewards = []
+    for pair in map(_plain, value):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             return None
-        places.append(pair)
-    return places if math.isfinite(total(places)) else None
+        end, score = map(_plain, pair)
+        # an array of numpy has ends that are floats
+        if not _is_number(end) or not _is_number(score) or end != int(end) or not 0 <= end <= length:
+            return None
+        pairs.append((int(end), float(score)))
+    return pairs if math.isfinite(total(pairs)) else None
 
 
-def _pair(item: Any, length: int) -> tuple[int, float] | None:
-    """The pair (end, score) with an end of 0 to ``length``, or None if it is none."""
-    item = _plain(item)
-    if not isinstance(item, (list, tuple)) or len(item) != 2:
-        return None
-    end, score = map(_plain, item)
-    # an array of numpy has ends that are floats
-    if not _is_number(end) or not _is_number(score) or end != int(end) or not 0 <= end <= length:
-        return None
-    return int(end), float(score)
-
-
-def _save(prompts: Sequence[str], responses: Sequence[str], path: Path | None) -> str:
+def _save(prompts: Texts, responses: Texts, path: Path | None) -> str:
     if path is None:
         return "The texts were not saved"
     pairs = zip(prompts, responses, strict=True)
@@ -256,6 +209,6 @@ def _save(prompts: Sequence[str], responses: Sequence[str], path: Path | None) -
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, b"".join(rows))
-    except (RunError, OSError) as error:  # the reward's own failure is the one to tell
+    except (RunError, OSError) as error:  # the reward's own failure is the one to report
         return f"The texts could not be saved: {error}"
     return f"The texts are in {path}"

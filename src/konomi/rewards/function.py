@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,7 @@ from typing import Any
 from konomi import config as configuration
 from konomi.errors import ConfigError
 from konomi.files import local_path
-from konomi.rewards.base import Given, as_given
+from konomi.rewards.base import Columns, Texts, TextScore, check_scores
 
 _OWN = ("texts", "prompts", "responses")
 # what running a module commonly ends in; anything else passes through with its traceback
@@ -35,7 +35,7 @@ class FunctionReward:
 
     They are lists of equal length, copies that the function may change: ``texts`` (prompt + response), ``prompts``,
     ``responses``, and the data set's other columns by name (a column with one of these three names is not passed on).
-    A function with ``**kwargs`` gets all. What it returns is checked by :func:`konomi.rewards.base.as_given`.
+    A function with ``**kwargs`` gets all. What it returns is checked by :func:`konomi.rewards.base.check_scores`.
 
     While the module is imported, the current directory (``package.module``) or the file's directory is searched first;
     later it is not, so imports belong at the top of the file.
@@ -57,14 +57,7 @@ class FunctionReward:
                 f"available: {', '.join(have)}. Rename the argument, or give it a default"
             )
 
-    def __call__(
-        self,
-        texts: Sequence[str],
-        *,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-    ) -> list[Given]:
+    def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
         """Return what the function returns for the texts, as floats or pairs.
 
         Raises:
@@ -74,7 +67,7 @@ class FunctionReward:
         self.check(columns)
         offered = {**columns, "texts": texts, "prompts": prompts, "responses": responses}
         given = {name: list(value) for name, value in offered.items() if self._all or name in self._wanted}
-        return as_given(self.function(**given), responses, self.name, texts)
+        return check_scores(self.function(**given), responses, self.name, texts)
 
 
 def _find(name: str) -> Callable[..., Any]:

@@ -19,14 +19,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
 from konomi import config as configuration
 from konomi.errors import ConfigError, ModelError, RunError
-from konomi.rewards.base import Given, as_given, ask
+from konomi.rewards.base import Columns, Texts, TextScore, ask, check_scores
 from konomi.text import plural
 
 VERSION = 1
@@ -67,14 +67,7 @@ class HttpReward:
         except RunError as error:
             raise ModelError(f"reward.url: {error}") from error
 
-    def __call__(
-        self,
-        texts: Sequence[str],
-        *,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-    ) -> list[Given]:
+    def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
         """Return what the service says of each text.
 
         Raises:
@@ -96,7 +89,7 @@ class HttpReward:
                 found = plural(len(scores), "score") if isinstance(scores, list) else f"no list of scores: {str(answer)[:SHOWN]}"
                 raise RunError(f"reward {self.name}: answered with {found}, for {len(body['texts'])} texts")
             said += scores
-        return as_given(said, responses, self.name, texts)
+        return check_scores(said, responses, self.name, texts)
 
     def _post(self, data: bytes) -> Any:
         """The answer to one request, as JSON."""

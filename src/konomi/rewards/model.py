@@ -1,19 +1,36 @@
-"""Reward = the score of a reward model that `konomi reward` trained, on the scale of the initial model's samples."""
+"""Rewards that are models of transformers: any sequence classifier, and what `konomi reward` trained.
+
+Shapes: B texts, L the longest in tokens, C labels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-from konomi.config import ModelReward
-from konomi.errors import ConfigError
-from konomi.models.backbone import open_reward_model
+from konomi.config import ClassifierReward, ModelReward
+from konomi.data.sources import hub_problem
+from konomi.data.tokens import length_batches, lengths_to_mask, pad_right, read_tokenizer
+from konomi.errors import FAULTS, ConfigError, ModelError
+from konomi.files import model_path
+from konomi.models.find import refuse_adapter
+from konomi.models.load import fuse_gelu
+from konomi.models.reader import Reader
+from konomi.models.reward_files import open_reward_model
+from konomi.rewards.base import Columns, Texts, find_label
+
+_BATCH_TOKENS = 4096
+"""Padded tokens of a batch, at most: bounds the memory that long texts take."""
+_FREE_TOKENS = 512
+"""Batches up to this size may be padded at will: small batches are slow too."""
+_PADDING = 0.1
+"""Beyond that, padding is at most this share of a batch."""
 
 
 class RewardModelReward:
-    """A reward model, with its own tokenizer. On the CPU until ``to`` is called.
+    """The score of a reward model, on the scale of the initial model's samples. On the CPU until ``to`` is called.
 
     Raises:
         ConfigError: the model has no scale and the settings ask for one; it is a classifier.
@@ -39,21 +56,128 @@ class RewardModelReward:
         self._model.to(device)
         return self
 
-    def __call__(
-        self,
-        texts: Sequence[str],
-        *,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-    ) -> list[float]:
+    def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text; texts to the same prompt go through the model together."""
-        together: dict[str, dict[str, None]] = {}
+        by_prompt: dict[str, dict[str, None]] = {}
         for prompt, text in zip(prompts, texts, strict=True):
-            together.setdefault(prompt, {})[text] = None
-        numbers = self._model.predict([list(each) for each in together.values()])
+            by_prompt.setdefault(prompt, {})[text] = None
+        numbers = self._model.predict([list(each) for each in by_prompt.values()])
         flat = torch.cat(numbers)[:, 0].tolist() if numbers else []
-        unique = [(prompt, text) for prompt, each in together.items() for text in each]
+        unique = [(prompt, text) for prompt, each in by_prompt.items() for text in each]
         scores = dict(zip(unique, flat, strict=True))
         scale = self._model.normalised if self._config.normalized else float
         return [scale(scores[pair]) for pair in zip(prompts, texts, strict=True)]
+
+
+class ClassifierModelReward:
+    """Any sequence-classification model of transformers, with its own tokenizer. On the CPU until ``to`` is called.
+
+    ``use``: logit, the label's raw output; probability, after soft-max over the labels; log-odds, log p/(1-p), which is
+    the logit less the log-sum-exp of the others. (A model for several labels at once has a sigmoid a label instead: its
+    logit is its log-odds.) A model with one output, such as a scalar reward model, has label 0 and use = "logit" only.
+    """
+
+    def __init__(self, config: ClassifierReward) -> None:
+        self.name = config.name
+        self.reads: set[str] = set()
+        self._config = config
+        self._model, tokenizer, self.label = _load(config)
+        self._several = self._model.config.problem_type == "multi_label_classification"
+        self.reader = Reader(tokenizer, self._model, config.max_length, config.name, config.text == "both")
+        self.readers = [self.reader]
+        self._model.config.pad_token_id = self.reader.pad_id  # decoders ask for it to find each row's last token
+
+    def to(self, device: torch.device | str) -> ClassifierModelReward:
+        """Move the model; return self."""
+        self._model.to(device)
+        return self
+
+    def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
+        """Return the score of each text (or response, as configured); what is in the same batch does not change it.
+
+        The next texts are tokenised in a thread meanwhile (tokenizers are not Python and do not hold it up).
+        """
+        chosen = list(responses if self._config.text == "response" else texts)
+        unique = sorted(dict.fromkeys(chosen), key=len)
+        size = 8 * self._config.batch_size
+        parts = [unique[start : start + size] for start in range(0, len(unique), size)]
+        scores: dict[str, float] = {}
+        with ThreadPoolExecutor(1, "tokenizer") as worker:
+            for part, rows in zip(parts, worker.map(self.reader.encode, parts), strict=True):
+                for batch in batches([len(row) for row in rows], self._config.batch_size):
+                    values = self._batch([rows[i] for i in batch])
+                    scores |= {part[i]: value for i, value in zip(batch, values, strict=True)}
+        return [scores[text] for text in chosen]
+
+    @torch.inference_mode()
+    def _batch(self, rows: list[list[int]]) -> list[float]:
+        ids_BL, lengths_B = pad_right(rows, self.reader.pad_id)
+        mask_BL = lengths_to_mask(lengths_B, ids_BL.shape[1]).long()
+        device = self._model.device
+        output = self._model(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
+        logits_BC: torch.Tensor = output.logits.double().cpu()
+        if self._config.use == "probability":
+            scores_BC = logits_BC.sigmoid() if self._several else logits_BC.softmax(-1)
+        elif self._config.use == "log-odds" and not self._several:
+            others_BC = logits_BC.clone()
+            others_BC[:, self.label] = -torch.inf
+            scores_BC = logits_BC - others_BC.logsumexp(-1, keepdim=True)
+        else:
+            scores_BC = logits_BC
+        values: list[float] = scores_BC[:, self.label].tolist()
+        return values
+
+
+def batches(lengths: list[int], size: int) -> list[list[int]]:
+    """Divide rows of ``lengths`` tokens, longest first, into batches of at most ``size`` rows with little padding.
+
+    >>> batches([300, 2, 290, 3, 280], 32)
+    [[0, 2, 4], [3, 1]]
+    """
+
+    def fits(batch: list[int]) -> bool:
+        padded = lengths[batch[0]] * len(batch)
+        waste = padded - sum(lengths[i] for i in batch)
+        return len(batch) <= size and padded <= _BATCH_TOKENS and (padded <= _FREE_TOKENS or waste <= _PADDING * padded)
+
+    return list(length_batches(lengths, fits, longest_first=True))
+
+
+def _load(config: ClassifierReward) -> tuple[Any, Any, int]:
+    """Return the model (float32, evaluation mode), its tokenizer, and the index of the label."""
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    name, path = config.name, model_path(config.name, ModelError)
+    local = path.is_dir()
+    problem = None if local else hub_problem()
+    where: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if not local:
+        where |= {"revision": config.revision, "local_files_only": problem is not None}
+    source = str(path) if local else name
+    try:
+        refuse_adapter(source, f"reward.name: {name}", revision=where.get("revision"), local_files_only=problem is not None)
+        model_config = transformers.AutoConfig.from_pretrained(source, **where)
+        names = [str(model_config.id2label[index]) for index in range(model_config.num_labels)]
+        label = find_label(config.label, names, name)
+        if len(names) == 1 and config.use != "logit":
+            raise ConfigError(f'reward.use = "{config.use}": {name} has one output and no probabilities; use "logit"')
+        tokenizer = read_tokenizer(source, **where)
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            source, config=model_config, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **where
+        )
+    except (*FAULTS, MemoryError, SafetensorError, StrictDataclassError) as error:
+        if problem is None:
+            raise ModelError(f"reward.name: {name} cannot be used as a classifier: {error}") from error
+        raise ModelError(
+            f"reward.name: {name}: no such directory; as a model of the hub it is not in the cache and cannot be "
+            f"fetched ({problem}). Without a network, use a directory, embedded:asari or embedded:vader"
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"reward.name: {name} lacks trained weights for {', '.join(missing[:3])} and would score at random; "
+            "a model that was fine-tuned for classification is needed"
+        )
+    fuse_gelu(model)
+    return model.eval(), tokenizer, label

@@ -18,7 +18,7 @@ from konomi.config import RolloutConfig
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.rollout import Rollout
-from konomi.rewards.base import Places, Reward, columns_of, evaluate, readers, score
+from konomi.rewards.base import Reward, TokenRewards, columns_of, evaluate, readers, score
 from konomi.training.accelerator import Sums
 
 
@@ -66,9 +66,9 @@ class Scorer:
         ended = rollout.ended.tolist()
         scores = torch.tensor(with_missing_eos(said.totals, ended, self.config), dtype=torch.float64)
         placed = None
-        if said.places is not None:
+        if said.token_rewards is not None:
             kept = self.config.missing_eos != "replace"
-            places = [each if whole or kept else [] for each, whole in zip(said.places, ended, strict=True)]
+            places = [each if whole or kept else [] for each, whole in zip(said.token_rewards, ended, strict=True)]
             placed = place([self.tokens.ends(*row) for row in ids], places, rollout.mask.shape[1])
         told = {f"reward/{name}/mean": values for name, values in said.parts.items()}
         texts, cut = (now - then for now, then in zip(self._read(), before, strict=True))
@@ -84,7 +84,7 @@ class Scorer:
         return sum(reader.texts for reader in cutting), sum(reader.cut for reader in cutting)
 
 
-def place(ends_B: Sequence[Sequence[int]], places_B: Sequence[Places], width: int) -> Tensor:
+def place(ends_B: Sequence[Sequence[int]], places_B: Sequence[TokenRewards], width: int) -> Tensor:
     """Put scores on the response tokens in whose text their characters fall.
 
     What is given at the end of the text belongs to the last token, even if that is an end of text without a character.

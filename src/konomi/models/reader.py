@@ -1,27 +1,27 @@
-"""How a model that scores texts reads them: how many tokens it has embeddings and places for, and the cut of longer texts."""
+"""How a model that scores texts reads them: token ids, cut where they are more than it has room for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from konomi.data.tokens import known
+from konomi.data.tokens import check_ids, valid_id
 from konomi.errors import ConfigError
+from konomi.models.load import vocabulary_size
 from konomi.text import plural
 
 
 class Reader:
-    """A tokenizer, as a reward model or a classifier needs it.
+    """Reads texts as token ids for a model that scores them, cuts long ones, and counts how many.
 
     Args:
         tokenizer: the transformers tokenizer; its ``truncation_side`` is where a text is cut.
-        model: has embeddings and places for so many tokens.
-        max_length: tokens of a text at most, special tokens included.
+        model: its embeddings and positions limit what can be read.
+        max_length: tokens of a text at most, special tokens included; lowered to what tokenizer and model allow.
         name: of the model, for messages.
         reads_prompt: it is given prompt and response; false: the response alone.
 
     Attributes:
-        max_length: the least of the given one, of the tokenizer's, and of the places that the model has.
         pad_id: any valid id.
         texts, cut: how many texts were read, and how many of them only in part.
         longest: tokens of the longest text that was cut.
@@ -30,9 +30,9 @@ class Reader:
     def __init__(self, tokenizer: Any, model: Any, max_length: int, name: str = "", reads_prompt: bool = True) -> None:
         self.tokenizer, self.name, self.reads_prompt = tokenizer, name, reads_prompt
         self.vocabulary = vocabulary_size(model)
-        self.max_length: int = min(max_length, places(model), tokenizer.model_max_length)
+        self.max_length: int = min(max_length, _positions(model), tokenizer.model_max_length)
         pads = (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id)
-        self.pad_id: int = next((i for i in pads if i is not None and 0 <= i < self.vocabulary), 0)
+        self.pad_id: int = valid_id(pads, self.vocabulary)
         self.texts, self.cut, self.longest = 0, 0, 0
 
     @property
@@ -57,36 +57,38 @@ class Reader:
         Raises:
             ModelError: the model has no embedding for a token of a text.
         """
-        return [len(known(row, text, self.tokenizer, self.vocabulary)) for row, text in zip(self._ids(texts), texts, strict=True)]
+        return [len(self._checked(row, text)) for row, text in zip(self._ids(texts), texts, strict=True)]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, as its tokenizer makes them, cut to ``max_length``.
+        """Token ids of each text, special tokens included, cut to ``max_length``; at least one.
 
         Raises:
             ModelError: the model has no embedding for a token of a text.
         """
         rows = self._ids(texts)
-        long = [i for i, row in enumerate(rows) if len(row) > self.max_length]
-        if long:
+        if long := [i for i, row in enumerate(rows) if len(row) > self.max_length]:
             self.longest = max(self.longest, *(len(rows[i]) for i in long))
             again = self._ids([texts[i] for i in long], truncation=True, max_length=self.max_length)
             for i, row in zip(long, again, strict=True):
                 rows[i] = row
         self.texts, self.cut = self.texts + len(rows), self.cut + len(long)
-        return [known(row, text, self.tokenizer, self.vocabulary) or [self.pad_id] for row, text in zip(rows, texts, strict=True)]
+        return [self._checked(row, text) or [self.pad_id] for row, text in zip(rows, texts, strict=True)]
 
     def _ids(self, texts: Sequence[str], **settings: Any) -> list[list[int]]:
         rows: list[list[int]] = self.tokenizer(list(texts), verbose=False, **settings)["input_ids"] if texts else []
         return rows
 
+    def _checked(self, row: list[int], text: str) -> list[int]:
+        return check_ids(row, text, self.tokenizer, self.vocabulary)
+
 
 def check_room(readers: Iterable[Reader], prompts: Sequence[str], response: int, warn: Callable[[str], None]) -> None:
-    """Warn where prompt and response may be more than a reward reads; ``response``: tokens of one, at most.
+    """Warn where prompt and response may be longer than what a reward reads.
 
-    They are tokens of the model that writes, as good an estimate as there is of the reward's own.
+    ``response``: tokens of one, at most, of the model that writes: as good an estimate as there is of the reward's own.
 
     Raises:
-        ConfigError: a prompt alone is as much as a reward reads that cuts the end: all responses to it would score alike.
+        ConfigError: a prompt alone fills a reward that cuts the end: all responses to it would score alike.
     """
     for reader in readers:
         if not reader.reads_prompt:
@@ -107,17 +109,11 @@ def check_room(readers: Iterable[Reader], prompts: Sequence[str], response: int,
             )
 
 
-def vocabulary_size(model: Any) -> int:
-    """How many tokens a model has embeddings for."""
-    rows: int = model.get_input_embeddings().weight.shape[0]
-    return rows
-
-
-def places(model: Any) -> int:
-    """How many tokens a model has places for; very many where it does not say."""
+def _positions(model: Any) -> int:
+    """How many tokens a model has positions for; very many where it does not say."""
     count: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not count or count < 0:
         return 2**31
-    # RoBERTa's places begin behind the padding index
+    # RoBERTa's positions begin behind the padding index
     offset = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
     return count if offset is None else count - offset - 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from konomi.errors import ConfigError, ModelError
-from konomi.models.reading import Reader, check_room
+from konomi.models.reader import Reader, check_room
 from tiny import tiny_model, tiny_tokenizer
 
 

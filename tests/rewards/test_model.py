@@ -13,7 +13,7 @@ from konomi.config import ClassifierReward as Config
 from konomi.errors import ConfigError, ModelError
 from konomi.rewards import build_reward
 from konomi.rewards.base import find_label
-from konomi.rewards.classifier import ClassifierModelReward, batches
+from konomi.rewards.model import ClassifierModelReward, batches
 from tiny import ALPHABET, tiny_config, tiny_tokenizer
 
 LABELS = ("negative", "Neutral", "positive")

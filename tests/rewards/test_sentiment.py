@@ -11,9 +11,9 @@ import pytest
 
 from konomi.config import ClassifierReward as Config
 from konomi.errors import ConfigError, ModelError
-from konomi.rewards import asari as module
 from konomi.rewards import build_reward
-from konomi.rewards.asari import AsariReward, log_odds
+from konomi.rewards import sentiment as module
+from konomi.rewards.sentiment import AsariReward, log_odds
 
 
 def call(reward: Any, texts: list[str], responses: list[str] | None = None) -> list[float]:

@@ -1,4 +1,8 @@
-"""A reward model by its name: made of a language model or an encoder, or read from where one was saved."""
+"""Reward models by name: made of a language model or an encoder, or read from a directory.
+
+On disk a reward model is a sequence-classification model of transformers, which others can load too, with ``reward.json`` beside
+it: what it was trained on, and the mean and deviation of the initial model's scores.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +18,23 @@ from torch import nn
 from konomi.config import ModelConfig
 from konomi.data.tokens import read_tokenizer
 from konomi.errors import DataError, ModelError
-from konomi.files import model_path
+from konomi.files import model_path, read_utf8
 from konomi.models.cache import Progress
 from konomi.models.find import find_files, licence_of, refuse_adapter
-from konomi.models.load import explained, load_causal_lm, quiet, remove_dropout
-from konomi.models.reward import FILE, Normalisation, RewardModel, init_head, read_facts
+from konomi.models.load import explained, fuse_gelu, load_causal_lm, quiet, remove_dropout
+from konomi.models.reward import FILE, VERSION, Normalisation, RewardModel
+from konomi.reading import parse_json
 
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 
 
 @dataclass(frozen=True)
-class Made:
-    """A reward model with an untrained head.
+class NewRewardModel:
+    """A reward model that is to be trained.
 
-    fresh: the head was drawn, not found.
+    fresh: the head was drawn, not read from the files.
     revision: hub: the commit; GGUF and embedded: SHA-256 of the file; directory: None.
-    note: what the model's licence asks to be said.
+    note: what the model's licence asks to be stated.
     """
 
     model: RewardModel
@@ -40,8 +45,8 @@ class Made:
 
 def make_reward_model(
     config: ModelConfig, *, outputs: int, labels: Sequence[str] = (), seed: int, max_length: int, progress: Progress | None = None
-) -> Made:
-    """Give the model that ``config`` names a head of ``outputs`` numbers, drawn with ``seed``; on the CPU, float32.
+) -> NewRewardModel:
+    """Put a head of ``outputs`` numbers, drawn with ``seed``, on the model that ``config`` names; on the CPU, float32.
 
     The head of a classifier is kept where it has as many outputs and the same labels.
 
@@ -69,17 +74,16 @@ def make_reward_model(
         model.config.label2id = {label: index for index, label in enumerate(labels)}
     model.config.problem_type = None if outputs == 1 else "single_label_classification"
     frozen = config.freeze == "embeddings"
-    made = RewardModel(model, tokenizer, max_length=max_length, top_layers=config.top_layers, freeze_embeddings=frozen)
-    made.reader.name = name
-    return Made(made.eval(), fresh, revision, note)
+    reward = RewardModel(model, tokenizer, max_length=max_length, top_layers=config.top_layers, freeze_embeddings=frozen)
+    reward.reader.name = name
+    return NewRewardModel(reward.eval(), fresh, revision, note)
 
 
 @torch.no_grad()
-def tame_head(model: RewardModel, texts: Sequence[Sequence[str]], autocast: Callable[[], AbstractContextManager[Any]]) -> None:
-    """Make a drawn head's numbers deviate by no more than 1 over some texts, so that training does not begin with unlearning
-    them: the last hidden states of some families (Gemma) are many times larger than those that the draw is meant for."""
-    numbers = torch.cat(model.predict(texts, autocast=autocast))
-    std = float(numbers.std())
+def rescale_head(model: RewardModel, texts: Sequence[Sequence[str]], autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+    """Scale a drawn head down to a standard deviation of at most 1 over some texts: the last hidden states of some families
+    (Gemma) are many times larger than those that the draw is meant for."""
+    std = float(torch.cat(model.predict(texts, autocast=autocast)).std())
     if std > 1.0:
         _head(model.model).weight.div_(std)
 
@@ -111,9 +115,10 @@ def open_reward_model(name: str) -> RewardModel:
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{name}: weights are missing, such as {missing[0]}; save the reward model again")
     remove_dropout(model)
-    made = RewardModel(model, tokenizer, max_length=max_length).eval()
-    made.normalisation, made.reader.name = scale, name
-    return made
+    fuse_gelu(model)
+    reward = RewardModel(model, tokenizer, max_length=max_length).eval()
+    reward.normalisation, reward.reader.name = scale, name
+    return reward
 
 
 def _is_language_model(files: Path, config: ModelConfig) -> bool:
@@ -158,6 +163,7 @@ def _classifier(files: Path, config: ModelConfig, outputs: int, labels: Sequence
     inside = sorted(key for key in lacking if key.startswith(f"{model.base_model_prefix}.") and "pooler" not in key)
     if inside:
         raise ModelError(f"{config.name}: its files lack {len(inside)} weights of the trunk, such as {inside[0]}")
+    fuse_gelu(model)
     return model, tokenizer, bool(lacking) or not same
 
 
@@ -179,3 +185,35 @@ def _replace_head(model: Any, outputs: int) -> nn.Linear:
     if hasattr(model, "num_labels"):
         model.num_labels = outputs
     return new
+
+
+def init_head(head: nn.Linear, seed: int) -> None:
+    """Draw a head's weights from N(0, 1/sqrt(D + 1)) (Stiennon et al. 2020, arXiv:2009.01325, appendix); the bias is 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        weight = torch.randn(head.weight.shape, generator=generator) * (head.in_features + 1) ** -0.5
+        head.weight.copy_(weight)
+        if head.bias is not None:
+            head.bias.zero_()
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """What ``reward.json`` of a saved reward model says.
+
+    Raises:
+        DataError: there is none, it is damaged, or a newer konomi wrote it.
+    """
+    path = directory / FILE
+    try:
+        facts = parse_json(read_utf8(path))
+    except FileNotFoundError:
+        raise DataError(
+            f"{directory}: no {FILE}, so this is no reward model that konomi trained (a language model gives no scores). Give "
+            'the model/ of a `konomi reward` run, or, for a classifier from elsewhere, kind = "classifier"'
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); train the model again") from None
+    version = facts.get("version") if isinstance(facts, dict) else None
+    if not isinstance(version, int) or version > VERSION:
+        raise DataError(f"{path}: format {version!r}, this konomi reads {VERSION}; update konomi")
+    return dict(facts)
