@@ -129,7 +129,7 @@ def test_there_and_back(here: Path) -> None:
 def test_nothing_is_overwritten(here: Path, existing: str) -> None:
     Path(existing).write_text("mine", encoding="utf-8")
     result = konomi("rankings.jsonl", "out.jsonl", "--to", "pairs", code=2)
-    assert f"{existing}: is there already and is not overwritten" in result.stderr
+    assert f"{existing}: already exists" in result.stderr
     assert Path(existing).read_text(encoding="utf-8") == "mine"
     assert len(list(here.iterdir())) == 2
 

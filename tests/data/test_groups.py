@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from konomi.data.groups import Comparison, Group, groups
-from konomi.data.records import Pair, Prompt, Ranking
+from konomi.data.records import Comparison, Group, Pair, Prompt, Ranking, groups
 
 
 @pytest.mark.parametrize("k", [2, 3, 4, 9])

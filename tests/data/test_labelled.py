@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from konomi.config import RewardData
-from konomi.data.labelled import read_labelled
+from konomi.data.examples import read_labelled
 from konomi.errors import DataError
 
 

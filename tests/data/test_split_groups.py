@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from konomi.data.groups import Group, groups, split_groups
-from konomi.data.records import Pair, Prompt
+from konomi.data.records import Group, Pair, Prompt, groups, split_groups
 from konomi.data.sources import split_held_out
 from konomi.errors import DataError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from konomi.config import RewardJob, build
-from konomi.data.labelled import read_labelled
+from konomi.data.examples import read_labelled
 
 EACH = 1800
 """Texts of each label."""

@@ -15,7 +15,7 @@ from konomi.engine import forward as module
 from konomi.engine.forward import reference_logprobs, token_full_kl
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.errors import ModelError, RunError
-from konomi.models.policy import Policy, make_reference
+from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference
 from konomi.training.accelerator import load_weights
 from tiny import EOS_ID, FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 from tiny_run import disturbed, sharp_model, tiny_rollout, without_dropout
@@ -180,7 +180,7 @@ def test_save_and_load_round_trip_is_exact(family: str, tmp_path: Path, rollout:
     disturbed(policy)
     policy.save(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    assert load_file(tmp_path / module.VALUE_HEAD_FILE).keys() == {"weight", "bias"}
+    assert load_file(tmp_path / VALUE_HEAD_FILE).keys() == {"weight", "bias"}
     fresh = Policy(without_dropout(family, seed=9))
     assert not torch.equal(fresh(rollout).logprobs, policy(rollout).logprobs)
     load_weights(fresh, tmp_path)
@@ -217,7 +217,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_a_value_head_that_cannot_be_read(damage: str, tmp_path: Path) -> None:
     policy = Policy(tiny_model("gpt2", n_embd=16 if damage == "wide" else 32))
     policy.save(tmp_path)
-    file = tmp_path / module.VALUE_HEAD_FILE
+    file = tmp_path / VALUE_HEAD_FILE
     if damage == "missing":
         file.unlink()
     if damage == "cut":

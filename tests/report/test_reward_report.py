@@ -17,8 +17,7 @@ from test_report import HOSTILE, Page, dots
 from typer.testing import CliRunner
 
 from konomi.cli import app
-from konomi.data.groups import groups
-from konomi.data.records import Pair
+from konomi.data.records import Pair, groups
 from konomi.errors import DataError
 from konomi.report import charts
 from konomi.report.page import TEMPLATES

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
-from konomi.data.groups import Comparison, Group, groups
-from konomi.data.records import Pair, Ranking
+from konomi.data.records import Comparison, Group, Pair, Ranking, groups
 from konomi.errors import RunError
 from konomi.report import advice as verdicts
 from konomi.report.advice import verdict

@@ -11,8 +11,7 @@ import torch
 
 import oracles
 from konomi.config import ModelConfig, ModelReward, RolloutConfig
-from konomi.data.groups import groups
-from konomi.data.records import Prompt, Ranking
+from konomi.data.records import Prompt, Ranking, groups
 from konomi.data.tokens import Tokens, pad_right
 from konomi.engine.rollout import Rollout
 from konomi.errors import RunError

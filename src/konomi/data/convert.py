@@ -1,6 +1,6 @@
-"""From one form of feedback to another: rankings, pairs, scores, and tasks to rank again. Standard library only.
+"""Rankings, pairs, scores and tasks in another of these forms. Standard library only.
 
-What a form cannot hold is refused or counted, never lost in silence: a ranking holds no soft label, a pair no tie.
+What a form cannot hold (a ranking no soft label, a pair no tie) is refused or counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from konomi.data.formats import description, encode_records, format_of, manifest_bytes, read_records, responses_of
 from konomi.data.layouts import LAYOUTS
 from konomi.data.parse import VERSION, Record
-from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task
+from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task, ranked_pairs
 from konomi.data.sources import Hub
 from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, write_atomic
@@ -37,24 +37,20 @@ def convert_file(
     hub: Hub | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Read a file or hub data set, write it in one of our formats, and ``OUT.manifest.json`` beside it.
+    """Convert a file or hub data set into a new .jsonl file, with ``OUT.manifest.json`` beside it, and return the manifest.
 
     Args:
-        source: what :func:`formats.read_comparisons` reads, or scores.
-        out: a .jsonl file that does not exist yet.
+        source: a file or hub data set of comparisons or scores.
         to: one of ``KINDS``.
         format: one of ``FROM``: what the source is.
-        drop_bad: leave out rows of which nothing can be learnt, and count them, instead of refusing the file.
+        drop_bad: leave out and count unusable rows instead of refusing the file.
         hub: which part of a hub data set.
-        say: is told how the source was read.
-
-    Returns:
-        The manifest: ``files``, ``sources``, and ``dropped``: how many rows or comparisons were left out, by reason.
+        say: gets the format and the columns that are not used.
 
     Raises:
-        DataError: a name of a format is unknown; ``out`` cannot be made; the source cannot be read or holds what ``to``
-            cannot; nothing is left.
-        RunError: a file cannot be written. Neither is then there.
+        DataError: a format is unknown; ``out`` cannot be made; the source cannot be read or holds what ``to`` cannot; nothing is
+            left.
+        RunError: a file cannot be written; then neither is there.
     """
     for given, known, what in ((to, KINDS, "to"), (format, FROM, "from")):
         if given not in known:
@@ -63,25 +59,25 @@ def convert_file(
     _check_out(out, beside)
     dropped: Counter[str] = Counter()
     records, took = read_records(source, format, hub=hub, dropped=dropped if drop_bad else None, say=say)
-    made = convert(records, to, dropped)
-    if not made:
+    converted = convert(records, to, dropped)
+    if not converted:
         left_out = ", ".join(f"{count} x {reason}" for reason, count in (+dropped).items())
         raise DataError(f"{source}: nothing is left to write as {to}: {left_out}")
-    data = encode_records(made, str(out))
+    data = encode_records(converted, str(out))
     path = local_path(source)
     origin = description(source, file_sha256(path) if path.is_file() else None, took, records)
     if not path.is_file() and hub is not None:
         origin |= {"hub": asdict(hub)}
-    written = description(out.name, hashlib.sha256(data).hexdigest(), to, made)
-    said = {"version": VERSION, "files": {to: written}, "sources": [origin], "dropped": dict(+dropped)}
+    written = description(out.name, hashlib.sha256(data).hexdigest(), to, converted)
+    content = {"version": VERSION, "files": {to: written}, "sources": [origin], "dropped": dict(+dropped)}
     write_atomic(out, data)
     try:
-        write_atomic(beside, manifest_bytes(said))
+        write_atomic(beside, manifest_bytes(content))
     except RunError:
         with contextlib.suppress(OSError):
             out.unlink()
         raise
-    return said
+    return content
 
 
 def _check_out(out: Path, beside: Path) -> None:
@@ -89,17 +85,16 @@ def _check_out(out: Path, beside: Path) -> None:
         raise DataError(f"{out}: a name that ends in .jsonl is needed")
     for path in (out, beside):
         if path.exists() or path.is_symlink():
-            raise DataError(f"{path}: is there already and is not overwritten; give another name or remove it")
+            raise DataError(f"{path}: already exists; give another name or remove it")
     if not out.absolute().parent.is_dir():
         raise DataError(f"{out}: there is no directory {out.absolute().parent}; make it first")
 
 
 def convert(records: Sequence[Record], to: str, dropped: Counter[str]) -> list[Record]:
-    """The records in another form. What says nothing in that form is left out and counted in ``dropped``.
+    """The records in another form. What has no meaning there (a tie among pairs) is counted in ``dropped``.
 
     Raises:
-        DataError: candidates, which nobody has judged yet, are to become more than candidates; or a pair's label or margin
-            is not one that a ranking can hold.
+        DataError: unranked candidates are to become something else; a ranking cannot hold a pair's label or margin.
     """
     if format_of(records[0]) == to:
         return list(records)
@@ -114,16 +109,14 @@ def convert(records: Sequence[Record], to: str, dropped: Counter[str]) -> list[R
 
 
 def pairs_of(ranking: Ranking, dropped: Counter[str]) -> list[Pair]:
-    """All pairs of a ranking: K(K-1)/2 of K responses, less those of equal rank, which are counted as dropped."""
+    """All K(K-1)/2 pairs of a ranking of K responses, less the ties, which are counted as dropped."""
     pairs = []
-    for i, first in enumerate(ranking.responses):
-        for j in range(i + 1, len(ranking.responses)):
-            second = ranking.responses[j]
-            if ranking.ranks[i] == ranking.ranks[j]:
-                dropped["tie"] += 1
-                continue
-            better, worse = (first, second) if ranking.ranks[i] < ranking.ranks[j] else (second, first)
-            pairs.append(Pair(ranking.prompt, better, worse, rater=ranking.rater, source=ranking.source))
+    for better, worse, tied in ranked_pairs(ranking.ranks):
+        if tied:
+            dropped["tie"] += 1
+            continue
+        texts = ranking.responses[better], ranking.responses[worse]
+        pairs.append(Pair(ranking.prompt, *texts, rater=ranking.rater, source=ranking.source))
     return pairs
 
 
@@ -135,10 +128,9 @@ def scores_of(ranking: Ranking) -> list[Score]:
 
 
 def normalised_ranks(ranks: Sequence[int]) -> list[float]:
-    """Ranks as scores from 1 (the best) to -1 (the worst), evenly spaced; ties share the middle of their places.
+    """Ranks as evenly spaced scores from 1 (the best) to -1 (the worst), with mean 0; ties share the mean of their ranks.
 
-    With m the middle rank, from 1, of K responses: 1 - 2 (m - 1) / (K - 1). The mean is 0, and so is the score of a
-    response that stands alone.
+    With m the mean rank, from 1, of K responses: 1 - 2 (m - 1) / (K - 1); 0 for K = 1.
 
     >>> normalised_ranks([1, 2, 2, 4])
     [1.0, 0.0, 0.0, -1.0]
@@ -174,7 +166,7 @@ def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]
 
 
 def _ranked(scores: Sequence[Score], dropped: Counter[str]) -> list[Ranking]:
-    """One rater's scores of one prompt's responses as a ranking; of several scores of a response the mean counts."""
+    """One rater's scores of the responses to a prompt as a ranking, by each response's mean score."""
     given: dict[str, list[float]] = {}
     for each in scores:
         given.setdefault(each.response, []).append(each.score)
@@ -187,7 +179,7 @@ def _ranked(scores: Sequence[Score], dropped: Counter[str]) -> list[Ranking]:
 
 
 def _tasks(records: Sequence[Record], dropped: Counter[str]) -> list[Task]:
-    """The different responses to each prompt, to be ranked again; each says which source it is from."""
+    """The different responses to each prompt, to be ranked again, with their sources."""
     found: dict[str, tuple[str, dict[str, Candidate]]] = {}
     for record in records:
         _, texts = found.setdefault(Prompt(record.prompt).key, (record.prompt, {}))

@@ -1,16 +1,17 @@
-"""Texts to learn from: plain texts, prompts with completions, conversations. This module imports nothing heavy."""
+"""Texts to learn from: plain texts, prompts with completions, conversations; labelled texts for classifiers."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from konomi.config import SFTData
-from konomi.data.records import Prompt, repeating_rows
-from konomi.data.rows import checked_text, kind, need_column, text_of, unused
+from konomi.config import RewardData, SFTData
+from konomi.data.messages import messages_of
+from konomi.data.records import LabelledText, Prompt, repeating_rows, split_by_key
+from konomi.data.rows import Row, alike, near, need_column, text_of, unused
 from konomi.data.sources import EMBEDDED, Hub, open_rows, split_held_out
 from konomi.errors import ConfigError, DataError
 
@@ -19,13 +20,9 @@ Kind = Literal["text", "prompt-completion", "messages"]
 
 @dataclass(frozen=True)
 class Example:
-    """One text to learn.
+    """One text to learn: a plain text, a prompt (``text``) with its completion, or a conversation.
 
-    Attributes:
-        where: where it was read, as the start of a message.
-        text: the whole of a plain text; of a prompt with a completion the prompt.
-        completion: what should follow the prompt.
-        messages: a conversation, each message with ``role`` and ``content``.
+    ``where``: where it was read, as the start of a message.
     """
 
     where: str
@@ -35,23 +32,22 @@ class Example:
 
     @property
     def asked(self) -> Prompt:
-        """What a split goes by: the text, the prompt, or the conversation up to the first answer."""
+        """What examples are split by: the text, the prompt, or the conversation up to the first answer."""
         messages = itertools.takewhile(lambda message: message["role"] != "assistant", self.messages)
         return Prompt(self.text or "\n".join(f"{message['role']}: {message['content']}" for message in messages))
 
 
 def load_examples(config: SFTData, say: Callable[[str], None] = lambda _: None) -> tuple[Kind, list[Example]]:
-    """Return what the rows of ``config`` are, and all of them in the order of the source.
+    """Return the kind of the rows that ``config`` names, and all of them in order.
 
-    Args:
-        say: is told which columns are not used, and where prompts were taken off.
+    ``say`` gets the columns that are not used, and whether prompts were taken off completions.
 
     Raises:
         DataError: the source cannot be found, reached or read; a row lacks a column or has something else in it; no rows.
-        ConfigError: the columns fit more than one kind, or only the texts of questions with answers would be read; a setting
+        ConfigError: the columns fit more than one kind, or only the questions of questions with answers would be read; a setting
             for hub data sets is given with a file.
     """
-    # what has no columns of its own gets the text's
+    # a source without columns gets the text's
     plain = config.texts.startswith(EMBEDDED) or config.texts.lower().endswith(".txt")
     hub = Hub(config.subset, config.split, config.revision)
     rows = open_rows(config.texts, config.text_column if plain else None, hub, "data.")
@@ -120,11 +116,11 @@ _ANSWERS = {
     *("answer", "answers", "assistant", "chosen", "completion", "output", "outputs", "reply", "response", "responses"),
     *("回答", "解答", "答え", "出力", "応答", "返答", "返信", "模範解答"),
 }
-"""Words that the names of columns with answers end in."""
+"""Last words of the names of columns with answers."""
 
 
 def _check_answers(where: str, row: Mapping[str, Any], config: SFTData) -> None:
-    """Refuse to learn the questions of a table of questions and answers."""
+    """Refuse to learn the questions alone of a table of questions and answers."""
     for name, value in row.items():
         words = re.findall(r"[^\W_\d]+", name.casefold())
         if name != config.text_column and _ANSWERS & set(words[-1:]) and isinstance(value, str) and not _says_nothing(value):
@@ -154,19 +150,99 @@ def _example(where: str, row: dict[str, Any], which: Kind, config: SFTData) -> E
 
 
 def _messages(where: str, row: dict[str, Any], column: str) -> tuple[Mapping[str, Any], ...]:
-    need_column(where, list(row), column, ". Set data.messages_column")
-    value = row[column]
-    if not isinstance(value, list) or not value:
-        has = kind(value) if value != [] else "an empty list"
-        raise DataError(f'{where}: {column!r} is {has}; a list of {{"role": ..., "content": ...}} is needed')
-    for number, message in enumerate(value, start=1):
-        name = f"message {number} of {column!r}"
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise DataError(f'{where}: {name} has no role; {{"role": "user", "content": "..."}} is needed')
-        checked_text(where, f"the content of {name}", message.get("content"))
+    needed = 'a list of {"role": ..., "content": ...}'
+    value = messages_of(where, row, column, blank=False, hint=". Set data.messages_column", needed=needed)
+    if not value:
+        raise DataError(f"{where}: {column!r} is an empty list; {needed} is needed")
     roles = [message["role"] for message in value]
     if "assistant" not in roles:
         raise DataError(f"{where}: no message of the assistant in {column!r}: there is nothing to learn to say; remove the row")
     if roles[0] == "assistant":
         raise DataError(f"{where}: {column!r} begins with the assistant; what it answers has to come first")
-    return tuple(cast(list[Mapping[str, Any]], value))
+    return tuple(value)
+
+
+MOST_LABELS = 1000
+_HINT = ". Set data.text and data.label"
+
+
+def read_labelled(
+    config: RewardData, say: Callable[[str], None] = lambda _: None, warn: Callable[[str], None] = lambda _: None
+) -> tuple[list[LabelledText], list[LabelledText], tuple[str, ...]]:
+    """Return the texts to train on, those to evaluate on, and the names of the labels. No text is on both sides.
+
+    Raises:
+        DataError: the source cannot be read; a row has no text or no label of the set; a side has no texts; there is one
+            label only.
+    """
+    rows = list(_rows(config, config.file, Hub(config.subset, config.split, config.revision)))
+    labels = config.labels or _labels(rows, config)
+    if twins := alike(labels):
+        warn(f"{config.file}: the labels {twins} are classes of their own; if they should be one, write them alike")
+    if rows and (left := unused(rows[0][1], (config.text, config.label))):
+        say(f"{config.file}: read as labelled texts{left}")
+    if len(labels) < 2:
+        raise DataError(
+            f"{config.file}: only the label {', '.join(labels) or '(none)'} is there; a classifier needs two at least"
+        )
+    texts = [_labelled(row, labels, config) for row in rows]
+    if config.evaluation or config.evaluation_split:
+        hub = Hub() if config.evaluation else Hub(config.subset, config.evaluation_split or config.split, config.revision)
+        evaluation = [_labelled(row, labels, config) for row in _rows(config, config.evaluation or config.file, hub)]
+        seen = {each.key for each in evaluation}
+        train = [each for each in texts if each.key not in seen]
+    else:
+        train, evaluation = split_by_key(texts, config.held_out)
+    for name, side in (("train on", train), ("evaluate on", evaluation)):
+        if not side:
+            raise DataError(
+                f"{config.file}: no text is left to {name}; it has {len(texts)}. Give more texts, or set data.held_out"
+            )
+    return train, evaluation, tuple(labels)
+
+
+def _rows(config: RewardData, source: str, hub: Hub) -> Iterator[Row]:
+    for where, row in itertools.islice(open_rows(source, config.text, hub, "data."), config.limit):
+        need_column(where, list(row), config.label, _HINT)
+        yield where, row
+
+
+def _labels(rows: Sequence[Row], config: RewardData) -> tuple[str, ...]:
+    """The labels of the rows: all names, or all numbers 0 to C-1."""
+    if not rows:
+        raise DataError(f"{config.file}: no rows in it; labelled texts are needed")
+    values = {_value(where, row[config.label], config) for where, row in rows}
+    numbers = {value for value in values if isinstance(value, int)}
+    if len(values) > MOST_LABELS or (numbers == values and numbers != set(range(len(numbers)))):
+        few = ", ".join(map(str, sorted(values, key=str)[:5]))
+        raise DataError(
+            f"{config.file}: {len(values)} labels ({few} ...); a label is a name, or a number from 0 without gaps, "
+            f"{MOST_LABELS} of them at most. See data.label and data.labels"
+        )
+    return tuple(map(str, sorted(numbers))) if numbers == values else tuple(sorted(map(str, values)))
+
+
+def _labelled(row: Row, labels: Sequence[str], config: RewardData) -> LabelledText:
+    where, content = row
+    value = _value(where, content[config.label], config)
+    text = text_of(where, content, config.text, hint=_HINT)
+    if isinstance(value, int) and str(value) not in labels:
+        if not 0 <= value < len(labels):
+            raise DataError(f"{where}: label {value} is outside of 0 to {len(labels) - 1} ({', '.join(labels)}); see data.labels")
+        return LabelledText(text, value)
+    if str(value) not in labels:
+        raise DataError(f"{where}: label {value!r} is not one of {', '.join(labels)}{near(str(value), labels)}; see data.labels")
+    return LabelledText(text, list(labels).index(str(value)))
+
+
+def _value(where: str, value: Any, config: RewardData) -> int | str:
+    if isinstance(value, str) and value.strip():
+        number = re.fullmatch(r"(\d+)(\.0)?", value.strip())
+        return int(number[1]) if number else value.strip()
+    if isinstance(value, float) and value.is_integer():  # of a table with a gap
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise DataError(f"{where}: {config.label!r} is {value}; labels are numbered from 0")
+        return value
+    raise DataError(f"{where}: {config.label!r} is {value!r}; a name or a whole number is needed")

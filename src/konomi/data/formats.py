@@ -1,9 +1,8 @@
 """Files of candidates, rankings, pairs and scores: ours, and those that others make.
 
-Ours are JSONL, one record a line, each with its version: read back they are the same records. Of others are read: pairs
-as texts or as chat messages (TRL's forms), and Anthropic-HH's pairs of dialogues; from JSONL, CSV, Parquet and the hub.
-A file is taken whole or not at all: a wrong row is told as ``file:line: what is wrong``. Rows that only say nothing (a
-blank prompt, an answer compared with itself) can be left out and counted instead.
+Ours are JSONL, one record a line, each with its version. Also read: pairs as texts or chat messages (TRL's forms), Anthropic-HH's
+dialogues, and the data sets in `layouts`; from JSONL, CSV, Parquet and the hub. A wrong row refuses the file, as
+``file:line: what is wrong``. Rows that nothing can be learnt from (a blank prompt, equal answers) can be left out and counted.
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from konomi.data.groups import groups
 from konomi.data.layouts import LAYOUTS
 from konomi.data.messages import Render
 from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, Record, csv_values, detect, parse, parse_all
-from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task, repeating_rows
+from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task, groups, repeating_rows
 from konomi.data.rows import LINE_LIMIT, TABLES, UnusableRow, near, unused
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
@@ -27,7 +25,7 @@ from konomi.files import file_sha256, line, plain, utf8, write_atomic
 
 
 def read_tasks(path: str | Path, say: Callable[[str], None] | None = None) -> list[Task]:
-    """Prompts with the candidates that are to be ranked, from a file that ``konomi sample`` or :func:`write_records` made.
+    """Prompts with candidates to rank, from a file that ``konomi sample`` or :func:`write_records` wrote.
 
     Raises:
         DataError: the file cannot be read; a row is wrong; two rows are the same task.
@@ -47,12 +45,12 @@ def read_comparisons(
     """Rankings or pairs, from a file or a data set of the hub.
 
     Args:
-        path: .jsonl, .csv or .parquet; what is no file is the name of a data set of the hub.
+        path: a .jsonl, .csv or .parquet file, or the name of a hub data set.
         format: ``rankings``, ``pairs`` (texts or messages), ``hh``, or ``auto``: by the columns of the first row.
         render: messages to one text, for example ``messages.template_render(tokenizer)``; None: ``messages.plain_render``.
         hub: which part of a hub data set.
-        dropped: rows of which nothing can be learnt are left out and counted here by reason, instead of refused.
-        say: is told which format was taken, and which columns are not used.
+        dropped: if given, unusable rows are left out and counted here by reason, instead of refused.
+        say: gets the format and the columns that are not used.
 
     Raises:
         DataError: the source or a row cannot be read; the rows are of another kind; all comparisons are ties.
@@ -68,7 +66,7 @@ def read_comparisons(
 
 
 def read_scores(path: str | Path, *, hub: Hub | None = None, say: Callable[[str], None] | None = None) -> list[Score]:
-    """Scored responses, from a file or a data set of the hub with the columns prompt, response and score.
+    """Scored responses, from a file or hub data set with the columns prompt, response and score.
 
     Raises:
         DataError: the source cannot be read; a row is wrong, or its score is not a finite number.
@@ -117,7 +115,9 @@ def read_records(
         ours = ours and row.get("version") is not None
         records += found
     if unusable and dropped is None:
-        raise _all_of(unusable, str(path))
+        first = unusable[0]
+        way = f"`konomi convert --drop-bad` writes a file without such rows, of which {path} has {len(unusable):,}"
+        raise UnusableRow(first.where, first.reason, f"{first.mend}. {way}")
     if dropped is not None:
         dropped.update(each.reason for each in unusable)
     if not records:
@@ -131,17 +131,9 @@ def read_records(
 
 
 def _read_of(format: str) -> tuple[str, ...]:
-    """The columns that are read of a format."""
     if layout := LAYOUTS.get(format):
         return layout.columns + layout.optional
     return (*COLUMNS[format], *OPTIONAL[format], "version")
-
-
-def _all_of(unusable: Sequence[UnusableRow], name: str) -> UnusableRow:
-    """The first of the rows that say nothing, with how many there are and how to go on without them."""
-    first = unusable[0]
-    ways = f"`konomi convert --drop-bad` writes a file without such rows, of which {name} has {len(unusable):,}"
-    return UnusableRow(first.where, first.reason, f"{first.mend}. {ways}")
 
 
 def _without_prompt(record: Record) -> Record:
@@ -156,10 +148,10 @@ def _without_prompt(record: Record) -> Record:
 
 
 def encode_records(records: Sequence[Record], where: str) -> bytes:
-    """Records of one kind as JSONL, each as it will be read back.
+    """Records of one kind as JSONL.
 
     Raises:
-        DataError: there are none, or one is not what :func:`read_records` would take.
+        DataError: there are none, they are of several kinds, or :func:`read_records` would refuse one.
     """
     if not records:
         raise DataError(f"{where}: no records to write")
@@ -184,22 +176,17 @@ def encode_records(records: Sequence[Record], where: str) -> bytes:
 
 
 def format_of(record: Record) -> str:
-    """The name of the format that a record is written in."""
+    """The format that a record is written in."""
     return {Task: "candidates", Ranking: "rankings", Pair: "pairs", Score: "scores"}[type(record)]
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write records of one kind as JSONL, in one step: the file is there whole or not at all.
-
-    Raises:
-        DataError: there are none, they are of several kinds, or one would not be read back.
-        RunError: the file cannot be written.
-    """
+    """Write records as :func:`encode_records` does, in one step. Raises RunError too, where the file cannot be written."""
     write_atomic(path, encode_records(records, str(path)))
 
 
 def counts(records: Sequence[Record]) -> dict[str, int]:
-    """How many records, different prompts, and different responses to them; of comparisons also these and the ties."""
+    """Numbers of records, of different prompts and responses, and for rankings and pairs of comparisons and ties."""
     found = {"records": len(records)}
     responses = {(Prompt(record.prompt).key, text) for record in records for text in responses_of(record)}
     found["prompts"] = len({key for key, _ in responses})
@@ -223,11 +210,7 @@ def responses_of(record: Record) -> Sequence[str]:
 
 
 def manifest(files: Mapping[str, Path]) -> dict[str, Any]:
-    """What is in files of records: of each its name, SHA-256, version, format and counts.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
+    """Name, SHA-256, version, format and counts of files of records. Raises DataError where one cannot be read."""
     described = {}
     for title, path in files.items():
         records, took = read_records(path)
@@ -241,17 +224,12 @@ def description(name: str, sha256: str | None, format: str, records: Sequence[Re
 
 
 def write_manifest(path: Path, files: Mapping[str, Path], **more: Any) -> dict[str, Any]:
-    """Write :func:`manifest` of ``files`` as JSON in one step, with what else is to be said of them, and return it.
-
-    Raises:
-        DataError: one of the files cannot be read.
-        RunError: the manifest cannot be written.
-    """
-    said = {**manifest(files), **more}
-    write_atomic(path, manifest_bytes(said))
-    return said
+    """Write :func:`manifest` of ``files``, with ``more`` entries, as JSON in one step, and return it."""
+    content = {**manifest(files), **more}
+    write_atomic(path, manifest_bytes(content))
+    return content
 
 
-def manifest_bytes(said: Mapping[str, Any]) -> bytes:
+def manifest_bytes(content: Mapping[str, Any]) -> bytes:
     """A manifest as it is written."""
-    return utf8(json.dumps(plain(said), ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+    return utf8(json.dumps(plain(content), ensure_ascii=False, allow_nan=False, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Data sets of comparisons that others publish: their columns, and their rows as rows of ours. Standard library only.
+"""Published data sets of comparisons: their columns, and their rows as rows of ours. Standard library only.
 
 Ties stay ties: equal ranks, or a label of 0.5. "Both are bad" is a tie too.
 """
@@ -6,7 +6,7 @@ Ties stay ties: equal ranks, or a label of 0.5. "Both are bad" is a tie too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,51 +14,30 @@ from konomi.data.rows import UnusableRow, checked_text, kind, need_column, text_
 from konomi.errors import DataError
 
 Values = dict[str, Any]
+Rows = Callable[[str, Values], Iterator[Values]]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is recognised and read.
-
-    Attributes:
-        format: that of the rows of ours.
-        columns: a row that has all of these is of this data set.
-        rows: makes rows of ours from one of its own; raises DataError and UnusableRow.
-        optional: further columns that are read.
-    """
+    """How a data set is recognised, by ``columns``, and its rows made rows of ours in ``format``."""
 
     format: str
     columns: tuple[str, ...]
-    rows: Callable[[str, Values], Iterator[Values]]
+    rows: Rows
     optional: tuple[str, ...] = ()
 
 
-def _strength(prompt: str, one: str, other: str, column: str) -> Callable[[str, Values], Iterator[Values]]:
-    """A pair with a number: below 0 the first is better, above 0 the second (NVIDIA's data sets)."""
+def _numbered(prompt: str, one: str, other: str, column: str, leads: Mapping[float, int] | None = None) -> Layout:
+    """A pair with a number: below 0 the first is better, above 0 the second; or 0 and 1 only, and ``leads`` says which stands for
+    the first (1) and the second (-1)."""
 
     def rows(where: str, row: Values) -> Iterator[Values]:
-        yield _pair(row[prompt], row[one], row[other], -_number(where, row, column))
+        number = _number(where, row, column)
+        if leads is not None and number not in leads:
+            raise DataError(f"{where}: {column!r} is {number:g}; 0 or 1 is needed")
+        yield _pair(row[prompt], row[one], row[other], -number if leads is None else leads[number])
 
-    return rows
-
-
-def _numbered(prompt: str, one: str, other: str, column: str) -> Callable[[str, Values], Iterator[Values]]:
-    """A pair with the number, 0 or 1, of the better one."""
-
-    def rows(where: str, row: Values) -> Iterator[Values]:
-        better = _number(where, row, column)
-        if better not in (0, 1):
-            raise DataError(f"{where}: {column!r} is {better:g}; 0 or 1 is needed")
-        yield _pair(row[prompt], row[one], row[other], 1 if better == 0 else -1)
-
-    return rows
-
-
-def _shp(where: str, row: Values) -> Iterator[Values]:
-    better = _number(where, row, "labels")
-    if better not in (0, 1):
-        raise DataError(f"{where}: 'labels' is {better:g}; 1 (A is better) or 0 is needed")
-    yield _pair(row["history"], row["human_ref_A"], row["human_ref_B"], 1 if better == 1 else -1)
+    return Layout("pairs", (prompt, one, other, column), rows)
 
 
 def _webgpt(where: str, row: Values) -> Iterator[Values]:
@@ -158,20 +137,11 @@ def _swift(where: str, row: Values) -> Iterator[Values]:
 
 
 LAYOUTS = {
-    "HelpSteer2": Layout(
-        "pairs", ("prompt", "response_1", "response_2", "preference_strength"),
-        _strength("prompt", "response_1", "response_2", "preference_strength"),
-    ),
-    "HelpSteer3": Layout(
-        "pairs", ("context", "response1", "response2", "overall_preference"),
-        _strength("context", "response1", "response2", "overall_preference"),
-    ),
-    "SHP": Layout("pairs", ("history", "human_ref_A", "human_ref_B", "labels"), _shp),
+    "HelpSteer2": _numbered("prompt", "response_1", "response_2", "preference_strength"),
+    "HelpSteer3": _numbered("context", "response1", "response2", "overall_preference"),
+    "SHP": _numbered("history", "human_ref_A", "human_ref_B", "labels", {1: 1, 0: -1}),
     "WebGPT": Layout("pairs", ("question", "answer_0", "score_0", "answer_1", "score_1"), _webgpt),
-    "PKU-SafeRLHF": Layout(
-        "pairs", ("prompt", "response_0", "response_1", "better_response_id"),
-        _numbered("prompt", "response_0", "response_1", "better_response_id"),
-    ),
+    "PKU-SafeRLHF": _numbered("prompt", "response_0", "response_1", "better_response_id", {0: 1, 1: -1}),
     "Nectar": Layout("rankings", ("prompt", "answers"), _nectar),
     "summarize-from-feedback": Layout("pairs", ("info", "summaries", "choice"), _summaries, ("worker",)),
     "Argilla": Layout("rankings", ("fields", "responses"), _argilla),

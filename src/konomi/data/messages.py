@@ -1,9 +1,7 @@
-"""Chat messages as texts: a preference's prompt and its two answers, out of lists of ``{"role", "content"}``.
+"""Chat messages, ``{"role", "content"}``, as texts: a preference's prompt and its two answers. Standard library only.
 
-A reward model reads text, so messages have to become one. How is the model's business: a chat model was trained with its
-own template, and :func:`template_render` gives that. A base model has none, and often no tokenizer is at hand when a file is
-read; then :func:`plain_render` writes a dialogue that a person can read and any language model can go on with. Standard
-library only.
+A chat model's own template renders them (:func:`template_render`). A base model has none, and often no tokenizer is at hand;
+then :func:`plain_render` writes a dialogue that a person can read and any language model can go on with.
 """
 
 from __future__ import annotations
@@ -16,14 +14,12 @@ from konomi.errors import DataError, ModelError
 
 Message = dict[str, Any]
 Render = Callable[[list[Message]], str]
-"""Messages to one text. Where the last message is not the assistant's, the text ends in the cue for its answer; so that the
-text of a prompt is the beginning of the text of prompt and answer."""
+"""Messages to one text. Where the last message is not the assistant's, the text ends in the cue for its answer, so that it is
+the beginning of the text of prompt and answer."""
 
 
 def plain_render(messages: Sequence[Message]) -> str:
-    """The messages as a dialogue with the names of the roles, a blank line between two messages.
-
-    It is Anthropic-HH's form with other names, and no template of any model: nothing in it is a special token.
+    """The messages as a dialogue in Anthropic-HH's form, without special tokens.
 
     >>> print(plain_render([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]))
     System: Be kind.
@@ -37,10 +33,7 @@ def plain_render(messages: Sequence[Message]) -> str:
 
 
 def template_render(tokenizer: Any) -> Render:
-    """The chat template of a transformers tokenizer.
-
-    A ``<bos>`` that the template writes in front is taken off where the tokenizer puts one there anyway: it would be there
-    twice.
+    """The chat template of a transformers tokenizer, without a ``<bos>`` that the tokenizer would put in front a second time.
 
     Raises:
         ModelError: the tokenizer has no chat template.
@@ -70,23 +63,22 @@ def template_render(tokenizer: Any) -> Render:
 def preference(where: str, row: dict[str, Any], render: Render | None = None) -> tuple[str, str, str]:
     """The texts of prompt, chosen and rejected of a row in which some of the three are messages.
 
-    The prompt may be messages; or a text, which is then the user's; or missing: then it is the messages that chosen and
-    rejected begin with, both. Where they begin with the prompt that is there too, it is taken off. A prompt's text is what
-    ``chosen`` and ``rejected`` go on from: prompt + chosen is the rendering of the whole.
+    The prompt may be messages, a text (then the user's), or missing: then it is what chosen and rejected both begin with. It is
+    taken off where they begin with it. Prompt + chosen is the rendering of all messages.
 
     Raises:
-        DataError: something is not a list of messages; the rendering of the whole does not begin with that of the prompt.
+        DataError: something is not a list of messages; the rendering of all does not begin with that of the prompt.
         UnusableRow: chosen and rejected are the same, one of them is empty, or there is no prompt.
     """
     given = row.get("prompt")
-    chosen, rejected = (_messages(where, row, name) for name in ("chosen", "rejected"))
+    chosen, rejected = (_answer(where, row, name) for name in ("chosen", "rejected"))
     if chosen == rejected:
         raise UnusableRow(where, "chosen and rejected are equal", "remove the row")
     shared = _shared(chosen, rejected)
     if given is None:
         prompt = shared
     elif isinstance(given, list):
-        prompt = _messages(where, row, "prompt")
+        prompt = messages_of(where, row, "prompt")
     else:
         text = checked_text(where, "'prompt'", given)
         prompt = shared or [{"role": "user", "content": text}]
@@ -106,8 +98,8 @@ def preference(where: str, row: dict[str, Any], render: Render | None = None) ->
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     head = texts[0]
-    for whole in texts[1:]:
-        if not whole.startswith(head):
+    for text in texts[1:]:
+        if not text.startswith(head):
             raise DataError(
                 f"{where}: the chat template writes the prompt differently when an answer follows ({head[-40:]!r} is not how "
                 "the text before the answer ends); use another template, or render messages plainly"
@@ -115,13 +107,18 @@ def preference(where: str, row: dict[str, Any], render: Render | None = None) ->
     return head, texts[1][len(head) :], texts[2][len(head) :]
 
 
-def _messages(where: str, row: dict[str, Any], column: str) -> list[Message]:
-    need_column(where, list(row), column)
+def messages_of(
+    where: str, row: dict[str, Any], column: str, *, blank: bool = True, hint: str = "", needed: str = "a list of messages"
+) -> list[Message]:
+    """The messages in a column of a row. ``blank``: one may have no text.
+
+    Raises:
+        DataError: there is no such column, or no list of messages in it.
+    """
+    need_column(where, list(row), column, hint)
     value = row[column]
-    if isinstance(value, str) and column != "prompt":
-        value = [{"role": "assistant", "content": value}]
     if not isinstance(value, list):
-        raise DataError(f"{where}: {column!r} is {kind(value)}; a list of messages or a text is needed")
+        raise DataError(f"{where}: {column!r} is {kind(value)}; {needed} is needed")
     found = []
     for number, message in enumerate(value, start=1):
         name = f"message {number} of {column!r}"
@@ -129,13 +126,17 @@ def _messages(where: str, row: dict[str, Any], column: str) -> list[Message]:
             has = f"an object with {', '.join(message) or 'nothing'}" if isinstance(message, dict) else kind(message)
             raise DataError(f'{where}: {name} is {has}; {{"role": "user", "content": "..."}} is needed')
         checked_text(where, f"the role of {name}", message["role"])
-        checked_text(where, f"the content of {name}", message["content"], blank=True)
-        # tables fill up what a message has not
-        found.append({key: item for key, item in message.items() if item is not None})
+        checked_text(where, f"the content of {name}", message["content"], blank=blank)
+        found.append({key: item for key, item in message.items() if item is not None})  # tables fill up with None
     return found
 
 
+def _answer(where: str, row: dict[str, Any], column: str) -> list[Message]:
+    if isinstance(row.get(column), str):
+        return [{"role": "assistant", "content": row[column]}]
+    return messages_of(where, row, column, needed="a list of messages or a text")
+
+
 def _shared(first: Sequence[Message], second: Sequence[Message]) -> list[Message]:
-    """What both begin with."""
     count = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
     return list(first[:count])

@@ -1,4 +1,4 @@
-"""One row of a file as one record, checked: candidates, rankings, pairs in three forms, scores. Standard library only."""
+"""A row of a file as a record: candidates, rankings, pairs in three forms, scores. Standard library only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from konomi.errors import DataError
 from konomi.files import plain
 
 VERSION = 1
-"""Of our files. A later one is refused."""
+"""Of our files; a later one is refused."""
 Record = Task | Ranking | Pair | Score
 COLUMNS = {
     "candidates": ("prompt", "candidates"),
@@ -27,7 +27,7 @@ COLUMNS = {
     "hh": ("chosen", "rejected"),
     "scores": ("prompt", "response", "score"),
 }
-"""The formats and the columns that each needs."""
+"""By format, the columns that it needs."""
 OPTIONAL = {
     "candidates": ("columns",),
     "rankings": ("rater", "source"),
@@ -35,21 +35,20 @@ OPTIONAL = {
     "hh": ("label", "margin", "rater", "source"),
     "scores": ("rater", "source"),
 }
-"""The columns that each may have."""
 _NUMBERS = ("version", "label", "margin", "score")
 _CUE = "\n\nAssistant:"
 _WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content)['"]\s*:""")
 
 
 def detect(where: str, row: dict[str, Any]) -> str:
-    """The format of a row by its columns; where one is misspelt, the format that it has most columns of.
+    """The format of a row by its columns; a column may be misspelt.
 
     >>> detect("x:1", {"prompt": "p", "chosen": "a", "rejected": "b", "id": 7})
     'pairs'
     """
 
     def has(format: str, cutoff: float) -> bool:
-        """Whether all columns but the prompt, which messages may hold, are there, or misspelt."""
+        """Whether all columns are there, or misspelt; messages may hold the prompt."""
         own = [name for name in COLUMNS[format] if name != "prompt"]
         return all(name in row or bool(cutoff < 1 and difflib.get_close_matches(name, row, 1, cutoff)) for name in own)
 
@@ -68,7 +67,7 @@ def detect(where: str, row: dict[str, Any]) -> str:
 
 
 def parse_all(where: str, row: dict[str, Any], format: str, render: Render | None = None) -> list[Record]:
-    """The records in one row of a format, or of a data set that others publish: in those it may be several.
+    """The records in a row of a format, or of a layout, where it may hold several.
 
     Raises: as :func:`parse`.
     """
@@ -81,11 +80,11 @@ def parse_all(where: str, row: dict[str, Any], format: str, render: Render | Non
 
 
 def parse(where: str, row: dict[str, Any], format: str, render: Render | None = None) -> Record:
-    """The record in one row of a format, checked.
+    """The record in a row of a format.
 
     Raises:
         DataError: a column is missing or what is in it is not what is needed.
-        UnusableRow: it is well-formed, but nothing can be learnt from it.
+        UnusableRow: nothing can be learnt from it.
     """
     version = row.get("version")
     if version is not None and version != VERSION:
@@ -93,13 +92,11 @@ def parse(where: str, row: dict[str, Any], format: str, render: Render | None = 
             raise DataError(f"{where}: version {version}; this konomi reads version {VERSION}: update konomi")
         given = version if isinstance(version, (int, float)) else kind(version)
         raise DataError(f"{where}: 'version' is {given}; {VERSION} is the only one")
-    if format == "candidates":
-        return _task(where, row)
-    if format == "rankings":
-        return _ranking(where, row)
+    if format in ("pairs", "hh"):
+        return _pair(where, row, format, render)
     if format == "scores":
         return _score(where, row)
-    return _pair(where, row, format, render)
+    return _task(where, row) if format == "candidates" else _ranking(where, row)
 
 
 def _task(where: str, row: dict[str, Any]) -> Task:
@@ -216,7 +213,7 @@ def _name(where: str, row: dict[str, Any], column: str) -> str | None:
 
 
 def csv_values(where: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a CSV file, which holds text only: numbers where numbers belong; blank is absent where that is allowed."""
+    """A row of a CSV file, which holds only text, with its numbers parsed and optional blank columns removed."""
     may_be_blank = {"version", *chain.from_iterable(OPTIONAL.values())}
     row = {name: value for name, value in row.items() if value or name not in may_be_blank}
     for name in _NUMBERS:

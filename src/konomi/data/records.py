@@ -1,13 +1,15 @@
-"""The records that data is read into. Nothing but the standard library is needed."""
+"""The records that data is read into, and comparisons grouped by prompt. Standard library only."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from konomi.errors import DataError
 from konomi.text import plural
 
 
@@ -16,9 +18,9 @@ class Prompt:
     """A text that responses are drawn for.
 
     Attributes:
-        text: as it was read, white space and all.
-        columns: the row's other columns by name, the same names in all prompts of a source; reward functions get them.
-        copy: how many prompts of the source before this one have the same text, with other columns.
+        text: as it was read, with its white space.
+        columns: the row's other columns, the same names in all prompts of a source; reward functions get them.
+        copy: how many earlier prompts of the source have the same text, with other columns.
     """
 
     text: str
@@ -27,7 +29,7 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """32 hex digits that name the text, whichever way its accents are encoded and whatever white space is around.
+        """32 hex digits of the text, whichever way its accents are encoded and whatever white space is around it.
 
         >>> Prompt("caf\\u00e9").key == Prompt(" cafe\\u0301 ").key
         True
@@ -37,14 +39,12 @@ class Prompt:
 
     @property
     def stream(self) -> str:
-        """Names the random streams of this prompt: its key, and of a copy also the number, so that copies are answered
-        independently."""
+        """The name of its random streams; copies have their own, so that they are answered independently."""
         return f"{self.key}.{self.copy}" if self.copy else self.key
 
 
 def is_held_out(key: str, share: float) -> bool:
-    """Whether the prompt with this key is on the held-out side. Depends on the key alone; what a smaller share holds out, a
-    larger one does too.
+    """Whether a prompt is held out. Depends on its key alone; what a smaller share holds out, a larger one does too.
 
     >>> is_held_out("8" + 31 * "0", 0.5), is_held_out("7" + 31 * "f", 0.5)
     (False, True)
@@ -52,14 +52,21 @@ def is_held_out(key: str, share: float) -> bool:
     return int(key, 16) < int(share * 2**128)
 
 
+Keyed = TypeVar("Keyed", bound="Prompt | Group | LabelledText")
+
+
+def split_by_key(items: Iterable[Keyed], share: float) -> tuple[list[Keyed], list[Keyed]]:
+    """Return (train, held out): see :func:`is_held_out`."""
+    sides: tuple[list[Keyed], list[Keyed]] = ([], [])
+    for each in items:
+        sides[is_held_out(each.key, share)].append(each)
+    return sides
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """A response that may be ranked.
-
-    Attributes:
-        text: the response, without its prompt.
-        source: where it came from: ``model``, ``seed``, ``temperature`` and what else tells how to draw it again.
-    """
+    """A response that may be ranked, without its prompt. ``source``: ``model``, ``seed``, ``temperature`` and what else is
+    needed to draw it again."""
 
     text: str
     source: dict[str, Any] = field(default_factory=dict)
@@ -67,13 +74,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Task:
-    """A prompt and the candidates that are to be ranked.
-
-    Attributes:
-        prompt: the text that the candidates go on from.
-        candidates: at least two, no two the same.
-        columns: the prompt's other columns.
-    """
+    """A prompt, its other columns, and the candidates to be ranked: at least two, no two the same."""
 
     prompt: str
     candidates: tuple[Candidate, ...]
@@ -82,11 +83,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Ranking:
-    """One rater's order of the responses to a prompt.
+    """One rater's order of at least two responses to a prompt.
 
     Attributes:
-        prompt: the text that the responses go on from.
-        responses: at least two.
         ranks: one a response; 1 is the best, the same number is a tie. Only their order counts.
         rater: a pseudonym, or None.
         source: the data set or model that this came from, or None.
@@ -104,11 +103,8 @@ class Pair:
     """Two responses to a prompt, of which one was preferred.
 
     Attributes:
-        prompt: the text that both go on from.
-        chosen, rejected: the responses.
-        label: probability that ``chosen`` is the better one, 0 to 1: 1 is certain, 0.5 a draw.
+        label: probability that ``chosen`` is the better one: 1 is certain, 0.5 a draw.
         margin: by how much at least its score should be higher, in score units, from 0.
-        rater, source: as in :class:`Ranking`.
     """
 
     prompt: str
@@ -122,14 +118,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Score:
-    """A number that was given to one response.
-
-    Attributes:
-        prompt: the text that the response goes on from.
-        response: the text that was scored.
-        score: higher is better, any scale.
-        rater, source: as in :class:`Ranking`.
-    """
+    """The score of one response: higher is better, any scale."""
 
     prompt: str
     response: str
@@ -139,13 +128,9 @@ class Score:
 
 
 def repeating_rows(rows: Sequence[tuple[str, Sequence[str]]], say: Callable[[str], None]) -> set[int]:
-    """The rows of a file in which all answers begin with the prompt and go on after it, so that it has to be taken off.
+    """The rows (prompt, answers) in which all answers begin with the prompt and go on after it, so that it has to be taken off.
 
-    None at all unless nine rows in ten are so: where prompts are short, an answer may begin as its prompt does by chance.
-
-    Args:
-        rows: prompt and answers.
-        say: is told what was found.
+    None unless nine rows in ten do: an answer may begin as a short prompt does by chance. The outcome goes to ``say``.
 
     >>> repeating_rows([("Hi", ["Hi there"]), ("Tea?", ["Yes"])], print)
     1 of 2 rows have answers that begin with their prompt; too few for a rule, so they are left as they are
@@ -165,3 +150,120 @@ def repeating_rows(rows: Sequence[tuple[str, Sequence[str]]], say: Callable[[str
     if found:
         say(f"in {len(found):,} of {plural(len(rows), 'row')} the answers begin with the prompt; it is taken off")
     return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One response against another, as indices of the group's responses; the rest as in :class:`Pair`."""
+
+    better: int
+    worse: int
+    label: float = 1.0
+    margin: float = 0.0
+    rater: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """All comparisons of the responses to one prompt: one element of a batch.
+
+    Attributes:
+        responses: no two the same.
+        comparisons: may be empty: ties give none.
+        ties: pairs of indices that a rater called equal, and the rater.
+    """
+
+    prompt: str
+    responses: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    ties: tuple[tuple[int, int, str | None], ...] = ()
+    source: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The prompt's key, by which groups are split."""
+        return Prompt(self.prompt).key
+
+    def judgements(self) -> Iterator[tuple[int, int, float, str | None]]:
+        """Each judgement of two responses: their indices, the probability that the first is better (a tie: 0.5), the rater."""
+        for c in self.comparisons:
+            yield c.better, c.worse, c.label, c.rater
+        for one, other, rater in self.ties:
+            yield one, other, 0.5, rater
+
+
+def groups(records: Iterable[Ranking | Pair]) -> list[Group]:
+    """Group comparisons by prompt (its key) and source, in the order of first appearance.
+
+    A ranking of K responses without ties gives K(K-1)/2 comparisons; two of equal rank give none.
+
+    >>> ranking = Ranking("p", ("a", "b", "c"), (1, 2, 2))
+    >>> [(c.better, c.worse) for c in groups([ranking])[0].comparisons]
+    [(0, 1), (0, 2)]
+    """
+    found: dict[tuple[str, str | None], list[Ranking | Pair]] = {}
+    for record in records:
+        found.setdefault((Prompt(record.prompt).key, record.source), []).append(record)
+    return [_group(each) for each in found.values()]
+
+
+def split_groups(groups: Sequence[Group], share: float) -> tuple[list[Group], list[Group]]:
+    """Return (train, held out). Split by the prompt's key, so that PPO with the same share holds out the same prompts.
+
+    Raises:
+        DataError: a side is empty, unless the share is 0.
+    """
+    train, held_out = split_by_key(groups, share)
+    prompts = len({group.key for group in groups})
+    if not train:
+        raise DataError(
+            f"data.held_out = {share}: the comparisons of all {prompts} prompts are held out and none is left for training; "
+            "lower it or add prompts"
+        )
+    if share > 0 and not held_out:
+        raise DataError(
+            f"data.held_out = {share}: of {prompts} prompts none is held out, so that the model could not be judged; raise it "
+            "or add prompts (0: do not judge)"
+        )
+    return train, held_out
+
+
+def ranked_pairs(ranks: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
+    """Each pair of indices, the better one first, and whether the two are tied.
+
+    >>> list(ranked_pairs([2, 1, 2]))
+    [(1, 0, False), (0, 2, True), (1, 2, False)]
+    """
+    for i, j in itertools.combinations(range(len(ranks)), 2):
+        yield (j, i, False) if ranks[j] < ranks[i] else (i, j, ranks[i] == ranks[j])
+
+
+def _group(records: Sequence[Ranking | Pair]) -> Group:
+    index: dict[str, int] = {}
+    comparisons: list[Comparison] = []
+    ties: list[tuple[int, int, str | None]] = []
+    for record in records:
+        if isinstance(record, Pair):
+            chosen, rejected = (index.setdefault(text, len(index)) for text in (record.chosen, record.rejected))
+            comparisons.append(Comparison(chosen, rejected, record.label, record.margin, record.rater))
+            continue
+        at = [index.setdefault(text, len(index)) for text in record.responses]
+        for better, worse, tied in ranked_pairs(record.ranks):
+            if tied:
+                ties.append((at[better], at[worse], record.rater))
+            else:
+                comparisons.append(Comparison(at[better], at[worse], rater=record.rater))
+    return Group(records[0].prompt, tuple(index), tuple(comparisons), tuple(ties), records[0].source)
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A text and the number of its label."""
+
+    text: str
+    label: int
+
+    @property
+    def key(self) -> str:
+        """The text's key, by which texts are split."""
+        return Prompt(self.text).key

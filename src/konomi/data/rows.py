@@ -1,8 +1,7 @@
-"""Rows out of files: JSONL, CSV, Parquet, plain text; and the checks of a row that all readers share.
+"""Rows of files (JSONL, CSV, TSV, Parquet, plain text), and the checks of a row that all readers share.
 
-Files of text are read by the standard library and not through ``datasets``: a mistake is then told as ``file:line: what
-is wrong``, and nothing is copied into a cache. They are read line by line, and a line that is longer than a text can
-reasonably be is refused before it fills the memory. Standard library only, but for Parquet.
+Files of text are read by the standard library, line by line, and not through ``datasets``: a mistake is reported as ``file:line:
+what is wrong``, nothing is copied into a cache, and a line longer than any reasonable text is refused before it fills the memory.
 """
 
 from __future__ import annotations
@@ -13,33 +12,27 @@ import io
 import json
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from konomi.data.tsv import as_csv
 from konomi.errors import DataError
 from konomi.files import HEAD, not_utf8, what_it_is
 from konomi.reading import check_regular
 
-# where a row is, as the start of a message; the row
 Row = tuple[str, dict[str, Any]]
+"""Where a row is, as the start of a message; the row."""
 FORMATS = ".jsonl, .csv, .tsv, .parquet or .txt"
 TABLES = (".csv", ".tsv")
-"""Endings of files that hold nothing but text in rows and columns."""
 LINE_LIMIT = 1_000_000
 """Bytes that a line may have."""
 
 
 class UnusableRow(DataError):
-    """A row that is what it should be, but that nothing can be learnt from. Whoever wants to may leave it out.
-
-    Attributes:
-        where: the row.
-        reason: what is wrong, the same words for all such rows.
-        mend: how to mend it.
-    """
+    """A well-formed row that nothing can be learnt from; a reader may leave it out. ``reason`` has the same words for all such
+    rows."""
 
     def __init__(self, where: str, reason: str, mend: str) -> None:
         super().__init__(f"{where}: {reason}; {mend}")
@@ -47,12 +40,11 @@ class UnusableRow(DataError):
 
 
 def file_rows(path: Path, column: str | None = None, key: str = "data.column") -> Iterator[Row]:
-    """The rows of a file, in order, each with the place where it is; by the file's ending.
+    """The rows of a file that exists, read as its ending says.
 
     Args:
-        path: a file that exists.
-        column: where the lines of a text file go; a CSV or Parquet file without it is refused. None: the caller looks
-            at the columns, and a text file, which has none, is refused.
+        column: required in CSV and Parquet files, and what the lines of a text file are called. None: the caller checks the
+            columns, and a text file, which has none, is refused.
         key: the setting that names the column, for messages.
 
     Raises:
@@ -74,7 +66,7 @@ def file_rows(path: Path, column: str | None = None, key: str = "data.column") -
 
 
 def _check_content(path: Path, text: bool) -> None:
-    """Refuse what has no end, and instead of a ``text`` what is no UTF-8 at all, by its first bytes, and name it."""
+    """Refuse a pipe or device and, for a ``text``, a file whose first bytes are another format."""
     try:
         check_regular(path)
         if not text:
@@ -88,12 +80,11 @@ def _check_content(path: Path, text: bool) -> None:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, the byte order mark that some editors put in front taken off."""
-    offset = 0
-    number = 1
+    """The lines of a UTF-8 file with their ends, without the byte order mark that some editors put in front."""
+    offset, number = 0, 1
     try:
         with path.open("rb") as file:
-            # not splitlines: that splits at U+2028 and others too, which may stand inside a JSON string
+            # not splitlines, which also splits at U+2028 and others inside a JSON string
             while data := file.readline(LINE_LIMIT + 1):
                 if len(data) > LINE_LIMIT:
                     size = len(data)
@@ -153,7 +144,7 @@ def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
     separator = stated[1] if stated else "\t" if tabs else _separator(first)
     csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))
     lines = chain([first], parts)
-    reader = csv.reader(as_csv(lines, separator, LINE_LIMIT) if tabs else lines, strict=True, delimiter=separator)
+    reader = csv.reader(_quoted(lines, separator) if tabs else lines, strict=True, delimiter=separator)
     header: list[str] = []
     while True:
         where = f"{path}:{reader.line_num + 1 + skipped}"
@@ -177,11 +168,11 @@ def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
 
 
 _SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?\s*', re.I)
-"""The first line that Excel writes and reads, which is no row."""
+"""A first line that Excel writes and reads."""
 
 
 def _separator(header: str) -> str:
-    """What stands between the names of columns of a CSV file: a comma, or a semicolon or tab if there are more of those.
+    """The separator of a CSV file: a comma, or a semicolon or tab if the header has more of those.
 
     >>> _separator("prompt;chosen;rejected"), _separator('"a;b",c'), _separator("text")
     (';', ',', ',')
@@ -191,7 +182,7 @@ def _separator(header: str) -> str:
 
 
 def _unpadded(fields: list[str]) -> list[str]:
-    """Fields without the empty ones at the end, which a spreadsheet writes for columns that were used once."""
+    """Fields without the empty ones at the end, which spreadsheets write."""
     return fields[: max((n for n, field in enumerate(fields, start=1) if field), default=0)]
 
 
@@ -205,6 +196,47 @@ def _named(where: str, header: list[str], fields: list[str], separator: str) -> 
             f"a field with {name} or a line break in it needs double quotes around it"
         )
     return dict(zip(header, fields, strict=True))
+
+
+_CLOSING = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')
+"""Up to the first quote that is not doubled."""
+
+
+def _quoted(lines: Iterable[str], separator: str) -> Iterator[str]:
+    """TSV lines for a reader of CSV. Most programs write quotes in TSV as they are, spreadsheets put them around fields: a field
+    whose first quote is not closed at its end, within LINE_LIMIT characters, is plain text and is quoted here."""
+    source, ahead = iter(lines), deque[str]()
+    end_of_field = re.compile(rf"[^{re.escape(separator)}\r\n]*")
+    while line := ahead.popleft() if ahead else next(source, ""):
+        written, at = "", 0
+        while at < len(line):
+            end = end_of_field.match(line, at).end()  # type: ignore[union-attr]  # it matches nothing too
+            if line[at] != '"':
+                end = max(end, at + 1)  # the separator itself
+                written += line[at:end]
+                at = end
+                continue
+            more: list[str] = []
+            closing = _CLOSING.match(line, at + 1)
+            size = len(line)
+            while not closing and size <= LINE_LIMIT and (following := ahead.popleft() if ahead else next(source, "")):
+                more.append(following)
+                closing = _CLOSING.match(following)
+                size += len(following)
+            last = more[-1] if more else line
+            if closing and last[closing.end() : closing.end() + 1] in (separator, "\r", "\n", ""):
+                if more:
+                    yield written + line[at:]
+                    yield from more[:-1]
+                    written, line, at = "", last, 0
+                written += line[at : closing.end()]
+                at = closing.end()
+            else:
+                ahead.extendleft(reversed(more))
+                doubled = line[at:end].replace('"', '""')
+                written += f'"{doubled}"'
+                at = end
+        yield written
 
 
 def _parquet_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
@@ -223,25 +255,25 @@ def _parquet_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
 
 
 def need_column(where: str, names: Sequence[str], column: str, hint: str = "") -> None:
-    """Raise DataError if ``column`` is not among ``names``; the message names the nearest one and ends in ``hint``."""
+    """Raise DataError if ``column`` is not among ``names``; the message suggests the nearest one and ends in ``hint``."""
     if column not in names:
         have = ", ".join(names) or "none"
         raise DataError(f"{where}: no column {column!r}{near(column, names)}; it has: {have}{hint}")
 
 
 def text_of(where: str, row: dict[str, Any], column: str, *, blank: bool = False, hint: str = "") -> str:
-    """The text in a column of a row.
-
-    Raises:
-        DataError: there is no such column, or no text in it, or one that UTF-8 cannot hold.
-        UnusableRow: the text is blank, and ``blank`` does not allow that.
-    """
+    """The text in a column of a row; raises as :func:`checked_text`, and DataError if there is no such column."""
     need_column(where, list(row), column, hint)
     return checked_text(where, repr(column), row[column], blank=blank)
 
 
 def checked_text(where: str, name: str, text: object, *, blank: bool = False) -> str:
-    """``text``, if it is one; the errors are those of :func:`text_of`, in which ``name`` says what this is."""
+    """``text``, if it is one; ``name`` says in messages what it is.
+
+    Raises:
+        DataError: it is no text, or one that UTF-8 cannot hold.
+        UnusableRow: it is blank, and ``blank`` does not allow that.
+    """
     if not isinstance(text, str):
         raise DataError(f"{where}: {name} is {kind(text)}; a text is needed")
     if not blank and not text.strip():
@@ -254,7 +286,7 @@ def checked_text(where: str, name: str, text: object, *, blank: bool = False) ->
 
 
 def alike(names: Iterable[str]) -> str:
-    """Names that differ in case, width or white space alone, or nothing.
+    """Names that differ only in case, width or white space, or nothing.
 
     >>> alike(["positive", "neutral", "Positive", "ＰＯＳＩＴＩＶＥ"])
     "'positive' and 'Positive' and 'ＰＯＳＩＴＩＶＥ'"
@@ -272,12 +304,12 @@ def unused(names: Iterable[str], used: Iterable[str]) -> str:
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean 'this'?)``, or nothing where no name is like it."""
+    """`` (did you mean 'this'?)``, or nothing where no name is similar."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def kind(value: object) -> str:
-    """What a value of JSON is, in words."""
+    """The type of a JSON value, in words."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null", bytes: "binary data"}
     return names.get(type(value), "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")

@@ -1,7 +1,4 @@
-"""Where prompts come from: a file, a data set of the hub, or an embedded list.
-
-This module imports neither torch nor anything that does at import.
-"""
+"""Where rows come from: a file, a hub data set, or an embedded list; prompts out of them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from konomi.config import DataConfig
-from konomi.data.records import Prompt, is_held_out
+from konomi.data.records import Prompt, split_by_key
 from konomi.data.rows import FORMATS, Row, file_rows, near, need_column, text_of
 from konomi.errors import ConfigError, DataError
 from konomi.files import local_path, plain
@@ -33,13 +30,7 @@ _FILE_LIKE = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|txt|text|md|xlsx?|arro
 
 @dataclass(frozen=True)
 class Hub:
-    """Which part of a hub data set.
-
-    Attributes:
-        subset: its configuration's name.
-        split: for example ``train``.
-        revision: branch, tag or commit.
-    """
+    """Which part of a hub data set; ``subset`` is its configuration's name, ``revision`` a branch, tag or commit."""
 
     subset: str | None = None
     split: str = "train"
@@ -49,15 +40,10 @@ class Hub:
 def load_prompts(
     config: DataConfig, reads: Iterable[str] | None = (), say: Callable[[str], None] = lambda _: None
 ) -> list[Prompt]:
-    """Return the prompts that ``config`` names, in the order of the source.
+    """Return the prompts that ``config`` names, in the order of the source; ``reads`` as in :func:`distinct_prompts`.
 
-    A column that a row lacks and another has is None. Dates are ISO strings, as in JSON; a column with values that JSON cannot
-    hold, such as bytes, is left out.
-
-    Args:
-        config: where they are.
-        reads: as in :func:`distinct_prompts`.
-        say: is told what was left out.
+    All have the same columns, None where a row lacks one. Dates become ISO strings; a column with values that JSON cannot hold,
+    such as bytes, is left out, and ``say`` gets its name.
 
     Raises:
         DataError: the source cannot be found, reached or read; a row has no text; there are no rows.
@@ -68,33 +54,27 @@ def load_prompts(
     return distinct_prompts(prompts, reads, say, config.prompts)
 
 
-def _as_json(rows: Iterable[Row], column: str, odd: dict[str, str]) -> Iterator[Row]:
-    """Rows with their values as they will be in a file of candidates or in a request; the columns where that cannot be are
-    noted in ``odd``, each with the first row."""
+def _as_json(rows: Iterable[Row], column: str, odd: dict[str, None]) -> Iterator[Row]:
+    """Rows as JSON holds them, without the columns where that cannot be, which are noted in ``odd``."""
     for where, row in rows:
-        made = {column: row[column]} if column in row else {}
+        values = {column: row[column]} if column in row else {}
         for name, value in row.items():
             if name == column or name in odd:
                 continue
             try:
-                made[name] = plain(value)
+                values[name] = plain(value)
             except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one of torch
-                odd[name] = where
-        yield where, made
+                odd[name] = None
+        yield where, values
 
 
 def distinct_prompts(
     prompts: Sequence[Prompt], reads: Iterable[str] | None, say: Callable[[str], None], name: str = "prompts"
 ) -> list[Prompt]:
-    """The prompts without those that are the same to whoever reads them: the same text (by key), and the same in ``reads``.
+    """The prompts without repetitions: the same text (by key) and the same values in the columns ``reads`` (None: all).
 
-    Prompts with the same text are always on the same side of a split; ``Prompt.copy`` numbers them.
-
-    Args:
-        prompts: in the order of the source.
-        reads: the columns that count; None: all.
-        say: is told how many were left out, and in which columns they differ from the ones that stay.
-        name: where they came from, for the message.
+    Prompts that have the same text and stay are numbered by ``Prompt.copy``. ``say`` gets how many were left out, of the source
+    ``name``, and in which columns they differ.
     """
     names = None if reads is None else set(reads)
     seen: dict[tuple[str, str], Prompt] = {}
@@ -116,9 +96,7 @@ def distinct_prompts(
 def as_prompts(
     given: Iterable[str | Mapping[str, Any] | Prompt], column: str = "text", say: Callable[[str], None] = lambda _: None
 ) -> list[Prompt]:
-    """Return prompts of plain strings, of rows that have ``column`` (a list of dicts, a data set), or of prompts.
-
-    Their other columns hold what they would hold if they came from a file; see :func:`load_prompts`.
+    """Return prompts of strings, of rows that have ``column`` (dicts, a data set), or of prompts, as :func:`load_prompts` does.
 
     Raises:
         DataError: there are none; one has no text.
@@ -126,7 +104,7 @@ def as_prompts(
     if isinstance(given, str | bytes):
         raise DataError("prompts: one string; give a list of them")
     given = list(given)
-    if given and all(isinstance(each, Prompt) for each in given):  # their text has no column: take one that none of them has
+    if given and all(isinstance(each, Prompt) for each in given):  # their text needs a column that none of them has
         while any(column in each.columns for each in given if isinstance(each, Prompt)):
             column += "_"
 
@@ -141,7 +119,7 @@ def as_prompts(
 
 def _prompts(rows: Iterable[Row], column: str, name: str, say: Callable[[str], None]) -> list[Prompt]:
     prompts = []
-    odd: dict[str, str] = {}
+    odd: dict[str, None] = {}
     for where, row in _as_json(rows, column, odd):
         text = text_of(where, row, column, hint=". Set data.column")
         prompts.append(Prompt(text, {key: value for key, value in row.items() if key != column}))
@@ -155,7 +133,7 @@ def _prompts(rows: Iterable[Row], column: str, name: str, say: Callable[[str], N
 
 
 def split_held_out(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt], list[Prompt]]:
-    """Return (train, held out). A text's side depends on its key alone: other texts coming or going change nothing.
+    """Return (train, held out). A text's side depends on its key alone, whatever other texts there are.
 
     ``share`` is the expected share held out, 0 to 1: of few texts it can be more or fewer, and even none. What a
     smaller share holds out, a larger one does too.
@@ -163,10 +141,7 @@ def split_held_out(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt
     Raises:
         DataError: no text is left for training.
     """
-    train: list[Prompt] = []
-    held_out: list[Prompt] = []
-    for prompt in prompts:
-        (held_out if is_held_out(prompt.key, share) else train).append(prompt)
+    train, held_out = split_by_key(prompts, share)
     if not train:
         raise DataError(
             f"data.held_out = {share}: all of the {len(held_out)} texts are held out and none is left for training; "
@@ -197,10 +172,7 @@ def embedded_file(name: str) -> Path:
 
 
 def hub_problem(timeout: float = 5.0) -> str | None:
-    """Say why the hub cannot be reached, or None where it can: one small request, `timeout` seconds.
-
-    Asked first because the hub's own client goes on trying for 23 seconds a file before it gives up.
-    """
+    """Say why the hub cannot be reached, or None, by one small request: its own client would try for 23 seconds a file."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -218,13 +190,11 @@ def hub_problem(timeout: float = 5.0) -> str | None:
 
 
 def open_rows(name: str, column: str | None = None, hub: Hub | None = None, section: str = "") -> Iterator[Row]:
-    """The rows of a file, of an embedded list, or of a data set of the hub, each with the place where it is.
+    """The rows of a file, an embedded list, or else a hub data set.
 
     Args:
-        name: what to read. What is no file and does not look like one is a data set of the hub.
         column: the column that must be there, or None.
-        hub: which part of a hub data set.
-        section: how settings are called in messages: ``"data."`` in a job.
+        section: what precedes the names of settings in messages: ``"data."`` in a job.
 
     Raises:
         DataError: the source cannot be found or reached, or (while iterating) cannot be read.
@@ -277,7 +247,7 @@ def _hub_rows(name: str, column: str | None, hub: Hub, section: str) -> Iterator
 
 @contextmanager
 def _hub_offline(offline: bool) -> Iterator[None]:
-    """Make the hub's libraries look into their cache only: the switch is read at import, no argument sets it."""
+    """Make the hub's libraries use their cache only: the switch is read at import, no argument sets it."""
     import datasets
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""Text to token ids and back, the random-length cut of queries, lengths to masks. The only file that knows pad and eos.
+"""Text to token ids and back, queries of random length, padding and masks. The only file that knows pad and eos.
 
 Masks come from lengths and never from ids: the padding id may be the end-of-text id, or the id of a word.
 Shapes: B sequences, L the longest of them.
@@ -19,30 +19,25 @@ from konomi.data.records import Prompt
 from konomi.errors import DataError, ModelError
 from konomi.seeds import stream_seed
 
-# texts that any tokenizer has a token for, tried in turn
-_PROBES = ("a", "1", "あ")
-# the token of a byte, where a vocabulary falls back to bytes
-_BYTE = re.compile("<0x([0-9A-F]{2})>")
+_PROBES = ("a", "1", "あ")  # any tokenizer has a token for one of them
+_BYTE = re.compile("<0x([0-9A-F]{2})>")  # the token of a byte, where a vocabulary falls back to bytes
 
 
 class Tokens:
-    """A tokenizer, as a language model that goes on writing needs it.
+    """A transformers tokenizer, as a language model needs it.
 
     The special tokens that a tokenizer puts in front of a text are kept (Gemma was trained with ``<bos>``), those that
     it puts behind never (T5's ``</s>`` would ask the model to go on after the end of the text).
 
     Args:
-        tokenizer: a transformers tokenizer.
-        eos_ids: ids that end a text beside the tokenizer's own: those that the model's settings name.
+        eos_ids: ids that end a text beside the tokenizer's own: those in the model's settings.
         vocabulary: how many tokens the model has embeddings for; None: for all that the tokenizer has.
 
     Attributes:
-        tokenizer: the transformers tokenizer.
         leading: ids of the special tokens in front.
         eos_ids: ids that end a text; may be empty.
         end_id: the one of them that is put behind a text to learn from, or None.
         pad_id: any valid id.
-        vocabulary: as given.
     """
 
     def __init__(self, tokenizer: Any, eos_ids: Iterable[int] = (), vocabulary: int | None = None) -> None:
@@ -55,7 +50,7 @@ class Tokens:
         self.leading: list[int] = self._leading()
 
     def _leading(self) -> list[int]:
-        """Find what is put in front of an ordinary text: one that itself begins with ``<bos>`` would mislead."""
+        """Find the special tokens in front of an ordinary text."""
         for probe in _PROBES:
             plain = self._plain([probe])[0]
             full = list(self.tokenizer(probe, verbose=False)["input_ids"])
@@ -76,29 +71,22 @@ class Tokens:
         return self.query(text, None)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ``ids``, special tokens as they are written, but for those that the tokenizer puts in front.
-
-        A character that is not complete at the end is left out.
-        """
+        """Return the text of ``ids`` without leading special tokens and without an incomplete last character."""
         return self._text(self._without_leading(ids))
 
     def split(self, prompt: str, query: Sequence[int], response: Sequence[int]) -> tuple[str, str]:
-        """Return the text of a prompt, as far as the model was asked it, and that of the response to it.
+        """Return the text of a prompt, as far as it is in the query, and that of the response.
 
-        A prompt that was asked in full is returned as it is, and one that was cut is decoded. The response is without the
-        end of text that is its last token, and without the beginning of a character at its end; other special tokens in it
-        are text. It is decoded behind its query: by itself, SentencePiece decoders drop the space in front of the first
-        word, and a character that the cut went through would be lost (here it belongs to the response).
+        The response is without an end of text as its last token and without an incomplete last character; other special tokens
+        are text. It is decoded after its query: by itself, SentencePiece decoders drop the space in front of the first word, and
+        a character that the cut went through would be lost (it belongs to the response).
         """
         _, text, start = self._behind(query, response)
         asked = prompt if list(query) == self.query(prompt, None) else self.decode(query)
         return asked, text[start:]
 
     def ends(self, query: Sequence[int], response: Sequence[int]) -> list[int]:
-        """Return how many characters of the response's text (that of :meth:`split`) stand there after each of its tokens.
-
-        A character that is made of several tokens counts from the last of them on.
-        """
+        """Return how many characters of the response's text (that of :meth:`split`) are complete after each of its tokens."""
         before, text, start = self._behind(query, response)
         counts = [0]
         for number in range(1, len(response)):
@@ -108,7 +96,7 @@ class Tokens:
         return [*counts[1:], len(text) - start]
 
     def _behind(self, query: Sequence[int], response: Sequence[int]) -> tuple[list[int], str, int]:
-        """What a response is decoded behind, the text of both, and where that of the response begins in it."""
+        """The ids that a response is decoded after, the text of both, and where the response begins in it."""
         written = response[:-1] if response and response[-1] in self.eos_ids else response
         before = self._without_leading(query)
         asked, text = self._text(before), self._text([*before, *written])
@@ -128,7 +116,7 @@ class Tokens:
         return text.removesuffix("\ufffd") if half else text
 
     def _complete(self, ids: Sequence[int]) -> tuple[list[int], bool]:
-        """Ids without those at the end that are nothing but the beginning of a character; whether the last one still has some."""
+        """Ids without those at the end that only begin a character; whether the last one left still begins one."""
         complete = list(ids)
         tail = b"".join(map(self._bytes, complete[-3:]))[-3:]  # three bytes of four at most
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -140,7 +128,7 @@ class Tokens:
         return complete, left > 0
 
     def _bytes(self, i: int) -> bytes:
-        """The bytes of a token's text, as far as it can be known whether they are complete characters."""
+        """The bytes of a token's text, where they may be parts of characters."""
         token = self.tokenizer.convert_ids_to_tokens(i)
         if isinstance(token, bytes):
             return token
@@ -163,22 +151,22 @@ class Tokens:
     def parts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each of the texts that together are one, the first with the leading special tokens.
 
-        Each goes on from the very ids before it, as a response goes on from its query: no token spans two parts.
+        Each continues the ids before it, as a response does its query: no token spans two parts.
         """
         rows: list[list[int]] = []
         ids, before = list(self.leading), ""
         for text in texts:
-            whole = self.leading + self._plain([before + text])[0]
-            more = whole[len(ids) :] if whole[: len(ids)] == ids else self._apart(ids, text, self._decode(whole))
+            joined = self.leading + self._plain([before + text])[0]
+            more = joined[len(ids) :] if joined[: len(ids)] == ids else self._apart(ids, text, self._decode(joined))
             rows.append(self._known(more if rows else ids + more, text))
             ids, before = ids + more, before + text
         return rows
 
-    def _apart(self, before: list[int], text: str, whole: str) -> list[int]:
+    def _apart(self, before: list[int], text: str, joined: str) -> list[int]:
         """The ids of a text that the tokenizer would merge with what is before it."""
         ids = self._plain([text])[0]
         # SentencePiece puts a space in front of whatever it is given
-        if self._decode(before + ids) != whole and self._decode(before + ids[1:]) == whole:
+        if self._decode(before + ids) != joined and self._decode(before + ids[1:]) == joined:
             return ids[1:]
         return ids
 
@@ -187,23 +175,19 @@ class Tokens:
         return ids if self.end_id is None or self.end_id in ids[-2:] else [*ids, self.end_id]
 
     def stops(self) -> str:
-        """What ends a text, in words.
-
-        An id of a model's settings may be none of its tokenizer's.
-        """
+        """What ends a text, in words."""
         names = [f"{self.tokenizer.convert_ids_to_tokens(i)} ({i})" for i in sorted(self.eos_ids)]
         return ", ".join(names) or "nothing: neither the tokenizer nor the model's settings name an end of text"
 
     def _known(self, ids: list[int], text: str) -> list[int]:
-        """Return ``ids``, which are those of ``text``; raise ModelError if the model has no embedding for one."""
         return check_ids(ids, text, self.tokenizer, self.vocabulary)
 
     def queries(
         self, prompts: Sequence[Prompt], query_tokens: tuple[int, int] | None, seed: int, epoch: int, max_tokens: int
     ) -> list[list[int]]:
-        """Return each prompt's query: the whole text, or its first n tokens, n uniform in ``query_tokens`` inclusive.
+        """Return each prompt's query: all of its text, or its first n tokens, n uniform in ``query_tokens`` inclusive.
 
-        n depends on the run's seed, the epoch and the text, and on nothing else.
+        n depends only on the run's seed, the epoch and the text.
 
         Raises:
             DataError: a query is longer than ``max_tokens``, or has no tokens.
@@ -240,11 +224,7 @@ def valid_id(ids: Iterable[int | None], vocabulary: int | None) -> int:
 
 
 def check_ids(ids: list[int], text: str, tokenizer: Any, vocabulary: int | None) -> list[int]:
-    """Return ``ids``, which ``tokenizer`` made of ``text``.
-
-    Raises:
-        ModelError: the model, with embeddings for ``vocabulary`` tokens, has none for one of them.
-    """
+    """Return ``ids``, which ``tokenizer`` made of ``text``; raise ModelError if the model has no embedding for one."""
     highest = max(ids, default=0)
     if vocabulary is not None and highest >= vocabulary:
         raise ModelError(
@@ -262,7 +242,7 @@ def shortened(text: str) -> str:
 
 
 def byte_symbols(tokenizer: Any) -> dict[str, int]:
-    """The characters that stand for bytes in a byte-level vocabulary, with the bytes; empty for another vocabulary."""
+    """The characters that stand for bytes in a byte-level vocabulary, with the bytes; empty for other vocabularies."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
@@ -273,7 +253,7 @@ def byte_symbols(tokenizer: Any) -> dict[str, int]:
 
 
 def lengths_to_mask(lengths_B: torch.Tensor, width: int) -> torch.Tensor:
-    """Return the [B, width] mask that is True at the first ``lengths_B[b]`` places of row b.
+    """Return the [B, width] mask that is True at the first ``lengths_B[b]`` positions of row b.
 
     >>> lengths_to_mask(torch.tensor([1, 3]), 3).int().tolist()
     [[1, 0, 0], [1, 1, 1]]
@@ -314,7 +294,7 @@ def _padded(rows: Sequence[Sequence[int]], pad_id: int, side: str) -> tuple[torc
 
 
 def read_tokenizer(where: str | Path, **how: Any) -> Any:
-    """A tokenizer; ValueError where the tokenizers library raises nothing more exact than Exception itself."""
+    """Read a tokenizer. Raises ValueError where the tokenizers library raises a bare Exception."""
     from transformers import AutoTokenizer
 
     try:

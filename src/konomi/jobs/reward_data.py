@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from konomi.config import RewardData, RewardJob
+from konomi.data.examples import read_labelled
 from konomi.data.formats import read_comparisons, read_scores
-from konomi.data.groups import Group, groups, split_groups
-from konomi.data.labelled import Labelled, read_labelled
-from konomi.data.records import Prompt, Score, is_held_out
+from konomi.data.records import Group, LabelledText, Prompt, Score, groups, is_held_out, split_groups
 from konomi.data.rows import alike
 from konomi.data.sources import Hub
 from konomi.errors import DataError
@@ -39,7 +38,7 @@ class Learned:
     labels: tuple[str, ...] = ()
     groups: list[Group] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
-    labelled: list[Labelled] = field(default_factory=list)
+    labelled: list[LabelledText] = field(default_factory=list)
     truth: dict[tuple[str, str], float] = field(default_factory=dict)
     comparisons: int = 0
 

@@ -19,8 +19,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 
 from konomi.data.convert import normalised_ranks
-from konomi.data.groups import groups
-from konomi.data.records import Pair, Prompt, Ranking
+from konomi.data.records import Pair, Prompt, Ranking, groups
 from konomi.report.advice import FEW_COMPARISONS
 from konomi.statistics.bootstrap import Array, Interval, draws, estimate, interval, prompt_places, resample, share
 from konomi.statistics.bradley_terry import counted

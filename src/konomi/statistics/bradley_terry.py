@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from konomi.data.convert import normalised_ranks
-from konomi.data.groups import groups
-from konomi.data.records import Pair, Prompt, Ranking, Score
+from konomi.data.records import Pair, Prompt, Ranking, Score, groups
 from konomi.statistics.bootstrap import LEVEL, VERSION, Interval, interval, prompt_places
 from konomi.statistics.fitting import RESAMPLES, fit, refit
 
@@ -97,7 +96,7 @@ def counted(records: Iterable[Ranking | Pair]) -> list[Counted]:
     found = []
     for group in groups(records):
         said: dict[tuple[int, int], dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for number, (one, other, label, rater) in enumerate(group.words()):
+        for number, (one, other, label, rater) in enumerate(group.judgements()):
             person = number if rater is None else rater
             said[min(one, other), max(one, other)][person].append(label if one < other else 1 - label)
         for one, other in sorted(said):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from konomi.data.groups import Group
+from konomi.data.records import Group
 from konomi.report.advice import verdict
 from konomi.statistics.bootstrap import LEVEL, VERSION, Array, Interval, Sums, estimate, plain, prompt_places, resample, share
 from konomi.statistics.measures import calibration, checked, correlation, ranks, sigmoid, tau_b, top_1

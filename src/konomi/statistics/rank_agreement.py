@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from konomi.data.groups import Group
+from konomi.data.records import Group
 from konomi.statistics.bootstrap import Array, Sums, estimate, share
 
 
@@ -41,7 +41,7 @@ def words(groups: Sequence[Group], prompt: npt.NDArray[np.int64]) -> dict[tuple[
     """
     said: dict[tuple[int, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number, group in enumerate(groups):
-        for one, other, label, rater in group.words():
+        for one, other, label, rater in group.judgements():
             if rater is not None:
                 first, second = sorted((group.responses[one], group.responses[other]))
                 own = label if first == group.responses[one] else 1 - label
