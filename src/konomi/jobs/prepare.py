@@ -15,7 +15,7 @@ from konomi.engine.device import choose_precision, find_device
 from konomi.errors import ConfigError, DataError
 from konomi.jobs.inputs import check_unchanged, describe_inputs, given_function
 from konomi.models.load import Loaded, load_causal_lm
-from konomi.models.reading import check_room
+from konomi.models.reader import check_room
 from konomi.rewards import as_reward, build_judges
 from konomi.rewards.base import Reward, check_without_columns, columns_read, readers
 from konomi.runs.directory import RunDir
@@ -147,7 +147,7 @@ def check_lengths(job: PPOJob, prompts: Sequence[Prompt], loaded: Loaded) -> Non
 
 
 def check_reading(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt], rewards: list[Reward], observer: Observer) -> None:
-    """Warn where a reward or judge may read a text only in part; see :func:`konomi.models.reading.check_room`."""
+    """Warn where a reward or judge may read a text only in part; see :func:`konomi.models.reader.check_room`."""
     if cutting := readers(*rewards):
         queries = tokens.queries(prompts, _longest_cut(job), job.run.seed, 0, job.data.max_query_tokens)
         texts = [tokens.split(prompt.text, query, [])[0] for prompt, query in zip(prompts, queries, strict=True)]

@@ -19,8 +19,8 @@ from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
 from konomi.jobs.common import Work, result_of, running
 from konomi.jobs.reward_data import Learned, load
-from konomi.models.backbone import make_reward_model, tame_head
 from konomi.models.reward import Normalisation, RewardModel
+from konomi.models.reward_files import make_reward_model, rescale_head
 from konomi.report.advice import too_few
 from konomi.runs.environment import peak_memory_gb
 from konomi.runs.observer import Observer
@@ -67,7 +67,7 @@ def run_reward(
         if few := too_few(learned.prompts()):
             observer.warn(few)
         if built.fresh:
-            tame_head(model, [e.texts for e in learned.train[:HEAD_TEXTS]], lambda: autocast(model.device, precision))
+            rescale_head(model, [e.texts for e in learned.train[:HEAD_TEXTS]], lambda: autocast(model.device, precision))
         with work.stop.patience():
             outcome = train_reward_model(
                 model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
