@@ -23,9 +23,10 @@ endef
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "konomi needs Python 3.10 or later; this is %d.%d. Try: make PYTHON=python3.11" % v[:2])'
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'No virtual environment could be made (on Debian and Ubuntu: install python3-venv)'; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'No virtual environment could be made (on Debian and Ubuntu: install python3-venv)'; exit 1; }
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing into $(VENV): about 4 minutes'
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[embedded]'
 	@touch $@
 

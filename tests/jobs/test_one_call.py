@@ -83,6 +83,27 @@ def test_a_run_is_resumed_as_it_began_and_from_where_it_lies(
     assert found["compare"]["prompts"] == 2
 
 
+def test_a_run_that_ends_before_its_first_checkpoint_says_so_and_begins_again(tmp_path: Path, fresh_accelerator: None) -> None:
+    lm, calls = save_tiny(tmp_path / "lm", "gpt2"), 0
+
+    def interrupted(responses: list[str]) -> list[int]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # the baseline, the first update, and in the middle of the second
+            raise KeyboardInterrupt("stopped at once by SIGINT")
+        return [len(response) for response in responses]
+
+    with pytest.raises(KeyboardInterrupt, match=r"nothing was saved yet.*go on with: .*konomi ppo --resume "):
+        konomi.train(lm, TEXTS, interrupted, out=tmp_path / "runs", observer=Observer(), **SMALL)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert RunDir.open(run).info["status"] == "stopped"
+    warned: list[str] = []
+    observer = Observer()
+    observer.warn = warned.append  # type: ignore[method-assign]
+    assert konomi.train(lm, TEXTS, interrupted, resume=run, observer=observer)["updates"] == 2
+    assert warned[0] == f"{run} has no checkpoint: it begins again, and its 1 recorded update is dropped"
+
+
 def test_rows_with_values_that_json_cannot_hold(tmp_path: Path, fresh_accelerator: None) -> None:
     lm = save_tiny(tmp_path / "lm", "gpt2")
     day = datetime.date(2024, 5, 6)

@@ -66,7 +66,7 @@ def test_the_better_model_comes_first_and_people_agree_as_far_as_they_do(tmp_pat
     assert told[0] == "360 comparisons and 0 ties; about 2,000 are a beginning"
     assert told[1].startswith("people agree with one another on ") and "of 360 pairs" in told[1]
     assert told[2].startswith("people agree with themselves on ")
-    assert told[3].startswith("liked better, in logits: good +")
+    assert told[3].startswith("liked better (Bradley-Terry strength in logits, 0 is the mean; 95 %): good +")
 
 
 def test_people_without_noise_agree_in_everything(tmp_path: Path) -> None:

@@ -288,6 +288,7 @@ def test_a_kl_off_its_target_has_its_reason() -> None:
     for kl, coefficients, words in (
         (4.9, (0.2, 0.2), None), (7.1, (0.2, 0.2), None),
         (29.0, (0.2, 0.204), "KL ended at 29.0, over the target 6: the coefficient went from 0.2 to 0.204"),
+        (0.8, (0.2, 0.2), "the coefficient stayed at 0.2"),
         (2.0, (0.2, 0.19), "lower ppo.kl_coef"), (0.5, (0.2, 0.04), "the run was too short"),
     ):  # fmt: skip
         said = kl_missed(kl, 6.0, coefficients)

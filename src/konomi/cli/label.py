@@ -76,6 +76,7 @@ def label(
     with opened.store() as store:
         collect(store)  # damage is reported before anything is served
     names = name or []
+    echo(f"Ctrl-C ends the page; the answers are kept. Then: konomi export {project} --out DIR", err=True)
     serve(opened, host=host, port=port, allow_network=allow_network, names=names, public_url=public, say=echo, invite=invite)
     echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
 

@@ -36,7 +36,7 @@ def demo(
     if quick:
         overrides = [*QUICK, *overrides]
     job = load_config(examples() / ("demo-en.toml" if lang == "en" else "demo.toml"), PPOJob, overrides)
-    _run(job, out, as_json, minutes="a minute" if quick else "four minutes")
+    _run(job, out, as_json, minutes="a minute or two" if quick else "four to six minutes")
 
 
 QUICK = (

@@ -39,7 +39,7 @@ class DataConfig(Section):
     """The prompts."""
 
     prompts: str = "embedded:openings-ja"
-    """A .jsonl, .csv, .parquet or .txt file, a hub data set's name, or an embedded list."""
+    """A .jsonl, .csv, .tsv, .parquet or .txt file, a hub data set's name, or an embedded list."""
     column: str = "text"
     """Column (or JSON key) that holds the text. The other columns reach reward functions by name."""
     subset: str | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def run_ppo(
         work.start(job.data.prompts, _facts(training, ready), job.ppo.updates)
         if few := too_few(min(len(ready.held_out), job.compare.prompts)):
             observer.warn(few)
-        _train(training, profile)
+        with _telling_what_is_saved(training):
+            _train(training, profile)
         _keep_model(training)
         comparison = _compare(training, ready)
         report = work.finish("finished" if trainer.stop_reason is None else "stopped", trainer.stop_reason)
@@ -86,6 +88,20 @@ def run_ppo(
             peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report), compare=comparison,
             last_update=work.run.read_metrics()[-1],
         )  # fmt: skip
+
+
+@contextmanager
+def _telling_what_is_saved(training: _Training) -> Iterator[None]:
+    """Add to an interruption, which may come in the middle of an update, how far the run can be resumed."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if "go on with" in str(error):
+            raise
+        saved = [update for update, _ in training.checkpoints.all()]
+        again = f"go on with: {typed('konomi')} ppo --resume {shlex.quote(str(training.work.run.path))}"
+        until = f"saved up to update {saved[-1]}" if saved else "nothing was saved yet, so that it begins again"
+        raise KeyboardInterrupt(f"{error}; {until}; {again}") from None
 
 
 def _train(training: _Training, profile: bool) -> None:
@@ -174,10 +190,13 @@ def _load_newest(training: _Training) -> None:
     run, trainer = training.work.run, training.trainer
     forget_peak_memory()
     try:
-        training.checkpoints.load_newest(trainer.load, training.work.observer.warn)
+        update = training.checkpoints.load_newest(trainer.load, training.work.observer.warn)
     except RunError as error:
         advice = "Put a copy of one back, or remove that directory to train from the beginning"
         raise RunError(f"{error}, and nothing was trained. {advice}") from error
+    if update is None and (recorded := len(run.read_metrics())):
+        lost = f"its {plural(recorded, 'recorded update')} {'is' if recorded == 1 else 'are'} dropped"
+        training.work.observer.warn(f"{run.path} has no checkpoint: it begins again, and {lost}")
     run.truncate_after(trainer.update if trainer.update else -1)
     run.set_status("running")
 

@@ -224,13 +224,13 @@ def open_project(path: Path) -> Project:
         raise DataError(f"{file}: not the settings of a project: there is no version")
     if version > VERSION:
         raise DataError(f"{file}: version {version}; this konomi reads up to version {VERSION}: update konomi")
-    settings = data.get("settings")
-    if isinstance(settings, dict) and (missing := [name for name in Settings.model_fields if name not in settings]):
-        raise DataError(f"{file}: no 'settings.{missing[0]}'; add it")
     try:
-        return build(Project, {**data, "path": str(path)}, where=str(file))
+        project = build(Project, {**data, "path": str(path)}, where=str(file))
     except ConfigError as error:
         raise DataError(str(error)) from None
+    if missing := [name for name in Settings.model_fields if name not in data.get("settings", {})]:
+        raise DataError(f"{file}: no 'settings.{missing[0]}'; add it")
+    return project
 
 
 def _put(path: Path, data: bytes) -> None:

@@ -59,6 +59,10 @@ def models(exported: Exported, counts: Sequence[Counted], seed: int = 0) -> dict
     }
 
 
+FEWEST_COMPARISONS = 20
+"""Below these the strengths of models are not printed."""
+
+
 def lines(figures: dict[str, Any]) -> list[str]:
     """The figures as lines for a terminal."""
     counts = f"{plural(figures['comparisons'], 'comparison')} and {plural(figures['ties'], 'tie')}"
@@ -67,9 +71,12 @@ def lines(figures: dict[str, Any]) -> list[str]:
         if (own := figures[name]) is not None:
             pairs = plural(own["couples"], "pair")
             text.append(f"people agree with {who} on {_ends(own['share'], 100, '.0f', ' %')} of {pairs}; chance is 50 %")
-    if figures["models"] is not None:
+    if figures["models"] is not None and figures["comparisons"] >= FEWEST_COMPARISONS:
         items = figures["models"]["raw"]["items"]
-        text.append("liked better, in logits: " + ", ".join(f"{i['item']} {_ends(i['strength'], 1, '+.2f')}" for i in items))
+        text.append(
+            "liked better (Bradley-Terry strength in logits, 0 is the mean; 95 %): "
+            + ", ".join(f"{i['item']} {_ends(i['strength'], 1, '+.2f')}" for i in items)
+        )
     return text
 
 

@@ -90,6 +90,8 @@ def kl_missed(kl: float, target: float, coefficients: tuple[float, float]) -> st
     if abs(kl / target - 1) <= 0.2:
         return None
     moved = f"the coefficient went from {coefficients[0]:.3g} to {coefficients[1]:.3g}"
+    if f"{coefficients[0]:.3g}" == f"{coefficients[1]:.3g}":
+        moved = f"the coefficient stayed at {coefficients[0]:.3g}, as it does in a run of few updates"
     if kl > target:
         advice = "too low or too late for these steps: raise ppo.kl_coef, or lower ppo.learning_rate or ppo.kl_horizon"
         return f"KL ended at {kl:.1f}, over the target {target:g}: {moved}, {advice}"
