@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from konomi.cli import app
 from konomi.config import VERBS, build
-from konomi.config.pipeline import settings_of
 from konomi.config.section import tomllib
 
 REQUIRED = {
@@ -34,7 +33,7 @@ def merged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_printed_file_says_what_an_empty_one_says(verb: str) -> None:
     data, required = tomllib.loads(printed(verb)), REQUIRED.get(verb, {})
-    kind = settings_of(verb)
+    kind = VERBS[verb].job
     assert build(kind, merged(data, required)) == build(kind, required)
 
 
@@ -51,7 +50,7 @@ def test_every_setting_is_in_it_under_what_it_means(verb: str) -> None:
     text = printed(verb)
     prose = text.replace("\n# ", " ")
     assert max(map(len, text.splitlines())) <= 130
-    check(settings_of(verb))
+    check(VERBS[verb].job)
 
 
 def test_a_verb_without_a_job_file_is_refused_with_those_that_have_one() -> None:
