@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from konomi.data.records import Pair, Ranking
-from konomi.statistics.agreement import concordance, enough_comparisons, inter_rater, intra_rater, people
+from konomi.statistics.agreement import enough_comparisons, inter_rater, intra_rater, people
+from konomi.statistics.concordance import concordance
 
 TEXTS = ("a", "b", "c", "d")
 
@@ -45,7 +46,7 @@ def alike(x: float, y: float) -> float | None:
     return None if x == y == 0.5 else x * y + (1 - x) * (1 - y)
 
 
-def slow_between(rankings: Sequence[Ranking]) -> tuple[float, int]:
+def slow_inter_rater(rankings: Sequence[Ranking]) -> tuple[float, int]:
     """Every couple of people on every pair of texts of every prompt, each person's word being its mean."""
     said = []
     for prompt in {r.prompt for r in rankings}:
@@ -64,7 +65,7 @@ def twice(rankings: Sequence[Ranking]) -> list[tuple[Ranking, Ranking]]:
     return [(r, s) for r, s in combinations(rankings, 2) if r.prompt == s.prompt and r.rater == s.rater]
 
 
-def slow_with_oneself(rankings: Sequence[Ranking]) -> tuple[float, int]:
+def slow_intra_rater(rankings: Sequence[Ranking]) -> tuple[float, int]:
     words = [alike(sign(r, *pair), sign(s, *pair)) for r, s in twice(rankings) for pair in combinations(TEXTS, 2)]
     counted = [each for each in words if each is not None]
     return float(np.mean(counted)), len(counted)
@@ -74,8 +75,8 @@ def slow_with_oneself(rankings: Sequence[Ranking]) -> tuple[float, int]:
 def test_agreement_is_that_of_slow_loops(seed: int) -> None:
     rankings = drawn(seed)
     for found, (expected, couples) in [
-        (inter_rater(rankings), slow_between(rankings)),
-        (intra_rater(twice(rankings)), slow_with_oneself(rankings)),
+        (inter_rater(rankings), slow_inter_rater(rankings)),
+        (intra_rater(twice(rankings)), slow_intra_rater(rankings)),
     ]:
         assert found is not None
         assert found["share"]["value"] == pytest.approx(expected)
@@ -92,14 +93,14 @@ def test_each_person_beside_all_the_others() -> None:
     assert [each["rater"] for each in found] == ["x", "y", "z"]
     assert sum(each["records"] for each in found) == len(rankings) - 1 + len(twice(rankings[:-1]))
     named = rankings[:-1]
-    whole, couples = slow_between(named)
+    whole, couples = slow_inter_rater(named)
     assert sum(each["others"]["couples"] for each in found) == 2 * couples
     weights = [each["others"]["couples"] for each in found]
     assert np.average([each["others"]["share"]["value"] for each in found], weights=weights) == pytest.approx(whole)
     for each in found:
         own = [r for r in rankings if r.rater == each["rater"]]
         assert each["oneself"] == intra_rater(twice(own))
-        assert each["oneself"]["share"]["value"] == pytest.approx(slow_with_oneself(own)[0])
+        assert each["oneself"]["share"]["value"] == pytest.approx(slow_intra_rater(own)[0])
 
 
 def test_nobody_is_left_out() -> None:

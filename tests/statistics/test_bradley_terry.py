@@ -16,8 +16,8 @@ from scipy import optimize, stats
 from scipy.special import expit
 
 from konomi.data.records import Pair, Prompt, Ranking, Score
-from konomi.statistics.bradley_terry import Contest, Counted, bradley_terry, contests, counted, mean_scores, soft_pairs
-from konomi.statistics.fitting import fit
+from konomi.statistics.aggregation import Counted, counted, mean_scores, soft_pairs
+from konomi.statistics.bradley_terry import Contest, bradley_terry, contests, fit
 
 TEXTS = ("a", "b", "c", "d", "e")
 

@@ -26,9 +26,9 @@ from konomi.report import advice as verdicts
 from konomi.report.advice import verdict
 from konomi.report.healthy import HEALTHY, kl_missed, out_of_range, over_the_run
 from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
-from konomi.statistics.bootstrap import draws, estimate, mean_interval, resample, share_interval
-from konomi.statistics.measures import correlation, ranks, tau_b, top_1
-from konomi.statistics.rank_agreement import ceiling
+from konomi.statistics.agreement import ceiling
+from konomi.statistics.bootstrap import bootstrap, estimate, mean_interval, resample, share_interval
+from konomi.statistics.regression import correlation, order_figures, weighted_ranks
 
 
 def load_benchmark(name: str) -> Any:
@@ -366,19 +366,18 @@ def test_the_lead_over_length_is_paired() -> None:
 
 def test_resamples_draw_as_many_prompts_as_there_are() -> None:
     for prompts in (1, 3, 700):
-        pieces = list(draws(prompts, 5000, seed=0))
-        times = np.concatenate(pieces)
+        times = bootstrap(lambda some: some, prompts, 5000, seed=0)
         assert times.shape == (5000, prompts)
         assert (times.sum(axis=1) == prompts).all() and (times >= 0).all()
         assert times.mean() == 1
     assert times.var() == pytest.approx(1, abs=0.02)  # about Poisson
-    assert len(pieces) > 1
+    assert (bootstrap(lambda some: some, 700, 5000, seed=0, width=10_000) == times).all()  # in smaller pieces
 
 
 def test_prompts_without_anything_are_left_out() -> None:
     column = np.array([1.0, 0, 0, 2, 0])
     sums = resample({"top": column, "bottom": column * 2}, seed=0)
-    assert (sums.whole["top"], sums.prompts["top"]) == (3.0, 2)
+    assert (sums.total["top"], sums.prompts["top"]) == (3.0, 2)
     found = estimate(sums, lambda s: s["top"] / s["bottom"], "bottom")
     assert found == {"value": 0.5, "low": None, "high": None}
 
@@ -561,11 +560,10 @@ def test_ranks_and_correlations_are_those_of_scipy() -> None:
     for size in (2, 5, 40):
         x, y = rng.integers(0, 6, size=size).astype(float), rng.normal(size=size)
         x[:2] = [0, 1]
-        assert ranks(x).tolist() == stats.rankdata(x).tolist()
         assert float(correlation(x, y)) == pytest.approx(float(stats.pearsonr(x, y).statistic))
         times = rng.integers(0, 3, size=(7, size)).astype(float)
         times[:, :2] += 1
-        found = ranks(x, times)
+        found = weighted_ranks(x, times)
         for k, row in enumerate(times.astype(int)):
             again = np.repeat(np.arange(size), row)
             assert found[k][again].tolist() == stats.rankdata(x[again]).tolist()
@@ -583,10 +581,11 @@ def test_tau_and_top_1() -> None:
     for size in range(2, 9):
         x, y = rng.integers(0, 4, size=size).astype(float), rng.integers(0, 4, size=size).astype(float)
         x[:2], y[:2] = [0, 1], [5, 4]
-        assert tau_b(x, y) == pytest.approx(stats.kendalltau(x, y).statistic)
-    assert tau_b(np.zeros(3), np.arange(3.0)) is None
-    assert tau_b(np.arange(3.0), np.zeros(3)) == 0.0
-    assert top_1(np.array([1.0, 3, 3]), np.array([5.0, 5, 0])) == (0.5, pytest.approx(2 / 3))
+        assert order_figures(x, y)["tau"] == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert order_figures(np.zeros(3), np.arange(3.0)) == {} == order_figures(np.zeros(0), np.zeros(0))
+    assert order_figures(np.arange(3.0), np.zeros(3))["tau"] == 0.0
+    found = order_figures(np.array([1.0, 3, 3]), np.array([5.0, 5, 0]))
+    assert (found["top_1"], found["top_1_chance"]) == (0.5, pytest.approx(2 / 3))
 
 
 def test_regression_against_sklearn_and_a_slow_bootstrap() -> None:

@@ -19,7 +19,7 @@ from konomi.labelling.answers import collect
 from konomi.labelling.export import rankings
 from konomi.labelling.people import all_people, find_person, forget
 from konomi.report.advice import FEW_COMPARISONS
-from konomi.statistics.bradley_terry import counted
+from konomi.statistics.aggregation import counted
 from konomi.web.figures import NEEDED_COMPARISONS, Found
 from konomi.web.words import catalogue
 from label_site import MODEL, Site, answer_to, make_project, wait_for

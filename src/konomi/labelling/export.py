@@ -29,7 +29,7 @@ from konomi.errors import DataError, RunError
 from konomi.files import line, write_atomic
 from konomi.labelling.answers import NO_ANSWERS
 from konomi.labelling.records import Exported, Item, Judgement
-from konomi.statistics.bradley_terry import Counted, counted, mean_scores, soft_pairs
+from konomi.statistics.aggregation import Counted, counted, mean_scores, soft_pairs
 
 SOURCE = "people"
 """The source that the records name."""

@@ -8,9 +8,11 @@ from typing import Any
 from konomi.data.records import Prompt
 from konomi.labelling.export import rankings, repeated
 from konomi.labelling.records import Exported
-from konomi.statistics.agreement import concordance, enough_comparisons, intra_rater, people
+from konomi.statistics.aggregation import Counted, counted
+from konomi.statistics.agreement import enough_comparisons, intra_rater, people
 from konomi.statistics.bootstrap import LEVEL, VERSION
-from konomi.statistics.bradley_terry import Counted, bradley_terry, contests, counted
+from konomi.statistics.bradley_terry import bradley_terry, contests
+from konomi.statistics.concordance import concordance
 from konomi.text import plural
 
 

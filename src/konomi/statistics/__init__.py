@@ -1,7 +1,7 @@
-"""How far a reward model can be trusted: figures that JSON can hold, each share with its interval.
+"""Statistics of preferences and reward models: figures that JSON can hold, each share with its interval.
 
-Nothing here knows a model: scores or probabilities go in, figures come out. What cannot be computed (a correlation of
-equal numbers, a share of nothing) is None, never NaN. How to read the figures is in docs/reward-models.md.
+Scores or probabilities go in, never a model. What cannot be computed (a correlation of equal numbers, a share of nothing) is
+None, never NaN. docs/reward-models.md explains the figures.
 """
 
 from __future__ import annotations

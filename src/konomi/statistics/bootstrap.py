@@ -1,18 +1,17 @@
-"""95 % intervals over prompts: what is said of one prompt is not independent of itself, so that prompts are what is counted.
+"""95 % intervals over prompts: judgements of one prompt are not independent, so prompts are what is counted and resampled.
 
 - A mean of one number a prompt: Student's t, widened for skewness (:func:`mean_interval`).
 - A share of comparisons, from 0 to 1: Jeffreys' interval of as many comparisons as the spread over prompts is worth
   (:func:`share_interval`).
-- Any other figure: a bootstrap over prompts (Efron 1979). Whole prompts are drawn with replacement, and all that belongs to a
-  prompt goes with it. Figures that are made of sums need only the sums of each prompt, so that a resample is one row of a
-  matrix product.
+- Any other figure: :func:`bootstrap` (Efron 1979). Prompts are drawn with replacement, each with all that belongs to it. For
+  figures that are made of sums, a resample is one row of a matrix product (:func:`resample`).
 
-benchmarks/coverage.py measures how often they hold the truth. N rows, P prompts.
+benchmarks/coverage.py measures how often they hold the truth. N rows, P prompts, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,72 +20,77 @@ from scipy import stats
 
 Array = npt.NDArray[np.float64]
 Interval = dict[str, float | None]
-"""``value`` and its 95 % interval, ``low`` to ``high``. None where it cannot be told."""
+"""``value`` and its 95 % interval, ``low`` to ``high``; None where it cannot be computed."""
 
 VERSION = 1
 LEVEL = 0.95
-RESAMPLES = 10_000
-FEWEST = 1_000
+RESAMPLES, FEWEST = 10_000, 1_000
 TAIL = (1 - LEVEL) / 2
 _PIECE = 250_000
+"""Numbers that are drawn at once."""
 _WORK = 50_000_000
-"""Draws that are made at most, as long as there are FEWEST resamples: a second or two."""
+"""Numbers that are drawn at most, as long as there are FEWEST resamples: a second or two."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums of columns: over all prompts, and over the prompts of each resample.
+    """Columns, summed over all prompts and over the prompts of each resample.
 
     Attributes:
         by_prompt: name -> [P].
-        whole: name -> one number.
-        drawn: name -> [resamples].
+        total: name -> one number.
+        drawn: name -> [R].
         prompts: name -> how many prompts have something other than 0 in the column.
     """
 
     by_prompt: dict[str, Array]
-    whole: dict[str, Array]
+    total: dict[str, Array]
     drawn: dict[str, Array]
     prompts: dict[str, int]
 
 
-def prompt_places(keys: Sequence[str]) -> npt.NDArray[np.int64]:
+def prompt_numbers(keys: Sequence[str]) -> npt.NDArray[np.int64]:
     """The number of each row's prompt, [N], counted from 0 in the order of first appearance."""
-    places: dict[str, int] = {}
-    return np.array([places.setdefault(key, len(places)) for key in keys], dtype=np.int64)
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def resample_count(size: int, work: int = _WORK) -> int:
-    """Resamples of ``size`` draws that are worth their time."""
+    """How many resamples of ``size`` draws are worth their time."""
     return min(RESAMPLES, max(FEWEST, work // max(1, size)))
 
 
-def draws(prompts: int, count: int, seed: int) -> Iterator[Array]:
-    """How often each of P prompts was drawn in each of ``count`` resamples: [resamples, P], piece by piece."""
+def bootstrap(figure: Callable[[Array], Array], prompts: int, resamples: int, seed: int, *, width: int = 1) -> Array:
+    """Figures of resamples of prompts, [R, ...].
+
+    Args:
+        figure: from how often each prompt was drawn in some of the resamples, [some, P], to their figures, [some, ...].
+        prompts: P.
+        resamples: R.
+        seed: of the draws.
+        width: numbers that ``figure`` holds for each resample, where that is more than P.
+    """
     generator = np.random.default_rng(seed)
-    rows = max(1, _PIECE // prompts)
-    for start in range(0, count, rows):
-        here = min(rows, count - start)
+    rows = max(1, _PIECE // max(prompts, width))
+    figures = []
+    for start in range(0, resamples, rows):
+        here = min(rows, resamples - start)
         picks = generator.integers(prompts, size=(here, prompts)) + prompts * np.arange(here)[:, None]
-        yield np.bincount(picks.ravel(), minlength=here * prompts).reshape(here, prompts).astype(np.float64)
+        times = np.bincount(picks.ravel(), minlength=here * prompts).reshape(here, prompts)
+        figures.append(figure(times.astype(np.float64)))
+    return np.concatenate(figures)
 
 
 def resample(columns: Mapping[str, Array], seed: int) -> Sums:
-    """Sum columns of [P] over all prompts and over resamples of them, the same resamples for all columns.
-
-    Prompts with 0 in every column are left out.
-    """
+    """Sum columns of [P] over all prompts and over the same resamples of them. Prompts with 0 in every column are left out."""
     table = np.stack(list(columns.values()), axis=1)
     table = table[(table != 0).any(axis=1)]
-    pieces = [times @ table for times in draws(len(table), resample_count(len(table)), seed)] if len(table) else []
-    drawn = np.concatenate(pieces) if pieces else np.empty((0, table.shape[1]))
-    whole, prompts = table.sum(axis=0), (table != 0).sum(axis=0)
-    return Sums(
-        {name: table[:, i] for i, name in enumerate(columns)},
-        {name: whole[i] for i, name in enumerate(columns)},
-        {name: drawn[:, i] for i, name in enumerate(columns)},
-        {name: int(prompts[i]) for i, name in enumerate(columns)},
-    )
+    drawn = np.empty((0, table.shape[1]))
+    if len(table):
+        drawn = bootstrap(lambda times: times @ table, len(table), resample_count(len(table)), seed)
+    by_prompt, total, of_resample = (dict(zip(columns, each, strict=True)) for each in (table.T, table.sum(axis=0), drawn.T))
+    prompts = dict(zip(columns, (table != 0).sum(axis=0).tolist(), strict=True))
+    return Sums(by_prompt, total, of_resample, prompts)
 
 
 def estimate(
@@ -97,15 +101,19 @@ def estimate(
     Args:
         figure: from the sums by name to the figure.
         over: the column that counts what the figure is a mean of.
-        ends: the smallest and the largest that the figure can be.
+        ends: the smallest and the largest possible value.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        value, drawn = float(figure(sums.whole)), figure(sums.drawn)
-    return interval(value, drawn, sums.prompts[over], ends)
+        return interval(float(figure(sums.total)), figure(sums.drawn), sums.prompts[over], ends)
+
+
+def mean_of(sums: Sums, top: str, bottom: str, ends: tuple[float, float] | None = None) -> Interval:
+    """One sum divided by another, with its interval."""
+    return estimate(sums, lambda s: s[top] / s[bottom], bottom, ends)
 
 
 def share(sums: Sums, top: str, bottom: str) -> Interval:
-    """One sum by another, from 0 to 1, with its interval."""
+    """One sum divided by another, from 0 to 1, with its interval."""
     return share_interval(sums.by_prompt[top], sums.by_prompt[bottom])
 
 
@@ -125,7 +133,7 @@ def mean_interval(values_P: Array) -> Interval:
     value = float(values_P.mean()) if count else None
     spread = float(values_P.std(ddof=1)) if count > 1 else 0.0
     if value is None or spread <= 1e-12 * max(1.0, float(np.abs(values_P).max())):
-        return {"value": value, "low": None, "high": None}
+        return without_interval(value)
     reach, skew = float(stats.t.isf(TAIL, count - 1)) / count**0.5, float(stats.skew(values_P, bias=False))
     low, high = -reach, reach
     if abs(skew) > 1e-6:
@@ -148,7 +156,7 @@ def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, flo
             prompts and that over raters less that of single votes (Cameron, Gelbach and Miller 2011), not below that over raters.
 
     Returns:
-        No interval with fewer than two prompts (or raters), or where all say the same share, unless that is 0 or 1: then the
+        No interval with fewer than two prompts (or raters), or where all have the same share, unless that is 0 or 1: then the
         exact interval (Clopper and Pearson 1934) of as many draws as prompts (or raters, if fewer).
     """
     top_P, count_P = top_P[count_P > 0], count_P[count_P > 0]
@@ -162,7 +170,7 @@ def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, flo
         over_raters = _variance(raters[0], raters[1], value)
         variance = max(variance + over_raters - raters[2], over_raters)
     if variance <= 1e-12:
-        return {"value": value, "low": None, "high": None}
+        return without_interval(value)
     known = raters is None and np.ptp(count_P) == 0 and bool(np.isin(top_P, (0.0, count_P[0])).all())
     price = float(stats.norm.isf(TAIL) / stats.t.isf(TAIL, fewest - 1)) ** 2
     size = prompts if known else min(value * (1 - value) / variance, 2 * total) * price
@@ -171,35 +179,39 @@ def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, flo
 
 
 def _variance(top_G: Array, count_G: Array, value: float) -> float:
-    """The variance of a share over groups of votes that depend on each other."""
+    """The variance of a share over groups of dependent votes."""
     total = count_G.sum()
     return float((((top_G - value * count_G) / total) ** 2 / (1 - count_G / total)).sum())
 
 
-def interval(value: float, drawn: Array, prompts: int, ends: tuple[float, float] | None = None) -> Interval:
-    """The value and the percentiles of what resamples gave.
+def interval(value: float, drawn_R: Array, prompts: int, ends: tuple[float, float] | None = None) -> Interval:
+    """The value and the percentiles of its resamples; None for the interval with fewer than two prompts.
 
-    Resamples of few prompts spread too little, by sqrt((n - 1) / n) and as a normal deviate is to Student's t: percentiles
+    Resamples of few prompts spread too little, by sqrt((n - 1) / n) and as a normal deviate is to Student's t: the percentiles
     are taken so much farther out (Hesterberg 2015, arXiv:1411.5279, "expanded percentiles").
 
-    Where the value is at an end, each resample is too, and its interval would have no width. Then the other side is
-    that of the exact interval (Clopper and Pearson 1934) of ``prompts`` draws that all came out the same. Fewer than two have
-    no interval at all.
+    Where the value is at one of ``ends``, so is each resample. Then the other side is that of the exact interval (Clopper and
+    Pearson 1934) of ``prompts`` draws that all came out the same.
     """
     if not np.isfinite(value):
-        return {"value": None, "low": None, "high": None}
+        return without_interval(None)
     if ends is not None and value in ends and prompts > 1:
         reach = (ends[1] - ends[0]) * TAIL ** (1 / prompts)
         low, high = (ends[0] + reach, value) if value == ends[1] else (value, ends[1] - reach)
         return {"value": value, "low": low, "high": high}
-    drawn = drawn[np.isfinite(drawn)]
-    if prompts < 2 or not len(drawn) or np.ptp(drawn) <= 1e-12 * max(1.0, abs(value)):
-        return {"value": value, "low": None, "high": None}
+    drawn_R = drawn_R[np.isfinite(drawn_R)]
+    if prompts < 2 or not len(drawn_R) or np.ptp(drawn_R) <= 1e-12 * max(1.0, abs(value)):
+        return without_interval(value)
     tail = float(stats.norm.sf(stats.t.isf(TAIL, prompts - 1) * np.sqrt(prompts / (prompts - 1))))
-    low, high = np.quantile(drawn, [tail, 1 - tail])
+    low, high = np.quantile(drawn_R, [tail, 1 - tail])
     return {"value": value, "low": float(low), "high": float(high)}
 
 
-def plain(value: float | Array) -> float | None:
-    """The number, or None where it is none."""
+def without_interval(value: float | None) -> Interval:
+    """A value whose interval cannot be computed."""
+    return {"value": value, "low": None, "high": None}
+
+
+def finite(value: float | Array) -> float | None:
+    """The number, or None where it is NaN or infinite."""
     return float(value) if np.isfinite(value) else None

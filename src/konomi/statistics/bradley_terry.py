@@ -1,122 +1,29 @@
-"""From what several people say to scores, to counts for and against, and to strengths (Bradley and Terry 1952)."""
+"""Strengths of items that met in contests (Bradley and Terry 1952), fitted by Newton's method.
+
+N contests, D coefficients, P prompts, R resamples.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
-from konomi.data.convert import normalised_ranks
-from konomi.data.records import Pair, Prompt, Ranking, Score, groups
-from konomi.statistics.bootstrap import LEVEL, VERSION, Interval, interval, prompt_places
-from konomi.statistics.fitting import RESAMPLES, fit, refit
+from konomi.data.records import Prompt
+from konomi.statistics.aggregation import Counted
+from konomi.statistics.bootstrap import LEVEL, VERSION, Array, Interval, bootstrap, interval, prompt_numbers, without_interval
 
 PRIOR = 0.1
-"""Precision of the prior of a strength: one that won its only contest comes out with a chance of about 0.9, not 1."""
+"""Precision of the prior of a strength: an item that won its only contest has a chance of about 0.9, not 1."""
 COVARIATES = ("length",)
-
-
-def mean_scores(rankings: Iterable[Ranking]) -> list[Score]:
-    """One score a response, from -1 (the worst) to 1 (the best): the mean over people of its normalised rank.
-
-    The normalised rank is that of :func:`konomi.data.convert.normalised_ranks`, ties at the middle of their places (Kendall
-    1945), so that a ranking counts the same with many responses and with few. What one person said several times counts
-    once, with its mean; rankings without a name are each a person's of their own.
-
-    Returns:
-        In the order of first appearance, by prompt (key) and source; ``rater`` is None.
-
-    >>> both = [Ranking("p", ("a", "b", "c"), (1, 2, 3), "x"), Ranking("p", ("a", "b", "c"), (1, 3, 1), "y")]
-    >>> [(s.response, s.score) for s in mean_scores(both)]
-    [('a', 0.75), ('b', -0.5), ('c', -0.25)]
-    """
-    found: dict[tuple[str, str | None], tuple[str, dict[str, dict[Any, list[float]]]]] = {}
-    for number, ranking in enumerate(rankings):
-        _, given = found.setdefault((Prompt(ranking.prompt).key, ranking.source), (ranking.prompt, {}))
-        for text, score in zip(ranking.responses, normalised_ranks(ranking.ranks), strict=True):
-            person = number if ranking.rater is None else ranking.rater
-            given.setdefault(text, {}).setdefault(person, []).append(score)
-    return [
-        Score(prompt, text, _mean([_mean(own) for own in by_person.values()]), source=source)
-        for (_, source), (prompt, given) in found.items()
-        for text, by_person in given.items()
-    ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Two responses to a prompt, and how many people preferred which.
-
-    Attributes:
-        prompt: the text that both go on from.
-        a, b: the responses.
-        in_favour, against: people who say that ``a`` is better, and that ``b`` is.
-        ties: people who say that they are equal, or who said both.
-        source: as in :class:`konomi.data.records.Ranking`.
-    """
-
-    prompt: str
-    a: str
-    b: str
-    in_favour: int
-    against: int
-    ties: int = 0
-    source: str | None = None
-
-    @property
-    def votes(self) -> int:
-        """How many people judged the two."""
-        return self.in_favour + self.against + self.ties
-
-    @property
-    def share(self) -> float:
-        """Share of the people that is in favour of ``a``; a tie is half a vote for each."""
-        return (self.in_favour + self.ties / 2) / self.votes
-
-
-def counted(records: Iterable[Ranking | Pair]) -> list[Counted]:
-    """All pairs of responses that somebody judged, with the votes for and against.
-
-    A person has one vote on a pair: what they said more often, a tie if they said both equally often. Records without a
-    name are each a person's of their own.
-
-    Returns:
-        In the order of first appearance, by prompt (key) and source.
-
-    >>> counted([Ranking("p", ("a", "b"), (1, 2), "x"), Ranking("p", ("b", "a"), (1, 2), "y")])
-    [Counted(prompt='p', a='a', b='b', in_favour=1, against=1, ties=0, source=None)]
-    """
-    found = []
-    for group in groups(records):
-        said: dict[tuple[int, int], dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for number, (one, other, label, rater) in enumerate(group.judgements()):
-            person = number if rater is None else rater
-            said[min(one, other), max(one, other)][person].append(label if one < other else 1 - label)
-        for one, other in sorted(said):
-            means = [_mean(labels) for labels in said[one, other].values()]
-            votes = sum(m > 0.5 for m in means), sum(m < 0.5 for m in means), sum(m == 0.5 for m in means)
-            found.append(Counted(group.prompt, group.responses[one], group.responses[other], *votes, group.source))
-    return found
-
-
-def soft_pairs(counts: Iterable[Counted]) -> list[Pair]:
-    """One pair for each couple of responses: ``chosen`` is what more people prefer, ``label`` the share of them.
-
-    >>> soft_pairs([Counted("p", "a", "b", 1, 2, 1)])[0]
-    Pair(prompt='p', chosen='b', rejected='a', label=0.625, margin=0.0, rater=None, source=None)
-    """
-    pairs = []
-    for c in counts:
-        sides, label = ((c.a, c.b), c.share) if c.share >= 0.5 else ((c.b, c.a), 1 - c.share)
-        pairs.append(Pair(c.prompt, *sides, label, source=c.source))
-    return pairs
+RESAMPLES = 1_000
+"""Fewer than for figures that are sums, as each is a fit."""
+_STEPS = 100
+_DONE = 1e-13
+"""Newton's decrement below which the next full step is the last: it squares what is left."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +31,9 @@ class Contest:
     """One item against another, judged on one prompt.
 
     Attributes:
-        prompt: whatever names the prompt: what is resampled as a whole.
-        a, b: names of the items, which may occur in many prompts: models, or settings.
-        share: 1 if ``a`` won, 0 if ``b`` did, 0.5 a tie (half a win for each), or a share of several votes.
+        prompt: a key of the prompt, the unit of the bootstrap.
+        a, b: names of the items, models or settings.
+        share: 1 if ``a`` won, 0 if ``b`` did, 0.5 a tie, or a share of several votes.
         weight: how many votes this is, from 0.
         length: characters of a's text less those of b's.
     """
@@ -143,38 +50,37 @@ def contests(counts: Iterable[Counted], name: Callable[[str, str], str | None]) 
     """Counted pairs as contests of what wrote the responses.
 
     Args:
-        name: from (prompt, response) to the name of the item. Where it is None, or the same on both sides, the pair
-            says nothing and is left out.
+        name: from (prompt, response) to the name of the item. A pair is left out where it is None, or the same on both sides.
     """
-    found = []
+    played = []
     for c in counts:
         a, b = name(c.prompt, c.a), name(c.prompt, c.b)
         if a is not None and b is not None and a != b:
-            found.append(Contest(Prompt(c.prompt).key, a, b, c.share, c.votes, len(c.a) - len(c.b)))
-    return found
+            played.append(Contest(Prompt(c.prompt).key, a, b, c.share, c.votes, len(c.a) - len(c.b)))
+    return played
 
 
 def bradley_terry(
     played: Sequence[Contest], *, covariates: Sequence[str] = (), prior: float = PRIOR, seed: int = 0
 ) -> dict[str, Any]:
-    """How strong each item is, whoever it met (Bradley and Terry 1952).
+    """The strength of each item (Bradley and Terry 1952).
 
     P(a beats b) = sigmoid(strength_a - strength_b + sum of coefficient x covariate). Ties are half a win for each side.
     A normal prior with mean 0 and precision ``prior`` on each strength, and on each coefficient per root mean square of
     its covariate, keeps an item finite that always wins (posterior mode; the strengths sum to 0).
-    The uncertainty is a bootstrap over prompts (Efron 1979), 1,000 fits. A fit solves equations in as many unknowns as
-    there are items: some hundred are fine.
+    The intervals are from a bootstrap over prompts, 1,000 fits. A fit solves equations in as many unknowns as there are
+    items: some hundred are fine.
 
     Args:
         played: all contests.
-        covariates: names out of ``COVARIATES`` to hold constant: with ``length`` strengths are those at equal length.
-        prior: precision, above 0; towards 0 the estimate goes to that of maximum likelihood.
+        covariates: out of ``COVARIATES``: with ``length`` the strengths are those at equal length.
+        prior: precision, above 0; towards 0 the estimate is that of maximum likelihood.
         seed: of the resampling.
 
     Returns:
         ``items``, strongest first: ``item``, ``strength`` (logits, with its 95 % interval), ``error`` (standard error),
         ``wins`` (ties half) and ``votes``. Interval and error are None with fewer than two prompts, and for an item that
-        always won or always lost: how far it is ahead only the prior says. ``covariates``: for each name, logits per
+        always won or always lost: only the prior bounds its lead. ``covariates``: for each name, logits per
         character, with interval; None where the covariate is 0 everywhere.
         Also ``contests``, ``prompts``, ``prior``, ``resamples``, ``level``, ``seed``, ``version``.
 
@@ -193,8 +99,8 @@ def bradley_terry(
             wins[name] += c.weight * share
             votes[name] += c.weight
     for i, name in enumerate(names):
-        if wins[name] in (0.0, votes[name]):  # so it is in every resample: they do not tell how far it might be otherwise
-            values[i], errors[i] = {"value": values[i]["value"], "low": None, "high": None}, None
+        if wins[name] in (0.0, votes[name]):  # as in every resample
+            values[i], errors[i] = without_interval(values[i]["value"]), None
     items = [
         {"item": name, "strength": values[i], "error": errors[i], "wins": wins[name], "votes": votes[name]}
         for i, name in enumerate(names)
@@ -218,7 +124,38 @@ def _estimates(
 ) -> tuple[list[Interval], list[float | None], int]:
     """Strengths, then coefficients, with their intervals; their standard errors; the number of prompts."""
     if not played:
-        return [{"value": None, "low": None, "high": None} for _ in covariates], [], 0
+        return [without_interval(None) for _ in covariates], [], 0
+    design_ND, unit_D = _design(played, names, covariates)
+    share_N, weight_N = (np.array([getattr(c, name) for c in played], dtype=np.float64) for name in ("share", "weight"))
+    precision_D = np.full(len(unit_D), prior)
+    b_D = fit(design_ND, share_N, weight_N, precision_D)
+    prompt_N = prompt_numbers([c.prompt for c in played])
+    prompts = int(prompt_N.max()) + 1
+    # rows that look the same are one row that counts more often
+    table, row_N = np.unique(np.column_stack([design_ND, share_N]), axis=0, return_inverse=True)
+    row_N, rows_D, rows_share = row_N.reshape(-1), table[:, :-1], table[:, -1]
+
+    def refit(times_RP: Array) -> Array:
+        fits = []
+        for times_P in times_RP:
+            weight = np.bincount(row_N, weights=weight_N * times_P[prompt_N], minlength=len(table)).astype(np.float64)
+            # NaN where a coefficient has no data: its item was not drawn
+            there_D = weight @ (rows_D != 0) > 0
+            fits.append(np.where(there_D, fit(rows_D, rows_share, weight, precision_D, b_D), np.nan))
+        return np.array(fits)
+
+    drawn_RD = bootstrap(refit, prompts, RESAMPLES if prompts > 1 else 1, seed) / unit_D
+    values: list[Interval] = []
+    errors: list[float | None] = []
+    for d, value in enumerate(b_D / unit_D):
+        drawn_R = drawn_RD[np.isfinite(drawn_RD[:, d]), d]
+        values.append(interval(float(value), drawn_R, prompts))
+        errors.append(None if values[-1]["low"] is None else float(drawn_R.std(ddof=1)))
+    return values, errors, prompts
+
+
+def _design(played: Sequence[Contest], names: Sequence[str], covariates: Sequence[str]) -> tuple[Array, Array]:
+    """The design [N, D], covariates in units of their root mean square, and the units [D]."""
     place = {name: i for i, name in enumerate(names)}
     rows = np.arange(len(played))
     design_ND = np.zeros((len(played), len(names) + len(covariates)))
@@ -229,18 +166,46 @@ def _estimates(
         column_N = np.array([getattr(c, name) for c in played], dtype=np.float64)
         unit_D[i] = np.sqrt(np.mean(column_N**2)) or 1.0
         design_ND[:, i] = column_N / unit_D[i]
-    share_N, weight_N = (np.array([getattr(c, name) for c in played], dtype=np.float64) for name in ("share", "weight"))
-    precision_D = np.full(len(unit_D), prior)
-    found_D = fit(design_ND, share_N, weight_N, precision_D)
-    prompt_N = prompt_places([c.prompt for c in played])
-    prompts = int(prompt_N.max()) + 1
-    drawn_RD = np.full((0, len(unit_D)), np.nan)
-    if prompts > 1:
-        drawn_RD = refit(design_ND, share_N, weight_N, precision_D, prompt_N, found_D, seed) / unit_D
-    values: list[Interval] = []
-    errors: list[float | None] = []
-    for d, value in enumerate(found_D / unit_D):
-        drawn_R = drawn_RD[np.isfinite(drawn_RD[:, d]), d]
-        values.append(interval(float(value), drawn_R, prompts))
-        errors.append(None if values[-1]["low"] is None else float(drawn_R.std(ddof=1)))
-    return values, errors, prompts
+    return design_ND, unit_D
+
+
+def fit(design_ND: Array, share_N: Array, weight_N: Array, precision_D: Array, start_D: Array | None = None) -> Array:
+    """The coefficients b, [D], that minimise
+
+    sum_n w_n (log(1 + exp(z_n)) - y_n z_n) + 1/2 sum_d precision_d b_d^2,  z = design b:
+
+    a logistic regression with shares y from 0 to 1 as answers and a normal prior of variance 1 / precision on each
+    coefficient (its posterior mode). With precision > 0 there is one minimum, and it is finite.
+
+    Args:
+        design_ND: [N, D].
+        share_N: [N], 1 where the first side won, 0 where it lost, 0.5 a tie.
+        weight_N: [N], how often each row counts.
+        precision_D: [D], above 0.
+        start_D: [D], 0 by default.
+
+    >>> fit(np.ones((1, 1)), np.array([0.75]), np.array([8.0]), np.array([1e-9])).round(4).tolist()  # log(0.75 / 0.25)
+    [1.0986]
+    """
+    b_D: Array = np.zeros(design_ND.shape[1]) if start_D is None else start_D
+    loss = _loss(b_D, design_ND, share_N, weight_N, precision_D)
+    for _ in range(_STEPS):
+        p_N = expit(design_ND @ b_D)
+        gradient_D = design_ND.T @ (weight_N * (p_N - share_N)) + precision_D * b_D
+        curvature_DD = (design_ND * (weight_N * p_N * (1 - p_N))[:, None]).T @ design_ND + np.diag(precision_D)
+        step_D = np.linalg.solve(curvature_DD, gradient_D)
+        last = float(gradient_D @ step_D) <= _DONE
+        length = 1.0
+        while not last and _loss(b_D - length * step_D, design_ND, share_N, weight_N, precision_D) > loss:
+            length /= 2
+            last = length < 1e-6  # only rounding is left
+        b_D = b_D - length * step_D
+        if last:
+            break
+        loss = _loss(b_D, design_ND, share_N, weight_N, precision_D)
+    return b_D
+
+
+def _loss(b_D: Array, design_ND: Array, share_N: Array, weight_N: Array, precision_D: Array) -> float:
+    z_N = design_ND @ b_D
+    return float(weight_N @ (np.logaddexp(0, z_N) - share_N * z_N) + precision_D @ b_D**2 / 2)

@@ -1,7 +1,7 @@
 """A classifier against labels.
 
-N texts, C classes. Rows are taken as independent. A bootstrap over rows then draws how often each pair of true and
-predicted class occurs, from a multinomial distribution: that is the same, and cheap.
+N texts, C classes. Rows are taken as independent. The bootstrap over rows draws how often each pair of true and predicted class
+occurs, from a multinomial distribution: that is the same, and cheap.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from konomi.statistics.bootstrap import LEVEL, VERSION, Array, Interval, interval, plain, resample_count
-from konomi.statistics.measures import calibration
+from konomi.statistics.bootstrap import LEVEL, VERSION, Array, finite, interval, resample_count, without_interval
 
+BINS = 10
 _WORK = 20_000_000
 
 
 def evaluate_labels(
     truth: Sequence[int], predicted_probabilities: npt.ArrayLike, labels: Sequence[str], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Judge a classifier on texts that it was not trained on. The most probable class counts as its word.
+    """Evaluate a classifier on held-out texts. The most probable class is the predicted one.
 
     Args:
         truth: the number of each text's class, [N].
@@ -30,30 +30,34 @@ def evaluate_labels(
         seed: of the resampling.
 
     Returns:
-        ``accuracy`` and ``macro_f1`` (mean F1 of the classes that occur) with intervals; ``majority``: the class that is
-        most frequent here, the accuracy of always saying it, and the model's lead; ``classes``: precision, recall, F1 and
-        counts of each; ``confusion``: [C, C] counts, a row for each true class; ``calibration`` of the class that was said,
-        with log loss and Brier score (of all classes, 0 to 2).
+        ``accuracy`` and ``macro_f1`` (mean F1 of the classes that occur) with intervals; ``majority``: the most frequent
+        class, the accuracy of always predicting it, and the model's lead; ``classes``: precision, recall, F1 and counts of
+        each; ``confusion``: [C, C] counts, a row for each true class; ``calibration`` of the predicted class, with log loss
+        and Brier score (of all classes, 0 to 2).
 
     Raises:
         ValueError: shapes do not fit, a class has no name, or probabilities are not such.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     size = len(labels)
     truth_N = np.asarray(truth, dtype=np.int64)
-    said_NC = np.asarray(predicted_probabilities, dtype=np.float64).reshape(-1, size)
-    if len(said_NC) != len(truth_N) or ((truth_N < 0) | (truth_N >= size)).any():
-        raise ValueError(f"{len(truth_N)} labels from 0 to {size - 1} are needed for {len(said_NC)} rows of {size} probabilities")
-    if not (np.isfinite(said_NC).all() and (said_NC >= 0).all() and (np.abs(said_NC.sum(axis=1) - 1) < 1e-3).all()):
+    p_NC = np.asarray(predicted_probabilities, dtype=np.float64).reshape(-1, size)
+    if len(p_NC) != len(truth_N) or ((truth_N < 0) | (truth_N >= size)).any():
+        raise ValueError(f"{len(truth_N)} labels from 0 to {size - 1} are needed for {len(p_NC)} rows of {size} probabilities")
+    if not (np.isfinite(p_NC).all() and (p_NC >= 0).all() and (np.abs(p_NC.sum(axis=1) - 1) < 1e-3).all()):
         raise ValueError("predicted_probabilities: each row has to be probabilities with the sum 1")
-    word_N = said_NC.argmax(axis=1)
-    confusion = np.bincount(truth_N * size + word_N, minlength=size * size).reshape(size, size)
-    right_N = word_N == truth_N
-    of_truth_N = said_NC[np.arange(len(truth_N)), truth_N]
+    predicted_N = p_NC.argmax(axis=1)
+    confusion = np.bincount(truth_N * size + predicted_N, minlength=size * size).reshape(size, size)
     some = len(truth_N) > 0
-    found = calibration(np.minimum(said_NC.max(axis=1), 1.0) if some else np.zeros(0), right_N.astype(np.float64), 0.0)
-    squares = ((said_NC - np.eye(size)[truth_N]) ** 2).sum(axis=1)
+    squares_N = ((p_NC - np.eye(size)[truth_N]) ** 2).sum(axis=1)
     # a probability of 0 for what came true would cost infinity
-    losses = -np.log(np.maximum(of_truth_N, 1e-12))
+    losses_N = -np.log(np.maximum(p_NC[np.arange(len(truth_N)), truth_N], 1e-12))
+    figures_C = np.zeros((3, size))
+    if some:
+        figures_C = np.array(precision_recall_fscore_support(truth_N, predicted_N, labels=range(size), zero_division=0)[:3])
+    names = ("count", "predicted", "precision", "recall", "f1")
+    columns = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist(), *figures_C.tolist()
     return {
         "version": VERSION,
         "level": LEVEL,
@@ -61,60 +65,65 @@ def evaluate_labels(
         "texts": len(truth_N),
         "labels": list(labels),
         **_intervals(confusion, labels, seed),
-        "classes": [{"label": name, **_of_class(confusion, c)} for c, name in enumerate(labels)],
+        "classes": [{"label": label, **dict(zip(names, row, strict=True))} for label, *row in zip(labels, *columns, strict=True)],
         "confusion": confusion.tolist(),
         "calibration": {
-            **found,
-            "log_loss": plain(losses.mean()) if some else None,
-            "brier": plain(squares.mean()) if some else None,
+            **calibration(np.minimum(p_NC.max(axis=1, initial=0.0), 1.0), (predicted_N == truth_N).astype(np.float64), 0.0),
+            "log_loss": finite(losses_N.mean()) if some else None,
+            "brier": finite(squares_N.mean()) if some else None,
         },
     }
 
 
-def _of_class(confusion: npt.NDArray[np.int64], c: int) -> dict[str, Any]:
-    hits, count, said = int(confusion[c, c]), int(confusion[c].sum()), int(confusion[:, c].sum())
-    return {
-        "count": count,
-        "predicted": said,
-        "precision": hits / said if said else 0.0,
-        "recall": hits / count if count else 0.0,
-        "f1": 2 * hits / (count + said) if count + said else 0.0,
-    }
+def calibration(predicted: Array, observed: Array, low: float) -> dict[str, Any]:
+    """How often what was predicted with probability p came true.
+
+    Args:
+        predicted: probabilities from ``low`` to 1, [N].
+        observed: 1 where it came true, 0 where not, or a share between, [N].
+        low: the smallest probability that can be predicted.
+
+    Returns:
+        ``bins``: of ten of equal width those with something in them: mean ``predicted`` and ``observed``, ``count``.
+        ``ece``: mean distance of the two, weighted by count (Naeini et al. 2015); None of nothing.
+    """
+    place = np.minimum((predicted - low) / (1 - low) * BINS, BINS - 1).astype(np.int64)
+    bins = [
+        {"predicted": float(predicted[place == b].mean()), "observed": float(observed[place == b].mean()), "count": int(n)}
+        for b, n in enumerate(np.bincount(place, minlength=BINS))
+        if n
+    ]
+    gaps = [each["count"] * abs(each["predicted"] - each["observed"]) for each in bins]
+    return {"bins": bins, "ece": finite(sum(gaps) / len(predicted)) if len(predicted) else None}
 
 
-def _macro_f1(hits: Array, counts: Array, said: Array) -> Array:
-    """Mean F1 over the classes that are in the truth or were said; the last axis is classes."""
-    there = counts + said > 0
-    f1 = np.where(there, 2 * hits / np.maximum(counts + said, 1), 0.0)
-    found: Array = f1.sum(axis=-1) / there.sum(axis=-1)
-    return found
+def _macro_f1(hits: Array, true: Array, predicted: Array) -> Array:
+    """Mean F1 over the classes that occur, the last axis."""
+    occurs = true + predicted > 0
+    f1 = np.where(occurs, 2 * hits / np.maximum(true + predicted, 1), 0.0)
+    result: Array = f1.sum(axis=-1) / occurs.sum(axis=-1)
+    return result
 
 
 def _intervals(confusion: npt.NDArray[np.int64], labels: Sequence[str], seed: int) -> dict[str, Any]:
     rows, columns = np.nonzero(confusion)
     total = int(confusion.sum())
     if not total:
-        nothing: Interval = {"value": None, "low": None, "high": None}
-        majority = {"label": None, "accuracy": None, "difference": nothing, "beaten": False}
-        return {"accuracy": nothing, "macro_f1": nothing, "majority": majority}
+        majority: dict[str, Any] = {"label": None, "accuracy": None, "difference": without_interval(None), "beaten": False}
+        return {"accuracy": without_interval(None), "macro_f1": without_interval(None), "majority": majority}
     cells = confusion[rows, columns]
-    count = resample_count(len(cells), _WORK)
-    drawn = np.random.default_rng(seed).multinomial(total, cells / total, size=count).astype(np.float64)
+    drawn = np.random.default_rng(seed).multinomial(total, cells / total, size=resample_count(len(cells), _WORK))
     same, of_row, of_column = rows == columns, np.eye(len(labels))[rows], np.eye(len(labels))[columns]
     most = int(confusion.sum(axis=1).argmax())
 
     def figures(cells: Array) -> tuple[Array, Array, Array]:
-        hits, counts, said = cells @ (of_row * same[:, None]), cells @ of_row, cells @ of_column
+        hits, true, predicted = cells @ (of_row * same[:, None]), cells @ of_row, cells @ of_column
         accuracy = hits.sum(axis=-1) / total
-        return accuracy, _macro_f1(hits, counts, said), accuracy - counts[..., most] / total
+        return accuracy, _macro_f1(hits, true, predicted), accuracy - true[..., most] / total
 
-    whole, of_drawn = figures(cells.astype(np.float64)), figures(drawn)
-    accuracy, macro_f1 = (interval(float(whole[i]), of_drawn[i], total, (0.0, 1.0)) for i in (0, 1))
-    ahead = interval(float(whole[2]), of_drawn[2], total)
+    values, resampled = figures(cells.astype(np.float64)), figures(drawn.astype(np.float64))
+    accuracy, macro_f1 = (interval(float(values[i]), resampled[i], total, (0.0, 1.0)) for i in (0, 1))
+    ahead = interval(float(values[2]), resampled[2], total)
     beaten = ahead["low"] is not None and ahead["low"] > 0
-    share = float(confusion[most].sum() / total)
-    return {
-        "accuracy": accuracy,
-        "macro_f1": macro_f1,
-        "majority": {"label": labels[most], "accuracy": share, "difference": ahead, "beaten": beaten},
-    }
+    majority = {"label": labels[most], "accuracy": float(confusion[most].sum() / total), "difference": ahead, "beaten": beaten}
+    return {"accuracy": accuracy, "macro_f1": macro_f1, "majority": majority}

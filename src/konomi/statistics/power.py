@@ -1,6 +1,6 @@
-"""Shares of votes: intervals, tests, and how many votes show what.
+"""Shares of independent votes: intervals, the sign test, and how many votes it needs.
 
-The formulas take votes as independent. Several votes on one prompt are not: count prompts then.
+Several votes on one prompt are not independent: count prompts then.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.special import bdtr, gammaln, ndtri, xlog1py, xlogy
+from scipy import stats
 
-from konomi.statistics.bootstrap import LEVEL, Interval
+from konomi.statistics.bootstrap import TAIL, Interval, without_interval
 
 ALPHA = 0.05
 POWER = 0.8
 RATES = (0.55, 0.6, 0.65, 0.7)
-"""True win rates that :func:`enough_votes` looks at."""
+"""True win rates in :func:`enough_votes`."""
 
 
 def wilson(wins: float, votes: int) -> Interval:
@@ -32,8 +32,8 @@ def wilson(wins: float, votes: int) -> Interval:
     {'value': 0.8, 'low': 0.4902, 'high': 0.9433}
     """
     if not votes:
-        return {"value": None, "low": None, "high": None}
-    z, p = float(ndtri((1 + LEVEL) / 2)), wins / votes
+        return without_interval(None)
+    z, p = float(stats.norm.isf(TAIL)), wins / votes
     middle = p + z * z / (2 * votes)
     reach = z * np.sqrt(p * (1 - p) / votes + z * z / (4 * votes**2))
     low, high = (float((middle + side * reach) / (1 + z * z / votes)) for side in (-1, 1))
@@ -41,15 +41,14 @@ def wilson(wins: float, votes: int) -> Interval:
 
 
 def sign_test(wins: int, losses: int) -> float | None:
-    """Exact two-sided p of the sign test (Dixon and Mood 1946): ties are dropped before, chance is one half.
+    """Exact two-sided p of the sign test (Dixon and Mood 1946), without ties; chance is one half.
 
     min(1, 2 P(X <= min(wins, losses))), X binomial with n = wins + losses. None if nothing was decided.
 
     >>> sign_test(9, 1)
     0.021484375
     """
-    decided = wins + losses
-    return min(1.0, 2 * float(bdtr(min(wins, losses), decided, 0.5))) if decided else None
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else None
 
 
 def power(votes: int, rate: float, alpha: float = ALPHA) -> float:
@@ -67,17 +66,16 @@ def power(votes: int, rate: float, alpha: float = ALPHA) -> float:
     0.76
     """
     wins = np.arange(votes + 1)
-    shown = 2 * bdtr(np.minimum(wins, votes - wins).astype(np.float64), votes, 0.5) <= alpha
-    ways = gammaln(votes + 1) - gammaln(wins + 1) - gammaln(votes - wins + 1)
-    return min(1.0, float(np.exp(ways + xlogy(wins, rate) + xlog1py(votes - wins, -rate))[shown].sum()))
+    significant = 2 * stats.binom.cdf(np.minimum(wins, votes - wins), votes, 0.5) <= alpha
+    return min(1.0, float(stats.binom.pmf(wins[significant], votes, rate).sum()))
 
 
 def votes_needed(rate: float, power: float = POWER, alpha: float = ALPHA) -> int | None:
     """Decided votes after which a two-sided test of one half would show a true win rate.
 
     The normal approximation ((z_a / 2 + z_b sqrt(p (1 - p))) / (p - 1/2))^2, rounded up, with z_a the quantile of
-    1 - alpha / 2 and z_b that of the power. This is the number that is usually quoted; the exact test, which may be
-    wrong in less than ``alpha`` of the cases, needs some more: see :func:`enough_votes`.
+    1 - alpha / 2 and z_b that of the power. This is the number that is usually quoted; the exact test needs some more: see
+    :func:`enough_votes`.
 
     Returns:
         None at a rate of one half, which no number of votes tells from itself.
@@ -87,13 +85,13 @@ def votes_needed(rate: float, power: float = POWER, alpha: float = ALPHA) -> int
     """
     if rate == 0.5:
         return None
-    z_a, z_b = float(ndtri(1 - alpha / 2)), float(ndtri(power))
+    z_a, z_b = float(stats.norm.isf(alpha / 2)), float(stats.norm.ppf(power))
     return int(np.ceil(((z_a / 2 + z_b * np.sqrt(rate * (1 - rate))) / (rate - 0.5)) ** 2))
 
 
 @lru_cache
 def _needed_exact(rate: float) -> int:
-    # the power of an exact test goes up and down by steps: the last number below the target counts
+    # the power of an exact test is not monotonic: the last number below the target counts
     about = votes_needed(rate) or 0
     return max(votes for votes in range(about // 2, about + about // 4 + 20) if power(votes, rate) < POWER) + 1
 
@@ -118,12 +116,11 @@ def enough_votes(planned: int) -> dict[str, Any]:
     """What a planned number of votes can show, before any is cast.
 
     Args:
-        planned: votes that do not depend on one another: prompts, if each gets one vote or several. The sign test drops ties:
-            leave out as many as are to be expected.
+        planned: independent votes (prompts, if each gets one vote or several), without the expected ties.
 
     Returns:
-        ``planned``; ``alpha``; ``target``: the power that is asked for; ``detectable``: see there; ``rates``: for true win
-        rates of decided votes from 55 to 70 %: ``rate``; ``power`` of the plan, exact; ``needed`` decided votes by
+        ``planned``; ``alpha``; ``target``: the wanted power; ``detectable``: see there; ``rates``: for true win rates from 55
+        to 70 %: ``rate``; ``power`` of the plan, exact; ``needed`` decided votes by
         :func:`votes_needed`; ``needed_exact``: decided votes from which on the exact test always has the power.
 
     >>> enough_votes(100)["rates"][1]["needed_exact"]
@@ -133,10 +130,4 @@ def enough_votes(planned: int) -> dict[str, Any]:
         {"rate": rate, "power": power(planned, rate), "needed": votes_needed(rate), "needed_exact": _needed_exact(rate)}
         for rate in RATES
     ]
-    return {
-        "planned": planned,
-        "alpha": ALPHA,
-        "target": POWER,
-        "detectable": detectable(planned),
-        "rates": rates,
-    }
+    return {"planned": planned, "alpha": ALPHA, "target": POWER, "detectable": detectable(planned), "rates": rates}

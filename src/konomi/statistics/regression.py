@@ -1,6 +1,6 @@
-"""A reward model against numbers: those it was taught (a regression), or a truth without noise that it was never shown.
+"""A reward model against numbers: those that it was trained to predict, or a truth without noise that it was never shown.
 
-N rows, P prompts.
+N rows, P prompts, R resamples.
 """
 
 from __future__ import annotations
@@ -9,18 +9,37 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from konomi.statistics.bootstrap import LEVEL, VERSION, estimate, prompt_places, resample, share
-from konomi.statistics.measures import checked, fits, tau_b, top_1
+from konomi.errors import RunError
+from konomi.statistics.bootstrap import (
+    LEVEL,
+    VERSION,
+    Array,
+    Interval,
+    bootstrap,
+    interval,
+    mean_of,
+    prompt_numbers,
+    resample,
+    resample_count,
+    share,
+    without_interval,
+)  # fmt: skip
+from konomi.statistics.concordance import tau_b
+
+LARGEST = 1e30
+"""Larger scores are taken as damaged: their squares would overflow."""
+_WORK = 30_000_000
 
 
 def evaluate_scores(truth: Sequence[float], predicted: Sequence[float], keys: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """Judge a regression on scores that it was not trained on.
+    """Evaluate a regression on held-out scores.
 
     Args:
         truth: the given scores, [N].
         predicted: the model's, in the same unit, [N].
-        keys: each row's prompt; rows of one prompt are drawn together.
+        keys: each row's prompt; rows of one prompt are resampled together.
         seed: of the resampling.
 
     Returns:
@@ -33,18 +52,18 @@ def evaluate_scores(truth: Sequence[float], predicted: Sequence[float], keys: Se
     """
     if not len(truth) == len(predicted) == len(keys):
         raise ValueError(f"{len(truth)} true scores, {len(predicted)} predicted, {len(keys)} keys: there have to be as many")
-    place = prompt_places(keys)
-    found = fits(checked(truth, "true scores"), checked(predicted, "scores"), place, seed, ("pearson", "spearman", "mse", "r2"))
-    prompts = int(place.max()) + 1 if len(place) else 0
-    return {"version": VERSION, "level": LEVEL, "seed": seed, "prompts": prompts, "texts": len(truth), **found}
+    prompt = prompt_numbers(keys)
+    figures = _fits(checked(truth, "true scores"), checked(predicted, "scores"), prompt, seed)
+    prompts = int(prompt.max()) + 1 if len(prompt) else 0
+    return {"version": VERSION, "level": LEVEL, "seed": seed, "prompts": prompts, "texts": len(truth), **figures}
 
 
 def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequence[float]]], *, seed: int = 0) -> dict[str, Any]:
-    """Judge a model by a truth that has no noise, such as the judge that the raters' words were made from.
+    """Evaluate a model by a truth that has no noise, such as the judge that simulated raters follow.
 
     Args:
         groups_of_scores: for each group of responses the key of its prompt, the true scores, and the model's scores of the
-            same responses. Groups of one prompt are drawn together.
+            same responses. Groups of one prompt are resampled together.
         seed: of the resampling.
 
     Returns:
@@ -56,9 +75,9 @@ def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequen
         ValueError: a group has more scores of one kind than of the other.
         RunError: a score is not a number.
     """
-    place = prompt_places([key for key, _, _ in groups_of_scores])
-    prompts = int(place.max()) + 1 if len(place) else 0
-    columns = {name: np.zeros(prompts) for name in ("right", "pairs", "tau", "top_1", "chance", "orders")}
+    prompt = prompt_numbers([key for key, _, _ in groups_of_scores])
+    prompts = int(prompt.max()) + 1 if len(prompt) else 0
+    columns = {name: np.zeros(prompts) for name in ("right", "pairs", "tau", "top_1", "top_1_chance", "orders")}
     sides = []
     for number, (_, truth, scores) in enumerate(groups_of_scores):
         if len(truth) != len(scores):
@@ -67,26 +86,104 @@ def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequen
         sides.append(own)
         above = own[0][:, None] > own[0]
         right = (np.sign(own[1][:, None] - own[1]) + 1) / 2
-        found = {"right": right[above].sum(), "pairs": above.sum()}
-        tau = tau_b(*own)
-        if tau is not None:
-            hit, chance = top_1(*own)
-            found |= {"tau": tau, "top_1": hit, "chance": chance, "orders": 1.0}
-        for name, value in found.items():
-            columns[name][place[number]] += value
+        for name, value in {"right": right[above].sum(), "pairs": above.sum(), **order_figures(*own)}.items():
+            columns[name][prompt[number]] += value
     sums = resample(columns, seed)
-    whole = [np.concatenate([np.zeros(0), *(own[side] for own in sides)]) for side in (0, 1)]
-    rows = np.repeat(place, [len(own[0]) for own in sides])
+    true, predicted = (np.concatenate([np.zeros(0), *(own[side] for own in sides)]) for side in (0, 1))
+    rows = np.repeat(prompt, [len(own[0]) for own in sides])
     return {
         "version": VERSION,
         "level": LEVEL,
         "resamples": len(sums.drawn["pairs"]),
         "seed": seed,
         "prompts": sums.prompts["pairs"],
-        "pairs": int(sums.whole["pairs"]),
+        "pairs": int(sums.total["pairs"]),
         "accuracy": share(sums, "right", "pairs"),
-        "tau": estimate(sums, lambda s: s["tau"] / s["orders"], "orders", (-1.0, 1.0)),
-        "top_1": share(sums, "top_1", "orders")
-        | {"chance": estimate(sums, lambda s: s["chance"] / s["orders"], "orders")["value"]},
-        **fits(whole[0], whole[1], rows, seed, ("pearson", "spearman")),
+        "tau": mean_of(sums, "tau", "orders", (-1.0, 1.0)),
+        "top_1": share(sums, "top_1", "orders") | {"chance": mean_of(sums, "top_1_chance", "orders")["value"]},
+        **_fits(true, predicted, rows, seed, ("pearson", "spearman")),
     }
+
+
+def checked(values: Sequence[float], what: str) -> Array:
+    """The values as an array. Raises RunError if one is not a number, or beyond 1e30."""
+    array = np.asarray(values, dtype=np.float64)
+    for place in np.flatnonzero(~(np.abs(array) <= LARGEST))[:1]:  # NaN is in no order
+        raise RunError(
+            f"{what}: number {place + 1} is {array[place]:g}, which cannot be judged; if a model gave it, its training "
+            "has diverged: try a lower learning rate"
+        )
+    return array
+
+
+def order_figures(truth: Array, scores: Array) -> dict[str, float]:
+    """How well scores order one prompt's responses; nothing where the truth puts none above another.
+
+    Returns:
+        ``tau``: tau-b, 0 where all scores are equal; ``top_1``: whether the best by the scores is among the best by the truth,
+        a share where several are the best; ``top_1_chance``: the same of a random one; ``orders``: 1.
+    """
+    best = truth == truth.max() if len(truth) else truth == 0
+    if best.all():
+        return {}
+    hit = float(best[scores == scores.max()].mean())
+    return {"tau": tau_b(truth, scores) or 0.0, "top_1": hit, "top_1_chance": float(best.mean()), "orders": 1.0}
+
+
+def correlation(x: Array, y: Array, weights: Array | None = None) -> Array:
+    """Pearson's correlation along the last axis; NaN where one side does not vary.
+
+    >>> round(float(correlation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))), 9)
+    1.0
+    """
+    w = np.ones(x.shape[-1]) if weights is None else weights
+    total = w.sum(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sides = [(v, v - (w * v).sum(axis=-1, keepdims=True) / total) for v in (x, y)]
+        squares = [(w * off * off).sum(axis=-1) for _, off in sides]
+        # equal values leave a rest from rounding, which is no variance
+        varies = [s > 1e-24 * (w * v * v).sum(axis=-1) for s, (v, _) in zip(squares, sides, strict=True)]
+        r = (w * sides[0][1] * sides[1][1]).sum(axis=-1) / (np.sqrt(squares[0]) * np.sqrt(squares[1]))
+    result: Array = np.where(varies[0] & varies[1], np.clip(r, -1, 1), np.nan)
+    return result
+
+
+def weighted_ranks(values_N: Array, weights_KN: Array) -> Array:
+    """Ranks from 1, [K, N], equal values sharing the mean of theirs, in samples that hold value n weights[k, n] times.
+
+    >>> weighted_ranks(np.array([30.0, 10.0, 30.0]), np.ones((1, 3))).tolist()
+    [[2.5, 1.0, 2.5]]
+    """
+    _, place = np.unique(values_N, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    sizes = np.add.reduceat(weights_KN[:, order], starts, axis=1)
+    ranks: Array = (np.cumsum(sizes, axis=1) - sizes / 2 + 0.5)[:, place]
+    return ranks
+
+
+def _fits(
+    truth: Array, predicted: Array, prompt: npt.NDArray[np.int64], seed: int,
+    names: Sequence[str] = ("pearson", "spearman", "mse", "r2"),
+) -> dict[str, Interval]:  # fmt: skip
+    """Correlations and errors of numbers against numbers, with their bootstrap over prompts (the number of each row's, [N])."""
+    if not len(truth):
+        return {name: without_interval(None) for name in names}
+
+    def figures(weights: Array) -> Array:
+        """By row of weights: the four figures."""
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            total = weights.sum(axis=-1)
+            mse = weights @ (truth - predicted) ** 2 / total
+            off = truth - (weights @ truth / total)[:, None]
+            variance = (weights * off * off).sum(axis=-1) / total
+            r2 = np.where(variance > 1e-24 * (weights @ truth**2 / total), 1 - mse / variance, np.nan)
+            spearman = correlation(weighted_ranks(truth, weights), weighted_ranks(predicted, weights), weights)
+            return np.stack([correlation(truth, predicted, weights), spearman, mse, r2], axis=-1)
+
+    prompts = int(prompt.max()) + 1
+    values = figures(np.ones((1, len(truth))))[0]
+    count = resample_count(len(truth), _WORK)
+    drawn = bootstrap(lambda times: figures(times[:, prompt]), prompts, count, seed, width=len(truth))
+    of_name = dict(zip(("pearson", "spearman", "mse", "r2"), zip(values, drawn.T, strict=True), strict=True))
+    return {name: interval(float(of_name[name][0]), of_name[name][1], prompts) for name in names}

@@ -1,4 +1,4 @@
-"""Before/after as people see it: who wins how often, and what that owes to length, to the side, and to chance."""
+"""Blind comparisons of before and after training: win rates, and the effects of length, of the side, and of chance."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from konomi.data.records import Pair, Prompt
 from konomi.statistics.agreement import inter_rater, intra_rater
-from konomi.statistics.bootstrap import LEVEL, VERSION, Array, Interval, prompt_places, share_interval
+from konomi.statistics.bootstrap import LEVEL, VERSION, Array, Interval, prompt_numbers, share_interval
 from konomi.statistics.bradley_terry import Contest, bradley_terry
 from konomi.statistics.power import sign_test, wilson
 
 PRIOR = 1e-3
-"""Precision of the prior on strengths and on the weight of the length: so weak that it tells only where all votes are alike."""
+"""Precision of the prior on strengths and on the weight of the length: it matters only where all votes are alike."""
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What one person said of a text from before and one from after training, shown blind.
+    """One person's blind comparison of a text from before training and one from after.
 
     Attributes:
-        prompt: the text that both go on from.
-        before, after: the two texts; of an A/A item, two samples of the same model in an order drawn by lot.
+        prompt, before, after: the texts; of an A/A item, two samples of the same model in a random order.
         share: 1 if ``after`` is the better, 0 if ``before`` is, 0.5 a tie.
         rater: a pseudonym, or None: then the vote is a person's of its own.
         after_first: whether ``after`` was shown first (left, above); None if unknown.
@@ -44,18 +44,16 @@ class Vote:
 
 
 def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
-    """Did training make the texts better, as people see it?
+    """Whether people find the texts better after training.
 
-    What one person said several times of the same two texts is one vote: what they said more often, a tie if they said
-    both equally often. A tie is half a win. Several
-    votes on one prompt depend on each other; so intervals are over prompts, and the sign test counts prompts. They are for
-    these raters; only ``win_rate_over_raters`` is for others. An interval is ``value``, ``low``, ``high``.
+    A person has one vote on two texts: what they said more often, a tie if they said both equally often. A tie is half a win.
+    Votes on one prompt are dependent: intervals are over prompts, and the sign test counts prompts. They are for these
+    raters; only ``win_rate_over_raters`` is for people in general.
 
     Returns:
         ``votes``, ``prompts``, ``people``; ``wins``, ``ties``, ``losses`` of ``after``, in votes.
-        ``win_rate``: (wins + ties / 2) / votes, with interval. ``win_rate_over_raters``: the same for people in general, of
-        whom the raters are a sample: see there. ``wilson``: the same with Wilson's interval, which takes
-        votes as independent and is right where each prompt has one.
+        ``win_rate``: (wins + ties / 2) / votes, with interval. ``win_rate_over_raters``: see there. ``wilson``: the same with
+        Wilson's interval, which takes votes as independent and is right where each prompt has one.
         ``sign_test``: prompts that are for ``after``, against it, and ``even``, by the mean of their votes; ``p``, exact
         and two-sided, even ones dropped; None if all are even.
         ``length_controlled``: ``win_rate`` at equal length, sigmoid(c) of sigmoid(c + d x difference in characters), a
@@ -65,17 +63,18 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
         ``agreement`` and ``oneself``: see :mod:`konomi.statistics.agreement`; each may be None.
         ``version``, ``level``, ``seed``.
     """
-    real = once([vote for vote in votes if not vote.same])
-    said = [vote for vote in votes if not vote.same]
-    counts = _counts(real)
-    pairs = [Pair(v.prompt, v.after, v.before, v.share, rater=v.rater) for v in said]
+    repeated = [vote for vote in votes if not vote.same]
+    real = once(repeated)
+    signs = np.sign([vote.share - 0.5 for vote in real])
+    counts = {name: int((signs == sign).sum()) for name, sign in (("wins", 1), ("ties", 0), ("losses", -1))}
+    pairs = [Pair(v.prompt, v.after, v.before, v.share, rater=v.rater) for v in repeated]
     return {
         "version": VERSION,
         "level": LEVEL,
         "seed": seed,
         "votes": len(real),
         "prompts": len({Prompt(vote.prompt).key for vote in real}),
-        "people": len({vote.rater for vote in said if vote.rater is not None}),
+        "people": len({vote.rater for vote in repeated if vote.rater is not None}),
         **counts,
         "win_rate": win_rate(real),
         "win_rate_over_raters": win_rate_over_raters(real),
@@ -91,9 +90,9 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
 
 
 def side_bias(votes: Sequence[Vote]) -> dict[str, Any] | None:
-    """How often the text that was shown first wins, whichever model it is from: one half if the side plays no part.
+    """How often the text that was shown first wins: one half if the side has no effect.
 
-    All votes count as often as they were cast, A/A items too: each was shown in an order of its own, drawn by lot.
+    All votes count, repeats and A/A items included: each was shown in a random order.
 
     Returns:
         ``votes``; ``first``: the share, ties half, with interval; ``after_first``: share of votes in which ``after`` was
@@ -107,11 +106,11 @@ def side_bias(votes: Sequence[Vote]) -> dict[str, Any] | None:
 
 
 def same_model(votes: Sequence[Vote]) -> dict[str, Any] | None:
-    """What people say of two samples of the same model (A/A items).
+    """Votes on two samples of the same model (A/A items).
 
     Returns:
         ``votes``; ``told_apart``: share that are no ties; ``second``: how often the sample in the place of ``after`` wins,
-        ties half: an interval without one half says that something other than the text is judged. None without A/A items.
+        ties half: an interval without one half shows that something other than the text is judged. None without A/A items.
     """
     same = once([vote for vote in votes if vote.same])
     if not same:
@@ -121,13 +120,12 @@ def same_model(votes: Sequence[Vote]) -> dict[str, Any] | None:
 
 
 def reward_verdict(votes: Sequence[Vote]) -> dict[str, Any] | None:
-    """The reward model's verdict beside the people's, on the votes of which its scores are known.
+    """The reward model's preference beside the people's, on the votes with known scores.
 
     Returns:
         ``votes``; ``people`` and ``model``: how often each prefers ``after``, ties half, one vote each; ``agreement``:
         share of votes that the model would have cast alike: a tie on either side agrees by half. With intervals. Where
-        ``model`` is well above ``people``, training found what the reward model likes and people do not. None if no
-        score is known.
+        ``model`` is well above ``people``, training has exploited the reward model. None if no score is known.
     """
     known = [vote for vote in once([vote for vote in votes if not vote.same]) if vote.gap is not None]
     if not known:
@@ -149,60 +147,51 @@ def reward_verdict(votes: Sequence[Vote]) -> dict[str, Any] | None:
 
 def once(votes: Sequence[Vote]) -> list[Vote]:
     """One vote for each person and pair of texts: what they said more often, a tie if they said both equally often."""
-    found: dict[Any, list[Vote]] = defaultdict(list)
+    by_person: dict[Any, list[Vote]] = defaultdict(list)
     for number, vote in enumerate(votes):
         person = number if vote.rater is None else vote.rater
-        found[Prompt(vote.prompt).key, vote.before, vote.after, person].append(vote)
+        by_person[Prompt(vote.prompt).key, vote.before, vote.after, person].append(vote)
     return [
-        Vote(v.prompt, v.before, v.after, _more_often([each.share for each in said]), v.rater, gap=v.gap, same=v.same)
-        for said in found.values()
-        for v in said[:1]
+        Vote(v.prompt, v.before, v.after, _more_often([each.share for each in own]), v.rater, gap=v.gap, same=v.same)
+        for own in by_person.values()
+        for v in own[:1]
     ]
 
 
 def _again(pairs: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
-    """The first and each further word of one person on the same two texts."""
+    """The first and each further record of one person on the same two texts."""
     first: dict[tuple[str, str, str, str], Pair] = {}
-    found = []
+    repeats = []
     for pair in pairs:
         if pair.rater is not None:
             own = first.setdefault((Prompt(pair.prompt).key, pair.chosen, pair.rejected, pair.rater), pair)
             if own is not pair:
-                found.append((own, pair))
-    return found
+                repeats.append((own, pair))
+    return repeats
 
 
 def _more_often(shares: Sequence[float]) -> float:
     return (1 + float(np.sign(2 * sum(shares) - len(shares)))) / 2
 
 
-def _counts(votes: Sequence[Vote]) -> dict[str, int]:
-    shares = [vote.share for vote in votes]
-    return {
-        "wins": sum(share > 0.5 for share in shares),
-        "ties": sum(share == 0.5 for share in shares),
-        "losses": sum(share < 0.5 for share in shares),
-    }
-
-
 def win_rate(votes: Sequence[Vote]) -> Interval:
-    """The mean share of the votes. Its interval is over prompts: for these raters, on prompts like these."""
+    """The mean share of the votes, its interval over prompts: for these raters."""
     return _mean(votes, lambda vote: vote.share)
 
 
 def win_rate_over_raters(votes: Sequence[Vote]) -> Interval:
     """The same, its interval over prompts and raters: for people of whom these raters are a sample.
 
-    It is never narrower than that of :func:`win_rate`, and there where the prompts have none of their own because all say the
-    same. None from fewer than two raters, who say nothing of how people differ, or where all raters say the same share.
+    It is never narrower than that of :func:`win_rate`, and may exist where that does not, as all prompts have the same share.
+    None for fewer than two raters, or where all raters have the same share.
     """
     names = [f"{number}" if vote.rater is None else f"rater {vote.rater}" for number, vote in enumerate(votes)]
     shares = np.array([vote.share for vote in votes], dtype=np.float64)
-    own = _mean(votes, lambda vote: vote.share)
+    own = win_rate(votes)
     if own["value"] is None or len(set(names)) < 2:
         return own | {"low": None, "high": None}
-    place = prompt_places(names)
-    raters = np.bincount(place, weights=shares).astype(np.float64), np.bincount(place).astype(np.float64)
+    rater = prompt_numbers(names)
+    raters = np.bincount(rater, weights=shares).astype(np.float64), np.bincount(rater).astype(np.float64)
     alone = float(((shares - own["value"]) ** 2).sum()) / len(votes) / max(1, len(votes) - 1)
     wide = share_interval(*_sums(votes, shares), (*raters, alone))
     if wide["low"] is None or wide["high"] is None or own["low"] is None or own["high"] is None:
@@ -217,8 +206,8 @@ def _mean(votes: Sequence[Vote], figure: Callable[[Vote], float]) -> Interval:
 
 def _sums(votes: Sequence[Vote], values: Array) -> tuple[Array, Array]:
     """By prompt: the sum of the values of its votes, and their number."""
-    place = prompt_places([Prompt(vote.prompt).key for vote in votes])
-    return np.bincount(place, weights=values).astype(np.float64), np.bincount(place).astype(np.float64)
+    prompt = prompt_numbers([Prompt(vote.prompt).key for vote in votes])
+    return np.bincount(prompt, weights=values).astype(np.float64), np.bincount(prompt).astype(np.float64)
 
 
 def by_prompt(votes: Sequence[Vote]) -> dict[str, Any]:
@@ -232,7 +221,7 @@ def by_prompt(votes: Sequence[Vote]) -> dict[str, Any]:
 
 
 def _at_equal_length(votes: Sequence[Vote], seed: int) -> dict[str, Any] | None:
-    """The win rate without what length wins: a Bradley-Terry model of two items with the length as covariate."""
+    """The win rate at equal length: a Bradley-Terry model of two items with the length as covariate."""
     if not votes:
         return None
     longer = [len(vote.after) - len(vote.before) for vote in votes]
@@ -240,8 +229,8 @@ def _at_equal_length(votes: Sequence[Vote], seed: int) -> dict[str, Any] | None:
         Contest(Prompt(vote.prompt).key, "after", "before", vote.share, length=more)
         for vote, more in zip(votes, longer, strict=True)
     ]
-    found = bradley_terry(played, covariates=["length"], prior=PRIOR, seed=seed)
-    strength = next(item["strength"] for item in found["items"] if item["item"] == "after")
+    model = bradley_terry(played, covariates=["length"], prior=PRIOR, seed=seed)
+    strength = next(item["strength"] for item in model["items"] if item["item"] == "after")
     # the two strengths sum to 0: their difference is twice the one
-    rate = {name: None if value is None else float(1 / (1 + np.exp(-2 * value))) for name, value in strength.items()}
-    return {"win_rate": rate, "per_character": found["covariates"]["length"], "difference": sum(longer) / len(longer)}
+    rate = {name: None if value is None else float(expit(2 * value)) for name, value in strength.items()}
+    return {"win_rate": rate, "per_character": model["covariates"]["length"], "difference": sum(longer) / len(longer)}

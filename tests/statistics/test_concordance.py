@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from konomi.statistics.coefficients import alphas, coincidences, kendall_w, tau_b
+from konomi.statistics.concordance import alphas, coincidences, kendall_w, tau_b
 
 values = st.integers(1, 4)
 
