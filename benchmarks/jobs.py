@@ -210,10 +210,9 @@ def main() -> None:
     parser.add_argument("--response", type=int, default=shapes.HIGH, help="tokens, for sampling and training")
     parser.add_argument("--growth", action="store_true", help="queries of one length")
     given = parser.parse_args()
-    from konomi.runs import environment
+    from konomi.engine.device import manage_memory
 
-    if keep := getattr(environment, "manage_memory", None):
-        keep()
+    manage_memory()
     try:
         JOBS[given.job](given)
     except MissingPart as missing:

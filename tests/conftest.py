@@ -23,7 +23,7 @@ settings.load_profile("suite")
 
 SLOWEST = (
     "engine/test_families.py", "tests/test_wheel.py", "web/test_people_to_ppo.py", "tests/test_outside.py",
-    "jobs/test_pipeline.py", "tests/test_device.py", "web/test_serve.py", "web/test_browser.py",
+    "jobs/test_pipeline.py", "engine/test_device.py", "web/test_serve.py", "web/test_browser.py",
 )  # fmt: skip
 """Come first, so that two processes are done at about the same time."""
 

@@ -1,10 +1,11 @@
-"""Small faults put into ``konomi.ops``, one at a time, to see that a test of ``tests/ops`` notices each.
+"""Small faults put into the equations, the trainer and the sampler, one at a time, to see that a test notices each.
 
     python tests/mutants.py              all mutants; a table of who killed whom; exit 1 if one survives
     python tests/mutants.py 0 7 12       these only
 
-Each mutant runs in a fork of one process that has torch imported already, on a copy of the package's ``ops``, so that a
-mutant costs a second and the working tree is never touched. Needs ``os.fork`` (Linux, macOS).
+Those of ``konomi.ops`` are for all of ``tests/ops``, the others for the test that faults.py names. Each runs in a fork of one
+process that has torch imported already, on a copy of the package, so that it costs a second or two and the working tree is
+never touched. Needs ``os.fork`` (Linux, macOS).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from faults import FAULTS
+from faults import OPS, TRAINING
 
 TESTS = Path(__file__).resolve().parent
-OPS = TESTS.parent / "src" / "konomi" / "ops"
+SOURCES = TESTS.parent / "src" / "konomi"
 PATIENCE = 60  # seconds of processor time until a mutant that hangs counts as killed; a busy machine kills none
 
 
@@ -33,14 +34,17 @@ class Mutant(NamedTuple):
     old: str
     new: str
     note: str
+    test: str = ""
+    """Beginning of the node id of the test that has to fail; empty: those of ``tests/ops``."""
 
 
-MUTANTS = [Mutant(file, *fault) for file, faults in FAULTS.items() for fault in faults]
+MUTANTS = [Mutant(f"ops/{file}", *fault) for file, faults in OPS.items() for fault in faults]
+MUTANTS += [Mutant(file, *fault) for file, faults in TRAINING.items() for fault in faults]
 
 
 def misplaced() -> list[str]:
     """Name the mutants whose fragment does not stand exactly once in the sources."""
-    found = [(mutant, (OPS / mutant.file).read_text("utf-8").count(mutant.old)) for mutant in MUTANTS]
+    found = [(mutant, (SOURCES / mutant.file).read_text("utf-8").count(mutant.old)) for mutant in MUTANTS]
     return [f"{mutant.file}: {count} times: {mutant.old}" for mutant, count in found if count != 1]
 
 
@@ -58,22 +62,26 @@ class Witness:
             self.first = f"NOT RUN: {report.nodeid} does not import"
 
 
-def run_tests(package: Path, topic: str) -> str:
-    """Run the tests of ``ops``, those of ``topic`` first, on the ``konomi`` in ``package``; name the first to fail."""
+def run_tests(package: Path, mutant: Mutant | None) -> str:
+    """Run what has to notice ``mutant`` on the ``konomi`` in ``package``; name the first test to fail. None: the tests of ops."""
     import pytest
 
     sys.path[:0] = [str(package), str(TESTS)]
-    import konomi.ops
+    import konomi
 
-    if not str(konomi.ops.__file__).startswith(str(package)):
+    if not str(konomi.__file__).startswith(str(package)):
         return "NOT RUN: another konomi was imported"
-    files = sorted(path for path in (TESTS / "ops").glob("test_*.py") if path.stem != "test_mutants")
-    first = [path for path in files if path.stem == f"test_{topic}"]
-    options = ["-x", "-q", "-W", "error", "-c", os.devnull, "--rootdir", str(TESTS), "--noconftest", "--assert=plain"]
-    for batch in (first, [path for path in files if path not in first]):
+    options = ["-x", "-q", "-c", os.devnull, "--rootdir", str(TESTS), "--noconftest", "--assert=plain", "-p", "no:cacheprovider"]
+    if mutant and mutant.test:
+        file, _, name = mutant.test.partition("::")
+        batches = [[str(TESTS / file), "-k", name]]
+    else:
+        files = sorted(path for path in (TESTS / "ops").glob("test_*.py") if path.stem != "test_mutants")
+        first = [path for path in files if mutant and path.stem == f"test_{Path(mutant.file).stem}"]
+        batches = [["-W", "error", *map(str, batch)] for batch in (first, [p for p in files if p not in first]) if batch]
+    for batch in batches:
         witness = Witness()
-        code = pytest.main([*options, "-p", "no:cacheprovider", *map(str, batch)], plugins=[witness]) if batch else 0
-        if code:
+        if code := pytest.main([*options, *batch], plugins=[witness]):
             return witness.first or f"NOT RUN: pytest exits {int(code)}"
     return ""
 
@@ -81,9 +89,8 @@ def run_tests(package: Path, topic: str) -> str:
 def trial(mutant: Mutant | None) -> str:
     """Fork, apply ``mutant`` to a copy of the package, and return the test that fails first, or ''."""
     with tempfile.TemporaryDirectory() as directory:
-        copy = Path(directory) / "konomi" / "ops"
-        shutil.copytree(OPS, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy.parent / "__init__.py").touch()
+        copy = Path(directory) / "konomi"
+        shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
         if mutant:
             source = (copy / mutant.file).read_text("utf-8")
             (copy / mutant.file).write_text(source.replace(mutant.old, mutant.new), "utf-8")
@@ -95,7 +102,7 @@ def trial(mutant: Mutant | None) -> str:
             os.dup2(silence, 1)
             os.dup2(silence, 2)
             try:
-                answer.write_text(run_tests(Path(directory), Path(mutant.file).stem if mutant else ""), "utf-8")
+                answer.write_text(run_tests(Path(directory), mutant), "utf-8")
             finally:
                 os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -117,6 +124,9 @@ def main(arguments: list[str]) -> int:
     import pytest  # noqa: F401
     import torch
 
+    if any(mutant.test for mutant in ([MUTANTS[int(number)] for number in arguments] or MUTANTS)):
+        import accelerate  # noqa: F401
+        import transformers  # noqa: F401
     torch.set_num_threads(1)
     gc.freeze()
     if not arguments and (failure := trial(None)):
@@ -128,7 +138,7 @@ def main(arguments: list[str]) -> int:
         mutant = MUTANTS[number]
         killer = trial(mutant)
         survivors += not killer or killer.startswith("NOT RUN")
-        print(f"{number:3}  {mutant.file:14} {mutant.note:44} {killer or 'SURVIVES'}", flush=True)
+        print(f"{number:3}  {mutant.file:22} {mutant.note:48} {killer or 'SURVIVES'}", flush=True)
     seconds = time.monotonic() - start
     print(f"{len(chosen)} mutants, {len(chosen) - survivors} killed, {survivors} survive, {seconds:.0f} s")
     return 1 if survivors else 0

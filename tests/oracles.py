@@ -68,7 +68,7 @@ def full_kl(logits: list[float], ref_logits: list[float]) -> float:
 
 def kl_term(logprob: float, ref_logprob: float, kind: str) -> float:
     gap = logprob - ref_logprob
-    return {"k1": gap, "abs": abs(gap), "k2": gap * gap / 2, "k3": math.exp(-gap) - 1 + gap}[kind]
+    return {"k1": gap, "abs": abs(gap), "k2": gap * gap / 2}[kind]
 
 
 def shaped_rewards(kl: Rows, scores: list[float], kl_coef: float) -> Rows:
@@ -78,7 +78,7 @@ def shaped_rewards(kl: Rows, scores: list[float], kl_coef: float) -> Rows:
     ]
 
 
-def placed_rewards(kl: Rows, scores: list[float], placed: Rows, kl_coef: float) -> Rows:
+def shaped_rewards_with_tokens(kl: Rows, scores: list[float], placed: Rows, kl_coef: float) -> Rows:
     """As above; what is placed before the last token is taken off it, one after the other."""
     rows = shaped_rewards(kl, scores, kl_coef)
     for row, given in zip(rows, placed, strict=True):

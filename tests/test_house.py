@@ -38,8 +38,8 @@ LAYERS = [
 """A part imports from lines above its own, and from itself."""
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
-LIGHT = ["cli", "config", "data.convert", "data.formats", "data.records", "data.sources", "errors", "files", "labelling.blind",
-         "labelling.export", "labelling.project", "labelling.queue", "labelling.database", "report.report",
+LIGHT = ["cli", "config", "data.convert", "data.formats", "data.records", "data.sources", "engine.device", "errors", "files",
+         "labelling.blind", "labelling.export", "labelling.project", "labelling.queue", "labelling.database", "report.report",
          "report.reward_report", "rewards.base", "runs.console", "runs.directory", "runs.environment", "runs.observer", "seeds",
          "statistics", "statistics.win_rate", "web.app", "web.figures", "web.serve"]  # fmt: skip
 """Modules that can be imported without any of these."""
@@ -237,3 +237,22 @@ def test_one_prompt_is_not_one_prompts() -> None:
     assert [f"{name_of(path)}, {each}" for path in FILES for each in counted_nouns(path.read_text("utf-8"))] == []
     example = 'f"{n} prompts"; f"{n:,} held-out texts"; f"{plural(n, x)} texts"; f"{n} is"'
     assert counted_nouns(example) == ["line 1: prompts", "line 1: texts"]
+
+
+def asks_for_the_device(tree: ast.Module) -> list[int]:
+    """Lines that look at ``torch.cuda`` and its like, or compare the type of something with the name of a device."""
+    kinds = {"cuda", "mps", "backends", "xpu"}
+    found = []
+    for node in ast.walk(tree):
+        sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        typed = any(isinstance(side, ast.Attribute) and side.attr == "type" for side in sides)
+        compared = typed and any(isinstance(side, ast.Constant) and side.value in {"cpu", *kinds} for side in sides)
+        if compared or (isinstance(node, ast.Attribute) and node.attr in kinds):
+            found.append(node.lineno)
+    return found
+
+
+def test_one_file_asks_what_the_device_is() -> None:
+    found = {name_of(path): lines for path in FILES if (lines := asks_for_the_device(tree_of(path)))}
+    assert found.keys() == {"engine/device.py"}, found
+    assert asks_for_the_device(ast.parse('x.device.type == "cpu"\ntorch.cuda.is_available()')) == [1, 2]

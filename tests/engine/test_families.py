@@ -22,7 +22,7 @@ from konomi.config import ModelConfig, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.engine import families, packed
 from konomi.engine.rollout import Rollout
-from konomi.engine.sampler import explore, make_draws
+from konomi.engine.sampler import generate, make_draws
 from konomi.errors import ConfigError, ModelError
 from konomi.models.load import load_causal_lm
 from konomi.models.policy import Policy
@@ -79,7 +79,7 @@ def outcome(kind: str, directory: Path) -> str:
     trainer = tiny_trainer(model=lm, episodes=4, batch_size=4, mini_batch_size=4, baseline_samples=2, epochs=1)
     metrics = trainer.step().metrics
     assert metrics["ppo/policy/sampler_gap"] < 1e-3, metrics["ppo/policy/sampler_gap"]
-    drawn = explore(lm, Tokens(tiny_tokenizer()), ragged_queries(4), make_draws(SETTINGS, 0, NAMES), SETTINGS)
+    drawn = generate(lm, Tokens(tiny_tokenizer()), ragged_queries(4), make_draws(SETTINGS, 0, NAMES), SETTINGS)
     wanted = alone(lm, drawn.rollout)
     for name, logprobs in (("sampler", drawn.logprobs), ("trainer", trainer.policy(drawn.rollout).logprobs.detach())):
         gap = max(float((row[: len(own)] - own).abs().max()) for row, own in zip(logprobs, wanted, strict=True))
@@ -108,7 +108,7 @@ def check_top(lm: Any) -> None:
     assert 0 < sum(p.numel() for p in lm.parameters() if p.requires_grad) < sum(p.numel() for p in lm.parameters())
     if policy.trunk_layer:
         draws = make_draws(SETTINGS, 0, NAMES)
-        drawn = explore(lm, Tokens(tiny_tokenizer()), ragged_queries(4), draws, SETTINGS, trunk_layer=policy.trunk_layer)
+        drawn = generate(lm, Tokens(tiny_tokenizer()), ragged_queries(4), draws, SETTINGS, trunk_layer=policy.trunk_layer)
         with torch.no_grad():
             gap = (policy(drawn.rollout, 1.0, drawn.trunk).logprobs - policy(drawn.rollout).logprobs).abs().max()
         assert gap < 1e-3, f"with a kept trunk log-probabilities are off by {gap:.2g}"

@@ -131,7 +131,7 @@ def test_the_size_of_blocks_changes_nothing(changes: dict[str, Any], rollout: Ro
     before = everything()
     check_rows(before[0].detach(), chosen(plain(model, rollout, TEMPERATURE), rollout), 1e-9)
     monkeypatch.setattr(module, "HEAD_TOKENS", 7)
-    monkeypatch.setattr(ops.head, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(module, "head_blocks", lambda _: ops.Blocks(logits=1))
     for one, two in zip(everything(), before, strict=True):
         oracles.close(one, two, 1e-9)
 
@@ -155,8 +155,8 @@ def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(family: str, ro
             width = chosen.mask.shape[1]
             lp, v, a, r = (x[part, :width] for x in (old_logprobs, old_values, advantages, returns))
             new = policy(chosen)
-            loss, _ = ops.policy_loss(new.logprobs, lp, a, chosen.mask, clip=0.2, count=count)
-            loss = loss + ops.value_loss(new.values, v, r, chosen.mask, clip=0.2, count=count)[0]
+            loss, _ = ops.policy_loss(new.logprobs, lp, a, chosen.mask, clip=0.2)
+            loss = (loss + ops.value_loss(new.values, v, r, chosen.mask, clip=0.2)[0]) / count
             loss.backward()
         return {name: p.grad.clone() for name, p in policy.named_parameters()}
 

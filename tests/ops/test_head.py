@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from konomi.ops import entropy, head, linear_logits, linear_logprobs, selected_logprobs
+from konomi import ops
+from konomi.ops import Blocks, entropy, linear_logits, selected_logprobs
 from oracles import close, quick
 
 seeds = st.integers(0, 2**31)
@@ -12,12 +13,9 @@ vocabularies = st.integers(1, 9) | st.integers(1020, 3300)
 temperatures = st.sampled_from([0.7, 1.0, 1.6])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def narrow_blocks():
-    """The narrowest blocks there are: 1024 tokens of the vocabulary."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "BLOCK_ELEMENTS", 1)
-        yield
+def linear_logprobs(hidden, weight, targets, temperature=1.0, blocks=Blocks(logits=1)):  # noqa: B008
+    """In the narrowest blocks there are: 1024 tokens of the vocabulary."""
+    return ops.linear_logprobs(hidden, weight, targets, temperature, blocks)
 
 
 def draw(seed, *shape, dtype=torch.float64):
@@ -94,20 +92,15 @@ def test_float32_agrees_with_float64(seed, tokens, width, vocabulary, temperatur
     agree(slopes, gradients(full, *wide), 1e-5)
 
 
+@pytest.mark.parametrize("elements", [1, 3 * 1500])
 @pytest.mark.parametrize("vocabulary", [1023, 1024, 1025, 2048, 2049])
-def test_no_token_is_lost_or_counted_twice_where_blocks_meet(vocabulary):
+def test_no_token_is_lost_or_counted_twice_where_blocks_meet(vocabulary, elements):
     targets = torch.tensor([0, vocabulary // 2, vocabulary - 1])
     hidden, weight = draw(0, 3, 2).requires_grad_(), draw(1, vocabulary, 2).requires_grad_()
-    agree(gradients(linear_logprobs, hidden, weight, targets), gradients(full, hidden, weight, targets), 1e-12)
-    _, even = linear_logprobs(torch.zeros(3, 2), torch.ones(vocabulary, 2), targets)
+    slopes = gradients(linear_logprobs, hidden, weight, targets, 1.0, Blocks(elements))
+    agree(slopes, gradients(full, hidden, weight, targets), 1e-12)
+    _, even = linear_logprobs(torch.zeros(3, 2), torch.ones(vocabulary, 2), targets, 1.0, Blocks(elements))
     close(even.exp(), torch.full((3,), vocabulary), 1e-5)
-
-
-@pytest.mark.parametrize("elements", [1, 5 * 1500, 2**19])
-def test_the_width_of_a_block_changes_nothing(monkeypatch, elements):
-    hidden, weight, targets = case(3, 5, 3, 4000)
-    monkeypatch.setattr(head, "BLOCK_ELEMENTS", elements)
-    close(linear_logprobs(hidden, weight, targets)[0], full(hidden, weight, targets)[0], 1e-12)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -117,15 +110,6 @@ def test_gradients_are_those_of_differences(temperature):
     hidden, weight, targets = case(9, 4, 3, 2100)
     weight = weight.detach()
     assert torch.autograd.gradcheck(lambda x: linear_logprobs(x, weight, targets, temperature)[0], hidden)
-
-
-def test_a_weight_that_is_the_embedding_too_gets_both_gradients():
-    _, weight, targets = case(9, 6, 4, 1500)
-    sums = []
-    for function in (linear_logprobs, full):
-        hidden = weight[targets.flip(0)].tanh()
-        sums.append(torch.autograd.grad(function(hidden, weight, targets)[0].sum(), weight)[0])
-    close(sums[0], sums[1], 1e-12)
 
 
 # -- numbers at the edge -----------------------------------------------------------------------------------------------
@@ -295,12 +279,10 @@ def test_only_what_is_wanted_is_computed_and_kept():
         assert products(hidden, weight) == (3, 0)
 
 
-def test_no_tensor_is_as_large_as_the_logits(monkeypatch):
-    monkeypatch.setattr(head, "BLOCK_ELEMENTS", 2**17)
-    monkeypatch.setattr(head, "KEEP_ELEMENTS", 0)  # what is kept is not made again
+def test_no_tensor_is_as_large_as_the_logits():
     hidden, weight, targets = case(21, 100, 4, 5000, torch.float32)
     with Watch() as forward:
-        logprobs, _ = linear_logprobs(hidden, weight, targets)
+        logprobs, _ = linear_logprobs(hidden, weight, targets, 1.0, Blocks(2**17, kept=0))  # what is kept is not made again
     with Watch() as backward:
         logprobs.sum().backward()
     for watch in (forward, backward):
@@ -315,33 +297,22 @@ def test_second_derivatives_raise():
         torch.autograd.grad(logprobs.sum(), hidden, create_graph=True)
 
 
-@pytest.mark.parametrize(
-    ("hidden", "weight", "targets"),
-    [((2, 3), (5, 4), 2), ((2, 3), (5, 3), 3), ((2, 3), (5, 3), (2, 1)), ((2, 3, 1), (5, 3), 2), ((0, 3), (5, 3), 0)],
-)
-def test_wrong_shapes_raise(hidden, weight, targets):
-    with pytest.raises(ValueError, match=r"has (size|shape)"):
-        linear_logprobs(torch.zeros(hidden), torch.zeros(weight), torch.zeros(targets).long())
-    with pytest.raises(ValueError, match=r"has (size|shape)"):
-        linear_logits(torch.zeros(2, 3), torch.zeros(5, 4))
-
-
 # -- what is kept for the backward pass --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("elements", [0, 5 * 1024, 2 * 5 * 1024 + 1, 2**25])
-def test_what_is_kept_changes_no_gradient(monkeypatch, elements):
+def test_what_is_kept_changes_no_gradient(elements):
     """Nothing, the first block of three, two of them, all."""
-    monkeypatch.setattr(head, "KEEP_ELEMENTS", elements)
     hidden, weight, targets = case(3, 5, 4, 2500, spread=3.0)
-    agree(gradients(linear_logprobs, hidden, weight, targets, 0.7), gradients(full, hidden, weight, targets, 0.7), 1e-12)
-    kept = linear_logprobs(hidden, weight, targets)[0].grad_fn.kept
+    blocks = Blocks(logits=1, kept=elements)
+    agree(gradients(linear_logprobs, hidden, weight, targets, 0.7, blocks), gradients(full, hidden, weight, targets, 0.7), 1e-12)
+    kept = linear_logprobs(hidden, weight, targets, 1.0, blocks)[0].grad_fn.kept
     assert sum(exponentials.numel() for exponentials, _ in kept) == min(elements // 5120 * 5120, 5 * 2500)
-    logprobs, _ = linear_logprobs(hidden, weight, targets)
+    logprobs, _ = linear_logprobs(hidden, weight, targets, 1.0, blocks)
     with Watch() as watch:
         logprobs.sum().backward()
     assert watch.names.count("mm") == 3 + (3 - len(kept))  # one for the gradient, another only for what was not kept
-    assert not linear_logprobs(hidden, weight.detach(), targets)[0].grad_fn.kept
+    assert not linear_logprobs(hidden, weight.detach(), targets, 1.0, blocks)[0].grad_fn.kept
 
 
 def test_a_second_backward_pass_does_the_products_again():

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from konomi import files
 from konomi.cli import app
 from konomi.config import SFTJob
+from konomi.engine import device
 from konomi.errors import ConfigError, DataError, RunError
 from konomi.jobs.common import new_run
 from konomi.runs import environment
@@ -51,14 +52,14 @@ def test_a_gpu_is_named_and_its_memory_measured(monkeypatch: pytest.MonkeyPatch)
 
     from konomi.report.page import machine_line
 
-    assert "gpu" not in environment.machine() and environment.peak_memory_gb() > 0.01
+    assert "gpu" not in environment.machine(device.gpu_name()) and device.peak_memory_gb() > 0.01
     gpu = {"is_available": True, "is_initialized": False, "get_device_name": "NVIDIA H100", "max_memory_allocated": 3_000_000}
     for name, value in gpu.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    assert machine_line(environment.machine()).startswith("NVIDIA H100, ")
-    assert environment.peak_memory_gb() > 0.01  # nothing was done on it yet
+    assert machine_line(environment.machine(device.gpu_name())).startswith("NVIDIA H100, ")
+    assert device.peak_memory_gb() > 0.01  # nothing was done on it yet
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    assert environment.peak_memory_gb() == 0.003
+    assert device.peak_memory_gb() == 0.003
 
 
 def test_the_memory_of_a_run_is_not_that_of_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

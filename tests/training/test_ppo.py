@@ -12,9 +12,11 @@ import torch
 
 import oracles
 from konomi.config import PPOConfig, RolloutConfig
-from konomi.engine.sampler import explore, make_draws
+from konomi.engine.sampler import generate, make_draws
 from konomi.errors import RunError
-from konomi.training.experience import Experience, ScoreScale, describe, kl_horizon, next_kl_coef
+from konomi.runs.observer import StepResult
+from konomi.training.experience import Experience, ScoreScale
+from konomi.training.metrics import Sums, describe, kl_horizon, next_kl_coef
 from konomi.training.ppo import PPOTrainer
 from tiny import EOS_ID, FAMILIES, tiny_model
 from tiny_run import Constant, CountA, facts, sharp_model, tiny_trainer, without_dropout
@@ -64,12 +66,25 @@ def test_the_first_update_begins_at_the_reference(family: str, freeze: bool) -> 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
 
+def watched(trainer: PPOTrainer) -> tuple[StepResult, Experience]:
+    """A step, and the experience that it was made of."""
+    made: list[Experience] = []
+
+    class Watched(PPOTrainer):
+        def _experience(self, *arguments: Any) -> Experience:
+            made.append(super()._experience(*arguments))
+            return made[-1]
+
+    trainer.__class__ = Watched
+    return trainer.step(), made[0]
+
+
 def experience(trainer: PPOTrainer, scores: list[float], **rollout: Any) -> Experience:
     config = RolloutConfig(**{"response_tokens": (1, 3), **rollout})
     count = len(scores)
     _, queries = trainer.queries.take(0, count)
     draws = make_draws(config, 0, [("x", i) for i in range(count)])
-    drawn = explore(trainer.policy.lm, trainer.tokens, queries, draws, config, values=trainer.policy.values)
+    drawn = generate(trainer.policy.lm, trainer.tokens, queries, draws, config, values=trainer.policy.values)
     return trainer._experience(drawn, torch.tensor(scores, dtype=torch.float64), trainer._plan(drawn.rollout, epoch=0))
 
 
@@ -105,15 +120,7 @@ def test_experience_is_that_of_plain_loops(family: str, kind: str) -> None:
     rewards = [[-0.3 * x for x in row] for row in penalty]
     for row, score in zip(rewards, scores, strict=True):
         row[-1] += (score - 1.5) / 2.0
-    advantages, returns = [], []
-    for reward, value in zip(rewards, values, strict=True):
-        carried, row = 0.0, []
-        for t in reversed(range(len(reward))):
-            after = value[t + 1] if t + 1 < len(reward) else 0.0
-            carried = reward[t] + 0.9 * after - value[t] + 0.9 * 0.8 * carried
-            row.insert(0, carried)
-        advantages.append(row)
-        returns.append([a + v for a, v in zip(row, value, strict=True)])
+    advantages, returns = oracles.gae(rewards, values, 0.9, 0.8)
     assert {1, 2} < {len(row) for row in rewards}
     expected = {
         "logprobs": logprobs, "values": values, "kl": k1, "penalty": penalty, "rewards": rewards, "advantages": advantages,
@@ -124,16 +131,11 @@ def test_experience_is_that_of_plain_loops(family: str, kind: str) -> None:
         for b, row in enumerate(rows):
             oracles.close(actual[b, : len(row)], torch.tensor(row, dtype=torch.float64))
             assert not actual[b, len(row) :].any(), name
-    for (_, response), row in zip(pairs, rewards, strict=True):
-        if len(response) == 1:
-            b = rewards.index(row)
-            oracles.close(made.advantages[b, 0], row[0] - values[b][0])
-            oracles.close(made.returns[b, 0], row[0])
 
 
 def test_several_responses_to_a_prompt_are_compared_with_each_other() -> None:
     trainer = tiny_trainer(precision="fp64", responses_per_prompt=4, episodes=32, kl_coef=0.0)
-    prompts, drawn = trainer._draw()
+    prompts, drawn = trainer._generate()
     rollout = drawn.rollout
     again, queries = trainer.queries.take(0, 4)
     assert prompts == [p for p in again for _ in range(4)]
@@ -164,18 +166,10 @@ def test_whitening_is_over_all_tokens_of_the_batch() -> None:
 
 @pytest.mark.parametrize("kind", ["k1", "abs", "k2", "full"])
 def test_metrics_of_an_update_are_those_of_its_experience(kind: str) -> None:
-    made: list[tuple[Experience, torch.Tensor]] = []
-
-    class Watched(PPOTrainer):
-        def _experience(self, rollout: Any, scores_B: torch.Tensor, plan: Any, placed_BR: Any = None) -> Experience:
-            made.append((super()._experience(rollout, scores_B, plan, placed_BR), scores_B))
-            return made[-1][0]
-
     trainer = tiny_trainer(precision="fp64", shift=0.1, normalize_scores=False, kl_penalty=kind)
-    trainer.__class__ = Watched
-    step = trainer.step()
-    (seen, scores_B), m = made[0], step.metrics
-    scores, mask = scores_B.tolist(), seen.mask
+    step, seen = watched(trainer)
+    m, scores = step.metrics, [s["score"] for s in step.samples]
+    mask = seen.mask
     tokens = int(mask.sum())
 
     def mean(x: torch.Tensor) -> float:
@@ -205,10 +199,50 @@ def test_metrics_of_an_update_are_those_of_its_experience(kind: str) -> None:
     for name, value in expected.items():
         assert m[name] == pytest.approx(value, rel=1e-9, abs=1e-9), name
     assert m["ppo/loss/total"] == pytest.approx(m["ppo/loss/policy"] + 0.1 * m["ppo/loss/value"])
-    assert [s["score"] for s in step.samples] == scores
     assert [s["kl"] for s in step.samples] == pytest.approx(seen.kl.sum(1).tolist())
     assert all(s["response"].count("a") == s["score"] for s in step.samples)
     assert all(math.isfinite(x) for x in m.values())
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_an_update_is_that_of_plain_steps(count: int) -> None:
+    """Clipped losses, one optimiser step a mini-batch; the gradient's limit is small beside Adam's eps, so that it shows."""
+    one, two = (
+        tiny_trainer(
+            precision="fp64", shift=0.1, episodes=16, epochs=2, micro_batch_tokens=30, max_grad_norm=1e-4, clip=0.01,
+            value_clip=0.01, responses_per_prompt=count, adam_eps=1e-5,
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    _, e = watched(one)
+    ppo, policy = two.ppo, two.policy
+    groups = [(policy.lm.parameters(), ppo.learning_rate), (policy.value_head.parameters(), ppo.value_learning_rate)]
+    optimizer = torch.optim.Adam([{"params": list(p), "lr": lr} for p, lr in groups], eps=ppo.adam_eps)
+    for epoch in range(2):
+        for parts in two._plan(e.rollout, epoch):
+            old = e.select(torch.cat(parts))
+            new, m = policy(old.rollout), old.mask
+            ratio, advantages = (new.logprobs - old.logprobs)[m].exp(), old.advantages[m]
+            gain = torch.minimum(advantages * ratio, advantages * ratio.clamp(0.99, 1.01)).mean()
+            near = old.values + (new.values - old.values).clamp(-0.01, 0.01)
+            errors = torch.maximum((new.values - old.returns) ** 2, (near - old.returns) ** 2)[m].mean()
+            optimizer.zero_grad()
+            (-gain + ppo.vf_coef * errors / 2).backward()
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), ppo.max_grad_norm)
+            optimizer.step()
+    for name, weight in one.policy.named_parameters():
+        oracles.close(weight, dict(policy.named_parameters())[name], 1e-8)
+
+
+def test_draws_and_orders_differ_by_update_and_epoch() -> None:
+    trainer, lengths, orders = tiny_trainer(rollout={"stop": "length"}), [], []
+    for update in (0, 1):
+        trainer.update = update
+        rollout = trainer._generate()[1].rollout
+        lengths.append(rollout.response_lengths.tolist())
+        orders += [[sorted(torch.cat(parts).tolist()) for parts in trainer._plan(rollout, epoch)] for epoch in (0, 1)]
+    assert lengths[0] != lengths[1]
+    assert all(orders[i] != orders[j] for i in range(4) for j in range(i))
 
 
 def test_scores_are_normalised_by_the_initial_model() -> None:
@@ -281,47 +315,34 @@ def test_horizons_and_who_waits() -> None:
         assert next_kl_coef(ppo, 0.2, kl, reached=reached, update=update) == pytest.approx(wanted)
 
 
-class OneHit:
-    """0 for all but one text: a reward that is hardly ever won."""
-
-    name = "one-hit"
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self, texts: Any, **_: Any) -> list[float]:
-        self.calls += 1
-        return [float(i == 0) for i in range(len(texts))]
-
-
 @pytest.mark.parametrize(("clip", "scores", "share"), [(3.0, (-0.25, 3.0), 1 / 16), (5.0, (-0.25, 3.75), 0.0)])
 def test_a_single_hit_does_not_outweigh_the_batch(clip: float, scores: tuple[float, float], share: float) -> None:
     """One of 16 has a mean of 1/16 and a deviation of 1/4: a hit is 3.75 deviations above the others' -0.25."""
-    told = []
 
-    class Seen(PPOTrainer):
-        def _experience(self, *arguments: Any) -> Experience:
-            told.append(super()._experience(*arguments))
-            return told[-1]
+    def one_hit(texts: list[str]) -> list[float]:
+        return [float(i == 0) for i in range(len(texts))]
 
-    trainer = tiny_trainer(reward=OneHit(), score_clip=clip, kl_coef=0.0)
-    trainer.__class__ = Seen
-    metrics = trainer.step().metrics
-    assert metrics["ppo/scores_clipped"] == share
-    sums = told[0].rewards.sum(1)
+    step, made = watched(tiny_trainer(reward=one_hit, score_clip=clip, kl_coef=0.0))
+    assert step.metrics["ppo/scores_clipped"] == share
+    sums = made.rewards.sum(1)
     assert (float(sums.min()), float(sums.max())) == (pytest.approx(scores[0], abs=1e-5), pytest.approx(scores[1], abs=1e-5))
-    raw = tiny_trainer(reward=Constant(40.0), score_clip=clip, normalize_scores=False, kl_coef=0.0)
-    raw.__class__ = Seen
-    assert raw.step().metrics["ppo/scores_clipped"] == 0.0
-    assert float(told[1].rewards.sum(1).min()) == pytest.approx(40.0)
+    raw, made = watched(tiny_trainer(reward=Constant(40.0), score_clip=clip, normalize_scores=False, kl_coef=0.0))
+    assert raw.metrics["ppo/scores_clipped"] == 0.0 and float(made.rewards.sum(1).min()) == pytest.approx(40.0)
 
 
-def test_what_a_clipped_score_gave_at_a_token_shrinks_with_it() -> None:
-    scale = ScoreScale(mean=1.0, std=0.5)
-    scores, placed = torch.tensor([6.0, 2.0]), torch.tensor([[2.0, 4.0], [2.0, 0.0]])
-    assert scale.normalised(scores, 5.0).tolist() == [5.0, 2.0]  # 10 and 2
-    assert scale.placed(placed, scores, 5.0).tolist() == [[2.0, 4.0], [4.0, 0.0]]
-    assert scale.clipped(scores, 5.0).tolist() == [True, False]
+def test_means_know_how_much_they_are_of() -> None:
+    engine = tiny_trainer().engine
+    sums = Sums()
+    sums.add("a", torch.tensor(6.0), torch.tensor(3))
+    sums.add("a", 4.0, 2)
+    sums.add("none", 0.0, 0)
+    assert sums.means(engine.accelerator) == {"a": 2.0, "none": 0.0}
+    for value in (1.0, 3.0, 2.0):
+        sums.most("b", value)
+    assert sums.means(engine.accelerator)["b"] == 3.0
+    for value in (float("nan"), 9.0):
+        sums.most("b", value)
+    assert math.isnan(sums.means(engine.accelerator)["b"])
 
 
 @pytest.mark.parametrize(("schedule", "factors"), [("linear", [1, 0.75, 0.5, 0.25]), ("constant", [1, 1, 1, 1])])
@@ -348,19 +369,6 @@ def test_the_full_penalty_is_the_exact_kl() -> None:
 
 
 # -- what changes nothing ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", ["gpt2", "gemma3"])
-def test_micro_batches_change_nothing(family: str) -> None:
-    runs = [
-        [facts(step.metrics) for step in tiny_trainer(family, precision="fp64", episodes=32, micro_batch_tokens=tokens)]
-        for tokens in (12, 60, 10_000)
-    ]
-    for other in runs[1:]:
-        for one, two in zip(runs[0], other, strict=True):
-            # counts whether a square is larger than another that is equal to it but for rounding
-            assert two.pop("ppo/val/clipfrac") == pytest.approx(one["ppo/val/clipfrac"], abs=0.03)
-            assert two == pytest.approx({k: v for k, v in one.items() if k != "ppo/val/clipfrac"}, rel=1e-6, abs=1e-7)
 
 
 def test_a_seed_decides_the_run() -> None:
@@ -414,49 +422,41 @@ def test_dropout_is_noticed_by_the_ratio() -> None:
 
 
 def test_the_kl_cap_stops_without_training() -> None:
-    trainer = tiny_trainer(shift=0.5, kl_cap=2.0, kl_target=1.0)
+    kl = tiny_trainer(shift=0.5, kl_cap=1e9).step().metrics["objective/kl"]
+    under = tiny_trainer(shift=0.5, kl_cap=1.001 * kl, kl_target=kl)
+    assert "ppo/loss/policy" in under.step().metrics and under.stop_reason is None and under.kl_reached
+    trainer = tiny_trainer(shift=0.5, kl_cap=0.999 * kl, kl_target=0.5 * kl)
     before = weights(trainer)
-    steps = list(trainer)
-    assert len(steps) == 1
-    kl = steps[0].metrics["objective/kl"]
-    assert kl > 2.0
-    assert trainer.stop_reason == f"the KL of update 1 is {kl:.1f} nats/response, over the cap ppo.kl_cap = 2"
-    assert same(weights(trainer), before)
-    assert "ppo/loss/policy" not in steps[0].metrics
-    assert list(trainer) == []
+    (step,) = list(trainer)
+    assert trainer.stop_reason == f"the KL of update 1 is {kl:.1f} nats/response, over the cap ppo.kl_cap = {0.999 * kl:g}"
+    assert same(weights(trainer), before) and "ppo/loss/policy" not in step.metrics
+    assert trainer.kl_coef == 0.05 and list(trainer) == []
 
 
-@pytest.mark.parametrize("at", ["baseline", "step"])
-def test_a_score_that_is_no_number_stops_with_the_texts_saved(at: str, tmp_path: Path) -> None:
-    trainer = tiny_trainer(reward=Constant(math.nan), failed_texts=tmp_path / "failed.jsonl")
-    if at == "step":
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        ("baseline", "reward constant: returned nan .* finite number is needed"), ("KL", "update 1: the KL is not finite"),
+        ("step", "reward constant: returned nan .* finite number is needed"),
+        ("gradient", "update 1: the gradient is not finite"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_not_finite_stops_before_the_step(at: str, message: str, tmp_path: Path) -> None:
+    reward = Constant(math.nan) if at in ("baseline", "step") else CountA()
+    trainer = tiny_trainer(reward=reward, failed_texts=tmp_path / "failed.jsonl")
+    if at != "baseline":
         trainer.scale = ScoreScale()
+    if at == "KL":
+        next(trainer.reference.parameters()).data.fill_(math.nan)
+    if at == "gradient":
+        next(trainer.policy.lm.parameters()).register_hook(lambda gradient: gradient * math.inf)
     before = weights(trainer)
-    with pytest.raises(RunError, match=r"reward constant: returned nan .* finite number is needed"):
-        trainer.step()
-    rows = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text("utf-8").splitlines()]
-    assert len(rows) == 16 and rows[0].keys() == {"index", "prompt", "response"}
-    assert same(weights(trainer), before)
-
-
-def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
-    trainer = tiny_trainer()
-    weight = next(trainer.policy.lm.parameters())
-    weight.register_hook(lambda gradient: gradient * math.inf)
-    before = weights(trainer)
-    with pytest.raises(RunError, match="update 1: the gradient is not finite"):
+    with pytest.raises(RunError, match=message):
         trainer.step()
     assert same(weights(trainer), before)
-
-
-def test_a_kl_that_is_not_finite_stops_before_training() -> None:
-    trainer = tiny_trainer()
-    trainer.scale = ScoreScale()
-    next(trainer.reference.parameters()).data.fill_(math.nan)
-    before = weights(trainer)
-    with pytest.raises(RunError, match="update 1: the KL is not finite"):
-        trainer.step()
-    assert same(weights(trainer), before)
+    if at in ("baseline", "step"):  # the texts are saved
+        rows = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text("utf-8").splitlines()]
+        assert len(rows) == 16 and rows[0].keys() == {"index", "prompt", "response"}
 
 
 def test_equal_scores_are_nothing_to_learn_from_and_no_error() -> None:
@@ -473,19 +473,13 @@ def test_equal_scores_are_nothing_to_learn_from_and_no_error() -> None:
 @pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize(("family", "freeze"), HALF_FROZEN)
 def test_bf16_runs_and_agrees_roughly(family: str, freeze: bool) -> None:
-    half = next(iter(tiny_trainer(family, precision="bf16", freeze=freeze, episodes=16)))
+    trainer = tiny_trainer(family, precision="bf16", freeze=freeze, episodes=16)
+    half = trainer.step()
+    assert {p.dtype for p in trainer.policy.parameters()} == {torch.float32}
     assert half.metrics["objective/kl"] == pytest.approx(0.0, abs=0.05)
     assert half.metrics["objective/entropy"] == pytest.approx(half.metrics["tokens/responses_len_mean"] * math.log(29), rel=0.1)
     assert half.metrics["ppo/policy/grad_norm"] > 0 and half.metrics["ppo/loss/value"] > 0
     assert all(math.isfinite(x) for x in half.metrics.values())
-
-
-@pytest.mark.usefixtures("fresh_accelerator")
-def test_weights_stay_float32_under_bf16() -> None:
-    trainer = tiny_trainer(precision="bf16", episodes=16)
-    list(trainer)
-    assert {p.dtype for p in trainer.policy.parameters()} == {torch.float32}
-    assert trainer.engine.precision == "bf16"
 
 
 def test_fp64_is_float64_throughout() -> None:
@@ -502,7 +496,7 @@ def test_the_gap_to_the_sampler_is_told_as_it_was_found(precision: str) -> None:
     """Over the first mini-batch, in several micro-batches."""
     trainer = tiny_trainer(model=sharp_model("gpt2").float(), precision=precision, micro_batch_tokens=40)
     trainer.baseline()
-    _, drawn = trainer._draw()
+    _, drawn = trainer._generate()
     plan = trainer._plan(drawn.rollout, epoch=0)
     with trainer.engine.autocast(), torch.no_grad():
         parts = [trainer.policy(drawn.rollout.select(part)).logprobs for part in plan[0]]
@@ -515,7 +509,7 @@ def test_the_gap_to_the_sampler_is_told_as_it_was_found(precision: str) -> None:
 def test_a_gap_that_is_mended_is_told() -> None:
     trainer = tiny_trainer(precision="bf16")
     trainer.baseline()
-    _, drawn = trainer._draw()
+    _, drawn = trainer._generate()
     plan = trainer._plan(drawn.rollout, epoch=0)
     row = int(torch.cat(plan[0])[3])
     drawn.logprobs[row, 0] += 0.03

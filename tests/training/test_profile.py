@@ -72,12 +72,9 @@ def test_the_table_names_spans_and_the_costliest_operations(tmp_path: Path) -> N
     assert sum(float(row.split()[-1].rstrip("%")) for row in rows) == pytest.approx(100, abs=1)
 
 
-def test_a_run_of_one_update_records_it(tmp_path: Path) -> None:
+def test_a_run_of_one_update_records_it_and_a_resumed_one_its_second(tmp_path: Path) -> None:
     assert [r.update for r in profiled(tiny_trainer(episodes=16), tmp_path, print)] == [1]
     assert complete(tmp_path)["update 1"]
-
-
-def test_a_resumed_run_records_the_second_of_its_own_updates(tmp_path: Path) -> None:
     trainer = tiny_trainer(episodes=64)
     for _ in range(2):
         trainer.step()

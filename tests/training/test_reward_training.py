@@ -12,8 +12,9 @@ from konomi.config import ModelConfig, RewardTraining
 from konomi.errors import RunError
 from konomi.models.reward import RewardModel
 from konomi.models.reward_files import make_reward_model
+from konomi.runs.signals import Stop
 from konomi.training import reward as training
-from konomi.training.callback import Hears
+from konomi.training.callback import Outcome
 from konomi.training.reward import Example, collate, targets, task_loss, train_reward_model
 from tiny import ALPHABET, save_tiny, tiny_encoder
 
@@ -48,12 +49,19 @@ def fresh(directory: Path, family: str = "llama", top_layers: int | None = None,
     return make_reward_model(config, outputs=outputs, labels=labels, seed=0, max_length=64).model
 
 
-class Keeps(Hears):
-    def __init__(self) -> None:
-        self.seen: list[dict[str, float]] = []
-
-    def evaluated(self, step: int, figures: dict[str, float]) -> None:
-        self.seen.append({"step": step, **figures})
+def learn(
+    model: RewardModel, train: list[Example], held_out: list[Example], config: RewardTraining, directory: Path, *,
+    seed: int = 0, signal: str | None = None,
+) -> tuple[Outcome, list[dict[str, float]]]:  # fmt: skip
+    """Train; how it went, and what was recorded."""
+    seen: list[dict[str, float]] = []
+    stop = Stop(lambda: None)
+    stop.signal = signal
+    outcome = train_reward_model(
+        model, train, held_out, config, seed=seed, precision="fp32", directory=directory,
+        record=lambda step, figures: seen.append({"step": step, **figures}), progress=lambda *_: None, stop=stop,
+    )  # fmt: skip
+    return outcome, seen
 
 
 def held_out_loss(model: RewardModel) -> float:
@@ -68,12 +76,12 @@ def weights(model: RewardModel) -> torch.Tensor:
 
 @pytest.mark.parametrize(("family", "top_layers"), [("llama", None), ("gpt2", 1), ("xlm-roberta", None)])
 def test_it_learns_what_is_preferred_and_the_best_is_kept(tmp_path: Path, family: str, top_layers: int | None) -> None:
-    model, hears = fresh(tmp_path / "m", family, top_layers), Keeps()
+    model = fresh(tmp_path / "m", family, top_layers)
     run = tmp_path / "run"
     run.mkdir()
-    outcome = train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=0, precision="fp32", directory=run, hears=hears)
-    first, best = hears.seen[0], min(hears.seen, key=lambda line: line["eval/loss"])
-    assert first["step"] == 0 and len(hears.seen) == 1 + CONFIG.epochs
+    outcome, seen = learn(model, TRAIN, HELD_OUT, CONFIG, run)
+    first, best = seen[0], min(seen, key=lambda line: line["eval/loss"])
+    assert first["step"] == 0 and len(seen) == 1 + CONFIG.epochs
     assert first["eval/loss"] == pytest.approx(math.log(2), abs=0.15)
     assert best["eval/accuracy"] > 0.9 and best["eval/loss"] < 0.4
     assert (outcome.best_loss, outcome.best_step) == (best["eval/loss"], best["step"])
@@ -82,11 +90,11 @@ def test_it_learns_what_is_preferred_and_the_best_is_kept(tmp_path: Path, family
 
 
 def test_patience_ends_it_and_the_best_is_not_the_last(tmp_path: Path) -> None:
-    model, hears = fresh(tmp_path / "m"), Keeps()
+    model = fresh(tmp_path / "m")
     wild = RewardTraining(epochs=40, batch_size=4, learning_rate=2e-2, schedule="constant", patience=2)
-    outcome = train_reward_model(model, TRAIN[:12], HELD_OUT, wild, seed=0, precision="fp32", directory=tmp_path, hears=hears)
+    outcome, seen = learn(model, TRAIN[:12], HELD_OUT, wild, tmp_path)
     assert outcome.early and outcome.epochs < 40
-    losses = [line["eval/loss"] for line in hears.seen]
+    losses = [line["eval/loss"] for line in seen]
     assert losses.index(min(losses)) == len(losses) - 3
     assert held_out_loss(model) == pytest.approx(min(losses), abs=1e-5)
 
@@ -96,7 +104,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_another_order(tmp_path: P
     for number, seed in enumerate((0, 0, 1)):
         model = fresh(tmp_path / str(number))
         config = CONFIG.model_copy(update={"epochs": 1})
-        train_reward_model(model, TRAIN, HELD_OUT, config, seed=seed, precision="fp32", directory=tmp_path, hears=Hears())
+        learn(model, TRAIN, HELD_OUT, config, tmp_path, seed=seed)
         made.append(weights(model))
     assert torch.equal(made[0], made[1]) and not torch.allclose(made[0], made[2], atol=1e-6)
 
@@ -106,7 +114,7 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     for size in (None, 2):
         model = fresh(tmp_path / str(size))
         config = CONFIG.model_copy(update={"epochs": 1, "micro_batch_size": size})
-        train_reward_model(model, TRAIN[:61], HELD_OUT, config, seed=0, precision="fp32", directory=tmp_path, hears=Hears())
+        learn(model, TRAIN[:61], HELD_OUT, config, tmp_path)
         made.append(weights(model))
     assert torch.allclose(made[0], made[1], atol=2e-4)
 
@@ -118,7 +126,7 @@ def test_kept_hidden_states_change_nothing(tmp_path: Path, monkeypatch: pytest.M
         model = fresh(tmp_path / str(room), top_layers=1)
         assert (training._Rows(model, TRAIN, "fp32").hidden is None) == (room == 0)
         config = CONFIG.model_copy(update={"epochs": 1})
-        train_reward_model(model, TRAIN, HELD_OUT, config, seed=0, precision="fp32", directory=tmp_path, hears=Hears())
+        learn(model, TRAIN, HELD_OUT, config, tmp_path)
         made.append(weights(model))
     assert torch.allclose(made[0], made[1], atol=2e-4)
 
@@ -143,7 +151,7 @@ def test_scores_are_learned(tmp_path: Path) -> None:
     made = [Example((text,), target=(text.count("a") - 1.5)) for text in texts]
     model = fresh(tmp_path / "m")
     config = RewardTraining(task="score", epochs=8, batch_size=16, learning_rate=3e-3)
-    train_reward_model(model, made[:240], made[240:], config, seed=0, precision="fp32", directory=tmp_path, hears=Hears())
+    learn(model, made[:240], made[240:], config, tmp_path)
     said = torch.cat(model.predict([e.texts for e in made[240:]]))[:, 0]
     truth = torch.tensor([e.target for e in made[240:]])
     assert float((said - truth).square().mean()) < 0.3 * float(truth.var())
@@ -151,34 +159,22 @@ def test_scores_are_learned(tmp_path: Path) -> None:
 
 def test_labels_are_learned(tmp_path: Path) -> None:
     made = [Example((text,), target=float("a" in text) + float("b" in text)) for text in words(6, 300)]
-    model, hears = fresh(tmp_path / "m", "xlm-roberta", outputs=3), Keeps()
+    model = fresh(tmp_path / "m", "xlm-roberta", outputs=3)
     config = RewardTraining(task="classification", epochs=12, batch_size=16, learning_rate=3e-3)
-    train_reward_model(model, made[:240], made[240:], config, seed=0, precision="fp32", directory=tmp_path, hears=hears)
-    assert max(line["eval/accuracy"] for line in hears.seen) > 0.9
+    _, seen = learn(model, made[:240], made[240:], config, tmp_path)
+    assert max(line["eval/accuracy"] for line in seen) > 0.9
 
 
-def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weight", [float("inf"), float("nan")])
+def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path, weight: float) -> None:
     model = fresh(tmp_path / "m")
     with torch.no_grad():
-        model.model.score.weight.fill_(float("inf"))
-    with pytest.raises(RunError, match="the loss is not finite"):
-        train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=0, precision="fp32", directory=tmp_path, hears=Hears())
+        model.model.score.weight.fill_(weight)
+    with pytest.raises(RunError, match=r"update 0: the evaluation loss is nan; lower train.learning_rate"):
+        learn(model, TRAIN, HELD_OUT, CONFIG, tmp_path, seed=2**40)
 
 
-def test_an_evaluation_that_is_not_finite_ends_it(tmp_path: Path) -> None:
-    model = fresh(tmp_path / "m")
-    with torch.no_grad():
-        model.model.score.weight.fill_(float("nan"))
-    with pytest.raises(RunError, match="step 0: the loss is not finite"):
-        train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=2**40, precision="fp32", directory=tmp_path, hears=Hears())
-
-
-def test_somebody_may_stop_it(tmp_path: Path) -> None:
-    class Stops(Hears):
-        def stop(self) -> str | None:
-            return "SIGINT"
-
-    model = fresh(tmp_path / "m")
+def test_a_signal_stops_it(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match=r"stopped by SIGINT after step 0 of \d+; nothing was kept"):
-        train_reward_model(model, TRAIN, HELD_OUT, CONFIG, seed=0, precision="fp32", directory=tmp_path, hears=Stops())
+        learn(fresh(tmp_path / "m"), TRAIN, HELD_OUT, CONFIG, tmp_path, signal="SIGINT")
     assert not list(tmp_path.glob(".best*"))

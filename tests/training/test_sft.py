@@ -14,7 +14,8 @@ from konomi.config import SFTConfig
 from konomi.errors import ConfigError, RunError
 from konomi.models.policy import train_only
 from konomi.runs.signals import Stop
-from konomi.training.sft import Course, TokenLoss, check_packing, perplexity, train
+from konomi.training.callback import perplexity
+from konomi.training.sft import TokenLoss, check_packing, train
 from konomi.training.texts import IGNORED, Collator, Row, pack
 from tiny import EOS_ID, FAMILIES, VOCAB
 from tiny_run import without_dropout
@@ -51,46 +52,32 @@ def sharp(family: str, **changes: Any) -> Any:
     return without_dropout(family, initializer_range=0.3, **changes)
 
 
-class Heard:
-    """What a course of training said."""
+class Trained:
+    """Trains, and holds what the training recorded, said and kept."""
 
-    def __init__(self, lm: Any, stop_after: int = -1, patience: int = 0) -> None:
-        self.lm, self.metrics, self.kept, self.stop_after = lm, [], [], stop_after
+    def __init__(
+        self, lm: Any, rows: Sequence[Row], held_out: Sequence[Row], directory: Path, *, seed: int = 0, precision: str = "fp32",
+        stop_after: int = -1, packing: bool = False, **sft: Any,
+    ) -> None:  # fmt: skip
+        self.metrics: list[tuple[int, dict[str, float]]] = []
+        self.kept: list[dict[str, torch.Tensor]] = []
         self.said: list[tuple[str, int, int]] = []
-        self.stop = Stop(lambda: None)
-        self.course = Course(self._record, self._keep, self._progress, self.stop, patience)
+        stop, settings = Stop(lambda: None), {"batch_size": 8, "micro_batch_size": 4, "learning_rate": 3e-3, "warmup": 0.0}
 
-    metrics: list[tuple[int, dict[str, float]]]
-    kept: list[dict[str, torch.Tensor]]
+        def record(update: int, metrics: Mapping[str, float]) -> None:
+            self.metrics.append((update, dict(metrics)))
+            stop.signal = "SIGINT" if update == stop_after else stop.signal
 
-    def _record(self, update: int, metrics: Mapping[str, float]) -> None:
-        self.metrics.append((update, dict(metrics)))
-        if update == self.stop_after:
-            self.stop.signal = "SIGINT"
-
-    def _keep(self) -> None:
-        self.kept.append({name: tensor.clone() for name, tensor in self.lm.state_dict().items()})
-
-    def _progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None) -> None:
-        self.said.append((what, done, total))
+        self.outcome = train(
+            lm, rows, held_out, Collator(EOS_ID, packing), SFTConfig(**{**settings, **sft}), seed=seed, precision=precision,
+            directory=directory / "run", record=record, progress=lambda *said: self.said.append(said[:3]), stop=stop,
+            keep=lambda: self.kept.append({name: tensor.clone() for name, tensor in lm.state_dict().items()}),
+        )  # fmt: skip
+        assert list((directory / "run").glob("**/*")) == []
 
     def of(self, name: str) -> dict[int, float]:
         """Update -> figure."""
         return {update: metrics[name] for update, metrics in self.metrics if name in metrics}
-
-
-def trained(
-    lm: Any, rows: Sequence[Row], held_out: Sequence[Row], tmp_path: Path, *, seed: int = 0, precision: str = "fp32",
-    stop_after: int = -1, packing: bool = False, **sft: Any,
-) -> Heard:  # fmt: skip
-    settings = SFTConfig(**{"batch_size": 8, "micro_batch_size": 4, "learning_rate": 3e-3, "warmup": 0.0, **sft})
-    heard = Heard(lm, stop_after, settings.patience)
-    train(
-        lm, rows, held_out, Collator(EOS_ID, packing), heard.course, settings, seed=seed, precision=precision,
-        directory=tmp_path / "run",
-    )  # fmt: skip
-    assert list((tmp_path / "run").glob("**/*")) == []
-    return heard
 
 
 # -- the loss ----------------------------------------------------------------------------------------------------------
@@ -136,19 +123,14 @@ def bloom(**changes: Any) -> Any:
     return transformers.AutoModelForCausalLM.from_config(transformers.BloomConfig(**sizes, **changes)).eval()
 
 
-def test_a_family_whose_texts_would_see_each_other_is_not_packed() -> None:
+def test_a_model_whose_texts_would_see_each_other_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family without positions, and one that ignores them."""
     with pytest.raises(ConfigError, match=r"sft.packing = true: in a BloomForCausalLM a text would see.*set sft.packing = false"):
         check_packing(bloom())
-
-
-def test_a_model_that_ignores_positions_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = sharp("gpt2")
-    seen = lm.base_model.forward
-
-    def forward(input_ids: Any = None, position_ids: Any = None, **rest: Any) -> Any:
-        return seen(input_ids=input_ids, **rest)
-
-    monkeypatch.setattr(lm.base_model, "forward", forward)
+    forward = lm.base_model.forward
+    without = lambda input_ids=None, position_ids=None, **rest: forward(input_ids=input_ids, **rest)  # noqa: E731
+    monkeypatch.setattr(lm.base_model, "forward", without)
     with pytest.raises(ConfigError, match="in a GPT2LMHeadModel a text would see"):
         check_packing(lm)
 
@@ -166,7 +148,7 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     weights, losses = [], []
     for micro_batch_size in (8, 2, 1):
         lm = without_dropout("llama")
-        heard = trained(lm, rows, held_out, tmp_path, precision="fp64", micro_batch_size=micro_batch_size, epochs=2)
+        heard = Trained(lm, rows, held_out, tmp_path, precision="fp64", micro_batch_size=micro_batch_size, epochs=2)
         weights.append(torch.cat([p.detach().flatten() for p in lm.parameters()]))
         losses.append(list(heard.of("sft/loss").values()))
     assert len(losses[0]) == 6  # 21 rows are two whole batches and a rest
@@ -178,7 +160,7 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
 def test_the_first_loss_is_the_mean_over_the_tokens_of_the_batch(tmp_path: Path) -> None:
     rows = some_rows(8, prompt=4)
     losses = slow_losses(sharp("gpt2"), rows)
-    heard = trained(sharp("gpt2"), rows, rows, tmp_path, epochs=1)
+    heard = Trained(sharp("gpt2"), rows, rows, tmp_path, epochs=1)
     assert heard.of("sft/loss") == pytest.approx({1: sum(losses) / len(losses)}, abs=1e-5)
 
 
@@ -187,30 +169,30 @@ def test_the_evaluation_is_the_mean_over_tokens(tmp_path: Path) -> None:
     losses = slow_losses(sharp("gemma3"), held_out)
     for packing in (False, True):
         rows = pack(held_out, 40) if packing else held_out
-        heard = trained(sharp("gemma3"), some_rows(4), rows, tmp_path, packing=packing, epochs=1)
+        heard = Trained(sharp("gemma3"), some_rows(4), rows, tmp_path, packing=packing, epochs=1)
         assert heard.of("eval/loss")[0] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
         assert heard.of("eval/perplexity")[0] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
 
 
 def test_the_loss_falls_and_all_is_heard(tmp_path: Path) -> None:
     rows, held_out = some_rows(16, letters=range(2, 6)), some_rows(4, letters=range(2, 6), seed=1)
-    heard = trained(without_dropout("gpt2"), rows, held_out, tmp_path, epochs=8, schedule="linear", learning_rate=1e-2)
+    heard = Trained(without_dropout("gpt2"), rows, held_out, tmp_path, epochs=8, schedule="linear", learning_rate=1e-2)
     losses, rates = heard.of("sft/loss"), heard.of("sft/learning_rate")
-    assert list(losses) == list(range(1, 17)) and heard.course.updates == 16
+    assert list(losses) == list(range(1, 17)) and heard.outcome.steps == 16
     assert losses[16] < losses[1] - 0.5
     assert rates[1] == pytest.approx(1e-2) and rates[16] == pytest.approx(1e-2 / 16)
     assert heard.of("sft/epoch")[16] == 8
     assert all(norm > 0 for norm in heard.of("sft/grad_norm").values())
     assert list(heard.of("eval/loss")) == list(range(0, 17, 2))
-    assert heard.course.initial == heard.of("eval/loss")[0]
-    assert heard.course.best == min(heard.of("eval/loss").values())
+    assert heard.outcome.initial_loss == heard.of("eval/loss")[0]
+    assert heard.outcome.best_loss == min(heard.of("eval/loss").values())
     assert ("training", 16, 16) in heard.said and ("evaluation", 1, 1) in heard.said
 
 
 def test_schedules_warm_up_and_decay(tmp_path: Path) -> None:
     rows = some_rows(64, longest=4)
     rates = {
-        schedule: list(trained(without_dropout("gpt2"), rows, rows[:2], tmp_path, epochs=1, schedule=schedule, warmup=0.5)
+        schedule: list(Trained(without_dropout("gpt2"), rows, rows[:2], tmp_path, epochs=1, schedule=schedule, warmup=0.5)
                        .of("sft/learning_rate").values())
         for schedule in ("linear", "cosine", "constant")
     }  # fmt: skip
@@ -225,24 +207,24 @@ def test_the_best_model_is_kept_and_patience_ends(tmp_path: Path) -> None:
     """The texts are of one letter, the held-out ones of two: what is learned first helps with both, and then harms."""
     rows, held_out = some_rows(8, letters=[2]), some_rows(8, letters=[2, 3], seed=1)
     lm = without_dropout("gpt2")
-    heard = trained(lm, rows, held_out, tmp_path, epochs=40, learning_rate=1e-2, schedule="constant", patience=3)
-    course, losses = heard.course, heard.of("eval/loss")
-    assert 0 < course.best_update < course.updates < 40 and course.gave_up
-    assert course.updates == course.best_update + 3
-    assert losses[course.best_update] == course.best == min(losses.values()) < losses[0]
-    assert losses[course.updates] > course.best
+    heard = Trained(lm, rows, held_out, tmp_path, epochs=40, learning_rate=1e-2, schedule="constant", patience=3)
+    outcome, losses = heard.outcome, heard.of("eval/loss")
+    assert 0 < outcome.best_step < outcome.steps < 40 and outcome.early
+    assert outcome.steps == outcome.best_step + 3
+    assert losses[outcome.best_step] == outcome.best_loss == min(losses.values()) < losses[0]
+    assert losses[outcome.steps] > outcome.best_loss
     again = without_dropout("gpt2")
     again.load_state_dict(heard.kept[-1])
     of_best = slow_losses(again, held_out)
-    assert sum(of_best) / len(of_best) == pytest.approx(course.best, abs=1e-5)
+    assert sum(of_best) / len(of_best) == pytest.approx(outcome.best_loss, abs=1e-5)
     of_last = slow_losses(lm, held_out)
-    assert sum(of_last) / len(of_last) == pytest.approx(losses[course.updates], abs=1e-5)
-    patient = trained(without_dropout("gpt2"), rows, held_out, tmp_path, epochs=12, learning_rate=1e-2, patience=0)
-    assert (patient.course.updates, patient.course.gave_up) == (12, False)
+    assert sum(of_last) / len(of_last) == pytest.approx(losses[outcome.steps], abs=1e-5)
+    patient = Trained(without_dropout("gpt2"), rows, held_out, tmp_path, epochs=12, learning_rate=1e-2, patience=0)
+    assert (patient.outcome.steps, patient.outcome.early) == (12, False)
 
 
 def test_evaluations_between_epochs_and_at_the_end(tmp_path: Path) -> None:
-    heard = trained(without_dropout("gpt2"), some_rows(40, longest=5), some_rows(3), tmp_path, epochs=1, evaluate_every=2)
+    heard = Trained(without_dropout("gpt2"), some_rows(40, longest=5), some_rows(3), tmp_path, epochs=1, evaluate_every=2)
     assert list(heard.of("eval/loss")) == [0, 2, 4, 5]
 
 
@@ -252,7 +234,7 @@ def test_same_seed_same_bits(tmp_path: Path) -> None:
     def weights(seed: int) -> tuple[torch.Tensor, list[Any]]:
         torch.manual_seed(int(torch.randint(1000, (1,))))  # whatever was drawn before
         lm = without_dropout("gpt2")
-        metrics = trained(lm, rows, held_out, tmp_path, seed=seed, epochs=2).metrics
+        metrics = Trained(lm, rows, held_out, tmp_path, seed=seed, epochs=2).metrics
         return torch.cat([p.detach().flatten() for p in lm.parameters()]), metrics
 
     first, again, other = weights(3), weights(3), weights(4)
@@ -261,9 +243,9 @@ def test_same_seed_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_wish_to_stop_ends_after_the_update_without_an_evaluation(tmp_path: Path) -> None:
-    heard = trained(without_dropout("gpt2"), some_rows(32), some_rows(3), tmp_path, epochs=3, stop_after=5)
+    heard = Trained(without_dropout("gpt2"), some_rows(32), some_rows(3), tmp_path, epochs=3, stop_after=5)
     # the Trainer says what a step did after the step: the wish is heard in the next one
-    assert heard.course.updates == 6
+    assert heard.outcome.steps == 6
     assert list(heard.of("eval/loss")) == [0, 4]
 
 
@@ -271,7 +253,7 @@ def test_what_is_frozen_stays(tmp_path: Path) -> None:
     lm = without_dropout("llama")
     before = {name: tensor.clone() for name, tensor in lm.state_dict().items()}
     train_only(lm, freeze_embeddings=True, top_layers=1)
-    trained(lm, some_rows(8), some_rows(3), tmp_path, epochs=1)
+    Trained(lm, some_rows(8), some_rows(3), tmp_path, epochs=1)
     moved = {name for name, tensor in lm.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved and all(name.startswith(("model.layers.1.", "model.norm")) for name in moved)
     assert not lm.training
@@ -281,7 +263,7 @@ def test_weight_decay_and_clipping_are_heard(tmp_path: Path) -> None:
     runs = {}
     for name, settings in {"plain": {}, "decay": {"weight_decay": 10.0}, "clip": {"max_grad_norm": 1e-9}}.items():
         lm = without_dropout("gpt2")
-        trained(lm, some_rows(8), some_rows(3), tmp_path, epochs=1, **settings)
+        Trained(lm, some_rows(8), some_rows(3), tmp_path, epochs=1, **settings)
         runs[name] = lm.state_dict()["transformer.h.0.mlp.c_fc.weight"]
     before = without_dropout("gpt2").state_dict()["transformer.h.0.mlp.c_fc.weight"]
     assert torch.allclose(runs["decay"], runs["plain"] - 3e-3 * 10 * before, atol=1e-6)
@@ -290,8 +272,8 @@ def test_weight_decay_and_clipping_are_heard(tmp_path: Path) -> None:
 
 def test_bf16_is_of_this_run_alone(tmp_path: Path) -> None:
     rows, held_out = some_rows(8), some_rows(3, seed=1)
-    rough = trained(sharp("llama"), rows, held_out, tmp_path, precision="bf16", epochs=1)
-    exact = trained(sharp("llama"), rows, held_out, tmp_path, epochs=1)
+    rough = Trained(sharp("llama"), rows, held_out, tmp_path, precision="bf16", epochs=1)
+    exact = Trained(sharp("llama"), rows, held_out, tmp_path, epochs=1)
     assert rough.of("eval/loss")[0] != exact.of("eval/loss")[0]
     assert rough.of("eval/loss")[0] == pytest.approx(exact.of("eval/loss")[0], rel=0.05)
 
@@ -300,5 +282,5 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     from accelerate.state import GradientState
 
     with pytest.raises(RunError, match=r"update \d+: the loss is (nan|inf); lower sft.learning_rate"):
-        trained(without_dropout("gpt2"), some_rows(32), some_rows(3), tmp_path, epochs=3, learning_rate=1e30)
+        Trained(without_dropout("gpt2"), some_rows(32), some_rows(3), tmp_path, epochs=3, learning_rate=1e30)
     assert GradientState().sync_gradients

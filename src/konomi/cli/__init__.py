@@ -7,8 +7,8 @@ import sys
 from konomi.cli import convert, jobs, label, models, ppo, run
 from konomi.cli.common import app
 from konomi.cli.streams import end_on_signals, set_streams
+from konomi.engine.device import manage_memory
 from konomi.errors import RunError
-from konomi.runs.environment import manage_memory
 
 __all__ = ["app", "convert", "jobs", "label", "main", "models", "ppo", "run"]
 

@@ -1,4 +1,4 @@
-"""One token more for each running sequence: what the sampler asks of a model, packed or, for families that cannot, padded.
+"""One decoding step for each running sequence: packed or, for families that cannot be, padded.
 
 Shape suffixes: B sequences that still run, T tokens, L tokens of the longest, D width.
 """
@@ -16,21 +16,19 @@ from transformers import DynamicCache, PreTrainedModel
 
 from konomi.data.tokens import pad_left, pad_right
 from konomi.engine import packed
+from konomi.engine.device import PREFILL_TOKENS
 from konomi.engine.families import NOT_ALIKE, is_near, refusal, tried
 from konomi.engine.forward import check_head
-from konomi.engine.kv_cache import KeyValues, whole_lanes
-from konomi.engine.packed import Layout, Trunk
+from konomi.engine.layout import KeyValues, Layout, whole_lanes
+from konomi.engine.packed import Trunk
 from konomi.errors import FAULTS
-
-PREFILL_TOKENS = 4096
-"""Query tokens that go through the model at a time."""
 
 
 class Decoder(Protocol):
-    """Sequences of which some end earlier than others."""
+    """Decodes sequences of which some end earlier than others."""
 
     rows: Tensor
-    """[B] int64: which query each running sequence goes on from."""
+    """[B] int64: the query of each running sequence."""
 
     def start(self) -> Tensor:
         """Read the queries; the last hidden state [B, D] of each."""
@@ -41,15 +39,15 @@ class Decoder(Protocol):
         ...
 
     def keep(self, going_B: Tensor) -> Tensor:
-        """Drop sequences; returns which one is now at each place."""
+        """Drop sequences; returns the former place of the one now at each place."""
         ...
 
     def cached(self) -> int:
-        """Numbers that it keeps for what it has read, as if each sequence were as long as the longest."""
+        """Numbers in the cache, as if each sequence were as long as the longest."""
         ...
 
     def trunk(self) -> Trunk | None:
-        """What was kept between two layers, rows in the order of the queries."""
+        """The hidden states kept between two layers, rows in the order of the queries."""
         ...
 
 
@@ -61,10 +59,10 @@ def make_decoder(lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: 
 
 
 def check_decoding(lm: PreTrainedModel) -> None:
-    """Make sure, once for a model, that what it makes of a token is the same alone and in a batch where others end before it.
+    """Make sure, once for a model, that a token's hidden state is the same alone and in a batch where others end before it.
 
     Raises:
-        ModelError: it is not, or `check_head` refuses the family.
+        ModelError: it is not the same, or `check_head` refuses the family.
     """
     if getattr(lm, "konomi_decodes", None) == lm.dtype:
         return
@@ -82,7 +80,7 @@ def check_decoding(lm: PreTrainedModel) -> None:
 
 
 def _decodes(lm: PreTrainedModel) -> bool:
-    """Decode two sequences, then one of them; and see what that takes of memory."""
+    """Decode two sequences, then one of them; and measure the cache that takes."""
     ids = torch.arange(12, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
     rows, trunk = (ids[:9], ids[9:]), packed.trunk_of(lm)
     alone = [trunk(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows]
@@ -101,7 +99,7 @@ def _decodes(lm: PreTrainedModel) -> bool:
 
 
 def cache_bytes(lm: PreTrainedModel, tokens: int) -> int:
-    """What a sequence of so many tokens takes while it is decoded; after `check_decoding`."""
+    """Memory of a sequence of so many tokens while it is decoded. Call `check_decoding` before."""
     sequence, token = lm.konomi_cache
     room = whole_lanes(tokens) if packed.packs(lm) else tokens
     size: int = (sequence + room * token) * lm.dtype.itemsize
@@ -109,7 +107,7 @@ def cache_bytes(lm: PreTrainedModel, tokens: int) -> int:
 
 
 class PackedDecoder:
-    """Room for keys and values is made once; no token is padding."""
+    """Allocates keys and values once; no token is padding."""
 
     def __init__(self, lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None) -> None:
         self.lm, self.queries, self.trunk_layer = lm, queries, trunk_layer
@@ -119,7 +117,6 @@ class PackedDecoder:
         self._trunk: Tensor | None = None
 
     def start(self) -> Tensor:
-        """See `Decoder`."""
         hidden, lengths_B, first = [], self.cache.lengths_B, 0
         while first < len(self.queries):
             end = first + 1
@@ -137,7 +134,6 @@ class PackedDecoder:
         return torch.cat(hidden)
 
     def step(self, ids_B: Tensor) -> Tensor:
-        """See `Decoder`."""
         positions_B = self.cache.lengths_B
         self.cache.lengths_B = positions_B + 1
         with packed.keeping(self.lm, self.trunk_layer) as kept:
@@ -147,18 +143,15 @@ class PackedDecoder:
         return hidden_BD
 
     def keep(self, going_B: Tensor) -> Tensor:
-        """See `Decoder`."""
         order_b = self.cache.keep(going_B)
         self.rows = self.rows[order_b]
         return order_b
 
     def cached(self) -> int:
-        """See `Decoder`."""
         each = sum(store[0, :, 0].numel() for pair in self.cache.layers.values() for store in pair)
         return each * len(self.cache.lengths_B) * int(self.cache.lengths_B.max())
 
     def trunk(self) -> Trunk | None:
-        """See `Decoder`."""
         return None if self._trunk is None or self.trunk_layer is None else Trunk(self.trunk_layer, self._trunk)
 
     def _store(self, hidden: Tensor, rows: Tensor | slice, positions: Tensor | slice) -> None:
@@ -168,7 +161,7 @@ class PackedDecoder:
 
 
 class PaddedDecoder:
-    """By the cache and masks of transformers, queries padded on the left: for families whose attention cannot be plugged in."""
+    """Uses the cache and masks of transformers, queries padded on the left: for families whose attention cannot be replaced."""
 
     def __init__(self, lm: PreTrainedModel, queries: Sequence[Sequence[int]]) -> None:
         self.lm = lm
@@ -183,7 +176,6 @@ class PaddedDecoder:
         self.recurrent = "cache_params" in inspect.signature(self.model.forward).parameters
 
     def start(self) -> Tensor:
-        """See `Decoder`."""
         return self._read(self.mask)
 
     def _read(self, mask: Tensor | None) -> Tensor:
@@ -194,24 +186,20 @@ class PaddedDecoder:
         return hidden_BD
 
     def step(self, ids_B: Tensor) -> Tensor:
-        """See `Decoder`."""
         self.ids, self.positions = ids_B[:, None], self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         return self._read(None if self.recurrent else self.mask)
 
     def keep(self, going_B: Tensor) -> Tensor:
-        """See `Decoder`."""
         order_b = going_B.nonzero().squeeze(1)
         self.cache.reorder_cache(order_b)  # takes fewer, and knows recurrent states, which `batch_select_indices` does not
         self.rows, self.positions, self.mask = self.rows[order_b], self.positions[order_b], self.mask[order_b]
         return order_b
 
     def cached(self) -> int:
-        """See `Decoder`."""
         held = [part for layer in self.cache.layers for part in vars(layer).values()]
         held += [part for each in held if isinstance(each, dict) for part in each.values()]
         return sum(part.numel() for part in held if isinstance(part, Tensor))
 
     def trunk(self) -> Trunk | None:
-        """See `Decoder`: nothing is kept."""
         return None

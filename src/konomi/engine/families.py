@@ -1,7 +1,7 @@
-"""Which families of models work, and the refusal of one that does not.
+"""Model families that work, and the error for one that does not.
 
-A family is tried before it is used (`konomi.engine.forward.check_head`, `konomi.engine.decoding.check_decoding`): whatever
-its code is, its log-probabilities are either those of the model alone or it is refused.
+A family is tried before it is used (`konomi.engine.forward.check_head`, `konomi.engine.decoding.check_decoding`): its
+log-probabilities are either those of each sequence alone or it is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NOT_ALIKE = {
     "deepseek_v4": "it chooses among compressed tokens, otherwise in decoding than in training, by what it sees",
     "doge": "beyond its window it attends to other tokens in decoding than in training, by what it sees",
 }
-"""Families that short trials cannot find out."""
+"""Families that fail in ways that short trials do not show."""
 
 
 def families_that_work() -> str:
@@ -54,13 +54,13 @@ def families_that_work() -> str:
 
 
 def refusal(lm: PreTrainedModel, why: str) -> ModelError:
-    """The error that says why this family cannot be used."""
+    """The error for a family that cannot be used."""
     return ModelError(f"{type(lm).__name__}: konomi cannot use this family: {why}. {families_that_work()}")
 
 
 @contextmanager
 def tried(lm: PreTrainedModel) -> Iterator[None]:
-    """Within, the family's code runs in full precision, and what it raises becomes a refusal."""
+    """Run the family's code in full precision; its exceptions become a refusal."""
     try:
         with torch.no_grad(), torch.autocast(lm.device.type, enabled=False):
             yield
@@ -72,7 +72,7 @@ def tried(lm: PreTrainedModel) -> Iterator[None]:
 
 
 def is_near(actual: Tensor, expected: Tensor, lm: PreTrainedModel) -> bool:
-    """Whether these are equal but for rounding in the model's precision."""
+    """Whether these are equal up to rounding in the model's precision."""
     exact = lm.dtype.itemsize >= 4 and torch.get_float32_matmul_precision() == "highest"
     share = 1e-3 if exact else 0.05
     size = min(1.0, float(expected.abs().max()))

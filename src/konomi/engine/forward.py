@@ -12,20 +12,19 @@ from transformers import PreTrainedModel
 
 from konomi.data.tokens import lengths_to_mask, pad_right
 from konomi.engine import packed
+from konomi.engine.device import HEAD_TOKENS, head_blocks
 from konomi.engine.families import is_near, refusal, tried
-from konomi.engine.packed import Layout, Trunk
+from konomi.engine.layout import Layout
+from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
 from konomi.engine.shared_weights import cast_once
 from konomi.errors import FAULTS
 from konomi.ops import entropy, full_kl, linear_logits, linear_logprobs, selected_logprobs
 
-HEAD_TOKENS = 512
-"""Tokens that go through the vocabulary head at a time."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a policy says of a rollout; 0 at padding."""
+    """A policy's log-probabilities, values and entropies of a rollout; 0 at padding."""
 
     logprobs: Tensor
     """[B, R] float32: log-probability of each response token, nats."""
@@ -80,7 +79,7 @@ def response_hidden(lm: PreTrainedModel, rollout: Rollout, trunk: Trunk | None =
 def head_logits(lm: PreTrainedModel, hidden: Tensor, temperature: float) -> Tensor:
     """[N, V] logits over the vocabulary, float32 at least, divided by the temperature."""
     head = lm.get_output_embeddings()
-    logits = linear_logits(hidden, head.weight)
+    logits = linear_logits(hidden, head.weight, head_blocks(hidden.device))
     if getattr(head, "bias", None) is not None:
         logits = logits + head.bias
     cap = _soft_cap(lm)
@@ -95,8 +94,8 @@ def head_weight(lm: PreTrainedModel) -> Tensor:
 
 
 def check_head(lm: PreTrainedModel) -> None:
-    """Make sure that trunk + head, as called here, is the model: a family may scale or shift between them, attend otherwise, or
-    see padding.
+    """Make sure that trunk + head, as called here, equal the model: a family may scale or shift between them, attend otherwise,
+    or see padding.
 
     Raises:
         ModelError: the logits differ from the model's own.
@@ -128,7 +127,7 @@ def check_head(lm: PreTrainedModel) -> None:
 
 
 def goes_on_from(lm: PreTrainedModel, layer: int) -> bool:
-    """Whether the layers from ``layer`` on need nothing of those below but what is kept."""
+    """Whether the layers from ``layer`` on need nothing from those below but the kept hidden states."""
     ids, layout = torch.zeros(5, dtype=torch.int64, device=lm.device), Layout(torch.tensor([2, 3], device=lm.device))
     with suppress(*FAULTS), torch.no_grad(), torch.autocast(lm.device.type, enabled=False):
         with packed.keeping(lm, layer) as kept:
@@ -140,8 +139,7 @@ def goes_on_from(lm: PreTrainedModel, layer: int) -> bool:
 def through_head(lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities [N] of the targets [N] after last hidden states [N, D], with gradients, and entropies [N] without."""
     if _soft_cap(lm) is None and getattr(lm.get_output_embeddings(), "bias", None) is None:
-        logprobs_N, entropy_N = linear_logprobs(hidden_ND, head_weight(lm), targets_N, temperature)
-        return logprobs_N, entropy_N
+        return linear_logprobs(hidden_ND, head_weight(lm), targets_N, temperature, head_blocks(hidden_ND.device))
     logprobs, entropies = [], []
     for hidden, targets in zip(hidden_ND.split(HEAD_TOKENS), targets_N.split(HEAD_TOKENS), strict=True):
         logits = head_logits(lm, hidden, temperature)

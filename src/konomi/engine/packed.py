@@ -1,11 +1,9 @@
 """A causal language model over sequences laid end to end, so that no padding goes through a matrix product.
 
-The trunk sees one row of T tokens, the sequences one after another; only attention, a small part of the work, puts them
-into a padded block of its own, where causality keeps every token from the padding to its right. Attention is plugged into
-transformers by its own interface, so each family's code stays what it is; a family that has no such interface runs padded.
-
-The same attention serves the sampler: with a `KeyValues` it writes into room that was made once, and a step of decoding is
-a row of one token a sequence.
+The trunk sees one row of T tokens, the sequences one after another; only attention, a small part of the work, pads them, and
+causality keeps every token from the padding to its right. Attention is replaced through the interface of transformers, so that
+each family's code is used unchanged; a family without that interface runs padded. The sampler uses the same attention with
+`KeyValues`: a decoding step is a row of one token a sequence.
 
 Shape suffixes: B sequences, L tokens of the longest, T tokens of all, H heads, G key-value heads, S room for tokens,
 D width, d width of a head.
@@ -24,14 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
-from konomi.data.tokens import lengths_to_mask
+from konomi.engine.device import prefers_products
 from konomi.engine.families import tried
-from konomi.engine.kv_cache import KeyValues, whole_lanes
+from konomi.engine.layout import KeyValues, Layout, whole_lanes
 from konomi.errors import ModelError
 
 INTERFACE = "konomi_packed"
-PRODUCTS_LENGTH = 256
-"""Tokens of the longest sequence up to which attention in bf16 on a processor is two matrix products."""
 
 
 @dataclass(frozen=True)
@@ -48,96 +44,12 @@ class Trunk:
         return Trunk(self.layer, self.hidden[rows])
 
 
-class Layout:
-    """Which token of a packed row belongs to which sequence.
-
-    A query that several sequences begin with is there once: causality makes its hidden states the same for all of them.
-
-    Args:
-        lengths_B: int64, at least 1.
-        queries: ids [B, L] and the lengths [B] of the queries that they begin with, to find those that are shared.
-    """
-
-    def __init__(self, lengths_B: Tensor, queries: tuple[Tensor, Tensor] | None = None) -> None:
-        self.length = int(lengths_B.max())
-        mask_BL = lengths_to_mask(lengths_B, self.length)
-        columns_L = torch.arange(self.length, device=lengths_B.device)
-        own_BL, owner_B = mask_BL, torch.arange(len(lengths_B), device=lengths_B.device)
-        if queries is not None and len(lengths_B) > 1:
-            ids_BL, query_lengths_B = queries
-            query_BL = lengths_to_mask(query_lengths_B, self.length)
-            _, same_B = (
-                ids_BL[:, : self.length].masked_fill(~query_BL[:, : ids_BL.shape[1]], -1).unique(dim=0, return_inverse=True)
-            )
-            owner_B = torch.full_like(owner_B, len(owner_B)).scatter_reduce(0, same_B, owner_B, "amin")[same_B]
-            own_BL = mask_BL & ~(query_BL & (owner_B != torch.arange(len(owner_B), device=owner_B.device))[:, None])
-        self.token_T = own_BL.flatten().nonzero().squeeze(1)
-        """[T]: the place of each token in the padded block."""
-        self.rows_T, self.positions_T = self.token_T // self.length, self.token_T % self.length
-        number_BL = (own_BL.flatten().cumsum(0) - 1).view_as(own_BL)
-        number_BL = torch.where(own_BL, number_BL, number_BL[owner_B])
-        self.place_BL = number_BL.gather(1, torch.minimum(columns_L, lengths_B[:, None] - 1))
-        """[B, L]: the token in each place of the padded block; in padding the last one once more."""
-        self.copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1)
-        """[X]: places of the block that hold a token of another sequence's."""
-        self.plain = len(self.token_T) == mask_BL.numel()
-
-    def pad(self, x_Tx: Tensor) -> Tensor:
-        """[T, ...] -> [B, L, ...]."""
-        if self.plain:
-            return x_Tx.view(*self.place_BL.shape, *x_Tx.shape[1:])
-        rows: Tensor = _Pad.apply(x_Tx, self.place_BL.flatten(), self.token_T, self.copies_X)
-        return rows.view(*self.place_BL.shape, *x_Tx.shape[1:])
-
-    def pack(self, x_BLx: Tensor) -> Tensor:
-        """[B, L, ...] -> [T, ...]."""
-        flat = x_BLx.reshape(-1, *x_BLx.shape[2:])
-        return flat if self.plain else _Pick.apply(flat, self.token_T)
-
-    def at(self, x_Tx: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
-        """[N, ...]: what is at these positions of these sequences."""
-        return x_Tx.index_select(0, self.place_BL[rows_N, positions_N])
-
-
-class _Pad(torch.autograd.Function):
-    """Gather whose gradient is a gather too: what is in padding reaches nothing, so that its gradient is 0."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, place: Tensor, token: Tensor, copies: Tensor) -> Tensor:
-        ctx.save_for_backward(place, token, copies)
-        return x.index_select(0, place)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        place, token, copies = ctx.saved_tensors
-        whole = grad.index_select(0, token)
-        if len(copies):
-            whole.index_add_(0, place[copies], grad.index_select(0, copies))
-        return whole, None, None, None
-
-
-class _Pick(torch.autograd.Function):
-    """``x[index]`` for an index without repeats: no sums in its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.size = len(x)
-        return x.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        whole = grad.new_zeros(ctx.size, *grad.shape[1:])
-        whole[ctx.saved_tensors[0]] = grad
-        return whole, None
-
-
 class CannotPack(ModelError):
-    """What this family's attention is handed, or not handed, is more than :func:`_attention` knows."""
+    """This family passes its attention more, or less, than :func:`_attention` handles."""
 
 
 def trunk_of(lm: PreTrainedModel) -> Any:
-    """The model without its head, and without what it has for images and sound."""
+    """The model without its head, and without its parts for images and sound."""
     trunk = lm.get_decoder()
     if trunk is lm or not isinstance(trunk, PreTrainedModel):  # these names mean something else in this family
         trunk = next((part for part in lm.children() if isinstance(part, PreTrainedModel)), lm)
@@ -145,12 +57,12 @@ def trunk_of(lm: PreTrainedModel) -> Any:
 
 
 def packs(lm: PreTrainedModel) -> bool:
-    """Whether this family's attention can be plugged in, and was not found to need padding."""
+    """Whether this family's attention can be replaced, and does not need padding."""
     return bool(getattr(trunk_of(lm), "_supports_attention_backend", False)) and not hasattr(lm, "konomi_padded")
 
 
 def needs_padding(lm: PreTrainedModel) -> None:
-    """From now on, :func:`packs` says no of this model and its copies."""
+    """Make :func:`packs` false for this model and its copies."""
     lm.konomi_padded = True
 
 
@@ -178,7 +90,7 @@ def run_from(lm: PreTrainedModel, trunk: Trunk, ids_T: Tensor, layout: Layout) -
 
 @contextmanager
 def keeping(lm: PreTrainedModel, layer: int | None) -> Iterator[list[Tensor]]:
-    """Within, what goes into ``layer`` of each call of :func:`run` is added to the list, [T, D]."""
+    """Collect the input [T, D] of ``layer`` at each call of :func:`run`."""
     kept: list[Tensor] = []
     if layer is None:
         yield kept
@@ -219,7 +131,7 @@ def top_parameters(lm: PreTrainedModel, count: int) -> list[nn.Parameter]:
 
 
 class _Given(nn.Module):
-    """Stands where a layer that has run would be."""
+    """Takes the place of a layer that has run."""
 
     def __init__(self, layer: nn.Module, hidden: Tensor) -> None:
         super().__init__()
@@ -240,7 +152,7 @@ def _layers_name(lm: PreTrainedModel) -> str:
 
 @contextmanager
 def _plugged(base: Any) -> Iterator[None]:
-    """Within, attention is :func:`_attention`."""
+    """Replace attention by :func:`_attention`."""
     config = base.config.get_text_config()
     attention = config._attn_implementation
     config._attn_implementation = INTERFACE
@@ -299,7 +211,7 @@ def _attend(
     """Soft-max attention [B, H, L, d]: under ``mask``, causal without one."""
     if shared := query_BHLd.shape[1] // key_BGSd.shape[1] - 1:
         key_BGSd, value_BGSd = (x.repeat_interleave(shared + 1, dim=1) for x in (key_BGSd, value_BGSd))
-    in_products = _in_products(query_BHLd)
+    in_products = prefers_products(query_BHLd)
     if softcap is None and not in_products:
         return functional.scaled_dot_product_attention(
             query_BHLd, key_BGSd, value_BGSd, attn_mask=mask, is_causal=mask is None, scale=scaling
@@ -316,12 +228,6 @@ def _attend(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     return torch.softmax(scores.float().masked_fill(~mask, -torch.inf), -1).to(value_BGSd.dtype) @ value_BGSd
-
-
-def _in_products(query_BHLd: Tensor) -> bool:
-    """Whether attention written as two matrix products is faster than torch's fused one: short sequences in bf16 on a
-    processor. Its backward pass takes 21 ms for 16 x 46 tokens of 12 heads, the products 5."""
-    return query_BHLd.device.type == "cpu" and query_BHLd.dtype == torch.bfloat16 and query_BHLd.shape[2] <= PRODUCTS_LENGTH
 
 
 AttentionInterface.register(INTERFACE, _attention)

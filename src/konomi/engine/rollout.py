@@ -1,4 +1,4 @@
-"""The batch that travels from the sampler to the losses, and its division into micro-batches.
+"""The batch from sampler to losses, and its division into micro-batches.
 
 Shape suffixes: B sequences, R response tokens (the longest), L query + response tokens (the longest), N valid tokens.
 """
@@ -17,7 +17,7 @@ from konomi.data.tokens import lengths_to_mask
 class Rollout:
     """Queries and the responses drawn for them.
 
-    Masks come from lengths, never from token ids: the end of text is a token that was drawn and is learnt from.
+    Masks come from lengths, never from token ids: the end of text is drawn and learned like any token.
     """
 
     ids: Tensor

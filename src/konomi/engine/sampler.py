@@ -1,10 +1,8 @@
 """Batched sampling with a key-value cache: the only sampling in the package.
 
-A token is drawn from soft-max(logits / temperature) and from nothing else: no top-k, no top-p, no penalties, so that the
-distribution that was drawn from is the one that is scored and differentiated. Each response has its own random stream, made
-of one uniform number a token, so that its neighbours in the batch do not change it.
-
-Left out on purpose: beams, stop strings, speculative decoding.
+Tokens are drawn from soft-max(logits / temperature), without top-k, top-p or penalties, so that sampler and losses have the same
+distribution. Each response has its own random stream, one uniform number a token, so that its neighbours in the batch do not
+change it. Left out on purpose: beams, stop strings, speculative decoding.
 
 Shape suffixes: B sequences, R response tokens, D width, V vocabulary, W the same filled up to blocks, K blocks of it, x in
 a block.
@@ -22,6 +20,7 @@ from transformers import PreTrainedModel
 from konomi.config import RolloutConfig
 from konomi.data.tokens import Tokens, pad_right
 from konomi.engine.decoding import Decoder, cache_bytes, check_decoding, make_decoder
+from konomi.engine.device import DRAW_ROWS
 from konomi.engine.forward import head_logits
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
@@ -31,8 +30,6 @@ from konomi.seeds import stream_seed
 
 BLOCK = 512
 """Vocabulary entries a block in the inverse of the cumulative sum."""
-DRAW_ROWS = 16
-"""Rows whose weights are made at a time: they stay in the processor's cache."""
 KEEP_ROWS = 0.99
 """Finished rows leave the batch once fewer than this share of its rows goes on."""
 
@@ -42,7 +39,7 @@ class Draws:
     """The random numbers of a batch of responses."""
 
     lengths: Tensor
-    """[B] int64: tokens at most."""
+    """[B] int64: the most tokens of each response."""
     uniforms: Tensor
     """[B, R] float64 in [0, 1): one a token."""
 
@@ -59,8 +56,8 @@ def make_draws(config: RolloutConfig, seed: int, names: Sequence[tuple[str | int
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Responses, and what the model that drew them said of them; tensors [B, R], 0 at padding."""
+class Generation:
+    """Responses, and what the model computed while drawing them; tensors [B, R], 0 at padding."""
 
     rollout: Rollout
     logprobs: Tensor
@@ -68,24 +65,24 @@ class Drawn:
     entropy: Tensor
     """Entropy of the distribution that the token was drawn from, nats."""
     values: Tensor
-    """What was asked of the hidden state that the token was drawn from; 0 if nothing was."""
+    """``values`` of the hidden state that the token was drawn from; 0 without it."""
     trunk: Trunk | None
-    """What went into the layer that was asked for."""
+    """What went into ``trunk_layer``."""
 
 
 def sample(
     lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig,
     name: str = "the model",
 ) -> Rollout:  # fmt: skip
-    """The rollout of :func:`explore`."""
-    return explore(lm, tokens, queries, draws, config, name).rollout
+    """The rollout of :func:`generate`."""
+    return generate(lm, tokens, queries, draws, config, name).rollout
 
 
 @torch.no_grad()
-def explore(
+def generate(
     lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig,
     name: str = "the model", values: Callable[[Tensor], Tensor] | None = None, trunk_layer: int | None = None,
-) -> Drawn:  # fmt: skip
+) -> Generation:  # fmt: skip
     """Draw one response for each query.
 
     Responses run together as far as ``config.cache_gb`` has room for their keys and values, those of like length first.
@@ -97,7 +94,7 @@ def explore(
         draws: lengths and random numbers, from :func:`make_draws`.
         config: temperature, whether the end of text stops a response, memory.
         name: of the model, for the message if it breaks.
-        values: asked of the last hidden states [n, D] before each token, gives [n].
+        values: maps the last hidden states [n, D] before each token to [n].
         trunk_layer: keep what goes into this layer.
 
     Returns:
@@ -107,28 +104,28 @@ def explore(
         RunError: the model's logits are NaN or infinite.
     """
     check_decoding(lm)
-    whole = _Responses(len(queries), draws.uniforms.shape[1], lm)
+    out = _Responses(len(queries), draws.uniforms.shape[1], lm)
     turns: list[tuple[Tensor, Trunk | None]] = []
     order = draws.lengths.argsort(descending=True, stable=True)  # so that those that end early are at the end
     room = max(map(len, queries)) + int(draws.lengths.max())
     for rows in torch.split(order, max(1, int(config.cache_gb * 1e9) // cache_bytes(lm, room))):
         decoder = make_decoder(lm, [queries[row] for row in rows], int(draws.lengths[rows].max()), trunk_layer)
         with cast_once(lm):
-            _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, whole)
+            _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, out)
         turns.append((rows.to(lm.device), decoder.trunk()))
-    _check_finite(whole, name)
-    responses = [row[:n].tolist() for row, n in zip(whole.ids, whole.lengths.tolist(), strict=True)]
+    _check_finite(out, name)
+    responses = [row[:n].tolist() for row, n in zip(out.ids, out.lengths.tolist(), strict=True)]
     ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)
     query_lengths_B = torch.tensor([len(query) for query in queries], device=lm.device)
-    rollout = Rollout(ids_BL.to(lm.device), query_lengths_B, whole.lengths, whole.ended)
+    rollout = Rollout(ids_BL.to(lm.device), query_lengths_B, out.lengths, out.ended)
     width = rollout.mask.shape[1]
-    return Drawn(
-        rollout, whole.logprobs[:, :width], whole.entropy[:, :width], whole.values[:, :width], _join(turns, ids_BL.shape[1])
+    return Generation(
+        rollout, out.logprobs[:, :width], out.entropy[:, :width], out.values[:, :width], _join(turns, ids_BL.shape[1])
     )
 
 
 class _Responses:
-    """What has been drawn so far, rows in the order of the queries."""
+    """The responses so far, rows in the order of the queries."""
 
     def __init__(self, count: int, width: int, lm: PreTrainedModel) -> None:
         self.ids = torch.zeros(count, width, dtype=torch.int64, device=lm.device)
@@ -150,7 +147,7 @@ def _run(
     going = torch.ones(len(which), dtype=torch.bool, device=lm.device)
     hidden = decoder.start()
     for step in range(int(limits.max())):
-        drawn, logprobs, entropy = draw_and_tell(head_logits(lm, hidden, config.temperature), uniforms[decoder.rows, step])
+        drawn, logprobs, entropy = draw_with_logprobs(head_logits(lm, hidden, config.temperature), uniforms[decoder.rows, step])
         stopped = _is_in(drawn, stops)
         here = which[decoder.rows[going]]
         out.ids[here, step], out.logprobs[here, step], out.entropy[here, step] = drawn[going], logprobs[going], entropy[going]
@@ -168,11 +165,11 @@ def _run(
         hidden = decoder.step(drawn)
 
 
-def _check_finite(drawn: _Responses, name: str) -> None:
-    broken = int((~drawn.logprobs.isfinite()).any(1).sum())
+def _check_finite(out: _Responses, name: str) -> None:
+    broken = int((~out.logprobs.isfinite()).any(1).sum())
     if broken:
         raise RunError(
-            f"{name}: its logits are not finite (NaN or infinity) in {broken} of {len(drawn.ids)} responses. Its weights are "
+            f"{name}: its logits are not finite (NaN or infinity) in {broken} of {len(out.ids)} responses. Its weights are "
             'damaged or have diverged: train it with a lower learning rate, or with model.precision = "fp32"'
         )
 
@@ -182,12 +179,12 @@ def _join(turns: Sequence[tuple[Tensor, Trunk | None]], width: int) -> Trunk | N
     first = turns[0][1]
     if first is None:
         return None
-    whole = first.hidden.new_zeros(sum(len(rows) for rows, _ in turns), width, first.hidden.shape[-1])
+    hidden = first.hidden.new_zeros(sum(len(rows) for rows, _ in turns), width, first.hidden.shape[-1])
     for rows, trunk in turns:
         assert trunk is not None
         kept = trunk.hidden[:, :width]
-        whole[rows, : kept.shape[1]] = kept
-    return Trunk(first.layer, whole)
+        hidden[rows, : kept.shape[1]] = kept
+    return Trunk(first.layer, hidden)
 
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
@@ -206,10 +203,10 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     >>> draw(torch.tensor([[0.0, 0.0, 0.0, 0.0]]).expand(3, 4), torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64))
     tensor([0, 2, 3])
     """
-    return draw_and_tell(logits_BV, uniforms_B)[0]
+    return draw_with_logprobs(logits_BV, uniforms_B)[0]
 
 
-def draw_and_tell(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def draw_with_logprobs(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`draw`, and [B] the log-probability of the token and [B] the entropy, nats."""
     with torch.autocast(logits_BV.device.type, enabled=False):  # it would take sums of products in bfloat16
         return _draw_parts(logits_BV, uniforms_B)

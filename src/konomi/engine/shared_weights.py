@@ -1,4 +1,4 @@
-"""Weights that stand in for a model's own during a pass: cast once, or with one gradient where one weight has two uses."""
+"""Weights replaced during a pass: cast once, or with one gradient where one weight has two uses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 @contextmanager
 def cast_once(lm: PreTrainedModel) -> Iterator[None]:
-    """Within, under autocast and without gradients, the weights of matrix products are there in the type of autocast.
-
-    Autocast itself casts a frozen weight at each use: in sampling, once a token.
-    """
+    """Under autocast and without gradients, cast the weights of matrix products once; autocast itself does so once a token."""
     kind = lm.device.type
     if not torch.is_autocast_enabled(kind) or torch.is_grad_enabled() or lm.dtype != torch.float32:
         yield
@@ -38,8 +35,8 @@ def cast_once(lm: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def one_gradient(lm: PreTrainedModel) -> Iterator[None]:
-    """Within, a weight that is the token embeddings and the vocabulary head too gets one gradient: that of the head, to which
-    those of the tokens that are there are added in place. Autograd alone makes two of the whole vocabulary, and their sum."""
+    """Give a weight that is both token embeddings and vocabulary head one gradient: that of the head, to which those of the
+    tokens are added in place. Autograd alone makes two of the size of the vocabulary, and their sum."""
     embeddings, head = lm.get_input_embeddings(), lm.get_output_embeddings()
     weight = embeddings.weight
     if weight is not head.weight or not (weight.requires_grad and torch.is_grad_enabled()):

@@ -12,13 +12,14 @@ from typing import Any
 import filelock
 
 from konomi.config import Section, StageConfig
+from konomi.engine.device import forget_peak_memory, gpu_name
 from konomi.errors import RunError
 from konomi.files import writing
 from konomi.jobs.inputs import inputs_of, keep_code
 from konomi.report.model_card import write_card
 from konomi.report.report import write_report
 from konomi.runs.directory import RunDir, Status
-from konomi.runs.environment import forget_peak_memory
+from konomi.runs.environment import machine
 from konomi.runs.observer import Observer
 from konomi.runs.signals import Stop, stop_on_signal
 from konomi.runs.sinks import Sinks, open_sinks, sink_names
@@ -122,7 +123,8 @@ def new_run(job: Section, root: str | Path, fields: Mapping[str, Any]) -> RunDir
     settings: StageConfig = job.run  # type: ignore[attr-defined]
     forget_peak_memory()
     inputs = fields["inputs"] if "inputs" in fields else inputs_of(job.model_dump(mode="json", exclude={"run"}))
-    return RunDir.create(root, settings.name, job.model_dump(mode="json"), seed=settings.seed, extra={**fields, "inputs": inputs})
+    extra = {**fields, "inputs": inputs, "machine": machine(gpu_name())}
+    return RunDir.create(root, settings.name, job.model_dump(mode="json"), seed=settings.seed, extra=extra)
 
 
 @contextmanager

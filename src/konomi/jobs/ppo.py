@@ -15,6 +15,7 @@ from konomi import files
 from konomi.config import PPOJob
 from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts
+from konomi.engine.device import forget_peak_memory, peak_memory_gb
 from konomi.errors import RunError
 from konomi.jobs.common import Work, result_of, running
 from konomi.jobs.compare import compare_models, comparison_metrics
@@ -24,7 +25,7 @@ from konomi.report.advice import too_few
 from konomi.report.healthy import kl_missed, over_the_run
 from konomi.rewards import reward_config
 from konomi.runs.directory import RunDir
-from konomi.runs.environment import forget_peak_memory, peak_memory_gb, typed
+from konomi.runs.environment import typed
 from konomi.runs.observer import Observer
 from konomi.text import plural
 from konomi.training.accelerator import load_weights

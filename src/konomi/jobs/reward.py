@@ -14,19 +14,17 @@ import torch
 from konomi.config import RewardJob
 from konomi.data.formats import read_tasks
 from konomi.data.records import Prompt
-from konomi.engine.device import autocast, choose_precision, find_device
+from konomi.engine.device import autocast, choose_precision, find_device, peak_memory_gb
 from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
-from konomi.jobs.common import Work, result_of, running
+from konomi.jobs.common import result_of, running
 from konomi.jobs.reward_data import Learned, load
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.models.reward_files import make_reward_model, rescale_head
 from konomi.report.advice import too_few
-from konomi.runs.environment import peak_memory_gb
 from konomi.runs.observer import Observer
 from konomi.seeds import stream_seed
 from konomi.text import plural
-from konomi.training.callback import Hears
 from konomi.training.reward import train_reward_model
 
 HEAD_TEXTS = 64
@@ -71,7 +69,8 @@ def run_reward(
         with work.stop.patience():
             outcome = train_reward_model(
                 model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
-                directory=work.run.path, hears=_Callback(work),
+                directory=work.run.path, record=work.log, stop=work.stop,
+                progress=lambda what, *done: observer.progress(f"{what} step", *done),
             )  # fmt: skip
         if outcome.best_step == 0:
             _nothing_learned(built.fresh, observer)
@@ -113,22 +112,6 @@ def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, 
             f"to {alike} of {plural(len(groups), 'prompt')} different responses are the same to the model: what differs is cut "
             "off. Raise train.max_length, up to the places that the model has, or shorten the prompts"
         )
-
-
-class _Callback(Hears):
-    def __init__(self, work: Work) -> None:
-        self.work, self.total = work, 0
-
-    def step(self, done: int, total: int) -> None:
-        self.total = total
-        self.work.observer.progress("training step", done, total)
-
-    def evaluated(self, step: int, figures: dict[str, float]) -> None:
-        self.work.log(step, figures)
-        self.work.observer.progress("training step", step, max(self.total, step, 1), figures)
-
-    def stop(self) -> str | None:
-        return self.work.stop.signal
 
 
 @dataclass(frozen=True)

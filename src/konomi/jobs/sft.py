@@ -13,7 +13,7 @@ from konomi.config import SFTJob
 from konomi.data.examples import Example, Kind, load_examples, split_examples
 from konomi.data.messages import Render, template_render
 from konomi.data.tokens import Tokens
-from konomi.engine.device import choose_precision
+from konomi.engine.device import choose_precision, manage_memory, peak_memory_gb
 from konomi.engine.forward import check_head
 from konomi.errors import ConfigError, ModelError
 from konomi.files import new_directory
@@ -22,10 +22,10 @@ from konomi.jobs.prepare import context_of
 from konomi.models.load import Loaded, load_causal_lm, quiet
 from konomi.models.policy import train_only
 from konomi.runs.directory import RunDir
-from konomi.runs.environment import manage_memory, peak_memory_gb
 from konomi.runs.observer import Observer
 from konomi.text import plural
-from konomi.training.sft import Course, check_packing, perplexity, train
+from konomi.training.callback import Outcome, perplexity
+from konomi.training.sft import check_packing, train
 from konomi.training.texts import Collator, Row, count_learned, encode, pack
 
 
@@ -56,33 +56,33 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
     with running(job, root, observer, fields=fields, parent=parent, stopping=lambda: observer.warn(stopping)) as work:
         work.start(job.data.texts, _facts(job, ready))
         with quiet(), work.stop.patience():
-            course = Course(work.log, lambda: _keep(work.run, ready.loaded), observer.progress, work.stop, job.sft.patience)
-            train(
-                ready.loaded.model, ready.rows, ready.held_out, Collator(ready.tokens.pad_id, job.sft.packing), course, job.sft,
-                seed=job.run.seed, precision=ready.precision, directory=work.run.path,
+            outcome = train(
+                ready.loaded.model, ready.rows, ready.held_out, Collator(ready.tokens.pad_id, job.sft.packing), job.sft,
+                seed=job.run.seed, precision=ready.precision, directory=work.run.path, record=work.log,
+                keep=lambda: _keep(work.run, ready.loaded), progress=observer.progress, stop=work.stop,
             )  # fmt: skip
         if signal := work.stop.signal:
-            work.finish("stopped", f"{signal} after update {course.updates}")
-            raise KeyboardInterrupt(f"stopped after update {course.updates}; {_what_there_is(work.run, course)}")
-        if not course.best_update:
+            work.finish("stopped", f"{signal} after update {outcome.steps}")
+            raise KeyboardInterrupt(f"stopped after update {outcome.steps}; {_what_there_is(work.run, outcome)}")
+        if not outcome.best_step:
             observer.warn(
-                f"no evaluation was better than that of the initial model ({course.initial:.4g} nats/token): {work.run.model} is "
-                "the initial model; lower sft.learning_rate, train for fewer epochs, or give more texts"
+                f"no evaluation was better than that of the initial model ({outcome.initial_loss:.4g} nats/token): "
+                f"{work.run.model} is the initial model; lower sft.learning_rate, train for fewer epochs, or give more texts"
             )
         report = work.finish()
         return result_of(
-            work, started, reason=f"{job.sft.patience} evaluations without a lower loss" if course.gave_up else None,
-            updates=course.updates, best_update=course.best_update,
-            before={"loss": course.initial, "perplexity": perplexity(course.initial)},
-            after={"loss": course.best, "perplexity": perplexity(course.best)},
+            work, started, reason=f"{job.sft.patience} evaluations without a lower loss" if outcome.early else None,
+            updates=outcome.steps, best_update=outcome.best_step,
+            before={"loss": outcome.initial_loss, "perplexity": perplexity(outcome.initial_loss)},
+            after={"loss": outcome.best_loss, "perplexity": perplexity(outcome.best_loss)},
             held_out=ready.texts[1], peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report),
         )  # fmt: skip
 
 
-def _what_there_is(run: RunDir, course: Course) -> str:
-    if not course.best_update:
+def _what_there_is(run: RunDir, outcome: Outcome) -> str:
+    if not outcome.best_step:
         return f"no evaluation was better yet: {run.model} is the initial model. sft.evaluate_every = N makes them more frequent"
-    return f"{run.model} is the best so far (evaluation loss {course.best:.4g} after update {course.best_update})"
+    return f"{run.model} is the best so far (evaluation loss {outcome.best_loss:.4g} after update {outcome.best_step})"
 
 
 def _keep(run: RunDir, loaded: Loaded) -> None:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from konomi.data.tokens import length_batches, lengths_to_mask, pad_right
 from konomi.engine import packed
-from konomi.engine.packed import Layout, Trunk
+from konomi.engine.layout import Layout
+from konomi.engine.packed import Trunk
 from konomi.errors import ConfigError, ModelError
 from konomi.files import utf8, write_atomic
 from konomi.models.load import quiet

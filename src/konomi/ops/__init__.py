@@ -1,10 +1,9 @@
 """The equations of RLHF with PPO, as pure functions of tensors.
 
-One topic a file: sums under masks (``masked``), log-probabilities and entropy (``logprobs``; ``logits`` from hidden
-states, ``head`` without logits), distance from the
-reference and shaped rewards (``kl``), advantages (``advantages``), losses of PPO (``losses``) and of reward models
-(``preference``). Only torch is imported; nothing
-here reads a setting, draws a random number, edits its input, moves a tensor between devices, or logs.
+One topic a file: sums under masks (``masked``), logits and log-probabilities (``logits``; ``head`` without logits), distance
+from the reference and shaped rewards (``kl``), advantages (``advantages``), losses of PPO (``losses``) and of reward models
+(``preference``). Only torch is imported; nothing here reads a setting, draws a random number, edits its input, asks for the
+kind of device, moves a tensor between devices, or logs.
 
 Conventions: True in a mask counts. Index t is response token t: its log-probability, the value before it, the reward
 after it. Shape suffixes: B sequences, R response positions, V vocabulary, N tokens in any leading shape.
@@ -12,38 +11,14 @@ after it. Shape suffixes: B sequences, R response positions, V vocabulary, N tok
 
 from konomi.ops.advantages import gae, leave_one_out
 from konomi.ops.head import linear_logprobs
-from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, k3, kl_per_token, shaped_rewards
-from konomi.ops.logits import linear_logits
-from konomi.ops.logprobs import entropy, selected_logprobs
-from konomi.ops.losses import explained_variance, policy_loss, value_loss
-from konomi.ops.masked import Moments, masked_mean, masked_sum, masked_var, merge, merge_all, moments, whiten
+from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, kl_per_token, shaped_rewards
+from konomi.ops.logits import Blocks, entropy, linear_logits, selected_logprobs
+from konomi.ops.losses import policy_loss, value_loss
+from konomi.ops.masked import masked_mean, masked_sum, masked_var, whiten
 from konomi.ops.preference import label_loss, preference_loss, score_loss
 
 __all__ = [
-    "KlKind",
-    "Moments",
-    "adaptive_kl_coef",
-    "entropy",
-    "explained_variance",
-    "full_kl",
-    "gae",
-    "k3",
-    "kl_per_token",
-    "label_loss",
-    "leave_one_out",
-    "linear_logits",
-    "linear_logprobs",
-    "masked_mean",
-    "masked_sum",
-    "masked_var",
-    "merge",
-    "merge_all",
-    "moments",
-    "policy_loss",
-    "preference_loss",
-    "score_loss",
-    "selected_logprobs",
-    "shaped_rewards",
-    "value_loss",
-    "whiten",
-]
+    "Blocks", "KlKind", "adaptive_kl_coef", "entropy", "full_kl", "gae", "kl_per_token", "label_loss", "leave_one_out",
+    "linear_logits", "linear_logprobs", "masked_mean", "masked_sum", "masked_var", "policy_loss", "preference_loss", "score_loss",
+    "selected_logprobs", "shaped_rewards", "value_loss", "whiten",
+]  # fmt: skip

@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from konomi.ops.checks import check_shapes
-from konomi.ops.masked import zero_masked
+from konomi.ops.masked import check_shapes, zero_masked
 
 
 def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:

@@ -17,17 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from konomi.ops.checks import check_shapes
-from konomi.ops.logits import product, product_type
-from konomi.ops.masked import widen
-
-BLOCK_ELEMENTS = 2**19
-"""Logits that exist at one time; but a block is never narrower than 1024 tokens of the vocabulary."""
-KEEP_ELEMENTS = 2**25
-"""Exponentials that are kept for the weight's gradient, where that is wanted; of what is more the products are done again."""
+from konomi.ops.logits import BLOCKS, Blocks, product, product_type
+from konomi.ops.masked import check_shapes, widen
 
 
-def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def linear_logprobs(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float = 1.0, blocks: Blocks = BLOCKS
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy under ``soft-max(h W^T / temperature)``.
 
     ``log p(y) = l_y - log sum_v exp l_v`` with ``l = h W^T / temperature``, and ``H = -sum_v p_v log p_v``.
@@ -35,7 +31,7 @@ def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, tem
     Gradients flow from the log-probability to hidden states and weights; the entropy carries none. Equal to
     `selected_logprobs` and `entropy` of the logits to rounding. Hidden states and weights must be finite.
 
-    Exponentials are kept for the backward pass as far as `KEEP_ELEMENTS` allows. Matrix products are of the type of the
+    Matrix products are of the type of the
     hidden states, or of that of autocast where it is on; all else, and what is returned, in float32 at least: logits too
     (`linear_logits`). Second derivatives are not there: ``create_graph=True`` raises ``RuntimeError``.
 
@@ -46,26 +42,22 @@ def linear_logprobs(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, tem
     check_shapes(hidden_ND=hidden_ND, weight_VD=weight_VD, targets_N=targets_N)
     # here, once: the backward pass, which runs outside of autocast, has to repeat the products in the same type
     hidden_ND = hidden_ND.to(product_type(hidden_ND))
-    # asked here: inside of the function the grad mode is always off, and requires_grad does not tell under no_grad
+    # checked here: inside of the function the grad mode is always off, and requires_grad ignores no_grad
     wanted = [torch.is_grad_enabled() and x.requires_grad for x in (hidden_ND, weight_VD)]
-    inputs = (hidden_ND, weight_VD, targets_N, 1.0 / temperature, *wanted)
+    inputs = (hidden_ND, weight_VD, targets_N, 1.0 / temperature, blocks, *wanted)
     with torch.autocast(hidden_ND.device.type, enabled=False):  # it would take sums of products in half precision
         logprobs_N, entropy_N = _LinearLogprobs.apply(*inputs)  # type: ignore[no-untyped-call]
     return logprobs_N, entropy_N
 
 
-def _block_size(hidden_ND: Tensor) -> int:
-    return max(1024, BLOCK_ELEMENTS // len(hidden_ND))
-
-
-def _blocks(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, first: int = 0
+def _logits(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, blocks: Blocks, first: int = 0
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
     """Yield of each block from ``first`` on: its rows of the weight, them, its logits, and where the targets are."""
-    size = _block_size(hidden_ND)
+    size = max(1024, blocks.logits // len(hidden_ND))
     for start in range(first, len(weight_VD), size):
         weight_xD = weight_VD[start : start + size].to(hidden_ND.dtype)
-        logits_Nx = product(hidden_ND, weight_xD)
+        logits_Nx = product(hidden_ND, weight_xD, blocks.rows)
         logits_Nx = logits_Nx if scale == 1.0 else logits_Nx * scale
         column_N = targets_N - start
         inside_N = (column_N >= 0) & (column_N < len(weight_xD))
@@ -73,22 +65,24 @@ def _blocks(
 
 
 def _exponentials(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, top_N: Tensor, kept: list[tuple[Tensor, Tensor]]
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield of each block: its rows of the weight; e^(l - higher), kept or made again; and higher."""
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, blocks: Blocks, top_N: Tensor,
+    kept: list[tuple[Tensor, Tensor]],
+) -> Iterator[tuple[slice, Tensor, Tensor]]:  # fmt: skip
+    """Yield of each block: its rows of the weight; e^(l - higher), kept or computed again; and higher."""
     start = 0
     for weights_Nx, higher_N in kept:
         yield slice(start, start + weights_Nx.shape[1]), weights_Nx, higher_N
         start += weights_Nx.shape[1]
-    for rows, _, logits_Nx, _, _ in _blocks(hidden_ND, weight_VD, targets_N, scale, start):
+    for rows, _, logits_Nx, _, _ in _logits(hidden_ND, weight_VD, targets_N, scale, blocks, start):
         yield rows, (logits_Nx - top_N[:, None]).exp().to(hidden_ND.dtype), top_N
 
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, slope_wanted: bool, for_weight: bool
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: float, blocks: Blocks, slope_wanted: bool,
+        for_weight: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         sum_N = widen(hidden_ND.new_zeros(len(hidden_ND)))  # of e^(l - top)
         moment_N = torch.zeros_like(sum_N)  # of (l - top) e^(l - top)
         mean_ND = widen(torch.zeros_like(hidden_ND)) if slope_wanted else None  # of e^(l - top) w, until over the sum
@@ -96,8 +90,8 @@ class _LinearLogprobs(torch.autograd.Function):
         top_N = torch.full_like(sum_N, torch.finfo(sum_N.dtype).min)
         taken_N = torch.full_like(sum_N, torch.nan)
         kept: list[tuple[Tensor, Tensor]] = []
-        room = KEEP_ELEMENTS if for_weight else 0
-        for _, weight_xD, logits_Nx, inside_N, column_N in _blocks(hidden_ND, weight_VD, targets_N, scale):
+        room = blocks.kept if for_weight else 0
+        for _, weight_xD, logits_Nx, inside_N, column_N in _logits(hidden_ND, weight_VD, targets_N, scale, blocks):
             # the logit that is summed itself: h w_y computed apart is rounded apart, and log p could exceed 0
             taken_N = torch.where(inside_N, logits_Nx.gather(1, column_N[:, None]).squeeze(1), taken_N)
             higher_N = torch.maximum(top_N, logits_Nx.amax(-1))
@@ -117,7 +111,7 @@ class _LinearLogprobs(torch.autograd.Function):
         slope_ND = None
         if mean_ND is not None:
             slope_ND = scale * (weight_VD[targets_N].to(mean_ND.dtype) - mean_ND / sum_N[:, None])
-        ctx.scale, ctx.dtype, ctx.kept = scale, hidden_ND.dtype, kept
+        ctx.scale, ctx.blocks, ctx.dtype, ctx.kept = scale, blocks, hidden_ND.dtype, kept
         ctx.save_for_backward(slope_ND, *((hidden_ND, weight_VD, targets_N, top_N, sum_N) if for_weight else (None,) * 5))
         entropy_N = sum_N.log() - moment_N / sum_N
         ctx.mark_non_differentiable(entropy_N)
@@ -135,7 +129,8 @@ class _LinearLogprobs(torch.autograd.Function):
             grad_weight_VD = torch.empty_like(weight_VD)
             kept, ctx.kept = ctx.kept, []  # they are used up: a second backward pass does the products again
             factor_N = -ctx.scale * grad_N / sum_N
-            for rows, weights_Nx, higher_N in _exponentials(hidden_ND, weight_VD, targets_N, ctx.scale, top_N, kept):
+            exponentials = _exponentials(hidden_ND, weight_VD, targets_N, ctx.scale, ctx.blocks, top_N, kept)
+            for rows, weights_Nx, higher_N in exponentials:
                 # a token's factor goes to its hidden state, of D numbers, and not to its x exponentials
                 scaled_ND = ((factor_N * (higher_N - top_N).exp())[:, None] * hidden_ND).to(hidden_ND.dtype)
                 if hidden_ND.dtype == grad_weight_VD.dtype:
@@ -144,4 +139,4 @@ class _LinearLogprobs(torch.autograd.Function):
                     grad_weight_VD[rows] = weights_Nx.T @ scaled_ND
             target_ND = ((ctx.scale * grad_N)[:, None] * hidden_ND).to(grad_weight_VD.dtype)
             torch.index_add(grad_weight_VD, 0, targets_N, target_ND, out=grad_weight_VD)
-        return grad_hidden_ND, grad_weight_VD, None, None, None, None
+        return grad_hidden_ND, grad_weight_VD, None, None, None, None, None

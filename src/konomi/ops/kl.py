@@ -1,10 +1,10 @@
 """How far the policy has moved from the reference, what that costs, and how the price is steered.
 
 The penalty and its controller are from Ziegler et al. 2019, "Fine-tuning language models from human preferences"
-(arXiv:1909.08593); the estimators k1, k2, k3 from Schulman 2020, "Approximating KL divergence"
+(arXiv:1909.08593); the estimators k1 and k2 from Schulman 2020, "Approximating KL divergence"
 (http://joschu.net/blog/kl-approx.html). With ``d = log p(y) - log q(y)``, p the policy, q the reference, y sampled
-from p, the mean of k1 and of k3 is KL(p || q). Used inside the reward k1 gives the right policy gradient;
-none of them does when it is differentiated as a loss.
+from p, the mean of k1 is KL(p || q). Used inside the reward k1 gives the right policy gradient; neither does when it is
+differentiated as a loss.
 
 Shapes: B sequences, R response positions, V vocabulary. Mask: True counts. Unit: nats/token.
 """
@@ -16,8 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from konomi.ops.checks import check_shapes
-from konomi.ops.masked import widen, zero_masked
+from konomi.ops.masked import check_shapes, widen, zero_masked
 
 KlKind = Literal["k1", "abs", "k2"]
 
@@ -44,23 +43,11 @@ def kl_per_token(logprobs_BR: Tensor, ref_logprobs_BR: Tensor, kind: KlKind = "k
     raise ValueError(f"kind is {kind!r}: take k1, abs or k2")
 
 
-def k3(logprobs_BR: Tensor, ref_logprobs_BR: Tensor) -> Tensor:
-    """Estimate KL(p || q) per token without bias and never below 0, for logs: ``k3 = exp(-d) - 1 + d`` (Schulman 2020).
-
-    Arguments [B, R] (any shape), nats/token; returns the same. Of finite mean only where p covers q.
-
-    >>> k3(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -2.0]))
-    tensor([0.0000, 0.3679])
-    """
-    gap_BR = kl_per_token(logprobs_BR, ref_logprobs_BR)
-    return torch.expm1(-gap_BR) + gap_BR
-
-
 def full_kl(logits_NV: Tensor, ref_logits_NV: Tensor) -> Tensor:
     """Exact KL(policy || reference) of each position: ``sum_v p_v (log p_v - log q_v)`` (Kullback & Leibler 1951).
 
-    Logits (or log-probabilities) [..., V]; returns [...], nats/token, 0 or more. What the policy never says (p = 0)
-    costs 0 whatever q is; infinite if the policy says what the reference cannot.
+    Logits (or log-probabilities) [..., V]; returns [...], nats/token, 0 or more. A token with p = 0 costs 0
+    whatever q is; infinite where p > 0 and q = 0.
 
     >>> p, q = torch.tensor([0.98, 0.01, 0.01]), torch.tensor([0.01, 0.01, 0.98])
     >>> full_kl(p.log(), q.log())
@@ -73,7 +60,7 @@ def full_kl(logits_NV: Tensor, ref_logits_NV: Tensor) -> Tensor:
 
 
 def shaped_rewards(
-    kl_BR: Tensor, scores_B: Tensor, mask_BR: Tensor, kl_coef: Tensor | float, placed_BR: Tensor | None = None
+    kl_BR: Tensor, scores_B: Tensor, mask_BR: Tensor, kl_coef: Tensor | float, token_rewards_BR: Tensor | None = None
 ) -> Tensor:
     """Reward of each token: the KL penalty everywhere, the score on the last valid token of its row.
 
@@ -82,9 +69,9 @@ def shaped_rewards(
     Returns [B, R] score, index t after token t, 0 where masked. A row without a valid token raises: its score would be
     lost.
 
-    ``placed_BR`` [B, R] score, of token t: parts of the score that are given before the end. They stand where they are, and
-    the last valid token has what is left, ``score[b] - sum of placed[b, t] over the valid t before it``, so that the row's
-    sum stays what it is without them. What is placed on the last valid token itself is therefore of no account.
+    ``token_rewards_BR`` [B, R] score, of token t: parts of the score that belong to tokens before the end. The last valid token
+    gets the rest, ``score[b] - sum of token_rewards[b, t] over the valid t before it``, so that the row's sum is the same as
+    without them. What ``token_rewards_BR`` has at the last valid token itself is therefore ignored.
 
     >>> mask = torch.tensor([[True, True, False]])
     >>> shaped_rewards(torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([3.0]), mask, 0.5)
@@ -99,9 +86,9 @@ def shaped_rewards(
     last_BR = mask_BR & (left_BR == 1)
     penalty_BR = -kl_coef * zero_masked(kl_BR, mask_BR)
     early_BR = torch.zeros_like(penalty_BR)
-    if placed_BR is not None:
-        check_shapes(placed_BR=placed_BR, mask_BR=mask_BR)
-        early_BR = zero_masked(placed_BR, mask_BR & ~last_BR)
+    if token_rewards_BR is not None:
+        check_shapes(token_rewards_BR=token_rewards_BR, mask_BR=mask_BR)
+        early_BR = zero_masked(token_rewards_BR, mask_BR & ~last_BR)
     rest_B = widen(scores_B) - early_BR.sum(1)
     return penalty_BR + torch.where(last_BR, rest_B.unsqueeze(1), early_BR)
 

@@ -1,9 +1,8 @@
-"""The clipped losses of PPO, and how well the critic explains the returns.
+"""The clipped losses of PPO.
 
-Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv:1707.06347). A loss is a sum over valid tokens
-divided by the count that the caller gives, that of the whole mini-batch: parts of a mini-batch, in turn or on many
-processes, then add up to the same gradient. A metric is a detached sum over valid tokens: add them up, divide by the
-count. Garbage at masked positions, NaN included, reaches neither loss nor gradient.
+Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv:1707.06347). Losses and metrics are sums over
+valid tokens, metrics detached; the caller divides by the count of the whole mini-batch, so that parts of it, in turn or on
+many processes, add up to the same gradient. Garbage at masked positions, NaN included, reaches neither loss nor gradient.
 
 Shapes: B sequences, R response positions; all arguments of a loss have one shape, [N] as well as [B, R].
 Mask: True counts.
@@ -14,27 +13,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from konomi.ops.checks import check_shapes
-from konomi.ops.masked import masked_mean, masked_sum, masked_var, zero_masked
+from konomi.ops.masked import check_shapes, masked_sum, zero_masked
 
 
 def policy_loss(
-    logprobs_BR: Tensor,
-    old_logprobs_BR: Tensor,
-    advantages_BR: Tensor,
-    mask_BR: Tensor,
-    *,
-    clip: float,
-    count: Tensor | float | None = None,
+    logprobs_BR: Tensor, old_logprobs_BR: Tensor, advantages_BR: Tensor, mask_BR: Tensor, *, clip: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate, negated: no gain from moving the ratio further out than ``1 +- clip``.
 
-    ``ratio = exp(log p_new - log p_old)``, ``loss = sum max(-A ratio, -A clamp(ratio, 1 - clip, 1 + clip)) / count``
+    ``ratio = exp(log p_new - log p_old)``, ``loss = sum max(-A ratio, -A clamp(ratio, 1 - clip, 1 + clip))``
     (eq. 7). At ratio 1 its gradient is that of the plain policy gradient, ``-A grad log p``.
 
     ``logprobs_BR``, ``old_logprobs_BR`` [B, R] nats/token, of token t; ``advantages_BR`` [B, R], a constant, whitened
-    as a rule; ``mask_BR`` [B, R]; ``count`` valid tokens of the whole mini-batch (default: of this call). Returns the
-    scalar loss and sums over valid tokens: ``clipped`` (tokens whose clipped term is strictly larger), ``approx_kl``
+    as a rule; ``mask_BR`` [B, R]. Returns the loss, a scalar, and
+    ``clipped`` (tokens whose clipped term is strictly larger), ``approx_kl``
     (``(new - old)^2 / 2``), ``policy_kl`` (``old - new``), ``ratio``.
 
     >>> new, old = torch.tensor([[0.5, 0.0]]).log(), torch.tensor([[0.25, 0.0]]).log()
@@ -47,7 +39,7 @@ def policy_loss(
     ratio_BR = log_ratio_BR.exp()
     plain_BR = -advantages_BR * ratio_BR
     clipped_BR = -advantages_BR * ratio_BR.clamp(1 - clip, 1 + clip)
-    loss = masked_mean(torch.maximum(plain_BR, clipped_BR), mask_BR, count)
+    loss = masked_sum(torch.maximum(plain_BR, clipped_BR), mask_BR)
     metrics = {
         "clipped": (clipped_BR > plain_BR).to(loss.dtype),
         "approx_kl": 0.5 * log_ratio_BR.square(),
@@ -58,23 +50,17 @@ def policy_loss(
 
 
 def value_loss(
-    values_BR: Tensor,
-    old_values_BR: Tensor,
-    returns_BR: Tensor,
-    mask_BR: Tensor,
-    *,
-    clip: float,
-    count: Tensor | float | None = None,
+    values_BR: Tensor, old_values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor, *, clip: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Half the squared error of the critic, with no gain from moving further than ``clip`` from the old estimate.
 
     ``V_clip = V_old + clamp(V - V_old, -clip, clip)``,
-    ``loss = 0.5 sum max((V - return)^2, (V_clip - return)^2) / count``. Not in the paper's eq. 9, which is unclipped:
+    ``loss = 0.5 sum max((V - return)^2, (V_clip - return)^2)``. Not in the paper's eq. 9, which is unclipped:
     it is that of OpenAI's baselines (Engstrom et al. 2020, arXiv:2005.12729, section 3).
 
     ``values_BR``, ``old_values_BR``, ``returns_BR`` [B, R] in score units, index t before token t; ``clip`` in score
-    units; ``mask_BR``, ``count`` as in :func:`policy_loss`. Returns the scalar loss, score^2, and sums over valid
-    tokens: ``clipped`` (tokens whose clipped term is strictly larger), ``error`` (``(V - return)^2``), ``prediction``
+    units; ``mask_BR`` as in :func:`policy_loss`. Returns the loss, a scalar, score^2, and
+    ``clipped`` (tokens whose clipped term is strictly larger), ``error`` (``(V - return)^2``), ``prediction``
     (``V``).
 
     >>> values, returns = torch.tensor([[1.0, 7.0]]), torch.tensor([[2.0, 0.0]])
@@ -88,22 +74,6 @@ def value_loss(
     plain_BR = (values_BR - returns_BR).square()
     near_BR = old_values_BR + (values_BR - old_values_BR).clamp(-clip, clip)
     clipped_BR = (near_BR - returns_BR).square()
-    loss = 0.5 * masked_mean(torch.maximum(plain_BR, clipped_BR), mask_BR, count)
+    loss = 0.5 * masked_sum(torch.maximum(plain_BR, clipped_BR), mask_BR)
     metrics = {"clipped": (clipped_BR > plain_BR).to(loss.dtype), "error": plain_BR, "prediction": values_BR}
     return loss, {name: masked_sum(x_BR.detach(), mask_BR) for name, x_BR in metrics.items()}
-
-
-def explained_variance(values_BR: Tensor, returns_BR: Tensor, mask_BR: Tensor) -> Tensor:
-    """The part of the returns' variance that the critic explains: ``1 - var(returns - values) / var(returns)``.
-
-    Arguments [B, R] (any shape), score units. Returns a scalar without unit: 1 perfect, 0 no better than a constant,
-    negative worse than one; 0 where the returns do not vary.
-
-    >>> returns, mask = torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1, 3, dtype=torch.bool)
-    >>> explained_variance(returns - 1, returns, mask), explained_variance(2 * returns, returns, mask)
-    (tensor(1.), tensor(0.))
-    """
-    check_shapes(values=values_BR, returns=returns_BR, mask=mask_BR)
-    returns_BR = zero_masked(returns_BR, mask_BR)
-    total, left = masked_var(returns_BR, mask_BR), masked_var(returns_BR - values_BR, mask_BR)
-    return torch.where(total > 0, 1 - left / total, 0)

@@ -1,20 +1,46 @@
-"""Sums, means, variances and whitening over the tokens that count.
+"""Sums, means, variances and whitening over the tokens that count; the shape check that every function here begins with.
 
 Masked positions are cut off by selection, not by multiplication with 0, so that NaN or infinity there reaches neither
 result nor gradient. Half precision is summed in float32. With no valid token at all every function here returns 0.
-Moments of shards merge by Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance".
 
 Shapes: B sequences, R response positions; ``x`` and ``mask`` have any one shape. Mask: True counts.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from konomi.ops.checks import check_shapes
+
+def check_shapes(**tensors: Tensor) -> None:
+    """Raise ``ValueError`` unless the named tensors fit together.
+
+    A name that ends in capitals says its axes, one letter each: ``scores_B`` and ``mask_BR`` must agree in B, and no
+    axis may be empty. Names without capitals must all have one shape, whatever it is. A mask (a name that begins with
+    ``mask``) must be boolean: True counts, and 0/1 numbers would leave its polarity open.
+
+    >>> check_shapes(scores_B=torch.zeros(2), mask_BR=torch.ones(2, 3, dtype=torch.bool))
+    >>> check_shapes(scores_B=torch.zeros(4), mask_BR=torch.ones(2, 3, dtype=torch.bool))
+    Traceback (most recent call last):
+        ...
+    ValueError: mask_BR has size 2 along B where scores_B has 4
+    """
+    seen: dict[str, tuple[str, object]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("mask") and tensor.dtype != torch.bool:
+            raise ValueError(f"{name} is {tensor.dtype}: make it torch.bool, True where a token counts")
+        axes = name.rpartition("_")[2]
+        if not axes.isupper():
+            other, shape = seen.setdefault("", (name, tensor.shape))
+            if shape != tensor.shape:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)} where {other} has another: make them equal")
+            continue
+        if tensor.dim() != len(axes) or 0 in tensor.shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: its axes are {', '.join(axes)}, none empty")
+        for axis, size in zip(axes, tensor.shape, strict=True):
+            other, expected = seen.setdefault(axis, (name, size))
+            if size != expected:
+                raise ValueError(f"{name} has size {size} along {axis} where {other} has {expected}")
 
 
 def widen(x: Tensor) -> Tensor:
@@ -45,72 +71,13 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
     return zero_masked(x, mask).sum()
 
 
-def masked_mean(x: Tensor, mask: Tensor, count: Tensor | float | None = None) -> Tensor:
-    """Mean over valid positions: ``sum_i m_i x_i / count``, a scalar in the unit of ``x``.
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the n valid positions: ``sum_i m_i x_i / n``, a scalar in the unit of ``x``.
 
-    ``count`` is by default the number of valid positions here. A caller that splits a mini-batch gives that of the
-    whole, and the parts then add up to the mean of the whole.
-
-    >>> x, mask = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False])
-    >>> masked_mean(x, mask), masked_mean(x, mask, count=6)
-    (tensor(1.5000), tensor(0.5000))
+    >>> masked_mean(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
+    tensor(1.5000)
     """
-    return masked_sum(x, mask) / (mask.sum().clamp(min=1) if count is None else count)
-
-
-class Moments(NamedTuple):
-    """Count, mean and sum of squared deviations (``m2``), scalars each: all that merging variances needs.
-
-    >>> Moments(torch.tensor(3.0), torch.tensor(2.0), torch.tensor(8.0)).var()
-    tensor(4.)
-    """
-
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
-    mean: Tensor
-    m2: Tensor
-
-    def var(self, unbiased: bool = True) -> Tensor:
-        """Return ``m2 / (count - 1)``, or ``m2 / count`` if not ``unbiased``; 0 for fewer than two tokens."""
-        return self.m2 / (self.count - int(unbiased)).clamp(min=1)
-
-
-def moments(x: Tensor, mask: Tensor) -> Moments:
-    """Count, mean and m2 over valid positions, in two passes: a mean far from 0 costs no digits.
-
-    >>> moments(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False]))
-    Moments(count=tensor(2.), mean=tensor(2.), m2=tensor(2.))
-    """
-    x = zero_masked(x, mask)  # before the square, whose gradient would be 0 times NaN
-    mean = masked_mean(x, mask)
-    return Moments(mask.sum().to(mean.dtype), mean, masked_sum((x - mean).square(), mask))
-
-
-def merge(a: Moments, b: Moments) -> Moments:
-    """Moments of the union of two disjoint sets of tokens (Chan et al. 1983); one or both may be empty.
-
-    ``n = n_a + n_b``, ``d = mean_b - mean_a``, ``mean = mean_a + d n_b / n``, ``m2 = m2_a + m2_b + d^2 n_a n_b / n``.
-
-    >>> one, two = (moments(torch.tensor(x), torch.tensor([True, True])) for x in ([1.0, 3.0], [5.0, 7.0]))
-    >>> merge(one, two)
-    Moments(count=tensor(4.), mean=tensor(4.), m2=tensor(20.))
-    """
-    count, delta = a.count + b.count, b.mean - a.mean
-    share = b.count / count.clamp(min=1)
-    return Moments(count, a.mean + delta * share, a.m2 + b.m2 + delta.square() * a.count * share)
-
-
-def merge_all(parts: list[Moments]) -> Moments:
-    """Moments of the union of all ``parts``, one or more: micro-batches, or the processes of a run.
-
-    >>> merge_all([moments(torch.tensor([x]), torch.tensor([True])) for x in (1.0, 2.0, 3.0)])
-    Moments(count=tensor(3.), mean=tensor(2.), m2=tensor(2.))
-    """
-    if not parts:
-        raise ValueError("merge_all needs the moments of at least one part")
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = merge(whole, part)
-    return whole
+    return masked_sum(x, mask) / mask.sum().clamp(min=1)
 
 
 def masked_var(x: Tensor, mask: Tensor, unbiased: bool = True) -> Tensor:
@@ -119,23 +86,20 @@ def masked_var(x: Tensor, mask: Tensor, unbiased: bool = True) -> Tensor:
     >>> masked_var(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False]))
     tensor(2.)
     """
-    return moments(x, mask).var(unbiased)
+    x = zero_masked(x, mask)  # before the square, whose gradient would be 0 times NaN
+    squares = masked_sum((x - masked_mean(x, mask)).square(), mask)
+    return squares / (mask.sum() - int(unbiased)).clamp(min=1)
 
 
 def whiten(
-    x_BR: Tensor,
-    mask_BR: Tensor,
-    *,
-    shift_mean: bool = True,
-    eps: float = 1e-8,
-    mean: Tensor | float | None = None,
+    x_BR: Tensor, mask_BR: Tensor, *, shift_mean: bool = True, eps: float = 1e-8, mean: Tensor | float | None = None,
     var: Tensor | float | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Bring valid positions to mean 0 and variance 1: ``w = (x - mean) / sqrt(var + eps)``, without unit.
 
     ``x_BR`` [B, R] (any shape is taken), e.g. advantages; ``shift_mean=False`` adds the mean back, as for rewards.
-    ``mean`` and ``var`` (unbiased) default to those of ``x_BR``: give the merged :class:`Moments` where the batch is
-    spread over processes. Where we differ from TRL 0.11: masked positions come back as 0, not as a shifted 0.
+    ``mean`` and ``var`` (unbiased) default to those of ``x_BR``: give those of the whole batch where it is spread over
+    processes. Where we differ from TRL 0.11: masked positions come back as 0, not as a shifted 0.
 
     >>> whiten(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]))
     tensor([[-0.7071,  0.7071,  0.0000]])

@@ -1,4 +1,6 @@
-"""Losses of reward models. A score is a number of any scale; only differences between answers to one prompt count.
+"""Losses of reward models: sums, which the caller divides by the count of the whole batch.
+
+A score is a number of any scale; only differences between answers to one prompt count.
 
 Shape suffixes: N responses of a batch, P pairs of them, C labels.
 """
@@ -8,27 +10,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from konomi.ops.checks import check_shapes
+from konomi.ops.masked import check_shapes
 
 
 def preference_loss(
-    scores_N: Tensor, better_P: Tensor, worse_P: Tensor, labels_P: Tensor, margins_P: Tensor, weights_P: Tensor,
-    *, count: Tensor | float,
+    scores_N: Tensor, better_P: Tensor, worse_P: Tensor, labels_P: Tensor, margins_P: Tensor, weights_P: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """Cross-entropy of a Bradley-Terry model: who is better is a coin whose log-odds are the difference of scores.
 
-    ``z = s_better - s_worse - margin``, ``loss = -sum w (l log sigmoid(z) + (1 - l) log sigmoid(-z)) / count``
+    ``z = s_better - s_worse - margin``, ``loss = -sum w (l log sigmoid(z) + (1 - l) log sigmoid(-z))``
     (Bradley and Terry 1952; Ouyang et al. 2022, arXiv:2203.02155, eq. 1, where l = 1, margin = 0 and each of the
     K(K-1)/2 pairs of a prompt has the weight 1 over their number; the margin after Touvron et al. 2023,
     arXiv:2307.09288, eq. 2).
 
     ``scores_N`` [N]; ``better_P``, ``worse_P`` [P] int64, places in it; ``labels_P`` [P] probability that ``better`` is
-    the better one, 0 to 1; ``margins_P`` [P] score units; ``weights_P`` [P]; ``count`` prompts of the whole batch.
-    Returns the scalar loss in nats a prompt, and sums over pairs: ``right`` (weight of pairs that the scores order as the
+    the better one, 0 to 1; ``margins_P`` [P] score units; ``weights_P`` [P].
+    Returns the loss, a scalar in nats, and sums over pairs: ``right`` (weight of pairs that the scores order as the
     label does; equal scores count half; a label of 0.5 counts nothing) and ``decided`` (weight of the others).
 
     >>> zero, one = torch.zeros(1, dtype=torch.long), torch.ones(1)
-    >>> loss, sums = preference_loss(torch.tensor([2.0, 2.0]), zero, zero + 1, one, 0 * one, one, count=1)
+    >>> loss, sums = preference_loss(torch.tensor([2.0, 2.0]), zero, zero + 1, one, 0 * one, one)
     >>> loss, sums["right"]
     (tensor(0.6931), tensor(0.5000))
     """
@@ -41,29 +42,28 @@ def preference_loss(
         leaning_P = torch.sign(labels_P.to(gaps_P) - 0.5)
         decided_P = weights_P * leaning_P.abs()
         right_P = decided_P * (1 + torch.sign(gaps_P) * leaning_P) / 2
-    return (weights_P * losses_P).sum() / count, {"right": right_P.sum(), "decided": decided_P.sum()}
+    return (weights_P * losses_P).sum(), {"right": right_P.sum(), "decided": decided_P.sum()}
 
 
-def score_loss(scores_N: Tensor, targets_N: Tensor, *, count: Tensor | float) -> Tensor:
-    """Half the squared error: ``0.5 sum (score - target)^2 / count``.
+def score_loss(scores_N: Tensor, targets_N: Tensor) -> Tensor:
+    """Half the squared error: ``0.5 sum (score - target)^2``.
 
-    ``scores_N``, ``targets_N`` [N], in the units of the targets; ``count`` responses of the whole batch. Returns a
-    scalar, units squared.
+    ``scores_N``, ``targets_N`` [N], in the units of the targets. Returns a scalar, units squared.
 
-    >>> score_loss(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]), count=2)
-    tensor(1.)
+    >>> score_loss(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0]))
+    tensor(2.)
     """
     check_shapes(scores_N=scores_N, targets_N=targets_N)
-    return 0.5 * (scores_N - targets_N).square().sum() / count
+    return 0.5 * (scores_N - targets_N).square().sum()
 
 
-def label_loss(logits_NC: Tensor, labels_N: Tensor, *, count: Tensor | float) -> Tensor:
-    """Cross-entropy of soft-max: ``-sum log softmax(logits)[label] / count``.
+def label_loss(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
+    """Cross-entropy of soft-max: ``-sum log softmax(logits)[label]``.
 
-    ``logits_NC`` [N, C]; ``labels_N`` [N] int64; ``count`` texts of the whole batch. Returns a scalar, nats a text.
+    ``logits_NC`` [N, C]; ``labels_N`` [N] int64. Returns a scalar, nats.
 
-    >>> label_loss(torch.zeros(3, 4), torch.tensor([0, 1, 3]), count=3)
-    tensor(1.3863)
+    >>> label_loss(torch.zeros(3, 4), torch.tensor([0, 1, 3]))
+    tensor(4.1589)
     """
     check_shapes(logits_NC=logits_NC, labels_N=labels_N)
-    return torch.nn.functional.cross_entropy(logits_NC, labels_N, reduction="sum") / count
+    return torch.nn.functional.cross_entropy(logits_NC, labels_N, reduction="sum")

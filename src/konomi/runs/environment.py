@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
@@ -20,12 +19,6 @@ from konomi.version import __version__
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "pydantic", "numpy", "mlflow")
 
-_MALLOC = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Names of settings in glibc's malloc.h."""
-_KERNELS = "64"
-"""Kernels that oneDNN keeps; its own default is 1024."""
-
 
 def versions() -> dict[str, str]:
     """Versions of konomi, Python and the packages that decide results; one that is not installed is left out."""
@@ -38,17 +31,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, Any]:
-    """Operating system, processor and number of its logical cores; the GPU, if torch is imported and has one."""
+def machine(gpu: str | None = None) -> dict[str, Any]:
+    """Operating system, processor, number of its logical cores, and the GPU if its name is given."""
     found = {"platform": platform.platform(), "cpu": _cpu(), "cpus": os.cpu_count()}
-    cuda = _cuda()
-    return found | ({"gpu": cuda.get_device_name()} if cuda else {})
-
-
-def _cuda() -> Any | None:
-    """``torch.cuda`` where there is a GPU. torch is not imported for it."""
-    torch = sys.modules.get("torch")
-    return torch.cuda if torch and torch.cuda.is_available() else None
+    return found | ({"gpu": gpu} if gpu else {})
 
 
 def git() -> dict[str, Any] | None:
@@ -74,27 +60,6 @@ def _cpu() -> str:
     except OSError:  # not Linux
         pass
     return platform.processor() or platform.machine()
-
-
-def peak_memory_gb() -> float:
-    """The most memory that this process has held at one time, in 10^9 bytes: the GPU's for tensors where this process has
-    used one, since `forget_peak_memory`; else its own; 0 where the system does not tell."""
-    cuda = _cuda()
-    if cuda and cuda.is_initialized():
-        return float(cuda.max_memory_allocated() / 1e9)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def forget_peak_memory() -> None:
-    """Let a run's peak on a GPU be its own, not that of what ran before it in this process."""
-    cuda = _cuda()
-    if cuda and cuda.is_initialized():
-        cuda.reset_peak_memory_stats()
 
 
 def typed(program: str) -> str:
@@ -157,23 +122,3 @@ def without_secrets(text: str, uri: str) -> str:
     for secret in sorted((secrets | set(map(unquote, secrets))) - {""}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return without_password(text)
-
-
-def manage_memory() -> None:
-    """Set for the whole process what is kept in memory for later; what the environment sets itself is left alone. Call it early.
-
-    The C library (glibc) keeps freed memory for the next tensor instead of giving it back to the system. Memory that is new
-    to a process has to be cleared page by page: where a model's activations are made anew at each step, that costs more
-    than the arithmetic on them.
-
-    oneDNN keeps few of its kernels: it makes one for every shape of a matrix product, about half a megabyte each, and where
-    no two batches have the same number of tokens the thousand that it keeps of itself are hardly ever used again. It reads
-    this at its first product.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)
-    if not sys.platform.startswith("linux") or any(name in os.environ for name in _MALLOC):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

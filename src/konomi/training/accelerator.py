@@ -1,7 +1,7 @@
-"""What every trainer shares: Accelerate, the optimiser, sums over processes, random state, checkpoints, signals.
+"""The policy and its optimiser on whatever machine there is, by Accelerate; and their checkpoints.
 
 A checkpoint is a directory of safetensors and JSON, never a pickle: opening one runs no code. It is written under another
-name and renamed, so that a kill leaves the one before it whole.
+name and renamed, so that a kill leaves the previous one whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,39 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from konomi.engine.device import autocast
+from konomi import ops
+from konomi.engine.device import autocast, manage_memory
 from konomi.errors import RunError
 from konomi.files import new_directory
 from konomi.models.policy import VALUE_HEAD_FILE, Policy
-from konomi.runs.environment import manage_memory
 
 STATE_FILE, OPTIMIZER_FILE, RANDOM_FILE = "trainer.json", "optimizer.safetensors", "random.safetensors"
-
-
-@dataclass
-class Sums:
-    """Means over everything that any process saw, each a sum and the count of what was summed; and maxima."""
-
-    totals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    maxima: dict[str, float] = field(default_factory=dict)
-
-    def add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
-        """Add to the mean ``name``."""
-        old_total, old_count = self.totals.get(name, (0.0, 0.0))
-        self.totals[name] = (old_total + float(total), old_count + float(count))
-
-    def most(self, name: str, value: float) -> None:
-        """Raise the maximum ``name``; a NaN stays."""
-        old = self.maxima.get(name)
-        self.maxima[name] = value if old is None or value != value or value > old else old
-
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means and the maxima over all processes."""
-        pairs = torch.tensor(list(self.totals.values()), dtype=torch.float64, device=accelerator.device)
-        pairs = accelerator.reduce(pairs, reduction="sum")
-        means = {name: total / count if count else 0.0 for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)}
-        maxima = torch.tensor([list(self.maxima.values())], dtype=torch.float64, device=accelerator.device)
-        return means | dict(zip(self.maxima, accelerator.gather(maxima).amax(0).tolist(), strict=True))
 
 
 class Engine:
@@ -74,7 +47,7 @@ class Engine:
         self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which models are called."""
+        """The context for calls of models."""
         return autocast(self.accelerator.device, self.precision)
 
     def set_rate(self, factor: float) -> None:
@@ -91,6 +64,13 @@ class Engine:
         summed: Tensor = self.accelerator.reduce(x, reduction="sum")
         return summed
 
+    def whiten(self, x_BR: Tensor, mask_BR: Tensor) -> Tensor:
+        """Whiten over all processes."""
+        count = self.total(mask_BR.sum().to(x_BR))
+        mean = self.total(ops.masked_sum(x_BR, mask_BR)) / count
+        squares = self.total(ops.masked_sum((x_BR - mean) ** 2, mask_BR))
+        return ops.whiten(x_BR, mask_BR, mean=mean, var=squares / (count - 1).clamp(min=1))
+
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
         """Write a checkpoint: policy, value head, optimiser, random states and ``state`` (JSON)."""
         if not self.accelerator.is_main_process:
@@ -102,14 +82,14 @@ class Engine:
             (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
     def load(self, directory: Path, check: Callable[[Any], None]) -> dict[str, Any]:
-        """Take everything from a checkpoint and return its ``state``. All of it is read and checked before any of it is taken.
+        """Restore a checkpoint and return its ``state``. All of it is read and checked before anything is changed.
 
         Args:
             directory: of the checkpoint.
             check: raises KeyError, TypeError or ValueError on a ``state`` that cannot be used.
 
         Raises:
-            RunError: it is not a whole checkpoint of this model. The policy and the optimiser are as they were.
+            RunError: it is not a complete checkpoint of this model; nothing was changed.
         """
         try:
             state: dict[str, Any] = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
@@ -156,16 +136,16 @@ class Engine:
 
 
 def load_weights(policy: Policy, directory: Path) -> None:
-    """Take the weights of the language model and the value head from a directory that :meth:`Engine.save` wrote.
+    """Load the language model and the value head from a directory that :meth:`Engine.save` wrote.
 
     Raises:
-        RunError: they are not whole, or of another model. The policy is as it was.
+        RunError: they are damaged, or of another model; the policy is unchanged.
     """
     _set_weights(policy, *_read_weights(policy, directory))
 
 
 def _read_weights(policy: Policy, directory: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The checked weights of the language model, and those of the value head."""
+    """The weights of the language model and of the value head, checked."""
     weights, head = load_weight_files(directory), _read_file(directory / VALUE_HEAD_FILE)
     _check_tensors("the weights", weights, policy.lm.state_dict(), set(policy.lm.all_tied_weights_keys))
     _check_tensors(VALUE_HEAD_FILE, head, policy.value_head.state_dict())
@@ -178,17 +158,17 @@ def _set_weights(policy: Policy, weights: dict[str, Tensor], head: dict[str, Ten
 
 
 def _check_tensors(
-    what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], may_lack: AbstractSet[str] = frozenset()
+    what: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], may_lack: AbstractSet[str] = frozenset()
 ) -> None:
-    """Raise RunError unless ``found`` has the names, shapes and types of ``expected``."""
+    """Raise RunError unless ``tensors`` have the names, shapes and types of ``expected``."""
     other = f"{what}: of another model or damaged:"
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found and name not in may_lack:
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors and name not in may_lack:
             raise RunError(f"{other} {name} is missing")
         if name not in expected:
             raise RunError(f"{other} {name} is unknown")
-        if name in found and (found[name].shape, found[name].dtype) != (expected[name].shape, expected[name].dtype):
-            kinds = (f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}" for x in (found[name], expected[name]))
+        if name in tensors and (tensors[name].shape, tensors[name].dtype) != (expected[name].shape, expected[name].dtype):
+            kinds = (f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}" for x in (tensors[name], expected[name]))
             raise RunError(f"{other} {name} is {next(kinds)}, should be {next(kinds)}")
 
 
@@ -222,7 +202,7 @@ def _random_state() -> dict[str, Tensor]:
 
 
 def _set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Set all of them, or none: ValueError and its like are raised for values that cannot be a state."""
+    """Set all of them, or none. Raises ValueError and its like for values that cannot be a state."""
     version, gauss = state["python_rest"].tolist()
     position, has_gauss, cached = state["numpy_rest"].tolist()
     before = random.getstate(), np.random.get_state()

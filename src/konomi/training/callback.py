@@ -1,113 +1,120 @@
-"""What follows a training on transformers' Trainer: it tells how it goes, keeps the best weights, and ends it in time."""
+"""The callback of a training on transformers' Trainer: it records the training, keeps the best model, and ends it in time."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from konomi.errors import RunError
-from konomi.files import writing
+from konomi.runs.signals import Stop
 
-_NOT_FINITE = 'step {}: the loss is not finite; try a lower learning rate, or model.precision = "fp32"'
-
-
-class Hears:
-    """Who is told how a training goes. This one ignores it."""
-
-    def step(self, done: int, total: int) -> None:
-        """So many optimiser steps are done."""
-
-    def evaluated(self, step: int, figures: dict[str, float]) -> None:
-        """An evaluation is done: ``train/...``, ``eval/...``, ``epoch``."""
-
-    def stop(self) -> str | None:
-        """Why training should stop now; None: it should not."""
-        return None
+Record = Callable[[int, Mapping[str, float]], None]
+"""Takes the number of optimiser steps done and their metrics; see docs/metrics.md."""
+Progress = Callable[[str, int, int, Mapping[str, float] | None], None]
+"""Takes what is being done, how much of how much is done, and figures that are worth a line."""
 
 
 @dataclass
 class Outcome:
-    """How a training went.
-
-    steps, epochs: what was made. best_step: after so many the best model was found. best_loss: its evaluation loss.
-    early: training ended before its last epoch because the loss fell no more.
-    """
+    """How a training went. Losses are those of evaluations."""
 
     steps: int = 0
+    """Optimiser steps."""
     epochs: float = 0.0
-    best_step: int = 0
+    initial_loss: float = math.inf
+    """Before the first step."""
     best_loss: float = math.inf
+    best_step: int = 0
+    """Steps after which the best model was found; 0: before the first."""
     early: bool = False
-    history: list[dict[str, float]] = field(default_factory=list)
+    """Training ended before its last step because the loss fell no more."""
 
 
-class Follower(TrainerCallback):  # type: ignore[misc]
-    """A context around a training; as it ends well, the model has the weights of its lowest ``eval/loss``.
+class TrainingCallback(TrainerCallback):  # type: ignore[misc]
+    """Records metrics, has the best model kept, and stops at a signal or when patience is exhausted.
 
     Args:
-        model: what is trained.
-        best: file for the best weights; removed at the end.
-        patience: end after so many evaluations without a lower loss; None: never.
-        hears: is told.
+        section: of the settings, for messages.
+        names: key of the Trainer -> metric; other keys are not recorded.
+        each_step: record the figures of each step; otherwise together with the next evaluation.
+        record, progress: see `Record` and `Progress`.
+        keep: called after each evaluation that is the best so far; the first is before the first step.
+        stop: checked after each step and evaluation.
+        patience: consecutive evaluations without a lower loss that end the training; 0: never.
     """
 
-    def __init__(self, model: nn.Module, best: Path, patience: int | None, hears: Hears) -> None:
-        self.model, self.best, self.patience, self.hears = model, best, patience, hears
+    def __init__(
+        self, section: str, names: Mapping[str, str], record: Record, keep: Callable[[], None], progress: Progress, stop: Stop,
+        *, each_step: bool, patience: int,
+    ) -> None:  # fmt: skip
+        self.section, self.names, self.each_step, self.patience = section, names, each_step, patience
+        self.record, self.keep, self.progress, self.stop = record, keep, progress, stop
         self.outcome = Outcome()
-        self._train: dict[str, float] = {}
-        self._since = 0
-
-    def __enter__(self) -> Follower:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None and self.best.exists():
-            weights = load_file(self.best)
-            with torch.no_grad():
-                for name, parameter in _trained(self.model).items():
-                    parameter.copy_(weights[name])
-        self.best.unlink(missing_ok=True)
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.outcome.steps, self.outcome.epochs = state.global_step, float(state.epoch or 0.0)
-        self.hears.step(state.global_step, state.max_steps)
-        self._stop(state)
-
-    def _stop(self, state: TrainerState) -> None:
-        if reason := self.hears.stop():
-            raise KeyboardInterrupt(f"stopped by {reason} after step {state.global_step} of {state.max_steps}; nothing was kept")
+        self._step_figures: dict[str, float] = {}
+        self._not_better, self._batches = 0, 0
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        names = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
-        self._train |= {names[key]: float(value) for key, value in (logs or {}).items() if key in names}
-        if not math.isfinite(self._train.get("train/loss", 0.0)):
-            raise RunError(_NOT_FINITE.format(state.global_step))
+        """Figures of an optimiser step; also called with those of an evaluation and of the end, which have no ``loss``."""
+        if "loss" not in (logs or {}):
+            return
+        self._check_finite("loss", logs["loss"], state.global_step)
+        self._step_figures |= self._named(logs)
+        if self.each_step:
+            self.record(state.global_step, self._step_figures)
+            self._step_figures = {}
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """An optimiser step is done."""
+        self.outcome.steps, self.outcome.epochs = state.global_step, float(state.epoch or 0.0)
+        self.progress("training", state.global_step, state.max_steps, None)
+        if self.stop.signal:
+            control.should_training_stop, control.should_evaluate = True, False
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """No evaluation follows an epoch that was left."""
+        if self.stop.signal:
+            control.should_evaluate = False
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
+        """A batch of an evaluation is done."""
+        self._batches += 1
+        self.progress("evaluation", self._batches, len(eval_dataloader), None)
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any) -> None:
-        figures = {"epoch": float(state.epoch or 0.0), **self._train, **(metrics or {})}
-        self.outcome.history.append({"step": state.global_step, **figures})
-        self.hears.evaluated(state.global_step, figures)
-        self._stop(state)
+        """An evaluation is done."""
+        step, self._batches = state.global_step, 0
+        figures = self._step_figures | self._named(metrics)
         loss = figures["eval/loss"]
-        if not math.isfinite(loss):
-            raise RunError(_NOT_FINITE.format(state.global_step))
+        self._check_finite("evaluation loss", loss, step)
+        self.record(step, figures)
+        self.progress("training", step, max(state.max_steps, step, 1), figures)
+        if step == 0:
+            self.outcome.initial_loss = loss
         if loss < self.outcome.best_loss:
-            self.outcome.best_loss, self.outcome.best_step, self._since = loss, state.global_step, 0
-            with writing(self.best):
-                save_file({name: p.detach().contiguous() for name, p in _trained(self.model).items()}, self.best)
-            return
-        self._since += 1
-        if self.patience is not None and self._since >= self.patience:
-            self.outcome.early = control.should_training_stop = True
+            self.outcome.best_loss, self.outcome.best_step, self._not_better = loss, step, 0
+            self.keep()
+        else:
+            self._not_better += 1
+            if 0 < self.patience <= self._not_better and step < state.max_steps:
+                self.outcome.early = control.should_training_stop = True
+        if self.stop.signal:
+            control.should_training_stop = True
+
+    def _named(self, figures: Mapping[str, float]) -> dict[str, float]:
+        return {name: float(figures[key]) for key, name in self.names.items() if key in figures}
+
+    def _check_finite(self, what: str, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise RunError(
+                f"update {step}: the {what} is {loss}; lower {self.section}.learning_rate, lengthen {self.section}.warmup, or "
+                'set model.precision = "fp32"'
+            )
 
 
-def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+def perplexity(loss: float) -> float:
+    """``e^loss``: the number of equally likely tokens that would be as hard to predict."""
+    return math.exp(loss) if loss < 700 else math.inf

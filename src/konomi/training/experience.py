@@ -1,4 +1,4 @@
-"""What one update learns from, and the figures that describe it.
+"""What one update learns from: queries, the scores of the responses, and the tensors that the losses need.
 
 Shape suffixes: B sequences, R response tokens.
 """
@@ -6,8 +6,10 @@ Shape suffixes: B sequences, R response tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,16 +17,174 @@ from torch import Tensor
 from torch.nn import functional
 
 from konomi import ops
-from konomi.config import PPOConfig
+from konomi.config import DataConfig, PPOConfig, RolloutConfig
+from konomi.data.records import Prompt
+from konomi.data.tokens import Tokens
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
 from konomi.errors import RunError
-from konomi.training.accelerator import Engine, Sums
+from konomi.rewards.base import Reward, TokenRewards, columns_of, evaluate, readers, score
+from konomi.seeds import stream_seed
+from konomi.training.accelerator import Engine
+from konomi.training.metrics import Sums
 
 RATIO_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.02, "sampler": 1e-3}
-"""How far the probability ratio may be from 1 before the first optimiser step of an update. In fp32 and fp64 what the
-sampler said of a token stands against what the trainer says of it; in bf16 the trainer stands against itself. "sampler": up
-to where the sampler's word is the trainer's in bf16 too."""
+"""How far the probability ratio may be from 1 before the first optimiser step of an update. In fp32 and fp64 the sampler is
+compared with the trainer, in bf16 two passes of the trainer. "sampler": up to this gap its values are used in bf16 too."""
+
+
+class QueryStream:
+    """Prompts in a new order each epoch, cut to queries.
+
+    A query follows from the seed and its position alone, so that a checkpoint needs nothing but the position.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], tokens: Tokens, config: DataConfig, seed: int) -> None:
+        self.prompts, self.tokens, self.config, self.seed = prompts, tokens, config, seed
+
+    def take(self, start: int, count: int) -> tuple[list[Prompt], list[list[int]]]:
+        """The prompts at positions ``start`` to ``start + count - 1`` and their query ids."""
+        size = len(self.prompts)
+        prompts: list[Prompt] = []
+        queries: list[list[int]] = []
+        for epoch in range(start // size, (start + count - 1) // size + 1):
+            generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
+            order = torch.randperm(size, generator=generator).tolist()
+            chosen = [self.prompts[i] for i in order[max(0, start - epoch * size) : start + count - epoch * size]]
+            prompts += chosen
+            queries += self.tokens.queries(chosen, self.config.query_tokens, self.seed, epoch, self.config.max_query_tokens)
+        return prompts, queries
+
+
+@dataclass(frozen=True)
+class ScoredRollout:
+    """The texts of a rollout and their scores; raw units."""
+
+    queries: list[str]
+    responses: list[str]
+    scores: Tensor
+    """[B] float64, after ``rollout.missing_eos``."""
+    token_rewards: Tensor | None = None
+    """[B, R] float64: parts of the score that belong to a token; None: the whole score belongs to the end."""
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    """Metric -> one number a response, to be averaged: parts of the reward, judges."""
+
+    def add_to(self, sums: Sums) -> None:
+        """Add the means of the figures."""
+        for name, values in self.figures.items():
+            sums.add(name, sum(values), len(values))
+
+    def samples(self, kl_B: Tensor) -> list[dict[str, Any]]:
+        """The texts with score and KL (nats/response), as in a step result."""
+        rows = zip(self.queries, self.responses, self.scores.tolist(), kl_B.tolist(), strict=True)
+        return [{"prompt": q, "response": r, "score": s, "kl": k} for q, r, s, k in rows]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores rollouts with the reward, and with judges that nothing is trained against."""
+
+    tokens: Tokens
+    reward: Reward
+    judges: Mapping[str, Reward]
+    config: RolloutConfig
+    failed_texts: Path | None
+
+    def __call__(self, prompts: Sequence[Prompt], rollout: Rollout, judged: bool) -> ScoredRollout:
+        """Score a rollout. Raises RunError, with the texts saved, if the reward or a judge fails."""
+        ids = list(zip(rollout.query_ids(), rollout.response_ids(), strict=True))
+        texts = [self.tokens.split(prompt.text, *row) for prompt, row in zip(prompts, ids, strict=True)]
+        queries, responses, columns = [q for q, _ in texts], [r for _, r in texts], columns_of(prompts)
+        before = self._read_and_cut()
+        scores = evaluate(self.reward, queries, responses, columns, save_to=self.failed_texts)
+        ended = rollout.ended.tolist()
+        totals = torch.tensor(with_missing_eos(scores.totals, ended, self.config), dtype=torch.float64)
+        by_token = None
+        if scores.token_rewards is not None:
+            keep = self.config.missing_eos != "replace"
+            places = [each if has_ended or keep else [] for each, has_ended in zip(scores.token_rewards, ended, strict=True)]
+            by_token = token_rewards([self.tokens.ends(*row) for row in ids], places, rollout.mask.shape[1])
+        figures = {f"reward/{name}/mean": values for name, values in scores.parts.items()}
+        read, cut = (now - then for now, then in zip(self._read_and_cut(), before, strict=True))
+        if read:
+            figures["reward/cut_share"] = [cut / read] * len(responses)
+        for name, judge in self.judges.items() if judged else ():
+            figures[f"judge/{name}/mean"] = score(judge, queries, responses, columns, save_to=self.failed_texts)
+        return ScoredRollout(queries, responses, totals, by_token, figures)
+
+    def _read_and_cut(self) -> tuple[int, int]:
+        """Texts that a reward with a limit has read so far, and how many of them it cut."""
+        cutting = readers(self.reward)
+        return sum(reader.texts for reader in cutting), sum(reader.cut for reader in cutting)
+
+
+def token_rewards(ends_B: Sequence[Sequence[int]], places_B: Sequence[TokenRewards], width: int) -> Tensor:
+    """Put scores on the response tokens in whose text their characters fall.
+
+    A score at the end of the text belongs to the last token, even if that is an end of text without a character.
+
+    Args:
+        ends_B: for each token of a response, the characters of the response up to its end.
+        places_B: (end, score) of each response.
+        width: R.
+
+    Returns:
+        [B, width] float64.
+
+    >>> token_rewards([[2, 4, 4]], [[(1, 0.5), (3, 1.0), (4, 2.0)]], 3).tolist()
+    [[0.5, 1.0, 2.0]]
+    """
+    rewards_BR = torch.zeros(len(ends_B), width, dtype=torch.float64)
+    for row_R, ends, places in zip(rewards_BR, ends_B, places_B, strict=True):
+        for end, part in places:
+            row_R[len(ends) - 1 if end == ends[-1] else bisect_left(ends, end)] += part
+    return rewards_BR
+
+
+def with_missing_eos(scores: Sequence[float], ended: Sequence[bool], config: RolloutConfig) -> list[float]:
+    """Scores after ``rollout.missing_eos``, which is about responses that were cut before their end of text."""
+    if config.missing_eos == "keep":
+        return list(scores)
+    replaced = config.missing_eos == "replace"
+    cut = [config.missing_eos_score if replaced else score - config.missing_eos_score for score in scores]
+    return [score if has_ended else other for score, other, has_ended in zip(scores, cut, ended, strict=True)]
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """Mean and deviation of the initial model's scores: normalised score = (score - mean) / std."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    count: int = 0
+
+    def normalised(self, scores_B: Tensor, clip: float) -> Tensor:
+        """Normalised scores, held within +- ``clip``."""
+        return ((scores_B - self.mean) / self.std).clamp(-clip, clip)
+
+    def token_rewards(self, rewards_BR: Tensor, scores_B: Tensor, clip: float) -> Tensor:
+        """The parts of the scores that belong to tokens, normalised; those of a clipped score shrink as it does."""
+        normal_B = self.normalised(scores_B, math.inf)
+        shrunk_B = torch.where(normal_B.abs() > clip, clip / normal_B.abs(), 1.0)
+        return rewards_BR / self.std * shrunk_B[:, None]
+
+    def clipped(self, scores_B: Tensor, clip: float) -> Tensor:
+        """[B] bool: beyond ``clip``."""
+        return self.normalised(scores_B, math.inf).abs() > clip
+
+
+def shaped(
+    scale: ScoreScale, scores_B: Tensor, token_rewards_BR: Tensor | None, penalty_BR: Tensor, mask_BR: Tensor, ppo: PPOConfig,
+    kl_coef: float,
+) -> Tensor:  # fmt: skip
+    """Rewards [B, R] of normalised and clipped scores, less the mean of a prompt's others, and the KL penalty."""
+    clip = ppo.score_clip if ppo.normalize_scores else math.inf
+    normal_B = scale.normalised(scores_B, clip).to(penalty_BR)
+    if ppo.responses_per_prompt > 1:
+        normal_B = ops.leave_one_out(normal_B, ppo.responses_per_prompt)
+    if token_rewards_BR is not None:
+        token_rewards_BR = scale.token_rewards(token_rewards_BR, scores_B, clip).to(penalty_BR)
+    return ops.shaped_rewards(penalty_BR, normal_B, mask_BR, kl_coef, token_rewards_BR)
 
 
 @dataclass(frozen=True)
@@ -43,8 +203,7 @@ class Experience:
     returns: Tensor
     trunk: Trunk | None = None
     sampler_gap: float | None = None
-    """How far the ratio of the sampler's probabilities and the training pass's was off 1 where they were held against each
-    other before training."""
+    """How far the ratio of the trainer's to the sampler's probabilities was from 1, where they were compared before training."""
 
     def select(self, rows: Tensor) -> Experience:
         """The given rows, without the padding that they do not need."""
@@ -52,46 +211,6 @@ class Experience:
         width = rollout.mask.shape[1]
         rest: dict[str, Any] = {k: v[rows, :width] for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, rollout=rollout, **rest, trunk=self.trunk and self.trunk.select(rows))
-
-
-@dataclass(frozen=True)
-class ScoreScale:
-    """Mean and deviation of the initial model's scores: normalised score = (score - mean) / std."""
-
-    mean: float = 0.0
-    std: float = 1.0
-    count: int = 0
-
-    def normalised(self, scores_B: Tensor, clip: float) -> Tensor:
-        """Normalised scores, held within +- ``clip``."""
-        return ((scores_B - self.mean) / self.std).clamp(-clip, clip)
-
-    def placed(self, placed_BR: Tensor, scores_B: Tensor, clip: float) -> Tensor:
-        """Parts of the scores that are given at a token, in normalised units; those of a clipped score shrink as it did."""
-        whole_B = self.normalised(scores_B, float("inf"))
-        shrunk_B = torch.where(whole_B.abs() > clip, clip / whole_B.abs(), 1.0)
-        return placed_BR / self.std * shrunk_B[:, None]
-
-    def clipped(self, scores_B: Tensor, clip: float) -> Tensor:
-        """[B] bool: beyond ``clip``."""
-        return self.normalised(scores_B, float("inf")).abs() > clip
-
-
-def kl_horizon(ppo: PPOConfig) -> int:
-    """Episodes in which the KL coefficient can change by about a fifth."""
-    return ppo.kl_horizon or min(max(ppo.episodes // 16, ppo.batch_size), 4 * ppo.batch_size)
-
-
-def next_kl_coef(ppo: PPOConfig, coef: float, kl: float, *, reached: bool, update: int) -> float:
-    """The KL coefficient after an update, counted from 0, of this KL; ``reached``: the KL has been at its target before.
-
-    On its way up the KL is below the target whatever it costs. A coefficient that is lowered meanwhile is far too low when
-    the target is reached, and cannot come back in time: unless a horizon is set it waits, half of the run at most.
-    """
-    under_way = kl < ppo.kl_target and not reached and 2 * update < ppo.updates
-    if ppo.kl_controller == "fixed" or (ppo.kl_horizon is None and under_way):
-        return coef
-    return ops.adaptive_kl_coef(coef, kl, target=ppo.kl_target, horizon=kl_horizon(ppo), episodes=ppo.batch_size)
 
 
 def check_state(state: Any) -> None:
@@ -121,75 +240,28 @@ def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) 
     return gap
 
 
-def say_again(
-    said: list[Tensor],
-    mask_BR: Tensor,
-    evaluate: Callable[[list[Tensor]], list[Tensor]],
-    plan: list[list[Tensor]],
+def recompute_logprobs(
+    sampled: list[Tensor], mask_BR: Tensor, evaluate: Callable[[list[Tensor]], list[Tensor]], plan: list[list[Tensor]],
     engine: Engine,
-) -> tuple[list[Tensor], float]:
-    """What the policy says in the training pass, where what the sampler said may be off by more than float error; and how far
-    off 1 the ratio of both is in the first mini-batch.
-
-    The first mini-batch tells: if both say the same of it, the sampler's word is taken for the others; else they run too.
+) -> tuple[list[Tensor], float]:  # fmt: skip
+    """The policy in the training pass, where the sampler may be off by more than float error; and how far off 1 the ratio of
+    both is in the first mini-batch. If they agree there, the sampler's values are used for the others; else these run too.
 
     Args:
-        said: log-probabilities, and whatever else the sampler said, [B, R] each.
+        sampled: log-probabilities, and whatever else the sampler computed, [B, R] each.
         mask_BR: True is a response token.
         evaluate: the same of the training pass, for micro-batches of rows; 0 in other rows.
         plan: micro-batches of each mini-batch.
-        engine: knows what other processes found.
+        engine: to learn whether other processes agree.
     """
 
-    def put(old: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
+    def replace_rows(old: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
         rows = torch.cat(parts)
         wide = [functional.pad(new, (0, mask_BR.shape[1] - new.shape[1])) for new in evaluate(parts)]
         return [before.index_copy(0, rows, new[rows].to(before)) for before, new in zip(old, wide, strict=True)]
 
-    first = put(said, plan[0])
-    gap = ((first[0] - said[0]).exp() - 1.0).abs()[mask_BR].max()
+    trained = replace_rows(sampled, plan[0])
+    gap = ((trained[0] - sampled[0]).exp() - 1.0).abs()[mask_BR].max()
     if len(plan) > 1 and engine.total((~(gap <= RATIO_TOLERANCE["sampler"])).float()):
-        first = put(first, [part for mini_batch in plan[1:] for part in mini_batch])
-    return first, float(gap)
-
-
-def describe(e: Experience, scores_B: Tensor, kl_coef: float) -> Sums:
-    """The metrics that are known before training. ``scores_B``: raw."""
-    sums, responses, valid = Sums(), len(scores_B), e.mask.sum()
-    sums.add("objective/kl", e.kl.sum(), responses)
-    sums.add("objective/entropy", e.entropy.sum(), responses)
-    sums.add("ppo/policy/entropy", e.entropy.sum(), valid)
-    sums.add("ppo/mean_scores", scores_B.sum(), responses)
-    sums.add("square/scores", (scores_B**2).sum(), responses)
-    sums.add("ppo/mean_non_score_reward", -kl_coef * e.penalty.sum(), valid)
-    sums.add("ppo/policy/advantages_mean", e.advantages.sum(), valid)
-    sums.add("ppo/returns/mean", e.returns.sum(), valid)
-    sums.add("square/returns", (e.returns.double() ** 2).sum(), valid)
-    sums.add("ppo/val/mean", e.values.sum(), valid)
-    sums.add("square/values", (e.values.double() ** 2).sum(), valid)
-    sums.add("mean/residual", ((e.returns - e.values) * e.mask).sum(), valid)
-    sums.add("square/residual", (((e.returns - e.values) * e.mask).double() ** 2).sum(), valid)
-    sums.add("tokens/queries_len_mean", e.rollout.query_lengths.sum(), responses)
-    sums.add("tokens/responses_len_mean", e.rollout.response_lengths.sum(), responses)
-    sums.add("tokens/ended_share", e.rollout.ended.sum(), responses)
-    if e.sampler_gap is not None:
-        sums.most("ppo/policy/sampler_gap", e.sampler_gap)
-    return sums
-
-
-def finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:
-    """Turn means of squares into deviations and variances."""
-    variance = {
-        name: max(0.0, means.pop(f"square/{name}") - means[mean] ** 2)
-        for name, mean in (
-            ("scores", "ppo/mean_scores"), ("returns", "ppo/returns/mean"), ("values", "ppo/val/mean"),
-            ("residual", "mean/residual"),
-        )
-    }  # fmt: skip
-    means.pop("mean/residual")
-    means["ppo/std_scores"] = variance["scores"] ** 0.5
-    means["ppo/returns/var"], means["ppo/val/var"] = variance["returns"], variance["values"]
-    means["ppo/val/var_explained"] = 1 - variance["residual"] / variance["returns"] if variance["returns"] else 0.0
-    if "ppo/loss/policy" in means:
-        means["ppo/loss/total"] = means["ppo/loss/policy"] + vf_coef * means["ppo/loss/value"]
-    return means
+        trained = replace_rows(trained, [part for mini_batch in plan[1:] for part in mini_batch])
+    return trained, float(gap)

@@ -1,7 +1,7 @@
-"""PPO on responses: draw, score, hold to the reference by a KL penalty, estimate advantages, take clipped steps.
+"""PPO on responses: generate, score, penalise the KL from the reference, estimate advantages, take clipped steps.
 
 Schulman et al. 2017 (arXiv:1707.06347); the KL penalty and its controller after Ziegler et al. 2019 (arXiv:1909.08593).
-The equations are in `konomi.ops`; here is the order in which they are used, and what is remembered between updates.
+The equations are in `konomi.ops`; here is their order, and the state between updates.
 
 Shape suffixes: B sequences, R response tokens.
 """
@@ -9,7 +9,6 @@ Shape suffixes: B sequences, R response tokens.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,33 +25,42 @@ from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts
 from konomi.data.tokens import Tokens
 from konomi.engine.decoding import check_decoding
+from konomi.engine.device import peak_memory_gb
 from konomi.engine.forward import Evaluation, reference_logprobs, rounds_coarsely, token_full_kl
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout, micro_batches, scatter_rows
-from konomi.engine.sampler import Drawn, explore, make_draws, sample
+from konomi.engine.sampler import Generation, generate, make_draws, sample
 from konomi.errors import ConfigError, RunError
 from konomi.models.policy import Policy, same_weights
 from konomi.report.healthy import out_of_range
 from konomi.rewards import Reward, as_reward
-from konomi.runs.environment import peak_memory_gb
 from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
-from konomi.training.accelerator import Engine, Sums
-from konomi.training.experience import Experience, ScoreScale, check_ratio, check_state, describe, finish, next_kl_coef, say_again
-from konomi.training.queries import QueryStream
-from konomi.training.scoring import Scored, Scorer
+from konomi.training.accelerator import Engine
+from konomi.training.experience import (
+    Experience,
+    QueryStream,
+    ScoredRollout,
+    Scorer,
+    ScoreScale,
+    check_ratio,
+    check_state,
+    recompute_logprobs,
+    shaped,
+)  # fmt: skip
+from konomi.training.metrics import Clock, Sums, add_losses, describe, finish, next_kl_coef
 
 
 class PPOTrainer:
     """Iterate over it: each step is one update and yields a `StepResult`. It prints nothing and writes nothing.
 
     Args:
-        policy: what is trained.
-        reference: what it is held to: a frozen copy of the initial model, from :func:`konomi.make_reference`.
+        policy: trained in place.
+        reference: a frozen copy of the initial model, from :func:`konomi.make_reference`.
         tokens: the tokenizer.
-        prompts: what is asked, in a new order each epoch: strings, rows with a text, or prompts.
+        prompts: strings, rows with a text, or prompts; in a new order each epoch.
         reward: a reward, or a function that is called with the lists it names: texts, prompts, responses, other columns.
-        judges: further rewards, by name, that nothing is trained against: their means are told.
+        judges: further rewards, by name, that nothing is trained against; their means are metrics.
         ppo, rollout, data: settings.
         seed: of everything random.
         precision: fp32, bf16 (mixed) or fp64.
@@ -64,21 +72,11 @@ class PPOTrainer:
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        reference: PreTrainedModel,
-        tokens: Tokens,
-        prompts: Iterable[str | Mapping[str, Any] | Prompt],
-        reward: Reward | Callable[..., Any],
-        *,
-        ppo: PPOConfig | None = None,
-        rollout: RolloutConfig | None = None,
-        data: DataConfig | None = None,
-        seed: int = 0,
-        precision: str = "fp32",
-        failed_texts: Path | None = None,
+        self, policy: Policy, reference: PreTrainedModel, tokens: Tokens, prompts: Iterable[str | Mapping[str, Any] | Prompt],
+        reward: Reward | Callable[..., Any], *, ppo: PPOConfig | None = None, rollout: RolloutConfig | None = None,
+        data: DataConfig | None = None, seed: int = 0, precision: str = "fp32", failed_texts: Path | None = None,
         judges: Mapping[str, Reward] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.ppo, self.rollout_config = ppo or PPOConfig(), rollout or RolloutConfig()
         self.policy, self.tokens, self.seed, self.failed_texts = policy, tokens, seed, failed_texts
         prompts = as_prompts(prompts)
@@ -97,10 +95,8 @@ class PPOTrainer:
         self.inexact = precision == "bf16" or rounds_coarsely(policy.lm)
         self.processes = self.engine.accelerator.num_processes
         prompts_a_batch = self.ppo.batch_size // self.ppo.responses_per_prompt
-        for name, size in (
-            ("mini_batch_size", self.ppo.mini_batch_size),
-            ("batch_size / responses_per_prompt", prompts_a_batch),
-        ):
+        divided = {"mini_batch_size": self.ppo.mini_batch_size, "batch_size / responses_per_prompt": prompts_a_batch}
+        for name, size in divided.items():
             if size % self.processes:
                 raise ConfigError(f"ppo.{name} = {size} cannot be divided among {self.processes} processes")
         self.update = 0
@@ -114,10 +110,7 @@ class PPOTrainer:
             yield self.step()
 
     def baseline(self) -> list[dict[str, Any]]:
-        """Draw and score the initial model's samples that set the score scale; returns them.
-
-        The first :meth:`step` does it if it was not done before.
-        """
+        """Set the score scale by samples of the initial model; returns them. The first :meth:`step` does it otherwise."""
         count = max(2, self.ppo.baseline_samples)
         prompts, queries = self.queries.take(0, count)
         draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in range(count)])
@@ -132,60 +125,72 @@ class PPOTrainer:
         return scored.samples(torch.zeros(count))
 
     def step(self) -> StepResult:
-        """One update: draw, score, and train unless the KL is over its cap."""
+        """One update: generate, score, and train unless the KL is over its cap."""
         if self.scale is None:
             self.baseline()
-        start = time.perf_counter()
-        prompts, answers = self._draw()
-        rollout, drawn = answers.rollout, time.perf_counter()
-        scored = self._score(prompts, rollout, judged=True)
-        judged = time.perf_counter()
-        plan = self._plan(rollout, epoch=0)
-        experience = self._experience(answers, scored.scores, plan, scored.placed)
-        sums, evaluated = describe(experience, scored.scores, self.kl_coef), time.perf_counter()
+        ppo, clock = self.ppo, Clock()
+
+        # 1. Generate a response to each query
+        prompts, generation = self._generate()
+        clock.lap("rollout")
+
+        # 2. Score the responses
+        scored = self._score(prompts, generation.rollout, judged=True)
+        clock.lap("reward")
+
+        # 3. Compare with the reference; rewards and advantages
+        plan = self._plan(generation.rollout, epoch=0)
+        experience = self._experience(generation, scored.scores, plan, scored.token_rewards)
+        sums = describe(experience, scored.scores, self.kl_coef)
         scored.add_to(sums)
-        sums.add("ppo/scores_clipped", (self.scale or ScoreScale()).clipped(scored.scores, self.score_clip).sum(), len(rollout))
-        kl = sums.means(self.engine.accelerator)["objective/kl"]
+        clipped_B = (self.scale or ScoreScale()).clipped(scored.scores, self.score_clip)
+        sums.add("ppo/scores_clipped", clipped_B.sum(), len(clipped_B))
+        kl = self._check_kl(sums.means(self.engine.accelerator)["objective/kl"])
+        clock.lap("score")
+
+        # 4. Train
+        rate = 1.0 - self.update / ppo.updates if ppo.schedule == "linear" else 1.0
+        if self.stop_reason is None:
+            self.engine.set_rate(rate)
+            self._train(experience, plan, sums)
+        clock.lap("train")
+
+        # 5. Metrics
+        metrics = finish(sums.means(self.engine.accelerator), ppo.vf_coef)
+        metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": ppo.learning_rate * rate}
+        metrics |= {f"time/ppo/{phase}": seconds for phase, seconds in clock.seconds.items()}
+        metrics["episodes/per_second"] = ppo.batch_size / clock.seconds["total"]
+        tokens = float(generation.rollout.lengths.sum()) * self.processes
+        metrics |= {"tokens/per_second": tokens / clock.seconds["total"], "memory/peak_gb": peak_memory_gb()}
+
+        # 6. Adapt the KL coefficient
+        self.kl_reached |= kl >= ppo.kl_target
+        if self.stop_reason is None:
+            self.kl_coef = next_kl_coef(ppo, self.kl_coef, kl, reached=self.kl_reached, update=self.update)
+        self.update += 1
+        samples, each = scored.samples(experience.kl.sum(1)), ppo.responses_per_prompt
+        samples = [sample for first in range(each) for sample in samples[first::each]]  # one of every prompt comes first
+        unhealthy = out_of_range(metrics, ppo.max_grad_norm)
+        return StepResult(self.update, self.update * ppo.batch_size, metrics, samples, unhealthy)
+
+    def _check_kl(self, kl: float) -> float:
+        """Set ``stop_reason`` if the KL is over its cap. Raises RunError if it is not finite."""
         if not math.isfinite(kl):
             raise RunError(
                 f"update {self.update + 1}: the KL is not finite, because the model's log-probabilities are not. "
                 "The last checkpoint is untouched; try a lower ppo.learning_rate"
             )
-        rate = 1.0 - self.update / self.ppo.updates if self.ppo.schedule == "linear" else 1.0
         if kl > self.ppo.kl_cap:
             over = f"{kl:.1f} nats/response, over the cap ppo.kl_cap = {self.ppo.kl_cap:g}"
             self.stop_reason = f"the KL of update {self.update + 1} is {over}"
-        else:
-            self.engine.set_rate(rate)
-            self._train(experience, plan, sums)
-        trained = time.perf_counter()
-        metrics = finish(sums.means(self.engine.accelerator), self.ppo.vf_coef)
-        metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": self.ppo.learning_rate * rate}
-        phases = {"rollout": drawn - start, "reward": judged - drawn, "score": evaluated - judged, "train": trained - evaluated}
-        metrics |= {f"time/ppo/{k}": v for k, v in (phases | {"total": trained - start}).items()}
-        metrics["episodes/per_second"] = self.ppo.batch_size / (trained - start)
-        metrics["tokens/per_second"] = float(rollout.lengths.sum()) * self.processes / (trained - start)
-        metrics["memory/peak_gb"] = peak_memory_gb()
-        ppo, size = self.ppo, self.ppo.batch_size
-        self.kl_reached |= kl >= ppo.kl_target
-        if self.stop_reason is None:
-            self.kl_coef = next_kl_coef(ppo, self.kl_coef, kl, reached=self.kl_reached, update=self.update)
-        self.update += 1
-        samples = scored.samples(experience.kl.sum(1))
-        each = self.ppo.responses_per_prompt  # one of every prompt comes first
-        samples = [sample for first in range(each) for sample in samples[first::each]]
-        return StepResult(self.update, self.update * size, metrics, samples, out_of_range(metrics, ppo.max_grad_norm))
+        return kl
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and controller state; weights, optimiser and random states are the engine's."""
+        """Counters, KL coefficient and score scale; the engine saves weights, optimiser and random states."""
         return {
-            "update": self.update,
-            "episodes": self.update * self.ppo.batch_size,
-            "kl_coef": self.kl_coef,
-            "kl_reached": self.kl_reached,
-            "score_scale": asdict(self.scale or ScoreScale()),
-            "seed": self.seed,
-        }
+            "update": self.update, "episodes": self.update * self.ppo.batch_size, "kl_coef": self.kl_coef,
+            "kl_reached": self.kl_reached, "score_scale": asdict(self.scale or ScoreScale()), "seed": self.seed,
+        }  # fmt: skip
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint from which :meth:`load` goes on to the same bits."""
@@ -200,7 +205,7 @@ class PPOTrainer:
         self.stop_reason = None
 
     @record_function("rollout")
-    def _draw(self) -> tuple[list[Prompt], Drawn]:
+    def _generate(self) -> tuple[list[Prompt], Generation]:
         """This process's part of the update's batch: all responses to a prompt are in one part."""
         each, size = self.ppo.responses_per_prompt, self.ppo.batch_size
         asked = size // each
@@ -209,21 +214,20 @@ class PPOTrainer:
         mine = range(part * self.engine.accelerator.process_index, part * (self.engine.accelerator.process_index + 1))
         draws = make_draws(self.rollout_config, self.seed, [("rollout", self.update * size + i) for i in mine])
         with self.engine.autocast():
-            drawn = explore(
+            generation = generate(
                 self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config,
                 f"update {self.update + 1}: the policy", self.policy.values, self.trunk_layer,
             )  # fmt: skip
-        return [prompts[i // each] for i in mine], drawn
+        return [prompts[i // each] for i in mine], generation
 
     @record_function("reward")
-    def _score(self, prompts: Sequence[Prompt], rollout: Rollout, judged: bool) -> Scored:
+    def _score(self, prompts: Sequence[Prompt], rollout: Rollout, judged: bool) -> ScoredRollout:
         return self.scorer(prompts, rollout, judged)
 
     def _plan(self, rollout: Rollout, epoch: int) -> list[list[Tensor]]:
         """The mini-batches of an epoch, each a list of micro-batches of row numbers."""
-        generator = torch.Generator().manual_seed(
-            stream_seed(self.seed, "mini-batches", self.update, epoch, self.engine.accelerator.process_index)
-        )
+        process = self.engine.accelerator.process_index
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "mini-batches", self.update, epoch, process))
         size, each = self.ppo.mini_batch_size // self.processes, self.ppo.responses_per_prompt
         together = each if size % each == 0 else 1  # responses to one prompt: it is then computed once for them
         first = torch.randperm(len(rollout) // together, generator=generator) * together
@@ -233,10 +237,10 @@ class PPOTrainer:
     @record_function("score")
     @torch.no_grad()
     def _experience(
-        self, drawn: Drawn, scores_B: Tensor, plan: list[list[Tensor]], placed_BR: Tensor | None = None
+        self, generation: Generation, scores_B: Tensor, plan: list[list[Tensor]], token_rewards_BR: Tensor | None = None
     ) -> Experience:
-        """Hold what the policy said as it drew against the reference; then rewards and advantages."""
-        ppo, temperature, rollout, trunk = self.ppo, self.rollout_config.temperature, drawn.rollout, drawn.trunk
+        """Log-probabilities of policy and reference; then rewards and advantages."""
+        ppo, temperature, rollout, trunk = self.ppo, self.rollout_config.temperature, generation.rollout, generation.trunk
         mask_BR = rollout.mask
 
         def each(call: Callable[[Rollout, Trunk | None], list[Tensor]], rows: list[Tensor]) -> list[Tensor]:
@@ -245,43 +249,32 @@ class PPOTrainer:
             return [scatter_rows(column, rows, len(rollout)) for column in zip(*parts, strict=True)]
 
         def evaluate(chosen: Rollout, trunk: Trunk | None) -> list[Tensor]:
-            again: Evaluation = self.engine.wrapped(chosen, temperature, trunk)
-            return [again.logprobs, again.values, again.entropy]
+            policy: Evaluation = self.engine.wrapped(chosen, temperature, trunk)
+            return [policy.logprobs, policy.values, policy.entropy]
 
-        said, gap = [drawn.logprobs, drawn.values, drawn.entropy], None
+        policy, gap = [generation.logprobs, generation.values, generation.entropy], None
         if self.inexact:
-            said, gap = say_again(said, mask_BR, lambda rows: each(evaluate, rows), plan, self.engine)
-        logprobs_BR, values_BR, entropy_BR = said
+            policy, gap = recompute_logprobs(policy, mask_BR, lambda rows: each(evaluate, rows), plan, self.engine)
+        logprobs_BR, values_BR, entropy_BR = policy
         if self.update == 0 and same_weights(self.policy.lm, self.reference):
             reference_BR = logprobs_BR
         else:
             rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), ppo.micro_batch_tokens)
             (reference_BR,) = each(lambda x, kept: [reference_logprobs(self.reference, x, temperature, kept)], rows)
-        k1_BR = logprobs_BR - reference_BR
         if ppo.kl_penalty == "full":
             rows = [part for mini_batch in plan for part in mini_batch]
             (penalty_BR,) = each(lambda x, kept: [token_full_kl(self.policy.lm, self.reference, x, temperature, kept)], rows)
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
-        assert self.scale is not None
-        normal_B = self.scale.normalised(scores_B, self.score_clip).to(logprobs_BR)
-        if ppo.responses_per_prompt > 1:
-            normal_B = ops.leave_one_out(normal_B, ppo.responses_per_prompt)
-        placed_BR = None if placed_BR is None else self.scale.placed(placed_BR, scores_B, self.score_clip).to(logprobs_BR)
-        rewards_BR = ops.shaped_rewards(penalty_BR, normal_B, mask_BR, self.kl_coef, placed_BR)
+        logprobs = {"logprobs": logprobs_BR, "kl": logprobs_BR - reference_BR, "penalty": penalty_BR, "entropy": entropy_BR}
+        rewards_BR = shaped(self.scale or ScoreScale(), scores_B, token_rewards_BR, penalty_BR, mask_BR, ppo, self.kl_coef)
         advantages_BR, returns_BR = ops.gae(rewards_BR, values_BR, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
         if ppo.whiten_advantages:
-            advantages_BR = self._whiten(advantages_BR, mask_BR)
+            advantages_BR = self.engine.whiten(advantages_BR, mask_BR)
         return Experience(
-            rollout, mask_BR, logprobs_BR, values_BR, k1_BR, penalty_BR, entropy_BR, rewards_BR, advantages_BR, returns_BR,
-            trunk, gap,
+            rollout, mask_BR, values=values_BR, rewards=rewards_BR, advantages=advantages_BR, returns=returns_BR, trunk=trunk,
+            sampler_gap=gap, **logprobs,
         )  # fmt: skip
-
-    def _whiten(self, x_BR: Tensor, mask_BR: Tensor) -> Tensor:
-        count = self.engine.total(mask_BR.sum().to(x_BR))
-        mean = self.engine.total(ops.masked_sum(x_BR, mask_BR)) / count
-        squares = self.engine.total(ops.masked_sum((x_BR - mean) ** 2, mask_BR))
-        return ops.whiten(x_BR, mask_BR, mean=mean, var=squares / (count - 1).clamp(min=1))
 
     @record_function("train")
     def _train(self, experience: Experience, first_plan: list[list[Tensor]], sums: Sums) -> None:
@@ -315,16 +308,8 @@ class PPOTrainer:
             if e.sampler_gap is None:
                 sums.most("ppo/policy/sampler_gap", gap)
             old_BR = new.logprobs.detach()
-        pg_loss, pg = ops.policy_loss(new.logprobs, old_BR, e.advantages, e.mask, clip=self.ppo.clip, count=count)
-        v_loss, v = ops.value_loss(new.values, e.values, e.returns, e.mask, clip=self.ppo.value_clip, count=count)
-        here = e.mask.sum()
-        sums.add("ppo/loss/policy", pg_loss.detach() * count, here)
-        sums.add("ppo/loss/value", v_loss.detach() * count, here)
-        names = {
-            "ppo/policy/clipfrac": pg["clipped"], "ppo/policy/approxkl": pg["approx_kl"], "ppo/policy/policykl": pg["policy_kl"],
-            "ppo/policy/ratio": pg["ratio"], "ppo/val/clipfrac": v["clipped"], "ppo/val/error": v["error"],
-            "ppo/val/vpred": v["prediction"],
-        }  # fmt: skip
-        for name, total in names.items():
-            sums.add(name, total, here)
+        pg_sum, pg = ops.policy_loss(new.logprobs, old_BR, e.advantages, e.mask, clip=self.ppo.clip)
+        v_sum, v = ops.value_loss(new.values, e.values, e.returns, e.mask, clip=self.ppo.value_clip)
+        pg_loss, v_loss = pg_sum / count, v_sum / count
+        add_losses(sums, pg_loss.detach() * count, pg, v_loss.detach() * count, v, e.mask.sum())
         return pg_loss + self.ppo.vf_coef * v_loss

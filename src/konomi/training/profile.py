@@ -1,7 +1,7 @@
 """A profile of one update: where its time goes, operation by operation.
 
-A span is what `torch.profiler.record_function` marks. Those of the trainer are its phases; a reward function may mark its
-own. Shapes and call stacks are left out: they would make the file several times larger and the update slower.
+A span is marked by `torch.profiler.record_function`: the phases of the trainer, and any in a reward function. Shapes and call
+stacks are left out: they would make the file several times larger and the update slower.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from konomi.engine.device import has_gpu
 from konomi.files import utf8, write_atomic, writing
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def profiled(trainer: PPOTrainer, directory: Path, say: Callable[[str], None]) -
 
 
 def _activities() -> list[ProfilerActivity]:
-    return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if has_gpu() else [])]
 
 
 def _write(measured: profile, directory: Path, name: str) -> None:
@@ -79,7 +79,7 @@ def table(measured: profile, name: str) -> str:
     whole = next(e.cpu_time_total for e in spans if e.key == name)
     busy = sum(map(_own, operations)) or 1.0
     rest = operations[COSTLIEST:]
-    device = "device" if torch.cuda.is_available() else "processor"
+    device = "device" if has_gpu() else "processor"
     lines = [
         f"{'span':<44} {'times':>8} {'ms':>12} {'share':>7} {'Python ms':>10}",
         *(_row(e.key, e.count, e.cpu_time_total, whole) + f" {e.self_cpu_time_total / 1e3:>10.1f}" for e in spans),
@@ -95,7 +95,7 @@ def table(measured: profile, name: str) -> str:
 
 def _own(event: Any) -> float:
     """Microseconds of an operation itself."""
-    time: float = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
+    time: float = event.self_device_time_total if has_gpu() else event.self_cpu_time_total
     return time
 
 

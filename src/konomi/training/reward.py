@@ -1,29 +1,37 @@
 """Training of reward models, on transformers' Trainer: from rankings and pairs, from scores, from labels.
 
-Trainer has the loop, the optimiser and its schedule. Ours are what goes in (all responses to a prompt in one batch; hidden
+The loop, the optimiser and its schedule are the Trainer's. Our own are the batches (all responses to a prompt in one; hidden
 states of frozen layers, computed once), the losses (`konomi.ops.preference`), the evaluation, and which model is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from konomi.config import RewardTraining
-from konomi.engine.device import autocast
+from konomi.engine.device import autocast, is_processor
+from konomi.files import writing
 from konomi.models.load import quiet
 from konomi.models.reward import Batch, RewardModel
 from konomi.ops import label_loss, preference_loss, score_loss
-from konomi.training.callback import Follower, Hears, Outcome
+from konomi.runs.signals import Stop
+from konomi.training.callback import Outcome, Progress, Record, TrainingCallback
 
+_NAMES = {
+    "epoch": "epoch", "loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate",
+    "eval/loss": "eval/loss", "eval/accuracy": "eval/accuracy",
+}  # fmt: skip
 TRUNK_BYTES = 2e9
 """Memory that the kept hidden states of frozen layers may take; beyond it these layers run in each epoch."""
 
@@ -43,7 +51,7 @@ class Example:
 
 
 class _Rows(Dataset[dict[str, Any]]):
-    """Examples as token ids, with what goes into the first trained layer where there is room for it."""
+    """Examples as token ids, with the input of the first trained layer where memory allows it."""
 
     def __init__(self, model: RewardModel, examples: Sequence[Example], precision: str) -> None:
         self.examples = examples
@@ -70,7 +78,7 @@ class _Rows(Dataset[dict[str, Any]]):
 
 
 def targets(examples: Sequence[Example]) -> dict[str, Tensor]:
-    """What the texts of all examples, one after another, are held against. A pair weighs 1 over the number of its prompt's."""
+    """What the losses compare the texts of all examples, one after another, with. A pair weighs 1 over those of its prompt."""
     starts = torch.tensor([0, *(len(example.texts) for example in examples)]).cumsum(0).tolist()
     pairs = [
         (start + better, start + worse, label, margin, 1 / len(example.pairs))
@@ -99,49 +107,74 @@ def collate(model: RewardModel, items: Sequence[dict[str, Any]]) -> dict[str, Te
 
 
 def task_loss(
-    task: str, numbers_NC: Tensor, held: dict[str, Tensor], count: int | None = None
+    task: str, numbers_NC: Tensor, targets: dict[str, Tensor], count: int | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    """The summed loss of the elements of a batch over ``count`` (None: their number), and figures of an evaluation."""
-    count = len(held["targets"]) if count is None else count
+    """The loss of a batch over ``count`` elements (None: those of this batch), and figures of an evaluation."""
+    count = len(targets["targets"]) if count is None else count
     if task == "classification":
-        labels_N = held["targets"].long()
+        labels_N = targets["targets"].long()
         right = (numbers_NC.argmax(-1) == labels_N).float().mean()
-        return label_loss(numbers_NC, labels_N, count=count), {"accuracy": float(right)}
+        return label_loss(numbers_NC, labels_N) / count, {"accuracy": float(right)}
     if task == "score":
-        return score_loss(numbers_NC[:, 0], held["targets"].to(numbers_NC), count=count), {}
-    places = [held[name] for name in ("better", "worse", "pair_labels", "margins", "weights")]
-    loss, sums = preference_loss(numbers_NC[:, 0], *places, count=count)
-    return loss, {"accuracy": float(sums["right"] / sums["decided"].clamp(min=1e-9))}
+        return score_loss(numbers_NC[:, 0], targets["targets"].to(numbers_NC)) / count, {}
+    pairs = [targets[name] for name in ("better", "worse", "pair_labels", "margins", "weights")]
+    loss, sums = preference_loss(numbers_NC[:, 0], *pairs)
+    return loss / count, {"accuracy": float(sums["right"] / sums["decided"].clamp(min=1e-9))}
 
 
 def train_reward_model(
     model: RewardModel, train: Sequence[Example], held_out: Sequence[Example], config: RewardTraining, *,
-    seed: int, precision: str, directory: Path, hears: Hears,
+    seed: int, precision: str, directory: Path, record: Record, progress: Progress, stop: Stop,
 ) -> Outcome:  # fmt: skip
-    """Train ``model`` in place; it ends as it was at its lowest evaluation loss.
+    """Train ``model`` in place; it ends with the weights of its lowest evaluation loss.
 
     Args:
         model: on its device.
-        train, held_out: in task preference no element without a pair.
+        train, held_out: in task preference each element has a pair.
         config: settings.
         seed: of the order of the data (and of dropout, where a model has it).
         precision: fp32 or bf16.
         directory: where the best weights are kept meanwhile.
-        hears: is told how it goes, and says whether to stop.
+        record, progress, stop: see `TrainingCallback`.
 
     Raises:
         RunError: the loss is not finite.
-        KeyboardInterrupt: somebody asked to stop.
+        KeyboardInterrupt: ``stop`` has a signal.
     """
-    follower = Follower(model, directory / ".best.safetensors", config.patience, hears)
-    with quiet():
+    with quiet(), _best_at_end(model, directory / ".best.safetensors") as keep:
+        callback = TrainingCallback(
+            "train", _NAMES, record, keep, progress, stop, each_step=False, patience=config.patience or 0
+        )  # fmt: skip
         trainer = _RewardTrainer(model, train, held_out, config, seed, precision, directory)
-        trainer.add_callback(follower)
-        with follower:
-            trainer.evaluate()
+        trainer.add_callback(callback)
+        trainer.evaluate()
+        if not stop.signal:
             trainer.train()
+        if stop.signal:
+            at = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
+            raise KeyboardInterrupt(f"stopped by {stop.signal} after {at}; nothing was kept")
     model.eval()
-    return follower.outcome
+    return callback.outcome
+
+
+@contextmanager
+def _best_at_end(model: RewardModel, file: Path) -> Iterator[Callable[[], None]]:
+    """Yields what saves the trained weights to ``file``. If the work inside ends well, the model gets the last saved ones."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def save() -> None:
+        with writing(file):
+            save_file({name: parameter.detach().contiguous() for name, parameter in trained.items()}, file)
+
+    try:
+        yield save
+        if file.exists():
+            weights = load_file(file)
+            with torch.no_grad():
+                for name, parameter in trained.items():
+                    parameter.copy_(weights[name])
+    finally:
+        file.unlink(missing_ok=True)
 
 
 class _RewardTrainer(Trainer):  # type: ignore[misc]
@@ -158,7 +191,7 @@ class _RewardTrainer(Trainer):  # type: ignore[misc]
             lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
             warmup_steps=config.warmup, seed=seed % 2**32, data_seed=seed % 2**32, eval_strategy="steps", eval_steps=every,
             save_strategy="no", logging_steps=every, report_to="none", disable_tqdm=True, remove_unused_columns=False,
-            use_cpu=model.device.type == "cpu", dataloader_pin_memory=False, logging_nan_inf_filter=False,
+            use_cpu=is_processor(model.device), dataloader_pin_memory=False, logging_nan_inf_filter=False,
         )  # fmt: skip
         arguments._n_gpu = min(arguments.n_gpu, 1)  # more of them: by `accelerate launch`, not by copies in one process
         rows = _Rows(model, train, precision)
@@ -184,7 +217,8 @@ class _RewardTrainer(Trainer):  # type: ignore[misc]
         numbers = model.predict([e.texts for e in self.held_out], autocast=lambda: autocast(device, self.precision))
         with torch.no_grad():
             loss, figures = task_loss(self.task, torch.cat(numbers), targets(self.held_out))
-        metrics = {"eval/loss": float(loss), **{f"eval/{name}": value for name, value in figures.items()}}
+        metrics = {"epoch": float(self.state.epoch or 0.0), "eval/loss": float(loss)}
+        metrics |= {f"eval/{name}": value for name, value in figures.items()}
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

@@ -1,7 +1,7 @@
-"""Texts as rows of tokens that a language model learns from: which tokens count, several texts in one row, batches.
+"""Texts as rows of tokens to learn from: which tokens count, several texts in one row, batches.
 
-A text begins as a query does, with the leading special tokens that the tokenizer puts in front, and ends in its end of text,
-so that the model learns to stop. Which tokens count is known from lengths and never from ids: padding may be the end of text.
+A text begins with the tokenizer's leading special tokens, as a query does, and ends in its end of text, so that the model
+learns to stop. Which tokens count follows from lengths, never from ids: padding may be the end of text.
 
 Shapes: B rows, L tokens of the longest.
 """
@@ -30,7 +30,7 @@ class Row:
 
     Attributes:
         ids: tokens.
-        labels: the token itself where it is learned, else `IGNORED`. The first token of a text follows nothing: it never is.
+        labels: the token itself where it is learned, else `IGNORED`; the first token of a text never is.
         positions: of each token in its own text, from 0.
     """
 
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass
 class Cut:
-    """What did not fit into the rows."""
+    """Texts that were longer than their row."""
 
     texts: int = 0
     longest: int = 0
@@ -56,17 +56,17 @@ class Cut:
 def encode(
     examples: Iterable[Example], tokens: Tokens, *, everything: bool, max_length: int, render: Render | None = None
 ) -> tuple[list[Row], Cut]:
-    """Return each example as a row of at most ``max_length`` tokens, and how many were cut to that.
+    """Each example as a row of at most ``max_length`` tokens, and how many were cut to that.
 
     Args:
         examples: what to learn.
         tokens: the tokenizer.
-        everything: prompts are learned too, and what others than the assistant say.
+        everything: learn prompts and the turns of others than the assistant too.
         max_length: a longer text loses its end.
         render: the chat template; for conversations only.
 
     Raises:
-        DataError: of a text no token is left that counts; the chat template refuses a conversation.
+        DataError: no token of a text counts; the chat template refuses a conversation.
     """
     rows, cut = [], Cut()
     for example in examples:
@@ -94,7 +94,7 @@ def _nothing_left(example: Example, ids: Sequence[int], labels: Sequence[int], m
 
 
 def _flagged(example: Example, tokens: Tokens, everything: bool, render: Render | None) -> tuple[list[int], list[bool]]:
-    """The ids of an example, and of each whether it is to be learned where not everything is."""
+    """The ids of an example, and whether each is learned where not everything is."""
     if example.messages:
         assert render is not None
         parts = turns(example, render, everything)
@@ -110,13 +110,13 @@ def _flagged(example: Example, tokens: Tokens, everything: bool, render: Render 
 
 
 def turns(example: Example, render: Callable[[list[Any]], str], whole_only: bool = False) -> list[tuple[str, bool]]:
-    """A conversation in parts: (text, whether the assistant says it). Together they are the rendering of the whole.
+    """A conversation in parts (text, whether it is the assistant's), which together are its rendering.
 
-    What the assistant says is what the template writes from the cue for its answer to the end of its turn, which is how a model
-    is asked later. ``whole_only``: one part, said by whoever speaks last.
+    The assistant's part is what the template writes from the cue for an answer to the end of the turn, as in later use.
+    ``whole_only``: one part, of the last speaker.
 
     Raises:
-        DataError: the template refuses the conversation, or writes its beginning otherwise when more follows.
+        DataError: the template refuses the conversation, or renders its beginning differently when more follows.
     """
     messages = list(example.messages)
     parts: list[tuple[str, bool]] = []
@@ -142,10 +142,9 @@ def turns(example: Example, render: Callable[[list[Any]], str], whole_only: bool
 
 
 def pack(rows: Sequence[Row], max_length: int) -> list[Row]:
-    """Lay rows end to end in as few rows of at most ``max_length`` tokens as is easily found: the longest first, each where it
-    fits best."""
+    """Lay rows end to end in rows of at most ``max_length`` tokens: the longest first, each where it fits best."""
     packed: list[list[Row]] = []
-    rooms: list[tuple[int, int]] = []  # what is free, and in which row; sorted
+    rooms: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for row in sorted(rows, key=lambda row: -len(row.ids)):
         at = bisect.bisect_left(rooms, (len(row.ids), 0))
         if at < len(rooms):
@@ -165,7 +164,7 @@ class Collator:
     """Rows to a batch.
 
     Attributes:
-        pad_id: any valid id; what is padding does not count, and no token of a text sees it: it is to the right.
+        pad_id: any valid id; padding is to the right, where no token of a text sees it.
         packing: rows may hold several texts, so that positions are needed.
     """
 

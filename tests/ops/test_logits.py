@@ -1,6 +1,3 @@
-import math
-
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,23 +60,6 @@ def test_autograd_keeps_the_logits_and_no_other_tensor_of_their_size():
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         selected_logprobs(logits, pick(0, 50, 6))
     assert kept == {logits.data_ptr()}
-
-
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(half):
-    logits, targets = draw(3, 4, 200).to(half), pick(3, 200, 4)
-    close(selected_logprobs(logits, targets), selected_logprobs(logits.float(), targets), 0.0)
-    close(entropy(logits), entropy(logits.float()), 0.0)
-    assert selected_logprobs(logits, targets).dtype == entropy(logits).dtype == torch.float32
-
-
-def test_float64_stays():
-    assert selected_logprobs(draw(0, 2, 3), pick(0, 3, 2)).dtype == entropy(draw(0, 2, 3)).dtype == torch.float64
-
-
-def test_entropy_of_even_and_of_certain():
-    close(entropy(torch.zeros(1, 8)), torch.tensor([math.log(8)]), 1e-6)
-    close(entropy(torch.tensor([[0.0, -INF, -INF]])), torch.zeros(1), 0.0)
 
 
 def test_forbidden_tokens_count_as_absent():

@@ -1,25 +1,30 @@
-"""All that runs models, on a device that is not the processor: nothing may mix the two, and the figures are the same."""
+"""What depends on the device; and all that runs models, on a device that is not the processor: nothing may mix the two, and the
+figures are the same."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from models.test_packed import gemma2
 from rewards.test_classifier import save_classifier
 from typer.testing import CliRunner
 
 import tiny
+from engine.test_packed import gemma2, gpt_neo
 from fake_device import DEVICE, DeviceTensor, fake_device
 from konomi.cli import app
 from konomi.engine import packed
+from konomi.engine.device import PRODUCTS_LENGTH, choose_precision, head_blocks, prefers_products
 from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
+from konomi.ops import Blocks
 from konomi.training.sft import check_packing
 from tiny_run import CountA, facts, tiny_model, tiny_trainer
 
@@ -39,19 +44,6 @@ class AtEachA:
         return [[(i + 1, 1.0) for i, letter in enumerate(text) if letter == "a"] for text in responses]
 
 
-def padded_model() -> Any:
-    """Of a family whose attention cannot be plugged in."""
-    import transformers
-
-    config = transformers.GPTNeoConfig(
-        vocab_size=tiny.VOCAB, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
-        max_position_embeddings=128, bos_token_id=0, eos_token_id=1, resid_dropout=0.0, embed_dropout=0.0, attention_dropout=0.0,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return transformers.GPTNeoForCausalLM(config).eval()
-
-
 CASES: list[dict[str, Any]] = [
     {"family": "gpt2", "rollout": {"cache_gb": 1e-5}},
     {"family": "gemma3", "rollout": {"response_tokens": (14, 18)}, "reward": AtEachA()},  # over the window of its attention
@@ -63,11 +55,10 @@ CASES: list[dict[str, Any]] = [
 
 def trained(case: dict[str, Any]) -> tuple[list[dict[str, float]], Any]:
     case = dict(case)
-    if case.get("model") == "padded":
-        case["model"] = padded_model()
-    elif case.get("model") == "capped":
-        case["model"] = gemma2().float()
-        case["model"].config.final_logit_softcapping = 5.0
+    if name := case.get("model"):
+        case["model"] = (gpt_neo if name == "padded" else gemma2)().float()
+        if name == "capped":
+            case["model"].config.final_logit_softcapping = 5.0
     trainer = tiny_trainer(
         **{"reward": CountA(), **case}, episodes=16, batch_size=8, mini_batch_size=4, micro_batch_tokens=30, baseline_samples=4
     )
@@ -107,7 +98,7 @@ def test_models_that_are_on_it_already_are_found_to_be_what_they_are(device: tor
 
     packed_policy, padded_policy = (
         Policy(tiny_model("llama").to(device), top_layers=1),
-        Policy(padded_model().to(device), top_layers=1),
+        Policy(gpt_neo().float().to(device), top_layers=1),
     )
     assert packed_policy.trunk_layer == 1 and packed.packs(packed_policy.lm)
     assert padded_policy.trunk_layer is None and not packed.packs(padded_policy.lm)
@@ -217,3 +208,74 @@ def test_the_device_raises_where_devices_are_mixed(device: torch.device) -> None
     assert here.cpu().device == torch.device("cpu") and here.to(torch.bfloat16).device == DEVICE
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         assert (here @ here).dtype == torch.bfloat16
+
+
+# -- precision, blocks and memory --------------------------------------------------------------------------------------
+
+
+def test_a_precision_that_is_asked_for_is_taken_and_auto_is_what_the_hardware_has() -> None:
+    assert [choose_precision(wanted) for wanted in ("fp32", "bf16", "fp64")] == ["fp32", "bf16", "fp64"]
+    flags = Path("/proc/cpuinfo").read_text("utf-8") if os.path.exists("/proc/cpuinfo") else ""
+    if not torch.cuda.is_available() and flags:
+        assert (choose_precision("auto") == "bf16") == ("avx512_bf16" in flags or "amx_tile" in flags)
+    assert choose_precision("auto") in ("bf16", "fp32")
+
+
+def test_a_gpu_multiplies_half_precision_to_float32_by_itself() -> None:
+    assert head_blocks(torch.device("cuda")).rows is None and head_blocks(torch.device("cpu")) == Blocks()
+    half = torch.zeros(1, 1, PRODUCTS_LENGTH, 4, dtype=torch.bfloat16)
+    assert prefers_products(half) and not prefers_products(half.float())
+    assert not prefers_products(half.repeat(1, 1, 2, 1)) and not prefers_products(half.to("meta"))
+
+
+MEMORY = """
+import sys, torch
+from konomi.engine.device import manage_memory
+if sys.argv[1] == "keep":
+    manage_memory()
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+"""
+FREED = (
+    MEMORY
+    + """
+tensor = torch.ones(2**26)
+del tensor
+print(resident())
+"""
+)
+SHAPES = (
+    MEMORY
+    + """
+def multiply(rows):
+    weight = torch.ones(256, 512, dtype=torch.bfloat16)
+    for n in rows:
+        torch.ones(n, 256, dtype=torch.bfloat16) @ weight
+multiply(range(1, 201))
+before = resident()
+multiply(range(201, 601))
+print(resident() - before)
+"""
+)
+
+
+def printed(program: str, word: str, **variables: str) -> int:
+    """What a program prints in a process of its own, where nothing but ``variables`` is said of memory."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_TUNABLES", "ONEDNN_"))}
+    command = [sys.executable, "-c", program, word]
+    return int(subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_freed_memory_is_kept_unless_the_user_says_otherwise() -> None:
+    plain, kept = printed(FREED, "plain"), printed(FREED, "keep")
+    assert kept > plain + 200_000  # kB; the tensor had 262,144
+    assert printed(FREED, "keep", MALLOC_TRIM_THRESHOLD_="131072") < plain + 50_000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+@pytest.mark.skipif(choose_precision("auto") != "bf16", reason="without bf16 in hardware oneDNN does not multiply it")
+def test_kernels_for_shapes_that_do_not_come_back_are_not_kept() -> None:
+    plain, kept = printed(SHAPES, "plain"), printed(SHAPES, "keep")
+    assert kept < 0.75 * plain, (kept, plain)
+    assert printed(SHAPES, "keep", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024") > 1.3 * kept  # the user's word counts

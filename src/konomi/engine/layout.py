@@ -1,0 +1,158 @@
+"""Where tokens are: in a packed row of sequences, and in the room for keys and values of sequences that are being decoded.
+
+Shape suffixes: B sequences, b of them that go on, L tokens of the longest, T tokens of all, N positions that are asked for,
+X tokens that are another sequence's too, G key-value heads, S room for tokens, d width of a head, x any further axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from konomi.data.tokens import lengths_to_mask
+from konomi.engine.device import LANES
+
+
+class Layout:
+    """Which token of a packed row belongs to which sequence.
+
+    A query that several sequences begin with is there once: causality makes its hidden states the same for all of them.
+
+    Args:
+        lengths_B: int64, at least 1.
+        queries: ids [B, L] and the lengths [B] of the queries that they begin with, to find those that are shared.
+    """
+
+    def __init__(self, lengths_B: Tensor, queries: tuple[Tensor, Tensor] | None = None) -> None:
+        self.length = int(lengths_B.max())
+        mask_BL = lengths_to_mask(lengths_B, self.length)
+        columns_L = torch.arange(self.length, device=lengths_B.device)
+        own_BL, owner_B = mask_BL, torch.arange(len(lengths_B), device=lengths_B.device)
+        if queries is not None and len(lengths_B) > 1:
+            ids_BL, query_lengths_B = queries
+            query_BL = lengths_to_mask(query_lengths_B, self.length)
+            _, same_B = (
+                ids_BL[:, : self.length].masked_fill(~query_BL[:, : ids_BL.shape[1]], -1).unique(dim=0, return_inverse=True)
+            )
+            owner_B = torch.full_like(owner_B, len(owner_B)).scatter_reduce(0, same_B, owner_B, "amin")[same_B]
+            own_BL = mask_BL & ~(query_BL & (owner_B != torch.arange(len(owner_B), device=owner_B.device))[:, None])
+        self.token_T = own_BL.flatten().nonzero().squeeze(1)
+        """[T]: the place of each token in the padded block."""
+        self.rows_T, self.positions_T = self.token_T // self.length, self.token_T % self.length
+        number_BL = (own_BL.flatten().cumsum(0) - 1).view_as(own_BL)
+        number_BL = torch.where(own_BL, number_BL, number_BL[owner_B])
+        self.place_BL = number_BL.gather(1, torch.minimum(columns_L, lengths_B[:, None] - 1))
+        """[B, L]: the token in each place of the padded block; in padding the last one once more."""
+        self.copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1)
+        """[X]: places of the block that hold a token of another sequence's."""
+        self.plain = len(self.token_T) == mask_BL.numel()
+
+    def pad(self, x_Tx: Tensor) -> Tensor:
+        """[T, ...] -> [B, L, ...]."""
+        if self.plain:
+            return x_Tx.view(*self.place_BL.shape, *x_Tx.shape[1:])
+        rows: Tensor = _Pad.apply(x_Tx, self.place_BL.flatten(), self.token_T, self.copies_X)
+        return rows.view(*self.place_BL.shape, *x_Tx.shape[1:])
+
+    def pack(self, x_BLx: Tensor) -> Tensor:
+        """[B, L, ...] -> [T, ...]."""
+        flat = x_BLx.reshape(-1, *x_BLx.shape[2:])
+        return flat if self.plain else _Pick.apply(flat, self.token_T)
+
+    def at(self, x_Tx: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
+        """[N, ...]: what is at these positions of these sequences."""
+        return x_Tx.index_select(0, self.place_BL[rows_N, positions_N])
+
+
+class _Pad(torch.autograd.Function):
+    """Gather whose gradient is a gather too: padding reaches nothing, so its gradient is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, place: Tensor, token: Tensor, copies: Tensor) -> Tensor:
+        ctx.save_for_backward(place, token, copies)
+        return x.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        place, token, copies = ctx.saved_tensors
+        grads = grad.index_select(0, token)
+        if len(copies):
+            grads.index_add_(0, place[copies], grad.index_select(0, copies))
+        return grads, None, None, None
+
+
+class _Pick(torch.autograd.Function):
+    """``x[index]`` for an index without repeats: no sums in its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = len(x)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grads = grad.new_zeros(ctx.size, *grad.shape[1:])
+        grads[ctx.saved_tensors[0]] = grad
+        return grads, None
+
+
+def whole_lanes(tokens: int) -> int:
+    """``tokens``, rounded up to a multiple of `LANES`.
+
+    A soft-max over so many has no remainder that is summed in another order: its value for a token does not depend on the
+    lengths of the other sequences. In bf16 this decides whether two passes over a token agree to the bit.
+
+    >>> whole_lanes(16), whole_lanes(17)
+    (16, 32)
+    """
+    return -(-tokens // LANES) * LANES
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of running sequences, allocated once: [B, G, S, d] a layer."""
+
+    room: int
+    """S."""
+    lengths_B: Tensor
+    """[B] tokens of each sequence, that of the present step included."""
+    first: int = 0
+    """The first sequence of the present prefill."""
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def prefill(self, layer: int, key_BGLd: Tensor, value_BGLd: Tensor) -> None:
+        """Write the first tokens of sequences ``first`` and on."""
+        if layer not in self.layers:
+            _, heads, _, width = key_BGLd.shape
+            shape = (len(self.lengths_B), heads, whole_lanes(self.room))
+            # zeros: what is masked has weight 0, and 0 times whatever was in that memory need not be 0
+            self.layers[layer] = (key_BGLd.new_zeros(*shape, width), value_BGLd.new_zeros(*shape, value_BGLd.shape[-1]))
+        here = slice(self.first, self.first + len(key_BGLd))
+        for store, new in zip(self.layers[layer], (key_BGLd, value_BGLd), strict=True):
+            store[here, :, : new.shape[2]] = new
+
+    def extend(self, layer: int, key_BGd: Tensor, value_BGd: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a token of each running sequence; returns [B, G, S, d], all their tokens and unused room."""
+        count, longest = len(self.lengths_B), whole_lanes(int(self.lengths_B.max()))
+        rows = torch.arange(count, device=key_BGd.device)
+        for store, new in zip(self.layers[layer], (key_BGd, value_BGd), strict=True):
+            store[rows, :, self.lengths_B - 1] = new
+        key, value = self.layers[layer]
+        return key[:count, :, :longest], value[:count, :, :longest]
+
+    def keep(self, going_B: Tensor) -> Tensor:
+        """Drop sequences: those at the end move into the free places. Returns [b], the former place of each."""
+        count = int(going_B.sum())
+        order_b = torch.arange(count, device=going_B.device)
+        free, movers = (~going_B[:count]).nonzero().squeeze(1), going_B[count:].nonzero().squeeze(1) + count
+        order_b[free] = movers
+        if len(free):
+            for pair in self.layers.values():
+                for store in pair:
+                    store[free] = store[movers]
+        self.lengths_B = self.lengths_B[order_b]
+        return order_b

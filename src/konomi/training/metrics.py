@@ -1,0 +1,119 @@
+"""The figures of a PPO update: sums over processes, metrics, times, and the KL coefficient that follows from them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from konomi import ops
+from konomi.config import PPOConfig
+
+if TYPE_CHECKING:
+    from konomi.training.experience import Experience
+
+
+@dataclass
+class Sums:
+    """Means over everything that any process saw, each a sum and the count of what was summed; and maxima."""
+
+    totals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    maxima: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
+        """Add to the mean ``name``."""
+        old_total, old_count = self.totals.get(name, (0.0, 0.0))
+        self.totals[name] = (old_total + float(total), old_count + float(count))
+
+    def most(self, name: str, value: float) -> None:
+        """Raise the maximum ``name``; a NaN stays."""
+        old = self.maxima.get(name)
+        self.maxima[name] = value if old is None or value != value or value > old else old
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means and the maxima over all processes."""
+        pairs = torch.tensor(list(self.totals.values()), dtype=torch.float64, device=accelerator.device)
+        pairs = accelerator.reduce(pairs, reduction="sum")
+        means = {name: total / count if count else 0.0 for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)}
+        maxima = torch.tensor([list(self.maxima.values())], dtype=torch.float64, device=accelerator.device)
+        return means | dict(zip(self.maxima, accelerator.gather(maxima).amax(0).tolist(), strict=True))
+
+
+class Clock:
+    """Seconds of the phases of an update."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        """This phase ends now."""
+        now = time.perf_counter()
+        self.seconds |= {phase: now - self.last, "total": now - self.start}
+        self.last = now
+
+
+def describe(e: Experience, scores_B: Tensor, kl_coef: float) -> Sums:
+    """The metrics that are known before training. ``scores_B``: raw."""
+    sums, responses, valid = Sums(), len(scores_B), e.mask.sum()
+    residual = (e.returns - e.values) * e.mask
+    for name, total in {
+        "objective/kl": e.kl, "objective/entropy": e.entropy, "ppo/mean_scores": scores_B, "square/scores": scores_B**2,
+        "tokens/queries_len_mean": e.rollout.query_lengths, "tokens/responses_len_mean": e.rollout.response_lengths,
+        "tokens/ended_share": e.rollout.ended,
+    }.items():  # fmt: skip
+        sums.add(name, total.sum(), responses)
+    for name, total in {
+        "ppo/policy/entropy": e.entropy, "ppo/policy/advantages_mean": e.advantages, "ppo/returns/mean": e.returns,
+        "square/returns": e.returns.double() ** 2, "ppo/val/mean": e.values, "square/values": e.values.double() ** 2,
+        "mean/residual": residual, "square/residual": residual.double() ** 2,
+    }.items():  # fmt: skip
+        sums.add(name, total.sum(), valid)
+    sums.add("ppo/mean_non_score_reward", -kl_coef * e.penalty.sum(), valid)
+    if e.sampler_gap is not None:
+        sums.most("ppo/policy/sampler_gap", e.sampler_gap)
+    return sums
+
+
+def add_losses(sums: Sums, policy: Tensor, pg: dict[str, Tensor], value: Tensor, v: dict[str, Tensor], count: Tensor) -> None:
+    """Add the losses of a micro-batch, summed over its ``count`` tokens, and the sums that came with them."""
+    for name, total in {
+        "ppo/loss/policy": policy, "ppo/policy/clipfrac": pg["clipped"], "ppo/policy/approxkl": pg["approx_kl"],
+        "ppo/policy/policykl": pg["policy_kl"], "ppo/policy/ratio": pg["ratio"], "ppo/loss/value": value,
+        "ppo/val/clipfrac": v["clipped"], "ppo/val/error": v["error"], "ppo/val/vpred": v["prediction"],
+    }.items():  # fmt: skip
+        sums.add(name, total, count)
+
+
+def finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:
+    """Turn means of squares into deviations and variances."""
+    of = {"scores": "ppo/mean_scores", "returns": "ppo/returns/mean", "values": "ppo/val/mean", "residual": "mean/residual"}
+    variance = {name: max(0.0, means.pop(f"square/{name}") - means[mean] ** 2) for name, mean in of.items()}
+    means.pop("mean/residual")
+    means["ppo/std_scores"] = variance["scores"] ** 0.5
+    means["ppo/returns/var"], means["ppo/val/var"] = variance["returns"], variance["values"]
+    means["ppo/val/var_explained"] = 1 - variance["residual"] / variance["returns"] if variance["returns"] else 0.0
+    if "ppo/loss/policy" in means:
+        means["ppo/loss/total"] = means["ppo/loss/policy"] + vf_coef * means["ppo/loss/value"]
+    return means
+
+
+def kl_horizon(ppo: PPOConfig) -> int:
+    """Episodes in which the KL coefficient can change by about a fifth."""
+    return ppo.kl_horizon or min(max(ppo.episodes // 16, ppo.batch_size), 4 * ppo.batch_size)
+
+
+def next_kl_coef(ppo: PPOConfig, coef: float, kl: float, *, reached: bool, update: int) -> float:
+    """The KL coefficient after an update, counted from 0, of this KL; ``reached``: the KL has been at its target before.
+
+    On its way up the KL is below the target whatever the coefficient is. Lowered meanwhile, it would be far too low when the
+    target is reached, and could not come back in time: unless a horizon is set it waits, half of the run at most.
+    """
+    under_way = kl < ppo.kl_target and not reached and 2 * update < ppo.updates
+    if ppo.kl_controller == "fixed" or (ppo.kl_horizon is None and under_way):
+        return coef
+    return ops.adaptive_kl_coef(coef, kl, target=ppo.kl_target, horizon=kl_horizon(ppo), episodes=ppo.batch_size)
