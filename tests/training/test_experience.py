@@ -19,8 +19,8 @@ from konomi.engine.device import autocast, choose_precision
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import generate, make_draws
 from konomi.errors import RunError
-from konomi.models.reward_files import make_reward_model
 from konomi.models.policy import Policy
+from konomi.models.reward_files import make_reward_model
 from konomi.rewards import build_reward
 from konomi.rewards.sum import SumReward
 from konomi.training.experience import (
