@@ -143,9 +143,8 @@ def emitted_metrics() -> set[str]:
         if isinstance(node, ast.JoinedStr):
             pieces = [piece.value if isinstance(piece, ast.Constant) else "NAME" for piece in node.values]
             names |= {name for name in ["".join(map(str, pieces))] if METRIC.fullmatch(name)}
-        if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["phases"]:
-            phases = typing.cast(ast.Dict, node.value).keys
-            names |= {f"time/ppo/{typing.cast(ast.Constant, key).value}" for key in phases} | {"time/ppo/total"}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "lap":
+            names |= {f"time/ppo/{typing.cast(ast.Constant, node.args[0]).value}", "time/ppo/total"}
     from konomi.jobs.compare import Answers, _figures, comparison_metrics, paired_difference
 
     answers = Answers(prompts=["a"], texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
