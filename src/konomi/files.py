@@ -1,4 +1,4 @@
-"""Files that survive a kill: whole files are replaced in one step, lines of JSON read back without a torn last one."""
+"""Files: names that users give, text that is no UTF-8, writing that survives a kill."""
 
 from __future__ import annotations
 
@@ -33,17 +33,16 @@ _SIGNATURES = {
     rb"\xd0\xcf\x11\xe0": 'an old Excel workbook: save the sheet as "CSV UTF-8"',
     rb"PAR1": "a Parquet file: give it the ending .parquet",
 }
-"""How files begin that are often taken for text, and what they are."""
+"""First bytes of files that are often taken for text."""
 HEAD = 64
-"""Bytes that tell what a file is."""
+"""How many first bytes :func:`what_it_is` needs."""
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+"""Bytes that no text has."""
 
 
 def local_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
-    """The path that a user wrote, ``~`` and ``~user`` expanded where there is such a user. It need not exist.
-
-    Raises:
-        error: no file can have this name, or it cannot be looked up.
-    """
+    """The path that a user wrote, with ``~`` and ``~user`` expanded. It need not exist. Raises ``error`` if no file can have this
+    name, or it cannot be looked up."""
     path = Path(name)
     try:
         path = Path(os.path.expanduser(name))  # pathlib's own raises where there is no such user
@@ -60,11 +59,7 @@ def local_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
 
 
 def model_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
-    """The path of the model that a user named: as :func:`local_path`, and ``RUN/model`` where the name is that of a run.
-
-    Raises:
-        error: no file can have this name; the run has no model.
-    """
+    """As :func:`local_path`, but ``RUN/model`` for the directory of a run; raises ``error`` also where a run has no model."""
     path = local_path(name, error)
     if not os.path.isfile(path / "run.json"):  # False, where pathlib raises, for a directory that may not be searched
         return path
@@ -79,12 +74,7 @@ def _short(name: str | Path) -> str:
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file, without the byte order mark that some editors put in front.
-
-    Raises:
-        OSError: it cannot be read.
-        DataError: it is not UTF-8.
-    """
+    """The text of a file, without a byte order mark. Raises OSError, or DataError if it is not UTF-8."""
     check_regular(path)
     data = path.read_bytes()
     try:
@@ -94,7 +84,7 @@ def read_utf8(path: Path) -> str:
 
 
 def what_it_is(head: bytes) -> str | None:
-    """What a file is that begins with these bytes, the first HEAD of it, and is no UTF-8 text, or None.
+    """The format of a file with these first HEAD bytes, if it is no UTF-8 text, or None.
 
     >>> what_it_is(b"\\x1f\\x8b\\x08\\x00"), what_it_is(b"PAR1,q"), what_it_is(b'{\\x00"\\x00')
     ('gzip data: unpack it first (gunzip)', None, 'UTF-16LE text')
@@ -103,22 +93,16 @@ def what_it_is(head: bytes) -> str | None:
         with contextlib.suppress(UnicodeDecodeError):
             codecs.getincrementaldecoder("utf-8")().decode(head)  # its last character may be cut
             return None
-    found = next((name for start, name in _SIGNATURES.items() if re.match(start, head)), None)
-    return found or _WITHOUT_MARK.get(tuple(map(bool, head[:4])))
-
-
-_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
-"""Bytes that no text has."""
-_WITHOUT_MARK: dict[tuple[bool, ...], str] = {
-    (True, False, True, False): "UTF-16LE text",
-    (False, True, False, True): "UTF-16BE text",
-}
-"""Two ASCII characters of two bytes: which of the bytes are not 0."""
+    for start, name in _SIGNATURES.items():
+        if re.match(start, head):
+            return name
+    # ASCII characters of two bytes, without a byte order mark
+    zeros = [byte == 0 for byte in head[:4]]
+    return {(0, 1, 0, 1): "UTF-16LE text", (1, 0, 1, 0): "UTF-16BE text"}.get(tuple(zeros))
 
 
 def not_utf8(path: Path, reason: str, at: int) -> str:
-    """What is wrong with a file that is not UTF-8, and how to make it so: with the encoding that its first MB is in, if that
-    can be told."""
+    """What is wrong with a file that is not UTF-8, and how to convert it, with the encoding of its first MB if that is clear."""
     with path.open("rb") as file:
         data = file.read(1_000_000)
     kind = what_it_is(data[:HEAD])
@@ -132,8 +116,8 @@ def not_utf8(path: Path, reason: str, at: int) -> str:
 
 
 def _encoding(data: bytes) -> str | None:
-    """The Japanese encoding that some bytes are in. EUC-JP is nearly always valid CP932 too, but of half-width kana; and
-    Chinese in GBK is often valid EUC-JP, but has no kana."""
+    """The Japanese encoding of some bytes. EUC-JP is nearly always valid CP932 too, but of half-width kana; Chinese in GBK is
+    often valid EUC-JP, but has no kana."""
     for name in ("CP932", "EUC-JP"):
         try:
             text = codecs.getincrementaldecoder(name)().decode(data)
@@ -150,9 +134,9 @@ def _encoding(data: bytes) -> str | None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the file system within into a RunError that names ``path``.
+    """Turn errors of the file system into a RunError that names ``path``.
 
-    Libraries written in Rust (safetensors, tokenizers) raise other types than OSError; their messages end in its number.
+    Libraries written in Rust (safetensors, tokenizers) raise other types than OSError, with its number in the message.
     """
     try:
         yield
@@ -166,11 +150,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file in one step: whoever reads ``path`` finds the old content or the new, whole.
-
-    Raises:
-        RunError: the file cannot be written; the old content is still there.
-    """
+    """Replace a file in one step. Raises RunError if it cannot be written; the old content is then still there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
@@ -188,16 +168,16 @@ def write_atomic(path: Path, data: bytes) -> None:
 def file_sha256(file: Path) -> str:
     """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
+    with file.open("rb") as stream:  # hashlib.file_digest needs Python 3.11
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
-    """The records of a JSONL file, and the size in bytes to cut it to if its last line is damaged (else None).
+    """The records of a JSONL file, which may not exist, and its size in bytes without a damaged last line (else None).
 
-    A file that does not exist has no records. Raises DataError if a line before the last is damaged.
+    Raises DataError if an earlier line is damaged.
     """
     try:
         check_regular(path)
@@ -222,12 +202,8 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
 
 
 def content_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; of a directory, that of the names and contents of its files.
-
-    Left out are hidden files, and the README.md of a directory: the card of a model, which is written anew with its figures.
-
-    A file is read once in a process, unless its size or its time changes.
-    """
+    """Return the SHA-256 of a file, or of the names and contents of a directory's files, without hidden ones and README.md: the
+    card of a model changes with its figures. A file is read once in a process, unless its size or time changes."""
     if not path.is_dir():
         return _sha256_as_of(path.absolute(), path.stat().st_size, path.stat().st_mtime_ns)
     named = {each.relative_to(path).as_posix(): each for each in path.rglob("*") if each.is_file()}
@@ -246,14 +222,13 @@ def line(record: Mapping[str, Any]) -> bytes:
 
 
 def utf8(text: str) -> bytes:
-    """JSON text as bytes, whatever is in its strings."""
-    # a lone surrogate has no UTF-8 form; backslashreplace writes \udXXX, which in a JSON string is its very escape
+    """JSON text as bytes. A lone surrogate has no UTF-8 form; backslashreplace writes \\udXXX, its escape in a JSON string."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: NaN and infinity null, paths and dates strings, tuples lists, numbers of numpy
-    plain. Raises TypeError or ValueError for what is nothing of that."""
+    """``value`` as JSON can hold it: NaN and infinity null, paths and dates strings, tuples lists, numpy numbers plain. Raises
+    TypeError or ValueError for anything else."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -271,7 +246,7 @@ def plain(value: Any) -> Any:
 
 
 def settle(directory: Path) -> None:
-    """Write all files of a directory to the disk, with the permissions of the umask: safetensors leaves them to the owner."""
+    """Flush all files of a directory to the disk, with the umask's permissions, which safetensors does not set."""
     probe = directory / ".mode"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
@@ -284,8 +259,7 @@ def settle(directory: Path) -> None:
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A draft to write files into. When the block ends well it takes the place of the directory ``path``, and else it goes away:
-    whoever looks at ``path`` finds the old one whole, or the new one whole.
+    """A draft directory that replaces ``path`` in one step when the block ends without an error, and is removed otherwise.
 
     Raises:
         RunError: something cannot be written; the old directory is still there.
@@ -298,7 +272,7 @@ def new_directory(path: Path) -> Iterator[Path]:
             yield draft
             settle(draft)
             shutil.rmtree(old, ignore_errors=True)
-            if path.exists():  # never a half-removed directory under the name of a whole one
+            if path.exists():  # never half-removed under its own name
                 path.rename(old)
             draft.rename(path)
     finally:

@@ -1,4 +1,4 @@
-"""What stands between a file, whoever wrote it, and the code that makes use of its content."""
+"""Checks of what is read from files, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,14 @@ DEPTH = 100
 
 
 def check_regular(path: Path) -> None:
-    """Raise OSError if ``path`` is there but is no file with an end: of a pipe or a device one would read for ever."""
+    """Raise OSError if ``path`` exists and is no regular file: reading a pipe or a device might never end."""
     if path.exists() and not path.is_file():
         what = "a directory" if path.is_dir() else "a pipe or a device, not a file"
         raise IsADirectoryError(errno.EISDIR, what) if path.is_dir() else OSError(errno.EINVAL, what)
 
 
 def parse_json(data: str | bytes) -> Any:
-    """The value of a JSON text that konomi itself could have written: see :func:`check_plain`.
-
-    Raises:
-        ValueError: it is no JSON, or holds what no file of konomi's does.
-    """
+    """The value of a JSON text. Raises ValueError if it is none, or holds what :func:`check_plain` refuses."""
     try:
         value = json.loads(data)
     except RecursionError:
@@ -38,8 +34,8 @@ def parse_json(data: str | bytes) -> Any:
 
 
 def check_plain(value: Any, *, finite: bool = True) -> None:
-    """Raise ValueError for what settings and records never hold, and what would fail far from here: more than `DEPTH` levels,
-    whole numbers that 64 bits with a sign cannot hold and, where they are to be ``finite``, NaN and infinity."""
+    """Raise ValueError for what settings and records never hold and would fail later: more than DEPTH levels, whole numbers
+    beyond signed 64 bits and, with ``finite``, NaN and infinity."""
     level, depth = [value], 0
     while level:
         if depth > DEPTH:
@@ -59,7 +55,7 @@ def check_plain(value: Any, *, finite: bool = True) -> None:
 
 @contextlib.contextmanager
 def written_by_konomi(what: object) -> Iterator[None]:
-    """Within, files that konomi wrote are made use of: content of another shape than it writes becomes a DataError."""
+    """Turn errors from files that konomi wrote, and somebody changed, into a DataError."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
