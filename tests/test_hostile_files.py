@@ -25,7 +25,7 @@ from konomi.data.formats import read_records
 from konomi.data.rows import file_rows
 from konomi.errors import ConfigError, DataError, KonomiError, ModelError
 from konomi.labelling.project import open_project
-from konomi.models.cache import is_whole
+from konomi.models.embedded import is_whole
 from konomi.models.load import load_causal_lm
 from konomi.models.reward_files import read_facts
 from konomi.report.report import write_report

@@ -96,9 +96,8 @@ def what_it_is(head: bytes) -> str | None:
     for start, name in _SIGNATURES.items():
         if re.match(start, head):
             return name
-    # ASCII characters of two bytes, without a byte order mark
-    zeros = [byte == 0 for byte in head[:4]]
-    return {(0, 1, 0, 1): "UTF-16LE text", (1, 0, 1, 0): "UTF-16BE text"}.get(tuple(zeros))
+    zeros = "".join("0" if byte == 0 else "x" for byte in head[:4])
+    return {"x0x0": "UTF-16LE text", "0x0x": "UTF-16BE text"}.get(zeros)  # ASCII without a byte order mark
 
 
 def not_utf8(path: Path, reason: str, at: int) -> str:

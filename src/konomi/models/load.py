@@ -1,12 +1,10 @@
 """A language model by its name: hub, directory, .gguf file, or embedded.
 
-Whatever it comes from, the model that is handed on has float32 weights, is in eval mode and has no active dropout: PPO
-compares log-probabilities of two passes, and dropout would make them differ. Weights are read from safetensors only
-(a pickled checkpoint can run code when it is read), and code that a repository ships runs only if the config allows it.
+The model has float32 weights, is in eval mode and has no active dropout: PPO compares log-probabilities of two passes. Weights
+are read from safetensors only (a pickled checkpoint can run code), and a repository's own code runs only if the config allows it.
 
-Refused here rather than met later as a run that learns nothing: weights that are missing from the files (transformers
-would draw them at random), an empty tokenizer, a quantised model, an adapter, a model with another head (its language
-model's may be tied to the embeddings and so missing without a sign), and a model that looks at later tokens.
+Refused: weights that are missing from the files (transformers would draw them at random), an empty tokenizer, a quantised model,
+an adapter, another head (a language model's may be tied and so missing without a sign), a model that looks at later tokens.
 """
 
 from __future__ import annotations
@@ -25,17 +23,16 @@ from konomi.data.tokens import Tokens, read_tokenizer
 from konomi.engine.families import families_that_work
 from konomi.errors import FAULTS, ModelError
 from konomi.files import model_path
-from konomi.models.cache import Progress, is_whole
-from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, embedded_model, gguf_model
+from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, Progress, embedded_model, gguf_model, is_whole
 from konomi.models.find import find_files, licence_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _OTHER_HEAD = re.compile("Classification|RewardModel|QuestionAnswering|MultipleChoice|Regression")
-"""In the name of an architecture: its head is none of a language model."""
+"""In the names of architectures with another head."""
 _HEADS = ("score.", "classifier.")
-"""What the weights of such heads are called."""
+"""First part of the names of their weights."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Loaded:
     model: float32 weights, eval mode, every dropout 0.
     source: the name that was asked for.
     revision: hub: the commit; GGUF and embedded: SHA-256 of the GGUF file; directory: None.
-    note: what the model's licence asks to be said where the model is used, if anything.
+    note: what the model's licence asks to be stated where the model is used.
     """
 
     model: PreTrainedModel
@@ -56,7 +53,7 @@ class Loaded:
 
     @cached_property
     def tokens(self) -> Tokens:
-        """The tokenizer, with what ends a text of this model and what it has embeddings for."""
+        """The tokenizer, with this model's ends of text and vocabulary size."""
         return Tokens(self.tokenizer, end_ids(self.model), vocabulary_size(self.model))
 
 
@@ -64,8 +61,8 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
     """Load the model and tokenizer that ``config.name`` names: hub name, directory, .gguf file, or ``embedded:...``.
 
     Args:
-        config: name, revision (hub only) and trust_remote_code are used; precision is the policy's affair.
-        progress: called with a message before each step that takes long.
+        config: name, revision (hub only) and trust_remote_code are used.
+        progress: called with a message before each slow step.
         verify: for GGUF and embedded, check the SHA-256 of every file of the cached conversion and renew it if damaged.
 
     Raises:
@@ -94,7 +91,7 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
 
 
 def end_ids(model: Any) -> set[int]:
-    """The ids that end a text by the settings of a model: a chat model's are often more than its tokenizer's one."""
+    """The ids that end a text by a model's settings; a chat model often has more than its tokenizer."""
     settings = (getattr(model, "generation_config", None), model.config, model.config.get_text_config())
     named = [getattr(each, "eos_token_id", None) for each in settings]
     return {i for each in named for i in (each if isinstance(each, (list, tuple)) else [each]) if type(i) is int}
@@ -117,10 +114,8 @@ def fuse_gelu(model: torch.nn.Module) -> None:
 
 
 def remove_dropout(model: torch.nn.Module) -> None:
-    """Set every dropout of ``model`` to 0, in place: modules, the rates that layers keep as floats, the config.
-
-    The config is changed too, so that a saved model stays as it was trained and a copy made from the config has none.
-    """
+    """Set every dropout of ``model`` to 0, in place: modules, rates that layers keep as floats, and the config, so that a saved
+    model or a copy made from the config has none either."""
     configs = [model.config] if hasattr(model, "config") else []
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
@@ -173,7 +168,7 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
                 use_safetensors=True,
                 trust_remote_code=trust,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # told by _check_weights, with the names
+                ignore_mismatched_sizes=True,  # reported by _check_weights, with the names
                 **hub,
             )
         except SafetensorError as error:
@@ -248,7 +243,7 @@ def _check_causal(model: Any, name: str) -> None:
 
 @contextmanager
 def explained(name: str, step: str) -> Iterator[None]:
-    """Turn what transformers raises while reading ``step`` into a ModelError that says how to mend it."""
+    """Turn errors of transformers while reading ``step`` into a ModelError that says how to mend it."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -266,7 +261,7 @@ def explained(name: str, step: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' bars and load reports off the console: what matters in them is raised or told otherwise."""
+    """Keep transformers' progress bars and load reports off the console."""
     from transformers.utils import logging
 
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()

@@ -1,9 +1,8 @@
 """The policy: a causal language model with a value head; and the frozen reference it is held to.
 
-A sequence is query and response. The trunk runs over all tokens but the last, which predicts nothing that was drawn, laid
-end to end without padding (`konomi.engine.packed`); the vocabulary head and the value head run over the positions that
-predict a response token alone: no [B, L, V] tensor ever exists. Where only the top layers are trained, what the layers
-below them made is kept and handed in as a `Trunk`.
+A sequence is query and response. The trunk runs over all tokens but the last, packed without padding (`konomi.engine.packed`),
+the vocabulary head and the value head only over the positions that predict a response token, so that no [B, L, V] tensor ever exists.
+Where only the top layers are trained, the output of the layers below is kept and handed in as a `Trunk`.
 
 Shape suffixes: B sequences, L tokens, R response tokens, N valid response tokens of the batch in row order, T tokens of all
 sequences, V vocabulary, D width.
@@ -34,12 +33,12 @@ VALUE_HEAD_FILE = "value_head.safetensors"
 class Policy(nn.Module):
     """A causal language model and a value head on its last hidden state.
 
-    The value head is a linear map that begins at zero: the first critic says the mean of the normalised scores, 0.
+    The value head is a linear map that begins at zero: the first values are the mean of the normalised scores, 0.
 
     Args:
         lm: the language model.
-        freeze_embeddings: the token embeddings and the vocabulary head stay as they are.
-        top_layers: only so many layers from the top, and the norm after them, are trained.
+        freeze_embeddings: do not train the token embeddings and the vocabulary head.
+        top_layers: train only this many top layers and the norm after them.
 
     Raises:
         ModelError: this family's hidden states, packed, do not give the family's own logits.
@@ -68,7 +67,7 @@ class Policy(nn.Module):
 
     @property
     def trunk_layer(self) -> int | None:
-        """The first layer that is trained, where those below can be kept as a `Trunk`."""
+        """The first layer that is trained, where the output of those below can be kept as a `Trunk`."""
         return self._below if packed.packs(self.lm) else None
 
     def values(self, hidden_ND: Tensor) -> Tensor:
@@ -88,7 +87,7 @@ class Policy(nn.Module):
 
 
 def train_only(lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None) -> int | None:
-    """Let the rest of a model be trained no more; return the number of layers below ``top_layers``, if that is given.
+    """Freeze the rest of a model; return the number of layers below ``top_layers``, if that is given.
 
     Raises:
         ConfigError: the model has fewer layers than ``top_layers``.
@@ -108,7 +107,7 @@ def train_only(lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers:
 
 
 def make_reference(policy: Policy) -> PreTrainedModel:
-    """A frozen copy of a policy's language model as it is now. Weights that the policy does not train are shared, not copied."""
+    """A frozen copy of a policy's language model. Weights that the policy does not train are shared."""
     shared = {id(p): p for p in policy.lm.parameters() if not p.requires_grad}
     return cast(PreTrainedModel, copy.deepcopy(policy.lm, memo=dict(shared)).requires_grad_(False).eval())
 

@@ -19,7 +19,7 @@ from konomi.config import ModelConfig
 from konomi.data.tokens import read_tokenizer
 from konomi.errors import DataError, ModelError
 from konomi.files import model_path, read_utf8
-from konomi.models.cache import Progress
+from konomi.models.embedded import Progress
 from konomi.models.find import find_files, licence_of, refuse_adapter
 from konomi.models.load import explained, fuse_gelu, load_causal_lm, quiet, remove_dropout
 from konomi.models.reward import FILE, VERSION, Normalisation, RewardModel

@@ -33,16 +33,15 @@ IMPORTED: list[str] = []
 class FunctionReward:
     """Calls ``package.module:function`` or ``path/to/file.py:function`` with the arguments that the function names.
 
-    They are lists of equal length, copies that the function may change: ``texts`` (prompt + response), ``prompts``,
-    ``responses``, and the data set's other columns by name (a column with one of these three names is not passed on).
-    A function with ``**kwargs`` gets all. What it returns is checked by :func:`konomi.rewards.base.check_scores`.
+    They are lists of equal length, copies: ``texts`` (prompt + response), ``prompts``, ``responses``, and the data set's other
+    columns by name (a column with one of these three names is not passed on). A function with ``**kwargs`` gets all.
 
     While the module is imported, the current directory (``package.module``) or the file's directory is searched first;
     later it is not, so imports belong at the top of the file.
     """
 
     def __init__(self, config: configuration.FunctionReward, function: Callable[..., Any] | None = None) -> None:
-        """``function``: call this one; not given: the one that the configuration names."""
+        """``function``: call this one instead of the one that the configuration names."""
         self.name = config.name
         self.function = _find(config.name) if function is None else _checked(function, config.name)
         self._wanted, self._required, self._all = _parameters(self.function, config.name)
@@ -58,11 +57,11 @@ class FunctionReward:
             )
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
-        """Return what the function returns for the texts, as floats or pairs.
+        """Return what the function returns for the texts, as floats or pairs. What it raises comes through.
 
         Raises:
             ConfigError: the function needs a column that is not there.
-            RunError: it did not return one finite number (or pairs) a text. What the function itself raises comes through.
+            RunError: it did not return one finite number (or pairs) a text.
         """
         self.check(columns)
         offered = {**columns, "texts": texts, "prompts": prompts, "responses": responses}
@@ -112,7 +111,7 @@ def _import(module_name: str, name: str) -> ModuleType:
 
 
 def _run_file(path: Path) -> ModuleType:
-    # a name of its own, so that a file called json.py hides nothing and two files with one name do not meet
+    # a unique name, so that a file called json.py hides nothing
     module_name = f"_konomi_reward_{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=6).hexdigest()}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None and spec.loader is not None  # true of every .py file
@@ -138,7 +137,7 @@ def _searched_first(directory: Path) -> Iterator[None]:
 
 
 def _parameters(function: Callable[..., Any], name: str) -> tuple[list[str], list[str], bool]:
-    """Return the names that the function takes, those it cannot do without, and whether it takes any."""
+    """Return the names of the function's parameters, of those without a default, and whether it takes any name."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (ValueError, TypeError) as error:

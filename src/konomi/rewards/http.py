@@ -1,11 +1,11 @@
 """Reward = what a service answers over HTTP.
 
-It is asked with ``POST``, a batch of texts at a time, in JSON::
+It gets a batch of texts at a time by ``POST``, in JSON::
 
     {"version": 1, "texts": [...], "prompts": [...], "responses": [...], "columns": {"name": [...]}}
 
 and answers ``{"scores": [...]}``, or the list alone: a number a text, or for a text a list of pairs ``[end, score]``.
-Redirects are not followed: texts and token go to the address that was given, and nowhere else.
+Redirects are not followed: texts and token go to the given address and nowhere else.
 """
 
 from __future__ import annotations
@@ -29,21 +29,17 @@ from konomi.errors import ConfigError, ModelError, RunError
 from konomi.rewards.base import Columns, Texts, TextScore, ask, check_scores
 from konomi.text import plural
 
-VERSION = 1
-"""Of what is posted."""
-MAX_BYTES = 2**24
-"""Of an answer."""
-MAX_WAIT = 30.0
-"""Seconds between two tries, at most."""
-SHOWN = 200
-"""Characters of an answer that are told in a message."""
+VERSION = 1  # of what is posted
+MAX_BYTES = 2**24  # of an answer
+MAX_WAIT = 30.0  # seconds between two tries
+SHOWN = 200  # characters of an answer in a message
 
 
 class HttpReward:
-    """Posts the texts to ``url`` and takes the scores from the answer; see the module.
+    """Posts the texts to ``url`` and takes the scores from the answer.
 
     Tries again, after a wait that doubles, when the service cannot be reached, takes longer than ``timeout``, or answers 429
-    or 5xx. Whatever else it answers is final.
+    or 5xx.
     """
 
     def __init__(self, config: configuration.HttpReward) -> None:
@@ -54,9 +50,7 @@ class HttpReward:
         self._opener = urllib.request.build_opener(_NoRedirects())
 
     def probe(self, columns: Iterable[str]) -> None:
-        """Ask for the score of one text, so that a service that is down is told before a model is loaded.
-
-        ``columns``: names of the data set's other columns, or a row of them.
+        """Ask for the score of one text, before a model is loaded; ``columns`` as in :func:`konomi.rewards.build_reward`.
 
         Raises:
             ModelError: it does not answer, or not with a score.
@@ -68,12 +62,12 @@ class HttpReward:
             raise ModelError(f"reward.url: {error}") from error
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
-        """Return what the service says of each text.
+        """Return the service's score of each text.
 
         Raises:
             RunError: it does not answer, or not with one finite number (or pairs) a text.
         """
-        said: list[Any] = []
+        result: list[Any] = []
         for start in range(0, len(texts), self._config.batch_size):
             part = slice(start, start + self._config.batch_size)
             body: dict[str, Any] = {
@@ -88,8 +82,8 @@ class HttpReward:
             if not isinstance(scores, list) or len(scores) != len(body["texts"]):
                 found = plural(len(scores), "score") if isinstance(scores, list) else f"no list of scores: {str(answer)[:SHOWN]}"
                 raise RunError(f"reward {self.name}: answered with {found}, for {len(body['texts'])} texts")
-            said += scores
-        return check_scores(said, responses, self.name, texts)
+            result += scores
+        return check_scores(result, responses, self.name, texts)
 
     def _post(self, data: bytes) -> Any:
         """The answer to one request, as JSON."""
@@ -115,8 +109,8 @@ class HttpReward:
             raise RunError(f"reward {self.name}: answered with no JSON: {self._shown(raw)}") from None
 
     def _within(self, data: bytes) -> bytes:
-        """One request within ``timeout``, whatever takes long in it: the library's own timeout is one of each read, and a
-        service may send a byte a second. A thread that is late is left behind: it ends with its connection."""
+        """One request within ``timeout``: the library's own timeout is for each read, and a service may send a byte a second. A
+        late thread is left behind; it ends with its connection."""
         answer: Future[bytes] = Future()
 
         def ask() -> None:
@@ -128,7 +122,7 @@ class HttpReward:
         threading.Thread(target=ask, daemon=True).start()
         try:
             return answer.result(self._config.timeout)
-        except (TimeoutError, concurrent.futures.TimeoutError) as error:
+        except (TimeoutError, concurrent.futures.TimeoutError) as error:  # the same one from Python 3.11 on
             raise TimeoutError(f"the answer took longer than {self._config.timeout:g} s") from error
 
     def _try(self, data: bytes) -> bytes:
@@ -143,16 +137,16 @@ class HttpReward:
                 return self._read(answer, end)
         except urllib.error.HTTPError as error:
             with error:
-                said = f"HTTP {error.code} {error.reason}: {self._shown(error.read(4 * SHOWN))}".rstrip(": ")
+                answered = f"HTTP {error.code} {error.reason}: {self._shown(error.read(4 * SHOWN))}".rstrip(": ")
             if error.code == 429 or error.code >= 500:
-                raise OSError(said) from error
+                raise OSError(answered) from error
             if 300 <= error.code < 400:
                 to = urlsplit(error.headers.get("Location", ""))
                 place = f"{to.hostname or urlsplit(self.name).netloc}{to.path}"
                 raise RunError(
                     f"reward {self.name}: redirects to {place}, which is not followed; if that is right, set url to it"
                 ) from error
-            raise RunError(f"reward {self.name}: answered {said}") from error
+            raise RunError(f"reward {self.name}: answered {answered}") from error
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
                 raise error.reason from None
@@ -172,7 +166,7 @@ class HttpReward:
         return bytes(read)
 
     def _shown(self, raw: bytes) -> str:
-        """The beginning of an answer, on one line and without the token, should the service repeat it."""
+        """The beginning of an answer, on one line and without the token."""
         text = " ".join(raw[: 4 * SHOWN].decode("utf-8", "replace").split())
         return (text.replace(self._token, "***") if self._token else text)[:SHOWN]
 
@@ -183,7 +177,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _token(variable: str | None) -> str | None:
-    """The token in an environment variable."""
     if variable is None:
         return None
     token = os.environ.get(variable, "").strip()

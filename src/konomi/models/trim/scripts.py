@@ -1,9 +1,8 @@
 """Scripts as sets of characters, and whether a token of a vocabulary is written in some of them.
 
-A text of wanted scripts is made of their characters and of the common ones: digits, ASCII and typographic punctuation,
-white space. A token belongs to the scripts if such a text can have it as a part, or if it has one of their characters
-beside ASCII letters (``Tシャツ`` is Japanese). A byte-level vocabulary also has tokens that begin or end inside a
-character: these belong to every script that has a character with those bytes.
+A text of wanted scripts has their characters and common ones: digits, punctuation, white space. A token belongs to the scripts
+if such a text can contain it, or if it has one of their characters beside ASCII letters (``Tシャツ`` is Japanese). Tokens of a
+byte-level vocabulary that begin or end inside a character belong to every script with such a character.
 """
 
 from __future__ import annotations

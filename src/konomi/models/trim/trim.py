@@ -1,8 +1,7 @@
 """A model with a smaller vocabulary: the tokens of wanted scripts, and the commonest others.
 
-Of a small model most is vocabulary, and most of an update's time goes into the head. Rows of embedding and head are
-copied as they are, so that each kept token has the logit that it had; see :mod:`konomi.models.trim.vocabulary` for which
-tokens stay and why texts are tokenised as before.
+Most of a small model is vocabulary, and most of an update's time goes into the head. Each kept token keeps its logit;
+:mod:`konomi.models.trim.vocabulary` chooses the tokens.
 """
 
 from __future__ import annotations
@@ -27,11 +26,7 @@ _PROBES = 32
 
 
 def check_out(out: Path) -> None:
-    """Refuse a place that a model cannot be written to.
-
-    Raises:
-        ModelError: ``out`` is a file or holds something, or there is no directory for it.
-    """
+    """Raise ModelError if ``out`` is a file or not empty, or there is no directory for it."""
     if out.is_dir() and any(out.iterdir()):
         raise ModelError(f"{out}: not empty; give --out a directory that does not exist yet")
     if out.exists() and not out.is_dir():
@@ -46,18 +41,16 @@ def trim(
     """Write ``model`` with a trimmed vocabulary to the directory ``out``; ``model`` itself is changed on the way.
 
     Args:
-        model: a causal language model of transformers.
-        tokenizer: its tokenizer: BPE or Unigram, of the fast kind.
+        tokenizer: BPE or Unigram, of the fast kind.
         scripts: names of ``SCRIPTS``; all their tokens stay.
-        out: a directory that does not exist or is empty.
         keep: how many of the commonest other tokens stay.
         name: the model's, for messages.
 
     Returns:
-        How many tokens and parameters there were and are, why how many were kept, and the size of the weights.
+        Numbers of tokens and parameters before and after, how many tokens each rule kept, and the size of the weights.
 
     Raises:
-        ModelError: the model or its tokenizer is of a kind that cannot be trimmed; there is something at ``out``.
+        ModelError: the model or its tokenizer is of a kind that cannot be trimmed; ``out`` is not empty.
         RunError: ``out`` cannot be written.
     """
     check_out(out)

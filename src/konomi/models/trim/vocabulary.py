@@ -1,15 +1,13 @@
-"""Which tokens of a vocabulary stay when it is trimmed, and its ``tokenizer.json`` without the others. No torch here.
+"""Choose the tokens of a trimmed vocabulary, and rewrite its ``tokenizer.json``. No torch here.
 
 A text all of whose tokens are kept is tokenised as before:
 
-- BPE joins, at each step, the neighbours whose merge stands first. If every merge that it makes on the way is still
-  there, it makes the same ones, since those that went stand only for others that were not chosen. So for each kept
-  token the parts that it is made from are kept too (``_Parts``). In a text of a wanted script every part is of that
-  script, hence kept: the text is tokenised as before to the last token.
-- Unigram takes the best of all ways to cut a text. If the best way has kept tokens only, it is still the best of fewer.
+- BPE joins, at each step, the neighbours whose merge is first in the list. Of each kept token its parts are kept too
+  (``_Parts``), and with them every merge that a text of the wanted scripts needs.
+- Unigram takes the best of all ways to cut a text; if that has kept tokens only, it is still the best of fewer.
 
-What cannot be written with the kept tokens is written as bytes. A vocabulary that has no tokens for bytes keeps all
-tokens of one character instead, so that no text becomes unknown that was not.
+Other text is written as bytes. A vocabulary without tokens for bytes keeps all tokens of one character instead, so that no text
+becomes unknown.
 """
 
 from __future__ import annotations
@@ -27,13 +25,13 @@ RULES = 1  # of what is kept; part of the name of a trimmed model in the cache, 
 KEEP = 2048  # tokens of no wanted script that stay
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-# special tokens that stand for nothing: kept free by those who made the vocabulary, never seen in training
+# special tokens that were kept free and never seen in training
 _SPARE = re.compile(r"[<\[]\|?(unused|reserved|reserved_special_token|reserved_token|SPECIAL)_?\d+\|?[>\]]")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The old ids that stay, ascending: a token's new id is its place. ``groups``: how many are kept why."""
+    """The old ids that stay, ascending: a token's new id is its index. ``groups``: how many each rule kept."""
 
     ids: list[int]
     groups: dict[str, int]
