@@ -149,11 +149,11 @@ def cut(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Cut(request.param, tmp_path_factory.mktemp("trim") / "out")
 
 
-def test_logits_of_kept_tokens_are_bitwise_those_of_before(cut: Cut) -> None:
+def test_kept_tokens_keep_their_rows_and_logits(cut: Cut) -> None:
     new = torch.tensor([cut.new(text).input_ids for text in (JAPANESE,)])
     kept = torch.tensor(cut.kept)
     with torch.no_grad():
-        assert torch.equal(cut.trimmed(new).logits, cut.model(kept[new]).logits[..., kept])
+        torch.testing.assert_close(cut.trimmed(new).logits, cut.model(kept[new]).logits[..., kept], rtol=1e-5, atol=1e-6)
     for one, other in (
         (cut.trimmed.get_input_embeddings(), cut.model.get_input_embeddings()),
         (cut.trimmed.get_output_embeddings(), cut.model.get_output_embeddings()),

@@ -1,7 +1,7 @@
 """The policy: a causal language model with a value head; and the frozen reference it is held to.
 
 A sequence is query and response. The trunk runs over all tokens but the last, packed without padding (`konomi.engine.packed`),
-the vocabulary head and the value head only over the positions that predict a response token, so that no [B, L, V] tensor ever exists.
+the vocabulary head and the value head only over positions that predict a response token: no [B, L, V] tensor ever exists.
 Where only the top layers are trained, the output of the layers below is kept and handed in as a `Trunk`.
 
 Shape suffixes: B sequences, L tokens, R response tokens, N valid response tokens of the batch in row order, T tokens of all
