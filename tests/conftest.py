@@ -12,6 +12,8 @@ from hypothesis import settings
 # the models here have some ten thousand weights: threads only wait for each other, and the machine may be shared
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # the tests' runs are nobody else's
+
 # a shell starts what runs in the background with SIGINT ignored, and so would be every process that a test starts and interrupts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

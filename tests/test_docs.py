@@ -58,15 +58,13 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def blocks(language: str, pages: list[Path] = PAGES) -> list[Any]:
-    """The fenced blocks of a language, as pytest parameters."""
-    found = []
-    for page in pages:
-        for match in FENCE.finditer(page.read_text(encoding="utf-8")):
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    """The fenced blocks of a language: where they are, and their text."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in FENCE.finditer(text):
             if match[1] == language:
-                line = page.read_text(encoding="utf-8")[: match.start()].count("\n") + 1
-                found.append(pytest.param(match[2], id=f"{name_of(page)}:{line}"))
-    return found
+                yield f"{name_of(page)}:{text[: match.start()].count(chr(10)) + 1}", match[2]
 
 
 # settings
@@ -117,15 +115,12 @@ def config_row(key: str, field: FieldInfo) -> str:
     return f"| `{key}` | {kind(field.annotation, field.metadata)} | {default} | {meaning} |"
 
 
-@pytest.mark.parametrize(("title", "section"), SECTIONS.items())
-def test_every_setting_is_documented_with_its_default(title: str, section: type[Section]) -> None:
+def test_every_setting_is_documented_with_its_default_in_the_order_of_a_job() -> None:
     text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
-    part = text.split(f"\n## `{title}`", 1)[1].split("\n## ", 1)[0]
-    rows = re.findall(r"^\| `\w+` \|.*\|$", part, re.M)
-    assert rows == [config_row(key, field) for key, field in section.model_fields.items()]
-
-
-def test_config_page_has_the_sections_of_a_job_in_order() -> None:
+    for title, section in SECTIONS.items():
+        part = text.split(f"\n## `{title}`", 1)[1].split("\n## ", 1)[0]
+        rows = re.findall(r"^\| `\w+` \|.*\|$", part, re.M)
+        assert rows == [config_row(key, field) for key, field in section.model_fields.items()], title
     sections = list(dict.fromkeys(re.split("`", title)[0] for title in SECTIONS))
     assert sections[: len(PPOJob.model_fields)] == list(PPOJob.model_fields)
 
@@ -157,7 +152,10 @@ def emitted_metrics() -> set[str]:
 def test_every_metric_is_documented_and_nothing_else() -> None:
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `([^`]+)` \|", text, re.M)) - {"update", "episodes", "time", "out_of_range"}
-    assert documented == emitted_metrics()
+    emitted = emitted_metrics()
+    assert documented == emitted
+    assert {"objective/kl", "ppo/loss/total", "time/ppo/rollout", "compare/after/kl", "judge/NAME/mean"} <= emitted
+    assert len(emitted) > 40
 
 
 def test_healthy_ranges_are_those_of_the_code() -> None:
@@ -168,27 +166,18 @@ def test_healthy_ranges_are_those_of_the_code() -> None:
     assert said == {name: f"{str(healthy).capitalize()}: {healthy.reason}." for name, healthy in HEALTHY.items()}
 
 
-def test_metrics_were_found_in_the_trainer() -> None:
-    found = emitted_metrics()
-    assert {"objective/kl", "ppo/loss/total", "time/ppo/rollout", "compare/after/kl", "judge/NAME/mean"} <= found
-    assert len(found) > 40
-
-
 # links and commands
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_relative_links_resolve(page: Path) -> None:
-    links = LINK.findall(page.read_text(encoding="utf-8"))
-    broken = []
-    for link in links:
-        target, _, anchor = link.partition("#")
-        if re.match(r"[a-z]+:", target):
-            continue
-        path = (page.parent / target).resolve() if target else page
-        if not path.exists() or (anchor and anchor not in anchors(path)):
-            broken.append(link)
-    assert broken == []
+def test_relative_links_resolve_and_no_placeholder_is_left() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"\{\{[A-Z_]+\}\}", text), name_of(page)
+        for link in LINK.findall(text):
+            target, _, anchor = link.partition("#")
+            if not re.match(r"[a-z]+:", target):
+                path = (page.parent / target).resolve() if target else page
+                assert path.exists() and (not anchor or anchor in anchors(path)), f"{name_of(page)}: {link}"
 
 
 def anchors(page: Path) -> set[str]:
@@ -197,17 +186,13 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_every_page_of_docs_is_linked_from_both_readmes() -> None:
+def test_both_readmes_link_every_page_and_name_the_two_commands() -> None:
     for readme in READMES:
-        linked = {link.partition("#")[0] for link in LINK.findall(readme.read_text(encoding="utf-8"))}
+        text = readme.read_text(encoding="utf-8")
+        linked = {link.partition("#")[0] for link in LINK.findall(text)}
         assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= linked, readme.name
-
-
-@pytest.mark.parametrize("readme", READMES, ids=name_of)
-def test_readmes_name_the_two_commands(readme: Path) -> None:
-    text = readme.read_text(encoding="utf-8")
-    assert "make demo" in text
-    assert "make test" in text
+        assert any(line.startswith("make demo") for line in text.splitlines()[:15]), readme.name
+        assert "make test" in text
 
 
 def test_the_table_of_verbs_is_that_of_the_command_line() -> None:
@@ -266,12 +251,6 @@ def test_every_picture_of_the_documents_is_made_by_a_script() -> None:
         assert re.sub("-(en|ja)$", "", picture.stem) in scripts, picture.name
 
 
-def test_the_first_command_is_within_the_first_15_lines() -> None:
-    for readme in READMES:
-        first = readme.read_text(encoding="utf-8").splitlines()[:15]
-        assert any(line.startswith("make demo") for line in first), readme.name
-
-
 def test_file_tree_names_files_that_exist() -> None:
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     tree = next(m[2] for m in FENCE.finditer(text) if m[2].startswith("konomi/\n"))
@@ -289,13 +268,11 @@ def test_file_tree_names_files_that_exist() -> None:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    for page in PAGES:
-        for match in FENCE.finditer(page.read_text(encoding="utf-8")):
-            if match[1] == "sh":
-                for line in match[2].splitlines():
-                    words = shlex.split(line, comments=True)
-                    if "konomi" in words:
-                        yield f"{name_of(page)}: {line}", words[words.index("konomi") + 1 :]
+    for where, text in blocks("sh"):
+        for line in text.splitlines():
+            words = shlex.split(line, comments=True)
+            if "konomi" in words:
+                yield f"{where}: {line}", words[words.index("konomi") + 1 :]
 
 
 def test_commands_in_the_documents_exist() -> None:
@@ -338,15 +315,15 @@ def test_job_files_in_the_documents_exist() -> None:
 # code
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_compile_and_use_public_names_only(code: str) -> None:
-    tree = ast.parse(code)
-    compile(tree, "block", "exec")
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "konomi":
-            assert node.attr in konomi.__all__
-        if isinstance(node, ast.ImportFrom) and node.module == "konomi":
-            assert {alias.name for alias in node.names} <= set(konomi.__all__)
+def test_python_blocks_compile_and_use_public_names_only() -> None:
+    for where, code in blocks("python"):
+        tree = ast.parse(code)
+        compile(tree, where, "exec")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "konomi":
+                assert node.attr in konomi.__all__, where
+            if isinstance(node, ast.ImportFrom) and node.module == "konomi":
+                assert {alias.name for alias in node.names} <= set(konomi.__all__), where
 
 
 def test_pipeline_of_the_readme_runs_in_the_tiny_world(
@@ -387,21 +364,16 @@ def test_reward_example_of_the_quickstart_scores(tmp_path: Path) -> None:
         assert scores[0] > scores[1]
 
 
-@pytest.mark.parametrize("text", blocks("toml"))
-def test_toml_blocks_are_valid_jobs(text: str, tmp_path: Path) -> None:
-    (tmp_path / "job.toml").write_text(text, encoding="utf-8")
-    said = re.match(r"# konomi (\w+)\n", text)
-    verb = said[1] if said else "sft" if "[sft]" in text else "ppo"
-    if verb == "run":
-        load_pipeline(tmp_path / "job.toml", tmp_path)
-    else:
-        load_config(tmp_path / "job.toml", JOBS.get(verb, PPOJob))
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_no_placeholder_is_left(page: Path) -> None:
-    left = re.findall(r"\{\{[A-Z_]+\}\}", page.read_text(encoding="utf-8"))
-    assert left == []
+def test_toml_blocks_are_valid_jobs(tmp_path: Path) -> None:
+    for where, text in blocks("toml"):
+        path = tmp_path / f"{where.replace('/', '-')}.toml"
+        path.write_text(text, encoding="utf-8")
+        named = re.match(r"# konomi (\w+)\n", text)
+        verb = named[1] if named else "sft" if "[sft]" in text else "ppo"
+        if verb == "run":
+            load_pipeline(path, tmp_path)
+        else:
+            load_config(path, JOBS.get(verb, PPOJob))
 
 
 def test_changelog_names_the_version() -> None:

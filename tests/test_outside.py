@@ -9,19 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from typer.testing import CliRunner
 
 import tiny
 from children import child
-from konomi.cli import app
+from command_line import konomi, sets, started, wait_until
 
 TASTE = '''
 import os, resource
@@ -90,7 +88,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in files.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
 
 
@@ -105,10 +102,6 @@ def _save_bpe(directory: Path) -> None:
     inner.train_from_iterator(["the cat and the hat"] * 9, trainer)
     tiny.tiny_model("gpt2", vocab=inner.get_vocab_size(), bos_token_id=0, eos_token_id=0).save_pretrained(directory)
     PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>").save_pretrained(directory)
-
-
-def konomi(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
 
 
 # -- a full disk -------------------------------------------------------------------------------------------------------
@@ -161,7 +154,7 @@ def test_a_disk_that_is_full_is_one_message(world: Path) -> None:
 
 
 def test_a_run_that_filled_the_disk_goes_on_once_there_is_room(world: Path) -> None:
-    job = ("ppo", "ppo.toml", "--set", "reward.name=taste.py:filling", "--set", "run.save_every=1")
+    job = ("ppo", "ppo.toml", *sets("reward.name=taste.py:filling", "run.save_every=1"))
     (world / "full").touch()
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -172,8 +165,7 @@ def test_a_run_that_filled_the_disk_goes_on_once_there_is_room(world: Path) -> N
     assert "checkpoints/update-00003: cannot be written: File too large" in full.stderr.splitlines()[-1]
     assert [path.name for path in Path("runs/full/checkpoints").iterdir()] == ["update-00002"]
     (world / "full").unlink()
-    resumed = konomi("ppo", "--resume", "runs/full", "--json")
-    assert resumed.exit_code == 0, resumed.stderr
+    resumed = konomi("ppo", "--resume", "runs/full", "--json", code=0)
     whole = konomi(*job, "--set", "run.name=whole", "--json")
     assert json.loads(resumed.stdout)["compare"] == json.loads(whole.stdout)["compare"]
 
@@ -204,12 +196,7 @@ def test_variables_that_a_launcher_has_left(world: Path, monkeypatch: pytest.Mon
 # -- where output goes, and signals ------------------------------------------------------------------------------------
 
 
-def started(*arguments: str, **streams: Any) -> AbstractContextManager[subprocess.Popen[str]]:
-    return child([sys.executable, "-m", "konomi", *arguments], **streams)
-
-
 def finished(*arguments: str, **streams: Any) -> subprocess.CompletedProcess[str]:
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
     with started(*arguments, **streams) as process:
         output, errors = process.communicate(timeout=120)
     return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
@@ -221,24 +208,21 @@ def status(run: str) -> dict[str, Any]:
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists() or not path.stat().st_size:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: path.exists() and path.stat().st_size > 0, process)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
 def test_what_nobody_reads_ends_no_run(world: Path) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
-        assert finished("ppo", "ppo.toml", "--set", "run.name=full", "--set", "ppo.episodes=16", stderr=full).returncode == 0
+        assert finished("ppo", "ppo.toml", *sets("run.name=full", "ppo.episodes=16"), stderr=full).returncode == 0
         for arguments in (["convert", "pairs.jsonl", "out.jsonl", "--to", "rankings"], ["convert", "--help"]):
             done = finished(*arguments, stdout=full)
             assert done.returncode == 1
             assert done.stderr.splitlines()[-1] == "konomi: standard output: cannot be written: No space left on device"
             assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
     assert len(Path("out.jsonl").read_text("utf-8").splitlines()) == 72
-    short = ("--set", "run.name=head", "--set", "ppo.episodes=32")
-    with started("ppo", "ppo.toml", *short, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    short = sets("run.name=head", "ppo.episodes=32")
+    with started("ppo", "ppo.toml", *short, stdout=subprocess.DEVNULL) as process:
         assert process.stderr is not None
         process.stderr.readline()
         process.stderr.close()
@@ -246,7 +230,7 @@ def test_what_nobody_reads_ends_no_run(world: Path) -> None:
     assert [(status(f"runs/{name}")["status"], status(f"runs/{name}")["reason"]) for name in ("full", "head")] == [
         ("finished", None)
     ] * 2
-    with started("generate", "lm", "-p", "a", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with started("generate", "lm", "-p", "a") as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert (process.stderr.read(), process.wait(timeout=120)) == ("", 1)
@@ -254,7 +238,7 @@ def test_what_nobody_reads_ends_no_run(world: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of POSIX")
 def test_a_closed_terminal_is_a_wish_to_stop(world: Path) -> None:
-    long = ("ppo", "ppo.toml", "--set", "ppo.episodes=160000", "--set", "run.save_every=5000")
+    long = ("ppo", "ppo.toml", *sets("ppo.episodes=160000", "run.save_every=5000"))
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = world / "runs"
     with started(*long, "--set", "run.name=one", **quiet) as process:
@@ -267,12 +251,11 @@ def test_a_closed_terminal_is_a_wish_to_stop(world: Path) -> None:
     ignoring = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
     command = [sys.executable, "-c", ignoring, sys.executable, "-m", "konomi", *long, "--set", "run.name=two"]
     with child(command, **quiet) as process:  # as nohup does it
-        wait_for(run / "two" / "metrics.jsonl", process)
+        metrics = run / "two" / "metrics.jsonl"
+        wait_for(metrics, process)
         process.send_signal(signal.SIGHUP)
-        lines, deadline = (run / "two" / "metrics.jsonl").read_bytes().count(b"\n"), time.monotonic() + 120
-        while (run / "two" / "metrics.jsonl").read_bytes().count(b"\n") < lines + 3:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+        lines = len(metrics.read_bytes().splitlines())
+        wait_until(lambda: len(metrics.read_bytes().splitlines()) >= lines + 3, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 130
     assert status("runs/two")["reason"].startswith("SIGTERM after update ")
@@ -283,8 +266,7 @@ def test_a_closed_terminal_ends_a_server_well(world: Path) -> None:
     row = {"version": 1, "prompt": "a", "candidates": [{"text": "b"}, {"text": "c"}]}
     Path("candidates.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     for number in (signal.SIGHUP, signal.SIGTERM):
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with started("label", f"project-{number}", "--candidates", "candidates.jsonl", **pipes) as process:
+        with started("label", f"project-{number}", "--candidates", "candidates.jsonl") as process:
             assert process.stdout is not None
             address = urlsplit(process.stdout.readline().split()[1])
             with socket.create_connection((str(address.hostname), address.port or 0), timeout=60):
@@ -311,18 +293,15 @@ def test_a_reward_that_needs_a_column_fails_before_training(world: Path) -> None
     )
     rows = ("--set", "data.prompts=rows.jsonl", "--set", 'compare.extra=["hello"]')
     tables = {
-        "reward": ("--set", "reward.name=weighing.py:weigh"),
-        "judge": ("--set", "judges.j.kind=function", "--set", "judges.j.name=weighing.py:weigh"),
+        "reward": sets("reward.name=weighing.py:weigh"),
+        "judge": sets("judges.j.kind=function", "judges.j.name=weighing.py:weigh"),
     }
     for settings in tables.values():
-        result = konomi("ppo", "ppo.toml", *rows, *settings)
-        assert result.exit_code == 2, result.stderr
+        result = konomi("ppo", "ppo.toml", *rows, *settings, code=2)
         assert "compare.extra: its prompts have no column 'weight'" in result.stderr and "weighing.py:weigh" in result.stderr
     assert not Path("runs").exists()
-    made = konomi("ppo", "ppo.toml", *rows, "--set", "reward.name=weighing.py:careful", "--set", "run.name=one")
-    assert made.exit_code == 0, made.stderr
-    made = konomi("ppo", "ppo.toml", *rows[:2], "--set", "reward.name=weighing.py:weigh", "--set", "run.name=two")
-    assert made.exit_code == 0, made.stderr
+    konomi("ppo", "ppo.toml", *rows, *sets("reward.name=weighing.py:careful", "run.name=one"), code=0)
+    konomi("ppo", "ppo.toml", *rows[:2], *sets("reward.name=weighing.py:weigh", "run.name=two"), code=0)
     again = konomi("compare", "runs/two", "--prompt", "hello")
     assert (again.exit_code, "no column 'weight'" in again.stderr) == (2, True)
 
@@ -330,10 +309,8 @@ def test_a_reward_that_needs_a_column_fails_before_training(world: Path) -> None
 def test_a_reward_that_exits_is_named(world: Path) -> None:
     Path("leaving.py").write_text("import sys\ndef leave(responses):\n    sys.exit(0)\n", encoding="utf-8")
     Path("leaves.py").write_text("import sys\nsys.exit('no licence')\n", encoding="utf-8")
-    called = konomi("ppo", "ppo.toml", "--set", "reward.name=leaving.py:leave", "--set", "run.name=one")
-    assert called.exit_code == 1
+    called = konomi("ppo", "ppo.toml", *sets("reward.name=leaving.py:leave", "run.name=one"), code=1)
     assert called.stderr.splitlines()[-1].startswith("konomi: reward leaving.py:leave: SystemExit: 0")
     assert status("runs/one")["status"] == "failed" and "leaving.py:leave" in status("runs/one")["reason"]
-    imported = konomi("ppo", "ppo.toml", "--set", "reward.name=leaves.py:leave")
-    assert imported.exit_code == 2
+    imported = konomi("ppo", "ppo.toml", "--set", "reward.name=leaves.py:leave", code=2)
     assert "leaves.py:leave: cannot be imported: SystemExit: no licence" in imported.stderr and "line 2" in imported.stderr

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import tiny
-from children import child
-from konomi.cli import app
+from command_line import assert_mistakes, konomi, lines_of, sets, started, wait_until, write_rows
 from konomi.config import ModelConfig
 from konomi.data.records import Prompt
 from konomi.models.load import load_causal_lm
@@ -46,26 +40,17 @@ def pairs() -> list[dict[str, str]]:
     return [{"prompt": f"{word} ", "completion": f"{word}{word}"} for word in WORDS]
 
 
-def write(path: Path, rows: list[Any]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
 def furnished(tmp_path: Path) -> Path:
     """A directory with a tiny model, texts and a job file."""
     tiny.save_tiny(tmp_path / "lm", "gpt2")
-    write(tmp_path / "pairs.jsonl", pairs())
-    write(tmp_path / "talks.jsonl", [
+    write_rows(tmp_path / "pairs.jsonl", pairs())
+    write_rows(tmp_path / "talks.jsonl", [
         {"messages": [{"role": "user", "content": p["prompt"].strip()}, {"role": "assistant", "content": p["completion"]}]}
         for p in pairs()
     ])  # fmt: skip
     (tmp_path / "texts.txt").write_text("\n".join(f"{w} {w}" for w in WORDS), encoding="utf-8")
     (tmp_path / "job.toml").write_text(JOB, encoding="utf-8")
     return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 @pytest.fixture
@@ -84,18 +69,13 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def konomi(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
-
-
 def ran(*settings: str) -> dict[str, Any]:
-    result = konomi("sft", "job.toml", "--json", *(word for each in settings for word in ("--set", each)))
-    assert result.exit_code == 0, result.stderr
+    result = konomi("sft", "job.toml", "--json", *sets(*settings), code=0)
     return {**json.loads(result.stdout), "said": result.stderr}
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return lines_of(run / "metrics.jsonl")
 
 
 @torch.no_grad()
@@ -150,8 +130,7 @@ def test_a_whole_job(world: Path) -> None:
     copied = Path(client.download_artifacts(logged.info.run_id, "run.json", str(world)))
     assert json.loads(copied.read_text(encoding="utf-8"))["status"] == "finished"
 
-    spoken = konomi("generate", told["model"], "-p", "bal ", "-n", "2", "--json")
-    assert spoken.exit_code == 0, spoken.stderr
+    konomi("generate", told["model"], "-p", "bal ", "-n", "2", "--json", code=0)
 
 
 def test_ppo_goes_on_from_it(world: Path) -> None:
@@ -163,13 +142,11 @@ def test_ppo_goes_on_from_it(world: Path) -> None:
         "baseline_samples = 8\n[run]\nmlflow = false\n",
         encoding="utf-8",
     )
-    result = konomi("ppo", "ppo.toml", "--json")
-    assert result.exit_code == 0, result.stderr
+    konomi("ppo", "ppo.toml", "--json", code=0)
 
 
 def test_the_result_in_words(world: Path) -> None:
-    result = konomi("sft", "job.toml", "--set", "run.name=a b", "--set", "sft.epochs=1")
-    assert result.exit_code == 0, result.stderr
+    result = konomi("sft", "job.toml", *sets("run.name=a b", "sft.epochs=1"), code=0)
     for words in ("held-out texts", "perplexity", "nats/token", "konomi", "generate 'runs/a b/model'", "ppo"):
         assert words in result.stdout
 
@@ -202,7 +179,7 @@ def test_a_learning_rate_that_only_harms_is_said(world: Path) -> None:
     assert told["best_update"] == 0 and told["after"] == told["before"]
     kept, initial = (load_causal_lm(ModelConfig(name=str(name))).model.state_dict() for name in (told["model"], "lm"))
     assert all(torch.equal(kept[name], initial[name]) for name in initial)
-    shown = konomi("sft", "job.toml", "--set", "sft.learning_rate=3.0", "--set", "sft.epochs=1", "--set", "sft.warmup=0")
+    shown = konomi("sft", "job.toml", *sets("sft.learning_rate=3.0", "sft.epochs=1", "sft.warmup=0"))
     assert "-> after 0 of " in shown.stdout and "no later one was better: the model is the initial one" in shown.stdout
 
 
@@ -232,14 +209,15 @@ def test_a_tokenizer_without_an_end_is_told(world: Path) -> None:
 
 
 def test_a_stop_says_what_there_is_and_leaves_nothing_half_written(world: Path) -> None:
-    command = [sys.executable, "-m", "konomi", "sft", "job.toml", "--set", "run.name=stopped", "--set", "sft.epochs=100000",
-               "--set", "sft.patience=100000", "--set", "sft.learning_rate=1e-4"]  # fmt: skip
-    run, deadline = world / "runs" / "stopped", time.monotonic() + 120
-    with child(command, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        while not (run / "metrics.jsonl").exists() or not any("eval/loss" in line and line["update"] for line in lines(run)):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    endless = sets("run.name=stopped", "sft.epochs=100000", "sft.patience=100000", "sft.learning_rate=1e-4")
+    command = ["sft", "job.toml", *endless]
+    run = world / "runs" / "stopped"
+
+    def evaluated() -> bool:
+        return (run / "metrics.jsonl").exists() and any("eval/loss" in line and line["update"] for line in lines(run))
+
+    with started(*command) as process:
+        wait_until(evaluated, process)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
@@ -272,52 +250,36 @@ def test_a_stop_before_the_first_evaluation(world: Path, monkeypatch: pytest.Mon
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (["data.texts=none.jsonl"], ["none.jsonl", "no such file"]),
-        (["data.texts=empty.jsonl"], ["empty.jsonl: no rows in it"]),
-        (["data.prompt_column=prmpt"], ["needed:", "data.prompt_column"]),
-        (["data.kind=text"], ["pairs.jsonl:1: no column 'text'", "data.text_column"]),
-        (["data.kind=pairs"], ["data.kind", "prompt-completion"]),
-        (["data.split=test"], ["data.split", "is a file"]),
-        (["data.held_out=0"], ["held_out = 0", "above 0 and below 1"]),
-        (["data.limit=1"], ["held out"]),
-        (["data.texts=texts.txt", "sft.loss=completion"], ["plain texts", 'sft.loss = "all"', "completion columns"]),
-        (["sft.max_length=5"], ["pairs.jsonl:", "the prompt alone has 5 tokens", "sft.max_length = 5"]),
-        (["sft.max_length=1"], ["sft.max_length", "greater than or equal to 2"]),
-        (["data.texts=long.txt", "sft.max_length=500"], ["202 tokens", "context of 128", "set sft.max_length = 128"]),
-        (["sft.batch_size=6"], ["batch_size = 6 is not a multiple of micro_batch_size = 4", "4, 8"]),
-        (["sft.batch_size=2"], ["the nearest that are: 4, 4"]),
-        (["sft.warmup=1"], ["sft.warmup", "less than 1"]),
-        (["model.top_layers=5"], ["model.top_layers = 5: the model has 2 layers"]),
-        (["model.name=./none"], ["none"]),
-        (["sft.epoch=3"], ["sft.epoch", "did you mean epochs"]),
-    ],
-)
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(
-    untouched: Path, settings: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(untouched)
-    before = sorted(untouched.rglob("*"))
-    result = konomi("sft", "job.toml", *(word for each in settings for word in ("--set", each)))
-    assert result.exit_code == 2, result.stderr
-    for word in words:
-        assert word in result.stderr
-    assert "Traceback" not in result.stderr
-    assert sorted(untouched.rglob("*")) == before
+MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["data.texts=none.jsonl"], ["none.jsonl", "no such file"]),
+    (["data.texts=empty.jsonl"], ["empty.jsonl: no rows in it"]),
+    (["data.prompt_column=prmpt"], ["needed:", "data.prompt_column"]),
+    (["data.kind=text"], ["pairs.jsonl:1: no column 'text'", "data.text_column"]),
+    (["data.kind=pairs"], ["data.kind", "prompt-completion"]),
+    (["data.split=test"], ["data.split", "is a file"]),
+    (["data.held_out=0"], ["held_out = 0", "above 0 and below 1"]),
+    (["data.limit=1"], ["held out"]),
+    (["data.texts=texts.txt", "sft.loss=completion"], ["plain texts", 'sft.loss = "all"', "completion columns"]),
+    (["sft.max_length=5"], ["pairs.jsonl:", "the prompt alone has 5 tokens", "sft.max_length = 5"]),
+    (["sft.max_length=1"], ["sft.max_length", "greater than or equal to 2"]),
+    (["data.texts=long.txt", "sft.max_length=500"], ["202 tokens", "context of 128", "set sft.max_length = 128"]),
+    (["sft.batch_size=6"], ["batch_size = 6 is not a multiple of micro_batch_size = 4", "4, 8"]),
+    (["sft.batch_size=2"], ["the nearest that are: 4, 4"]),
+    (["sft.warmup=1"], ["sft.warmup", "less than 1"]),
+    (["model.top_layers=5"], ["model.top_layers = 5: the model has 2 layers"]),
+    (["model.name=./none"], ["none"]),
+    (["sft.epoch=3"], ["sft.epoch", "did you mean epochs"]),
+]  # fmt: skip
+
+
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_mistakes(untouched, ((("sft", "job.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)
 
 
 def test_texts_have_to_be_named(world: Path) -> None:
     (world / "job.toml").write_text('[model]\nname = "lm"\n', encoding="utf-8")
     result = konomi("sft", "job.toml")
     assert (result.exit_code, "data: Field required" in result.stderr) == (2, True)
-
-
-def test_help_teaches() -> None:
-    text = " ".join(konomi("sft", "--help").stdout.split())
-    for word in ("completion", "messages", "perplexity", "sft.packing", "Ctrl-C", "[data]", "--set"):
-        assert word in text
 
 
 @pytest.mark.real

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from konomi.cli import app
+from command_line import assert_mistakes, konomi, sets
 from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
 from konomi.data.records import Candidate, Prompt, Ranking, Task
-from konomi.jobs.simulated_rater import pairs_alike, ranks
+from konomi.jobs.judge import pairs_alike, ranks
 from tiny import ALPHABET, tiny_config, tiny_tokenizer
 
 REWARD = """
@@ -55,15 +54,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def konomi(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
-
-
 def judged(name: str, *settings: str) -> tuple[list[Ranking], dict[str, Any]]:
     """The rankings of a run and its manifest."""
-    options = [word for item in settings for word in ("--set", item)]
-    result = konomi("judge", "job.toml", "--set", f"run.name={name}", "--json", *options)
-    assert result.exit_code == 0, result.stderr
+    konomi("judge", "job.toml", "--json", *sets(f"run.name={name}", *settings), code=0)
     run = Path("runs") / name
     rankings = [each for each in read_comparisons(run / "rankings.jsonl") if isinstance(each, Ranking)]
     return rankings, json.loads((run / "manifest.json").read_text(encoding="utf-8"))
@@ -128,23 +121,21 @@ def test_columns_reach_the_reward(world: Path) -> None:
     assert all(each.score == 2 * len(each.response) for each in read_scores("runs/weighted/truth.jsonl"))
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (["candidates=none.jsonl"], ["none.jsonl"]),
-        (["candidates=taste.py"], ["taste.py"]),
-        (["judge.agreement=0.5"], ["judge.agreement", "greater than 0.5"]),
-        (["judge.agreement=1.1"], ["judge.agreement", "less than or equal to 1"]),
-        (["judge.overlap=2"], ["judge.overlap"]),
-        (["reward.name=taste.py:nothing"], ["nothing"]),
-        (["candidate=x"], ["section.key=value"]),
-    ],
-)
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, settings: list[str], words: list[str]) -> None:
-    result = konomi("judge", "job.toml", *(word for item in settings for word in ("--set", item)))
-    assert result.exit_code == 2, result.stderr
-    assert all(word in result.stderr for word in words), result.stderr
-    assert not (world / "runs").exists()
+MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["candidates=none.jsonl"], ["none.jsonl"]),
+    (["candidates=taste.py"], ["taste.py"]),
+    (["judge.agreement=0.5"], ["judge.agreement", "greater than 0.5"]),
+    (["judge.agreement=1.1"], ["judge.agreement", "less than or equal to 1"]),
+    (["judge.overlap=2"], ["judge.overlap"]),
+    (["reward.name=taste.py:nothing"], ["nothing"]),
+    (["candidate=x"], ["section.key=value"]),
+]  # fmt: skip
+
+
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world / "empty.toml").write_text("[judge]\nagreement = 0.8\n", encoding="utf-8")
+    assert "empty.toml: candidates: Field required" in konomi("judge", "empty.toml", code=2).stderr
+    assert_mistakes(world, ((("judge", "job.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)
 
 
 def test_a_reward_that_cuts_texts_says_how_many_before_it_begins(world: Path) -> None:
@@ -163,22 +154,13 @@ def test_a_reward_that_cuts_texts_says_how_many_before_it_begins(world: Path) ->
     result = konomi("judge", "job.toml", "--set", "reward.max_length=3")
     assert (result.exit_code, (world / "runs").exists()) == (2, False)
     assert f"{len(tasks)} of {len(tasks)} prompts are that long by themselves" in result.stderr
-    result = konomi("judge", "job.toml")
-    assert result.exit_code == 0, result.stderr
+    result = konomi("judge", "job.toml", code=0)
     assert f"{len(tasks)} of {2 * len(tasks)} texts are cut, the longest has 8 tokens" in result.stderr
 
 
-def test_a_file_without_candidates_is_refused(world: Path) -> None:
-    (world / "empty.toml").write_text("[judge]\nagreement = 0.8\n", encoding="utf-8")
-    result = konomi("judge", "empty.toml")
-    assert (result.exit_code, "empty.toml: candidates: Field required" in result.stderr) == (2, True)
-
-
 def test_an_agreement_that_cannot_be_reached_and_a_reward_that_fails(world: Path) -> None:
-    flat = konomi("judge", "job.toml", "--set", "reward.name=taste.py:flat")
-    assert flat.exit_code == 2
+    flat = konomi("judge", "job.toml", "--set", "reward.name=taste.py:flat", code=2)
     assert "720 of the 720 pairs of candidates have equal scores" in flat.stderr
-    broken = konomi("judge", "job.toml", "--set", "reward.name=taste.py:broken", "--set", "run.name=broken")
-    assert broken.exit_code == 1
+    konomi("judge", "job.toml", *sets("reward.name=taste.py:broken", "run.name=broken"), code=1)
     assert len(Path("runs/broken/failed_texts.jsonl").read_text(encoding="utf-8").splitlines()) == 128
     assert json.loads(Path("runs/broken/run.json").read_text(encoding="utf-8"))["status"] == "failed"

@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import filelock
 import pytest
-from typer.testing import CliRunner
 
 import tiny
-from children import child
-from konomi.cli import app
+from command_line import assert_mistakes, konomi, sets, started, wait_until
 from konomi.config import VERBS, PPOJob, load_pipeline
 from konomi.jobs.inputs import file_of
 from konomi.jobs.pipeline import runner
@@ -81,11 +75,6 @@ def furnished(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(autouse=True)
-def no_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory."""
@@ -107,14 +96,9 @@ def checked(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return shared
 
 
-def konomi(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
-
-
 def ran(*arguments: str) -> list[str]:
     """Run the pipeline to its end; the stages that were not skipped."""
-    result = konomi("run", "pipe.toml", "--json", *arguments)
-    assert result.exit_code == 0, result.stderr
+    result = konomi("run", "pipe.toml", "--json", *arguments, code=0)
     told = json.loads(result.stdout)
     assert [stage["stage"] for stage in told["stages"]] == STAGES
     return [stage["stage"] for stage in told["stages"] if stage["status"] == "finished"]
@@ -122,8 +106,7 @@ def ran(*arguments: str) -> list[str]:
 
 def planned(*arguments: str) -> dict[str, str]:
     """Stage -> action: why."""
-    result = konomi("run", "pipe.toml", "--dry-run", "--json", *arguments)
-    assert result.exit_code == 0, result.stderr
+    result = konomi("run", "pipe.toml", "--dry-run", "--json", *arguments, code=0)
     return {step["stage"]: f"{step['action']}: {step['why']}" for step in json.loads(result.stdout)}
 
 
@@ -143,8 +126,7 @@ SKIP = "skip: nothing that it depends on has changed"
 def test_what_is_finished_is_run_again_only_when_something_changed(world: Path) -> None:
     assert planned() == dict.fromkeys(STAGES, "run: it has not run yet")
     assert not (world / "runs").exists()
-    first = konomi("run", "pipe.toml")
-    assert first.exit_code == 0, first.stderr
+    first = konomi("run", "pipe.toml", code=0)
     for number, (name, do) in enumerate(zip(STAGES, ("sample", "judge", "ppo", "sample"), strict=True), start=1):
         assert f"Stage {number} of 4, {name} ({do}): runs, it has not run yet" in first.stderr
         assert f"Stage {number} of 4, {name} ({do}): finished in 0:" in first.stderr
@@ -194,8 +176,7 @@ def test_the_seed_is_that_of_all_stages(world: Path) -> None:
 
 
 def test_a_failed_stage_is_named_and_the_next_command_goes_on_from_it(world: Path) -> None:
-    broken = konomi("run", "pipe.toml", "--set", "stages.rank.reward.name=taste.py:broken")
-    assert broken.exit_code == 1
+    broken = konomi("run", "pipe.toml", "--set", "stages.rank.reward.name=taste.py:broken", code=1)
     assert "konomi: stage rank: reward taste.py:broken: returned nan" in broken.stderr
     assert (status("candidates"), status("rank")) == ("finished", "failed")
     assert planned()["rank"] == "run: it failed"
@@ -209,24 +190,17 @@ def test_a_failed_stage_is_named_and_the_next_command_goes_on_from_it(world: Pat
 
 def test_a_policy_that_ran_away_stops_the_pipeline(world: Path) -> None:
     wild = ("ppo.learning_rate=0.05", "ppo.kl_target=1", "ppo.kl_cap=1.5")
-    result = konomi("run", "pipe.toml", *(word for item in wild for word in ("--set", f"stages.policy.{item}")))
-    assert result.exit_code == 1
+    result = konomi("run", "pipe.toml", *(word for item in wild for word in ("--set", f"stages.policy.{item}")), code=1)
     assert "konomi: stage policy: " in result.stderr and "kl_cap" in result.stderr
     assert "the run is in runs/tiny/policy" in result.stderr
     assert (status("policy"), Path("runs/tiny/after").exists()) == ("failed", False)
 
 
 def test_killed_in_the_middle_of_ppo_it_goes_on_as_if_nothing_had_been(world: Path) -> None:
-    slow = ("--set", "stages.policy.reward.name=taste.py:slow", "--set", "mlflow=true")
-    command = [sys.executable, "-m", "konomi", "run", "pipe.toml", *slow]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    slow = sets("stages.policy.reward.name=taste.py:slow", "mlflow=true")
     (world / "slow").touch()
-    with child(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
-        deadline = time.monotonic() + 120
-        while not (world / "runs/tiny/policy/checkpoints/update-00001").is_dir():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with started("run", "pipe.toml", *slow) as process:
+        wait_until((world / "runs/tiny/policy/checkpoints/update-00001").is_dir, process)
         taken = konomi("run", "pipe.toml")
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
@@ -255,53 +229,47 @@ def test_killed_in_the_middle_of_ppo_it_goes_on_as_if_nothing_had_been(world: Pa
 # bad files
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ('name = "tiny"', "", ["pipe.toml: name: Field required"]),
-        ('name = "tiny"', 'name = "../tiny"', ["'../tiny'", "letters, digits, _ and - only"]),
-        ('name = "tiny"', 'nam = "tiny"', ["pipe.toml: nam: unknown key; did you mean name?"]),
-        ("[stages.rank]", '[stages."a.b"]', ["'a.b'", "letters, digits, _ and - only"]),
-        ("[stages.rank]", "[stages.mlartifacts]", ["mlartifacts"]),
-        ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "one of: sft, sample, judge, label, reward,"]),
-        ('do = "judge"', "", ["pipe.toml: stages.rank: do = None"]),
-        ('do = "judge"', 'do = "judge"\njudge.agree = 0.8', ["stages.rank: judge.agree: unknown key; did you mean agreement?"]),
-        ("episodes = 96", "episodes = 97", ["stages.policy: ppo: episodes = 97 is not a multiple"]),
-        ("run = { save_every = 1 }", "run = 3", ["stages.policy: run has to be a section, [stages.policy.run]"]),
-        ("save_every = 1", 'name = "x"', ["stages.policy: run.name is decided by the pipeline"]),
-        ("@candidates.candidates", "@nobody.candidates",
-         ["stages.rank: candidates = '@nobody.candidates'", "there is no stage 'nobody'", "here: @candidates.candidates"]),
-        ("@candidates.candidates", "@candidates.rankings",
-         ["stage candidates (sample) has no output 'rankings'", "to be had here: @candidates.candidates"]),
-        ("@candidates.candidates", "@policy.model", ["stage policy does not come before this one"]),
-        ('models.a.name = "lm"', 'models.a.name = "@rank.truth"',
-         ["stages.candidates: models.a.name", "to be had here: nothing, this is the first stage"]),
-        ("[stages", "[stag", ["pipe.toml: stag: unknown key"]),
-    ],
-)  # fmt: skip
-def test_the_whole_file_is_checked_before_anything_runs(checked: Path, old: str, new: str, words: list[str]) -> None:
-    rewrite("pipe.toml", old, new)
-    result = konomi("run", "pipe.toml")
-    assert result.exit_code == 2, result.stderr
-    assert all(word in result.stderr for word in words), result.stderr
-    assert not (checked / "runs").exists()
+CHANGES: list[tuple[str, str, list[str]]] = [
+    ('name = "tiny"', "", ["pipe.toml: name: Field required"]),
+    ('name = "tiny"', 'name = "../tiny"', ["'../tiny'", "letters, digits, _ and - only"]),
+    ('name = "tiny"', 'nam = "tiny"', ["pipe.toml: nam: unknown key; did you mean name?"]),
+    ("[stages.rank]", '[stages."a.b"]', ["'a.b'", "letters, digits, _ and - only"]),
+    ("[stages.rank]", "[stages.mlartifacts]", ["mlartifacts"]),
+    ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "one of: sft, sample, judge, label, reward,"]),
+    ('do = "judge"', "", ["pipe.toml: stages.rank: do = None"]),
+    ('do = "judge"', 'do = "judge"\njudge.agree = 0.8', ["stages.rank: judge.agree: unknown key; did you mean agreement?"]),
+    ("episodes = 96", "episodes = 97", ["stages.policy: ppo: episodes = 97 is not a multiple"]),
+    ("run = { save_every = 1 }", "run = 3", ["stages.policy: run has to be a section, [stages.policy.run]"]),
+    ("save_every = 1", 'name = "x"', ["stages.policy: run.name is decided by the pipeline"]),
+    ("@candidates.candidates", "@nobody.candidates",
+     ["stages.rank: candidates = '@nobody.candidates'", "there is no stage 'nobody'", "here: @candidates.candidates"]),
+    ("@candidates.candidates", "@candidates.rankings",
+     ["stage candidates (sample) has no output 'rankings'", "to be had here: @candidates.candidates"]),
+    ("@candidates.candidates", "@policy.model", ["stage policy does not come before this one"]),
+    ('models.a.name = "lm"', 'models.a.name = "@rank.truth"',
+     ["stages.candidates: models.a.name", "to be had here: nothing, this is the first stage"]),
+    ("[stages", "[stag", ["pipe.toml: stag: unknown key"]),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--set", "stages.nobody.ppo.episodes=1"], ["no stage 'nobody'", "candidates, rank, policy, after"]),
-        (["--set", "stages.policy.ppo.episods=1"], ["stages.policy: ppo.episods: unknown key; did you mean episodes?"]),
-        (["--set", "stages.policy=1"], ["no stage 'policy=1'"]),
-        (["--set", "names=x"], ["write section.key=value"]),
-        (["--from", "nobody"], ["--from nobody: no such stage; the stages are: candidates, rank, policy, after"]),
-    ],
-)
-def test_wrong_use_is_one_message_and_nothing_written(checked: Path, arguments: list[str], words: list[str]) -> None:
-    result = konomi("run", "pipe.toml", *arguments)
-    assert result.exit_code == 2, result.stderr
-    assert all(word in result.stderr for word in words), result.stderr
-    assert not (checked / "runs").exists()
+def test_the_whole_file_is_checked_before_anything_runs(checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for old, new, words in CHANGES:
+        Path("pipe.toml").write_text(FILE, encoding="utf-8")
+        rewrite("pipe.toml", old, new)
+        assert_mistakes(checked, [(["run", "pipe.toml"], words)], monkeypatch)
+
+
+MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["--set", "stages.nobody.ppo.episodes=1"], ["no stage 'nobody'", "candidates, rank, policy, after"]),
+    (["--set", "stages.policy.ppo.episods=1"], ["stages.policy: ppo.episods: unknown key; did you mean episodes?"]),
+    (["--set", "stages.policy=1"], ["no stage 'policy=1'"]),
+    (["--set", "names=x"], ["write section.key=value"]),
+    (["--from", "nobody"], ["--from nobody: no such stage; the stages are: candidates, rank, policy, after"]),
+]  # fmt: skip
+
+
+def test_wrong_use_is_one_message_and_nothing_written(checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_mistakes(checked, ((["run", "pipe.toml", *arguments], words) for arguments, words in MISTAKES), monkeypatch)
 
 
 def test_directories_that_are_not_a_pipelines(world: Path) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from konomi.cli import app
+from command_line import konomi, sets, write_rows
 from konomi.config import ModelReward
 from konomi.rewards import build_reward
 from tiny import ALPHABET, save_tiny, tiny_encoder
@@ -24,29 +22,18 @@ def answers(prompt: str, k: int = 4) -> list[str]:
     return list(dict.fromkeys("".join(ALPHABET[i] for i in row) for row in rows))
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps({"version": 1, **row}) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
-
-
 def rankings(tmp_path: Path) -> str:
     rows = []
     for prompt in PROMPTS:
         texts = answers(prompt)
         counts = [text.count("a") for text in texts]
         rows.append({"prompt": prompt, "responses": texts, "ranks": [1 + sum(c > own for c in counts) for own in counts]})
-    return write(tmp_path / "rankings.jsonl", rows)
+    return write_rows(tmp_path / "rankings.jsonl", rows)
 
 
 def candidates(tmp_path: Path) -> str:
     rows = [{"prompt": p, "candidates": [{"text": t, "model": "m"} for t in answers(p)]} for p in PROMPTS]
-    return write(tmp_path / "candidates.jsonl", rows)
-
-
-def konomi(*arguments: str, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == code, result.output
-    return result
+    return write_rows(tmp_path / "candidates.jsonl", rows)
 
 
 def config(tmp_path: Path, text: str) -> str:
@@ -66,7 +53,7 @@ def preference(tmp_path: Path, more: str = "") -> str:
 
 def test_from_rankings_to_a_reward_for_ppo(tmp_path: Path) -> None:
     job = preference(tmp_path, f'[normalize]\nsamples = "{candidates(tmp_path)}"')
-    said = konomi("reward", job, "--out", str(tmp_path / "runs"), "--json")
+    said = konomi("reward", job, "--out", str(tmp_path / "runs"), "--json", code=0)
     result = json.loads(said.stdout)
     run = tmp_path / "runs" / "r"
     assert result["status"] == "finished" and result["run"] == str(run)
@@ -103,12 +90,12 @@ def test_from_rankings_to_a_reward_for_ppo(tmp_path: Path) -> None:
         "batch_size = 32\nlearning_rate = 3e-3\nkl_coef = 0.01\n[run]\nmlflow = false\n",
         encoding="utf-8",
     )
-    made = json.loads(konomi("ppo", str(ppo), "--out", str(tmp_path / "runs"), "--json").stdout)
+    made = json.loads(konomi("ppo", str(ppo), "--out", str(tmp_path / "runs"), "--json", code=0).stdout)
     assert made["compare"]["difference"]["low"] > 0
 
 
 def test_without_samples_there_is_no_scale_and_ppo_says_so(tmp_path: Path) -> None:
-    output = konomi("reward", preference(tmp_path), "--out", str(tmp_path / "runs")).output
+    output = konomi("reward", preference(tmp_path), "--out", str(tmp_path / "runs"), code=0).output
     assert "It has no scale yet" in output
     model = tmp_path / "runs" / "r" / "model"
     ppo = tmp_path / "ppo.toml"
@@ -122,11 +109,11 @@ def test_without_samples_there_is_no_scale_and_ppo_says_so(tmp_path: Path) -> No
 def test_a_judge_that_is_certain(tmp_path: Path) -> None:
     rows = [{"prompt": p, "response": t, "score": float(t.count("a"))} for p in PROMPTS for t in answers(p)]
     job = preference(tmp_path)
-    truth = write(tmp_path / "truth.jsonl", rows)
-    konomi("reward", job, "--out", str(tmp_path / "runs"), "--set", f"data.truth={truth}")
+    truth = write_rows(tmp_path / "truth.jsonl", rows)
+    konomi("reward", job, "--out", str(tmp_path / "runs"), "--set", f"data.truth={truth}", code=0)
     found = json.loads((tmp_path / "runs" / "r" / "eval.json").read_text("utf-8"))
     assert found["truth"]["accuracy"]["value"] > 0.8
-    other = write(tmp_path / "other.jsonl", [{"prompt": "zz", "response": "a", "score": 1.0}] * 1)
+    other = write_rows(tmp_path / "other.jsonl", [{"prompt": "zz", "response": "a", "score": 1.0}] * 1)
     output = konomi("reward", job, "--out", str(tmp_path / "2"), "--set", f"data.truth={other}", code=2).output
     assert "it has no scores of the responses that are held out" in output and not (tmp_path / "2").exists()
 
@@ -136,10 +123,11 @@ def test_scores_are_learned(tmp_path: Path) -> None:
     rows = [{"prompt": p, "response": t, "score": 10.0 * t.count("a")} for p in PROMPTS for t in answers(p)]
     job = config(
         tmp_path,
-        f'[model]\nname = "{tmp_path / "lm"}"\n[data]\nfile = "{write(tmp_path / "s.jsonl", rows)}"\n[train]\ntask = "score"\n'
+        f'[model]\nname = "{tmp_path / "lm"}"\n[data]\nfile = "{write_rows(tmp_path / "s.jsonl", rows)}"\n'
+        '[train]\ntask = "score"\n'
         "epochs = 12\nbatch_size = 8\nlearning_rate = 3e-3\nmax_length = 64\n",
     )
-    konomi("reward", job, "--out", str(tmp_path / "runs"))
+    konomi("reward", job, "--out", str(tmp_path / "runs"), code=0)
     found = json.loads((tmp_path / "runs" / "r" / "eval.json").read_text("utf-8"))
     assert found["held_out"]["spearman"]["value"] > 0.6
 
@@ -159,13 +147,13 @@ def test_labels_are_learned_with_the_settings_of_the_write_up(tmp_path: Path) ->
     text = text.replace("xlm-roberta-base", str(tmp_path / "xlm"))
     text = text.replace("tyqiangz/multilingual-sentiments", str(tmp_path / "train.csv"))
     path = config(tmp_path, text)
-    sets = [
+    changes = [
         f"data.evaluation={tmp_path / 'validation.csv'}",
         "train.epochs=20",
         "train.batch_size=16",
         "train.learning_rate=3e-3",
     ]
-    output = konomi("reward", path, "--out", str(tmp_path / "runs"), *[x for each in sets for x in ("--set", each)]).output
+    output = konomi("reward", path, "--out", str(tmp_path / "runs"), *sets(*changes), code=0).output
     found = json.loads((tmp_path / "runs" / "r" / "eval.json").read_text("utf-8"))
     assert found["held_out"]["accuracy"]["value"] > 0.8, output
     assert set(found["held_out"]) >= {"accuracy", "macro_f1", "confusion"}
@@ -188,8 +176,8 @@ def test_texts_that_are_cut_are_counted_before_training_with_the_side_and_what_i
         (save_tiny(tmp_path / "llama", "llama"), 10, "", ""),
     ):
         job = preference(tmp_path)
-        sets = [f"model.name={model}", f"train.max_length={limit}", "train.epochs=1", f"run.name=r-{side}"]
-        arguments = ["reward", job, "--out", str(tmp_path / "runs"), *[x for each in sets for x in ("--set", each)]]
+        changes = [f"model.name={model}", f"train.max_length={limit}", "train.epochs=1", f"run.name=r-{side}"]
+        arguments = ["reward", job, "--out", str(tmp_path / "runs"), *sets(*changes)]
         said = konomi(*arguments, code=int(bool(alike))).stderr  # where all responses are the same, nothing is learned
         assert ("nothing was learned, and no model is written" in said) == bool(alike)
         cut = f"it reads {limit} tokens of a text, and of a longer one not the {side}: {texts} of {texts} texts are cut"
@@ -197,28 +185,21 @@ def test_texts_that_are_cut_are_counted_before_training_with_the_side_and_what_i
         assert (alike in said) and ("are the same" in said) == bool(alike)
 
 
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A job, and where its run would be: one for all tests that write nothing."""
-    where = tmp_path_factory.mktemp("job")
-    return preference(where, "micro_batch_size = 4\n" + f'[normalize]\nsamples = "{candidates(where)}"'), where / "runs"
+MISTAKES = [
+    ("normalize.samples=nowhere.jsonl", "nowhere.jsonl: no such file"),
+    ("train.batch_size=6", "batch_size = 6 is not a multiple of micro_batch_size = 4"),
+    ("train.task=classification", 'are for scores; task = "classification" has labels'),
+    ("data.file=nowhere.jsonl", "nowhere.jsonl: no such file"),
+    ("model.name=nowhere/at all", "no such directory"),
+    ("data.subset=x", "subset: for data sets of the hub"),
+    ("data.label=x", 'data.label is for task = "classification"'),
+    ("normalize.model=n", "fewer than two candidates of the model n (normalize.model; there are: m) in it"),
+    ("model.top_layers=9", "model.top_layers = 9: the model has 2 layers"),
+]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("normalize.samples=nowhere.jsonl", "nowhere.jsonl: no such file"),
-        ("train.batch_size=6", "batch_size = 6 is not a multiple of micro_batch_size = 4"),
-        ("train.task=classification", 'are for scores; task = "classification" has labels'),
-        ("data.file=nowhere.jsonl", "nowhere.jsonl: no such file"),
-        ("model.name=nowhere/at all", "no such directory"),
-        ("data.subset=x", "subset: for data sets of the hub"),
-        ("data.label=x", 'data.label is for task = "classification"'),
-        ("normalize.model=n", "fewer than two candidates of the model n (normalize.model; there are: m) in it"),
-        ("model.top_layers=9", "model.top_layers = 9: the model has 2 layers"),
-    ],
-)
-def test_mistakes_are_told_and_nothing_is_written(untouched: tuple[str, Path], change: str, message: str) -> None:
-    job, runs = untouched
-    assert message in konomi("reward", job, "--out", str(runs), "--set", change, code=2).output
-    assert not runs.exists()
+def test_mistakes_are_told_and_nothing_is_written(tmp_path: Path) -> None:
+    job = preference(tmp_path, "micro_batch_size = 4\n" + f'[normalize]\nsamples = "{candidates(tmp_path)}"')
+    for change, message in MISTAKES:
+        assert message in konomi("reward", job, "--out", str(tmp_path / "runs"), "--set", change, code=2).output
+    assert not (tmp_path / "runs").exists()

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import tiny
-from konomi.cli import app
+from command_line import assert_mistakes, konomi, sets
 from konomi.config import DataConfig, ModelConfig, RolloutConfig, SampleJob, build
 from konomi.data.formats import read_tasks
 from konomi.data.records import Prompt, Task
@@ -60,15 +59,9 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return furnished(tmp_path_factory.mktemp("world"))
 
 
-def konomi(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
-
-
 def sampled(name: str, *settings: str) -> tuple[list[Task], dict[str, Any]]:
     """The tasks of a run and its manifest."""
-    options = [word for item in settings for word in ("--set", item)]
-    result = konomi("sample", "job.toml", "--set", f"run.name={name}", *options)
-    assert result.exit_code == 0, result.stderr
+    result = konomi("sample", "job.toml", *sets(f"run.name={name}", *settings), code=0)
     run = Path("runs") / name
     assert str(run / "candidates.jsonl") in result.stdout
     return read_tasks(run / "candidates.jsonl"), json.loads((run / "manifest.json").read_text(encoding="utf-8"))
@@ -176,32 +169,25 @@ def test_no_models_and_odd_names_are_refused() -> None:
 
 
 def test_a_model_that_says_one_thing_only_fails_the_run_and_says_so(world: Path) -> None:
-    result = konomi("sample", "job.toml", "--set", "rollout.temperature=1e-6", "--set", "run.name=cold",
+    result = konomi("sample", "job.toml", *sets("rollout.temperature=1e-6", "run.name=cold"),
                     "--set", "rollout.response_tokens=[4, 4]")  # fmt: skip
     assert result.exit_code == 1
     assert "none has two different candidates; raise rollout.temperature" in result.stderr
     assert json.loads(Path("runs/cold/run.json").read_text(encoding="utf-8"))["status"] == "failed"
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (["sample.candidates=1"], ["sample.candidates", "greater than or equal to 2"]),
-        (["sample.candidate=3"], ["did you mean candidates"]),
-        (["models.a.nam=x"], ["models.a.nam: unknown key; did you mean name?"]),
-        (["models.a.name=./none"], ["none"]),
-        (["models.b.name=./none"], ["none"]),
-        (["data.prompts=none.jsonl"], ["none.jsonl"]),
-        (["data.held_out=0.001", "sample.prompts=held_out"], ["none is held out", "data.held_out = 0.001"]),
-        (["rollout.response_tokens=[4, 200]"], ["200", "context of 128"]),
-        (["data.max_query_tokens=2"], ["max_query_tokens"]),
-    ],
-)
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(
-    untouched: Path, settings: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(untouched)
-    result = konomi("sample", "job.toml", *(word for item in settings for word in ("--set", item)))
-    assert result.exit_code == 2, result.stderr
-    assert all(word in result.stderr for word in words), result.stderr
-    assert not (untouched / "runs").exists()
+MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["sample.candidates=1"], ["sample.candidates", "greater than or equal to 2"]),
+    (["sample.candidate=3"], ["did you mean candidates"]),
+    (["models.a.nam=x"], ["models.a.nam: unknown key; did you mean name?"]),
+    (["models.a.name=./none"], ["none"]),
+    (["models.b.name=./none"], ["none"]),
+    (["data.prompts=none.jsonl"], ["none.jsonl"]),
+    (["data.held_out=0.001", "sample.prompts=held_out"], ["none is held out", "data.held_out = 0.001"]),
+    (["rollout.response_tokens=[4, 200]"], ["200", "context of 128"]),
+    (["data.max_query_tokens=2"], ["max_query_tokens"]),
+]  # fmt: skip
+
+
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_mistakes(untouched, ((("sample", "job.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)

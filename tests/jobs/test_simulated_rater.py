@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from konomi.errors import DataError
-from konomi.jobs.simulated_rater import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
+from konomi.jobs.judge import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
 
 TASKS = [[0.3, -1.2, 2.5, 0.9], [4.0, 3.8, 3.7], [-2.0, 0.0], [1.0, 1.5, 1.5, -3.0]]
 """One of their 16 pairs is a tie."""

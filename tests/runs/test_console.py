@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from konomi.cli import app
-from konomi.cli.run import _show
+from konomi.cli.results import show_comparison, show_pipeline
 from konomi.report.advice import change
 from konomi.runs import console
 from konomi.runs.console import COLUMNS, LiveObserver, PlainObserver, Terminal
@@ -90,8 +90,8 @@ def test_results_keep_their_figures_on_a_narrow_terminal(
     pipeline = {"name": "p", "stages": [{**stage, "outputs": {}, "report": None} for stage in stages], "mlflow": None}
     for width in WIDTHS:
         monkeypatch.setenv("COLUMNS", str(width))
-        console.print_result(compared(-1230.0))
-        _show(pipeline)
+        show_comparison(compared(-1230.0))
+        show_pipeline(pipeline)
         out = capsys.readouterr().out
         assert out.count("-1.23e+03") == 16, width
         assert "10:10:10" in out
@@ -116,7 +116,7 @@ def test_nothing_in_a_text_steers_the_terminal(tmp_path: Path, capsys: pytest.Ca
         observer.step(StepResult(1, 64, metrics, samples))
         observer.end()
     stage = {"stage": HOSTILE, "do": HOSTILE, "status": HOSTILE, "seconds": 1, "outputs": {HOSTILE: HOSTILE}, "report": HOSTILE}
-    _show({"name": HOSTILE, "stages": [stage], "mlflow": HOSTILE})
+    show_pipeline({"name": HOSTILE, "stages": [stage], "mlflow": HOSTILE})
     shown = capsys.readouterr()
     for each in (ANSI.sub("", text.getvalue()).replace("\r", ""), shown.out, shown.err):
         assert STEERS.search(each) is None, repr(each)

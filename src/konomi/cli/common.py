@@ -70,8 +70,8 @@ def verb(command: Callable[P, T]) -> Callable[P, T]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             be_one_process()
-            for given in kwargs.values():
-                for path in given if isinstance(given, list) else [given]:
+            for value in kwargs.values():
+                for path in value if isinstance(value, list) else [value]:
                     if isinstance(path, Path):
                         local_path(path)
             return command(*args, **kwargs)
@@ -107,9 +107,9 @@ def _root(
     pass
 
 
-def settings(given: list[str] | None, seed: int | None) -> list[str]:
+def settings(overrides: list[str] | None, seed: int | None) -> list[str]:
     """All that was set on the command line, as ``section.key=value``."""
-    return [*(given or []), *([] if seed is None else [f"run.seed={seed}"])]
+    return [*(overrides or []), *([] if seed is None else [f"run.seed={seed}"])]
 
 
 def make_observer() -> Observer:

@@ -1,4 +1,4 @@
-"""sft, sample, judge, reward: the verbs that only take a job file; config: their settings."""
+"""sft, sample, judge, reward: the verbs that only take a job file; config: their settings; run: several of them."""
 
 from __future__ import annotations
 
@@ -167,3 +167,50 @@ def config(
         raise ConfigError(f"{verb}: no verb with a job file; those that have one: {', '.join(VERBS)}")
     where = f"konomi {verb} FILE" if verb != "label" else 'a stage of `konomi run` with do = "label"'
     typer.echo(commented(VERBS[verb].job, f"The settings of {where}. Remove what you do not change."), nl=False)
+
+
+@verb
+def run(
+    config: Annotated[Path, typer.Argument(metavar="PIPELINE.toml", help="The stages; see docs/pipeline.md.")],
+    out: Out = Path("runs"),
+    seed: Seed = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="stages.NAME.SECTION.KEY=VALUE",
+            help="Change one setting of a stage, or KEY=VALUE one of the pipeline; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which stages would run and why, and run nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a pipeline: sample, judge, reward, ppo and so on from one file.
+
+    A stage that is finished is not run again unless what it depends on has changed. After a stop, or a crash, the same command
+    goes on.
+    """
+    from konomi.config import load_pipeline
+    from konomi.jobs.pipeline import run_pipeline
+    from konomi.jobs.stages import plan
+
+    overrides = [*(set_ or []), *([] if seed is None else [f"seed={seed}"])]
+    pipeline, stages = load_pipeline(config, out, overrides)
+    if dry_run:
+        steps = plan(out / pipeline.name, stages, start)
+        if as_json:
+            show_json([{"stage": step.stage.name, "do": step.stage.do, "action": step.action, "why": step.why} for step in steps])
+        for step in [] if as_json else steps:
+            echo(f"{step.stage.name} ({step.stage.do}): {step.action}: {step.why}")
+        return
+    arguments = [str(config), "--out", str(out), *(word for item in overrides for word in ("--set", item))]
+    again = f"{typed('konomi')} run {shlex.join(arguments)}"
+    result = run_pipeline(pipeline, stages, out / pipeline.name, make_observer(), start=start, again=again)
+    from konomi.cli.results import show_pipeline
+
+    (show_json if as_json else show_pipeline)(result)

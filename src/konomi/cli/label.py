@@ -135,9 +135,9 @@ def make_blind(run: Path, project: Path) -> None:
         name = str(opened.config.get("model", {}).get("name", ""))
     with written_by_konomi(opened.compare):
         tasks = tasks_of_comparison(comparison, opened.path.absolute().name)
-    made, imported = create_project(project, tasks, models=[name] if name else [])
+    created, imported = create_project(project, tasks, models=[name] if name else [])
     _report_import(imported.added, imported.known, imported.notes)
-    with made.store() as store:
+    with created.store() as store:
         exported = collect(store)
     planned, same = prompts_of(exported), sum(item.kind == "same" for item in exported.items.values())
     smallest = enough_votes(planned)["detectable"]
@@ -179,22 +179,22 @@ def export(
         exported = collect(store, freeze=freeze)
     if len(exported.judgements) > SOON:
         echo(f"computing figures of {plural(len(exported.judgements), 'answer')}", err=True)
-    name, found = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
+    name, figures = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
     try:
-        said = write_export(exported, out, {f"{name}.json": found}, project=opened.title) | {name: found}
+        files = write_export(exported, out, {f"{name}.json": figures}, project=opened.title) | {name: figures}
     except KonomiError:
         if freeze and thawed:  # nothing was written: nothing is final
             with opened.store() as store:
                 store.freeze(False)
         raise
     if as_json:
-        show_json(said)
+        show_json(files)
         return
-    for file in said["files"].values():
+    for file in files["files"].values():
         echo(f"{file['name']}: {', '.join(plural(count, what.removesuffix('s')) for what, count in file['counts'].items())}")
-    for each in [line(found)] if name == "verdict" else lines(found):
+    for each in [line(figures)] if name == "verdict" else lines(figures):
         echo(each)
-    if "rankings" not in said["files"]:
+    if "rankings" not in files["files"]:
         echo("nobody has ranked anything yet: there are no rankings, pairs and scores", err=True)
     echo(out)
 

@@ -120,13 +120,13 @@ def compare(
     opened.check_verb("ppo")
     own = build(PPOJob, opened.config, where=str(run / "config.json")).compare
     extra = [*own.extra, *prompt] if prompt else None
-    given = {"prompts": prompts, "samples": samples, "extra": extra, "seed": seed, "best_of": best_of}
-    config = build(CompareConfig, {**own.model_dump(), **{k: v for k, v in given.items() if v is not None}}, where="compare")
+    changed = {"prompts": prompts, "samples": samples, "extra": extra, "seed": seed, "best_of": best_of}
+    config = build(CompareConfig, {**own.model_dump(), **{k: v for k, v in changed.items() if v is not None}}, where="compare")
     from konomi.jobs.revisit import compare_run
 
     observer = make_observer()
     result = compare_run(run, config, observer)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @verb
@@ -146,13 +146,13 @@ def _run(
     from konomi.jobs.ppo import run_ppo
 
     result = run_ppo(job, out, observer, resume, profile)
-    _show(result, as_json)
+    show(result, as_json)
     if result["status"] != "finished":
         raise typer.Exit(1)
 
 
-def _show(result: dict[str, Any], as_json: bool) -> None:
+def show(result: dict[str, Any], as_json: bool) -> None:
     """Print a before/after."""
-    from konomi.runs.console import print_result
+    from konomi.cli.results import show_comparison
 
-    (show_json if as_json else print_result)(result)
+    (show_json if as_json else show_comparison)(result)

@@ -1,54 +1,23 @@
 """Every decision of a run: one frozen model a stage, read from TOML, changed by ``--set section.key=value``.
 
 A field's docstring says its unit, its usual range and what turning it up does; its default is the vetted setting.
-Nothing here imports torch, so that a mistake is told before a model is loaded.
+Nothing here imports torch, so that a mistake is reported before a model is loaded.
 """
 
 from __future__ import annotations
 
-from konomi.config.judge import JudgeConfig, JudgeJob
-from konomi.config.label import LabelConfig, LabelJob
+from konomi.config.candidates import JudgeConfig, JudgeJob, LabelConfig, LabelJob, SampleConfig, SampleJob
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
 from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
-from konomi.config.reward import NormalizeConfig, RewardData, RewardJob, RewardTraining
+from konomi.config.reward_model import NormalizeConfig, RewardData, RewardJob, RewardTraining
 from konomi.config.rewards import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
-from konomi.config.sample import SampleConfig, SampleJob
 from konomi.config.section import Section, StageConfig, build, load_config
 from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
-    "VERBS",
-    "ClassifierReward",
-    "CompareConfig",
-    "DataConfig",
-    "FunctionReward",
-    "HttpReward",
-    "JudgeConfig",
-    "JudgeJob",
-    "LabelConfig",
-    "LabelJob",
-    "ModelConfig",
-    "ModelReward",
-    "NormalizeConfig",
-    "PPOConfig",
-    "PPOJob",
-    "Pipeline",
-    "RewardConfig",
-    "RewardData",
-    "RewardJob",
-    "RewardTraining",
-    "RolloutConfig",
-    "RunConfig",
-    "SFTConfig",
-    "SFTData",
-    "SFTJob",
-    "SampleConfig",
-    "SampleJob",
-    "Section",
-    "Stage",
-    "StageConfig",
-    "SumReward",
-    "build",
-    "load_config",
+    "VERBS", "ClassifierReward", "CompareConfig", "DataConfig", "FunctionReward", "HttpReward", "JudgeConfig", "JudgeJob",
+    "LabelConfig", "LabelJob", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline",
+    "RewardConfig", "RewardData", "RewardJob", "RewardTraining", "RolloutConfig", "RunConfig", "SFTConfig", "SFTData",
+    "SFTJob", "SampleConfig", "SampleJob", "Section", "Stage", "StageConfig", "SumReward", "build", "load_config",
     "load_pipeline",
-]
+]  # fmt: skip

@@ -13,11 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from konomi.config.judge import JudgeJob
-from konomi.config.label import LabelJob
+from konomi.config.candidates import JudgeJob, LabelJob, SampleJob
 from konomi.config.ppo import PPOJob
-from konomi.config.reward import RewardJob
-from konomi.config.sample import SampleJob
+from konomi.config.reward_model import RewardJob
 from konomi.config.section import Section, build, changed, read_toml
 from konomi.config.sft import SFTJob
 from konomi.errors import ConfigError
@@ -28,27 +26,20 @@ _OF_THE_PIPELINE = ("name", "experiment", "mlflow")
 
 @dataclass(frozen=True)
 class Verb:
-    """What a stage can do.
-
-    Attributes:
-        job: its settings.
-        outputs: what a later stage can ask for -> where it is in the run directory.
-        resumes: whether it can go on from the middle.
-    """
+    """What a stage can do."""
 
     job: type[Section]
     outputs: Mapping[str, str]
+    """What a later stage can ask for -> where it is in the run directory."""
     resumes: bool = False
+    """Whether it can continue from the middle."""
 
 
 VERBS = {
     "sft": Verb(SFTJob, {"model": "model"}),
     "sample": Verb(SampleJob, {"candidates": "candidates.jsonl"}),
     "judge": Verb(JudgeJob, {"rankings": "rankings.jsonl", "truth": "truth.jsonl"}),
-    "label": Verb(
-        LabelJob,
-        {"rankings": "said/rankings.jsonl", "pairs": "said/pairs.jsonl", "scores": "said/scores.jsonl"},
-    ),
+    "label": Verb(LabelJob, {name: f"said/{name}.jsonl" for name in ("rankings", "pairs", "scores")}),
     "reward": Verb(RewardJob, {"model": "model"}),
     "ppo": Verb(PPOJob, {"model": "model"}, resumes=True),
 }
@@ -56,21 +47,17 @@ VERBS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage, ready to run.
-
-    Attributes:
-        name: its name in the file, and of its run directory.
-        do: its verb.
-        job: its settings, each reference replaced by the path of what it stands for.
-        references: setting -> (earlier stage, output).
-        directory: its run directory.
-    """
+    """One stage, ready to run."""
 
     name: str
     do: str
+    """Its verb."""
     job: Section
+    """Its settings, each reference replaced by the path of what it stands for."""
     references: Mapping[str, tuple[str, str]]
+    """Setting -> (earlier stage, output)."""
     directory: Path
+    """Its run directory."""
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -148,40 +135,38 @@ def _stage(
         raise ConfigError(f"{where}: run.{taken[0]} is decided by the pipeline for all its stages; set it at the top of the file")
     run |= {"seed": pipeline.seed} | run | {"name": name, "experiment": pipeline.experiment, "mlflow": pipeline.mlflow}
     references: dict[str, tuple[str, str]] = {}
-    resolved = _resolved(settings, "", references, earlier, list(pipeline.stages), where)
-    return Stage(name, do, build(kind, resolved, where=where), references, directory)
+
+    def resolved(value: Any, path: str = "") -> Any:
+        """``value`` with each ``@STAGE.OUTPUT`` in it replaced by its path, and noted in ``references``."""
+        if isinstance(value, dict):
+            return {key: resolved(each, f"{path}.{key}" if path else key) for key, each in value.items()}
+        if isinstance(value, list):
+            return [resolved(each, f"{path}.{i}") for i, each in enumerate(value)]
+        if not isinstance(value, str) or not value.startswith("@"):
+            return value
+        if value.startswith("@@"):  # a text that begins with @
+            return value[1:]
+        references[path], target = _referred(value, earlier, list(pipeline.stages), f"{where}: {path}")
+        return str(target)
+
+    job = build(kind, resolved(settings), where=where)
+    return Stage(name, do, job, references, directory)
 
 
-def _resolved(
-    value: Any, path: str, references: dict[str, tuple[str, str]], earlier: list[Stage], names: list[str], where: str
-) -> Any:
-    """``value`` with each ``@STAGE.OUTPUT`` replaced by its path; what was replaced is put in ``references``."""
-    if isinstance(value, dict):
-        return {
-            key: _resolved(each, f"{path}.{key}" if path else key, references, earlier, names, where)
-            for key, each in value.items()
-        }
-    if isinstance(value, list):
-        return [_resolved(each, f"{path}.{i}", references, earlier, names, where) for i, each in enumerate(value)]
-    if not isinstance(value, str) or not value.startswith("@"):
-        return value
-    if value.startswith("@@"):  # a text that begins with @
-        return value[1:]
-    stage, _, output = value[1:].partition(".")
-    found = next((each for each in earlier if each.name == stage), None)
-    if found is not None and output in found.outputs:
-        references[path] = (stage, output)
-        return str(found.outputs[output])
+def _referred(value: str, earlier: list[Stage], names: list[str], where: str) -> tuple[tuple[str, str], Path]:
+    """The stage and output that ``@STAGE.OUTPUT`` names, and its path. Raises ConfigError if there is none."""
+    name, _, output = value[1:].partition(".")
+    stage = next((each for each in earlier if each.name == name), None)
+    if stage is not None and output in stage.outputs:
+        return (name, output), stage.outputs[output]
     known = ", ".join(f"@{each.name}.{name}" for each in earlier for name in each.outputs) or "nothing, this is the first stage"
-    if found is not None:
-        problem = f"stage {stage} ({found.do}) has no output {output!r}"
-    elif stage in names:
-        problem = f"stage {stage} does not come before this one"
+    if stage is not None:
+        problem = f"stage {name} ({stage.do}) has no output {output!r}"
+    elif name in names:
+        problem = f"stage {name} does not come before this one"
     else:
-        problem = f"there is no stage {stage!r}"
-    raise ConfigError(
-        f"{where}: {path} = {value!r}: {problem}; to be had here: {known} (a text that begins with @ is written @@)"
-    )
+        problem = f"there is no stage {name!r}"
+    raise ConfigError(f"{where} = {value!r}: {problem}; to be had here: {known} (a text that begins with @ is written @@)")
 
 
 def _check_name(name: str, where: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from konomi.config.rewards import ClassifierReward, Name, RewardConfig
-from konomi.config.section import Positive, Section, Share, StageConfig
+from konomi.config.section import Positive, Section, Share, StageConfig, check_held_out, check_multiple
 
 
 def _ordered(name: str, pair: tuple[int, int] | None) -> None:
@@ -62,11 +62,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _range(self) -> DataConfig:
         _ordered("query_tokens", self.query_tokens)
-        if not 0.0 < self.held_out < 1.0:
-            raise ValueError(
-                f"held_out = {self.held_out:g}: has to be above 0 and below 1; the before/after needs texts that training never "
-                "sees, and training needs the others"
-            )
+        check_held_out(self.held_out, "the before/after needs texts that training never sees")
         return self
 
 
@@ -177,12 +173,9 @@ class PPOConfig(Section):
 
     @model_validator(mode="after")
     def _divisions(self) -> PPOConfig:
-        for whole, part in (
-            ("episodes", "batch_size"), ("batch_size", "mini_batch_size"), ("batch_size", "responses_per_prompt"),
-        ):  # fmt: skip
-            if (a := getattr(self, whole)) % (b := getattr(self, part)):
-                near = f"{a // b * b or b}, {(a // b + 1) * b}"
-                raise ValueError(f"{whole} = {a} is not a multiple of {part} = {b}; the nearest that are: {near}")
+        check_multiple(self, "episodes", "batch_size")
+        check_multiple(self, "batch_size", "mini_batch_size")
+        check_multiple(self, "batch_size", "responses_per_prompt")
         if self.kl_controller == "adaptive" and self.kl_cap <= self.kl_target:
             raise ValueError(f"kl_cap = {self.kl_cap} has to be above kl_target = {self.kl_target}")
         return self

@@ -81,10 +81,10 @@ class HttpReward(Section):
         plain = self.url.isascii() and self.url.isprintable() and " " not in self.url
         try:
             parts = urlsplit(self.url)
-            whole = plain and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            valid = plain and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
-            whole = False
-        if not whole:
+            valid = False
+        if not valid:
             raise ValueError("url: not an address; write http://host:port/path or https://..., other characters as %XX")
         if "@" in self.url:  # a password may have a / in it
             raise ValueError("url: holds a user or password, which would be written into the run; use token_env")

@@ -48,6 +48,20 @@ class StageConfig(Section):
     """MLflow experiment."""
 
 
+def check_multiple(section: Section, whole: str, part: str) -> None:
+    """Raise ValueError if the setting ``whole`` is not a multiple of ``part``."""
+    a, b = getattr(section, whole), getattr(section, part)
+    if a % b:
+        near = f"{a // b * b or b}, {(a // b + 1) * b}"
+        raise ValueError(f"{whole} = {a} is not a multiple of {part} = {b}; the nearest that are: {near}")
+
+
+def check_held_out(share: float, why: str) -> None:
+    """Raise ValueError if there is nothing to hold out, or nothing left."""
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"held_out = {share:g}: has to be above 0 and below 1; {why}, and training needs the others")
+
+
 JobT = TypeVar("JobT", bound=Section)
 
 
@@ -160,8 +174,8 @@ def _explain(error: ValidationError, kind: type[Section], where: str) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "union_tag_not_found":
                 message = 'kind is missing; write kind = "..." to say which kind it is'
-            given = problem.get("input")
-            shown = f" (got {_shown(repr(given))})" if isinstance(given, (str, int, float, bool)) else ""
+            value = problem.get("input")
+            shown = f" (got {_shown(repr(value))})" if isinstance(value, (str, int, float, bool)) else ""
             lines.append(f"{where}: {at or kind.__name__}: {message}{shown}")
     return "\n".join(lines)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from konomi.config.ppo import ModelConfig
-from konomi.config.section import Positive, Section, StageConfig
+from konomi.config.section import Positive, Section, StageConfig, check_held_out, check_multiple
 
 
 class SFTData(Section):
@@ -41,11 +41,7 @@ class SFTData(Section):
 
     @model_validator(mode="after")
     def _range(self) -> SFTData:
-        if not 0.0 < self.held_out < 1.0:
-            raise ValueError(
-                f"held_out = {self.held_out:g}: has to be above 0 and below 1; the best model is chosen on texts that training "
-                "never sees, and training needs the others"
-            )
+        check_held_out(self.held_out, "the best model is chosen on texts that training never sees")
         return self
 
 
@@ -85,12 +81,7 @@ class SFTConfig(Section):
 
     @model_validator(mode="after")
     def _divisions(self) -> SFTConfig:
-        if rest := self.batch_size % self.micro_batch_size:
-            near = f"{self.batch_size - rest or self.micro_batch_size}, {self.batch_size - rest + self.micro_batch_size}"
-            raise ValueError(
-                f"batch_size = {self.batch_size} is not a multiple of micro_batch_size = {self.micro_batch_size}; "
-                f"the nearest that are: {near}"
-            )
+        check_multiple(self, "batch_size", "micro_batch_size")
         return self
 
 

@@ -52,14 +52,14 @@ def file_of(path: str, value: str) -> Path | None:
 def inputs_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
     """Of each setting that names a file, a directory or a model of the hub: its value, and ``sha256`` or ``commit``."""
     values = {path: value for path, value in leaves(settings) if isinstance(value, str)}
-    found: dict[str, dict[str, str | None]] = {}
+    inputs: dict[str, dict[str, str | None]] = {}
     for path, value in values.items():
         section, _, key = path.rpartition(".")
         if (file := file_of(path, value)) is not None:
-            found[path] = {"name": value, "sha256": content_sha256(file)}
+            inputs[path] = {"name": value, "sha256": content_sha256(file)}
         elif key == "name" and (commit := _cached_commit(value, values.get(f"{section}.revision"))):
-            found[path] = {"name": value, "commit": commit}
-    return found
+            inputs[path] = {"name": value, "commit": commit}
+    return inputs
 
 
 def function_source(function: Any) -> str | None:
@@ -80,16 +80,20 @@ def keep_code(run: RunDir) -> None:
                 (draft / f"{path}.py").write_bytes(file.read_bytes())
 
 
+def digest_of(rows: Iterable[str], separator: str = "\n") -> str:
+    """32 hex digits that change when one of the rows does, or their order."""
+    return hashlib.blake2b(separator.join(rows).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+
+
 def prompts_digest(prompts: Iterable[Prompt], repeats: bool = True) -> str:
-    """32 hex digits that change when a prompt does, whatever their order; without ``repeats`` each text counts once."""
+    """The digest of prompts' texts, whatever their order; without ``repeats`` each text counts once."""
     keys = sorted(each.key for each in prompts)
-    return hashlib.blake2b("".join(keys if repeats else dict.fromkeys(keys)).encode(), digest_size=16).hexdigest()
+    return digest_of(keys if repeats else dict.fromkeys(keys), "")
 
 
 def columns_digest(prompts: Iterable[Prompt]) -> str:
-    """32 hex digits that change when a column of a prompt does, whatever the order of prompts."""
-    rows = sorted(json.dumps([each.key, each.columns], sort_keys=True, default=str) for each in prompts)
-    return hashlib.blake2b("\n".join(rows).encode(), digest_size=16).hexdigest()
+    """The digest of prompts' columns, whatever the order of prompts."""
+    return digest_of(sorted(json.dumps([each.key, each.columns], sort_keys=True, default=str) for each in prompts))
 
 
 def given_function(run: RunDir, reward: Reward) -> Any:
@@ -98,14 +102,14 @@ def given_function(run: RunDir, reward: Reward) -> Any:
 
 
 def describe_inputs(
-    job: PPOJob, loaded: Loaded, prompts: list[Prompt], given: bool = False, function: Any = None
+    job: PPOJob, loaded: Loaded, prompts: list[Prompt], own_prompts: bool = False, function: Any = None
 ) -> dict[str, Any]:
     """What a run depends on, as run.json has it.
 
-    ``given``: the prompts are not those that the job names. ``function``: the reward, where Python code gave it; its source
+    ``own_prompts``: they are not those that the job names. ``function``: the reward, where Python code gave it; its source
     counts, not the file that it stands in, which may be the script that calls konomi.
     """
-    settings = job.model_dump(mode="json", include={"model", "reward", "judges"} | (set() if given else {"data"}))
+    settings = job.model_dump(mode="json", include={"model", "reward", "judges"} | (set() if own_prompts else {"data"}))
     inputs = inputs_of(settings)
     if function is not None:
         inputs.pop("reward.name", None)
@@ -143,5 +147,5 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(found).parent.name if isinstance(found, str) else None
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from konomi.data.records import Group, LabelledText, Prompt, Score, groups, is_h
 from konomi.data.rows import alike
 from konomi.data.sources import Hub
 from konomi.errors import DataError
+from konomi.jobs.inputs import digest_of
 from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
 from konomi.text import plural
 from konomi.training.reward import Example
@@ -78,13 +78,13 @@ class Learned:
     def _against_truth(self, scores: Sequence[Sequence[float]], seed: int) -> dict[str, Any]:
         if not self.truth:
             return {}
-        known: list[tuple[str, list[float], list[float]]] = []
+        rows: list[tuple[str, list[float], list[float]]] = []
         for group, row in zip(self.groups, scores, strict=True):
-            said = [(self.truth.get((group.key, r)), s) for r, s in zip(group.responses, row, strict=True)]
-            both = [(t, s) for t, s in said if t is not None]
-            if len(both) > 1:
-                known.append((group.key, [t for t, _ in both], [s for _, s in both]))
-        return {"truth": evaluate_truth(known, seed=seed)}
+            pairs = ((self.truth.get((group.key, r)), s) for r, s in zip(group.responses, row, strict=True))
+            known = [(truth, score) for truth, score in pairs if truth is not None]
+            if len(known) > 1:
+                rows.append((group.key, [truth for truth, _ in known], [score for _, score in known]))
+        return {"truth": evaluate_truth(rows, seed=seed)}
 
 
 def load(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None] = lambda _: None) -> Learned:
@@ -101,12 +101,12 @@ def load(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None]
 
 def _sources(data: RewardData) -> list[tuple[str, Hub]]:
     """What is learned from, and what is evaluated on if that is not a part of it."""
-    found = [(data.file, Hub(data.subset, data.split, data.revision))]
+    train = (data.file, Hub(data.subset, data.split, data.revision))
     if data.evaluation:
-        found.append((data.evaluation, Hub()))
-    elif data.evaluation_split:
-        found.append((data.file, Hub(data.subset, data.evaluation_split, data.revision)))
-    return found
+        return [train, (data.evaluation, Hub())]
+    if data.evaluation_split:
+        return [train, (data.file, Hub(data.subset, data.evaluation_split, data.revision))]
+    return [train]
 
 
 def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None]) -> Learned:
@@ -115,17 +115,17 @@ def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], 
     for what in ("rater", "source"):
         if twins := alike(name for records in read for each in records if (name := getattr(each, what))):
             warn(f"{data.file}: the {what}s {twins} are taken as different; if they are the same, write them alike")
-    whole, *other = map(groups, read)
-    if other:
-        held_out = other[0]
+    every, *evaluation = map(groups, read)
+    if evaluation:
+        held_out = evaluation[0]
         seen = {group.key for group in held_out}
-        train = [group for group in whole if group.key not in seen]
+        train = [group for group in every if group.key not in seen]
     else:
-        train, held_out = split_groups(whole, data.held_out)
+        train, held_out = split_groups(every, data.held_out)
     train, decided = ([group for group in side if group.comparisons] for side in (train, held_out))
     for name, side in (("train on", train), ("evaluate on", decided)):
         if not side:
-            raise DataError(f"{data.file}: no prompt is left to {name} that has a comparison; it has {len(whole)} prompts in all")
+            raise DataError(f"{data.file}: no prompt is left to {name} that has a comparison; it has {len(every)} prompts in all")
     counts = [sum(len(group.comparisons) for group in side) for side in (train, held_out)]
     truth = {(Prompt(s.prompt).key, s.response): s.score for s in read_scores(data.truth)} if data.truth else {}
     known = max((sum((group.key, r) in truth for r in group.responses) for group in held_out), default=0)
@@ -149,14 +149,10 @@ def _of_group(group: Group) -> Example:
 
 def _scored(job: RewardJob, say: Callable[[str], None]) -> Learned:
     data = job.data
-    whole, *other = [read_scores(name, hub=hub, say=say)[: data.limit] for name, hub in _sources(data)]
-    if other:
-        held_out = other[0]
-        seen = {Prompt(score.prompt).key for score in held_out}
-        train = [score for score in whole if Prompt(score.prompt).key not in seen]
-    else:
-        train = [score for score in whole if not is_held_out(Prompt(score.prompt).key, data.held_out)]
-        held_out = [score for score in whole if is_held_out(Prompt(score.prompt).key, data.held_out)]
+    every, *evaluation = [read_scores(name, hub=hub, say=say)[: data.limit] for name, hub in _sources(data)]
+    held_out = evaluation[0] if evaluation else [s for s in every if is_held_out(Prompt(s.prompt).key, data.held_out)]
+    seen = {Prompt(score.prompt).key for score in held_out}
+    train = [score for score in every if Prompt(score.prompt).key not in seen]
     if len(train) < 2 or not held_out:
         raise DataError(
             f"{data.file}: {len(train)} scores to train on and {len(held_out)} held out; give more prompts, or set data.held_out"
@@ -181,4 +177,4 @@ def _labelled(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], 
 
 
 def _digest(rows: Sequence[Any]) -> str:
-    return hashlib.blake2b("\x1e".join(map(repr, rows)).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
+    return digest_of(map(repr, rows), "\x1e")

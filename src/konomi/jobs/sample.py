@@ -55,12 +55,16 @@ class _Draft:
 
 @dataclass(frozen=True)
 class _Writer:
-    """A model that writes, and what it writes to."""
+    """A model that writes."""
 
     name: str
     loaded: Loaded
-    tokens: Tokens
     precision: str
+
+    @property
+    def tokens(self) -> Tokens:
+        """Of the model."""
+        return self.loaded.tokens
 
 
 def run_sample(
@@ -70,7 +74,7 @@ def run_sample(
 
     The run directory gets candidates.jsonl and manifest.json. Each candidate is drawn from a stream of its own, so that
     neither its neighbours nor the size of a batch change it. One model at a time is in memory; where there are several, each is
-    loaded once before, so that nothing is written before all were found to be usable.
+    loaded once before, so that nothing is written before all have been checked.
 
     Raises:
         ConfigError, DataError, ModelError: something given is not usable.
@@ -156,7 +160,7 @@ def _load(job: SampleJob, name: str, observer: Observer) -> _Writer:
     model = loaded.model.to(find_device())
     if precision == "fp64":
         model.double()
-    return _Writer(name, loaded, loaded.tokens, precision)
+    return _Writer(name, loaded, precision)
 
 
 def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[str]:

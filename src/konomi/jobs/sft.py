@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from konomi.engine.forward import check_head
 from konomi.errors import ConfigError, ModelError
 from konomi.files import new_directory
 from konomi.jobs.common import result_of, running
+from konomi.jobs.inputs import digest_of
 from konomi.jobs.prepare import context_of
 from konomi.models.load import Loaded, load_causal_lm, quiet
 from konomi.models.policy import train_only
@@ -131,8 +131,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
         check_packing(loaded.model)
         rows, held_out = (pack(each, job.sft.max_length) for each in (rows, held_out))
     held_out.sort(key=lambda row: len(row.ids))  # like lengths together: less padding, and the sum is the same
-    lines = sorted(repr((e.text, e.completion, e.messages)) for e in examples)
-    digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+    digest = digest_of(sorted(repr((e.text, e.completion, e.messages)) for e in examples))
     counts = len(sides[0]), len(sides[1])
     return _Prepared(kind, digest, counts, rows, held_out, loaded, tokens, choose_precision(job.model.precision))
 

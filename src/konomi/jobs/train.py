@@ -90,13 +90,13 @@ def _job(model: Any, prompts: str | None, reward: Any, settings: Mapping[str, An
     return build(PPOJob, data, where="konomi.train")
 
 
-def _resumed(run: Path, given: PPOJob, named: bool, settings: Mapping[str, Any]) -> PPOJob:
+def _resumed(run: Path, wanted: PPOJob, named: bool, settings: Mapping[str, Any]) -> PPOJob:
     """The job of a run to go on with. Raises ConfigError if it began with another model, reward or name of the prompts."""
     if settings:
         raise ConfigError(f"{', '.join(settings)}: a resumed run keeps its settings; leave them out, or start a new run")
     job = resumed_job(run, [])
-    pairs: list[tuple[str, Any, Any]] = [("model", job.model.name, given.model.name), ("reward", job.reward, given.reward)]
-    pairs += [("prompts", job.data.prompts, given.data.prompts)] if named else []
+    pairs: list[tuple[str, Any, Any]] = [("model", job.model.name, wanted.model.name), ("reward", job.reward, wanted.reward)]
+    pairs += [("prompts", job.data.prompts, wanted.data.prompts)] if named else []
     for section, then, now in pairs:
         if then != now:
             raise ConfigError(f"{run}: began with {section} {then!r}, not {now!r}; a resumed run goes on as it began")

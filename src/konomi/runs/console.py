@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from konomi.runs.environment import typed
 from konomi.runs.observer import Observer
-from konomi.text import interval_words, plural, visible
+from konomi.text import visible
 
 if TYPE_CHECKING:
     from konomi.runs.directory import RunDir
@@ -34,6 +32,7 @@ COLUMNS = (
 )  # fmt: skip
 FIRST = ("update", "ppo/mean_scores", "objective/kl", "left", "ppo/std_scores", "episodes/per_second", "objective/kl_coef")
 """The columns that a narrow terminal keeps longest, the most important first; then judges, then the rest."""
+TWO_DECIMALS = ("ppo/mean_scores", "ppo/std_scores", "objective/kl", "ppo/val/var_explained", "episodes/per_second")
 GAP = 1
 """Spaces between two columns."""
 
@@ -60,12 +59,11 @@ class _Timed(Observer):
     """Knows how long the rest will take."""
 
     def __init__(self) -> None:
-        self.updates, self.seconds = 0, []
+        self.updates = 0
+        self.seconds: list[float] = []
 
-    updates: int
-    seconds: list[float]
     columns: tuple[tuple[str, str], ...] = COLUMNS
-    """Label and key of what is told of an update."""
+    """Label and key of each figure of an update."""
 
     def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
         self.updates, self.seconds = updates, []
@@ -80,13 +78,7 @@ class _Timed(Observer):
         numbers = {key: f"{result.metrics[key]:.3g}" for _, key in self.columns if key in result.metrics}
         numbers["objective/kl_coef"] = f"{result.metrics['objective/kl_coef']:.3f}"
         numbers["ppo/policy/clipfrac"] = f"{100 * result.metrics.get('ppo/policy/clipfrac', 0.0):.1f}"
-        for key in (
-            "ppo/mean_scores",
-            "ppo/std_scores",
-            "objective/kl",
-            "ppo/val/var_explained",
-            "episodes/per_second",
-        ):
+        for key in TWO_DECIMALS:
             numbers[key] = f"{result.metrics[key]:.2f}"
         for key in set(result.out_of_range) & set(numbers):
             numbers[key] += "!"  # out of its healthy range
@@ -101,8 +93,8 @@ class _Timed(Observer):
 class PlainObserver(_Timed):
     """One plain line an update: for logs and pipes."""
 
-    told = float("-inf")
-    """When progress was last told."""
+    last_progress = float("-inf")
+    """When the last line on progress was printed, by the monotonic clock."""
 
     def _line(self, text: str) -> None:
         Terminal(stderr=True, no_color=True, soft_wrap=True, force_terminal=False).print(text)
@@ -125,9 +117,9 @@ class PlainObserver(_Timed):
 
     def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
         now = time.monotonic()
-        if not figures and done < total and now - self.told < SECONDS:
+        if not figures and done < total and now - self.last_progress < SECONDS:
             return
-        self.told = now
+        self.last_progress = now
         self._line("  ".join([f"{what} {done}/{total}", *(f"{name} {value:.4g}" for name, value in (figures or {}).items())]))
 
     def step(self, result: StepResult) -> None:
@@ -218,69 +210,6 @@ def columns_that_fit(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[
         width -= needed
         kept.add(key)
     return [column for column in columns if column[1] in kept]
-
-
-def print_result(result: dict[str, Any]) -> None:
-    """The before/after on stdout, and what may be done next."""
-    console = Terminal()
-    comparison = result["compare"]
-    before, after, gap = comparison["before"], comparison["after"], comparison["difference"]
-    table = Table(
-        title=f"Before / after on {plural(comparison['prompts'], 'held-out prompt')} × {comparison['samples']}",
-        title_justify="left",
-    )
-    for label in ("", "before", "after"):
-        table.add_column(label, justify="right" if label else "left", no_wrap=bool(label), overflow="fold")
-    for label, key in (
-        ("mean score", "score_mean"), ("KL, nats/response", "kl"), ("length, tokens", "length"), ("distinct-1", "distinct_1"),
-        ("distinct-2", "distinct_2"), ("repetition", "repetition"), ("perplexity under the initial model", "perplexity"),
-    ):  # fmt: skip
-        table.add_row(label, f"{before[key]:.3g}", f"{after[key]:.3g}")
-        for name, judge in comparison["judges"].items() if key == "score_mean" else ():
-            table.add_row(Text(f"judge {flat(name)}"), f"{judge['before']:.3g}", f"{judge['after']:.3g}")
-    console.print(table)
-    console.print(
-        f"Score difference {gap['mean']:+.2f}, {interval_words(gap)}; "
-        f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}. {comparison['verdict']['en']}",
-        soft_wrap=True,
-    )
-    for name, judge in comparison["judges"].items():
-        gap = judge["difference"]
-        words = f"{gap['mean']:+.2f}, {interval_words(gap)}"
-        console.print(Text(f"Judge {flat(name)}: difference {words}"), soft_wrap=True)
-    if comparison["best_of_n"]:
-        best = comparison["best_of_n"][-1]
-        judged = "".join(f", {flat(name)} {value:.2f}" for name, value in best["judges"].items())
-        words = f"score {best['score']:.2f}{judged}, KL {best['kl']:.2f} nats"
-        console.print(Text(f"The initial model, best of {best['n']} by the reward: {words}"), soft_wrap=True)
-    console.print()
-    extra = [t for t in comparison["texts"] if not t["held_out"]]
-    for text in (extra + [t for t in comparison["texts"] if t["held_out"]])[: len(extra) + 4]:
-        console.print(Text(flat(text["prompt"]), style="bold"))
-        console.print(Text(f"  before {text['score_before']:+6.2f}  {flat(text['before'])}"), soft_wrap=True)
-        console.print(Text(f"  after  {text['score_after']:+6.2f}  {flat(text['after'])}"), soft_wrap=True)
-    console.print()
-    places = {"report": result["report"], "model": result.get("model"), "MLflow": result.get("mlflow")}
-    for label, place in places.items():
-        if place:
-            console.print(Text(f"{label:8} {place}"), soft_wrap=True)
-    if result.get("model"):
-        _next(console, result)
-
-
-def _next(console: Console, result: dict[str, Any]) -> None:
-    konomi = typed("konomi")
-    prompt = shlex.quote(flat(result["compare"]["texts"][-1]["prompt"]))
-    commands = {
-        f"{konomi} generate {shlex.quote(result['model'])} -p {prompt} -n 5": "let it write",
-        f"{konomi} compare {shlex.quote(result['run'])} --samples 8": "compare on more draws",
-        f"{konomi} ppo --help": "your own prompts, model and reward",
-    }
-    if str(result.get("mlflow") or "").startswith("sqlite:"):
-        commands[f"{typed('mlflow')} ui --backend-store-uri {result['mlflow']}"] = "all runs side by side"
-    console.print("\nNext:")
-    for command, why in commands.items():
-        console.print(Text(f"  {command}  # {why}"), soft_wrap=True)
 
 
 def _texts(title: str, samples: list[dict[str, Any]]) -> Group:

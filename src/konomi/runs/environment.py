@@ -22,19 +22,19 @@ _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "
 
 def versions() -> dict[str, str]:
     """Versions of konomi, Python and the packages that decide results; one that is not installed is left out."""
-    found = {"konomi": __version__, "python": platform.python_version()}
+    installed = {"konomi": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)  # reads a text file: the package is not imported
+            installed[package] = metadata.version(package)  # reads a text file: the package is not imported
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def machine(gpu: str | None = None) -> dict[str, Any]:
     """Operating system, processor, number of its logical cores, and the GPU if its name is given."""
-    found = {"platform": platform.platform(), "cpu": _cpu(), "cpus": os.cpu_count()}
-    return found | ({"gpu": gpu} if gpu else {})
+    computer = {"platform": platform.platform(), "cpu": _cpu(), "cpus": os.cpu_count()}
+    return computer | ({"gpu": gpu} if gpu else {})
 
 
 def git() -> dict[str, Any] | None:
@@ -65,8 +65,8 @@ def _cpu() -> str:
 def typed(program: str) -> str:
     """How the user has to type a program that stands beside this one: by name, or with its directory if that is not searched."""
     beside = Path(sys.argv[0]).with_name(program)
-    found = shutil.which(program)
-    if not beside.exists() or (found and Path(found).resolve() == beside.resolve()):
+    on_path = shutil.which(program)
+    if not beside.exists() or (on_path and Path(on_path).resolve() == beside.resolve()):
         return program
     return shlex.quote(os.path.relpath(beside))
 

@@ -1,4 +1,4 @@
-"""Who hears what a job does. Imports nothing heavy, so that the first words can be said before torch is loaded."""
+"""Observers: callbacks of a job. Imports nothing heavy, so that the first message can appear before torch is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Hears what a job does. This one ignores it."""
+    """Callbacks of a job. This one ignores them."""
 
     def say(self, text: str) -> None:
         """A step began, or something is worth knowing."""

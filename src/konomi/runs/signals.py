@@ -12,9 +12,9 @@ from types import FrameType
 class Stop:
     """Whether a signal asked the job to stop. In :meth:`patience` the first one waits until it is looked at."""
 
-    def __init__(self, heard: Callable[[], None]) -> None:
+    def __init__(self, on_signal: Callable[[], None]) -> None:
         self.signal: str | None = None
-        self._patient, self._heard = False, heard
+        self._patient, self._on_signal = False, on_signal
 
     @contextmanager
     def patience(self) -> Iterator[None]:
@@ -31,21 +31,21 @@ class Stop:
         if self.signal or not self._patient:
             raise KeyboardInterrupt(f"stopped at once by {name}")
         self.signal = name
-        self._heard()
+        self._on_signal()
 
 
 def ending_signals() -> list[signal.Signals]:
     """The signals that ask a command to end: SIGINT, SIGTERM, and SIGHUP (the terminal was closed) but under nohup."""
-    found = [signal.SIGINT, signal.SIGTERM]
+    signals = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        found.append(signal.SIGHUP)
-    return found
+        signals.append(signal.SIGHUP)
+    return signals
 
 
 @contextmanager
-def stop_on_signal(heard: Callable[[], None]) -> Iterator[Stop]:
-    """Take :func:`ending_signals` as wishes to stop; ``heard`` is called at one that waits. In a thread, they stay as is."""
-    stop = Stop(heard)
+def stop_on_signal(on_signal: Callable[[], None]) -> Iterator[Stop]:
+    """Handle :func:`ending_signals`; ``on_signal`` is called at one that waits. In a thread, they stay as they are."""
+    stop = Stop(on_signal)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -60,13 +60,17 @@ class TrackerSink:
         if self._kind == "tensorboard":
             tracker: Any = tracking.TensorBoardTracker("tensorboard", self._run.path)
         else:
-            from wandb import Error
+            from wandb import Error, Settings
 
             self._failures = (OSError, Error)
             name = self._run.path.name
             unique = re.sub(r"\W", "", f"{name}{self._run.info['started']}")
+            # metrics and settings only: no code, command line or host name, and not the console, which has texts
+            private = Settings(
+                disable_code=True, disable_git=True, console="off", x_disable_meta=True, x_disable_stats=True, host="-"
+            )
             tracker = tracking.WandBTracker(
-                self._project, name=name, id=unique, resume="allow", dir=str(self._run.path), config=settings
+                self._project, name=name, id=unique, resume="allow", dir=str(self._run.path), config=settings, settings=private
             )
         with self._guarded():
             tracker.start()
@@ -143,8 +147,8 @@ def sink_names(settings: StageConfig) -> list[str]:
     """The sinks of a run, each once. Raises ConfigError if a package is missing that one of them needs."""
     names: list[str] = [name for name in dict.fromkeys(settings.sinks) if name != "mlflow" or settings.mlflow]
     for name in names:
-        found = find_spec(name)
-        if found is None or found.origin is None:  # or a directory of that name, where the command was called
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:  # or a directory of that name, where the command was called
             raise ConfigError(f'run.sinks: {name} is not installed; pip install "konomi[{name}]", or take it out of run.sinks')
     return names
 

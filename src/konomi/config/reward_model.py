@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from konomi.config.ppo import ModelConfig
-from konomi.config.section import Positive, Section, StageConfig
+from konomi.config.section import Positive, Section, StageConfig, check_multiple
 
 
 class RewardData(Section):
@@ -73,8 +73,8 @@ class RewardTraining(Section):
 
     @model_validator(mode="after")
     def _division(self) -> RewardTraining:
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size = {self.batch_size} is not a multiple of micro_batch_size = {self.micro_batch_size}")
+        if self.micro_batch_size:
+            check_multiple(self, "batch_size", "micro_batch_size")
         return self
 
 
