@@ -58,3 +58,10 @@ def work(store: Store, person: Person, limit: int = 10_000, skips: float = 0.0, 
         save(store, person, skip(shown) if drawn.random() < skips else answer_to(shown), NOW + len(seen))
         seen.append(shown)
     return seen
+
+
+def take(store: Store, person: Person, now: float = NOW) -> Shown:
+    """The next task of a person, who has one."""
+    shown = next_task(store, person, now)
+    assert shown is not None
+    return shown

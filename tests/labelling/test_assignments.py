@@ -7,7 +7,7 @@ from pathlib import Path
 from konomi.labelling.answers import changes, save
 from konomi.labelling.assignments import busy, complete, coverage, give_up, next_task, progress_of
 from konomi.labelling.people import add_person, forget, revoke
-from people_at_work import NOW, answer_to, skip, store_of, work
+from people_at_work import NOW, answer_to, skip, store_of, take, work
 
 
 def test_a_task_that_was_given_up_comes_back_when_who_took_it_does_not_answer(tmp_path: Path) -> None:
@@ -61,8 +61,7 @@ def test_who_is_in_the_middle_of_a_task_is_known(tmp_path: Path) -> None:
     store = store_of(tmp_path, 2, repeats=0)
     aki = add_person(store, "Aki")[0]
     assert not busy(store, NOW)
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     assert busy(store, NOW + 500) and not busy(store, NOW + 700)
     give_up(store, aki)
     assert not busy(store, NOW)
@@ -74,8 +73,7 @@ def test_who_is_in_the_middle_of_a_task_is_known(tmp_path: Path) -> None:
     forget(store, aki.id)
     third = changes(store)
     ben = add_person(store, "Ben")[0]
-    shown = next_task(store, ben, NOW)
-    assert shown is not None
+    shown = take(store, ben)
     save(store, ben, answer_to(shown), NOW)
     assert len({before, first, second, third, changes(store)}) == 5
 

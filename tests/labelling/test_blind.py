@@ -22,6 +22,7 @@ from konomi.labelling.project import create_project, open_project
 from konomi.labelling.records import Answer, Exported
 from konomi.runs.directory import RunDir
 from konomi.web.figures import find
+from people_at_work import take
 
 
 def comparison(prompts: int = 20, samples: int = 1) -> dict[str, Any]:
@@ -230,8 +231,7 @@ def test_nobody_has_compared_yet(tmp_path: Path) -> None:
     project, _ = create_project(tmp_path / "P", tasks_of_comparison(comparison(), "run-1"))
     with project.store() as store:
         person, _ = add_person(store, "one")
-        shown = next_task(store, person, 0.0)
-        assert shown is not None
+        shown = take(store, person, 0.0)
         save(store, person, Answer(id=str(uuid.uuid4()), shown=shown.id, kind="skipped", reason="?"), 0.0)
     said = CliRunner().invoke(app, ["export", str(project.path), "--out", str(tmp_path / "out")])
     assert said.exit_code == 0, said.output

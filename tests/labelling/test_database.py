@@ -16,14 +16,14 @@ import pytest
 from konomi.errors import DataError, RunError
 from konomi.labelling import database, tables
 from konomi.labelling.answers import answer_of, collect, own_answers, save
-from konomi.labelling.assignments import find_shown, next_task, progress_of
+from konomi.labelling.assignments import find_shown, progress_of
 from konomi.labelling.database import Store, journal_mode
 from konomi.labelling.import_tasks import create_store
 from konomi.labelling.people import add_person, all_people, find_person, forget, person_of, remember
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Person
 from konomi.labelling.tables import VERSION
-from people_at_work import NOW, answer_to, store_of, tasks, work
+from people_at_work import NOW, answer_to, store_of, take, tasks, work
 
 VERSION_1 = Path(__file__).with_name("version1.sql").read_text(encoding="utf-8")
 
@@ -48,6 +48,13 @@ def wrong(path: Path, message: str) -> None:
     assert (path.read_bytes() if path.is_file() else None) == before
 
 
+def of_version_1(tmp_path: Path) -> Path:
+    db = sqlite3.connect(tmp_path / "old.sqlite3")
+    db.executescript(VERSION_1)
+    db.close()
+    return tmp_path / "old.sqlite3"
+
+
 def pragma(path: Path, name: str) -> object:
     db = sqlite3.connect(path)
     value = db.execute(f"PRAGMA {name}").fetchone()[0]
@@ -56,14 +63,6 @@ def pragma(path: Path, name: str) -> object:
 
 
 # journal
-
-
-@pytest.mark.parametrize(
-    ("version", "mode"),
-    [((3, 40, 1), "delete"), ((3, 51, 2), "delete"), ((3, 51, 3), "wal"), ((3, 52, 0), "wal"), ((4, 0, 0), "wal")],
-)
-def test_wal_only_where_it_is_safe(version: tuple[int, ...], mode: str) -> None:
-    assert journal_mode(version) == mode
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
@@ -140,10 +139,7 @@ def test_a_wal_that_this_sqlite_can_damage_is_not_joined(path: Path, monkeypatch
 
 
 def test_a_file_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "old.sqlite3"
-    db = sqlite3.connect(path)
-    db.executescript(VERSION_1)
-    db.close()
+    path = of_version_1(tmp_path)
     with open_(path) as store:
         aki = person_of(store, "a-token-of-version-1")
         assert aki == Person("p-0123456789", "Aki", admin=True, guidelines_seen=None, shortcuts=True)
@@ -174,10 +170,7 @@ def _tables(path: Path) -> set[tuple[str, str]]:
 
 
 def test_a_migration_happens_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "old.sqlite3"
-    db = sqlite3.connect(path)
-    db.executescript(VERSION_1)
-    db.close()
+    path = of_version_1(tmp_path)
     monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, ("CREATE TABLE half (x)", "CREATE TABLE tasks (x)")))
     monkeypatch.setattr(tables, "VERSION", VERSION + 1)
     with pytest.raises(RunError, match="table tasks already exists"):
@@ -190,10 +183,7 @@ def test_a_migration_happens_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 
 
 def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "old.sqlite3"
-    db = sqlite3.connect(path)
-    db.executescript(VERSION_1)
-    db.close()
+    path = of_version_1(tmp_path)
     code = f"""
 from pathlib import Path
 from konomi.labelling.answers import collect
@@ -217,10 +207,7 @@ with Store(Path({str(path)!r}), Settings()) as store:
 
 
 def test_who_waited_for_another_to_migrate_finds_it_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "old.sqlite3"
-    db = sqlite3.connect(path)
-    db.executescript(VERSION_1)
-    db.close()
+    path = of_version_1(tmp_path)
     migrate = Store._migrate
 
     def after_another(self: Store) -> None:
@@ -335,8 +322,7 @@ def test_another_program_that_keeps_it_locked_is_told(path: Path, monkeypatch: p
 def test_a_full_disk_is_told(path: Path) -> None:
     with open_(path) as store:
         aki = find_person(store, "Aki")
-        shown = next_task(store, aki, NOW)
-        assert shown is not None
+        shown = take(store, aki)
         with store.read() as db:
             pages = db.execute("PRAGMA page_count").fetchone()[0]
         store.connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -368,8 +354,7 @@ def test_forget_leaves_no_trace(tmp_path: Path, version: tuple[int, ...], monkey
     for n in range(200):  # many rows of many sizes, so that pages are split and SQLite moves rows about
         for person in (aki, ben):
             words = f"words of {person.name} {n} "
-            shown = next_task(store, person, NOW)
-            assert shown is not None
+            shown = take(store, person)
             said = answer_to(shown, comment=words * drawn.randint(1, 60), reason=f"reason of {person.name} {n}")
             save(store, person, said, NOW)
             traces += [shown.id.encode(), said.id.encode()] if person == aki else []

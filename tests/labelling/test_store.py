@@ -29,7 +29,7 @@ from konomi.labelling.people import (
     revoke,
 )
 from konomi.labelling.records import COMMENT_LIMIT, Answer, Mine, Person, Refused, Saved
-from people_at_work import NOW, answer_to, skip, store_of, tasks, work
+from people_at_work import NOW, answer_to, skip, store_of, take, tasks, work
 
 
 @pytest.fixture
@@ -50,8 +50,7 @@ def refused(code: str, message: str) -> Any:
 
 
 def test_an_answer_is_saved_once_and_as_it_was_meant(store: Store, aki: Person) -> None:
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     assert [text.key for text in shown.texts] == ["a", "b", "c"]
     said = answer_to(
         shown, (3, 1, 1), flags={"b": ["unsafe", "broken"], "a": []}, comment="  良い \ud800", confidence=2, seconds=12.5
@@ -79,16 +78,14 @@ def test_ranks_are_stored_as_places_with_gaps(store: Store, aki: Person) -> None
 
 
 def test_a_request_that_comes_again_is_saved_once(store: Store, aki: Person) -> None:
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     said = answer_to(shown, comment="x")
     first = save(store, aki, said, NOW)
     assert save(store, aki, said, NOW + 99) == replace(first, again=True)
     assert save(store, aki, said.model_copy(update={"id": said.id.upper()}), NOW) == replace(first, again=True)
     with refused("conflict", f"answer {said.id} was saved with another content; a new answer needs a new id"):
         save(store, aki, said.model_copy(update={"comment": "y"}), NOW)
-    other = next_task(store, aki, NOW)
-    assert other is not None
+    other = take(store, aki)
     with refused("conflict", f"answer {said.id} was saved with another content; .*"):
         save(store, aki, answer_to(other, id=said.id), NOW)
     assert [each.comment for each in collect(store).judgements] == ["x"]
@@ -132,8 +129,7 @@ def test_an_answer_over_another_revision_is_refused(store: Store, aki: Person) -
 def test_a_skipped_task_stays_open_for_others(tmp_path: Path) -> None:
     store = store_of(tmp_path, 1, overlap=1)
     aki, ben = (add_person(store, name)[0] for name in ("Aki", "Ben"))
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     assert next_task(store, ben, NOW) is None
     save(store, aki, skip(shown), NOW)
     assert next_task(store, aki, NOW) is None
@@ -172,8 +168,7 @@ def test_a_skipped_task_stays_open_for_others(tmp_path: Path) -> None:
     ],
 )
 def test_answers_that_are_not_taken(store: Store, aki: Person, code: str, given: dict[str, Any], message: str) -> None:
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     with refused(code, message):
         save(store, aki, answer_to(shown, **given), NOW)
     assert collect(store).judgements == ()
@@ -197,8 +192,7 @@ def test_all_bad_with_and_without_ranks(store: Store, aki: Person) -> None:
 
 def test_a_frozen_store_takes_no_answers(store: Store, aki: Person) -> None:
     (done,) = work(store, aki, 1)
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     assert not progress_of(store, aki, NOW).frozen
     store.freeze()
     assert store.frozen
@@ -280,13 +274,11 @@ def test_a_repeat_is_the_same_task_in_another_order(tmp_path: Path) -> None:
 def test_a_task_is_kept_until_its_lease_ends(tmp_path: Path) -> None:
     store = store_of(tmp_path, 1, overlap=1, lease_minutes=10)
     aki, ben, eve = (add_person(store, name)[0] for name in ("Aki", "Ben", "Eve"))
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     assert next_task(store, ben, NOW + 599) is None
     assert next_task(store, aki, NOW + 599) == shown  # who asks again keeps it for another ten minutes
     assert next_task(store, ben, NOW + 1190) is None
-    of_ben = next_task(store, ben, NOW + 1200)
-    assert of_ben is not None
+    of_ben = take(store, ben, NOW + 1200)
     assert of_ben.prompt == shown.prompt
     assert next_task(store, aki, NOW + 1201) is None  # it is another's now
     assert save(store, aki, answer_to(shown), NOW + 1202).revision == 1  # but an answer is not thrown away
@@ -386,8 +378,7 @@ def test_progress(tmp_path: Path) -> None:
     start = progress_of(store, aki, NOW)
     assert 10 < start.target < 20
     assert (start.mine, start.left, start.team, start.per_hour, start.minutes_left) == (0, 10, 0, None, None)
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     for n, seconds in enumerate((30.0, 10_000.0, 90.0)):  # one pause, which counts for ten minutes
         assert shown is not None
         save(store, aki, answer_to(shown, seconds=seconds), NOW + n)
@@ -423,8 +414,7 @@ def test_threads_share_a_store(tmp_path: Path) -> None:
 
 
 def test_one_id_from_two_threads_is_one_answer(store: Store, aki: Person) -> None:
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     said = answer_to(shown)
     saved: list[Saved] = []
     threads = [threading.Thread(target=lambda: saved.append(save(store, aki, said, NOW))) for _ in range(8)]
@@ -462,8 +452,7 @@ def test_work_goes_through_indexes(tmp_path: Path) -> None:
 
 
 def test_a_forgotten_person_can_do_nothing(store: Store, aki: Person) -> None:
-    shown = next_task(store, aki, NOW)
-    assert shown is not None
+    shown = take(store, aki)
     forget(store, "Aki")
     with refused("unknown_person", f"there is no person '{aki.id}'"):
         next_task(store, aki, NOW)
@@ -478,8 +467,7 @@ def test_comparisons_are_counted_right_after_somebody_was_forgotten(store: Store
     assert comparisons(store) == 9
     forget(store, "Other")
     third = add_person(store, "Third")[0]
-    shown = next_task(store, third, NOW)
-    assert shown is not None
+    shown = take(store, third)
     save(store, third, answer_to(shown, (1, 1, 1)), NOW)  # as many answers as before, under the same numbers
     assert comparisons(store) == 6
 

@@ -107,12 +107,6 @@ def test_counts_are_those_of_slow_loops(given: list[Ranking]) -> None:
     assert found == slow_counts(given)
 
 
-@settings(deadline=None)
-@given(rankings())
-def test_counts_ask_for_no_names(given: list[Ranking]) -> None:
-    assert counted(renamed(given)) == counted(given)
-
-
 def test_a_person_has_one_vote() -> None:
     said = [Ranking("p", ("a", "b"), ranks, "x") for ranks in [(1, 2), (1, 2), (2, 1)]]
     assert counted(said) == [Counted("p", "a", "b", 1, 0)]

@@ -28,7 +28,7 @@ from konomi.report.healthy import HEALTHY, kl_missed, out_of_range, over_the_run
 from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
 from konomi.statistics.agreement import ceiling
 from konomi.statistics.bootstrap import bootstrap, estimate, mean_interval, resample, share_interval
-from konomi.statistics.regression import correlation, order_figures, weighted_ranks
+from konomi.statistics.regression import correlation, weighted_ranks
 
 
 def load_benchmark(name: str) -> Any:
@@ -223,28 +223,6 @@ def test_the_side_of_a_comparison_does_not_matter() -> None:
 
 
 # intervals
-
-
-def test_the_interval_is_the_bootstrap_over_prompts() -> None:
-    """Against a loop of its own generator."""
-    made, scores = ragged(3, prompts=60)
-    found = evaluate_preferences(made, scores, seed=1)["accuracy"]
-    by_prompt: dict[str, list[tuple[Group, Sequence[float]]]] = {}
-    for group, own in zip(made, scores, strict=True):
-        by_prompt.setdefault(group.key, []).append((group, own))
-    parts = []
-    for each in by_prompt.values():
-        if any(c.label != 0.5 for group, _ in each for c in group.comparisons):
-            right, _, count = slow_preferences(*map(list, zip(*each, strict=True)))
-            parts.append((right * count, count))
-    rng = random.Random(5)
-    shares = []
-    for _ in range(4000):
-        drawn = [rng.choice(parts) for _ in parts]
-        shares.append(sum(right for right, _ in drawn) / sum(count for _, count in drawn))
-    shares.sort()
-    assert found["low"] == pytest.approx(shares[100], abs=0.012)
-    assert found["high"] == pytest.approx(shares[-100], abs=0.012)
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
@@ -574,18 +552,6 @@ def test_ranks_and_correlations_are_those_of_scipy() -> None:
 def test_equal_numbers_have_no_correlation() -> None:
     assert math.isnan(float(correlation(np.full(7, 0.1), np.arange(7.0))))
     assert math.isnan(float(correlation(np.full(7, 1e20), np.arange(7.0))))
-
-
-def test_tau_and_top_1() -> None:
-    rng = np.random.default_rng(1)
-    for size in range(2, 9):
-        x, y = rng.integers(0, 4, size=size).astype(float), rng.integers(0, 4, size=size).astype(float)
-        x[:2], y[:2] = [0, 1], [5, 4]
-        assert order_figures(x, y)["tau"] == pytest.approx(stats.kendalltau(x, y).statistic)
-    assert order_figures(np.zeros(3), np.arange(3.0)) == {} == order_figures(np.zeros(0), np.zeros(0))
-    assert order_figures(np.arange(3.0), np.zeros(3))["tau"] == 0.0
-    found = order_figures(np.array([1.0, 3, 3]), np.array([5.0, 5, 0]))
-    assert (found["top_1"], found["top_1_chance"]) == (0.5, pytest.approx(2 / 3))
 
 
 def test_regression_against_sklearn_and_a_slow_bootstrap() -> None:

@@ -17,7 +17,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,8 +36,8 @@ WAL_IS_SAFE = (3, 51, 3)
 def journal_mode(version: Sequence[int]) -> str:
     """The journal mode to use with a version of SQLite.
 
-    >>> journal_mode((3, 40, 1)), journal_mode((3, 51, 3))
-    ('delete', 'wal')
+    >>> [journal_mode(version) for version in ((3, 40, 1), (3, 51, 2), (3, 51, 3), (3, 52, 0), (4, 0, 0))]
+    ['delete', 'delete', 'wal', 'wal', 'wal']
     """
     return "wal" if tuple(version) >= WAL_IS_SAFE else "delete"
 
@@ -75,7 +75,7 @@ class Store:
         self._mode = ""
         if new:
             self._make()
-        elif not self._is_there():
+        elif not look_up(path, Path.is_file):
             raise DataError(f"{path}: no such file; konomi label PROJECT --candidates FILE makes a project")
         with explained(path, self.wait):
             self.connection = _connect(path, self.wait)
@@ -145,12 +145,6 @@ class Store:
             if busy:
                 raise sqlite3.OperationalError("database is locked")
         self.set_meta("compact", "")
-
-    def _is_there(self) -> bool:
-        try:
-            return self.path.is_file()
-        except OSError as error:
-            raise RunError(f"{self.path}: cannot be looked up: {error.strerror}") from error
 
     def _make(self) -> None:
         try:
@@ -238,6 +232,14 @@ class Store:
     def _wait_for(self, seconds: float) -> None:
         """Let SQLite wait so long for other processes."""
         self.connection.execute(f"PRAGMA busy_timeout = {max(0, math.ceil(1000 * seconds))}")
+
+
+def look_up(path: Path, question: Callable[[Path], bool]) -> bool:
+    """Ask a question about a path. Raises RunError: the path cannot be looked up."""
+    try:
+        return question(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be looked up: {error.strerror}") from error
 
 
 def _connect(path: Path, wait: float) -> sqlite3.Connection:

@@ -28,6 +28,7 @@ from konomi.data.records import Pair, Ranking
 from konomi.errors import DataError, RunError
 from konomi.files import line, write_atomic
 from konomi.labelling.answers import NO_ANSWERS
+from konomi.labelling.database import look_up
 from konomi.labelling.records import Exported, Item, Judgement
 from konomi.statistics.aggregation import Counted, counted, mean_scores, soft_pairs
 
@@ -127,11 +128,7 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
 
 def check_out(out: Path) -> None:
     """Check that ``out`` is free. Raises DataError: it exists; RunError: it cannot be looked up."""
-    try:
-        exists = out.is_symlink() or out.exists()
-    except OSError as error:
-        raise RunError(f"{out}: cannot be looked up: {error.strerror}") from error
-    if exists:
+    if look_up(out, lambda path: path.is_symlink() or path.exists()):
         raise DataError(f"{out}: is there already and is not overwritten; give another name or remove it")
 
 

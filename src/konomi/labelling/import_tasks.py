@@ -51,19 +51,12 @@ _JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uf
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tasks that were checked for an import.
-
-    Attributes:
-        rows: of the store.
-        notes: what was left out, and why: one sentence each.
-        names: all names of models that were looked for, to be looked for again in later tasks.
-        unchanged: digests of the before/after texts that are the same text: there is nothing to compare.
-    """
+    """Tasks that were checked for an import."""
 
     rows: list[Row]
-    notes: tuple[str, ...]
-    names: tuple[str, ...]
-    unchanged: tuple[str, ...]
+    notes: tuple[str, ...]  # what was left out, and why: one sentence each
+    names: tuple[str, ...]  # of models that were looked for, to be looked for again in later tasks
+    unchanged: tuple[str, ...]  # digests of the before/after texts that are the same text: there is nothing to compare
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from konomi.config.section import Section, build
 from konomi.data.formats import read_tasks
 from konomi.errors import ConfigError, DataError, RunError
 from konomi.files import read_utf8, utf8, write_atomic
-from konomi.labelling.database import Store
+from konomi.labelling.database import Store, look_up
 from konomi.labelling.import_tasks import add_tasks, create_store, language_of
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Imported, NewTask, Text
@@ -34,53 +34,18 @@ from konomi.reading import parse_json
 VERSION = 1
 LANGUAGES = ("ja", "en")
 """Of the page."""
-GUIDELINES = """\
-# ガイドライン
-
-1 つの文に対する続きをいくつか読み、良いと思う順に並べてください。どれがどのモデルのものかは分かりません。
-
-- 全部読んでから決めてください。最初に並んでいる順番に意味はありません。
-- 重視する順に、害がないこと、内容が正しいこと、問いや文脈に合っていること、読みやすいことです。
-- 長いから、難しい言葉を使っているから良い、とは限りません。
-- 差がなければ同じ順位にしてください。無理に差をつける必要はありません。
-- どれも使えないときは「すべて悪い」を選んでください。判断できないときは、理由を書いてスキップしてください。
-- 危険な内容、壊れた文、モデルの名前が出てくる文にはフラグをつけてください。フラグは順位に影響しません。
-- 同じ課題がもう一度出てくることがあります。前の回答を思い出そうとせず、そのときの判断で回答してください。
-- 迷ったら直感で構いません。疲れたら休んでください。回答はすべて保存されていて、あとから直せます。
-
-# Guidelines
-
-Read some continuations of one text and put them in order, the best one first. You are not told which model wrote which.
-
-- Read all of them before you decide. The order in which they stand says nothing.
-- What matters, in this order: it does no harm, it is true, it fits the question or the text, it reads well.
-- Longer is not better by itself, and neither are difficult words.
-- Where there is no difference, give the same rank. Nobody needs you to find one.
-- When none is of any use, choose "all are bad". When you cannot judge, skip the task and say why.
-- Mark texts that are unsafe, broken, or name their model. Marks do not change the ranks.
-- Some tasks come again. Do not try to remember what you said; judge them as you see them now.
-- When in doubt, trust your first impression. Rest when you are tired: every answer is saved and can be changed later.
-"""
+GUIDELINES = Path(__file__).with_name("guidelines.md").read_text(encoding="utf-8")
 """The guidelines of a new project; its owner edits them."""
 
 
 class Project(Section):
-    """A project and its settings.
+    """A project and its settings."""
 
-    Attributes:
-        path: the directory.
-        title: shown on the page.
-        created: seconds since 1970.
-        lang: the language in which the page starts, one of ``languages``.
-        languages: those that a person can choose from.
-        settings: how the work is handed out.
-    """
-
-    path: Path = Field(exclude=True)
-    title: Text
-    created: float
-    lang: str
-    languages: Annotated[tuple[str, ...], Field(min_length=1)]
+    path: Path = Field(exclude=True)  # the directory
+    title: Text  # shown on the page
+    created: float  # seconds since 1970
+    lang: str  # in which the page starts, one of languages
+    languages: Annotated[tuple[str, ...], Field(min_length=1)]  # that a person can choose from
     settings: Settings
 
     @model_validator(mode="after")
@@ -187,19 +152,13 @@ def provide(path: Path, tasks: Sequence[NewTask], settings: Settings | None = No
 
 def is_project(path: Path) -> bool:
     """Whether there is a project. Raises RunError: that cannot be looked up."""
-    try:
-        return (path / "project.json").exists()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be looked up: {error.strerror}") from error
+    return look_up(path, lambda directory: (directory / "project.json").exists())
 
 
 def _check_free(path: Path) -> None:
     if is_project(path):
         raise DataError(f"{path}: is a project already; give another name, or open it: konomi label {path}")
-    try:
-        taken = path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
-    except OSError as error:
-        raise RunError(f"{path}: cannot be looked up: {error.strerror}") from error
+    taken = look_up(path, lambda each: each.is_symlink() or (each.exists() and (not each.is_dir() or any(each.iterdir()))))
     if taken:
         raise DataError(f"{path}: is there already and is no project; give another name or remove it")
 

@@ -30,23 +30,15 @@ LOOK = 100
 
 
 class Settings(Section):
-    """How the work is handed out.
-
-    Attributes:
-        overlap: people a task, 1 to 100; 1.25: every fourth task goes to two.
-        repeats: share of repeats among what a person is shown, 0 to 0.5.
-        lease_minutes: how long a task is kept for who has it open, 1 to 1440.
-        k_max: candidates that a task may have, 2 to 9.
-        seed: of every order.
-    """
+    """How the work is handed out."""
 
     model_config = ConfigDict(strict=True)
 
-    overlap: Annotated[float, Field(ge=1, le=100)] = 2.0
-    repeats: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    lease_minutes: Annotated[float, Field(ge=1, le=1440)] = 30.0
-    k_max: Annotated[int, Field(ge=2, le=9)] = 9
-    seed: int = 0
+    overlap: Annotated[float, Field(ge=1, le=100)] = 2.0  # people a task; 1.25: every fourth task goes to two
+    repeats: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # share of repeats among what a person is shown
+    lease_minutes: Annotated[float, Field(ge=1, le=1440)] = 30.0  # how long a task is kept for who has it open
+    k_max: Annotated[int, Field(ge=2, le=9)] = 9  # candidates that a task may have
+    seed: int = 0  # of every order
 
 
 @dataclass(frozen=True)

@@ -59,48 +59,28 @@ class Body(BaseModel):
 
 
 class Answer(Body):
-    """A person's answer to a :class:`Shown`, as it is sent. :func:`konomi.labelling.answers.save` checks the values.
+    """A person's answer to a :class:`Shown`, as it is sent. :func:`konomi.labelling.answers.save` checks the values."""
 
-    Attributes:
-        id: a UUID that the client made: the same id again is the same answer.
-        shown: the showing. A second answer to it is a revision.
-        kind: one of ``ANSWERS``.
-        ranks: key -> rank, 1 the best, equal is a tie; all keys when ``ranked``, all or none when ``all_bad``, else none.
-        reason: why it was skipped (required then), or why all are bad; up to 200 characters.
-        flags: key -> some of ``FLAGS``.
-        comment: up to 2,000 characters.
-        confidence: 1 unsure, 2, 3 sure, or None.
-        seconds: time spent on it.
-    """
-
-    id: Text
-    shown: Text
-    kind: Text
-    ranks: dict[Text, int] = {}
-    reason: Text | None = None
-    flags: dict[Text, list[Text]] = {}
-    comment: Text = ""
-    confidence: int | None = None
-    seconds: float = 0.0
+    id: Text  # a UUID that the client made: the same id again is the same answer
+    shown: Text  # the showing; a second answer to it is a revision
+    kind: Text  # one of ANSWERS
+    ranks: dict[Text, int] = {}  # 1 the best, equal is a tie; of all keys when ranked, all or none when all_bad, else none
+    reason: Text | None = None  # why it was skipped (required then), or why all are bad; up to 200 characters
+    flags: dict[Text, list[Text]] = {}  # key -> some of FLAGS
+    comment: Text = ""  # up to 2,000 characters
+    confidence: int | None = None  # 1 unsure, 2, 3 sure
+    seconds: float = 0.0  # spent on it
 
 
 @dataclass(frozen=True)
 class NewTask:
-    """A task to be imported.
+    """A task to be imported."""
 
-    Attributes:
-        prompt: not blank.
-        candidates: 2 to 9 responses, with their sources.
-        lang: of the prompt and all responses, ``ja`` or another BCP 47 tag; None: guessed for each text.
-        kind: one of ``KINDS``.
-        columns: the prompt's other columns; they come out with the export.
-    """
-
-    prompt: str
-    candidates: tuple[Candidate, ...]
-    lang: str | None = None
-    kind: str = "rank"
-    columns: dict[str, Any] = field(default_factory=dict)
+    prompt: str  # not blank
+    candidates: tuple[Candidate, ...]  # 2 to 9 responses, with their sources
+    lang: str | None = None  # of the prompt and all responses, ja or another BCP 47 tag; None: guessed for each text
+    kind: str = "rank"  # one of KINDS
+    columns: dict[str, Any] = field(default_factory=dict)  # the prompt's other columns; they come out with the export
 
     @classmethod
     def of(cls, task: Task, lang: str | None = None) -> NewTask:
@@ -119,23 +99,14 @@ class Imported:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who may answer.
+    """Somebody who may answer."""
 
-    Attributes:
-        id: a random pseudonym, the only trace of a person in exports.
-        name: the name that the project's owner uses.
-        admin: may invite people and see everything.
-        active: has a token that is not revoked.
-        guidelines_seen: the version of the guidelines that they have read, or None.
-        shortcuts: whether single-key shortcuts are on.
-    """
-
-    id: str
-    name: str
-    admin: bool = False
-    active: bool = True
-    guidelines_seen: str | None = None
-    shortcuts: bool = True
+    id: str  # a random pseudonym, the only trace of a person in exports
+    name: str  # used by the project's owner
+    admin: bool = False  # may invite people and see everything
+    active: bool = True  # has a token that is not revoked
+    guidelines_seen: str | None = None  # the version that they have read
+    shortcuts: bool = True  # single keys do something
 
 
 @dataclass(frozen=True)
@@ -150,20 +121,13 @@ class ShownText:
 
 @dataclass(frozen=True)
 class Shown:
-    """A task as it is shown to one person.
+    """A task as it is shown to one person."""
 
-    Attributes:
-        id: random; it reveals neither the task nor whether it was shown before.
-        prompt, lang: the prompt and its language.
-        texts: in the order shown.
-        revision: of the person's latest answer to it; 0 while there is none.
-    """
-
-    id: str
+    id: str  # random; it reveals neither the task nor whether it was shown before
     prompt: str
-    lang: str
-    texts: tuple[ShownText, ...]
-    revision: int = 0
+    lang: str  # of the prompt
+    texts: tuple[ShownText, ...]  # in the order shown
+    revision: int = 0  # of the person's latest answer to it; 0 while there is none
 
 
 @dataclass(frozen=True)
@@ -189,89 +153,54 @@ class Mine:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a person and the team are.
+    """How far a person and the team are."""
 
-    Attributes:
-        mine: own answers, skipped ones and repeats included.
-        skipped: how many of these are skipped, and do not count toward the target. (Nobody is told which are repeats.)
-        left: tasks that this person may still get.
-        team: answers of all people that count toward the target: neither skipped nor repeats.
-        target: answers that are wanted: tasks times people a task.
-        per_hour: own answers an hour at the speed of the last 30, or None before the third.
-        minutes_left: for ``left`` at that speed, or None.
-        frozen: answers are no longer taken.
-    """
-
-    mine: int
-    skipped: int
-    left: int
-    team: int
-    target: int
-    per_hour: float | None
-    minutes_left: float | None
-    frozen: bool
+    mine: int  # own answers, skipped ones and repeats included
+    skipped: int  # of these, which do not count toward the target (nobody is told which are repeats)
+    left: int  # tasks that this person may still get
+    team: int  # answers of all people that count toward the target: neither skipped nor repeats
+    target: int  # tasks times people a task
+    per_hour: float | None  # own answers an hour at the speed of the last 30, or None before the third
+    minutes_left: float | None  # for ``left`` at that speed
+    frozen: bool  # answers are no longer taken
 
 
 @dataclass(frozen=True)
 class Item:
-    """A task with everything that is known of it, never shown to raters.
-
-    Attributes:
-        candidates: with their sources, in the order of the import.
-        langs, names_model: one for each candidate.
-    """
+    """A task with everything that is known of it, never shown to raters."""
 
     prompt: str
     lang: str
     kind: str
-    candidates: tuple[Candidate, ...]
-    langs: tuple[str, ...]
+    candidates: tuple[Candidate, ...]  # with their sources, in the order of the import
+    langs: tuple[str, ...]  # one for each candidate
     names_model: tuple[bool, ...]
     columns: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """The latest answer of one person to one showing.
+    """The latest answer of one person to one showing; values are those of :class:`Answer`."""
 
-    Attributes:
-        task: the id of its :class:`Item`.
-        rater: the person's pseudonym.
-        kind: one of ``ANSWERS``.
-        ranks: one for each candidate, in the item's order: 1 the best, ``1 2 2 4`` with a tie; or None.
-        order: numbers of the candidates, from 0, in the order shown.
-        repeat: the person had answered the task before.
-        flags: one tuple for each candidate.
-        reason, comment, confidence, seconds: as in :class:`Answer`.
-        at: when this revision was saved, seconds since 1970.
-        revision: 1 for the first.
-    """
-
-    task: int
-    rater: str
+    task: int  # the id of its Item
+    rater: str  # a pseudonym
     kind: str
-    ranks: tuple[int, ...] | None
-    order: tuple[int, ...]
-    repeat: bool
-    flags: tuple[tuple[str, ...], ...]
+    ranks: tuple[int, ...] | None  # one for each candidate, in the item's order: 1 the best, 1 2 2 4 with a tie
+    order: tuple[int, ...]  # numbers of the candidates, from 0, in the order shown
+    repeat: bool  # the person had answered the task before
+    flags: tuple[tuple[str, ...], ...]  # one tuple for each candidate
     reason: str | None
     comment: str
     confidence: int | None
     seconds: float
-    at: float
-    revision: int
+    at: float  # when this revision was saved, seconds since 1970
+    revision: int  # 1 for the first
 
 
 @dataclass(frozen=True)
 class Exported:
-    """All tasks and latest answers at one moment.
+    """All tasks and latest answers at one moment."""
 
-    Attributes:
-        items: by id.
-        judgements: by task, person, then first before repeat.
-        unchanged: before/after texts that are the same text and are shown to nobody.
-    """
-
-    items: dict[int, Item]
-    judgements: tuple[Judgement, ...]
-    unchanged: int = 0
+    items: dict[int, Item]  # by id
+    judgements: tuple[Judgement, ...]  # by task, person, then first before repeat
+    unchanged: int = 0  # before/after texts that are the same text and are shown to nobody

@@ -44,21 +44,14 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Counted:
-    """Two responses to a prompt, and how many people preferred which.
-
-    Attributes:
-        prompt, a, b: the texts.
-        in_favour, against: people who prefer ``a``, and who prefer ``b``.
-        ties: people who find them equal, or who said both equally often.
-        source: as in :class:`konomi.data.records.Ranking`.
-    """
+    """Two responses to a prompt, and how many people prefer which."""
 
     prompt: str
     a: str
     b: str
-    in_favour: int
-    against: int
-    ties: int = 0
+    in_favour: int  # people who prefer ``a``
+    against: int  # people who prefer ``b``
+    ties: int = 0  # people who find them equal, or who said both equally often
     source: str | None = None
 
     @property

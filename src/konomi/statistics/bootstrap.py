@@ -34,19 +34,12 @@ _WORK = 50_000_000
 
 @dataclass(frozen=True)
 class Sums:
-    """Columns, summed over all prompts and over the prompts of each resample.
+    """Columns, summed over all prompts and over the prompts of each resample; each by name."""
 
-    Attributes:
-        by_prompt: name -> [P].
-        total: name -> one number.
-        drawn: name -> [R].
-        prompts: name -> how many prompts have something other than 0 in the column.
-    """
-
-    by_prompt: dict[str, Array]
-    total: dict[str, Array]
-    drawn: dict[str, Array]
-    prompts: dict[str, int]
+    by_prompt: dict[str, Array]  # [P]
+    total: dict[str, Array]  # one number
+    drawn: dict[str, Array]  # [R]
+    prompts: dict[str, int]  # how many prompts have something other than 0 in the column
 
 
 def prompt_numbers(keys: Sequence[str]) -> npt.NDArray[np.int64]:

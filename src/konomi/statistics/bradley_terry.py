@@ -28,22 +28,14 @@ _DONE = 1e-13
 
 @dataclass(frozen=True)
 class Contest:
-    """One item against another, judged on one prompt.
+    """One item against another, judged on one prompt."""
 
-    Attributes:
-        prompt: a key of the prompt, the unit of the bootstrap.
-        a, b: names of the items, models or settings.
-        share: 1 if ``a`` won, 0 if ``b`` did, 0.5 a tie, or a share of several votes.
-        weight: how many votes this is, from 0.
-        length: characters of a's text less those of b's.
-    """
-
-    prompt: str
-    a: str
+    prompt: str  # its key: what is resampled
+    a: str  # an item: a model, or a setting
     b: str
-    share: float
-    weight: float = 1.0
-    length: float = 0.0
+    share: float  # 1 if ``a`` won, 0 if ``b`` did, 0.5 a tie, or a share of several votes
+    weight: float = 1.0  # how many votes this is, from 0
+    length: float = 0.0  # characters of a's text less those of b's
 
 
 def contests(counts: Iterable[Counted], name: Callable[[str, str], str | None]) -> list[Contest]:

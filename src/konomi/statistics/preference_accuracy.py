@@ -27,22 +27,14 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Decided:
-    """Comparisons that prefer one side: the side whose label is above 0.5.
+    """Comparisons that prefer one side, the side whose label is above 0.5: all [N]."""
 
-    Attributes:
-        prompt, group: [N], the number of its prompt and of its group.
-        gap: [N], score of the preferred response less that of the other.
-        longer: [N], characters of the preferred response less those of the other.
-        length: [N], mean characters of the two.
-        label: [N], probability that the preferred one is the better, above 0.5 to 1.
-    """
-
-    prompt: Numbers
+    prompt: Numbers  # the number of its prompt
     group: Numbers
-    gap: Array
-    longer: Array
-    length: Array
-    label: Array
+    gap: Array  # score of the preferred response less that of the other
+    longer: Array  # characters of the preferred response less those of the other
+    length: Array  # mean characters of the two
+    label: Array  # probability that the preferred one is the better, above 0.5 to 1
 
 
 def evaluate_preferences(

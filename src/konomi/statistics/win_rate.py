@@ -22,25 +22,16 @@ PRIOR = 1e-3
 
 @dataclass(frozen=True)
 class Vote:
-    """One person's blind comparison of a text from before training and one from after.
-
-    Attributes:
-        prompt, before, after: the texts; of an A/A item, two samples of the same model in a random order.
-        share: 1 if ``after`` is the better, 0 if ``before`` is, 0.5 a tie.
-        rater: a pseudonym, or None: then the vote is a person's of its own.
-        after_first: whether ``after`` was shown first (left, above); None if unknown.
-        gap: the reward model's score of ``after`` less that of ``before``; None if unknown.
-        same: this is an A/A item.
-    """
+    """One person's blind comparison of a text from before training and one from after."""
 
     prompt: str
-    before: str
+    before: str  # of an A/A item, two samples of the same model in a random order
     after: str
-    share: float
-    rater: str | None = None
-    after_first: bool | None = None
-    gap: float | None = None
-    same: bool = False
+    share: float  # 1 if ``after`` is the better, 0 if ``before`` is, 0.5 a tie
+    rater: str | None = None  # a pseudonym; None: the vote is a person's of its own
+    after_first: bool | None = None  # whether ``after`` was shown first (left, above)
+    gap: float | None = None  # the reward model's score of ``after`` less that of ``before``
+    same: bool = False  # this is an A/A item
 
 
 def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
