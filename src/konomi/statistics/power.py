@@ -67,7 +67,7 @@ def power(votes: int, rate: float, alpha: float = ALPHA) -> float:
     """
     wins = np.arange(votes + 1)
     significant = 2 * stats.binom.cdf(np.minimum(wins, votes - wins), votes, 0.5) <= alpha
-    return min(1.0, float(stats.binom.pmf(wins[significant], votes, rate).sum()))
+    return min(1.0, float(np.exp(stats.binom.logpmf(wins[significant], votes, rate)).sum()))
 
 
 def votes_needed(rate: float, power: float = POWER, alpha: float = ALPHA) -> int | None:
