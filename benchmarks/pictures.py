@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from konomi.report.report import write_report
+from konomi.report.page import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 KONOMI = [sys.executable, "-m", "konomi"]

@@ -28,9 +28,9 @@ from konomi.labelling.project import open_project
 from konomi.models.embedded import is_whole
 from konomi.models.load import load_causal_lm
 from konomi.models.reward_files import read_facts
-from konomi.report.report import write_report
+from konomi.report.page import write_report
 from konomi.runs.directory import RunDir
-from konomi.web.watch import Watched, updates
+from konomi.web.followed_run import FollowedRun
 from tiny import save_tiny
 
 fuzzed = settings(
@@ -177,8 +177,8 @@ def look(directory: Path) -> None:
     with suppress(DataError):
         write_report(directory)
     with suppress(DataError):
-        watched = Watched(directory)
-        json.dumps([watched.described(0), watched.compare(), updates(watched.metrics), watched.samples.rows()], allow_nan=False)
+        run = FollowedRun(directory)
+        json.dumps([run.summary(0), run.data(), run.metrics(), run.samples.rows()], allow_nan=False)
 
 
 @fuzzed
@@ -197,10 +197,11 @@ def test_a_whole_run_is_taken(tmp_path: Path, verb: str) -> None:
     """What the others damage is in order to begin with."""
     put(tmp_path, run_of(tmp_path, verb))
     assert "</html>" in write_report(tmp_path).read_text("utf-8")
-    watched = Watched(tmp_path)
-    described = watched.described(0)
+    run = FollowedRun(tmp_path)
+    described = run.summary(0)
     assert (described["status"], described["updates"], described["kl_cap"]) == ("finished", 2, 9)
-    assert (len(updates(watched.metrics)[0]), len(watched.samples.rows()[0]), watched.compare()["version"]) == (3, 1, 1)
+    assert (len(run.metrics()[0]), len(run.samples.rows()[0])) == (3, 1)
+    assert verb != "ppo" or (run.data() or {})["compare"]["version"] == 1
 
 
 DAMAGE = {"run.json": (DEEP[0], b'{"version": 1, "inputs": 3}'), "config.json": (DEEP[0], b'{"model": 3}')}
@@ -320,7 +321,7 @@ def test_what_stands_where_a_file_should(tmp_path: Path, model: Path) -> None:
         "facts": at("reward.json", read_facts),
         **{name: at(name, write_report) for name in run_of(tmp_path, "ppo")},
         **{f"open {name}": at(name, lambda place: RunDir.open(place)) for name in ("run.json",)},
-        "watch": at("metrics.jsonl", lambda place: updates(Watched(place).metrics)),
+        "watch": at("metrics.jsonl", lambda place: FollowedRun(place).metrics()),
         "jsonl": at("x.jsonl", lambda place: list(file_rows(place / "x.jsonl"))),
         "csv": at("x.csv", lambda place: list(file_rows(place / "x.csv"))),
         "parquet": at("x.parquet", lambda place: list(file_rows(place / "x.parquet"))),

@@ -183,9 +183,9 @@ def japanese_texts() -> dict[str, str]:
     """Place -> Japanese text that people read: the README, the catalogues, and the strings of the package."""
     root = SOURCES.parents[1]
     found = {f"README.ja.md: {line[:20]}": line for line in prose((root / "README.ja.md").read_text("utf-8")).splitlines()}
-    for path in [*SOURCES.rglob("*.ja.json"), *(SOURCES / "report" / "templates").glob("*.json")]:
+    for path in SOURCES.rglob("*.ja.json"):
         words = json.loads(path.read_text("utf-8"))
-        found |= {f"{path.name}: {key}": text for key, text in words.get("ja", words).items()}
+        found |= {f"{path.name}: {key}": text for key, text in words.items()}
     for path in SOURCES.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and "。" in node.value and ">>>" not in node.value:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from konomi.models.load import load_causal_lm
     from konomi.models.policy import Policy, make_reference
     from konomi.models.reward_files import open_reward_model
-    from konomi.report.report import write_report
+    from konomi.report.page import write_report
     from konomi.rewards import build_reward
     from konomi.runs.directory import RunDir
     from konomi.runs.observer import StepResult
@@ -110,7 +110,7 @@ _HOME = {
     "split_held_out": "konomi.data.sources",
     "train": "konomi.jobs.train",
     "write_records": "konomi.data.formats",
-    "write_report": "konomi.report.report",
+    "write_report": "konomi.report.page",
 }
 
 __all__ = [

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
+from typing import Any
 
 # what steers a terminal, reorders or hides text, or is not seen: control and format characters, tags, fillers, blank Braille,
 # variation selectors, joiners, surrogates that stand alone
@@ -20,7 +15,6 @@ _ODD = re.compile(
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\ud800-\udfff]"
 )
 _JOINERS = "\u200c\u200d"
-_KANA = re.compile("[\u3041-\u30ff\uff66-\uff9f]")
 
 
 def number(value: Any) -> str:
@@ -74,19 +68,6 @@ def interval_words(
     return known.format(low=end(found["low"]), high=end(found["high"]))
 
 
-def words(text: Any) -> Markup:
-    """Somebody's text as inert, isolated HTML; characters that could mislead the eye are shown as their code."""
-    from markupsafe import Markup, escape
-
-    text = str(text).replace("\r\n", "\n")
-    parts, start = [], 0
-    for odd in _odd(text):
-        parts += [escape(text[start : odd.start()]), Markup('<span class="code">{}</span>').format(_code(odd[0]))]
-        start = odd.end()
-    language = "ja" if _KANA.search(text) else ""  # picks Japanese shapes for characters shared with Chinese
-    return Markup('<bdi lang="{}">{}</bdi>').format(language, Markup("").join([*parts, escape(text[start:])]))
-
-
 def flat(text: Any) -> str:
     """The text without those characters, for places that hold no markup."""
     return _replaced(str(text), lambda _: "")
@@ -135,16 +116,6 @@ def _belongs(text: str, place: int) -> bool:
         keycap = before in "0123456789#*" and text[place + 1 : place + 2] == "\u20e3"
         return picture or keycap or name.startswith("CJK ")
     return "\U000e0100" <= mark <= "\U000e011f" and name.startswith("CJK ")  # those beyond are registered for no ideograph
-
-
-def security_policy(style: str, script: str) -> str:
-    """A content security policy: the one style and the one script by their hashes, nothing else from anywhere."""
-    allowed = f"style-src {_hash(style)}; script-src {_hash(script)}"
-    return f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def duration(seconds: float) -> str:

@@ -63,7 +63,7 @@ def test_from_rankings_to_a_reward_for_ppo(tmp_path: Path) -> None:
     assert found["task"] == "preference" and len(found["texts"]) == 16
     info = json.loads((run / "run.json").read_text("utf-8"))
     assert (info["status"], info["verb"]) == ("finished", "reward")
-    assert 'class="status status-finished"' in (run / "report.html").read_text("utf-8") and not list(run.glob(".best*"))
+    assert '"status":"finished"' in (run / "report.html").read_text("utf-8") and not list(run.glob(".best*"))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert len(lines) == 7 and lines[-1]["eval/loss"] < lines[0]["eval/loss"]
     # the scale is that of the samples: mean 0, deviation 1

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_report import HOSTILE, add_compare, make_run, sft_run
-from test_reward_report import make_run as reward_run
+from some_runs import HOSTILE, add_compare, ppo_run, reward_run, sft_run
 
 from konomi.errors import ModelError
 from konomi.files import model_path
@@ -26,7 +25,7 @@ def card(run: RunDir) -> str:
 
 
 def test_each_kind_of_run_has_its_card(tmp_path: Path) -> None:
-    ppo = make_run(tmp_path, 2, "ppo")
+    ppo = ppo_run(tmp_path, 2, "ppo")
     assert write_card(ppo) is None  # no model yet
     add_compare(ppo)
     ppo.note(licence=NOTE, inputs={"reward.name": {"name": "taste.py:f", "sha256": "ab" * 32}})

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_report import add_compare, make_run
-from test_reward_report import make_run as reward_run
+from some_runs import add_compare, ppo_run, reward_run
 
 from browsing import CHROMIUM
 
@@ -18,7 +17,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "pictures.py"
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
 def test_pictures_of_runs_that_are_given(tmp_path: Path) -> None:
-    run, reward, out = make_run(tmp_path, 2), reward_run(tmp_path, name="reward"), tmp_path / "out"
+    run, reward, out = ppo_run(tmp_path, 2), reward_run(tmp_path, name="reward"), tmp_path / "out"
     add_compare(run)
     out.mkdir()
     command = [sys.executable, str(SCRIPT), "--run", str(run.path), "--reward", str(reward.path), "--judge", str(run.path)]

@@ -423,12 +423,14 @@ def test_runs_are_watched_as_they_go(two_runs: list[RunDir], visit: Callable[...
     with Server(None, [run.path for run in two_runs]) as server:
         page = visit(server.start, locale="en-GB")
         page.wait_for_url("**/watch")
-        figures = page.locator("#curves figure")
-        expect(figures).to_have_count(5)
+        figures = page.locator("figure")
+        expect(figures).to_have_count(3)
+        expect(page.get_by_text("Did not change:")).to_contain_text("KL coefficient 0.05 · Response length 12.00")
         expect(figures.first.locator("path.line")).to_have_count(2)
-        expect(figures.first.locator("svg")).to_have_attribute("aria-label", "Reward: first 1.2, second 1.2")
-        assert page.locator("#texts b").count() == 0
-        expect(page.locator("#texts")).to_contain_text("12 回目の文")
+        expect(figures.first.locator("svg")).to_have_attribute("aria-label", "mean score: first 1.2, second 1.2")
+        texts = page.locator('[data-part="samples"]')
+        expect(texts).to_contain_text("12 回目の文")
+        assert texts.locator("b").count() == 0
         expect(page.locator("#alerts p")).to_have_count(0)
         # it goes on, too far; the other one dies
         two_runs[0].append_metrics(13, {"ppo/mean_scores": 0.5, "objective/kl": 28.0})
@@ -440,16 +442,24 @@ def test_runs_are_watched_as_they_go(two_runs: list[RunDir], visit: Callable[...
         expect(page.locator("#alerts p")).to_have_count(2)
         expect(page.locator("#alerts")).to_contain_text("the KL 28 is near its cap 30")
         expect(page.locator("#alerts")).to_contain_text("second: failed. out of memory")
-        expect(figures.first.locator("svg")).to_have_attribute("aria-label", "Reward: first 0.5, second 1.2")
-        expect(page.locator("#compare")).to_contain_text("Mean difference of the scores 1.25 (95 % interval 1 to 1.5); 5 wins")
-        expect(page.locator("#compare")).to_contain_text("Too few prompts.")
-        page.locator("#compare summary").click()
-        expect(page.locator("#compare .text").first).to_have_text("<i>普通</i>")
-        page.locator('[data-run="1"]').uncheck()
-        expect(page.locator("#compare-part")).to_be_hidden()
+        expect(figures.first.locator("svg")).to_have_attribute("aria-label", "mean score: first 0.5, second 1.2")
+        second = page.locator('[data-of="1"]')
+        expect(second).to_contain_text("+1.25 [+1.00, +1.50]")
+        expect(second.locator(".verdict")).to_have_text("Too few prompts.")
+        second.locator("summary").first.click()
+        expect(second.locator(".sides .text").first).to_have_text("<i>普通</i>")
+        two_runs[0].append_metrics(14, {"ppo/mean_scores": 0.6, "objective/kl": 28.0})
+        expect(figures.first.locator("svg")).to_have_attribute("aria-label", "mean score: first 0.6, second 1.2")
+        expect(second.locator(".sides .text").first).to_be_visible()  # what was opened stays so
+        page.locator('[data-run="1"]').uncheck()  # one alone: the page of its report
+        expect(second).to_have_count(0)
         expect(figures.first.locator("path.line")).to_have_count(1)
+        expect(page.locator('figure[data-chart="path"]')).to_have_count(1)
+        expect(page.locator("#page")).to_contain_text("The before/after has not been made.")
         page.locator("#all-curves").check()
-        expect(figures).to_have_count(6)
+        expect(figures).to_have_count(5)
+        page.get_by_role("button", name="日本語").click()
+        expect(page.locator("#page")).to_contain_text("学習前後の比較はまだ行われていません。")
 
 
 def test_runs_of_sft_and_reward_models_are_watched_too(tmp_path: Path, visit: Callable[..., Page]) -> None:
@@ -460,12 +470,12 @@ def test_runs_of_sft_and_reward_models_are_watched_too(tmp_path: Path, visit: Ca
     reward.append_metrics(1, {"epoch": 0.5, "train/loss": 0.7, "eval/loss": 0.68, "eval/accuracy": 0.6})
     with Server(None, [sft.path, reward.path]) as server:
         page = visit(server.start, locale="en-GB")
-        figures = page.locator("#curves figure")
+        figures = page.locator("figure")
         expect(figures).to_have_count(5)
-        perplexity = page.locator("#curves figure", has_text="Perplexity in evaluation").locator("svg")
-        expect(perplexity).to_have_attribute("aria-label", "Perplexity in evaluation: sft 20.1")
+        perplexity = page.locator('[data-chart="held_out_perplexity"] svg')
+        expect(perplexity).to_have_attribute("aria-label", "Perplexity on held-out texts: sft 20.1")
         sft.append_metrics(1, {"eval/loss": 2.0, "eval/perplexity": 7.39})  # the evaluation after an update that was seen
-        expect(perplexity).to_have_attribute("aria-label", "Perplexity in evaluation: sft 7.39")
+        expect(perplexity).to_have_attribute("aria-label", "Perplexity on held-out texts: sft 7.39")
         page.locator('[data-run="1"]').uncheck()
         expect(figures).to_have_count(3)
 
@@ -479,14 +489,15 @@ def test_what_a_run_says_last_is_there(two_runs: list[RunDir], visit: Callable[.
         page = visit(server.start, locale="en-GB")
         expect(page.locator("#alerts")).to_contain_text("the score falls")
         assert "−0" not in page.locator("figure svg text").all_inner_texts()
-        expect(page.locator("figure", has_text="KL (nats").locator("svg text", has_text="update")).to_have_count(1)
+        expect(page.locator('[data-chart="kl_short"]').locator("svg text", has_text="update")).to_have_count(1)
         # the figures of the last update were seen already; its texts and the end come a moment later
         sample = {"prompt": "フロントの対応は", "response": "これが最後の文", "score": 1.0, "kl": 1.0}
         run.append_samples(25, [sample])
         run.set_status("finished")
-        expect(page.locator("#texts")).to_contain_text("これが最後の文")
-        expect(page.locator("#texts")).to_contain_text("<b>普通</b>")  # and the first one stays
-        expect(page.locator("#texts h3")).to_have_attribute("lang", "ja")
+        texts = page.locator('[data-part="samples"]')
+        expect(texts).to_contain_text("これが最後の文")
+        expect(texts).to_contain_text("<b>普通</b>")  # and the first one stays
+        expect(texts.locator(".of-prompt").first).to_have_attribute("lang", "ja")
         expect(page.locator("#runs")).to_contain_text("finished")
         expect(page.locator("#alerts p")).to_have_count(0)
         (run.path / "run.json").write_text("{")
@@ -562,8 +573,11 @@ def test_a_scan_for_accessibility_finds_nothing(
         page.goto(f"{server.address}/nothing")
         scan("error")
         page.goto(f"{server.address}/watch")
-        page.locator("#curves figure").first.wait_for()
+        page.locator("figure").first.wait_for()
         scan("watch")
+        page.locator('[data-run="1"]').uncheck()
+        page.locator('[data-chart="path"]').wait_for()
+        scan("one run")
 
 
 def test_the_first_page_is_light_and_comes_from_here(tmp_path: Path, visit: Callable[..., Page]) -> None:

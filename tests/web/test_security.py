@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from konomi.labelling.people import add_person, all_people, find_person
 from konomi.labelling.project import open_project
 from konomi.runs.directory import RunDir
-from konomi.web import api, connections, security, watch
+from konomi.web import api, connections, security
 from konomi.web import app as app_module
 from konomi.web.security import BODY_LIMIT, HEADERS, Buckets, Hosts
 from konomi.web.serve import _server, listen
@@ -259,7 +259,7 @@ ODD = (
 def test_nothing_odd_in_a_request_is_an_error_of_ours(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "runs", "one", {}, seed=0)
     site = Site(make_project(tmp_path / "P"), runs=[run.path])
-    known = [*site.app.routes, *api.router.routes, *watch.router.routes]
+    known = [*site.app.routes, *api.router.routes]
     routes = sorted({each.path for each in known if isinstance(each, Route)} | {"/static/{name}"})
     assert len(routes) > 20
     asked: list[tuple[str, str, dict[str, str]]] = []

@@ -132,7 +132,7 @@ def compare(
 @verb
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")]) -> None:
     """Write RUN/report.html of a run of ppo, sft or reward: what came of it, curves and texts in one file."""
-    from konomi.report.report import write_report
+    from konomi.report.page import write_report
 
     echo(write_report(run))
 

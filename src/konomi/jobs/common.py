@@ -17,7 +17,7 @@ from konomi.errors import RunError
 from konomi.files import writing
 from konomi.jobs.inputs import inputs_of, keep_code
 from konomi.report.model_card import write_card
-from konomi.report.report import write_report
+from konomi.report.page import write_report
 from konomi.runs.directory import RunDir, Status
 from konomi.runs.environment import machine
 from konomi.runs.observer import Observer

@@ -21,8 +21,7 @@ from konomi.jobs.common import Work, result_of, running
 from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.prepare import PROMPTS, Prepared, job_of, prepare
 from konomi.models.policy import Policy, make_reference
-from konomi.report.advice import too_few
-from konomi.report.healthy import kl_missed, over_the_run
+from konomi.report.advice import kl_missed, over_the_run, too_few
 from konomi.rewards import reward_config
 from konomi.runs.directory import RunDir
 from konomi.runs.environment import typed

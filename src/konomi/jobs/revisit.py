@@ -14,7 +14,7 @@ from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.prepare import check_context, job_of, prepare
 from konomi.models.load import load_causal_lm
 from konomi.report.model_card import write_card
-from konomi.report.report import write_report
+from konomi.report.page import write_report
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.runs.sinks import open_sinks

@@ -1,8 +1,16 @@
-"""Figures as plain sentences, in English and Japanese: is this enough data for a preference model, did a score change?"""
+"""What figures say in plain sentences, in English and Japanese, and where the metrics of a PPO run should be.
+
+The ranges are rules of thumb for short responses; docs/metrics.md has the same table, and a test compares them. A run marks what
+is out of its range, in ``out_of_range`` of metrics.jsonl, and goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from konomi.text import interval_words, number, percent, plural, signed
@@ -14,111 +22,12 @@ WIDE = 0.10
 FEW_COMPARISONS = 2_000
 """Trained on fewer, a reward model often barely beats chance."""
 
-_TEXTS = {
-    "none": (
-        "There is no comparison to judge the model by.",
-        "モデルを評価できる比較がありません。",
-    ),
-    "accuracy": (
-        "The model is right in {value} of {comparisons} held-out comparisons ({range}; {prompts} prompts).",
-        "評価用の比較 {comparisons} 件（書き出し {prompts} 個）のうち、モデルの判断が正しかったのは {value} です（{range}）。",
-    ),
-    "range": ("95 % interval {low} to {high}", "95 % 区間は {low} ～ {high}"),
-    "no_range": ("no interval", "区間は求められません"),
-    "few": (
-        "That is too few prompts to judge it by: hold out 30 at least, better some hundreds.",
-        "書き出しが少なすぎるため、良し悪しを判断できません。評価用に少なくとも 30 個、できれば数百個を確保してください。",
-    ),
-    "worse": (
-        "That is worse than a coin (50 %): perhaps better and worse were mixed up somewhere.",
-        "これは偶然（50 %）を下回ります。どこかで良いほうと悪いほうを取り違えていないか確認してください。",
-    ),
-    "chance": (
-        "That cannot be told from a coin (50 %): the data is not enough, or the labels hold nothing that the model can see.",
-        "これは偶然（50 %）と区別できません。データが足りないか、モデルが学べる手がかりがラベルにありません。",
-    ),
-    "length": (
-        "That beats a coin, but is not shown to beat the rule that the longer text wins ({longer}): the data is not enough. "
-        "Comparisons of texts of like length help most.",
-        "偶然は上回りますが、「長いほうが勝ち」という規則（{longer}）を上回るとは言えず、データが足りません。"
-        "長さの近い文どうしの比較を増やすと効果的です。",
-    ),
-    "wide": (
-        "That beats a coin and the rule that the longer text wins ({longer}), but the interval is wide: about {times} times "
-        "as many held-out comparisons would bring it to 5 points on each side.",
-        "偶然も、「長いほうが勝ち」という規則（{longer}）も上回ります。ただし区間が広く、±5 ポイントに収めるには"
-        "評価用の比較がおよそ {times} 倍必要です。",
-    ),
-    "enough": (
-        "That beats a coin and the rule that the longer text wins ({longer}), and the interval is narrow: the data is enough "
-        "to rely on this number.",
-        "偶然も、「長いほうが勝ち」という規則（{longer}）も上回り、区間も狭くなっています。この数値を信頼できるだけのデータがあります。",
-    ),
-    "collect": (
-        "It was trained on {train} comparisons; below about 2,000 a reward model barely beats chance: collect more.",
-        "学習に使った比較は {train} 件です。"
-        "2,000 件ほどに満たない報酬モデルは偶然をわずかに上回る程度なので、比較を増やしてください。",
-    ),
-    "check": (
-        "It was trained on {train} comparisons, which is often enough: look at the labels before collecting more.",
-        "学習に使った比較は {train} 件で、多くの場合は十分な件数です。さらに集める前に、ラベルを見直してください。",
-    ),
-    "more": (
-        "It was trained on {train} comparisons only; more of them are likely to raise it.",
-        "学習に使った比較は {train} 件と少ないため、増やせば正解率が上がる見込みがあります。",
-    ),
-    "no_overlap": (
-        "No two raters judged the same pair, so how good a model can be at best is not known.",
-        "同じ組を 2 人以上が評価した例がないため、正解率の上限は分かりません。",
-    ),
-    "no_ceiling": (
-        "Two raters agree in {agreed}, which cannot be told from chance: how good a model can be at best is not known, and may "
-        "be little better than a coin.",
-        "評価者どうしの一致は {agreed} で、偶然と区別できません。正解率の上限は分からず、50 % に近い可能性もあります。",
-    ),
-    "unclear": (
-        "Two raters agree in {agreed}, which allows about {ceiling} at best; whether the model is there already cannot be said "
-        "from so few comparisons.",
-        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling} です。モデルがすでにそこに達しているか"
-        "どうかは、この件数では分かりません。",
-    ),
-    "below": (
-        "Two raters agree in {agreed}, which allows about {ceiling} at best; from a coin to there the model has come {way}.",
-        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling} です。"
-        "偶然からその上限までを 100 % とすると、モデルは {way} の位置にあります。",
-    ),
-    "reached": (
-        "Two raters agree in {agreed}, which allows about {ceiling} at best, and the model is there: more comparisons of this "
-        "kind will not raise it.",
-        "評価者どうしの一致は {agreed} で、そこから見込まれる正解率の上限は約 {ceiling} です。モデルはすでにそこに達しており、"
-        "同じ種類の比較を増やしても向上は見込めません。",
-    ),
-}
 
-_CHANGES = {
-    "better": (
-        "The mean score rose by {mean} on {prompts} (95 % interval {low} to {high}).",
-        "評価用の書き出し {count} 個で、スコアの平均は {mean} 上がりました（95 % 区間 {low} ～ {high}）。",
-    ),
-    "worse": (
-        "The mean score fell by {mean} on {prompts} (95 % interval of the difference {low} to {high}).",
-        "評価用の書き出し {count} 個で、スコアの平均は {mean} 下がりました（差の 95 % 区間 {low} ～ {high}）。",
-    ),
-    "unclear": (
-        "The mean score changed by {mean} on {prompts}; the 95 % interval, {low} to {high}, holds 0: nothing is shown.",
-        "評価用の書き出し {count} 個で、スコアの平均の差は {mean} です。95 % 区間（{low} ～ {high}）が 0 を含むため、"
-        "変化があったとは言えません。",
-    ),
-    "same": (
-        "The mean score changed by {mean} on {prompts}, by the same on each: how far that holds on others is not shown.",
-        "評価用の書き出し {count} 個で、スコアの平均の差は {mean} です。どの書き出しでも差が同じため、"
-        "ほかの書き出しにどこまで当てはまるかは分かりません。",
-    ),
-    "few": (
-        "The mean score changed by {mean} on {prompts}: too few to judge by, hold out 30 at least.",
-        "スコアの平均の差は {mean} ですが、評価用の書き出しが {count} 個と少なく、判断できません。30 個以上を使ってください。",
-    ),
-}
+@cache
+def locale(name: str) -> Mapping[str, Mapping[str, str]]:
+    """Language -> key -> words, from ``locales/NAME.LANGUAGE.json``."""
+    where = Path(__file__).parent / "locales"
+    return {lang: json.loads((where / f"{name}.{lang}.json").read_text(encoding="utf-8")) for lang in ("en", "ja")}
 
 
 def change(difference: Mapping[str, Any], prompts: int) -> dict[str, str]:
@@ -138,7 +47,7 @@ def change(difference: Mapping[str, Any], prompts: int) -> dict[str, str]:
         grade = "better" if low > 0 else "worse" if high < 0 else "unclear"
     facts = {"prompts": plural(prompts, "held-out prompt"), "count": prompts, "low": signed(low), "high": signed(high)}
     facts["mean"] = number(abs(mean)) if grade in ("better", "worse") and mean is not None else signed(mean)
-    return {"grade": grade, **{lang: text.format(**facts) for lang, text in zip(("en", "ja"), _CHANGES[grade], strict=True)}}
+    return {"grade": grade, **{lang: words[f"change_{grade}"].format(**facts) for lang, words in locale("advice").items()}}
 
 
 def too_few(prompts: int) -> str | None:
@@ -165,7 +74,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, str]:
     accuracy = result["accuracy"]
     grade = _grade(result)
     if grade == "none":
-        return {"grade": grade, "en": _TEXTS["none"][0], "ja": _TEXTS["none"][1]}
+        return {"grade": grade, **{lang: words["none"] for lang, words in locale("advice").items()}}
     parts = ["accuracy", grade]
     of_ceiling = _of_ceiling(result)
     train = result["train_comparisons"]
@@ -190,11 +99,11 @@ def verdict(result: Mapping[str, Any]) -> dict[str, str]:
         "ceiling": percent(agreement["ceiling"].get("value")),
         "way": percent(agreement["of_ceiling"]),
     }
-    sentences = []
-    for language in (0, 1):
-        between = interval_words(accuracy, percent, _TEXTS["range"][language], _TEXTS["no_range"][language])
-        sentences.append([_TEXTS[part][language].format(range=between, **facts) for part in parts])
-    return {"grade": grade, "en": " ".join(sentences[0]), "ja": "".join(sentences[1])}
+    said = {"grade": grade}
+    for lang, words in locale("advice").items():
+        between = interval_words(accuracy, percent, words["range"], words["no_range"])
+        said[lang] = ("" if lang == "ja" else " ").join(words[part].format(range=between, **facts) for part in parts)
+    return said
 
 
 def _grade(result: Mapping[str, Any]) -> str:
@@ -224,3 +133,94 @@ def _of_ceiling(result: Mapping[str, Any]) -> str:
         return "below"
     spreads = [each for each in (gap, result["accuracy"]) if each["low"] is not None and each["high"] - each["low"] <= WIDE]
     return "reached" if len(spreads) == 2 else "unclear"
+
+
+@dataclass(frozen=True)
+class Range:
+    """The healthy values of a metric; None: no limit on that side."""
+
+    low: float | None
+    high: float | None
+    reason: str
+    of_max_grad_norm: bool = False
+    """The limits are in multiples of ``ppo.max_grad_norm``."""
+
+    def __str__(self) -> str:
+        """In words: "up to 0.2", "0.95 to 1.05"."""
+        unit = " times `max_grad_norm`" if self.of_max_grad_norm else ""
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}{unit}"
+        return f"up to {self.high:g}{unit}" if self.high is not None else f"from {self.low:g}{unit}"
+
+
+HEALTHY = {
+    "ppo/scores_clipped": Range(None, 0.05, "what is beyond the clip teaches nothing: raise `ppo.score_clip`"),
+    "ppo/policy/approxkl": Range(None, 0.03, "the objective holds only near the policy that drew the texts: steps are too large"),
+    "ppo/policy/clipfrac": Range(None, 0.2, "a clipped token teaches nothing: steps are too large. 0 throughout: too small"),
+    "ppo/policy/ratio": Range(0.95, 1.05, "the mean over tokens of the old policy is 1: off by more, steps are too large"),
+    "ppo/policy/entropy": Range(0.1, None, "near 0 the model says one thing only"),
+    "ppo/policy/grad_norm": Range(
+        None, 10.0, "far above it every step is cut to one length, and the learning rate does not mean what it says", True
+    ),
+    "ppo/val/var_explained": Range(-0.1, None, "0 in update 1, then rising; below 0 the critic harms"),
+    "ppo/val/clipfrac": Range(None, 0.3, "a clipped value learns nothing: the critic cannot follow the returns"),
+}
+
+
+def out_of_range(metrics: Mapping[str, float], max_grad_norm: float) -> list[str]:
+    """The metrics of an update that are out of their healthy range.
+
+    >>> out_of_range({"ppo/policy/ratio": 1.2, "ppo/policy/grad_norm": 15.0}, max_grad_norm=2.0)
+    ['ppo/policy/ratio']
+    """
+    found = []
+    for name, healthy in HEALTHY.items():
+        unit = max_grad_norm if healthy.of_max_grad_norm else 1.0
+        value = metrics.get(name, None)
+        low, high = (None if end is None else end * unit for end in (healthy.low, healthy.high))
+        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+            found.append(name)
+    return found
+
+
+def over_the_run(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was out of its range how often, the most frequent first: from the lines of metrics.jsonl.
+
+    >>> over_the_run([{"ppo/policy/ratio": 1.5, "out_of_range": ["ppo/policy/ratio"]}, {"ppo/policy/ratio": 1.0}])
+    ['ppo/policy/ratio: 1/2, 1.5 (0.95 to 1.05)']
+    """
+    values: dict[str, list[float]] = {}
+    for line in lines:
+        for name in line.get("out_of_range") or ():
+            if name in HEALTHY and isinstance(line.get(name), (int, float)):
+                values.setdefault(name, []).append(line[name])
+    found = []
+    for name, own in sorted(values.items(), key=lambda item: -len(item[1])):
+        low = HEALTHY[name].low
+        worst = min(own) if low is not None and min(own) < low else max(own)
+        found.append(f"{name}: {len(own)}/{len(lines)}, {worst:.2g} ({str(HEALTHY[name]).replace('`', '')})")
+    return found
+
+
+def kl_missed(kl: float, target: float, coefficients: tuple[float, float]) -> str | None:
+    """Why the KL of the trained model is not within 20 % of its target; None if it is.
+
+    Args:
+        kl, target: nats/response.
+        coefficients: the KL coefficient of the first and of the last update.
+
+    >>> kl_missed(6.5, 6.0, (0.2, 0.3)) is None
+    True
+    """
+    if abs(kl / target - 1) <= 0.2:
+        return None
+    moved = f"the coefficient went from {coefficients[0]:.3g} to {coefficients[1]:.3g}"
+    if f"{coefficients[0]:.3g}" == f"{coefficients[1]:.3g}":
+        moved = f"the coefficient stayed at {coefficients[0]:.3g}, as it does in a run of few updates"
+    if kl > target:
+        advice = "too low or too late for these steps: raise ppo.kl_coef, or lower ppo.learning_rate or ppo.kl_horizon"
+        return f"KL ended at {kl:.1f}, over the target {target:g}: {moved}, {advice}"
+    advice = "and the run was too short or its steps too small: more ppo.episodes, or a higher ppo.learning_rate"
+    if coefficients[1] > 0.5 * coefficients[0]:
+        advice = "and still costs more than the reward gives: lower ppo.kl_coef or ppo.kl_horizon, or more ppo.episodes"
+    return f"KL ended at {kl:.1f}, under the target {target:g}: {moved}, {advice}"

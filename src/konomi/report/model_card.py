@@ -9,9 +9,7 @@ from typing import Any
 
 from konomi import files
 from konomi.report.advice import change
-from konomi.report.page import model_name
-from konomi.report.report import reward_in_words
-from konomi.report.sft_report import evaluations
+from konomi.report.page import evaluations, model_name, reward_in_words
 from konomi.runs.directory import RunDir
 from konomi.text import flat, number
 

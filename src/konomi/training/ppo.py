@@ -32,7 +32,7 @@ from konomi.engine.rollout import Rollout, micro_batches, scatter_rows
 from konomi.engine.sampler import Generation, generate, make_draws, sample
 from konomi.errors import ConfigError, RunError
 from konomi.models.policy import Policy, same_weights
-from konomi.report.healthy import out_of_range
+from konomi.report.advice import out_of_range
 from konomi.rewards import Reward, as_reward
 from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -17,8 +19,10 @@ from konomi.labelling import assignments
 from konomi.labelling import people as raters
 from konomi.labelling.database import Store
 from konomi.labelling.records import Answer, Body, Person, Shown, Text
+from konomi.report.page import numbers
 from konomi.text import visible
 from konomi.web.figures import NEEDED_COMPARISONS, Found
+from konomi.web.followed_run import FollowedRun
 from konomi.web.guide import html_of, part_of, version_of
 from konomi.web.refusals import Json, Refusal, reader_language
 from konomi.web.session import Site, admin_of, person_of
@@ -27,6 +31,8 @@ router = APIRouter(prefix="/api")
 _LOG = logging.getLogger("konomi.web")
 PAGE = 50
 """Own answers that are listed at a time."""
+SAMPLES = 2000
+"""Lines of sample texts that are sent at once."""
 
 
 class AnswerBody(Answer):
@@ -242,3 +248,49 @@ def _progress(request: Request, site: Site, store: Store, person: Person) -> dic
     if comparisons is not None:  # known at once, unlike the rest
         found = replace(found or Found(False, 0, NEEDED_COMPARISONS), comparisons=comparisons)
     return {**said, **({"agreement": None, "enough": None} if found is None else found.told(reader_language(request)))}
+
+
+@router.get("/runs")
+def runs(request: Request) -> Json:
+    """All runs that are followed; for the owner, as all that is said of runs."""
+    admin_of(request)
+    followed: Sequence[FollowedRun] = request.app.state.site.runs
+    return Json({"runs": [run.summary(number) for number, run in enumerate(followed)]})
+
+
+@router.get("/runs/{number}")
+def run(request: Request, number: str) -> Json:
+    """What the page shows of a run beside its figures and texts, or null while its files cannot be read."""
+    return Json({"run": _followed(request, number).data()})
+
+
+@router.get("/runs/{number}/metrics")
+def metrics(request: Request, number: str) -> Json:
+    """The figures of updates after ``?after=``. With ``?generation=`` of an older answer: all, if lines have gone since."""
+    rows, generation = _followed(request, number).metrics()
+    after = -1 if _integer(request, "generation", generation) != generation else _integer(request, "after", -1)
+    return Json({"rows": [numbers(row) for row in rows if row["update"] > after], "generation": generation})
+
+
+@router.get("/runs/{number}/samples")
+def samples(request: Request, number: str) -> Json:
+    """Lines of sample texts from the ``?from=``-th on, some at once, and where to go on; from 0 if lines have gone since."""
+    rows, generation = _followed(request, number).samples.rows()
+    first = 0 if _integer(request, "generation", generation) != generation else max(0, _integer(request, "from", 0))
+    new = rows[first : first + SAMPLES]
+    return Json({"samples": new, "from": first, "next": first + len(new), "generation": generation})
+
+
+def _followed(request: Request, number: str) -> FollowedRun:
+    admin_of(request)
+    followed: Sequence[FollowedRun] = request.app.state.site.runs
+    if not re.fullmatch("[0-9]{1,9}", number) or int(number) >= len(followed):
+        raise Refusal("unknown_run")
+    return followed[int(number)]
+
+
+def _integer(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not re.fullmatch(r"-?[0-9]{1,12}", text):
+        raise Refusal("bad_request")
+    return int(text)

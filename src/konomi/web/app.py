@@ -20,9 +20,11 @@ from konomi.errors import DataError, RunError
 from konomi.labelling.people import SESSION_SECONDS, new_token
 from konomi.labelling.project import Project
 from konomi.labelling.records import Refused
+from konomi.report.advice import locale
 from konomi.text import visible
-from konomi.web import api, watch
+from konomi.web import api
 from konomi.web.figures import Figures
+from konomi.web.followed_run import FollowedRun
 from konomi.web.refusals import Refusal, reader_language, refused, small_page
 from konomi.web.security import BUSY_SECONDS, RETRY_SECONDS, Buckets, Guard, Hosts
 from konomi.web.session import Site, admin_of, person_of
@@ -64,11 +66,11 @@ def make_app(
         DataError: the store is damaged or missing, or a run is none.
         RunError: the store cannot be opened.
     """
-    watched = [watch.Watched(path) for path in runs]
+    followed = [FollowedRun(path) for path in runs]
     store = None if project is None else project.store(BUSY_SECONDS)
     figures = None if project is None else Figures(project.path)
     start = start or secrets.token_urlsafe(32)
-    site = Site(project, store, figures, watched, start, public or address, people or Buckets(20, 100))
+    site = Site(project, store, figures, followed, start, public or address, people or Buckets(20, 100))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -102,8 +104,7 @@ def _add_routes(app: FastAPI) -> None:
     for route, page in pages.items():
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
-    app.include_router(watch.router)
-    app.mount("/static", StaticFiles(directory=HERE / "static"))
+    app.mount("/static", StaticFiles(directory=HERE / "static", packages=[("konomi.report", "static")]))
     for kind in (Refusal, Refused, DataError, RunError, HTTPException):
         app.add_exception_handler(kind, _explain)
 
@@ -195,7 +196,8 @@ def _page(request: Request, name: str) -> Response:
     site: Site = request.app.state.site
     person = person_of(request)
     template = request.app.state.pages.get_template(f"label/{name}.html")
-    words = {lang: each for lang, each in catalogue("page").items() if lang in site.languages}
+    more = locale("page") if name == "watch" else {}
+    words = {lang: {**each, **more.get(lang, {})} for lang, each in catalogue("page").items() if lang in site.languages}
     title = visible(site.project.title) if site.project else "konomi"
     parts = {"project": site.project is not None, "runs": bool(site.runs) and person.admin, "admin": person.admin}
     return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, **parts))

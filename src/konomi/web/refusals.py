@@ -80,7 +80,7 @@ def small_page(lang: str, message: str, links: Mapping[str, str], status: int = 
         f'<!doctype html><html lang="{lang}"><head><meta charset="utf-8"><title>konomi</title>{going}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
-        '<link rel="stylesheet" href="/static/label.css"></head>'
+        '<link rel="stylesheet" href="/static/page.css"><link rel="stylesheet" href="/static/label.css"></head>'
         f'<body><main class="prose"><h1>konomi</h1><p>{escape(message)}</p>{parts}</main></body></html>',
         status,
     )

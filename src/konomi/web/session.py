@@ -24,7 +24,7 @@ from konomi.web.refusals import Refusal
 from konomi.web.security import Buckets
 
 if TYPE_CHECKING:
-    from konomi.web.watch import Watched
+    from konomi.web.followed_run import FollowedRun
 
 OWNER = "owner"
 """What the person is called who started the server."""
@@ -48,7 +48,7 @@ class Site:
     project: Project | None
     store: Store | None
     figures: Figures | None
-    runs: Sequence[Watched]
+    runs: Sequence[FollowedRun]
     start: str
     address: str | None
     people: Buckets

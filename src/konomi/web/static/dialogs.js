@@ -1,7 +1,8 @@
 // The ranking page's dialogs for reading: one's earlier answers, and the guidelines.
 import { call } from "./api.js";
 import { alarm } from "./status.js";
-import { make, plainHtml, write } from "./text.js";
+import { plainHtml } from "./markdown.js";
+import { make, write } from "./text.js";
 import { language, t } from "./words.js";
 
 const find = (id) => document.getElementById(id);

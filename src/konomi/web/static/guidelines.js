@@ -1,7 +1,8 @@
 // The guidelines, and that they have been read.
 import { again, call, delay } from "./api.js";
 import { alarm } from "./status.js";
-import { make, plainHtml } from "./text.js";
+import { plainHtml } from "./markdown.js";
+import { make } from "./text.js";
 import { t } from "./words.js";
 
 const seen = document.getElementById("seen");

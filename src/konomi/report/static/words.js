@@ -2,9 +2,20 @@
 const all = JSON.parse(document.querySelector('meta[name="words"]').content);
 const root = document.documentElement;
 
+/** The language that was chosen before, else that of the page; a page without one takes the browser's. */
 function remembered() {
-  const found = /(?:^|;\s*)lang=(\w+)/.exec(document.cookie);
-  return found && found[1] in all ? found[1] : root.lang;
+  const wishes = [/(?:^|;\s*)lang=(\w+)/.exec(cookie())?.[1], root.lang, ...navigator.languages.map((tag) => tag.slice(0, 2))];
+  return wishes.find((wish) => wish in all) ?? "en";
+}
+
+/** Read the cookie, or set it; a sandbox, in which some programs show a saved page, has none. */
+function cookie(value) {
+  try {
+    if (value) document.cookie = value;
+    return document.cookie;
+  } catch {
+    return "";
+  }
 }
 
 /** The words of a key in the language of the page; `{name}` is filled in from `values`. */
@@ -24,14 +35,15 @@ export function fill(part) {
 function speak(lang) {
   root.lang = lang;
   fill(document);
-  document.title = `${t(document.body.dataset.title)} · ${document.body.dataset.project}`;
+  const { title, project } = document.body.dataset;
+  if (title) document.title = `${t(title)} · ${project}`;
   for (const button of document.querySelectorAll(".languages button")) button.setAttribute("aria-pressed", String(button.value === lang));
   document.dispatchEvent(new CustomEvent("words"));
 }
 
 for (const button of document.querySelectorAll(".languages button")) {
   button.addEventListener("click", () => {
-    document.cookie = `lang=${button.value}; path=/; max-age=31536000; samesite=strict`;
+    cookie(`lang=${button.value}; path=/; max-age=31536000; samesite=strict`);
     speak(button.value);
   });
 }

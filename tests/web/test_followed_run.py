@@ -9,7 +9,7 @@ import pytest
 
 from konomi.errors import DataError
 from konomi.runs.directory import RunDir
-from konomi.web.watch import Tail
+from konomi.web.followed_run import Tail
 from label_site import Server, Site, make_project, serving
 
 
@@ -37,7 +37,8 @@ def test_a_run_as_it_grows(tmp_path: Path) -> None:
     assert client.get("/api/runs/0/metrics?after=3").json()["rows"] == []
     texts = json.loads(client.get("/api/runs/0/samples").content)["samples"]
     assert texts[2]["response"] == "half \ud83d 3"
-    assert client.get("/api/runs/0/compare").json() == {"compare": None}
+    said = client.get("/api/runs/0").json()["run"]
+    assert (said["verb"], said["compare"], said["kl_cap"], said["config"]["ppo"]["kl_target"]) == ("ppo", None, 30.0, 6.0)
     assert {each.name: each.read_bytes() for each in run.path.iterdir()} == before
     with open(run.metrics, "ab") as file:
         file.write(b'{"update": 4, "objective/sc')  # a line that is being written
@@ -45,10 +46,11 @@ def test_a_run_as_it_grows(tmp_path: Path) -> None:
         assert client.get("/api/runs/0/metrics?after=3").json()["rows"] == []
         file.write(b'ore": 2}\n')
     assert client.get("/api/runs/0/metrics?after=3").json()["rows"] == [{"update": 4, "objective/score": 2}]
-    run.write_json("compare.json", {"before": {"kl": float("inf")}})
+    run.write_json("compare.json", {"version": 1, "before": {"kl": float("inf")}})
     run.set_status("finished")
-    assert client.get("/api/runs/0/compare").json() == {"compare": {"before": {"kl": None}}}
-    assert client.get("/api/runs").json()["runs"][0]["status"] == "finished"
+    assert client.get("/api/runs/0").json()["run"]["compare"]["before"] == {"kl": None}
+    last = client.get("/api/runs").json()["runs"][0]
+    assert last["status"] == "finished" and last["results"] != one["results"] == []
 
 
 def test_a_run_that_goes_back_to_a_checkpoint(tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_lines_of_no_update_are_left_out(tmp_path: Path) -> None:
 
 
 def test_texts_are_sent_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("konomi.web.watch.SAMPLES", 2)
+    monkeypatch.setattr("konomi.web.api.SAMPLES", 2)
     run = run_of(tmp_path)
     client = Site(None, runs=[run.path]).owner()
 
@@ -120,7 +122,7 @@ def test_damaged_files_of_a_run_stop_nothing(tmp_path: Path) -> None:
         (run.path / name).write_bytes(b"{")
     (said,) = client.get("/api/runs").json()["runs"]
     assert (said["status"], said["kl_cap"], said["updates"]) == (None, None, 3)
-    assert client.get("/api/runs/0/compare").json() == {"compare": None}
+    assert client.get("/api/runs/0").json() == {"run": None}
 
 
 def test_only_runs_and_only_their_owner(tmp_path: Path) -> None:

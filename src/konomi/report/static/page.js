@@ -1,0 +1,260 @@
+// The page of runs, live or finished: what came of each, curves over each other, texts, and the machine at the end.
+import { curves } from "./curves.js";
+import { figuresOf, partsOf } from "./evaluation.js";
+import { count, difference, duration, interval, number, percent, points, signed, valueOf } from "./format.js";
+import { article, bdi, details, finding, section, soft, table, text, unit } from "./parts.js";
+import { make } from "./text.js";
+import { language, t } from "./words.js";
+
+const TEXTS_FIRST = 3; // before/after texts at the top of the page
+const TEXTS_OPEN = 8; // of each kind, those further down that are shown without a click
+const UPDATES = 12; // whose texts are shown, spread over the run
+const PROMPTS = 40; // whose texts are shown where runs are compared
+const FIGURES = [["score_mean", "unit_score", "score_std"], ["kl", "unit_nats"], ["length", "unit_tokens"], ["distinct_1"], ["distinct_2"], ["repetition"], ["perplexity"]];
+
+/**
+ * What is shown of runs.
+ * @param {{info: object, data: object, rows: object[], samples: object[], style: string}[]} runs
+ *   info, data: as konomi.report.page describes a run, and all that it knows of it; rows: metrics.jsonl; samples: samples.jsonl
+ * @param {boolean} all whether every figure is drawn
+ */
+function page(runs, all) {
+  if (runs.length === 1) {
+    const [run] = runs;
+    return [...outcome(run), ...firstTexts(run), ...results(run), curves(runs, all), ...marks(run), ...below(run), samples(run), about(run)];
+  }
+  const each = runs.filter((run) => run.data).map((run) => {
+    const name = make("h2", "", {}, bdi(run.info.name));
+    const more = [...firstTexts(run), ...results(run), ...marks(run), ...below(run), about(run)];
+    return make("section", "run", { "data-of": run.info.id }, name, ...outcome(run), details(`run ${run.info.id}`, t("everything"), ...more));
+  });
+  return [curves(runs, all), ...each, byPrompt(runs)];
+}
+
+/** What the run was for: the page's heading. */
+export function heading({ data }) {
+  return t(`title_${data.verb}`, { model: data.model, reward: data.goal, data: data.texts });
+}
+
+/** The state of the run, the sentence on what came of it, and its main figures. */
+function outcome({ info, data, rows }) {
+  if (!data) return [];
+  const status = info.status ?? "unknown";
+  const state = make("p", "", {}, make("span", "soft", {}, `${t("run")} `, bdi(info.name), " · "), make("span", `status status-${status}`, {}, t(`status_${status}`)));
+  if (info.reason) state.append(" ", make("span", "soft", {}, `${t("reason")}: `, bdi(info.reason)));
+  return [state, verdict(data), make("section", "tiles", {}, ...tiles({ data, rows }))];
+}
+
+function verdict({ verb, compare, evaluation, learned }) {
+  const said = verb === "reward" ? evaluation?.held_out?.verdict : compare?.verdict;
+  if (said) return make("p", "verdict", { "data-grade": said.grade ?? "" }, bdi(said[language()] ?? ""));
+  if (verb !== "sft") return "";
+  if (!learned?.after) return make("p", "verdict", {}, t("no_evaluation"));
+  const values = { before: number(learned.before.perplexity), after: number(learned.after.perplexity), update: learned.update };
+  return make("p", "verdict", {}, t(learned.better ? "learned" : "learned_nothing", values));
+}
+
+function tile(key, value, note = "", name = "") {
+  return make("div", "tile", {}, make("span", "soft", {}, t(key), ...(name ? [" ", bdi(name)] : [])), make("b", "", {}, value), make("span", "soft", {}, note));
+}
+
+function tiles({ data, rows }) {
+  if (data.verb === "reward") return rewardTiles(data.evaluation ?? {});
+  const found = data.verb === "sft" ? learnedTiles(data.learned) : changeTiles(data.compare, rows);
+  const last = rows.at(-1) ?? {};
+  const done = Math.max(0, ...rows.map((row) => row.update));
+  const episodes = last.episodes === undefined ? "" : `${t("episodes")} ${last.episodes}`;
+  found.push(tile("updates", data.planned ? `${done} / ${data.planned}` : String(done), episodes));
+  const seconds = ((Date.parse(data.ended) || 1000 * last.time) - Date.parse(data.started)) / 1000;
+  if (data.verb === "ppo" && Number.isFinite(seconds)) found.push(tile("duration", duration(seconds)));
+  return found;
+}
+
+function changeTiles(compare, rows) {
+  if (compare) {
+    const { before = {}, after = {}, difference: gap = {}, judges = {} } = compare;
+    const change = (found) => `${signed(found?.mean)} ${interval(found, signed)}`.trim();
+    return [
+      tile("score_mean", `${number(before.score_mean)} → ${number(after.score_mean)}`, change(gap)),
+      ...Object.entries(judges).map(([name, judge]) => tile("judge", `${number(judge?.before)} → ${number(judge?.after)}`, change(judge?.difference), name)),
+      tile("wins", `${count(gap.wins)} / ${(gap.wins ?? 0) + (gap.losses ?? 0) + (gap.ties ?? 0)}`),
+      tile("kl_short", number(after.kl), t("unit_nats")),
+    ];
+  }
+  if (!rows.length) return [];
+  const ends = rows.length > 1 ? [rows[0], rows.at(-1)] : rows;
+  const scores = ends.map((row) => number(row["ppo/mean_scores"])).join(" → ");
+  return [tile("score_mean", scores), tile("kl_short", number(rows.at(-1)["objective/kl"]), t("unit_nats"))];
+}
+
+function learnedTiles(learned) {
+  if (!learned) return [];
+  const sides = [learned.before, learned.after && learned.model].filter(Boolean);
+  return [["perplexity", "held_out_perplexity"], ["loss", "eval_loss"]].map(([key, label]) => tile(label, sides.map((side) => number(side[key])).join(" → ")));
+}
+
+function rewardTiles({ task, held_out: found, truth }) {
+  const made = [];
+  if (found && Object.keys(found).length) {
+    const add = (key, value, write, note = interval(value, write)) => made.push(tile(key, write(valueOf(value)), note));
+    if (task === "preference") {
+      add("accuracy", found.accuracy, percent);
+      add("ceiling", found.agreement?.ceiling, percent, found.agreement ? undefined : t("no_overlap"));
+      add("longer_wins", found.longer?.accuracy, percent, `${t("ahead")} ${points(valueOf(found.longer?.difference))}`);
+      add("comparisons", found.comparisons, count, found.train_comparisons == null ? "" : `${t("of_training")} ${count(found.train_comparisons)}`);
+    } else if (task === "classification") {
+      add("accuracy", found.accuracy, percent);
+      add("macro_f1", found.macro_f1, percent);
+      add("majority", found.majority?.accuracy, percent, bdi(found.majority?.label ?? ""));
+      add("text_count", found.texts, count);
+    } else if (task === "score") {
+      for (const key of ["pearson", "spearman", "r2"]) add(key, found[key], number);
+      add("text_count", found.texts, count);
+    }
+  }
+  if (valueOf(truth?.accuracy) !== null) made.push(tile("truth_accuracy", percent(valueOf(truth.accuracy)), interval(truth.accuracy, percent)));
+  return made;
+}
+
+/** The before/after of a PPO run, or the evaluation of a reward model. */
+function results({ data }) {
+  if (data?.verb === "reward") return figuresOf(data.evaluation ?? {});
+  return data?.verb === "ppo" ? [beforeAfter(data.compare)] : [];
+}
+
+function beforeAfter(compare) {
+  if (!compare) return section("before_after", make("p", "", {}, t("no_compare")));
+  const { before = {}, after = {}, difference: gap = {}, judges = {} } = compare;
+  const spread = (side, name) => (name && side[name] != null ? ` ± ${number(side[name])}` : "");
+  const rows = FIGURES.map(([key, of, deviation]) => [
+    finding(key === "kl" ? "kl_short" : key, of),
+    number(before[key]) + spread(before, deviation),
+    number(after[key]) + spread(after, deviation),
+    signed(difference(after[key], before[key])),
+  ]);
+  const judged = Object.entries(judges);
+  rows.splice(1, 0, ...judged.map(([name, judge]) => [finding("judge", "unit_score", name), number(judge?.before), number(judge?.after), signed(difference(judge?.after, judge?.before))]));
+  const level = soft(` (${number(100 * (gap.level ?? 0.95)).replace(".00", "")} %)`, "span");
+  const change = (found) => [make("b", "", {}, signed(found?.mean)), ` ${interval(found, signed)}`, level.cloneNode(true)];
+  return section(
+    "before_after",
+    soft(t("before_after_about")),
+    soft(`${t("prompts")}: ${count(compare.prompts ?? 0)} · ${t("samples_each")}: ${count(compare.samples ?? 0)}`),
+    table("before_after", ["metric", "before", "after", "difference"].map((key) => t(key)), rows),
+    make("p", "", {}, `${t("score_mean")}, ${t("difference")}: `, ...change(gap), ["wins", "losses", "ties"].map((key) => ` · ${t(key)} ${count(gap[key])}`).join("")),
+    ...judged.map(([name, judge]) => make("p", "", {}, `${t("judge")} `, bdi(name), `, ${t("difference")}: `, ...change(judge?.difference))),
+    judged.length ? soft(t("judge_about")) : "",
+    soft(t("caution")),
+  );
+}
+
+/** The texts of a before/after in three groups: the first ones, further held-out prompts, prompts that are not counted. */
+function textGroups({ data }) {
+  const all = data?.compare?.texts ?? [];
+  const held = all.filter((item) => item.held_out ?? true);
+  const extra = all.filter((item) => !(item.held_out ?? true));
+  const main = held.length ? held : extra;
+  const groups = [[held.length ? "held_out_prompts" : "extra_prompts", main.slice(TEXTS_FIRST)], ...(held.length ? [["extra_prompts", extra]] : [])];
+  return { first: main.slice(0, TEXTS_FIRST), groups: groups.filter(([, items]) => items.length) };
+}
+
+function firstTexts(run) {
+  const { first } = textGroups(run);
+  return first.length ? [section("first_texts", soft(t("first_texts_about")), ...first.map(pair))] : [];
+}
+
+/** What stands below the curves. */
+function below(run) {
+  if (run.data?.verb === "reward") return partsOf(run.data.evaluation ?? {});
+  const { groups } = textGroups(run);
+  if (!groups.length) return [];
+  const parts = groups.flatMap(([key, items]) => {
+    const more = items.slice(TEXTS_OPEN);
+    const rest = more.length ? details(`${run.info.id} ${key}`, `${t("more_texts")} (${more.length})`, ...more.map(pair)) : "";
+    return [make("h3", "", {}, t(key)), ...items.slice(0, TEXTS_OPEN).map(pair), rest];
+  });
+  return [section("texts", ...parts)];
+}
+
+function pair(item) {
+  const gap = difference(item.score_after, item.score_before);
+  const side = (name) => {
+    const head = [`${t(name)} · ${t("score")} ${number(item[`score_${name}`])}`];
+    if (name === "after") head.push(" ", make("span", gap > 0 ? "up" : gap < 0 ? "down" : "", {}, `(${signed(gap)})`));
+    for (const [judge, said] of Object.entries(item.judges ?? {})) head.push(" · ", bdi(judge), ` ${number(said?.[name])}`);
+    return make("div", "", {}, make("p", "soft", {}, ...head), text(item[name]));
+  };
+  return article("pair", soft(t("prompt")), text(item.prompt), make("div", "sides", {}, side("before"), side("after")));
+}
+
+/** What was out of its healthy range. */
+function marks({ data }) {
+  if (!data?.marked?.length) return [];
+  return [make("section", "", {}, make("p", "", {}, t("out_of_range")), make("ul", "", {}, ...data.marked.map((each) => make("li", "", {}, bdi(each)))))];
+}
+
+/** Texts of some updates, spread over the run. */
+function samples({ info, samples: all }) {
+  const updates = [...new Set(all.map((sample) => sample.update))].sort((a, b) => a - b);
+  const last = updates.length - 1;
+  const shown = last < UPDATES ? updates : [...Array(UPDATES).keys()].map((i) => updates[Math.round((i * last) / (UPDATES - 1))]);
+  if (!shown.length) return "";
+  const parts = shown.map((update, i) => {
+    const texts = all.filter((sample) => sample.update === update).map((sample) => written(sample, true));
+    const part = details(`${info.id} update ${i === shown.length - 1 ? "last" : update}`, `${t("update")} ${update}`, ...texts);
+    part.open = i === 0 || i === shown.length - 1;
+    return part;
+  });
+  return section("samples", soft(t("samples_about")), ...parts);
+}
+
+function written(sample, prompt, about = "") {
+  const head = soft(`${about}${t("score")} ${number(sample.score)} · KL ${number(sample.kl)} `);
+  head.append(unit("unit_nats"));
+  return article("sample", head, make("p", "text", {}, ...(prompt ? [bdi(sample.prompt, "of-prompt")] : []), bdi(sample.response)));
+}
+
+/** What runs wrote for the same prompts: the first text, those in between, and the latest. */
+function byPrompt(runs) {
+  const prompts = [...new Set(runs.flatMap((run) => run.samples.map((sample) => sample.prompt)))].slice(0, PROMPTS);
+  const parts = prompts.map((prompt) => {
+    const ends = [];
+    const between = [];
+    for (const run of runs) {
+      const own = run.samples.filter((sample) => sample.prompt === prompt).map((sample) => written(sample, false, `${run.info.name} · ${t("at_update", { update: sample.update })} · `));
+      ends.push(...(own.length > 1 ? [own[0], own.at(-1)] : own));
+      between.push(...own.slice(1, -1));
+    }
+    return make("section", "", {}, make("h3", "", {}, bdi(prompt)), ...ends, between.length ? details(`prompt ${prompt}`, t("texts_between", { count: between.length }), ...between) : "");
+  });
+  return section("samples", soft(t("texts_by_prompt")), ...(parts.length ? parts : [soft(t("texts_none"))]));
+}
+
+/** What the run worked with, and its files. */
+function about({ info, data }) {
+  if (!data) return "";
+  const facts = data.facts.flatMap(([key, value]) => [make("dt", "", {}, t(key)), make("dd", "", {}, bdi(value))]);
+  const { commit, dirty } = data.info?.git ?? {};
+  if (commit) facts.push(make("dt", "", {}, t("git")), make("dd", "", {}, bdi(commit), dirty ? ` (${t("git_dirty")})` : ""));
+  const file = (name, title, content) => details(`${info.id} ${name}`, title, make("pre", "", {}, bdi(JSON.stringify(content, null, 2))));
+  return section("about_run", make("dl", "facts", {}, ...facts), file("config", `${t("config")} (config.json)`, data.config), file("run", "run.json", data.info));
+}
+
+/** Draw `runs` into `place` now, and when all curves are asked for; returns how to draw them anew. What was opened there stays so. */
+export function drawing(place, runs) {
+  let all = false;
+  const draw = () => redraw(place, page(runs(), all));
+  place.addEventListener("change", ({ target }) => {
+    if (target.id !== "all-curves") return;
+    all = target.checked;
+    draw();
+    document.getElementById("all-curves")?.focus();
+  });
+  return draw;
+}
+
+function redraw(place, parts) {
+  const before = new Map([...place.querySelectorAll("details")].map((each) => [each.dataset.key, each.open]));
+  place.replaceChildren(...parts.filter(Boolean));
+  for (const each of place.querySelectorAll("details")) each.open = before.get(each.dataset.key) ?? each.open;
+}
