@@ -309,7 +309,7 @@ TRAINING = {
         ("uniforms_BR[:, 0] * (high - low + 1)", "uniforms_BR[:, 0] * (high - low)", "the longest is never drawn",
          SAMPLER + "draws_of_a_name"),
         ("Draws(lengths_B, uniforms_BR[:, 1:])", "Draws(lengths_B, uniforms_BR[:, :-1])", "the length draws a token",
-         SAMPLER + "tokens_are_those"),
+         SAMPLER + "draws_of_a_name"),
         ('tokens.eos_ids if config.stop != "length"', 'tokens.eos_ids if config.stop == "eos"', "both does not stop",
          SAMPLER + "stop_modes"),
         ("uniforms[decoder.rows, step]", "uniforms[decoder.rows, 0]", "one number for all tokens", SAMPLER + "tokens_are_those"),

@@ -15,6 +15,7 @@ from konomi.engine import sampler
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import RunError
+from konomi.seeds import stream_seed
 from tiny import EOS_ID, FAMILIES, VOCAB, tiny_model, tiny_tokenizer
 from tiny_run import chance, ragged_queries, sharp_model
 
@@ -164,6 +165,8 @@ def test_draws_of_a_name_depend_on_nothing_else() -> None:
     many = make_draws(config, 1, NAMES)
     one = make_draws(config, 1, [NAMES[42]])
     assert torch.equal(one.uniforms[0], many.uniforms[42]) and one.lengths[0] == many.lengths[42]
+    numbers = torch.rand(6, dtype=torch.float64, generator=torch.Generator().manual_seed(stream_seed(1, *NAMES[42])))
+    assert one.lengths[0] == 3 + int(3 * numbers[0]) and torch.equal(one.uniforms[0], numbers[1:])
     assert many.uniforms.shape == (100, 5) and many.uniforms.dtype == torch.float64
     assert ((many.uniforms >= 0) & (many.uniforms < 1)).all()
     assert len(many.uniforms.unique()) == many.uniforms.numel()

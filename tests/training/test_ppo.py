@@ -148,6 +148,8 @@ def test_several_responses_to_a_prompt_are_compared_with_each_other() -> None:
         others = [scores[i] for i in range(b // 4 * 4, b // 4 * 4 + 4) if i != b]
         assert float(made.rewards[b].sum()) == pytest.approx((score - oracles.mean(others)) / 2.0)
     steps = list(trainer)
+    order = [sample["prompt"] for sample in steps[0].samples]
+    assert len(set(order[:4])) == 4 and order == order[:4] * 4  # one of every prompt comes first
     assert [step.samples[0]["prompt"] for step in steps] != [steps[0].samples[0]["prompt"]] * 2  # it goes on in the stream
 
 

@@ -181,7 +181,7 @@ def test_the_loss_falls_and_all_is_heard(tmp_path: Path) -> None:
     assert list(losses) == list(range(1, 17)) and heard.outcome.steps == 16
     assert losses[16] < losses[1] - 0.5
     assert rates[1] == pytest.approx(1e-2) and rates[16] == pytest.approx(1e-2 / 16)
-    assert heard.of("sft/epoch")[16] == 8
+    assert heard.of("sft/epoch")[16] == 8 and heard.metrics[0][1].keys() == {"eval/loss", "eval/perplexity"}
     assert all(norm > 0 for norm in heard.of("sft/grad_norm").values())
     assert list(heard.of("eval/loss")) == list(range(0, 17, 2))
     assert heard.outcome.initial_loss == heard.of("eval/loss")[0]

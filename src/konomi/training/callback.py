@@ -39,7 +39,7 @@ class TrainingCallback(TrainerCallback):  # type: ignore[misc]
 
     Args:
         section: of the settings, for messages.
-        names: key of the Trainer -> metric; other keys are not recorded.
+        step_names, evaluation_names: key of the Trainer -> metric; other keys are not recorded.
         each_step: record the figures of each step; otherwise together with the next evaluation.
         record, progress: see `Record` and `Progress`.
         keep: called after each evaluation that is the best so far; the first is before the first step.
@@ -48,10 +48,11 @@ class TrainingCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, section: str, names: Mapping[str, str], record: Record, keep: Callable[[], None], progress: Progress, stop: Stop,
-        *, each_step: bool, patience: int,
+        self, section: str, step_names: Mapping[str, str], evaluation_names: Mapping[str, str], record: Record,
+        keep: Callable[[], None], progress: Progress, stop: Stop, *, each_step: bool, patience: int,
     ) -> None:  # fmt: skip
-        self.section, self.names, self.each_step, self.patience = section, names, each_step, patience
+        self.section, self.each_step, self.patience = section, each_step, patience
+        self.step_names, self.evaluation_names = step_names, evaluation_names
         self.record, self.keep, self.progress, self.stop = record, keep, progress, stop
         self.outcome = Outcome()
         self._step_figures: dict[str, float] = {}
@@ -62,7 +63,7 @@ class TrainingCallback(TrainerCallback):  # type: ignore[misc]
         if "loss" not in (logs or {}):
             return
         self._check_finite("loss", logs["loss"], state.global_step)
-        self._step_figures |= self._named(logs)
+        self._step_figures |= _named(logs, self.step_names)
         if self.each_step:
             self.record(state.global_step, self._step_figures)
             self._step_figures = {}
@@ -87,7 +88,7 @@ class TrainingCallback(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: Any) -> None:
         """An evaluation is done."""
         step, self._batches = state.global_step, 0
-        figures = self._step_figures | self._named(metrics)
+        figures = self._step_figures | _named(metrics, self.evaluation_names)
         loss = figures["eval/loss"]
         self._check_finite("evaluation loss", loss, step)
         self.record(step, figures)
@@ -104,15 +105,16 @@ class TrainingCallback(TrainerCallback):  # type: ignore[misc]
         if self.stop.signal:
             control.should_training_stop = True
 
-    def _named(self, figures: Mapping[str, float]) -> dict[str, float]:
-        return {name: float(figures[key]) for key, name in self.names.items() if key in figures}
-
     def _check_finite(self, what: str, loss: float, step: int) -> None:
         if not math.isfinite(loss):
             raise RunError(
                 f"update {step}: the {what} is {loss}; lower {self.section}.learning_rate, lengthen {self.section}.warmup, or "
                 'set model.precision = "fp32"'
             )
+
+
+def _named(figures: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
+    return {name: float(figures[key]) for key, name in names.items() if key in figures}
 
 
 def perplexity(loss: float) -> float:

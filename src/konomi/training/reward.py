@@ -28,10 +28,8 @@ from konomi.ops import label_loss, preference_loss, score_loss
 from konomi.runs.signals import Stop
 from konomi.training.callback import Outcome, Progress, Record, TrainingCallback
 
-_NAMES = {
-    "epoch": "epoch", "loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate",
-    "eval/loss": "eval/loss", "eval/accuracy": "eval/accuracy",
-}  # fmt: skip
+_STEP = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
+_EVALUATION = {"epoch": "epoch", "eval/loss": "eval/loss", "eval/accuracy": "eval/accuracy"}
 TRUNK_BYTES = 2e9
 """Memory that the kept hidden states of frozen layers may take; beyond it these layers run in each epoch."""
 
@@ -143,7 +141,7 @@ def train_reward_model(
     """
     with quiet(), _best_at_end(model, directory / ".best.safetensors") as keep:
         callback = TrainingCallback(
-            "train", _NAMES, record, keep, progress, stop, each_step=False, patience=config.patience or 0
+            "train", _STEP, _EVALUATION, record, keep, progress, stop, each_step=False, patience=config.patience or 0
         )  # fmt: skip
         trainer = _RewardTrainer(model, train, held_out, config, seed, precision, directory)
         trainer.add_callback(callback)

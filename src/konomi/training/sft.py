@@ -32,10 +32,8 @@ from konomi.seeds import stream_seed
 from konomi.training.callback import Outcome, Progress, Record, TrainingCallback, perplexity
 from konomi.training.texts import IGNORED, Collator, Row
 
-_NAMES = {
-    "loss": "sft/loss", "grad_norm": "sft/grad_norm", "learning_rate": "sft/learning_rate", "epoch": "sft/epoch",
-    "eval_token_loss": "eval/loss", "eval_perplexity": "eval/perplexity",
-}  # fmt: skip
+_STEP = {"loss": "sft/loss", "grad_norm": "sft/grad_norm", "learning_rate": "sft/learning_rate", "epoch": "sft/epoch"}
+_EVALUATION = {"eval_token_loss": "eval/loss", "eval_perplexity": "eval/perplexity"}
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
@@ -118,7 +116,9 @@ def train(
     Raises:
         RunError: the loss is not finite.
     """
-    callback = TrainingCallback("sft", _NAMES, record, keep, progress, stop, each_step=True, patience=sft.patience)
+    callback = TrainingCallback(
+        "sft", _STEP, _EVALUATION, record, keep, progress, stop, each_step=True, patience=sft.patience
+    )  # fmt: skip
     if precision == "fp64":
         lm.double()
     every = sft.evaluate_every
