@@ -280,9 +280,9 @@ TRAINING = {
         ('("rollout", self.update * size + i)', '("rollout", i)', "the same draws in every update", PPO + "draws_and_orders"),
         ('"mini-batches", self.update, epoch, process', '"mini-batches", self.update, process', "one order in all epochs",
          PPO + "draws_and_orders"),
-        ("std if std > 0 else 1.0, count", "std, count", "equal scores: 0 / 0", PPO + "equal_scores"),
     ],
     "training/experience.py": [
+        ("std if std > 0 else 1.0", "std", "equal scores: 0 / 0", PPO + "equal_scores"),
         ("if not gap <= allowed:", "if gap > allowed:", "a ratio that is no number passes", EXPERIENCE + "a_ratio_off_1"),
         ("[part for mini_batch in plan[1:]", "[part for mini_batch in plan[:1]", "the other mini-batches are not run",
          EXPERIENCE + "the_first_mini_batch_tells"),

@@ -154,7 +154,7 @@ def test_rewards_of_tokens_add_up_to_the_normalised_score() -> None:
     trainer.baseline()
     assert trainer.scale is not None and trainer.scale.std != 1.0
     prompts, drawn = trainer._generate()
-    scored = trainer._score(prompts, drawn.rollout, judged=True)
+    scored = trainer.scorer(prompts, drawn.rollout, judged=True)
     assert scored.token_rewards is not None
     made = trainer._experience(drawn, scored.scores, trainer._plan(drawn.rollout, 0), scored.token_rewards)
     normal = [(score - trainer.scale.mean) / trainer.scale.std for score in scored.scores.tolist()]

@@ -148,9 +148,9 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     weights, losses = [], []
     for micro_batch_size in (8, 2, 1):
         lm = without_dropout("llama")
-        heard = Trained(lm, rows, held_out, tmp_path, precision="fp64", micro_batch_size=micro_batch_size, epochs=2)
+        run = Trained(lm, rows, held_out, tmp_path, precision="fp64", micro_batch_size=micro_batch_size, epochs=2)
         weights.append(torch.cat([p.detach().flatten() for p in lm.parameters()]))
-        losses.append(list(heard.of("sft/loss").values()))
+        losses.append(list(run.of("sft/loss").values()))
     assert len(losses[0]) == 6  # 21 rows are two whole batches and a rest
     for other in (1, 2):
         assert losses[other] == pytest.approx(losses[0], abs=1e-6)  # which the Trainer adds up in float32
@@ -160,8 +160,8 @@ def test_micro_batches_change_nothing(tmp_path: Path) -> None:
 def test_the_first_loss_is_the_mean_over_the_tokens_of_the_batch(tmp_path: Path) -> None:
     rows = some_rows(8, prompt=4)
     losses = slow_losses(sharp("gpt2"), rows)
-    heard = Trained(sharp("gpt2"), rows, rows, tmp_path, epochs=1)
-    assert heard.of("sft/loss") == pytest.approx({1: sum(losses) / len(losses)}, abs=1e-5)
+    run = Trained(sharp("gpt2"), rows, rows, tmp_path, epochs=1)
+    assert run.of("sft/loss") == pytest.approx({1: sum(losses) / len(losses)}, abs=1e-5)
 
 
 def test_the_evaluation_is_the_mean_over_tokens(tmp_path: Path) -> None:
@@ -169,24 +169,24 @@ def test_the_evaluation_is_the_mean_over_tokens(tmp_path: Path) -> None:
     losses = slow_losses(sharp("gemma3"), held_out)
     for packing in (False, True):
         rows = pack(held_out, 40) if packing else held_out
-        heard = Trained(sharp("gemma3"), some_rows(4), rows, tmp_path, packing=packing, epochs=1)
-        assert heard.of("eval/loss")[0] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
-        assert heard.of("eval/perplexity")[0] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+        run = Trained(sharp("gemma3"), some_rows(4), rows, tmp_path, packing=packing, epochs=1)
+        assert run.of("eval/loss")[0] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+        assert run.of("eval/perplexity")[0] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
 
 
-def test_the_loss_falls_and_all_is_heard(tmp_path: Path) -> None:
+def test_the_loss_falls_and_all_is_recorded(tmp_path: Path) -> None:
     rows, held_out = some_rows(16, letters=range(2, 6)), some_rows(4, letters=range(2, 6), seed=1)
-    heard = Trained(without_dropout("gpt2"), rows, held_out, tmp_path, epochs=8, schedule="linear", learning_rate=1e-2)
-    losses, rates = heard.of("sft/loss"), heard.of("sft/learning_rate")
-    assert list(losses) == list(range(1, 17)) and heard.outcome.steps == 16
+    run = Trained(without_dropout("gpt2"), rows, held_out, tmp_path, epochs=8, schedule="linear", learning_rate=1e-2)
+    losses, rates = run.of("sft/loss"), run.of("sft/learning_rate")
+    assert list(losses) == list(range(1, 17)) and run.outcome.steps == 16
     assert losses[16] < losses[1] - 0.5
     assert rates[1] == pytest.approx(1e-2) and rates[16] == pytest.approx(1e-2 / 16)
-    assert heard.of("sft/epoch")[16] == 8 and heard.metrics[0][1].keys() == {"eval/loss", "eval/perplexity"}
-    assert all(norm > 0 for norm in heard.of("sft/grad_norm").values())
-    assert list(heard.of("eval/loss")) == list(range(0, 17, 2))
-    assert heard.outcome.initial_loss == heard.of("eval/loss")[0]
-    assert heard.outcome.best_loss == min(heard.of("eval/loss").values())
-    assert ("training", 16, 16) in heard.said and ("evaluation", 1, 1) in heard.said
+    assert run.of("sft/epoch")[16] == 8 and run.metrics[0][1].keys() == {"eval/loss", "eval/perplexity"}
+    assert all(norm > 0 for norm in run.of("sft/grad_norm").values())
+    assert list(run.of("eval/loss")) == list(range(0, 17, 2))
+    assert run.outcome.initial_loss == run.of("eval/loss")[0]
+    assert run.outcome.best_loss == min(run.of("eval/loss").values())
+    assert ("training", 16, 16) in run.said and ("evaluation", 1, 1) in run.said
 
 
 def test_schedules_warm_up_and_decay(tmp_path: Path) -> None:
@@ -207,14 +207,14 @@ def test_the_best_model_is_kept_and_patience_ends(tmp_path: Path) -> None:
     """The texts are of one letter, the held-out ones of two: what is learned first helps with both, and then harms."""
     rows, held_out = some_rows(8, letters=[2]), some_rows(8, letters=[2, 3], seed=1)
     lm = without_dropout("gpt2")
-    heard = Trained(lm, rows, held_out, tmp_path, epochs=40, learning_rate=1e-2, schedule="constant", patience=3)
-    outcome, losses = heard.outcome, heard.of("eval/loss")
+    run = Trained(lm, rows, held_out, tmp_path, epochs=40, learning_rate=1e-2, schedule="constant", patience=3)
+    outcome, losses = run.outcome, run.of("eval/loss")
     assert 0 < outcome.best_step < outcome.steps < 40 and outcome.early
     assert outcome.steps == outcome.best_step + 3
     assert losses[outcome.best_step] == outcome.best_loss == min(losses.values()) < losses[0]
     assert losses[outcome.steps] > outcome.best_loss
     again = without_dropout("gpt2")
-    again.load_state_dict(heard.kept[-1])
+    again.load_state_dict(run.kept[-1])
     of_best = slow_losses(again, held_out)
     assert sum(of_best) / len(of_best) == pytest.approx(outcome.best_loss, abs=1e-5)
     of_last = slow_losses(lm, held_out)
@@ -224,8 +224,8 @@ def test_the_best_model_is_kept_and_patience_ends(tmp_path: Path) -> None:
 
 
 def test_evaluations_between_epochs_and_at_the_end(tmp_path: Path) -> None:
-    heard = Trained(without_dropout("gpt2"), some_rows(40, longest=5), some_rows(3), tmp_path, epochs=1, evaluate_every=2)
-    assert list(heard.of("eval/loss")) == [0, 2, 4, 5]
+    run = Trained(without_dropout("gpt2"), some_rows(40, longest=5), some_rows(3), tmp_path, epochs=1, evaluate_every=2)
+    assert list(run.of("eval/loss")) == [0, 2, 4, 5]
 
 
 def test_same_seed_same_bits(tmp_path: Path) -> None:
@@ -243,10 +243,10 @@ def test_same_seed_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_wish_to_stop_ends_after_the_update_without_an_evaluation(tmp_path: Path) -> None:
-    heard = Trained(without_dropout("gpt2"), some_rows(32), some_rows(3), tmp_path, epochs=3, stop_after=5)
-    # the Trainer says what a step did after the step: the wish is heard in the next one
-    assert heard.outcome.steps == 6
-    assert list(heard.of("eval/loss")) == [0, 4]
+    run = Trained(without_dropout("gpt2"), some_rows(32), some_rows(3), tmp_path, epochs=3, stop_after=5)
+    # the Trainer says what a step did after the step: the wish is seen in the next one
+    assert run.outcome.steps == 6
+    assert list(run.of("eval/loss")) == [0, 4]
 
 
 def test_what_is_frozen_stays(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_what_is_frozen_stays(tmp_path: Path) -> None:
     assert not lm.training
 
 
-def test_weight_decay_and_clipping_are_heard(tmp_path: Path) -> None:
+def test_weight_decay_and_clipping_are_used(tmp_path: Path) -> None:
     runs = {}
     for name, settings in {"plain": {}, "decay": {"weight_decay": 10.0}, "clip": {"max_grad_norm": 1e-9}}.items():
         lm = without_dropout("gpt2")

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.profiler import record_function
 
 from konomi import ops
 from konomi.config import DataConfig, PPOConfig, RolloutConfig
@@ -90,6 +91,7 @@ class Scorer:
     config: RolloutConfig
     failed_texts: Path | None
 
+    @record_function("reward")
     def __call__(self, prompts: Sequence[Prompt], rollout: Rollout, judged: bool) -> ScoredRollout:
         """Score a rollout. Raises RunError, with the texts saved, if the reward or a judge fails."""
         ids = list(zip(rollout.query_ids(), rollout.response_ids(), strict=True))
@@ -157,6 +159,12 @@ class ScoreScale:
     mean: float = 0.0
     std: float = 1.0
     count: int = 0
+
+    @classmethod
+    def of(cls, scores_B: Tensor) -> ScoreScale:
+        """The scale of these scores; of equal ones the deviation counts as 1."""
+        std = float(scores_B.std())
+        return cls(float(scores_B.mean()), std if std > 0 else 1.0, len(scores_B))
 
     def normalised(self, scores_B: Tensor, clip: float) -> Tensor:
         """Normalised scores, held within +- ``clip``."""

@@ -9,7 +9,7 @@ Shape suffixes: B sequences, R response tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ from konomi.training.accelerator import Engine
 from konomi.training.experience import (
     Experience,
     QueryStream,
-    ScoredRollout,
     Scorer,
     ScoreScale,
     check_ratio,
@@ -80,8 +79,7 @@ class PPOTrainer:
         self.ppo, self.rollout_config = ppo or PPOConfig(), rollout or RolloutConfig()
         self.policy, self.tokens, self.seed, self.failed_texts = policy, tokens, seed, failed_texts
         prompts = as_prompts(prompts)
-        reward = as_reward(reward, prompts[0].columns)
-        self.scorer = Scorer(tokens, reward, judges or {}, self.rollout_config, failed_texts)
+        self.scorer = Scorer(tokens, as_reward(reward, prompts[0].columns), judges or {}, self.rollout_config, failed_texts)
         self.queries = QueryStream(prompts, tokens, data or DataConfig(), seed)
         groups = [
             {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": self.ppo.learning_rate},
@@ -99,8 +97,7 @@ class PPOTrainer:
         for name, size in divided.items():
             if size % self.processes:
                 raise ConfigError(f"ppo.{name} = {size} cannot be divided among {self.processes} processes")
-        self.update = 0
-        self.kl_coef, self.kl_reached = self.ppo.kl_coef, False
+        self.update, self.kl_coef, self.kl_reached = 0, self.ppo.kl_coef, False
         self.score_clip = self.ppo.score_clip if self.ppo.normalize_scores else math.inf
         self.scale: ScoreScale | None = None
         self.stop_reason: str | None = None
@@ -116,12 +113,8 @@ class PPOTrainer:
         draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in range(count)])
         with self.engine.autocast():
             rollout = sample(self.reference, self.tokens, queries, draws, self.rollout_config, "the initial model")
-        scored = self._score(prompts, rollout, judged=False)
-        if self.ppo.normalize_scores:
-            std = float(scored.scores.std())
-            self.scale = ScoreScale(float(scored.scores.mean()), std if std > 0 else 1.0, count)
-        else:
-            self.scale = ScoreScale(count=count)
+        scored = self.scorer(prompts, rollout, judged=False)
+        self.scale = ScoreScale.of(scored.scores) if self.ppo.normalize_scores else ScoreScale(count=count)
         return scored.samples(torch.zeros(count))
 
     def step(self) -> StepResult:
@@ -135,7 +128,7 @@ class PPOTrainer:
         clock.lap("rollout")
 
         # 2. Score the responses
-        scored = self._score(prompts, generation.rollout, judged=True)
+        scored = self.scorer(prompts, generation.rollout, judged=True)
         clock.lap("reward")
 
         # 3. Compare with the reference; rewards and advantages
@@ -150,7 +143,7 @@ class PPOTrainer:
 
         # 4. Train
         rate = 1.0 - self.update / ppo.updates if ppo.schedule == "linear" else 1.0
-        if self.stop_reason is None:
+        if kl <= ppo.kl_cap:
             self.engine.set_rate(rate)
             self._train(experience, plan, sums)
         clock.lap("train")
@@ -160,8 +153,8 @@ class PPOTrainer:
         metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": ppo.learning_rate * rate}
         metrics |= {f"time/ppo/{phase}": seconds for phase, seconds in clock.seconds.items()}
         metrics["episodes/per_second"] = ppo.batch_size / clock.seconds["total"]
-        tokens = float(generation.rollout.lengths.sum()) * self.processes
-        metrics |= {"tokens/per_second": tokens / clock.seconds["total"], "memory/peak_gb": peak_memory_gb()}
+        metrics["tokens/per_second"] = float(generation.rollout.lengths.sum()) * self.processes / clock.seconds["total"]
+        metrics["memory/peak_gb"] = peak_memory_gb()
 
         # 6. Adapt the KL coefficient
         self.kl_reached |= kl >= ppo.kl_target
@@ -170,8 +163,7 @@ class PPOTrainer:
         self.update += 1
         samples, each = scored.samples(experience.kl.sum(1)), ppo.responses_per_prompt
         samples = [sample for first in range(each) for sample in samples[first::each]]  # one of every prompt comes first
-        unhealthy = out_of_range(metrics, ppo.max_grad_norm)
-        return StepResult(self.update, self.update * ppo.batch_size, metrics, samples, unhealthy)
+        return StepResult(self.update, self.update * ppo.batch_size, metrics, samples, out_of_range(metrics, ppo.max_grad_norm))
 
     def _check_kl(self, kl: float) -> float:
         """Set ``stop_reason`` if the KL is over its cap. Raises RunError if it is not finite."""
@@ -208,8 +200,7 @@ class PPOTrainer:
     def _generate(self) -> tuple[list[Prompt], Generation]:
         """This process's part of the update's batch: all responses to a prompt are in one part."""
         each, size = self.ppo.responses_per_prompt, self.ppo.batch_size
-        asked = size // each
-        prompts, queries = self.queries.take(self.update * asked, asked)
+        prompts, queries = self.queries.take(self.update * (size // each), size // each)
         part = size // self.processes
         mine = range(part * self.engine.accelerator.process_index, part * (self.engine.accelerator.process_index + 1))
         draws = make_draws(self.rollout_config, self.seed, [("rollout", self.update * size + i) for i in mine])
@@ -219,10 +210,6 @@ class PPOTrainer:
                 f"update {self.update + 1}: the policy", self.policy.values, self.trunk_layer,
             )  # fmt: skip
         return [prompts[i // each] for i in mine], generation
-
-    @record_function("reward")
-    def _score(self, prompts: Sequence[Prompt], rollout: Rollout, judged: bool) -> ScoredRollout:
-        return self.scorer(prompts, rollout, judged)
 
     def _plan(self, rollout: Rollout, epoch: int) -> list[list[Tensor]]:
         """The mini-batches of an epoch, each a list of micro-batches of row numbers."""
@@ -285,10 +272,8 @@ class PPOTrainer:
                 count = self.engine.total(torch.as_tensor(valid, device=self.engine.accelerator.device))
                 self.engine.optimizer.zero_grad()
                 for part in parts:
-                    last = part is parts[-1]
-                    chosen = experience.select(part)
-                    with self.engine.sync(last):
-                        loss = self._losses(chosen, count, sums, first=epoch == 0 and number == 0)
+                    with self.engine.sync(last=part is parts[-1]):
+                        loss = self._losses(experience.select(part), count, sums, first=epoch == 0 and number == 0)
                         self.engine.accelerator.backward(loss * self.processes)
                 norm = self.engine.accelerator.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
                 if norm is not None and not torch.isfinite(norm):
