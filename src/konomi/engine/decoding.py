@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from konomi.data.tokens import pad_left, pad_right
 from konomi.engine import packed
 from konomi.engine.device import PREFILL_TOKENS
-from konomi.engine.families import NOT_ALIKE, is_near, refusal, tried
+from konomi.engine.families import NOT_ALIKE, is_near, refusal, trial
 from konomi.engine.forward import check_head
 from konomi.engine.layout import KeyValues, Layout, whole_lanes
 from konomi.engine.packed import Trunk
@@ -69,7 +69,7 @@ def check_decoding(lm: PreTrainedModel) -> None:
     check_head(lm)
     if why := NOT_ALIKE.get(lm.config.model_type):
         raise refusal(lm, why)
-    with tried(lm):
+    with trial(lm):
         if packed.packs(lm):
             with suppress(packed.CannotPack, *FAULTS):
                 if _decodes(lm):
@@ -180,8 +180,8 @@ class PaddedDecoder:
 
     def _read(self, mask: Tensor | None) -> Tensor:
         cache = "cache_params" if self.recurrent else "past_key_values"
-        given = {cache: self.cache, "attention_mask": mask, "position_ids": self.positions}
-        out = self.model(input_ids=self.ids, use_cache=True, **given)
+        inputs = {cache: self.cache, "attention_mask": mask, "position_ids": self.positions}
+        out = self.model(input_ids=self.ids, use_cache=True, **inputs)
         hidden_BD: Tensor = out.last_hidden_state[:, -1]
         return hidden_BD
 

@@ -59,7 +59,7 @@ def refusal(lm: PreTrainedModel, why: str) -> ModelError:
 
 
 @contextmanager
-def tried(lm: PreTrainedModel) -> Iterator[None]:
+def trial(lm: PreTrainedModel) -> Iterator[None]:
     """Run the family's code in full precision; its exceptions become a refusal."""
     try:
         with torch.no_grad(), torch.autocast(lm.device.type, enabled=False):

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from konomi.data.tokens import lengths_to_mask, pad_right
 from konomi.engine import packed
 from konomi.engine.device import HEAD_TOKENS, head_blocks
-from konomi.engine.families import is_near, refusal, tried
+from konomi.engine.families import is_near, refusal, trial
 from konomi.engine.layout import Layout
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
@@ -102,7 +102,7 @@ def check_head(lm: PreTrainedModel) -> None:
     """
     ids = torch.arange(5, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
     rows, lengths_B = (ids[:2], ids[2:]), torch.tensor([2, 3], device=lm.device)
-    with tried(lm):
+    with trial(lm):
         theirs = torch.cat([lm(input_ids=row[None], use_cache=False).logits[0].float() for row in rows])
 
         def same(hidden: Tensor) -> bool:

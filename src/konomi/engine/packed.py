@@ -23,7 +23,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
 from konomi.engine.device import prefers_products
-from konomi.engine.families import tried
+from konomi.engine.families import trial
 from konomi.engine.layout import KeyValues, Layout, whole_lanes
 from konomi.errors import ModelError
 
@@ -80,8 +80,8 @@ def run_from(lm: PreTrainedModel, trunk: Trunk, ids_T: Tensor, layout: Layout) -
     base, name = trunk_of(lm), _layers_name(lm)
     layers = getattr(base, name)
     above = copy.copy(base)
-    given = [_Given(layer, layout.pack(trunk.hidden[:, : layout.length])[None]) for layer in layers[: trunk.layer]]
-    above._modules = {**base._modules, name: nn.ModuleList([*given, *layers[trunk.layer :]])}
+    below = [_RunLayer(layer, layout.pack(trunk.hidden[:, : layout.length])[None]) for layer in layers[: trunk.layer]]
+    above._modules = {**base._modules, name: nn.ModuleList([*below, *layers[trunk.layer :]])}
     with _plugged(base):
         out = above(input_ids=ids_T[None], position_ids=layout.positions_T[None], use_cache=False, layout=layout)
     hidden_TD: Tensor = out.last_hidden_state[0]
@@ -122,7 +122,7 @@ def top_parameters(lm: PreTrainedModel, count: int) -> list[nn.Parameter]:
     hooks = [layers[-1].register_forward_hook(lambda *_: after.clear())]
     hooks += [m.register_forward_pre_hook(lambda m, _: after.append(m)) for m in trunk.modules() if id(m) not in below]
     try:
-        with tried(lm):
+        with trial(lm):
             trunk(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=lm.device), use_cache=False)
     finally:
         for hook in hooks:
@@ -130,7 +130,7 @@ def top_parameters(lm: PreTrainedModel, count: int) -> list[nn.Parameter]:
     return list(dict.fromkeys(parameter for module in [*layers[-count:], *after] for parameter in module.parameters()))
 
 
-class _Given(nn.Module):
+class _RunLayer(nn.Module):
     """Takes the place of a layer that has run."""
 
     def __init__(self, layer: nn.Module, hidden: Tensor) -> None:

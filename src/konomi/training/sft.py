@@ -58,10 +58,10 @@ class TokenLoss(nn.Module):
         loss: cross-entropy in nats, summed over the tokens that count, over ``num_items_in_batch`` (None: over their number).
         rows: [B, 2] float64, of each row the sum and the number of these tokens; without gradients.
         """
-        given = {} if position_ids is None else {"position_ids": position_ids}
+        positions = {} if position_ids is None else {"position_ids": position_ids}
         row_N, at_N = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
         with one_gradient(self.lm):
-            hidden_BLD = trunk_of(self.lm)(input_ids=input_ids, use_cache=False, **given).last_hidden_state
+            hidden_BLD = trunk_of(self.lm)(input_ids=input_ids, use_cache=False, **positions).last_hidden_state
             hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, row_N * labels.shape[1] + at_N)
             logprobs_N, _ = through_head(self.lm, hidden_ND, labels[row_N, at_N + 1], 1.0)
         rows_B2 = torch.zeros(len(labels), 2, dtype=torch.float64, device=labels.device)
