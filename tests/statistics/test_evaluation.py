@@ -28,6 +28,7 @@ from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_sc
 from konomi.statistics.agreement import ceiling
 from konomi.statistics.bootstrap import bootstrap, estimate, mean_interval, resample, share_interval
 from konomi.statistics.regression import correlation, weighted_ranks
+from konomi.statistics.win_rate import Vote, judge
 
 
 def load_benchmark(name: str) -> Any:
@@ -361,8 +362,10 @@ def test_prompts_without_anything_are_left_out() -> None:
 
 def test_the_seed_names_the_draws() -> None:
     made, scores = ragged(1)
-    assert evaluate_preferences(made, scores, seed=1) == evaluate_preferences(made, scores, seed=1)
-    assert evaluate_preferences(made, scores, seed=1)["tau"] != evaluate_preferences(made, scores, seed=2)["tau"]
+    votes = [Vote(f"p{i}", "b" * (i % 7 + 1), "a", float(i % 3 > 0), "x") for i in range(30)]
+    for figures in (lambda seed: evaluate_preferences(made, scores, seed=seed)["tau"],
+                    lambda seed: judge(votes, seed)["length_controlled"]["win_rate"]):  # fmt: skip
+        assert figures(1) == figures(1) != figures(2)
 
 
 # calibration
@@ -665,23 +668,20 @@ def test_a_score_that_is_no_number_is_told(bad: float) -> None:
 
 def test_what_does_not_fit_together_is_told() -> None:
     made, scores = many(3, 3)
-    with pytest.raises(ValueError, match="one for each response of each group"):
-        evaluate_preferences(made, scores[:2])
-    with pytest.raises(ValueError, match="one for each response of each group"):
-        evaluate_preferences(made, [[1.0]] * 3)
-    for scale in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match=r"scale = .*: has to be a number above 0"):
-            evaluate_preferences(made, scores, scale=scale)
-    with pytest.raises(ValueError, match="1 true scores, 2 predicted, 1 keys"):
-        evaluate_scores([1.0], [1.0, 2.0], ["p"])
-    with pytest.raises(ValueError, match="group 1: 1 true scores and 2 of the model"):
-        evaluate_truth([("p", [1.0], [1.0, 2.0])])
-    for truth in ([2], [-1], [0, 1]):
-        with pytest.raises(ValueError, match="labels from 0 to 1 are needed"):
-            evaluate_labels(truth, [[0.5, 0.5]], ["a", "b"])
-    for row in ([0.5, 0.6], [-0.5, 1.5], [math.nan, 1.0]):
-        with pytest.raises(ValueError, match="probabilities with the sum 1"):
-            evaluate_labels([0], [row], ["a", "b"])
+    for call, message in (
+        (lambda: evaluate_preferences(made, scores[:2]), "one for each response of each group"),
+        (lambda: evaluate_preferences(made, [[1.0]] * 3), "one for each response of each group"),
+        *((lambda scale=scale: evaluate_preferences(made, scores, scale=scale), r"scale = .*: has to be a number above 0")
+          for scale in (0.0, -1.0, math.nan, math.inf)),
+        (lambda: evaluate_scores([1.0], [1.0, 2.0], ["p"]), "1 true scores, 2 predicted, 1 keys"),
+        (lambda: evaluate_truth([("p", [1.0], [1.0, 2.0])]), "group 1: 1 true scores and 2 of the model"),
+        *((lambda truth=truth: evaluate_labels(truth, [[0.5, 0.5]], ["a", "b"]), "labels from 0 to 1 are needed")
+          for truth in ([2], [-1], [0, 1])),
+        *((lambda row=row: evaluate_labels([0], [row], ["a", "b"]), "probabilities with the sum 1")
+          for row in ([0.5, 0.6], [-0.5, 1.5], [math.nan, 1.0])),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 # anything at all

@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
+import shutil
 import sqlite3
 import stat
 import threading
@@ -240,6 +242,23 @@ def look_up(path: Path, question: Callable[[Path], bool]) -> bool:
         return question(path)
     except OSError as error:
         raise RunError(f"{path}: cannot be looked up: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def draft_of(path: Path, parent: Path) -> Iterator[Path]:
+    """A directory in ``parent`` for its owner alone, which is removed at the end unless the block has renamed it.
+
+    Raises:
+        RunError: something cannot be written.
+    """
+    draft = parent / f".{path.absolute().name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        draft.mkdir(mode=0o700, parents=True)
+        yield draft
+    except OSError as error:
+        raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _connect(path: Path, wait: float) -> sqlite3.Connection:

@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +22,10 @@ from typing import Any
 from konomi.data.formats import encode_records, manifest_bytes, write_manifest
 from konomi.data.parse import VERSION, Record
 from konomi.data.records import Pair, Ranking
-from konomi.errors import DataError, RunError
+from konomi.errors import DataError
 from konomi.files import line, write_atomic
 from konomi.labelling.answers import NO_ANSWERS
-from konomi.labelling.database import look_up
+from konomi.labelling.database import draft_of, look_up
 from konomi.labelling.records import Exported, Item, Judgement
 from konomi.statistics.aggregation import Counted, counted, mean_scores, soft_pairs
 
@@ -109,20 +106,13 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
     if not exported.judgements:
         raise DataError(NO_ANSWERS)
     check_out(out)
-    place = out.absolute()
-    half_done = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")  # of this export alone
-    try:
-        half_done.mkdir(mode=0o700, parents=True)
+    with draft_of(out, out.absolute().parent) as draft:
         for name, content in (also or {}).items():
-            write_atomic(half_done / name, manifest_bytes(content))
-        manifest = _write_files(exported, half_done, about)
-        for file in half_done.iterdir():
+            write_atomic(draft / name, manifest_bytes(content))
+        manifest = _write_files(exported, draft, about)
+        for file in draft.iterdir():
             file.chmod(0o600)
-        half_done.rename(place)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be made: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(half_done, ignore_errors=True)
+        draft.rename(out.absolute())
     return manifest
 
 

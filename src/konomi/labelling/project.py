@@ -11,8 +11,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,9 +21,9 @@ from pydantic import Field, model_validator
 
 from konomi.config.section import Section, build
 from konomi.data.formats import read_tasks
-from konomi.errors import ConfigError, DataError, RunError
+from konomi.errors import ConfigError, DataError
 from konomi.files import read_utf8, utf8, write_atomic
-from konomi.labelling.database import Store, look_up
+from konomi.labelling.database import Store, draft_of, look_up
 from konomi.labelling.import_tasks import add_tasks, create_store, language_of
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Imported, NewTask, Text
@@ -113,19 +111,17 @@ def create_project(
     project = Project(
         path=place, title=title or place.name, created=time.time(), lang=lang, languages=LANGUAGES, settings=settings
     )
-    half_done = (place if place.is_dir() else place.parent) / f".{place.name}.{os.getpid()}.tmp"
-    try:
-        half_done.mkdir(mode=0o700, parents=True)
-        store, imported = create_store(half_done / project.labels.name, tasks, settings, models)
+    with draft_of(path, place if place.is_dir() else place.parent) as draft:
+        store, imported = create_store(draft / project.labels.name, tasks, settings, models)
         store.close()
-        _put(half_done / "guidelines.md", utf8(GUIDELINES))
         content = {"version": VERSION, **project.model_dump()}
-        _put(half_done / "project.json", utf8(json.dumps(content, ensure_ascii=False, indent=2) + "\n"))
-        _move(half_done, place)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be made: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(half_done, ignore_errors=True)
+        for name, text in (
+            ("guidelines.md", GUIDELINES),
+            ("project.json", json.dumps(content, ensure_ascii=False, indent=2) + "\n"),
+        ):
+            write_atomic(draft / name, utf8(text))
+            (draft / name).chmod(0o600)
+        _move(draft, place)
     return project, imported
 
 
@@ -190,11 +186,6 @@ def open_project(path: Path) -> Project:
     if missing := [name for name in Settings.model_fields if name not in data.get("settings", {})]:
         raise DataError(f"{file}: no 'settings.{missing[0]}'; add it")
     return project
-
-
-def _put(path: Path, data: bytes) -> None:
-    write_atomic(path, data)
-    path.chmod(0o600)
 
 
 def _most(languages: Iterable[str]) -> str:
