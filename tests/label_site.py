@@ -23,7 +23,7 @@ from konomi.labelling.project import Project, create_project
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import NewTask
 from konomi.web.app import make_app
-from konomi.web.security import Buckets
+from konomi.web.security import RateLimiter
 
 MODEL = "models/tsubaki-9b"
 """What no response may hold."""
@@ -56,7 +56,7 @@ class Site:
 
     def __init__(self, project: Project | None, **more: Any) -> None:
         self.project = project
-        self.app = make_app(project, **{"addresses": Buckets(1e6, 1e6), "people": Buckets(1e6, 1e6), **more})
+        self.app = make_app(project, **{"addresses": RateLimiter(1e6, 1e6), "people": RateLimiter(1e6, 1e6), **more})
         self.site = self.app.state.site
 
     def client(self, **more: Any) -> TestClient:

@@ -12,4 +12,4 @@ def figures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of a project are found as fast as anything else: beside busy tests a nice process waits for minutes."""
     from konomi.web import figures
 
-    monkeypatch.setattr(figures, "_CHILD", f"import os; os.nice = lambda by: 0; {figures._CHILD}")
+    monkeypatch.setattr(figures, "NICENESS", 0)

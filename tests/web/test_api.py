@@ -20,8 +20,8 @@ from konomi.labelling.export import rankings
 from konomi.labelling.people import all_people, find_person, forget
 from konomi.report.advice import FEW_COMPARISONS
 from konomi.statistics.aggregation import counted
+from konomi.web.errors import catalogue
 from konomi.web.figures import NEEDED_COMPARISONS, Found
-from konomi.web.words import catalogue
 from label_site import MODEL, Site, answer_to, make_project, wait_for
 
 

@@ -24,9 +24,9 @@ from konomi.labelling.project import open_project
 from konomi.runs.directory import RunDir
 from konomi.web import api, connections, security
 from konomi.web import app as app_module
-from konomi.web.security import BODY_LIMIT, HEADERS, Buckets, Hosts
+from konomi.web.errors import catalogue
+from konomi.web.security import BODY_LIMIT, HEADERS, Hosts, RateLimiter
 from konomi.web.serve import _server, listen
-from konomi.web.words import catalogue
 from label_site import BASE, OURS, Server, Site, answer_to, make_project, serving, wait_for
 
 
@@ -212,8 +212,8 @@ def test_behind_a_proxy(tmp_path: Path) -> None:
         make_project(tmp_path / "P"),
         hosts=Hosts(["rank.example"]),
         public=public,
-        addresses=Buckets(1, 1, clock=lambda: 0.0),
-        people=Buckets(1, 6, clock=lambda: 0.0),
+        addresses=RateLimiter(1, 1, clock=lambda: 0.0),
+        people=RateLimiter(1, 6, clock=lambda: 0.0),
     )
     here = {"host": "rank.example"}
     client = TestClient(site.app, base_url=BASE, client=("127.0.0.1", 5))
@@ -316,7 +316,7 @@ def test_a_body_that_is_too_long(site: Site) -> None:
 
 def test_too_many_requests(tmp_path: Path) -> None:
     now = [0.0]
-    site = Site(make_project(tmp_path / "P"), people=Buckets(1, 3, clock=lambda: now[0]))
+    site = Site(make_project(tmp_path / "P"), people=RateLimiter(1, 3, clock=lambda: now[0]))
     one, other = site.person("one"), site.person("other")
     assert [one.get("/api/me").status_code for _ in range(5)] == [200, 200, 200, 429, 429]
     said = one.get("/api/me", headers={"accept-language": "ja"})
@@ -329,14 +329,14 @@ def test_too_many_requests(tmp_path: Path) -> None:
 
 
 def test_one_address_cannot_flood(tmp_path: Path) -> None:
-    site = Site(make_project(tmp_path / "P"), addresses=Buckets(1, 4, clock=lambda: 0.0))
+    site = Site(make_project(tmp_path / "P"), addresses=RateLimiter(1, 4, clock=lambda: 0.0))
     assert [site.client().get(f"/i/{number}").status_code for number in range(6)] == [401] * 4 + [429] * 2
     site.close()
 
 
 def test_buckets_do_not_pile_up() -> None:
     now = [0.0]
-    buckets = Buckets(1, 1, clock=lambda: now[0])
+    buckets = RateLimiter(1, 1, clock=lambda: now[0])
     for number in range(20_000):
         now[0] += 0.01
         buckets.take(str(number))

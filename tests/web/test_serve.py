@@ -338,7 +338,7 @@ def test_figures_are_found_after_those_who_rank(tmp_path: Path) -> None:
 import os, sys
 from konomi.web.figures import main
 before = os.nice(0)
-sys.argv = ["figures", {str(project.path)!r}]
+sys.argv = ["figures", {str(project.path)!r}, "10"]
 main()
 print(min(before + 10, 19) == os.nice(0))
 """

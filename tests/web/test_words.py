@@ -12,8 +12,7 @@ import pytest
 from konomi.labelling import answers, people
 from konomi.labelling.project import GUIDELINES, LANGUAGES
 from konomi.report.advice import locale
-from konomi.web.refusals import STATUS
-from konomi.web.words import catalogue, preferred, say
+from konomi.web.errors import STATUS, catalogue, preferred, say
 
 WEB = Path(__file__).resolve().parents[2] / "src" / "konomi" / "web"
 PARTS = [*sorted((WEB / "static").glob("*.js")), *sorted((WEB / "templates").rglob("*.html"))]

@@ -82,7 +82,7 @@ def sentence_of(error: Exception) -> str | None:
     """
     code = getattr(error, "code", None)
     if code is not None:  # what is refused to people has its words in the page's catalogue
-        from konomi.web.words import catalogue
+        from konomi.web.errors import catalogue
 
         return catalogue("errors")["ja"].get(f"error_{code}")
     return next((sentence for part, sentence in SENTENCES if part in str(error)), None)

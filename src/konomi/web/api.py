@@ -1,13 +1,15 @@
-"""The JSON that the ranking page lives on. Whoever asks is somebody; no answer says who wrote a text or what others said."""
+"""The JSON behind the pages. Requests are authenticated; responses never reveal a text's author or what others answered."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -21,10 +23,9 @@ from konomi.labelling.database import Store
 from konomi.labelling.records import Answer, Body, Person, Shown, Text
 from konomi.report.page import numbers
 from konomi.text import visible
+from konomi.web.errors import Json, Refusal, reader_language
 from konomi.web.figures import NEEDED_COMPARISONS, Found
 from konomi.web.followed_run import FollowedRun
-from konomi.web.guide import html_of, part_of, version_of
-from konomi.web.refusals import Json, Refusal, reader_language
 from konomi.web.session import Site, admin_of, person_of
 
 router = APIRouter(prefix="/api")
@@ -33,6 +34,8 @@ PAGE = 50
 """Own answers that are listed at a time."""
 SAMPLES = 2000
 """Lines of sample texts that are sent at once."""
+PARTS = {"ガイドライン": "ja", "Guidelines": "en"}
+"""Headings of the parts of guidelines that are for readers of one language."""
 
 
 class AnswerBody(Answer):
@@ -95,18 +98,9 @@ def set_me(request: Request) -> Json:
 
 
 def _me(site: Site, person: Person) -> Json:
-    return Json(
-        {
-            "person": person.id,
-            "name": person.name,
-            "admin": person.admin,
-            "languages": site.languages,
-            "lang": site.lang,
-            "title": visible(site.project.title) if site.project else "konomi",
-            "shortcuts": person.shortcuts,
-            "guidelines_seen": person.guidelines_seen,
-        }
-    )
+    own = {"person": person.id, **{key: getattr(person, key) for key in ("name", "admin", "shortcuts", "guidelines_seen")}}
+    title = visible(site.project.title) if site.project else "konomi"
+    return Json({**own, "languages": site.languages, "lang": site.lang, "title": title})
 
 
 @router.get("/next")
@@ -169,7 +163,7 @@ def guidelines(request: Request) -> Json:
     except DataError as error:
         _LOG.error("%s", visible(error))
         raise Refusal("no_guidelines") from None
-    return Json({"html": html_of(part_of(text, reader_language(request))), "version": version_of(text)})
+    return Json({"html": html_of(part_of(text, reader_language(request))), "version": _version(text)})
 
 
 @router.get("/people")
@@ -294,3 +288,37 @@ def _integer(request: Request, name: str, default: int) -> int:
     if not re.fullmatch(r"-?[0-9]{1,12}", text):
         raise Refusal("bad_request")
     return int(text)
+
+
+def part_of(text: str, lang: str) -> str:
+    """What is for readers of ``lang``: what stands before the parts, and their part; all of it, unless each language has a part.
+
+    >>> part_of("# ガイドライン\\nはい\\n# Guidelines\\nyes", "en")
+    'yes'
+    """
+    before, *parts = re.split(rf"^# +({'|'.join(PARTS)})[ \t]*$\n?", text, flags=re.MULTILINE)
+    found = {PARTS[heading]: part for heading, part in zip(parts[::2], parts[1::2], strict=True)}
+    return before + found[lang] if len(found) == len(PARTS) == len(parts) // 2 else text
+
+
+@lru_cache(maxsize=8)
+def html_of(text: str) -> str:
+    """Markdown as HTML: tags in it are text, links lead to the web alone, there are no pictures.
+
+    >>> html_of("**a** <b>")
+    '<p><strong>a</strong> &lt;b&gt;</p>\\n'
+    """
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    reader.validateLink = _to_the_web  # type: ignore[method-assign]
+    return str(reader.render(text))
+
+
+def _to_the_web(url: str) -> bool:
+    return url.strip().lower().startswith(("https://", "http://"))
+
+
+def _version(text: str) -> str:
+    """Names a text: people who have read another one are shown it again."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]

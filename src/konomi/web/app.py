@@ -23,12 +23,11 @@ from konomi.labelling.records import Refused
 from konomi.report.advice import locale
 from konomi.text import visible
 from konomi.web import api
+from konomi.web.errors import Refusal, catalogue, reader_language, refused, say, small_page
 from konomi.web.figures import Figures
 from konomi.web.followed_run import FollowedRun
-from konomi.web.refusals import Refusal, reader_language, refused, small_page
-from konomi.web.security import BUSY_SECONDS, RETRY_SECONDS, Buckets, Guard, Hosts
+from konomi.web.security import BUSY_SECONDS, RETRY_SECONDS, Guard, Hosts, RateLimiter
 from konomi.web.session import Site, admin_of, person_of
-from konomi.web.words import catalogue, say
 
 HERE = Path(__file__).parent
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
@@ -48,8 +47,8 @@ def make_app(
     address: str | None = None,
     public: str | None = None,
     hosts: Hosts | None = None,
-    addresses: Buckets | None = None,
-    people: Buckets | None = None,
+    addresses: RateLimiter | None = None,
+    people: RateLimiter | None = None,
 ) -> FastAPI:
     """The app for a project, for runs that are watched, or for both.
 
@@ -70,7 +69,7 @@ def make_app(
     store = None if project is None else project.store(BUSY_SECONDS)
     figures = None if project is None else Figures(project.path)
     start = start or secrets.token_urlsafe(32)
-    site = Site(project, store, figures, followed, start, public or address, people or Buckets(20, 100))
+    site = Site(project, store, figures, followed, start, public or address, people or RateLimiter(20, 100))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -85,7 +84,7 @@ def make_app(
     app.add_middleware(
         Guard,
         hosts=hosts or Hosts(),
-        addresses=addresses or Buckets(200, 600),
+        addresses=addresses or RateLimiter(200, 600),
         public=public,
         state={"languages": site.languages, "lang": site.lang},
     )
@@ -100,7 +99,7 @@ def _add_routes(app: FastAPI) -> None:
         "/people": people_page,
         "/watch": watch_page,
     }
-    pages |= {"/start/{token}": begin, "/i/{token}": come_in}
+    pages |= {"/start/{token}": begin, "/i/{token}": accept_invite}
     for route, page in pages.items():
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
@@ -148,7 +147,7 @@ def begin(request: Request, token: str) -> Response:
     return _let_in(request, session)
 
 
-def come_in(request: Request, token: str) -> Response:
+def accept_invite(request: Request, token: str) -> Response:
     """Swap an invite link's token for a cookie; where somebody else has come in already, ask before."""
     site: Site = request.app.state.site
     if _from_elsewhere(request):

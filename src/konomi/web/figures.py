@@ -1,6 +1,7 @@
 """Agreement, and how far the data goes: figures that take seconds once there are many answers.
 
-They are computed in a process of their own, now and then, so that no answer waits for them; :func:`main` prints them as JSON.
+They are computed in a process of their own, now and then, so that no answer waits for them. It is started by the path of this
+file, and the working directory is not on its path: a ``random.py`` there does not stand in for the library's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from konomi.web.words import say
+if __name__ == "__main__":  # started by its path: in place of this folder, that which holds konomi
+    sys.path[0] = str(Path(__file__).parents[2])
+
+from konomi.web.errors import say
 
 NEEDED_COMPARISONS = 2_000
 """As the statistics say, which take long to import."""
@@ -25,6 +29,8 @@ NEEDED_VOTES = 210
 """Decided prompts from which on the exact sign test shows a true win rate of 60 % four times out of five."""
 FEWEST_COUPLES, FEWEST_PROMPTS = 20, 5
 """Below these nobody who ranks is told how far people agree."""
+NICENESS = 10
+"""Of the process that computes them: whoever ranks goes first."""
 ASKED = 300.0
 """Seconds for which the figures of each person are found too, after the owner has asked for them."""
 
@@ -100,12 +106,6 @@ def _of_one(own: Mapping[str, Any]) -> dict[str, Any]:
     return {"records": own["records"], **shares}
 
 
-_CHILD = (
-    "import sys; sys.path = [each for each in sys.path if each] + [sys.argv.pop()]; from konomi.web.figures import main; main()"
-)
-"""Takes the current directory off the path first: a ``random.py`` there must not stand in for the library's."""
-
-
 class Figures:
     """The latest figures of a project. They are found again when answers have come in, and not all the time."""
 
@@ -133,9 +133,8 @@ class Figures:
             new = answers != self._answers or (people and self.latest is not None and self.latest.people is None)
             if new and not self._closed and self._process is None and now >= self._at:
                 self._answers = answers
-                command = [sys.executable, "-c", _CHILD, str(self.project)]
+                command = [sys.executable, __file__, str(self.project), str(NICENESS)]
                 command += ["people"] if now < self._people_until else []
-                command += [str(Path(__file__).parents[2])]  # where konomi is, should it be nowhere else on the path
                 self._process = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, encoding="utf-8"
                 )
@@ -161,7 +160,12 @@ class Figures:
 
 
 def main() -> None:
-    """Print the figures of the project that the command line names."""
+    """Print as JSON the figures of the project that the command line names."""
+    project, niceness, *which = sys.argv[1:]
     if hasattr(os, "nice"):
-        os.nice(10)  # whoever ranks goes first
-    print(json.dumps(asdict(find(Path(sys.argv[1]), "people" in sys.argv[2:]))))
+        os.nice(int(niceness))
+    print(json.dumps(asdict(find(Path(project), "people" in which))))
+
+
+if __name__ == "__main__":
+    main()

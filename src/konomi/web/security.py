@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from konomi.web.refusals import Refusal, refused
+from konomi.web.errors import Refusal, refused
 
 BODY_LIMIT = 65_536
 """Bytes of a request's body."""
@@ -76,7 +76,7 @@ class Hosts:
             return False
 
 
-class Buckets:
+class RateLimiter:
     """A token bucket for each name: ``burst`` requests at once, ``per_second`` in the long run."""
 
     def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -88,7 +88,7 @@ class Buckets:
     def take(self, name: str) -> int:
         """Take one: 0 if there was one, else the seconds until there is.
 
-        >>> buckets = Buckets(1, 2, clock=lambda: 0.0)
+        >>> buckets = RateLimiter(1, 2, clock=lambda: 0.0)
         >>> [buckets.take("a") for _ in range(3)], buckets.take("b")
         ([0, 0, 1], 0)
         """
@@ -112,7 +112,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Hosts, addresses: Buckets, state: Mapping[str, object], public: str | None = None
+        self, app: ASGIApp, *, hosts: Hosts, addresses: RateLimiter, state: Mapping[str, object], public: str | None = None
     ) -> None:
         self.app = app
         self.public = public

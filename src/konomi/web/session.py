@@ -19,9 +19,9 @@ from konomi.labelling.database import Store
 from konomi.labelling.people import SESSION_SECONDS, is_session
 from konomi.labelling.project import LANGUAGES, Project
 from konomi.labelling.records import Person
+from konomi.web.errors import Refusal
 from konomi.web.figures import Figures
-from konomi.web.refusals import Refusal
-from konomi.web.security import Buckets
+from konomi.web.security import RateLimiter
 
 if TYPE_CHECKING:
     from konomi.web.followed_run import FollowedRun
@@ -51,7 +51,7 @@ class Site:
     runs: Sequence[FollowedRun]
     start: str
     address: str | None
-    people: Buckets
+    people: RateLimiter
     closing: bool = False
     before_end: Callable[[], None] | None = None
     _watchers: dict[str, float] = field(default_factory=dict)

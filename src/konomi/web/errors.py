@@ -1,10 +1,15 @@
-"""What is refused, with which status, and how that is said: JSON to programs, a page to people, in the reader's language."""
+"""Errors that a request gets, with their HTTP status, and the words of the pages: JSON to programs, a page to people.
+
+Words are in locales/, one catalogue for each language, with the same keys.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -12,34 +17,58 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from konomi.files import plain, utf8
 from konomi.labelling.project import LANGUAGES
-from konomi.web.words import catalogue, preferred, say
 
-STATUS = {
-    "frozen": 409,
-    "conflict": 409,
-    "conflict_revision": 409,
-    "name_taken": 409,
-    "yourself": 409,
-    "unknown_task": 404,
-    "unknown_person": 404,
-    "unknown_run": 404,
-    "not_found": 404,
-    "bad_method": 405,
-    "no_access": 401,
-    "not_admin": 403,
-    "cross_site": 403,
-    "bad_host": 421,
-    "not_json": 415,
-    "bad_request": 400,
-    "too_large": 413,
-    "too_slow": 408,
-    "too_many": 429,
-    "damaged": 500,
-    "failed": 500,
-    "no_guidelines": 500,
-    "busy": 503,
+LOCALES = Path(__file__).parent / "locales"
+_CODES = {
+    400: "bad_request",
+    401: "no_access",
+    403: "not_admin cross_site",
+    404: "unknown_task unknown_person unknown_run not_found",
+    405: "bad_method",
+    408: "too_slow",
+    409: "frozen conflict conflict_revision name_taken yourself",
+    413: "too_large",
+    415: "not_json",
+    421: "bad_host",
+    429: "too_many",
+    500: "damaged failed no_guidelines",
+    503: "busy",
 }
+STATUS = {code: status for status, codes in _CODES.items() for code in codes.split()}
 """HTTP status by code; what is not here is a mistake in what was sent: 422."""
+
+
+@cache
+def catalogue(name: str) -> Mapping[str, Mapping[str, str]]:
+    """Language -> key -> words, from ``locales/NAME.LANGUAGE.json``."""
+    return {lang: json.loads((LOCALES / f"{name}.{lang}.json").read_text(encoding="utf-8")) for lang in LANGUAGES}
+
+
+def say(key: str, lang: str, /, **values: Any) -> str:
+    """The words of errors.LANGUAGE.json for a key, with ``{name}`` filled in from ``values``.
+
+    >>> say("enough_some", "en", comparisons="812", needed="2,000")
+    '812 of about 2,000 comparisons'
+    """
+    return catalogue("errors")[lang][key].format(**values)
+
+
+def preferred(header: str, languages: Sequence[str]) -> str | None:
+    """Which of ``languages`` an Accept-Language header likes best; None if none of them.
+
+    >>> preferred("fr, en-GB;q=0.7, ja;q=0.8", ("ja", "en"))
+    'ja'
+    """
+    found: list[tuple[float, int, str]] = []
+    for number, part in enumerate(header[:500].split(",")):
+        tag, _, rest = part.strip().partition(";")
+        weight = rest.strip().removeprefix("q=") or "1"
+        lang = tag.split("-")[0].lower()
+        try:
+            found.append((-float(weight), number, lang)) if lang in languages and float(weight) > 0 else None
+        except ValueError:
+            continue
+    return min(found)[2] if found else None
 
 
 class Json(JSONResponse):
