@@ -33,115 +33,95 @@ def test_every_sentence_belongs_to_a_message_that_there_is() -> None:
         assert re.search("[ぁ-ん]", sentence) and sentence.endswith("。") and not re.search("[ｦ-ﾟ]", sentence)
 
 
-def bad(case: str, where: Path) -> list[str]:
-    """A command that cannot be done, and what it needs."""
+ROWS = {
+    "one.jsonl": '[{"text": "a"}]',
+    "ten.jsonl": json.dumps([{"text": f"t{i}"} for i in range(10)]),
+    "twice.jsonl": '[{"text": "a"}, {"text": "a"}]',
+}
+"""Files of one task -> its candidates."""
+CASES = {
+    "K = 1": ("候補が 2 つに満たない", "label Q --candidates one.jsonl"),
+    "K = 10": ("より候補が多い", "label Q --candidates ten.jsonl"),
+    "a candidate twice": ("同じ候補が 2 つある", "label Q --candidates twice.jsonl"),
+    "empty": ("課題がありません", "label Q --candidates empty.jsonl"),
+    "not UTF-8": ("UTF-8 で保存", "label Q --candidates latin.jsonl"),
+    "not JSON": ("JSON として", "label Q --candidates broken.jsonl"),
+    "other columns": ("列", "label Q --candidates other.jsonl"),
+    "no file": ("見つかりません", "label Q --candidates nothing.jsonl"),
+    "no project": ("プロジェクトがまだありません", "label Q"),
+    "no project to export": ("プロジェクトがありません", "export Q --out out"),
+    "no store": ("プロジェクトがありません", "export P --out out"),
+    "a file": ("別の名前に", "label c.jsonl --candidates c.jsonl"),
+    "corrupt": ("壊れています", "label P"),
+    "corrupt export": ("壊れています", "export P --out out"),
+    "corrupt forget": ("壊れています", "forget P a --yes"),
+    "another program's": ("回答を保存したファイルではありません", "export P --out out"),
+    "nobody": ("その人は見つかりません", "forget P nobody --yes"),
+    "no answers": ("まだ誰も回答していない", "export P --out out"),
+    "export over": ("上書きはしません", "export P --out ."),
+    "setting": ("不明な項目", "label P"),
+    "newer": ("konomi を更新", "label P"),
+    "network": ("--allow-network", "label P --host 0.0.0.0"),
+    "host": ("アドレスは見つかりません", "label P --host no.such.host.invalid"),
+    "no run": ("そのディレクトリはありません", "compare nothing --people Q"),
+}
+"""What is wrong -> a part of its sentence, and a command."""
+
+
+def furnish(where: Path, case: str) -> None:
+    """A project P, files of candidates, and the damage of a case."""
     project = make_project(where / "P", 2)
-    candidates = candidates_file(where / "c.jsonl", 2)
+    candidates_file(where / "c.jsonl", 2)
+    for name, candidates in ROWS.items():
+        (where / name).write_text(f'{{"version": 1, "prompt": "p", "candidates": {candidates}}}\n', "utf-8")
+    for name, content in (
+        ("empty", b""),
+        ("latin", b'{"prompt": "\xe9"}\n'),
+        ("broken", b"{\n"),
+        ("other", b'{"version": 1, "a": 1}\n'),
+    ):
+        (where / f"{name}.jsonl").write_bytes(content)
+    settings = project.path / "project.json"
     if case == "no store":
         project.labels.unlink()
-    if case in ("corrupt", "corrupt export", "corrupt forget"):
+    if case.startswith("corrupt"):
         project.labels.write_bytes(b"SQLite format 3\0" + b"\x55" * 5000)
     if case == "another program's":
         project.labels.write_bytes(b"")
     if case == "setting":
-        settings = project.path / "project.json"
         settings.write_text(settings.read_text("utf-8").replace('"overlap"', '"overlapp"'), "utf-8")
     if case == "newer":
-        settings = project.path / "project.json"
         settings.write_text(settings.read_text("utf-8").replace('"version": 1', '"version": 9'), "utf-8")
-    if case in ("export over", "freeze"):
+    if case == "export over":
         with project.store() as store:
             work(store, add_person(store, "a")[0])
-    (where / "latin.jsonl").write_bytes(b'{"prompt": "\xe9"}\n')
-    (where / "broken.jsonl").write_text("{\n", "utf-8")
-    (where / "other.jsonl").write_text('{"version": 1, "a": 1}\n', "utf-8")
-    out = str(where / "out")
-    return {
-        "K = 1": ["label", "Q", "--candidates", one(where, '[{"text": "a"}]')],
-        "K = 10": ["label", "Q", "--candidates", one(where, str([{"text": f"t{i}"} for i in range(10)]).replace("'", '"'))],
-        "a candidate twice": ["label", "Q", "--candidates", one(where, '[{"text": "a"}, {"text": "a"}]')],
-        "empty": ["label", "Q", "--candidates", one(where, None)],
-        "not UTF-8": ["label", "Q", "--candidates", str(where / "latin.jsonl")],
-        "not JSON": ["label", "Q", "--candidates", str(where / "broken.jsonl")],
-        "other columns": ["label", "Q", "--candidates", str(where / "other.jsonl")],
-        "no file": ["label", "Q", "--candidates", str(where / "nothing.jsonl")],
-        "no project": ["label", "Q"],
-        "no project to export": ["export", str(where / "Q"), "--out", out],
-        "no store": ["export", str(project.path), "--out", out],
-        "a file": ["label", str(candidates), "--candidates", str(candidates)],
-        "corrupt": ["label", str(project.path)],
-        "corrupt export": ["export", str(project.path), "--out", out],
-        "corrupt forget": ["forget", str(project.path), "a", "--yes"],
-        "another program's": ["export", str(project.path), "--out", out],
-        "nobody": ["forget", str(project.path), "nobody", "--yes"],
-        "no answers": ["export", str(project.path), "--out", out],
-        "export over": ["export", str(project.path), "--out", str(where)],
-        "setting": ["label", str(project.path)],
-        "newer": ["label", str(project.path)],
-        "network": ["label", str(project.path), "--host", "0.0.0.0"],
-        "host": ["label", str(project.path), "--host", "no.such.host.invalid"],
-        "no run": ["compare", str(where / "nothing"), "--people", "Q"],
-    }.get(case, [])
-
-
-def one(where: Path, candidates: str | None) -> str:
-    path = where / f"{len(candidates or '')}.jsonl"
-    path.write_text("" if candidates is None else f'{{"version": 1, "prompt": "p", "candidates": {candidates}}}\n', "utf-8")
-    return str(path)
-
-
-CASES = {
-    "K = 1": "候補が 2 つに満たない",
-    "K = 10": "より候補が多い",
-    "a candidate twice": "同じ候補が 2 つある",
-    "empty": "課題がありません",
-    "not UTF-8": "UTF-8 で保存",
-    "not JSON": "JSON として",
-    "other columns": "列",
-    "no file": "見つかりません",
-    "no project": "プロジェクトがまだありません",
-    "no project to export": "プロジェクトがありません",
-    "no store": "プロジェクトがありません",
-    "a file": "別の名前に",
-    "corrupt": "壊れています",
-    "corrupt export": "壊れています",
-    "corrupt forget": "壊れています",
-    "another program's": "回答を保存したファイルではありません",
-    "nobody": "その人は見つかりません",
-    "no answers": "まだ誰も回答していない",
-    "export over": "上書きはしません",
-    "setting": "不明な項目",
-    "newer": "konomi を更新",
-    "network": "--allow-network",
-    "host": "アドレスは見つかりません",
-    "no run": "そのディレクトリはありません",
-}
 
 
 def unknown(*_: Any, **__: Any) -> None:
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_what_is_wrong_is_said_in_the_readers_language(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    command = bad(case, tmp_path)
-    if case == "host":
-        monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    before = sorted(path.name for path in tmp_path.iterdir())
-
-    def said(locale: dict[str, str]) -> Any:
-        result = CliRunner().invoke(app, command, env=locale)
-        assert result.exit_code == 2, (result.output, result.exception)
-        assert "Traceback" not in result.output
+def test_what_is_wrong_is_said_in_the_readers_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(case: str, command: str, locale: dict[str, str]) -> str:
+        result = CliRunner().invoke(app, command.split(), env=locale)
+        assert result.exit_code == 2, (case, result.output, result.exception)
+        assert "Traceback" not in result.output, case
         return result.stderr
 
-    english = said(ENGLISH)
-    assert not re.search("[ぁ-ん]", english)
-    first, rest = said(JAPANESE).split("\n", 1)
-    assert CASES[case] in first
-    assert rest in english  # the same message, with all its details
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    for case, (sentence, command) in CASES.items():
+        where = tmp_path / re.sub(r"\W", "", case)
+        where.mkdir()
+        furnish(where, case)
+        monkeypatch.chdir(where)
+        before = sorted(path.name for path in where.iterdir())
+        with monkeypatch.context() as patch:
+            if case == "host":
+                patch.setattr(socket, "getaddrinfo", unknown)
+            english, (first, rest) = said(case, command, ENGLISH), said(case, command, JAPANESE).split("\n", 1)
+        assert not re.search("[ぁ-ん]", english), case
+        assert sentence in first, (case, first)
+        assert rest in english, case  # the same message, with all its details
+        assert sorted(path.name for path in where.iterdir()) == before, case
 
 
 def test_a_person_who_is_there_is_found(tmp_path: Path) -> None:

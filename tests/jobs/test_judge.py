@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,12 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["judge.overlap=2"], ["judge.overlap"]),
     (["reward.name=taste.py:nothing"], ["nothing"]),
     (["candidate=x"], ["section.key=value"]),
+    (['run.sinks=["mlflow", "tensorboard"]'], ['tensorboard is not installed; pip install "konomi[tensorboard]"']),
 ]  # fmt: skip
 
 
 def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     (world / "empty.toml").write_text("[judge]\nagreement = 0.8\n", encoding="utf-8")
     assert "empty.toml: candidates: Field required" in konomi("judge", "empty.toml", code=2).stderr
     assert_mistakes(world, ((("judge", "job.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)

@@ -78,7 +78,7 @@ def run_ppo(
         work.start(job.data.prompts, _facts(training, ready), job.ppo.updates)
         if few := too_few(min(len(ready.held_out), job.compare.prompts)):
             observer.warn(few)
-        with _telling_what_is_saved(training):
+        with _add_resume_command(training):
             _train(training, profile)
         _keep_model(training)
         comparison = _compare(training, ready)
@@ -91,7 +91,7 @@ def run_ppo(
 
 
 @contextmanager
-def _telling_what_is_saved(training: _Training) -> Iterator[None]:
+def _add_resume_command(training: _Training) -> Iterator[None]:
     """Add to an interruption, which may come in the middle of an update, how far the run can be resumed."""
     try:
         yield

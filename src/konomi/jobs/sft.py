@@ -33,13 +33,8 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
     """Run a job; return the result that ``--json`` prints.
 
     The run's ``model/`` is the best so far from the first evaluation on, always complete. Nothing is written before the
-    configuration, the texts and the model have been checked.
-
-    Args:
-        job: the settings.
-        root: directory of all runs.
-        observer: told what happens.
-        parent: MLflow run of which this one is a part.
+    configuration, the texts and the model have been checked. ``root``: directory of all runs. ``parent``: MLflow run of which
+    this one is a part.
 
     Raises:
         ConfigError, DataError, ModelError: something given is not usable.
