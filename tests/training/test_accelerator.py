@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,7 +23,6 @@ from families import tiny_family
 from konomi.errors import RunError
 from konomi.runs.signals import stop_on_signal
 from konomi.training import accelerator as loop
-from konomi.training.accelerator import Engine
 from konomi.training.checkpoints import Checkpoints
 from konomi.training.ppo import PPOTrainer
 from tiny_run import tiny_trainer
@@ -60,17 +57,6 @@ def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
     moments = load_file(tmp_path / "checkpoint/optimizer.safetensors")
     assert {name.rsplit("/", 1)[1] for name in moments} == {"step", "exp_avg", "exp_avg_sq"}
     assert len(moments) == 3 * len(list(trainer.policy.parameters()))
-
-
-def test_a_checkpoint_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
-    trainer = saved(tmp_path / "checkpoint")
-    (tmp_path / "checkpoint/stray").touch()
-    trainer.step()
-    trainer.save(tmp_path / "checkpoint")
-    fresh = tiny_trainer(episodes=32)
-    fresh.load(tmp_path / "checkpoint")
-    assert fresh.update == 2 and same(fresh, trainer)
-    assert os.listdir(tmp_path) == ["checkpoint"] and not (tmp_path / "checkpoint/stray").exists()
 
 
 def test_a_checkpoint_of_a_mixture_of_experts_is_read(tmp_path: Path) -> None:
@@ -235,28 +221,6 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
-
-
-def test_random_states_come_back() -> None:
-    random.gauss(0, 1)  # half a pair is remembered
-    np.random.normal()
-    state = loop._random_state()
-
-    def draw() -> list[float]:
-        return [random.gauss(0, 1), random.random(), float(np.random.normal()), float(np.random.random()), float(torch.randn(()))]
-
-    first = draw()
-    assert draw() != first
-    loop._set_random_state(state)
-    assert draw() == first
-    assert {tensor.dtype for tensor in state.values()} <= {torch.uint8, torch.int64, torch.float64}
-
-
-def test_rates_are_set_as_shares_of_the_first(tmp_path: Path) -> None:
-    engine: Engine = tiny_trainer().engine
-    engine.set_rate(0.5)
-    engine.set_rate(0.1)
-    assert [group["lr"] for group in engine.optimizer.param_groups] == pytest.approx([1e-4, 1e-3])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

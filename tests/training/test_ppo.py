@@ -89,9 +89,9 @@ def experience(trainer: PPOTrainer, scores: list[float], **rollout: Any) -> Expe
 
 
 @torch.no_grad()
-def token_logprobs(model: Any, query: list[int], response: list[int], temperature: float) -> list[float]:
+def token_logits(model: Any, query: list[int], response: list[int], temperature: float) -> list[list[float]]:
     logits = model(input_ids=torch.tensor([query + response]), use_cache=False).logits[0, len(query) - 1 : -1]
-    return [oracles.log_softmax(row)[token] for row, token in zip((logits / temperature).tolist(), response, strict=True)]
+    return (logits / temperature).tolist()
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ def token_values(trainer: PPOTrainer, query: list[int], response: list[int]) -> 
     return trainer.policy.value_head(states)[len(query) - 1 : -1, 0].tolist()
 
 
-@pytest.mark.parametrize("kind", ["k1", "abs", "k2"])
+@pytest.mark.parametrize("kind", ["k1", "abs", "k2", "full"])
 @pytest.mark.parametrize("family", ["gpt2", "gemma3"])
 def test_experience_is_that_of_plain_loops(family: str, kind: str) -> None:
     trainer = tiny_trainer(
@@ -112,11 +112,17 @@ def test_experience_is_that_of_plain_loops(family: str, kind: str) -> None:
     scores = [3.0, -1.0, 0.5, 2.5, 7.0, 0.0, 1.5, 4.0]
     made = experience(trainer, scores, temperature=0.7)
     pairs = list(zip(made.rollout.query_ids(), made.rollout.response_ids(), strict=True))
-    logprobs = [token_logprobs(trainer.policy.lm, q, r, 0.7) for q, r in pairs]
-    reference = [token_logprobs(trainer.reference, q, r, 0.7) for q, r in pairs]
+    logits, others = ([token_logits(lm, q, r, 0.7) for q, r in pairs] for lm in (trainer.policy.lm, trainer.reference))
+    logprobs, reference = (
+        [[oracles.log_softmax(x)[y] for x, y in zip(rows, r, strict=True)] for rows, (_, r) in zip(each, pairs, strict=True)]
+        for each in (logits, others)
+    )
     values = [token_values(trainer, q, r) for q, r in pairs]
     k1 = [[p - q for p, q in zip(a, b, strict=True)] for a, b in zip(logprobs, reference, strict=True)]
-    penalty = [[{"k1": d, "abs": abs(d), "k2": d * d / 2}[kind] for d in row] for row in k1]
+    if kind == "full":
+        penalty = [[oracles.full_kl(p, q) for p, q in zip(a, b, strict=True)] for a, b in zip(logits, others, strict=True)]
+    else:
+        penalty = [[oracles.kl_term(d, 0.0, kind) for d in row] for row in k1]
     rewards = [[-0.3 * x for x in row] for row in penalty]
     for row, score in zip(rewards, scores, strict=True):
         row[-1] += (score - 1.5) / 2.0
@@ -288,23 +294,6 @@ def test_the_coefficient_follows_its_controller() -> None:
     assert {step.metrics["objective/kl_coef"] for step in fixed} == {0.2}
 
 
-def test_without_a_horizon_the_coefficient_waits_for_its_target_and_then_acts() -> None:
-    """A run that drifts far: the price is not lowered on the way up, and rises within updates, not thousands of them."""
-    settings = {"episodes": 512, "batch_size": 32, "learning_rate": 3e-3, "kl_coef": 0.2, "kl_target": 1.0, "kl_cap": 1e9}
-    ends = {}
-    for horizon in (None, 10_000):
-        steps = list(tiny_trainer(kl_horizon=horizon, **settings))
-        kl, price = ([step.metrics[f"objective/{key}"] for step in steps] for key in ("kl", "kl_coef"))
-        reached = next(i for i, each in enumerate(kl) if each >= 1.0)
-        assert 1 <= reached < 8
-        ends[horizon] = kl[-1], price[-1]
-        if horizon is None:
-            assert price[: reached + 1] == [0.2] * (reached + 1)
-            assert price[reached + 1] == pytest.approx(0.2 * (1 + min(kl[reached] - 1, 0.2)))  # a batch is the horizon
-    assert ends[None][1] > 1.5 * 0.2 and abs(ends[10_000][1] / 0.2 - 1) < 0.02
-    assert ends[None][0] < ends[10_000][0]
-
-
 def test_horizons_and_who_waits() -> None:
     for episodes, horizon in ((64, 64), (1024, 64), (2560, 160), (64_000, 256)):
         assert kl_horizon(PPOConfig(episodes=episodes)) == horizon
@@ -354,20 +343,6 @@ def test_learning_rates_follow_the_schedule(schedule: str, factors: list[float])
         assert step.metrics["ppo/learning_rate"] == pytest.approx(2e-3 * factor)
         rates = [group["lr"] for group in trainer.engine.optimizer.param_groups]
         assert rates == pytest.approx([2e-3 * factor, 3e-2 * factor])
-
-
-def test_the_full_penalty_is_the_exact_kl() -> None:
-    trainer = tiny_trainer(precision="fp64", kl_penalty="full", shift=0.1, rollout={"temperature": 0.7})
-    trainer.scale = ScoreScale()
-    made = experience(trainer, [0.0] * 6, temperature=0.7)
-    for b, (query, response) in enumerate(zip(made.rollout.query_ids(), made.rollout.response_ids(), strict=True)):
-        with torch.no_grad():
-            p, q = (
-                lm(input_ids=torch.tensor([query + response])).logits[0, len(query) - 1 : -1] / 0.7
-                for lm in (trainer.policy.lm, trainer.reference)
-            )
-        exact = [oracles.full_kl(*pair) for pair in zip(p.tolist(), q.tolist(), strict=True)]
-        assert made.rewards[b, : len(exact)].tolist() == pytest.approx([-0.05 * x for x in exact], rel=1e-6, abs=1e-9)
 
 
 # -- what changes nothing ----------------------------------------------------------------------------------------------
