@@ -1,24 +1,24 @@
-"""Rows as texts to learn from: the three kinds, how they are told apart, what is refused."""
+"""Rows as texts to learn from: the three kinds, labelled texts; how they are told apart, what is refused."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from konomi.config import SFTData
-from konomi.data.examples import Example, load_examples, split_examples
+from konomi.config import RewardData, SFTData
+from konomi.data.examples import Example, load_examples, read_labelled, split_examples
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError, DataError
+from refusals import jsonl
+from refusals import refused as refused_call
 
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 
 
 def write(path: Path, *rows: Any) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+    return str(jsonl(path, *rows))
 
 
 def load(path: str | Path, **settings: Any) -> tuple[str, list[Example]]:
@@ -26,10 +26,7 @@ def load(path: str | Path, **settings: Any) -> tuple[str, list[Example]]:
 
 
 def refused(path: str | Path, *words: str, error: type[Exception] = DataError, **settings: Any) -> None:
-    with pytest.raises(error) as caught:
-        load(path, **settings)
-    for word in words:
-        assert word in str(caught.value)
+    refused_call(lambda: load(path, **settings), *words, error=error)
 
 
 # -- what is read ------------------------------------------------------------------------------------------------------
@@ -165,3 +162,99 @@ def test_none_on_one_side() -> None:
         split_examples([Example("", "a")], SFTData(texts="t", held_out=1e-9))
     with pytest.raises(DataError, match="all of the 1 texts are held out"):
         split_examples([Example("", "a")], SFTData(texts="t", held_out=0.999999))
+
+
+# -- labelled texts ----------------------------------------------------------------------------------------------------
+
+
+def many(labels: list[Any]) -> list[dict[str, Any]]:
+    return [{"text": f"text {i}", "label": labels[i % len(labels)], "source": "x"} for i in range(60)]
+
+
+def labelled(tmp_path: Path, rows: list[Any], **settings: Any) -> Any:
+    return read_labelled(RewardData(file=write(tmp_path / "a.jsonl", *rows), **settings))
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "names"),
+    [
+        ([0, 1, 2], {}, ("0", "1", "2")),
+        (["2", "0", "1"], {}, ("0", "1", "2")),
+        (["good", "bad"], {}, ("bad", "good")),
+        ([1, 0], {"labels": ("neg", "pos")}, ("neg", "pos")),
+        (["pos", "neg"], {"labels": ("neg", "pos")}, ("neg", "pos")),
+        *(([*given], {}, ("0", "1")) for given in ((0.0, 1.0), ("0.0", "1.0"), (0, 1.0))),  # of a table with a gap
+    ],
+)
+def test_labels_are_names_or_numbers(tmp_path: Path, given: list[Any], settings: dict[str, Any], names: tuple[str, ...]) -> None:
+    rows = many(given)
+    train, held_out, labels = labelled(tmp_path, rows, **settings)
+    assert labels == names and len(train) + len(held_out) == 60 and 0 < len(held_out) < 30
+    expected = {row["text"]: row["label"] for row in rows}
+    for each in train + held_out:
+        assert str(expected[each.text]).removesuffix(".0") in (labels[each.label], str(each.label))
+
+
+def test_a_csv_with_columns_of_its_own_and_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("review,stars\n" + "".join(f"r{i},{i % 2}\n" for i in range(40)), encoding="utf-8")
+    for limit in (None, 20):
+        data = RewardData(file=str(path), text="review", label="stars", held_out=0.5, limit=limit)
+        train, held_out, labels = read_labelled(data)
+        assert labels == ("0", "1") and len(train) + len(held_out) == (limit or 40)
+
+
+def test_a_file_of_its_own_to_evaluate_on_and_no_text_on_both_sides(tmp_path: Path) -> None:
+    other = write(tmp_path / "b.jsonl", {"text": "text 3 ", "label": "b"}, {"text": "new", "label": "a"})
+    train, held_out, _ = labelled(tmp_path, many(["a", "b"]), evaluation=other)
+    assert [each.text for each in held_out] == ["text 3 ", "new"] and len(train) == 59
+    assert "text 3" not in {each.text for each in train}
+
+
+def test_labels_that_differ_in_case_or_width_alone_are_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    warned: list[str] = []
+    path = write(tmp_path / "a.jsonl", *many(["positive", "Positive", "positive ", "ｐositive", "negative"]))
+    assert read_labelled(RewardData(file=path), said.append, warned.append)[2] == (
+        "Positive",
+        "negative",
+        "positive",
+        "ｐositive",
+    )
+    assert warned == [
+        f"{path}: the labels 'Positive' and 'positive' and 'ｐositive' are classes of their own; if they should be one, write "
+        "them alike"
+    ]
+    assert said == [f"{path}: read as labelled texts; columns not used: 'source'"]
+    read_labelled(RewardData(file=write(tmp_path / "a.jsonl", *many(["good", "bad "]))), said.append, warned.append)
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [
+        (
+            [{"text": "x", "labl": "pos"}],
+            {},
+            "a.jsonl:61: no column 'label' (did you mean 'labl'?); it has: text, labl. Set data",
+        ),
+        ([{"text": "x", "label": "poz"}], {"labels": ("neg", "pos")}, "a.jsonl:61: label 'poz' is not one of neg, pos (did you"),
+        (
+            [{"text": "x", "label": 2}],
+            {"labels": ("neg", "pos")},
+            "a.jsonl:61: label 2 is outside of 0 to 1 (neg, pos); see",
+        ),
+        ([{"text": "x", "label": -1}], {}, "a.jsonl:61: 'label' is -1; labels are numbered from 0"),
+        ([{"text": "x", "label": 0.5}], {}, "a.jsonl:61: 'label' is 0.5; a name or a whole number is needed"),
+        ([{"text": "x", "label": 9}], {}, "3 labels (0, 1, 9 ...); a label is a name, or a number from 0 without gaps"),
+    ],
+)
+def test_bad_labels(tmp_path: Path, rows: list[Any], settings: dict[str, Any], message: str) -> None:
+    refused_call(lambda: labelled(tmp_path, many([0, 1]) + rows, **settings), message)
+
+
+def test_too_few_labels_or_texts(tmp_path: Path) -> None:
+    refused_call(lambda: labelled(tmp_path, many(["same"])), "only the label same is there; a classifier needs two at least")
+    two = [{"text": "x", "label": "a"}, {"text": "x", "label": "b"}]
+    refused_call(lambda: labelled(tmp_path, two), "a.jsonl: no text is left to ")
+    refused_call(lambda: labelled(tmp_path, []), "no rows in it")

@@ -25,8 +25,8 @@ from konomi.data.formats import (
     write_records,
 )
 from konomi.data.records import Candidate, Pair, Ranking, Score, Task
-from konomi.data.sources import Hub
-from konomi.errors import ConfigError, DataError, RunError
+from konomi.errors import RunError
+from refusals import jsonl, refused
 
 RANKING = {"prompt": "p", "responses": ["a", "b"], "ranks": [1, 2]}
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
@@ -41,25 +41,12 @@ RECORDS: list[Record] = [
 ]
 
 
-def jsonl(path: Path, *lines: Any) -> Path:
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
 def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     import pyarrow
     import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return path
-
-
-def refused(call: Any, *parts: str, error: type[Exception] = DataError) -> str:
-    with pytest.raises(error) as caught:
-        call()
-    for part in parts:
-        assert part in str(caught.value)
-    return str(caught.value)
 
 
 # what is written is read back
@@ -127,11 +114,6 @@ def test_files_of_others_need_no_version_and_may_have_more(tmp_path: Path) -> No
     assert said == [f"{path}: read as pairs; columns not used: 'id', 'lable'"]
 
 
-def test_equal_prompts_are_fine_in_comparisons(tmp_path: Path) -> None:
-    reverse = {**PAIR, "chosen": "b", "rejected": "a"}
-    assert read_comparisons(jsonl(tmp_path / "x.jsonl", PAIR, reverse)) == [Pair("p", "a", "b"), Pair("p", "b", "a")]
-
-
 def test_csv(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text('prompt,chosen,rejected,label,rater,version\np,"a,\n1",b,0.8,,1\nq,,b,,r,\n', encoding="utf-8")
@@ -192,20 +174,9 @@ def test_hh_golden(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "hh.jsonl", HH)
     said: list[str] = []
     assert read_comparisons(path, say=said.append) == read_comparisons(path, "hh")
-    assert read_comparisons(path) == [
-        Pair(
-            prompt="\n\nHuman: What is 1+1?\n\nAssistant: Two.\n\nHuman: And 2+2?\n\nAssistant:",
-            chosen=" Four.",
-            rejected=" Forty-four, I think.",
-        )
-    ]
+    prompt = "\n\nHuman: What is 1+1?\n\nAssistant: Two.\n\nHuman: And 2+2?\n\nAssistant:"
+    assert read_comparisons(path) == [Pair(prompt, " Four.", " Forty-four, I think.")]  # both begin with " Fo"
     assert said == [f"{path}: read as hh"]
-
-
-def test_hh_answers_that_begin_alike_are_whole(tmp_path: Path) -> None:
-    dialogues = {"chosen": "\n\nHuman: a\n\nAssistant: It is x", "rejected": "\n\nHuman: a\n\nAssistant: It is y"}
-    (pair,) = read_comparisons(jsonl(tmp_path / "hh.jsonl", dialogues))
-    assert pair == Pair("\n\nHuman: a\n\nAssistant:", " It is x", " It is y")
 
 
 @pytest.mark.parametrize(
@@ -292,13 +263,6 @@ def test_a_bad_row_is_told_with_file_and_line(tmp_path: Path, row: dict[str, Any
     refused(lambda: read_records(path), f"{path}:2: ", part)
 
 
-@pytest.mark.parametrize("format", GOOD)
-def test_a_bad_row_leaves_nothing_of_the_good_ones(tmp_path: Path, format: str) -> None:
-    path = jsonl(tmp_path / "x.jsonl", GOOD[format], {**GOOD[format], "prompt": 1})
-    read: Any = {"candidates": read_tasks, "scores": read_scores}.get(format, read_comparisons)
-    refused(lambda: read(path), f"{path}:2: 'prompt' is a number")
-
-
 def test_an_empty_file(tmp_path: Path) -> None:
     for path in (jsonl(tmp_path / "x.jsonl"), parquet(tmp_path / "x.parquet", [])):
         refused(lambda path=path: read_comparisons(path), f"{path}: no rows in it; at least one is needed")
@@ -319,13 +283,6 @@ def test_all_ties(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     one_more = {name: [1, 2] if name == "ranks" else 0.4 if name == "label" else value for name, value in rows[0].items()}
     assert len(read_comparisons(jsonl(path, *rows, one_more))) == 3
     assert counts(read_records(path)[0])["ties"] == 2
-
-
-def test_not_utf8(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "x.jsonl", PAIR)
-    first = path.stat().st_size
-    path.write_bytes(path.read_bytes() + b'{"prompt": "' + "今日".encode("cp932") + b'"}\n')
-    refused(lambda: read_comparisons(path), f"{path}:2: not UTF-8 text", f"at byte {first + 12}", "iconv -f CP932")
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
@@ -380,11 +337,6 @@ def test_another_kind_of_file(tmp_path: Path) -> None:
     refused(lambda: read_scores(jsonl(path, PAIR)), f"{path}:1: no column 'response'")
     refused(lambda: read_comparisons(jsonl(path, TASK)), "candidates, not comparisons; they have to be ranked first")
     refused(lambda: read_comparisons(path, "pair"), "'pair' is no format (did you mean 'pairs'?); known: auto, candidates")
-
-
-def test_hub_settings_with_a_file(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "x.jsonl", PAIR)
-    refused(lambda: read_comparisons(path, hub=Hub(split="test")), "split: for data sets of the hub", error=ConfigError)
 
 
 def test_answers_that_repeat_their_prompt(tmp_path: Path) -> None:
@@ -458,20 +410,13 @@ def test_rows_that_say_nothing_can_be_left_out(tmp_path: Path) -> None:
         ([Pair("p", "a", "\ud800")], "record 1: 'rejected' has half a character"),
         ([Task("p", (Candidate("a"),))], "record 1: fewer than two candidates"),
         ([Task("p", (Candidate("a"), Candidate("b")), {"when": object()})], "record 1: JSON cannot hold it"),
-        (
-            [Pair("p", "a" * rows.LINE_LIMIT, "b")],
-            "record 1: 1,000,1",
-        ),
+        ([Pair("p", "a" * rows.LINE_LIMIT, "b")], "record 1: 1,000,1"),
     ],
 )
 def test_what_would_not_be_read_is_not_written(tmp_path: Path, records: list[Record], part: str) -> None:
     refused(lambda: write_records(tmp_path / "x.jsonl", records), f"{tmp_path / 'x.jsonl'}: {part}")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_old_file_stays_where_the_new_one_cannot_be_written(tmp_path: Path) -> None:
-    path = tmp_path / "none" / "x.jsonl"
-    refused(lambda: write_records(path, RECORDS[:1]), f"{path}: cannot be written", error=RunError)
+    refused(lambda: write_records(tmp_path / "none" / "x.jsonl", RECORDS[:1]), "x.jsonl: cannot be written", error=RunError)
 
 
 def test_manifest(tmp_path: Path) -> None:
@@ -481,20 +426,12 @@ def test_manifest(tmp_path: Path) -> None:
     assert said == {**manifest({"rankings": path}), "seed": 3}
     (entry,) = said["files"].values()
     assert len(entry.pop("sha256")) == 64
-    assert entry == {
-        "name": "rankings.jsonl",
-        "version": 1,
-        "format": "rankings",
-        "counts": {"records": 2, "prompts": 1, "responses": 3, "comparisons": 3, "ties": 1},
-    }
+    figures = {"records": 2, "prompts": 1, "responses": 3, "comparisons": 3, "ties": 1}
+    assert entry == {"name": "rankings.jsonl", "version": 1, "format": "rankings", "counts": figures}
     before = said["files"]["rankings"]
     jsonl(path, RANKING)
     assert manifest({"rankings": path})["files"]["rankings"] != before
-
-
-def test_a_manifest_of_ties_alone_is_written(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "rankings.jsonl", {**RANKING, "ranks": [1, 1]})
-    assert manifest({"r": path})["files"]["r"]["counts"]["ties"] == 1
+    assert manifest({"r": jsonl(path, {**RANKING, "ranks": [1, 1]})})["files"]["r"]["counts"]["ties"] == 1
 
 
 def test_counts_of_tasks_and_scores() -> None:

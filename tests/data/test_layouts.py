@@ -8,12 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from konomi.data.formats import read_records
 from konomi.data.layouts import LAYOUTS
 from konomi.data.records import Pair, Ranking
 from konomi.errors import DataError
+from refusals import jsonl, refused
 
 SHARED = {"role": "user", "content": "Q?"}
 DIALOGUE = "User: Q?\n\nAssistant:"
@@ -97,29 +96,19 @@ ROWS: dict[str, list[tuple[dict[str, Any], list[Any]]]] = {
 }
 
 
-def write(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def refused(path: Path, *parts: str) -> None:
-    with pytest.raises(DataError) as caught:
-        read_records(path)
-    assert all(part in str(caught.value) for part in parts), caught.value
-
-
 def test_all_are_known_and_read(tmp_path: Path) -> None:
     assert ROWS.keys() == LAYOUTS.keys()
     for name, cases in ROWS.items():
         for row, expected in cases:
             said: list[str] = []
-            path = write(tmp_path / "x.jsonl", row)
+            path = jsonl(tmp_path / "x.jsonl", row)
             assert read_records(path, say=said.append) == (expected, name)
             assert said[0].startswith(f"{path}: read as {name}")
             assert not any(f"'{column}'" in said[0] for column in (*LAYOUTS[name].columns, "worker", "annotator"))
             assert read_records(path, name)[0] == expected
         lacking = {key: value for key, value in cases[0][0].items() if key != LAYOUTS[name].columns[-1]}
-        refused(write(tmp_path / "x.jsonl", cases[0][0], lacking), "x.jsonl:2: no column")
+        path = jsonl(tmp_path / "x.jsonl", cases[0][0], lacking)
+        refused(lambda path=path: read_records(path), "x.jsonl:2: no column")
 
 
 def test_arena_as_a_csv_file(tmp_path: Path) -> None:
@@ -142,8 +131,9 @@ def test_what_is_not_known_is_said_to_be_unknown_with_what_is(tmp_path: Path) ->
         {"prompt": "p", "chosen": "a"},
         {"responses": ["a", "b"], "prompt": "p"},
     ):
+        path = jsonl(tmp_path / "x.jsonl", row)
         known = ["are those of no known format (candidates: prompt, candidates; rankings: prompt, responses, ranks", *LAYOUTS]
-        refused(write(tmp_path / "x.jsonl", row), f"x.jsonl:1: the columns {', '.join(row)}", *known)
+        refused(lambda path=path: read_records(path), f"x.jsonl:1: the columns {', '.join(row)}", *known)
 
 
 def test_bad_rows(tmp_path: Path) -> None:
@@ -163,7 +153,8 @@ def test_bad_rows(tmp_path: Path) -> None:
         ("Chatbot Arena (turns)", {"prompt": "Q?"}, "'prompt' is no list of texts, as JSON"),
         ("ms-swift", {"messages": [SHARED]}, "'messages' does not end with the assistant's answer"),
     ):
-        refused(write(tmp_path / "x.jsonl", ROWS[name][0][0] | change), "x.jsonl:1: ", part)
+        path = jsonl(tmp_path / "x.jsonl", ROWS[name][0][0] | change)
+        refused(lambda path=path: read_records(path), "x.jsonl:1: ", part)
 
 
 def test_the_documents_list_them_all() -> None:
@@ -173,22 +164,8 @@ def test_the_documents_list_them_all() -> None:
 
 
 ODD: list[Any] = [
-    [],
-    {},
-    [[]],
-    {"a": []},
-    None,
-    True,
-    0,
-    1.5,
-    10**400,
-    "",
-    "x",
-    "\ud800",
-    ["a"],
-    [1, 2],
-    [{"value": ["a"], "rank": 1}],
-]
+    [], {}, [[]], {"a": []}, None, True, 0, 1.5, 10**400, "", "x", "\ud800", ["a"], [1, 2], [{"value": ["a"], "rank": 1}],
+]  # fmt: skip
 
 
 def bent_everywhere(whole: Any) -> Iterator[Any]:

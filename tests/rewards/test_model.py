@@ -14,6 +14,8 @@ from konomi.errors import ConfigError, ModelError
 from konomi.rewards import build_reward
 from konomi.rewards.base import find_label
 from konomi.rewards.model import ClassifierModelReward, batches
+from refusals import refused as refused_call
+from refusals import scores_of as call
 from tiny import ALPHABET, tiny_config, tiny_tokenizer
 
 LABELS = ("negative", "Neutral", "positive")
@@ -60,17 +62,8 @@ def made(path: Path | str, **settings: Any) -> ClassifierModelReward:
     return reward
 
 
-def call(reward: Any, texts: list[str], responses: list[str] | None = None) -> list[float]:
-    scores = reward(texts, prompts=[""] * len(texts), responses=responses or texts, columns={})
-    assert {type(each) for each in scores} <= {float}
-    return list(scores)
-
-
 def refused(error: type[Exception], *parts: str, **settings: Any) -> None:
-    with pytest.raises(error) as caught:
-        build_reward(Config(**settings))
-    for part in parts:
-        assert part in str(caught.value)
+    refused_call(lambda: build_reward(Config(**settings)), *parts, error=error)
 
 
 # any sequence-classification model
@@ -213,12 +206,6 @@ def test_no_texts(classifier: Path) -> None:
     assert call(made(classifier), []) == []
 
 
-def test_device(classifier: Path) -> None:
-    reward = made(classifier)
-    assert reward.to("cpu") is reward
-    assert reward._model.dtype == torch.float32
-
-
 def test_a_decoder_reads_the_last_token_of_each_text(tmp_path: Path) -> None:
     """GPT-2 has no padding token: eos stands in, and an empty text becomes one eos."""
     import transformers
@@ -290,10 +277,6 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # no one listens there
     parts = ("someone/some-classifier", "127.0.0.1:9", "embedded:asari")
     refused(ModelError, *parts, name="someone/some-classifier")
-
-
-def test_an_unknown_embedded_name() -> None:
-    refused(ConfigError, "embedded:asahi", "embedded:asari", name="embedded:asahi")
 
 
 def test_a_damaged_tokenizer_is_told(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""Sentiment by asari and by VADER."""
+
 from __future__ import annotations
 
 import builtins
@@ -14,19 +16,12 @@ from konomi.errors import ConfigError, ModelError
 from konomi.rewards import build_reward
 from konomi.rewards import sentiment as module
 from konomi.rewards.sentiment import AsariReward, log_odds
-
-
-def call(reward: Any, texts: list[str], responses: list[str] | None = None) -> list[float]:
-    scores = reward(texts, prompts=[""] * len(texts), responses=responses or texts, columns={})
-    assert {type(each) for each in scores} <= {float}
-    return list(scores)
+from refusals import refused as refused_call
+from refusals import scores_of as call
 
 
 def refused(error: type[Exception], *parts: str, **settings: Any) -> None:
-    with pytest.raises(error) as caught:
-        build_reward(Config(**settings))
-    for part in parts:
-        assert part in str(caught.value)
+    refused_call(lambda: build_reward(Config(**settings)), *parts, error=error)
 
 
 BAD, GOOD, OPENING = "最悪でした。二度と買いません", "とても満足です。おすすめ！", "今日の天気は"
@@ -140,3 +135,30 @@ def test_a_damaged_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     (tmp_path / "asari" / "data").mkdir()
     (tmp_path / "asari" / "data" / "pipeline.onnx").write_bytes(b"other")
     refused(ModelError, "is not that of asari 0.2.0, or is damaged", "pip install 'konomi[embedded]'")
+
+
+# VADER
+
+
+def vader(texts: list[str], **settings: str) -> list[float]:
+    reward = build_reward(Config(name="embedded:vader", **settings))  # type: ignore[arg-type]
+    return call(reward, texts)
+
+
+def test_the_sum_of_the_valences_is_the_log_odds() -> None:
+    # of the words that VADER has in its lexicon: great 3.1, horrible -2.5, not in front of a word times -0.74
+    for text, valence in (("great", 3.1), ("horrible", -2.5), ("not great", -0.74 * 3.1), ("the table", 0.0)):
+        assert vader([text]) == pytest.approx([2 * math.asinh(valence / math.sqrt(15))], abs=1e-3), text
+        assert vader([text], use="log-odds") == vader([text])
+        assert vader([text], label="negative") == pytest.approx([-vader([text])[0]])
+    assert vader(["great"], use="probability") == pytest.approx([(1 + 3.1 / math.sqrt(3.1**2 + 15)) / 2], abs=1e-4)
+
+
+def test_an_empty_text_and_a_very_good_one_have_finite_scores() -> None:
+    low, empty, high = vader(["horrible " * 500, "", "great " * 500])
+    assert -16 <= low < empty == 0.0 < high <= 16
+
+
+def test_other_labels_and_names_are_refused() -> None:
+    refused(ConfigError, "neutral", name="embedded:vader", label="neutral")
+    refused(ConfigError, "embedded:nothing", "embedded:asari", "embedded:vader", name="embedded:nothing")
