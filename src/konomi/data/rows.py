@@ -22,17 +22,14 @@ from konomi.errors import DataError
 from konomi.files import HEAD, not_utf8, what_it_is
 from konomi.reading import check_regular
 
-Row = tuple[str, dict[str, Any]]
-"""Where a row is, as the start of a message; the row."""
+Row = tuple[str, dict[str, Any]]  # where it is, as the start of a message; its values
 FORMATS = ".jsonl, .csv, .tsv, .parquet or .txt"
 TABLES = (".csv", ".tsv")
-LINE_LIMIT = 1_000_000
-"""Bytes that a line may have."""
+LINE_LIMIT = 1_000_000  # bytes of a line
 
 
 class UnusableRow(DataError):
-    """A well-formed row that nothing can be learnt from; a reader may leave it out. ``reason`` has the same words for all such
-    rows."""
+    """A well-formed row that nothing can be learnt from; a reader may leave it out, and count it by its ``reason``."""
 
     def __init__(self, where: str, reason: str, mend: str) -> None:
         super().__init__(f"{where}: {reason}; {mend}")
@@ -59,7 +56,7 @@ def file_rows(path: Path, column: str | None = None, key: str = "data.column") -
     if suffix == ".parquet":
         return _parquet_rows(path, column, key)
     if suffix == ".txt" and column is not None:
-        return _txt_rows(path, column)
+        return ((f"{path}:{number}", {column: line}) for number, line in _filled_lines(path))
     if suffix == ".txt":
         raise DataError(f"{path}: a text file has no columns; a .jsonl, .csv or .parquet file is needed")
     raise DataError(f"{path}: {suffix or 'no'} file ending is not one that is read; a {FORMATS} file is needed")
@@ -90,9 +87,8 @@ def _lines(path: Path) -> Iterator[str]:
                     size = len(data)
                     while not data.endswith(b"\n") and (data := file.readline(LINE_LIMIT)):
                         size += len(data)
-                    raise DataError(
-                        f"{path}:{number}: a line of {size:,} bytes; {LINE_LIMIT:,} are allowed. Is it one record a line?"
-                    )
+                    allowed = f"{LINE_LIMIT:,} are allowed. Is it one record a line?"
+                    raise DataError(f"{path}:{number}: a line of {size:,} bytes; {allowed}")
                 try:
                     yield data.decode("utf-8").removeprefix("\ufeff" if number == 1 else "")
                 except UnicodeDecodeError as error:
@@ -116,18 +112,13 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            message = f"not JSON: {error.msg} at column {error.colno}; one object a line is needed"
-            raise DataError(f"{where}: {message}") from error
+            what = f"{error.msg} at column {error.colno}"
+            raise DataError(f"{where}: not JSON: {what}; one object a line is needed") from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: JSON that cannot be read: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f'{where}: {kind(row)}; each line has to be an object such as {{"text": "..."}}')
         yield where, row
-
-
-def _txt_rows(path: Path, column: str) -> Iterator[Row]:
-    for number, line in _filled_lines(path):
-        yield f"{path}:{number}", {column: line}
 
 
 def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
@@ -161,14 +152,12 @@ def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
             continue
         header = _unpadded(fields)
         if column is not None:
-            hint = f". Set {key}; the first line of a CSV file has to name its columns"
-            need_column(where, header, column, hint)
+            need_column(where, header, column, f". Set {key}; the first line of a CSV file has to name its columns")
         if twice := [name for name in header if header.count(name) > 1]:
             raise DataError(f"{where}: two columns are named {twice[0]!r}; rename one")
 
 
-_SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?\s*', re.I)
-"""A first line that Excel writes and reads."""
+_SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?\s*', re.I)  # a first line that Excel writes and reads
 
 
 def _separator(header: str) -> str:
@@ -198,8 +187,7 @@ def _named(where: str, header: list[str], fields: list[str], separator: str) -> 
     return dict(zip(header, fields, strict=True))
 
 
-_CLOSING = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')
-"""Up to the first quote that is not doubled."""
+_CLOSING = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the first quote that is not doubled
 
 
 def _quoted(lines: Iterable[str], separator: str) -> Iterator[str]:

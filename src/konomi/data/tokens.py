@@ -146,7 +146,8 @@ class Tokens:
 
     def query(self, text: str, length: int | None) -> list[int]:
         """Return the leading special tokens and the first ``length`` tokens of the text (None: all of them)."""
-        return self._known(self.leading + self._plain([text])[0][:length], text)
+        ids = self.leading + self._plain([text])[0][:length]
+        return check_ids(ids, text, self.tokenizer, self.vocabulary)
 
     def parts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each of the texts that together are one, the first with the leading special tokens.
@@ -158,7 +159,7 @@ class Tokens:
         for text in texts:
             joined = self.leading + self._plain([before + text])[0]
             more = joined[len(ids) :] if joined[: len(ids)] == ids else self._apart(ids, text, self._decode(joined))
-            rows.append(self._known(more if rows else ids + more, text))
+            rows.append(check_ids(more if rows else ids + more, text, self.tokenizer, self.vocabulary))
             ids, before = ids + more, before + text
         return rows
 
@@ -179,9 +180,6 @@ class Tokens:
         names = [f"{self.tokenizer.convert_ids_to_tokens(i)} ({i})" for i in sorted(self.eos_ids)]
         return ", ".join(names) or "nothing: neither the tokenizer nor the model's settings name an end of text"
 
-    def _known(self, ids: list[int], text: str) -> list[int]:
-        return check_ids(ids, text, self.tokenizer, self.vocabulary)
-
     def queries(
         self, prompts: Sequence[Prompt], query_tokens: tuple[int, int] | None, seed: int, epoch: int, max_tokens: int
     ) -> list[list[int]]:
@@ -200,7 +198,7 @@ class Tokens:
             if query_tokens is not None:
                 low, high = query_tokens
                 plain = plain[: low + stream_seed(seed, "query", epoch, prompt.key) % (high - low + 1)]
-            row = self._known(self.leading + plain, prompt.text)
+            row = check_ids(self.leading + plain, prompt.text, self.tokenizer, self.vocabulary)
             start = shortened(prompt.text)
             if len(row) > max_tokens:
                 raise DataError(

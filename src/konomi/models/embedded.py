@@ -57,15 +57,8 @@ EMBEDDED = {
 EMBEDDED_DEFAULT = f"embedded:{next(iter(EMBEDDED))}"
 
 
-@dataclass(frozen=True)
-class Trimmed:
-    """The embedded model ``base`` with the vocabulary of some scripts only."""
-
-    base: str
-    scripts: tuple[str, ...]
-
-
-TRIMMED = {f"gemma3-270m-{script}": Trimmed(base="gemma3-270m", scripts=(script,)) for script in ("ja", "en")}
+TRIMMED = {f"gemma3-270m-{script}": ("gemma3-270m", [script]) for script in ("ja", "en")}
+"""The whole model of each, and the scripts whose vocabulary it keeps."""
 
 
 @dataclass(frozen=True)
@@ -115,15 +108,15 @@ def embedded_model(name: str, progress: Progress, *, verify: bool = False) -> Co
 def _trimmed_model(name: str, progress: Progress, verify: bool) -> Converted:
     from konomi.models.trim.vocabulary import RULES
 
-    trimmed, what = TRIMMED[name], f"the embedded model {name}"
-    model = EMBEDDED[trimmed.base]
+    base, scripts = TRIMMED[name]
+    model, what = EMBEDDED[base], f"the embedded model {name}"
     main = _data_files(model.package, name)
     _, sha256 = _stated_sum(main, model.package)
 
     def cut(work: Path, out: Path) -> None:
-        whole = embedded_model(trimmed.base, progress, verify=True)
-        progress(f"trimming the vocabulary of {trimmed.base} to make {name}, once: about half a minute")
-        _trim(whole.path, out, trimmed.scripts)
+        whole = embedded_model(base, progress, verify=True)
+        progress(f"trimming the vocabulary of {base} to make {name}, once: about half a minute")
+        _trim(whole.path, out, scripts)
 
     texts = [main[text] for text in model.texts if text in main]
     key = f"{name}-r{RULES}-{sha256[:16]}"
