@@ -145,15 +145,8 @@ def run_of(directory: Path, verb: str) -> dict[str, Any]:
     metrics = [
         {"update": i, "time": 1.0, "ppo/mean_scores": i, "objective/kl": 1, "eval/loss": 1, "sft/loss": 2} for i in range(3)
     ]
-    side = {
-        "score_mean": 1.0,
-        "score_std": 1.0,
-        "kl": 1.0,
-        "length": 3.0,
-        "distinct_1": 1.0,
-        "distinct_2": 1.0,
-        "perplexity": 2.0,
-    }
+    numbers = ("score_mean", "score_std", "kl", "length", "distinct_1", "distinct_2", "perplexity")
+    side = dict.fromkeys(numbers, 1.0)
     config = {"model": {"name": "m"}, "data": {"prompts": "p"}, "reward": {"kind": "function", "name": "a"}, "ppo": {"kl_cap": 9}}
     info = {"version": 1, "name": "r", "status": "finished", "reason": None, "verb": verb, "machine": {"cpu": "x"}, "inputs": {}}
     text = {"prompt": "p", "before": "a", "after": "b", "score_before": 1, "score_after": 2, "held_out": True}

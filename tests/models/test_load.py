@@ -22,6 +22,7 @@ from konomi.models.load import load_causal_lm
 from konomi.models.policy import Policy
 from konomi.models.reward_files import make_reward_model, open_reward_model
 from konomi.rewards import build_reward
+from refusals import refused as refused_call
 from tiny import EOS_ID, FAMILIES, VOCAB, save_tiny, tiny_config, tiny_model, tiny_tokenizer
 
 DROPOUT = {
@@ -35,6 +36,10 @@ IDS = torch.tensor([[0, 5, 6, 7, 8, 9, 10, 11]])
 
 def load(name: Path | str, **changes: Any) -> Any:
     return load_causal_lm(ModelConfig(name=str(name), **changes))
+
+
+def refused(name: Path | str, *parts: str, **changes: Any) -> None:
+    refused_call(lambda: load(name, **changes), *parts, error=ModelError)
 
 
 def edit(directory: Path, **changes: Any) -> Path:
@@ -123,21 +128,17 @@ def test_gpt2_with_a_t5_tokenizer(spiece: bytes, tmp_path: Path) -> None:
 def test_pickled_weights_are_refused_with_the_way_to_convert(tmp_path: Path) -> None:
     save_tiny(tmp_path, "gpt2")
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"only pytorch_model\.bin, which can run code.*convert them once.*save_pretrained"):
-        load(tmp_path)
+    refused(tmp_path, "only pytorch_model.bin, which can run code", "convert them once", "save_pretrained")
     (tmp_path / "pytorch_model.bin").unlink()
-    with pytest.raises(ModelError, match=r"no \.safetensors weights\. "):
-        load(tmp_path)
+    refused(tmp_path, "no .safetensors weights. ")
 
 
 def test_directories_that_hold_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no config\.json, so it is not a saved model"):
-        load(tmp_path)
+    refused(tmp_path, "no config.json, so it is not a saved model")
     save_tiny(tmp_path, "gpt2")
     for content in ("{", "{}", '{"model_type": "nonesuch"}'):
         (tmp_path / "config.json").write_text(content, encoding="utf-8")
-        with pytest.raises(ModelError, match="its config cannot be read"):
-            load(tmp_path)
+        refused(tmp_path, "its config cannot be read")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -145,52 +146,40 @@ def test_a_missing_tokenizer_is_told(family: str, tmp_path: Path) -> None:
     save_tiny(tmp_path, family)
     for file in tmp_path.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ModelError, match="tokenizer"):
-        load(tmp_path)
-
-
-def test_a_damaged_tokenizer_is_told(tmp_path: Path) -> None:
-    save_tiny(tmp_path, "llama")
+    refused(tmp_path, "tokenizer")
     (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ModelError, match="its tokenizer cannot be read"):
-        load(tmp_path)
+    refused(tmp_path, "its tokenizer cannot be read")
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"\xff" * 100, lambda b: b""])
 def test_damaged_weights_are_told(damage: Any, tmp_path: Path) -> None:
     weights = save_tiny(tmp_path, "llama") / "model.safetensors"
     weights.write_bytes(damage(weights.read_bytes()))
-    with pytest.raises(ModelError, match=r"a \.safetensors file is damaged or cut short"):
-        load(tmp_path)
+    refused(tmp_path, "a .safetensors file is damaged or cut short")
 
 
 def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"lack 9 weights .* such as model\.layers\.2\."):
-        load(edit(save_tiny(tmp_path / "more", "llama"), num_hidden_layers=3, layer_types=None))
-    with pytest.raises(ModelError, match=r"do not fit: .* is \[29, 32\], should be \[40, 32\]"):
-        load(edit(save_tiny(tmp_path / "wider", "llama"), vocab_size=40))
+    more = edit(save_tiny(tmp_path / "more", "llama"), num_hidden_layers=3, layer_types=None)
+    refused(more, "lack 9 weights", "such as model.layers.2.")
+    refused(edit(save_tiny(tmp_path / "wider", "llama"), vocab_size=40), "do not fit: ", "is [29, 32], should be [40, 32]")
     file = save_tiny(tmp_path / "nan", "llama") / "model.safetensors"
     weights = load_file(file)
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="not finite"):
-        load(tmp_path / "nan")
+    refused(tmp_path / "nan", "not finite")
 
 
 def test_other_kinds_of_model_are_refused(tmp_path: Path) -> None:
     small = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = transformers.BertForMaskedLM(transformers.BertConfig(**small, intermediate_size=16))
-    with pytest.raises(ModelError, match="not causal: its output at a token changes"):
-        load(save_other(tmp_path / "bert", bert))
+    refused(save_other(tmp_path / "bert", bert), "not causal: its output at a token changes")
     roberta = transformers.XLMRobertaConfig(**small, intermediate_size=16)
-    with pytest.raises(ModelError, match=r"lack \d+ weights .*of another kind of model"):
-        load(save_other(tmp_path / "trunk", transformers.XLMRobertaModel(roberta)))
+    refused(save_other(tmp_path / "trunk", transformers.XLMRobertaModel(roberta)), "files lack ", "of another kind of model")
     t5 = transformers.T5Config(vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
-    with pytest.raises(ModelError, match="a t5 model is not a causal language model"):
-        load(save_other(tmp_path / "t5", transformers.T5ForConditionalGeneration(t5)))
+    t5 = save_other(tmp_path / "t5", transformers.T5ForConditionalGeneration(t5))
+    refused(t5, "a t5 model is not a causal language model")
     vit = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    with pytest.raises(ModelError, match="a vit model is not a causal language model"):
-        load(save_other(tmp_path / "vit", transformers.ViTModel(vit)))
+    refused(save_other(tmp_path / "vit", transformers.ViTModel(vit)), "a vit model is not a causal language model")
 
 
 def test_a_reward_model_or_classifier_is_no_language_model_though_its_embeddings_be_tied(tmp_path: Path) -> None:
@@ -245,8 +234,8 @@ def test_what_ends_a_text_by_the_settings_of_a_model_ends_its_responses_and_is_s
 
 def test_a_quantised_model_is_refused(tmp_path: Path) -> None:
     save_tiny(tmp_path, "llama")
-    with pytest.raises(ModelError, match=r"weights are quantised \(gptq\) and cannot be trained"):
-        load(edit(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4}))
+    quantised = edit(tmp_path, quantization_config={"quant_method": "gptq", "bits": 4})
+    refused(quantised, "weights are quantised (gptq) and cannot be trained")
 
 
 def test_code_of_a_repository_runs_only_if_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,8 +251,7 @@ def test_code_of_a_repository_runs_only_if_allowed(tmp_path: Path, monkeypatch: 
     )
     auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
     edit(tmp_path / "own", model_type="own", auto_map=auto_map, architectures=["OwnModel"])
-    with pytest.raises(ModelError, match=r"set model\.trust_remote_code = true"):
-        load(tmp_path / "own")
+    refused(tmp_path / "own", "set model.trust_remote_code = true")
     assert not (tmp_path / "ran").exists()
     loaded = load(tmp_path / "own", trust_remote_code=True)
     assert type(loaded.model).__name__ == "OwnModel" and (tmp_path / "ran").exists()
@@ -271,13 +259,10 @@ def test_code_of_a_repository_runs_only_if_allowed(tmp_path: Path, monkeypatch: 
 
 def test_names_that_name_nothing(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="a file; give the model's directory"):
-        load(tmp_path / "model.safetensors")
+    refused(tmp_path / "model.safetensors", "a file; give the model's directory")
     for name in (f"{tmp_path}/none", "./none", "~/none", "a/b/c", "a b"):
-        with pytest.raises(ModelError, match="no such directory, and not a hub name"):
-            load(name)
-    with pytest.raises(ModelError, match=r"model\.revision = 'v1' is for hub models only"):
-        load(save_tiny(tmp_path / "tiny", "gpt2"), revision="v1")
+        refused(name, "no such directory, and not a hub name")
+    refused(save_tiny(tmp_path / "tiny", "gpt2"), "model.revision = 'v1' is for hub models only", revision="v1")
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

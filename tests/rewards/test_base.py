@@ -95,10 +95,7 @@ def test_what_is_not_one_finite_number_a_text_stops_and_saves(tmp_path: Path, re
     assert str(caught.value).startswith("reward made: returned")
     assert str(caught.value).endswith(f"The texts are in {saved}")
     rows = [json.loads(line) for line in saved.read_text(encoding="utf-8").splitlines()]
-    assert rows == [
-        {"index": 0, "prompt": "今日の", "response": "天気"},
-        {"index": 1, "prompt": "a\n", "response": "b"},
-    ]
+    assert rows == [{"index": i, "prompt": p, "response": r} for i, (p, r) in enumerate(zip(PROMPTS, RESPONSES, strict=True))]
 
 
 def test_an_exception_keeps_its_traceback_and_saves(tmp_path: Path) -> None:
@@ -124,20 +121,14 @@ def test_an_interruption_passes_through_untouched(tmp_path: Path) -> None:
 
 def test_the_failure_is_told_even_if_the_texts_cannot_be_saved(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match=r"returned nan.*The texts could not be saved"):
-        scored(lambda texts: [float("nan"), 0.0], tmp_path / "file" / "failed.jsonl")
-    (tmp_path / "directory").mkdir()
-    with pytest.raises(RunError, match=r"returned nan.*The texts could not be saved"):
-        scored(lambda texts: [float("nan"), 0.0], tmp_path / "directory")
-    with pytest.raises(RunError, match="The texts were not saved"):
-        scored(lambda texts: [float("nan"), 0.0], None)
+    could_not = "The texts could not be saved"
+    for path, message in ((tmp_path / "file" / "x.jsonl", could_not), (tmp_path, could_not), (None, "The texts were not saved")):
+        with pytest.raises(RunError, match=f"returned nan.*{message}"):
+            scored(lambda texts: [float("nan"), 0.0], path)
 
 
-def test_no_texts() -> None:
+def test_no_texts_and_long_ones() -> None:
     assert check_scores([], [], "none", []) == []
-
-
-def test_long_texts_are_shortened_in_messages() -> None:
     with pytest.raises(RunError, match=r"\('x{30}\.\.\.'\)"):
         check_scores([None], ["x" * 1000], "made", ["x" * 1000])
 
