@@ -110,7 +110,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
             'set sft.loss = "all", or give prompt and completion columns'
         )
     sides = split_examples(examples, job.data)
-    loaded = load_causal_lm(job.model, progress=observer.say)
+    loaded = load_causal_lm(job.model, progress=observer.say, fuse=False)
     tokens = loaded.tokens
     if tokens.end_id is None:
         observer.warn(

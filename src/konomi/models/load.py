@@ -57,19 +57,26 @@ class Loaded:
         return Tokens(self.tokenizer, end_ids(self.model), vocabulary_size(self.model))
 
 
-def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, verify: bool = False) -> Loaded:
+def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, verify: bool = False, fuse: bool = True) -> Loaded:
     """Load the model and tokenizer that ``config.name`` names: hub name, directory, .gguf file, or ``embedded:...``.
 
     Args:
         config: name, revision (hub only) and trust_remote_code are used.
         progress: called with a message before each slow step.
+        fuse: see :func:`fuse_gelu`; fine-tuning keeps the family's own arithmetic.
         verify: for GGUF and embedded, check the SHA-256 of every file of the cached conversion and renew it if damaged.
 
     Raises:
         ModelError: it cannot be found, reached, read, or is not a causal language model that can be trained.
     """
-    name, say = config.name, progress or (lambda message: None)
-    path = model_path(name, ModelError)
+    loaded = _load(config, progress or (lambda message: None), verify)
+    if fuse:
+        fuse_gelu(loaded.model)
+    return loaded
+
+
+def _load(config: ModelConfig, say: Progress, verify: bool) -> Loaded:
+    name, path = config.name, model_path(config.name, ModelError)
     embedded, gguf = name.startswith("embedded:"), name.endswith(".gguf")
     if config.revision is not None and (embedded or gguf):
         raise ModelError(f"{name}: model.revision = {config.revision!r} is for hub models only; remove it")
@@ -177,7 +184,6 @@ def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
     with explained(name, "model"):
         model.float().eval()
         remove_dropout(model)
-        fuse_gelu(model)
         _check_causal(model, name)
     return model, tokenizer
 
