@@ -29,11 +29,11 @@ from judge_ja import put
 
 from konomi.data.records import Candidate
 from konomi.labelling.answers import collect
-from konomi.labelling.database import VERSION
 from konomi.labelling.people import add_person, all_people, new_token
 from konomi.labelling.project import Project, create_project, open_project
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import NewTask
+from konomi.labelling.tables import VERSION
 from konomi.web.app import make_app
 
 PEOPLE, K = 20, 4
