@@ -35,7 +35,7 @@ PAGE = 50
 SAMPLES = 2000
 """Lines of sample texts that are sent at once."""
 PARTS = {"ガイドライン": "ja", "Guidelines": "en"}
-"""Headings of the parts of guidelines that are for readers of one language."""
+"""Headings in the guidelines of the parts for one language."""
 
 
 class AnswerBody(Answer):
@@ -46,20 +46,20 @@ class AnswerBody(Answer):
 
 
 class MeBody(Body):
-    """What a person has read or set."""
+    """Settings of a person."""
 
     guidelines_seen: Text | None = None
     shortcuts: bool | None = None
 
 
 class PersonBody(Body):
-    """Somebody to be invited."""
+    """A person to invite."""
 
     name: Text
 
 
 class FreezeBody(Body):
-    """Whether answers are final."""
+    """Whether the collection is closed."""
 
     frozen: bool
 
@@ -82,14 +82,14 @@ def _asked(request: Request) -> tuple[Site, Store, Person]:
 
 @router.get("/me")
 def me(request: Request) -> Json:
-    """Who is asking, and what they have set."""
+    """The person and their settings."""
     site, _, person = _asked(request)
     return _me(site, person)
 
 
 @router.post("/me")
 def set_me(request: Request) -> Json:
-    """Keep which guidelines were read, or whether single keys do something."""
+    """Save which guidelines were read, or whether single-key shortcuts are on."""
     site, store, person = _asked(request)
     said = body_of(request, MeBody)
     if said.guidelines_seen is not None and len(said.guidelines_seen) > 64:
@@ -105,7 +105,7 @@ def _me(site: Site, person: Person) -> Json:
 
 @router.get("/next")
 def next_task(request: Request) -> Json:
-    """What the person is to judge next, or null; and how far it is."""
+    """The next task of the person, or null, and the progress."""
     site, store, person = _asked(request)
     shown = None
     if site.closing:
@@ -117,7 +117,7 @@ def next_task(request: Request) -> Json:
 
 @router.post("/answers")
 def answers(request: Request) -> Json:
-    """Save an answer. It is on the disk when this is said; the same answer again is answered the same."""
+    """Save an answer durably; idempotent."""
     _, store, person = _asked(request)
     body = body_of(request, AnswerBody)
     if body.person not in (None, person.id):
@@ -129,7 +129,7 @@ def answers(request: Request) -> Json:
 
 @router.get("/mine")
 def mine(request: Request) -> Json:
-    """The person's own answers, newest first; with ``?before=SHOWN`` those before that one. ``more``: whether there are more."""
+    """The person's answers, newest first, from before ``?before=SHOWN`` on; ``more``: whether there are older ones."""
     _, store, person = _asked(request)
     found = saved_answers.own_answers(store, person, PAGE + 1, request.query_params.get("before"))
     return Json({"answers": [dict(vars(each)) for each in found[:PAGE]], "more": len(found) > PAGE})
@@ -137,7 +137,7 @@ def mine(request: Request) -> Json:
 
 @router.get("/shown/{shown_id}")
 def shown(request: Request, shown_id: str) -> Json:
-    """A task that the person was shown, and their own latest answer to it."""
+    """A task that the person has seen, and their latest answer to it."""
     _, store, person = _asked(request)
     found = assignments.find_shown(store, person, shown_id)
     if found is None:
@@ -149,14 +149,14 @@ def shown(request: Request, shown_id: str) -> Json:
 
 @router.get("/progress")
 def progress(request: Request) -> Json:
-    """How far the person and the team are."""
+    """Progress of the person and of the team."""
     site, store, person = _asked(request)
     return Json(_progress(request, site, store, person))
 
 
 @router.get("/guidelines")
 def guidelines(request: Request) -> Json:
-    """The guidelines as they are now, in the reader's language."""
+    """The current guidelines in the reader's language."""
     site, _, _ = _asked(request)
     try:
         text = site.opened()[0].guidelines()
@@ -168,7 +168,7 @@ def guidelines(request: Request) -> Json:
 
 @router.get("/people")
 def people(request: Request) -> Json:
-    """Everybody, and how far they agree: to be seen, nothing follows from it. For the project's owner."""
+    """All people and their agreement, for owners."""
     admin_of(request)
     site: Site = request.app.state.site
     _, store = site.opened()
@@ -180,7 +180,7 @@ def people(request: Request) -> Json:
 
 @router.post("/people")
 def invite(request: Request) -> Json:
-    """Add a person; the answer holds their invite link, which cannot be read again."""
+    """Add a person; returns their invite link, which cannot be read again."""
     admin_of(request)
     site: Site = request.app.state.site
     person, token = raters.add_person(site.opened()[1], body_of(request, PersonBody).name)
@@ -189,7 +189,7 @@ def invite(request: Request) -> Json:
 
 @router.post("/people/{person_id}/invite")
 def invite_again(request: Request, person_id: str) -> Json:
-    """One more invite link for a person who has lost theirs, or whose access was revoked."""
+    """A new invite link for a person who lost theirs or whose access was revoked."""
     admin_of(request)
     site: Site = request.app.state.site
     store = site.opened()[1]
@@ -199,7 +199,7 @@ def invite_again(request: Request, person_id: str) -> Json:
 
 @router.post("/freeze")
 def freeze(request: Request) -> Json:
-    """Take no answers any more, or take them again; for the project's owner."""
+    """Close or reopen the collection; for owners."""
     admin_of(request)
     _, store = request.app.state.site.opened()
     store.freeze(body_of(request, FreezeBody).frozen)
@@ -208,7 +208,7 @@ def freeze(request: Request) -> Json:
 
 @router.delete("/people/{person_id}")
 def revoke(request: Request, person_id: str) -> Json:
-    """Lock a person out. What they said stays."""
+    """Revoke a person's access; their answers stay."""
     admin = admin_of(request)
     _, store = request.app.state.site.opened()
     person = raters.find_person(store, person_id)
@@ -227,7 +227,7 @@ def _person(person: Person) -> dict[str, Any]:
 
 
 def _task(shown: Shown) -> dict[str, Any]:
-    # field by field: what a later version adds to a Shown does not reach people by itself
+    # field by field, so that new fields of Shown do not leak
     texts = [{"key": each.key, "text": each.text, "lang": each.lang, "flags": each.flags} for each in shown.texts]
     return {"id": shown.id, "prompt": shown.prompt, "lang": shown.lang, "texts": texts, "revision": shown.revision}
 
@@ -246,7 +246,7 @@ def _progress(request: Request, site: Site, store: Store, person: Person) -> dic
 
 @router.get("/runs")
 def runs(request: Request) -> Json:
-    """All runs that are followed; for the owner, as all that is said of runs."""
+    """The followed runs. Everything about runs is for owners."""
     admin_of(request)
     followed: Sequence[FollowedRun] = request.app.state.site.runs
     return Json({"runs": [run.summary(number) for number, run in enumerate(followed)]})
@@ -254,13 +254,13 @@ def runs(request: Request) -> Json:
 
 @router.get("/runs/{number}")
 def run(request: Request, number: str) -> Json:
-    """What the page shows of a run beside its figures and texts, or null while its files cannot be read."""
+    """A run beside its metrics and texts: :func:`konomi.report.page.data_of`; null while its files cannot be read."""
     return Json({"run": _followed(request, number).data()})
 
 
 @router.get("/runs/{number}/metrics")
 def metrics(request: Request, number: str) -> Json:
-    """The figures of updates after ``?after=``. With ``?generation=`` of an older answer: all, if lines have gone since."""
+    """Metrics of updates after ``?after=``; all of them if lines were removed since ``?generation=`` of an earlier response."""
     rows, generation = _followed(request, number).metrics()
     after = -1 if _integer(request, "generation", generation) != generation else _integer(request, "after", -1)
     return Json({"rows": [numbers(row) for row in rows if row["update"] > after], "generation": generation})
@@ -268,7 +268,7 @@ def metrics(request: Request, number: str) -> Json:
 
 @router.get("/runs/{number}/samples")
 def samples(request: Request, number: str) -> Json:
-    """Lines of sample texts from the ``?from=``-th on, some at once, and where to go on; from 0 if lines have gone since."""
+    """A page of sample texts from line ``?from=`` on, and the next line; from 0 if lines were removed since ``?generation=``."""
     rows, generation = _followed(request, number).samples.rows()
     first = 0 if _integer(request, "generation", generation) != generation else max(0, _integer(request, "from", 0))
     new = rows[first : first + SAMPLES]
@@ -291,7 +291,7 @@ def _integer(request: Request, name: str, default: int) -> int:
 
 
 def part_of(text: str, lang: str) -> str:
-    """What is for readers of ``lang``: what stands before the parts, and their part; all of it, unless each language has a part.
+    """The text before the parts and the part for ``lang``; the whole text unless each language has one part.
 
     >>> part_of("# ガイドライン\\nはい\\n# Guidelines\\nyes", "en")
     'yes'
@@ -303,7 +303,7 @@ def part_of(text: str, lang: str) -> str:
 
 @lru_cache(maxsize=8)
 def html_of(text: str) -> str:
-    """Markdown as HTML: tags in it are text, links lead to the web alone, there are no pictures.
+    """Markdown as safe HTML: tags are escaped, links are http(s) only, images are off.
 
     >>> html_of("**a** <b>")
     '<p><strong>a</strong> &lt;b&gt;</p>\\n'
@@ -320,5 +320,5 @@ def _to_the_web(url: str) -> bool:
 
 
 def _version(text: str) -> str:
-    """Names a text: people who have read another one are shown it again."""
+    """A hash of the guidelines: people who have read another version are shown them again."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The app: pages, files, the JSON behind them, and what is said when something goes wrong."""
+"""The app: pages, static files, API routes and error handlers."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def make_app(
     addresses: RateLimiter | None = None,
     people: RateLimiter | None = None,
 ) -> FastAPI:
-    """The app for a project, for runs that are watched, or for both.
+    """The app for a labelling project, for runs to follow, or for both.
 
     Args:
-        project: whose tasks are ranked; its store is open until the app ends.
+        project: the labelling project; its store is open until the app stops.
         runs: directories of runs.
-        start: the secret of the start address, ``/start/SECRET``; None: a new one, to be found in ``app.state.site.start``.
-        address: for invite links, ``http://HOST:PORT``; None: the one that the request came to.
-        public: ``https://HOST``, by which people reach a proxy that asks this app for them; it is the address then.
-        hosts: names that the app answers to; None: those of this machine for itself.
-        addresses, people: how often one address and one person may ask; None: 200 a second (600 at once), and 20 (100).
+        start: the secret of the start address ``/start/SECRET``; None: a new one, see ``app.state.site.start``.
+        address: ``http://HOST:PORT`` for invite links; None: that of the request.
+        public: ``https://HOST`` of a proxy in front of the app; replaces ``address``.
+        hosts: host names that the app answers to; None: the loopback names.
+        addresses, people: rate limits per address and per person; None: 200 a second (600 at once), 20 (100).
 
     Raises:
         DataError: the store is damaged or missing, or a run is none.
@@ -109,7 +109,7 @@ def _add_routes(app: FastAPI) -> None:
 
 
 def front(request: Request) -> Response:
-    """The ranking page; where runs are watched alone, those."""
+    """The ranking page, or the page of runs if there is no project."""
     site: Site = request.app.state.site
     person_of(request)
     return _page(request, "rank") if site.project else RedirectResponse("/watch", 303)
@@ -123,14 +123,14 @@ def guidelines(request: Request) -> Response:
 
 
 def people_page(request: Request) -> Response:
-    """Who may answer; for the project's owner."""
+    """The page of people, for owners."""
     admin_of(request)
     request.app.state.site.opened()
     return _page(request, "people")
 
 
 def watch_page(request: Request) -> Response:
-    """Runs; for the project's owner: model names are in them."""
+    """The page of runs, for owners: it shows model names."""
     admin_of(request)
     if not request.app.state.site.runs:
         raise Refusal("not_found")
@@ -138,7 +138,7 @@ def watch_page(request: Request) -> Response:
 
 
 def begin(request: Request, token: str) -> Response:
-    """Swap the secret of the start address for a cookie."""
+    """Exchange the start secret for a session cookie."""
     if _from_elsewhere(request):
         return _come_again(request)
     session = request.app.state.site.owner_session(token)
@@ -148,7 +148,7 @@ def begin(request: Request, token: str) -> Response:
 
 
 def accept_invite(request: Request, token: str) -> Response:
-    """Swap an invite link's token for a cookie; where somebody else has come in already, ask before."""
+    """Exchange an invite token for a session cookie; ask first if another person is signed in."""
     site: Site = request.app.state.site
     if _from_elsewhere(request):
         return _come_again(request)

@@ -1,4 +1,4 @@
-"""Connections to the server: silent ones are closed after a while, and before others are turned away."""
+"""Deadlines for idle connections, and a limit on their number."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST = 500
-"""Connections at once; then each further one takes the place of that which has been waited for longest."""
+"""Maximum connections; each further one replaces the one that has been idle longest."""
 HEADER_SECONDS = 10.0
-"""In which all headers of a request have to be there, from the moment that the connection is open or the last answer is out."""
+"""Seconds for the headers of a request, from connecting or from the last response."""
 
 
 class Connection(H11Protocol):
-    """uvicorn's protocol with a deadline while no request is under way. The body has a deadline of its own, in the app."""
+    """uvicorn's protocol with a deadline between requests; the body has its own deadline, in the app."""
 
     _deadline: asyncio.TimerHandle | None = None
     _since: float | None = None
-    """When we began to wait for a request; None while there is all of one, its body too, and no answer yet."""
+    """Since when it waits for a request; None while a complete request is being answered."""
 
     def connection_made(self, transport: Any) -> None:
-        """Wait for the first request; where there are too many connections, make room."""
+        """Start the deadline; drop the longest idle connection if there are too many."""
         super().connection_made(transport)
         self._look()
         if len(self.connections) > MOST:
@@ -32,17 +32,17 @@ class Connection(H11Protocol):
             self.connections.discard(longest)
 
     def handle_events(self) -> None:
-        """Look whether a request has begun, and whether it is complete."""
+        """Update the deadline."""
         super().handle_events()
         self._look()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Restart the deadline."""
         super().on_response_complete()
         self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """Cancel the deadline."""
         super().connection_lost(exc)
         self._stop_deadline()
 

@@ -35,7 +35,7 @@ _CODES = {
     503: "busy",
 }
 STATUS = {code: status for status, codes in _CODES.items() for code in codes.split()}
-"""HTTP status by code; what is not here is a mistake in what was sent: 422."""
+"""HTTP status by code; 422 for all others, which are mistakes in the request."""
 
 
 @cache
@@ -72,7 +72,7 @@ def preferred(header: str, languages: Sequence[str]) -> str | None:
 
 
 class Json(JSONResponse):
-    """JSON of whatever is in the files: halves of characters as their escapes, NaN as null."""
+    """JSON of file contents: lone surrogates are escaped, NaN is null."""
 
     def render(self, content: Any) -> bytes:
         """The bytes."""
@@ -80,13 +80,13 @@ class Json(JSONResponse):
 
 
 class Refusal(Exception):
-    """A request that gets no. ``code`` names the reason; the words are ``error_CODE`` of the catalogue."""
+    """A request is refused. ``code`` names the reason; its text is ``error_CODE`` of the catalogue."""
 
     def __init__(self, code: str, *, wait: int | None = None) -> None:
         super().__init__(code)
         self.code = code
         self.wait = wait
-        """Seconds after which another try makes sense."""
+        """Seconds to wait before retrying."""
 
 
 def reader_language(request: Request) -> str:
@@ -102,7 +102,7 @@ def reader_language(request: Request) -> str:
 
 
 def small_page(lang: str, message: str, links: Mapping[str, str], status: int = 200, *, refresh: str = "") -> HTMLResponse:
-    """A page of one sentence and a few links, address -> words; ``refresh``: an address that it goes to by itself."""
+    """A page of one sentence and links (address -> words); ``refresh``: an address to redirect to."""
     parts = "".join(f'<p><a href="{escape(address)}">{escape(words)}</a></p>' for address, words in links.items())
     going = f'<meta http-equiv="refresh" content="0; url={escape(refresh)}">' if refresh else ""
     return HTMLResponse(
@@ -116,7 +116,7 @@ def small_page(lang: str, message: str, links: Mapping[str, str], status: int = 
 
 
 def refused(request: Request, refusal: Refusal) -> Response:
-    """The answer that says no."""
+    """The response to a refused request."""
     code = refusal.code if f"error_{refusal.code}" in catalogue("errors")["en"] else "failed"
     status = STATUS.get(code, 422)
     lang = reader_language(request)

@@ -1,7 +1,7 @@
-"""Agreement, and how far the data goes: figures that take seconds once there are many answers.
+"""Agreement between people and whether there is enough data: figures that take seconds with many answers.
 
-They are computed in a process of their own, now and then, so that no answer waits for them. It is started by the path of this
-file, and the working directory is not on its path: a ``random.py`` there does not stand in for the library's.
+They are computed in a child process now and then, so that no request waits. It is started by the path of this file, which keeps
+the working directory off its import path: a ``random.py`` there must not shadow the standard library's.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if __name__ == "__main__":  # started by its path: in place of this folder, that
 from konomi.web.errors import say
 
 NEEDED_COMPARISONS = 2_000
-"""As the statistics say, which take long to import."""
+"""As in the statistics, which are slow to import."""
 NEEDED_VOTES = 210
-"""Decided prompts from which on the exact sign test shows a true win rate of 60 % four times out of five."""
+"""Decided prompts with which the exact sign test has 80 % power for a true win rate of 60 %."""
 FEWEST_COUPLES, FEWEST_PROMPTS = 20, 5
-"""Below these nobody who ranks is told how far people agree."""
+"""Below these the agreement is not shown to people."""
 NICENESS = 10
-"""Of the process that computes them: whoever ranks goes first."""
+"""Of the child process: requests go first."""
 ASKED = 300.0
-"""Seconds for which the figures of each person are found too, after the owner has asked for them."""
+"""Seconds for which figures per person are computed after the owner has asked for them."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found at one moment.
+    """The figures at one moment.
 
     Attributes:
-        comparison: people compare before and after; else they rank.
-        comparisons: two texts and one person each, ties left out; of before and after: prompts that are decided.
-        needed: with how many of these the data begins to be enough.
-        share, low, high, couples, prompts: of the agreement between people; None where no two have judged the same.
-        people: by pseudonym: ``records``, ``others`` and ``oneself``: shares of pairs on which they agree. For the owner
-            alone; None: they were not asked for.
+        comparison: people compare before and after instead of ranking.
+        comparisons: pairs of texts judged by a person, without ties; or decided prompts of a before/after.
+        needed: how many of these are enough.
+        share, low, high, couples, prompts: agreement between people; None if no two judged the same.
+        people: by pseudonym: ``records``, ``others`` and ``oneself``: shares of pairs on which they agree. For the owner;
+            None: not requested.
     """
 
     comparison: bool
@@ -59,9 +59,9 @@ class Found:
     people: Mapping[str, Mapping[str, Any]] | None = None
 
     def told(self, lang: str) -> dict[str, object]:
-        """As the pages get it: ``agreement``, and ``enough`` with a sentence in the reader's language.
+        """For the pages: ``agreement``, and ``enough`` with a sentence in the reader's language.
 
-        The agreement of a few answers would tell what another person said of a text; so it comes late, and rounded.
+        The agreement of few answers would reveal another person's answer; so it comes late, and rounded.
         """
         shares = {name: getattr(self, name) for name in ("share", "low", "high")}
         known = {name: None if value is None else round(value, 2) for name, value in shares.items()}
@@ -77,7 +77,7 @@ class Found:
 
 
 def find(project: Path, each_person: bool = False) -> Found:
-    """The figures of a project as they are now, those of each person too if wanted. Its errors are those of the store."""
+    """Compute the figures of a project, per person too if wanted. Raises the errors of the store."""
     from konomi.labelling.answers import collect
     from konomi.labelling.blind import decided_prompts, is_comparison
     from konomi.labelling.export import rankings, repeated
@@ -107,12 +107,12 @@ def _of_one(own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Figures:
-    """The latest figures of a project. They are found again when answers have come in, and not all the time."""
+    """The latest figures of a project, recomputed now and then after new answers."""
 
     def __init__(self, project: Path, every: float = 20.0) -> None:
         self.project = project
         self.every = every
-        """Seconds between two rounds at least; also twenty times as long as a round takes."""
+        """Minimum seconds between rounds; also twenty times the duration of a round."""
         self.latest: Found | None = None
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
@@ -152,7 +152,7 @@ class Figures:
             self._at = time.monotonic() + max(self.every, 20 * (time.monotonic() - began))
 
     def close(self) -> None:
-        """End a round that is under way."""
+        """Stop a running round."""
         with self._lock:
             self._closed = True
             if self._process is not None:

@@ -1,8 +1,8 @@
-"""What stands between the network and the app: who may ask, how often, how much, and what a browser may do with the answer.
+"""Checks before the app: host names, origins, rate limits, body sizes, security headers.
 
-Binding to 127.0.0.1 keeps other machines out, not other pages in the same browser: a page of anybody's may send requests
-here, and by changing what its name points to (DNS rebinding) even read the answers. So the Host header is checked always,
-and whatever is not a plain GET has to come from a page of ours.
+Binding to 127.0.0.1 keeps out other machines, but not other pages in the same browser: any page may send requests here, and
+with DNS rebinding even read the responses. So the Host header is always checked, and every request but a plain GET must
+come from one of our own pages.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from konomi.web.errors import Refusal, refused
 
 BODY_LIMIT = 65_536
-"""Bytes of a request's body."""
+"""Maximum bytes of a request body."""
 BODY_SECONDS = 20.0
-"""In which the whole body has to be there."""
+"""Seconds in which the whole body must arrive."""
 BUSY_SECONDS = 5.0
-"""How long a request waits for the store while somebody else keeps it locked, and before that for its turn."""
+"""Seconds a request waits for its turn, and then for a locked store."""
 RETRY_SECONDS = 5
-"""After which a page is to try again."""
+"""Seconds after which a page should retry."""
 AT_ONCE = 32
-"""Requests that may wait for the store: fewer than there are threads (40), so that files are served all the while."""
+"""Requests that may wait for the store: fewer than the 40 threads, so that static files are always served."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
@@ -47,11 +47,11 @@ SAFE = ("GET", "HEAD")
 
 
 class Hosts:
-    """Which names the server answers to.
+    """The host names that the server answers to.
 
     Args:
         names: host names and addresses, without ports.
-        any_address: every address written as a number too: rebinding needs a name.
+        any_address: also any numeric address; DNS rebinding needs a name.
     """
 
     def __init__(self, names: Iterable[str] = (), *, any_address: bool = False) -> None:
@@ -59,7 +59,7 @@ class Hosts:
         self.any_address = any_address
 
     def __contains__(self, header: object) -> bool:
-        """Whether a Host header names us.
+        """Whether a Host header is one of them.
 
         >>> [header in Hosts() for header in ("localhost:80", "[::1]", "127.0.0.1.evil.org", "evil@localhost", "")]
         [True, True, False, False, False]
@@ -77,7 +77,7 @@ class Hosts:
 
 
 class RateLimiter:
-    """A token bucket for each name: ``burst`` requests at once, ``per_second`` in the long run."""
+    """A token bucket per name: ``burst`` requests at once, ``per_second`` in the long run."""
 
     def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_second = per_second
@@ -86,10 +86,10 @@ class RateLimiter:
         self._left: dict[str, tuple[float, float]] = {}
 
     def take(self, name: str) -> int:
-        """Take one: 0 if there was one, else the seconds until there is.
+        """Count a request: 0 if it is allowed, else the seconds to wait.
 
-        >>> buckets = RateLimiter(1, 2, clock=lambda: 0.0)
-        >>> [buckets.take("a") for _ in range(3)], buckets.take("b")
+        >>> limiter = RateLimiter(1, 2, clock=lambda: 0.0)
+        >>> [limiter.take("a") for _ in range(3)], limiter.take("b")
         ([0, 0, 1], 0)
         """
         now = self.clock()
@@ -106,9 +106,9 @@ class RateLimiter:
 
 
 class Guard:
-    """ASGI middleware around the whole app. ``scope["state"]["body"]`` holds the body that it has read.
+    """ASGI middleware around the whole app; leaves the request body in ``scope["state"]["body"]``.
 
-    ``public`` is the origin of a proxy that people see instead of us.
+    ``public`` is the origin of a proxy in front of the server.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Guard:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check a request, and let it through or refuse it."""
+        """Check a request, then pass it on or refuse it."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
             return
@@ -198,7 +198,7 @@ class Guard:
 
 
 class _Answer:
-    """``send`` that puts our headers on every response."""
+    """``send`` that adds the security headers to every response."""
 
     def __init__(self, send: Send, static: bool) -> None:
         self.send = send
@@ -216,7 +216,7 @@ class _Answer:
 
 
 async def _read(request: Request) -> bytes:
-    """The whole body. What says beforehand that it is too long is not read at all; what does not is read up to the limit."""
+    """The whole body, read up to the limit; nothing is read if the announced length is over it."""
     said = request.headers.get("content-length", "0")
     if not said.isdigit() or int(said[:20]) > BODY_LIMIT:
         raise Refusal("too_large")

@@ -1,4 +1,4 @@
-"""An address, a socket, and a server on it until Ctrl-C."""
+"""Serve the app on a socket until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from uvicorn import Server
 
 EVERY, LINGER, PATIENCE = 1.0, 5.0, 90.0
-"""Seconds between two looks whether there is enough; from then to the end, at least, and while somebody has a task open."""
+"""Seconds between checks of ``until``; from then to the end; and at most while somebody has a task open."""
 PORT_FILE = "port"
-"""In a project: port and address of its last server. Pages that are still open find the next one there, with what they kept."""
+"""In a project: port and address of its last server, reused so that open pages reconnect."""
 CLAIM_FILE = "port.lock"
-"""In a project: locked by the server that keeps the port."""
+"""In a project: locked by the server that owns the port."""
 
 
 def check_host(host: str, allow_network: bool) -> bool:
-    """Whether ``host`` is an address that other machines can reach.
+    """Whether other machines can reach ``host``.
 
     Raises:
         ConfigError: it is, and ``allow_network`` was not given; it is no address and no name.
@@ -59,7 +59,7 @@ def check_host(host: str, allow_network: bool) -> bool:
 
 
 def public_of(url: str) -> str:
-    """``https://HOST`` or ``https://HOST:PORT`` of a proxy, as browsers write it. Raises ConfigError: it is no such address.
+    """``https://HOST`` or ``https://HOST:PORT`` of a proxy, normalised. Raises ConfigError: not such an address.
 
     >>> public_of("https://Rank.example:443/")
     'https://rank.example'
@@ -80,7 +80,7 @@ def public_of(url: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0: any that is free. Raises ConfigError: it is taken, or not ours to have."""
+    """A listening socket; port 0: any free one. Raises ConfigError: the port is taken or not permitted."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # the protocol is named so that asyncio turns off Nagle's algorithm: with it some answers would wait for 40 ms
     found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -104,7 +104,7 @@ def address_of(listening: socket.socket, host: str) -> str:
 
 
 def _own_address() -> str:
-    """This machine's address in its network. Nothing is sent."""
+    """This machine's address in its network; sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked, contextlib.suppress(OSError):
         asked.connect(("192.0.2.1", 9))
         return str(asked.getsockname()[0])
@@ -124,17 +124,17 @@ def serve(
     invite: Sequence[str] = (),
     until: Callable[[Site], bool] | None = None,
 ) -> bool:
-    """Serve until Ctrl-C, or until there is enough; return whether it was that.
+    """Serve until Ctrl-C or until ``until`` says so; return whether it was that.
 
     Args:
         project, runs: as in :func:`konomi.web.app.make_app`.
-        host: an address of this machine; other than loopback needs ``allow_network``.
+        host: address to bind; other than loopback needs ``allow_network``.
         port: None: that of the project's last server if it is free, else any.
-        names: further host names that the server answers to.
-        public_url: the address of a proxy with TLS that asks this server: what people open, and what links begin with.
-        say: is told the start address, and an invite link for each of ``invite``.
-        invite: names of people; who is not there yet is added.
-        until: asked every second. When it says yes, people are told that it is over, and the server ends a little later.
+        names: more host names that the server answers to.
+        public_url: the address of a TLS proxy in front of the server; links begin with it.
+        say: called with the start address and each invite link.
+        invite: names of people, added if missing.
+        until: checked every second; once true, people are told and the server stops a little later.
 
     Raises:
         ConfigError: host, port or public address cannot be used.
@@ -192,7 +192,7 @@ def _server(app: FastAPI) -> Server:
 
 @contextlib.contextmanager
 def _ended_by_hangup(server: Server) -> Iterator[None]:
-    """uvicorn itself hears of SIGINT and SIGTERM only."""
+    """Stop on SIGHUP too; uvicorn handles only SIGINT and SIGTERM."""
     numbers = set(ending_signals()) - {signal.SIGINT, signal.SIGTERM}
     if threading.current_thread() is not threading.main_thread():
         numbers = set()
@@ -205,12 +205,12 @@ def _ended_by_hangup(server: Server) -> Iterator[None]:
 
 
 class _Ending:
-    """Looks every second, from a thread of its own, whether the server is to end."""
+    """Checks in a thread whether the server should stop."""
 
     def __init__(self, site: Site, until: Callable[[Site], bool], server: Server) -> None:
         self.over = False
         self.error: Exception | None = None
-        """What went wrong in ``until``: the server has ended because of it."""
+        """The exception of ``until`` that stopped the server."""
         self._site, self._until, self._server = site, until, server
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -230,7 +230,7 @@ class _Ending:
             self._server.should_exit = True
 
     def _close(self) -> None:
-        """Tell pages that it is over, as they ask for the next task; who is in the middle of one has a while to finish it."""
+        """Hand out no more tasks; leave time to finish open ones."""
         self._site.closing = True
         end = time.monotonic() + PATIENCE
         self._stopped.wait(LINGER)
@@ -253,7 +253,7 @@ def _is_wildcard(host: str) -> bool:
 
 
 def _taken(claim: FileLock) -> bool:
-    """Whether the claim is ours now: that this server is the project's first."""
+    """Try to claim the project; False if another server has it."""
     try:
         claim.acquire(blocking=False)
     except Timeout:
@@ -264,7 +264,7 @@ def _taken(claim: FileLock) -> bool:
 
 
 def _kept(project: Project) -> tuple[int, str]:
-    """Port and address of the project's last server; 0 and nothing if it had none."""
+    """Port and address of the project's last server; 0 and "" if none."""
     with contextlib.suppress(OSError, ValueError):
         port, *address = (project.path / PORT_FILE).read_text(encoding="utf-8").split()
         return int(port), "".join(address)

@@ -1,4 +1,4 @@
-"""What the app works with, and who is asking."""
+"""State of the app, and authentication of requests."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from konomi.web.followed_run import FollowedRun
 
 OWNER = "owner"
-"""What the person is called who started the server."""
+"""Name of the person who started the server."""
 _WATCHER = Person("p-watcher", OWNER, admin=True)
 
 
 @dataclass
 class Site:
-    """What the app works with.
+    """State of the app.
 
     Attributes:
-        project, store, figures: of the project that people work on; None when runs are watched alone.
-        runs: that are watched.
-        start: the secret in the start address; it is not kept anywhere else, and ends with the process.
-        address: where people find the server, for invite links; None: wherever the request came to.
-        people: how often each person may ask.
-        closing: the server is about to end: no task is handed out, and answers are still taken.
-        before_end: is called before the store is closed.
+        project, store, figures: of the labelling project; None if only runs are followed.
+        runs: the runs that are followed.
+        start: the secret in the start address; kept nowhere else.
+        address: of the server, for invite links; None: the address of the request.
+        people: rate limit per person.
+        closing: the server is about to stop: answers are accepted, no task is handed out.
+        before_end: called before the store is closed.
     """
 
     project: Project | None
@@ -59,7 +59,7 @@ class Site:
 
     @property
     def cookie(self) -> str:
-        """The name of the session's cookie, one of its own: browsers send one server's cookies to all ports of a machine."""
+        """Name of the session cookie, unique per project: browsers send cookies to all ports of a host."""
         return _cookie(self.address or "" if self.project is None else f"{self.project.created!r} {self.project.path.resolve()}")
 
     def session_in(self, cookies: Mapping[str, str]) -> str:
@@ -68,16 +68,16 @@ class Site:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """That a reader can choose from."""
+        """Languages of the pages."""
         return LANGUAGES if self.project is None else self.project.languages
 
     @property
     def lang(self) -> str:
-        """The language of those who have not chosen."""
+        """The default language."""
         return "en" if self.project is None else self.project.lang
 
     def close(self) -> None:
-        """End what goes on beside the requests, and close the store."""
+        """Stop background work and close the store."""
         if self.before_end is not None:
             self.before_end()
         if self.figures is not None:
@@ -86,13 +86,13 @@ class Site:
             self.store.close()
 
     def opened(self) -> tuple[Project, Store]:
-        """The project and its store. Raises Refusal: runs are watched alone."""
+        """The project and its store. Raises Refusal: only runs are followed."""
         if self.project is None or self.store is None:
             raise Refusal("not_found")
         return self.project, self.store
 
     def owner_session(self, start: str) -> str | None:
-        """A session's token for who has the start address; None if ``start`` is not its secret."""
+        """A new session token for the owner; None if ``start`` is not the secret."""
         if not hmac.compare_digest(start.encode("utf-8", "replace"), self.start.encode()):
             return None
         with self._lock:
@@ -110,17 +110,17 @@ class Site:
             return raters.new_token(self.store, owner.id, session=True)
 
     def guest(self, invite: str) -> Person | None:
-        """Who has this invite link; None if it is nobody's."""
+        """The person of an invite link; None if it is invalid."""
         return None if self.store is None or is_session(invite) else raters.person_of(self.store, invite)
 
     def end_session(self, token: str) -> None:
-        """Nobody comes in with this session any more."""
+        """Invalidate a session."""
         self._watchers.pop(token, None)
         if self.store is not None:
             raters.end_session(self.store, token)
 
     def who(self, token: str) -> Person | None:
-        """Whose session it is."""
+        """The person of a session; None if it is invalid."""
         if not token or len(token) > 200:
             return None
         if self.store is None:
@@ -134,7 +134,7 @@ def _cookie(own: str) -> str:
 
 
 def person_of(request: Request) -> Person:
-    """Who is asking. Raises Refusal: nobody that is known (``no_access``), or too often (``too_many``)."""
+    """The person who sent a request. Raises Refusal: unknown (``no_access``), or over the rate limit (``too_many``)."""
     site: Site = request.app.state.site
     person = site.who(site.session_in(request.cookies))
     if person is None:
@@ -146,7 +146,7 @@ def person_of(request: Request) -> Person:
 
 
 def admin_of(request: Request) -> Person:
-    """Who is asking, if they own the project. Raises Refusal as :func:`person_of` does, and ``not_admin``."""
+    """As :func:`person_of`, for owners. Raises Refusal: also ``not_admin``."""
     person = person_of(request)
     if not person.admin:
         raise Refusal("not_admin")
