@@ -457,6 +457,13 @@ def test_damaged_and_newer_files_are_told(tmp_path: Path) -> None:
         assert not run.report.exists()
 
 
+def test_damage_that_only_the_page_meets_is_a_sentence(tmp_path: Path, drawn: Callable[..., Page]) -> None:
+    run = reward_run(tmp_path)
+    result = run.read_json("eval.json")
+    run.write_json("eval.json", {**result, "held_out": {**result["held_out"], "by_length": "short"}})
+    assert text_of(drawn(run)).endswith("A file of this run is damaged: the page cannot be drawn.")
+
+
 def test_the_kind_of_page_is_that_of_the_verb(tmp_path: Path) -> None:
     run = reward_run(tmp_path)
     for verb in ("reward", "ppo", "sft"):
