@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -47,3 +48,17 @@ def fresh_accelerator() -> Iterator[None]:
     reset()
     yield
     reset()
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with what the module's ``furnished`` puts into it; it is the current one."""
+    monkeypatch.chdir(request.module.furnished(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One such directory for all tests of a module that leave it as it is."""
+    directory: Path = request.module.furnished(tmp_path_factory.mktemp("world"))
+    return directory

@@ -64,9 +64,8 @@ mlflow = false
 """
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with all that small jobs need; it is the current one."""
+def furnished(tmp_path: Path) -> Path:
+    """A directory with all that small jobs need."""
     tiny.save_tiny(tmp_path / "lm", "gpt2")
     words = [a + b + c for a in "abcdefgh" for b in "xyz" for c in "uvw"]
     pairs = [{"prompt": word, "chosen": "aaa", "rejected": "b"} for word in words]
@@ -87,7 +86,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     for name, content in files.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 

@@ -70,19 +70,6 @@ def furnished(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory."""
-    monkeypatch.chdir(furnished(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests that write nothing."""
-    return furnished(tmp_path_factory.mktemp("world"))
-
-
 def test_a_whole_job(world: Path) -> None:
     result = konomi("ppo", "job.toml", "--out", "runs", "--json", *sets("run.name=first", "run.mlflow=true"), code=0)
     told = json.loads(result.stdout)

@@ -50,23 +50,9 @@ def furnished(tmp_path: Path) -> Path:
     ])  # fmt: skip
     (tmp_path / "texts.txt").write_text("\n".join(f"{w} {w}" for w in WORDS), encoding="utf-8")
     (tmp_path / "job.toml").write_text(JOB, encoding="utf-8")
+    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
+    (tmp_path / "long.txt").write_text("\n".join(["a" * 200, *WORDS]), encoding="utf-8")
     return tmp_path
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory."""
-    monkeypatch.chdir(furnished(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests that write nothing."""
-    made = furnished(tmp_path_factory.mktemp("world"))
-    (made / "empty.jsonl").write_text("", encoding="utf-8")
-    (made / "long.txt").write_text("\n".join(["a" * 200, *WORDS]), encoding="utf-8")
-    return made
 
 
 def ran(*settings: str) -> dict[str, Any]:

@@ -76,24 +76,11 @@ def furnished(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory."""
-    monkeypatch.chdir(furnished(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests that only write pipe.toml."""
-    return furnished(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture
-def checked(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checked(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory, with pipe.toml as it was; nothing may be run in it."""
-    monkeypatch.chdir(shared)
+    monkeypatch.chdir(untouched)
     Path("pipe.toml").write_text(FILE, encoding="utf-8")
-    return shared
+    return untouched
 
 
 def ran(*arguments: str) -> list[str]:

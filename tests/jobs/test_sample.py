@@ -46,19 +46,6 @@ def furnished(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory."""
-    monkeypatch.chdir(furnished(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all tests that write nothing."""
-    return furnished(tmp_path_factory.mktemp("world"))
-
-
 def sampled(name: str, *settings: str) -> tuple[list[Task], dict[str, Any]]:
     """The tasks of a run and its manifest."""
     result = konomi("sample", "job.toml", *sets(f"run.name={name}", *settings), code=0)
