@@ -279,7 +279,7 @@ def test_damage_that_is_met_later_has_the_same_message(path: Path) -> None:
 
 def test_a_file_that_is_there_is_not_overwritten(path: Path, tmp_path: Path) -> None:
     before = path.read_bytes()
-    with pytest.raises(DataError, match=r"labels\.sqlite3: is there already and is not overwritten; give another name or remove"):
+    with pytest.raises(DataError, match=r"labels\.sqlite3: already exists; give another name or remove"):
         store_of(tmp_path)
     assert path.read_bytes() == before
     with pytest.raises(RunError, match=r"labels\.sqlite3: cannot be made: No such file or directory"):

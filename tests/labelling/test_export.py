@@ -278,7 +278,7 @@ def test_freezing_comes_with_an_export_or_not_at_all(project: Path) -> None:
             return store.frozen
 
     Path("there").mkdir()
-    assert "there: is there already" in konomi("export", "people", "--out", "there", "--freeze", code=2).stderr
+    assert "there: already exists" in konomi("export", "people", "--out", "there", "--freeze", code=2).stderr
     assert not frozen()
     create_project(Path("none"), tasks(2))
     assert "nobody has answered anything yet" in konomi("export", "none", "--out", "o", "--freeze", code=2).stderr
@@ -354,7 +354,7 @@ def test_nothing_ranked_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_where_an_export_cannot_go(project: Path) -> None:
     Path("there").mkdir()
-    assert "there: is there already and is not overwritten; give another name or remove it" in (
+    assert "there: already exists; give another name or remove it" in (
         konomi("export", "people", "--out", "there", code=2).stderr
     )
     Path("file").touch()
@@ -463,7 +463,7 @@ def test_what_cannot_become_a_project(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     for there in ("full", "full/x"):
-        with pytest.raises(DataError, match=f"{there}: is there already and is no project; give another name or remove it"):
+        with pytest.raises(DataError, match=f"{there}: already exists and is no project; give another name or remove it"):
             create_project(tmp_path / there, tasks(1))
     with pytest.raises(DataError, match="no tasks: there is nothing to label"):
         create_project(tmp_path / "p", [])

@@ -32,7 +32,7 @@ SENTENCES = (
         "konomi label PROJECT --candidates FILE makes a project",
         "プロジェクトがありません。場所を確かめるか、konomi label で作ってください。",
     ),
-    ("is there already", "その名前のものはすでに存在します。上書きはしません。別の名前にするか、先に移してください。"),
+    ("already exists", "その名前のものはすでに存在します。上書きはしません。別の名前にするか、先に移してください。"),
     (
         "damaged, or not a database",
         "回答を保存しているファイルが壊れています。バックアップがあれば置き換えてください。なければ下のコマンドで取り出せます。",

@@ -1,4 +1,4 @@
-"""What depends on the device: precision, sizes of blocks, the allocator, memory in use. No other file asks for its kind.
+"""What depends on the device: precision, block sizes, the allocator, memory. Other files name its kind to autocast only.
 
 Nothing heavy is imported at the top, so that the command line can set the allocator before torch is loaded.
 """

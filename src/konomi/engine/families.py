@@ -37,7 +37,7 @@ mimo_v2_flash minicpm3 mpt nemotron nemotron_h olmo_hybrid qwen3_5 qwen3_5_moe q
 qwen4_exp qwen4_exp_text stablelm whisper xglm youtu zamba zamba2 zaya
 """
 PACKED, PADDED = _PACKED.split(), _PADDED.split()
-"""Model types of transformers that run without padding, and with. tests/models/test_families.py writes these two lists."""
+"""Model types of transformers that run without padding, and with. tests/engine/test_families.py writes these two lists."""
 
 NOT_ALIKE = {
     "deepseek_v4": "it chooses among compressed tokens, otherwise in decoding than in training, by what it sees",

@@ -17,13 +17,14 @@ from konomi.report.model_card import write_card
 from konomi.report.page import write_report
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
-from konomi.runs.sinks import open_sinks
+from konomi.runs.sinks import open_sinks, sink_names
 
 
 def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[str, Any]:
     """Make ``compare.json``, the report and the model card of a run anew, with the settings given."""
     run = RunDir.open(path)
     job = job_of(run)
+    sink_names(job.run)  # a package that is missing is told before the models run
     if not (run.model / "config.json").is_file():
         raise DataError(f"{run.model}: no model there yet; the run has to end first ({run.info['status']})")
     ready = prepare(job, observer, run, compare=config)

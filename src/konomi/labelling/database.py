@@ -152,7 +152,7 @@ class Store:
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
-            raise DataError(f"{self.path}: is there already and is not overwritten; give another name or remove it") from None
+            raise DataError(f"{self.path}: already exists; give another name or remove it") from None
         except OSError as error:
             raise RunError(f"{self.path}: cannot be made: {error.strerror}") from error
 

@@ -119,7 +119,7 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
 def check_out(out: Path) -> None:
     """Check that ``out`` is free. Raises DataError: it exists; RunError: it cannot be looked up."""
     if look_up(out, lambda path: path.is_symlink() or path.exists()):
-        raise DataError(f"{out}: is there already and is not overwritten; give another name or remove it")
+        raise DataError(f"{out}: already exists; give another name or remove it")
 
 
 def _votes(pair: Pair, counts: Counted) -> dict[str, int]:

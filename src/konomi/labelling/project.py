@@ -156,7 +156,7 @@ def _check_free(path: Path) -> None:
         raise DataError(f"{path}: is a project already; give another name, or open it: konomi label {path}")
     taken = look_up(path, lambda each: each.is_symlink() or (each.exists() and (not each.is_dir() or any(each.iterdir()))))
     if taken:
-        raise DataError(f"{path}: is there already and is no project; give another name or remove it")
+        raise DataError(f"{path}: already exists and is no project; give another name or remove it")
 
 
 def open_project(path: Path) -> Project:

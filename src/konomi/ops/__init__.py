@@ -3,7 +3,7 @@
 One topic a file: sums under masks (``masked``), logits and log-probabilities (``logits``; ``head`` without logits), distance
 from the reference and shaped rewards (``kl``), advantages (``advantages``), losses of PPO (``losses``) and of reward models
 (``preference``). Only torch is imported; nothing here reads a setting, draws a random number, edits its input, asks for the
-kind of device, moves a tensor between devices, or logs.
+kind of device (but to name it to autocast), moves a tensor between devices, or logs.
 
 Conventions: True in a mask counts. Index t is response token t: its log-probability, the value before it, the reward
 after it. Shape suffixes: B sequences, R response positions, V vocabulary, N tokens in any leading shape.

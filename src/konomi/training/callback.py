@@ -90,8 +90,8 @@ class TrainingCallback(TrainerCallback):  # type: ignore[misc]
         step, self._batches = state.global_step, 0
         figures = self._step_figures | _named(metrics, self.evaluation_names)
         loss = figures["eval/loss"]
-        self._check_finite("evaluation loss", loss, step)
         self.record(step, figures)
+        self._check_finite("evaluation loss", loss, step)
         self.progress("training", step, max(state.max_steps, step, 1), figures)
         if step == 0:
             self.outcome.initial_loss = loss

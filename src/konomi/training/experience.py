@@ -183,10 +183,9 @@ class ScoreScale:
 
 def shaped(
     scale: ScoreScale, scores_B: Tensor, token_rewards_BR: Tensor | None, penalty_BR: Tensor, mask_BR: Tensor, ppo: PPOConfig,
-    kl_coef: float,
+    kl_coef: float, clip: float,
 ) -> Tensor:  # fmt: skip
-    """Rewards [B, R] of normalised and clipped scores, less the mean of a prompt's others, and the KL penalty."""
-    clip = ppo.score_clip if ppo.normalize_scores else math.inf
+    """Rewards [B, R] of normalised scores within +- ``clip``, less the mean of a prompt's others, and the KL penalty."""
     normal_B = scale.normalised(scores_B, clip).to(penalty_BR)
     if ppo.responses_per_prompt > 1:
         normal_B = ops.leave_one_out(normal_B, ppo.responses_per_prompt)

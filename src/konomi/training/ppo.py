@@ -254,7 +254,8 @@ class PPOTrainer:
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
         logprobs = {"logprobs": logprobs_BR, "kl": logprobs_BR - reference_BR, "penalty": penalty_BR, "entropy": entropy_BR}
-        rewards_BR = shaped(self.scale or ScoreScale(), scores_B, token_rewards_BR, penalty_BR, mask_BR, ppo, self.kl_coef)
+        scale, clip = self.scale or ScoreScale(), self.score_clip
+        rewards_BR = shaped(scale, scores_B, token_rewards_BR, penalty_BR, mask_BR, ppo, self.kl_coef, clip)
         advantages_BR, returns_BR = ops.gae(rewards_BR, values_BR, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
         if ppo.whiten_advantages:
             advantages_BR = self.engine.whiten(advantages_BR, mask_BR)
