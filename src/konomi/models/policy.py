@@ -25,7 +25,7 @@ from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
 from konomi.engine.shared_weights import one_gradient
 from konomi.errors import ConfigError
-from konomi.models.load import fuse_gelu, quiet
+from konomi.models.load import quiet
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -36,7 +36,7 @@ class Policy(nn.Module):
     The value head is a linear map that begins at zero: the first values are the mean of the normalised scores, 0.
 
     Args:
-        lm: the language model; its GELU is fused in place.
+        lm: the language model.
         freeze_embeddings: do not train the token embeddings and the vocabulary head.
         top_layers: train only this many top layers and the norm after them.
 
@@ -47,7 +47,6 @@ class Policy(nn.Module):
 
     def __init__(self, lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None) -> None:
         super().__init__()
-        fuse_gelu(lm)
         check_head(lm)
         self.lm = lm
         self._below = train_only(lm, freeze_embeddings, top_layers)
