@@ -15,9 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # the tests' runs are nobody else's
 
-# a shell starts what runs in the background with SIGINT ignored, and so would be every process that a test starts and interrupts
+# a shell starts what runs in the background with SIGINT ignored, nohup with SIGHUP ignored, and so would be every process that a
+# test starts and interrupts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # the same examples each time, however busy the machine is

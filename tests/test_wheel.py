@@ -80,6 +80,6 @@ def test_the_installed_wheel_runs_the_quick_demo(wheel: Path, tmp_path: Path) ->
     outcome = json.loads(result.stdout)
     assert outcome["updates"] == 2
     assert [text["prompt"] for text in outcome["compare"]["texts"]][-2:] == ["今日の天気は", "この商品は"]
-    assert outcome["last_update"]["objective/kl"] > 0
+    assert outcome["last_update"]["objective/kl"] != 0  # an estimate from few texts, which may be below 0
     assert outcome["peak_gb"] < 8
     assert (tmp_path / outcome["report"]).is_file()

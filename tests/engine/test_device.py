@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from rewards.test_classifier import save_classifier
+from rewards.test_model import save_classifier
 from typer.testing import CliRunner
 
 import tiny

@@ -6,7 +6,12 @@ Nothing heavy is imported.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from konomi.report.advice import locale
+
+WORDS = Path(__file__).parents[1] / "web" / "locales"
+"""Of the pages: what is refused to people is said there too."""
 SENTENCES = (
     # files of candidates
     ("no rows in it", "ファイルに課題がありません。konomi sample で候補のファイルを作ってください。"),
@@ -82,7 +87,5 @@ def sentence_of(error: Exception) -> str | None:
     """
     code = getattr(error, "code", None)
     if code is not None:  # what is refused to people has its words in the page's catalogue
-        from konomi.web.errors import catalogue
-
-        return catalogue("errors")["ja"].get(f"error_{code}")
+        return locale("errors", WORDS)["ja"].get(f"error_{code}")
     return next((sentence for part, sentence in SENTENCES if part in str(error)), None)

@@ -179,6 +179,8 @@ def open_project(path: Path) -> Project:
         raise DataError(f"{file}: not the settings of a project: there is no version")
     if version > VERSION:
         raise DataError(f"{file}: version {version}; this konomi reads up to version {VERSION}: update konomi")
+    if "path" in data:
+        raise DataError(f"{file}: path: unknown key; remove it")
     try:
         project = build(Project, {**data, "path": str(path)}, where=str(file))
     except ConfigError as error:

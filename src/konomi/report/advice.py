@@ -24,9 +24,8 @@ FEW_COMPARISONS = 2_000
 
 
 @cache
-def locale(name: str) -> Mapping[str, Mapping[str, str]]:
-    """Language -> key -> words, from ``locales/NAME.LANGUAGE.json``."""
-    where = Path(__file__).parent / "locales"
+def locale(name: str, where: Path = Path(__file__).parent / "locales") -> Mapping[str, Mapping[str, str]]:
+    """Language -> key -> words, from ``NAME.LANGUAGE.json`` in ``where``."""
     return {lang: json.loads((where / f"{name}.{lang}.json").read_text(encoding="utf-8")) for lang in ("en", "ja")}
 
 

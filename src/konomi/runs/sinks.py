@@ -91,7 +91,9 @@ class TrackerSink:
     def end(self, status: EndStatus) -> None:
         """Flush and close."""
         with self._guarded():
-            if self._tracker:
+            if self._tracker and self._kind == "wandb":  # Accelerate's finish knows no failure
+                self._tracker.tracker.finish(exit_code=int(status != "FINISHED"))
+            elif self._tracker:
                 self._tracker.finish()
 
     @contextmanager
@@ -169,7 +171,11 @@ def open_sinks(
         )  # fmt: skip
 
     sinks = Sinks(*map(sink, sink_names(settings)))
-    sinks.start()
-    if sinks.mlflow:
-        run.note(mlflow_run_id=sinks.mlflow.run_id)  # now: a run that is killed continues in the same place
+    try:
+        sinks.start()
+        if sinks.mlflow:
+            run.note(mlflow_run_id=sinks.mlflow.run_id)  # now: a run that is killed continues in the same place
+    except BaseException as error:
+        sinks.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
     return sinks

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from konomi.files import plain, utf8
 from konomi.labelling.project import LANGUAGES
+from konomi.report.advice import locale
 
 LOCALES = Path(__file__).parent / "locales"
 _CODES = {
@@ -38,10 +38,9 @@ STATUS = {code: status for status, codes in _CODES.items() for code in codes.spl
 """HTTP status by code; 422 for all others, which are mistakes in the request."""
 
 
-@cache
 def catalogue(name: str) -> Mapping[str, Mapping[str, str]]:
     """Language -> key -> words, from ``locales/NAME.LANGUAGE.json``."""
-    return {lang: json.loads((LOCALES / f"{name}.{lang}.json").read_text(encoding="utf-8")) for lang in LANGUAGES}
+    return locale(name, LOCALES)
 
 
 def say(key: str, lang: str, /, **values: Any) -> str:

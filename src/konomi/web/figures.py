@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # started by its path: in place of this folder, that which holds konomi
-    sys.path[0] = str(Path(__file__).parents[2])
+if __name__ == "__main__":  # started by its path: this folder goes, and the one that holds konomi comes after the library's
+    _here = Path(__file__).resolve().parent
+    sys.path[:] = [each for each in sys.path if Path(each).resolve() != _here] + [str(_here.parents[1])]
 
 from konomi.web.errors import say
 

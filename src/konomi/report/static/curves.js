@@ -82,7 +82,7 @@ function limitsOf(runs, values) {
   const found = new Map();
   for (const { info } of runs) {
     if (finite(info.kl_target)) found.set(`target ${info.kl_target}`, { name: t("target"), value: info.kl_target });
-    if (finite(info.kl_cap) && Math.max(...values) > info.kl_cap / 2) found.set(`cap ${info.kl_cap}`, { name: t("cap"), value: info.kl_cap });
+    if (finite(info.kl_cap) && values.some((value) => value > info.kl_cap / 2)) found.set(`cap ${info.kl_cap}`, { name: t("cap"), value: info.kl_cap });
   }
   return [...found.values()];
 }

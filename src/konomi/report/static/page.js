@@ -62,7 +62,7 @@ function tiles({ data, rows }) {
   if (data.verb === "reward") return rewardTiles(data.evaluation ?? {});
   const found = data.verb === "sft" ? learnedTiles(data.learned) : changeTiles(data.compare, rows);
   const last = rows.at(-1) ?? {};
-  const done = Math.max(0, ...rows.map((row) => row.update));
+  const done = rows.reduce((most, row) => Math.max(most, row.update), 0);
   const episodes = last.episodes === undefined ? "" : `${t("episodes")} ${last.episodes}`;
   found.push(tile("updates", data.planned ? `${done} / ${data.planned}` : String(done), episodes));
   const seconds = ((Date.parse(data.ended) || 1000 * last.time) - Date.parse(data.started)) / 1000;

@@ -34,7 +34,6 @@ async function look() {
 async function follow(info) {
   const run = runs.get(info.id) ?? { rows: [], texts: new Map(), chosen: runs.size < 6, style: `run-${runs.size % 6}` };
   let changed = JSON.stringify(run.info) !== JSON.stringify(info);
-  runs.set(info.id, run);
   const at = `/api/runs/${encodeURIComponent(info.id)}`;
   const known = (generation) => (generation === undefined ? "" : `&generation=${generation}`);
   // the last update is asked for again: its evaluation may have come a moment after it
@@ -55,7 +54,8 @@ async function follow(info) {
   run.samples = [...run.texts.values()].flat();
   changed ||= anew || run.rows.length !== seen;
   if (changed) run.data = (await call("GET", at)).run;
-  run.info = info; // last: what could not be asked for now is asked for again
+  run.info = info; // last: what could not be asked for now is asked for again, and a run is shown once all of it is there
+  runs.set(info.id, run);
   return changed;
 }
 
@@ -97,7 +97,7 @@ function troubles({ info, rows }, now) {
   const scores = of("ppo/mean_scores");
   if (info.status === "running" && scores.length >= 10) {
     const means = scores.slice(4).map((_, i) => mean(scores.slice(i, i + 5)));
-    const best = Math.max(...means);
+    const best = means.reduce((most, mean) => Math.max(most, mean));
     const last = means.at(-1);
     const noise = Math.sqrt(mean(scores.map((score) => (score - mean(scores)) ** 2)));
     if (best - last > Math.max(noise, 0.1 * Math.abs(best))) found.push(t("alert_falls", { name, best: figure(best), now: figure(last) }));
