@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from rewards.test_model import save_classifier
 from typer.testing import CliRunner
 
 import tiny
@@ -26,6 +25,7 @@ from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
 from konomi.ops import Blocks
 from konomi.training.sft import check_packing
+from rewards.test_model import save_classifier
 from tiny_run import CountA, facts, tiny_model, tiny_trainer
 
 
