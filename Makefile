@@ -1,5 +1,5 @@
 # make demo     install into .venv, then the whole job on the embedded models
-# make test     install what tests need, run all of them, in two processes (ARGS=tests/cli/test_cli.py: some; ARGS="-n 0": in one)
+# make test     install what tests need, run all of them, in three processes (ARGS=tests/cli/test_cli.py: some; ARGS="-n 0": in one)
 # make check    lint and types          make mutants  does a test notice each broken equation?
 # make bench    how fast, beside TRL and beside the machine: docs/results.md (an hour; ARGS=--quick: five minutes)
 # make bench-demo   the demo with three seeds (ARGS=--write puts the table into docs/results.md)
@@ -43,7 +43,7 @@ demo: install
 	$(BIN)/konomi demo $(ARGS)
 
 test: install-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: install-dev
 	KONOMI_LONG=1 $(BIN)/python -m pytest -s tests/jobs/test_public_labels.py $(ARGS)

@@ -31,7 +31,7 @@ SLOWEST = (
     "engine/test_families.py", "tests/test_wheel.py", "web/test_people_to_ppo.py", "tests/test_outside.py",
     "jobs/test_pipeline.py", "engine/test_device.py", "web/test_serve.py", "web/test_browser.py",
 )  # fmt: skip
-"""Come first, so that two processes are done at about the same time."""
+"""Come first, so that the processes are done at about the same time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

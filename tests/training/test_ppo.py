@@ -15,8 +15,9 @@ from konomi.config import PPOConfig, RolloutConfig
 from konomi.engine.sampler import generate, make_draws
 from konomi.errors import RunError
 from konomi.runs.observer import StepResult
+from konomi.training.accelerator import Sums
 from konomi.training.experience import Experience, ScoreScale
-from konomi.training.metrics import Sums, describe, kl_horizon, next_kl_coef
+from konomi.training.metrics import describe, kl_horizon, next_kl_coef
 from konomi.training.ppo import PPOTrainer
 from tiny import EOS_ID, FAMILIES, tiny_model
 from tiny_run import Constant, CountA, facts, sharp_model, tiny_trainer, without_dropout

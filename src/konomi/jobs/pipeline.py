@@ -18,11 +18,10 @@ from konomi.files import writing
 from konomi.jobs.common import locked
 from konomi.jobs.stages import VERSION, Notes, Step, decide, stages_from
 from konomi.runs import environment
-from konomi.runs.directory import RunDir
+from konomi.runs.directory import EndStatus, RunDir
 from konomi.runs.mlflow import MlflowSink
 from konomi.runs.observer import Observer
 from konomi.runs.signals import stop_on_signal
-from konomi.runs.sinks import EndStatus
 from konomi.text import duration
 
 

@@ -28,7 +28,7 @@ from konomi.version import __version__
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from konomi.runs.sinks import EndStatus
+    from konomi.runs.directory import EndStatus
 
 PATIENCE = 8.0
 """Seconds that failing calls may take in a whole run; the one that crosses the line is the last."""

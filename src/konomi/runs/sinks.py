@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from konomi.errors import ConfigError
+from konomi.runs.directory import EndStatus
 from konomi.runs.mlflow import MlflowSink, flatten
 
 if TYPE_CHECKING:
     from konomi.config import StageConfig
     from konomi.runs.directory import RunDir
-
-EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
-"""How a run ended. KILLED: somebody stopped it."""
 
 
 class Sink(Protocol):

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,32 @@ from konomi.files import new_directory
 from konomi.models.policy import VALUE_HEAD_FILE, Policy
 
 STATE_FILE, OPTIMIZER_FILE, RANDOM_FILE = "trainer.json", "optimizer.safetensors", "random.safetensors"
+
+
+@dataclass
+class Sums:
+    """Means over everything that any process saw, each a sum and the count of what was summed; and maxima."""
+
+    totals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    maxima: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
+        """Add to the mean ``name``."""
+        old_total, old_count = self.totals.get(name, (0.0, 0.0))
+        self.totals[name] = (old_total + float(total), old_count + float(count))
+
+    def most(self, name: str, value: float) -> None:
+        """Raise the maximum ``name``; a NaN stays."""
+        old = self.maxima.get(name)
+        self.maxima[name] = value if old is None or value != value or value > old else old
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means and the maxima over all processes."""
+        pairs = torch.tensor(list(self.totals.values()), dtype=torch.float64, device=accelerator.device)
+        pairs = accelerator.reduce(pairs, reduction="sum")
+        means = {name: total / count if count else 0.0 for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)}
+        maxima = torch.tensor([list(self.maxima.values())], dtype=torch.float64, device=accelerator.device)
+        return means | dict(zip(self.maxima, accelerator.gather(maxima).amax(0).tolist(), strict=True))
 
 
 class Engine:

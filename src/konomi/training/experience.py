@@ -26,8 +26,7 @@ from konomi.engine.rollout import Rollout
 from konomi.errors import RunError
 from konomi.rewards.base import Reward, TokenRewards, columns_of, evaluate, readers, score
 from konomi.seeds import stream_seed
-from konomi.training.accelerator import Engine
-from konomi.training.metrics import Sums
+from konomi.training.accelerator import Engine, Sums
 
 RATIO_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.02, "sampler": 1e-3}
 """How far the probability ratio may be from 1 before the first optimiser step of an update. In fp32 and fp64 the sampler is

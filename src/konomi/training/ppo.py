@@ -36,7 +36,7 @@ from konomi.report.advice import out_of_range
 from konomi.rewards import Reward, as_reward
 from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
-from konomi.training.accelerator import Engine
+from konomi.training.accelerator import Engine, Sums
 from konomi.training.experience import (
     Experience,
     QueryStream,
@@ -47,7 +47,7 @@ from konomi.training.experience import (
     recompute_logprobs,
     shaped,
 )  # fmt: skip
-from konomi.training.metrics import Clock, Sums, add_losses, describe, finish, next_kl_coef
+from konomi.training.metrics import Clock, add_losses, describe, finish, next_kl_coef
 
 
 class PPOTrainer:
