@@ -122,8 +122,7 @@ def test_what_is_planned_counts_prompts(tmp_path: Path) -> None:
     assert decided_prompts(exported) == 60
     found = find(tmp_path / "P")
     assert (found.comparison, found.comparisons, found.couples) == (True, 60, 0)
-    told = found.told("en")["enough"]
-    assert told == {"comparisons": 60, "needed": 210, "sentence": told["sentence"]}  # type: ignore[index]
+    assert found.shown()["enough"] == {"comparisons": 60, "needed": 210, "words": "enough_votes"}
 
 
 def test_two_texts_of_a_model_come_from_the_second_sample_of_a_run(tmp_path: Path) -> None:

@@ -146,8 +146,9 @@ def cut(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_kept_tokens_keep_their_rows_and_logits(cut: Cut) -> None:
     new = torch.tensor([cut.new(text).input_ids for text in (JAPANESE,)])
     kept = torch.tensor(cut.kept)
-    with torch.no_grad():
-        assert torch.equal(cut.trimmed(new).logits, cut.model(kept[new]).logits[..., kept])
+    before, after = (copy.deepcopy(model).double() for model in (cut.model, cut.trimmed))
+    with torch.no_grad():  # float64: konomi loads a model with its GELU fused, which rounds in another order
+        torch.testing.assert_close(after(new).logits, before(kept[new]).logits[..., kept], rtol=0, atol=1e-12)
     for one, other in (
         (cut.trimmed.get_input_embeddings(), cut.model.get_input_embeddings()),
         (cut.trimmed.get_output_embeddings(), cut.model.get_output_embeddings()),

@@ -396,8 +396,7 @@ def test_figures_come_a_little_later(tmp_path: Path) -> None:
     said = wait_for(lambda: found(48)["agreement"] and found(48))
     assert set(said["agreement"]) == {"share", "low", "high", "couples"}
     assert said["agreement"]["couples"] == 24
-    assert said["enough"] == {"comparisons": 48, "needed": 2000, "sentence": "48 of about 2,000 comparisons"}
-    assert one.get("/api/progress").json()["enough"]["sentence"] == "比較 48 件（目安は約 2,000 件）"
+    assert said["enough"] == {"comparisons": 48, "needed": 2000, "words": "enough_some"}
     assert site.site.figures.latest.people is None  # the owner has not asked
     owner = site.owner()
 
@@ -411,9 +410,9 @@ def test_figures_come_a_little_later(tmp_path: Path) -> None:
 
 def test_few_prompts_and_unrounded_shares_are_not_told_to_who_ranks() -> None:
     some = Found(False, 100, 2000, 2 / 3, 0.5123, None, couples=20, prompts=5)
-    assert some.told("en")["agreement"] == {"share": 0.67, "low": 0.51, "high": None, "couples": 20}
+    assert some.shown()["agreement"] == {"share": 0.67, "low": 0.51, "high": None, "couples": 20}
     for few in (replace(some, couples=19), replace(some, prompts=4), replace(some, share=None)):
-        assert few.told("en")["agreement"] is None
+        assert few.shown()["agreement"] is None
 
 
 def test_ids_of_answers_are_the_clients(site: Site) -> None:
@@ -468,13 +467,13 @@ def test_comparisons_are_counted_as_they_come(site: Site) -> None:
         said = client.get("/api/progress", headers={"accept-language": "en"}).json()
         exported = rankings(collect(store))
         assert said["enough"]["comparisons"] == sum(c.in_favour + c.against for c in counted(exported))
-        return said["mine"], said["skipped"], said["enough"]["comparisons"], said["enough"]["sentence"]
+        return said["mine"], said["skipped"], said["enough"]["comparisons"], said["enough"]["words"]
 
     assert NEEDED_COMPARISONS == FEW_COMPARISONS
-    assert told(one) == (0, 0, 0, "No comparisons yet; a reward model needs about 2,000")
+    assert told(one) == (0, 0, 0, "enough_none")
     task = one.get("/api/next").json()["task"]
     one.post("/api/answers", json=answer_to(task))
-    assert told(one) == (1, 0, 3, "3 of about 2,000 comparisons")
+    assert told(one) == (1, 0, 3, "enough_some")
     one.post("/api/answers", json=answer_to(task, ranks=dict.fromkeys("abc", 1)))  # a revision: a tie of all
     assert told(one)[:3] == (1, 0, 0)
     one.post("/api/answers", json=answer_to(task, ranks={"a": 1, "b": 1, "c": 3}))

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install-dev")
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from browsing import Server, begin, next_shown, one_task, project_of
 
@@ -148,14 +148,12 @@ def test_a_switch_of_language_leaves_no_word_behind(tmp_path: Path, visit: Calla
         page.unroute("**/api/next")
         next_shown(page, "")
         page.locator('.languages [value="ja"]').click()
-        enough = page.locator("#progress-enough", has_text="比較はまだありません")
-        while not enough.count():  # the server takes a moment to count, and is asked at each switch
-            page.locator('.languages [value="ja"]').click()
-            page.wait_for_load_state("networkidle")
+        enough = page.locator("#progress-enough")
+        expect(enough).to_have_text("比較はまだありません。報酬モデルには約 2,000 件必要です")
         page.locator('.languages [value="en"]').click()
-        expect(page.locator("#progress-enough")).to_contain_text("No comparisons yet")
+        expect(enough).to_have_text("No comparisons yet; a reward model needs about 2,000")
         page.locator('.languages [value="ja"]').click()
-        enough.wait_for()
+        expect(enough).to_have_text("比較はまだありません。報酬モデルには約 2,000 件必要です")
         page.route("**/api/answers", lambda route: route.fulfill(status=429, body=TOO_MANY))
         for key in ("1", "2"):
             page.locator(".card").nth(int(key) - 1).press(key)
@@ -164,6 +162,23 @@ def test_a_switch_of_language_leaves_no_word_behind(tmp_path: Path, visit: Calla
         page.locator('.languages [value="en"]').click()
         expect(page.locator("#alarm")).to_have_text("Too many")
         expect(page.locator("#loading-text")).to_have_text("Sending …")
+
+
+def test_guidelines_that_come_late_do_not_undo_a_switch(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        (tmp_path / "project" / "guidelines.md").write_text("# Guidelines\nHello\n\n# ガイドライン\nこんにちは", "utf-8")
+        page = visit(server.start)
+        page.wait_for_url("**/guidelines")
+        expect(page.locator("#text")).to_contain_text("こんにちは")
+        late: list[Route] = []
+        page.route("**/api/guidelines", lambda route: route.continue_() if late else late.append(route))
+        page.locator('.languages [value="ja"]').click()
+        page.locator('.languages [value="en"]').click()
+        expect(page.locator("#text")).to_contain_text("Hello")
+        with page.expect_response("**/api/guidelines"):
+            late[0].continue_()
+        page.wait_for_load_state("networkidle")
+        expect(page.locator("#text")).to_contain_text("Hello")
 
 
 TOO_MANY = '{"error": {"code": "too_many", "message": "多すぎます", "messages": {"ja": "多すぎます", "en": "Too many"}}}'

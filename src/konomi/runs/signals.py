@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -31,7 +32,8 @@ class Stop:
         if self.signal or not self._patient:
             raise KeyboardInterrupt(f"stopped at once by {name}")
         self.signal = name
-        self._on_signal()
+        # not here: the main thread may be halfway through a print, whose stream takes no second one from the same thread
+        _thread.start_new_thread(self._on_signal, ())
 
 
 def ending_signals() -> list[signal.Signals]:
@@ -44,7 +46,8 @@ def ending_signals() -> list[signal.Signals]:
 
 @contextmanager
 def stop_on_signal(on_signal: Callable[[], None]) -> Iterator[Stop]:
-    """Handle :func:`ending_signals`; ``on_signal`` is called at one that waits. In a thread, they stay as they are."""
+    """Handle :func:`ending_signals`. A first one in patience calls ``on_signal``, in a thread of its own. Only the main thread
+    can handle signals: in others this does nothing."""
     stop = Stop(on_signal)
     if threading.current_thread() is not threading.main_thread():
         yield stop

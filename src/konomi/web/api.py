@@ -112,7 +112,7 @@ def next_task(request: Request) -> Json:
         assignments.give_up(store, person)
     else:
         shown = assignments.next_task(store, person, time.time())
-    return Json({"task": None if shown is None else _task(shown), "progress": _progress(request, site, store, person)})
+    return Json({"task": None if shown is None else _task(shown), "progress": _progress(site, store, person)})
 
 
 @router.post("/answers")
@@ -151,7 +151,7 @@ def shown(request: Request, shown_id: str) -> Json:
 def progress(request: Request) -> Json:
     """Progress of the person and of the team."""
     site, store, person = _asked(request)
-    return Json(_progress(request, site, store, person))
+    return Json(_progress(site, store, person))
 
 
 @router.get("/guidelines")
@@ -232,7 +232,7 @@ def _task(shown: Shown) -> dict[str, Any]:
     return {"id": shown.id, "prompt": shown.prompt, "lang": shown.lang, "texts": texts, "revision": shown.revision}
 
 
-def _progress(request: Request, site: Site, store: Store, person: Person) -> dict[str, Any]:
+def _progress(site: Site, store: Store, person: Person) -> dict[str, Any]:
     said = dict(vars(assignments.progress_of(store, person, time.time())))
     said["frozen"] |= site.closing
     found, comparisons = (
@@ -241,7 +241,7 @@ def _progress(request: Request, site: Site, store: Store, person: Person) -> dic
     )
     if comparisons is not None:  # known at once, unlike the rest
         found = replace(found or Found(False, 0, NEEDED_COMPARISONS), comparisons=comparisons)
-    return {**said, **({"agreement": None, "enough": None} if found is None else found.told(reader_language(request)))}
+    return {**said, **({"agreement": None, "enough": None} if found is None else found.shown())}
 
 
 @router.get("/runs")

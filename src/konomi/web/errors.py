@@ -46,8 +46,8 @@ def catalogue(name: str) -> Mapping[str, Mapping[str, str]]:
 def say(key: str, lang: str, /, **values: Any) -> str:
     """The words of errors.LANGUAGE.json for a key, with ``{name}`` filled in from ``values``.
 
-    >>> say("enough_some", "en", comparisons="812", needed="2,000")
-    '812 of about 2,000 comparisons'
+    >>> say("switch_yes", "en", guest="Hana")
+    'Go on as Hana'
     """
     return catalogue("errors")[lang][key].format(**values)
 

@@ -22,7 +22,6 @@ if __name__ == "__main__":  # started by its path: this folder goes, and the one
     _here = Path(__file__).resolve().parent
     sys.path[:] = [each for each in sys.path if Path(each).resolve() != _here] + [str(_here.parents[1])]
 
-from konomi.web.errors import say
 
 NEEDED_COMPARISONS = 2_000
 """As in the statistics, which are slow to import."""
@@ -59,8 +58,8 @@ class Found:
     prompts: int = 0
     people: Mapping[str, Mapping[str, Any]] | None = None
 
-    def told(self, lang: str) -> dict[str, object]:
-        """For the pages: ``agreement``, and ``enough`` with a sentence in the reader's language.
+    def shown(self) -> dict[str, Any]:
+        """For the pages: ``agreement``, and ``enough`` with the key of its words.
 
         The agreement of few answers would reveal another person's answer; so it comes late, and rounded.
         """
@@ -70,10 +69,9 @@ class Found:
         key = "enough_votes" if self.comparison else "enough_some" if self.comparisons else "enough_none"
         if self.comparisons >= self.needed:
             key = "enough_votes_yes" if self.comparison else "enough_yes"
-        sentence = say(key, lang, comparisons=f"{self.comparisons:,}", needed=f"{self.needed:,}")
         return {
             "agreement": None if hidden else {**known, "couples": self.couples},
-            "enough": {"comparisons": self.comparisons, "needed": self.needed, "sentence": sentence},
+            "enough": {"comparisons": self.comparisons, "needed": self.needed, "words": key},
         }
 
 

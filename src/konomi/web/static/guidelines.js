@@ -3,15 +3,17 @@ import { again, call, delay } from "./api.js";
 import { alarm } from "./status.js";
 import { plainHtml } from "./markdown.js";
 import { make } from "./text.js";
-import { t } from "./words.js";
+import { language, t } from "./words.js";
 
 const seen = document.getElementById("seen");
 let version;
 let tries = 0;
 
 async function load() {
+  const asked = language();
   try {
     const said = await call("GET", "/api/guidelines");
+    if (asked !== language()) return; // it was switched meanwhile, and asked again
     version = said.version;
     const text = plainHtml(said.html);
     if (!text.textContent.trim()) text.replaceChildren(make("span", "", { "data-t": "guidelines_empty" }, t("guidelines_empty")));

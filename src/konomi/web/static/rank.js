@@ -304,11 +304,7 @@ find("shortcuts").addEventListener("change", (event) => {
   shortcuts = event.target.checked;
   call("POST", "/api/me", { shortcuts }).catch((failure) => alarm(failure.say));
 });
-document.addEventListener("words", async () => {
-  draw();
-  lastProgress = await call("GET", "/api/progress").catch(() => lastProgress); // a sentence in it is the server's
-  draw();
-});
+document.addEventListener("words", draw);
 dragging(find("cards"), (key, rank) => rate(key, rank, false));
 
 async function start() {

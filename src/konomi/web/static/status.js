@@ -36,12 +36,18 @@ export function state({ state, waiting, kept }) {
   if (state === "offline" || !kept) announce(text);
 }
 
+const grouped = (count) => count.toLocaleString("en");
 const round = (value) => (value >= 10 ? Math.round(value) : Math.round(value * 10) / 10);
 export const percent = (share) => `${Math.round(100 * share)} %`;
 
 function agreement({ share, low, high, couples }) {
   if (low == null || high == null) return t("agreement_value_alone", { share: percent(share), couples });
   return t("agreement_value", { share: percent(share), low: percent(low), high: percent(high), couples });
+}
+
+function enough(data) {
+  if (!data) return t("not_yet");
+  return t(data.words, { comparisons: grouped(data.comparisons), needed: grouped(data.needed) });
 }
 
 /** The progress of the person and of the team, in words and as a bar. */
@@ -54,7 +60,7 @@ export function progress(said) {
     per_hour: said.per_hour == null ? t("not_yet") : t("per_hour_value", { count: round(said.per_hour) }),
     left: left == null ? t("not_yet") : left >= 90 ? t("hours", { count: round(left / 60) }) : t("minutes", { count: Math.ceil(left) }),
     agreement: said.agreement ? agreement(said.agreement) : t("agreement_none"),
-    enough: said.enough?.sentence ?? t("not_yet"),
+    enough: enough(said.enough),
   };
   for (const [name, text] of Object.entries(rows)) find(`progress-${name}`).textContent = text;
   const bar = find("progress-bar");
