@@ -52,9 +52,8 @@ def gpt_neo() -> Any:
 
 
 def tolerance(name: str) -> float:
-    """GPT-Neo's attention is float32 inside, whatever the weights are, and so is Gemma 2's soft-max: there the padding beside a
-    sequence decides in which order the processor sums, by the width of its vectors, and the last bit of float32 with it."""
-    return {"gpt_neo": 1e-5, "gemma2": 1e-6}.get(name, 1e-9)
+    """GPT-Neo's attention is float32 inside, whatever the weights are."""
+    return 1e-5 if name == "gpt_neo" else 1e-9
 
 
 def models() -> dict[str, Any]:
@@ -77,10 +76,16 @@ def brood(groups: int = 3, each: int = 4, seed: int = 0) -> Rollout:
 
 
 def alone(policy: Policy, rollout: Rollout) -> list[torch.Tensor]:
-    """The log-probabilities of each sequence by the model's own forward, with gradients."""
-    out = []
+    """The log-probabilities of each sequence by the model's own forward, with gradients.
+
+    Gemma 2's soft-max is float32 in a model of float64, and how many columns it sums decides the last bit: its sequences are as
+    wide as the longest, with padding to the right, which causality keeps from them.
+    """
+    out, width = [], int(rollout.lengths.max()) - 1
     for query, response in zip(rollout.query_ids(), rollout.response_ids(), strict=True):
-        logits = policy.lm(input_ids=torch.tensor([query + response]), use_cache=False).logits[0, len(query) - 1 : -1]
+        ids = (query + response)[:-1]
+        ids += [0] * (width - len(ids)) if policy.lm.config.model_type == "gemma2" else []
+        logits = policy.lm(input_ids=torch.tensor([ids]), use_cache=False).logits[0, len(query) - 1 :][: len(response)]
         out.append(logits.log_softmax(-1)[range(len(response)), response])
     return out
 
