@@ -1,7 +1,7 @@
 """How often konomi's 95 % intervals hold the truth: the intervals of the before/after, of people's verdicts and of accuracies.
 
 Data are made from distributions whose truth is known, as often as --runs says; the intervals are those that konomi shows.
-Prints the table of docs/results.md; with --write it puts it there, between the marks. Some minutes on one core.
+Prints the table of docs/results.md; with --write it puts it there, between the marks. Ten minutes on one core.
 
     python benchmarks/coverage.py --write
 """
@@ -12,7 +12,7 @@ import argparse
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from scipy import stats
 from scipy.special import expit
 
 from konomi.jobs.compare import paired_difference
-from konomi.statistics.bootstrap import Interval, share_interval
+from konomi.statistics.bootstrap import TAIL, Interval, share_interval
 from konomi.statistics.win_rate import Vote, win_rate, win_rate_over_raters
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results.md"
@@ -39,6 +39,17 @@ class Cell:
     draw: Callable[[RNG, int], tuple[list[Interval], float]]
     exact: Callable[[int], float] | None = None
     """From the size to the share that holds the truth, where it can be counted instead of drawn."""
+    vote: tuple[float, ...] | None = None
+    """Probabilities of loss, tie and win, where each prompt has one vote."""
+
+    @property
+    def least(self) -> float:
+        """The least coverage of any interval that errs in at most 2.5 % to each side: few votes allow few sums."""
+        if self.vote is None:
+            return 0.0
+        sums = reduce(np.convolve, [np.array(self.vote)] * self.size)
+        tails = np.cumsum(sums), np.cumsum(sums[::-1])
+        return 1 - sum(float(tail[tail <= TAIL].max(initial=0)) for tail in tails)
 
 
 @dataclass(frozen=True)
@@ -80,13 +91,12 @@ def clustered(rng: RNG, prompts: int) -> tuple[list[Interval], float]:
 # -- shares ------------------------------------------------------------------------------------------------------------
 
 
-def wins(rate: float, ties: float) -> Callable[[RNG, int], tuple[list[Interval], float]]:
-    """One vote a prompt. ``ties``: share of votes that are ties, at most what the rate leaves room for."""
+def wins(vote: tuple[float, ...]) -> Callable[[RNG, int], tuple[list[Interval], float]]:
+    """One vote a prompt, by the probabilities of loss, tie and win."""
 
     def draw(rng: RNG, prompts: int) -> tuple[list[Interval], float]:
-        tied = min(ties, 2 * (1 - rate))
-        votes = rng.choice([0.0, 0.5, 1.0], size=prompts, p=[1 - rate - tied / 2, tied, rate - tied / 2])
-        return [share_interval(votes, np.ones(prompts))], rate
+        votes = rng.choice([0.0, 0.5, 1.0], size=prompts, p=vote)
+        return [share_interval(votes, np.ones(prompts))], vote[2] + vote[1] / 2
 
     return draw
 
@@ -145,7 +155,8 @@ def cells() -> Iterator[Cell]:
         for true in (0.5, 0.7, 0.9):
             words = f"true {true}, {ties:.0%} ties" if ties else f"true {true} (exact)"
             exact = None if ties else exact_wins(true)
-            yield from (Cell(rate, words, n, wins(true, ties), exact) for n in (5, 10, 20, 50))
+            vote = (1 - true - ties / 2, ties, true - ties / 2)
+            yield from (Cell(rate, words, n, wins(vote), exact, vote) for n in (5, 10, 20, 50))
     for true in (0.6, 0.7, 0.8):
         yield from (Cell(right, f"true {true}, 1 to 10 comparisons a prompt", n, accuracy(true)) for n in (5, 10, 20, 50))
     for people, each, spread, base in (
@@ -185,7 +196,7 @@ def table(found: dict[Cell, Coverage]) -> str:
     for cell, each in found.items():
         text = f"{100 * each.held:.1f}"
         if not LOW <= each.held <= HIGH:
-            text = f"**{text}**"
+            text = f"{text} †" if cell.least > HIGH else f"**{text}**"
         if each.prompts_only is not None:
             text += f" ({100 * each.prompts_only:.0f})"
         rows.setdefault((cell.figure, cell.what), {})[cell.size] = text
@@ -197,7 +208,7 @@ def table(found: dict[Cell, Coverage]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     given = parser.parse_args()
     found = {cell: measure(cell, given.runs) for cell in CELLS}

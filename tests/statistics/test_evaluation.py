@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.optimize import brentq
 from sklearn import metrics
 
 from konomi.data.records import Comparison, Group, Pair, Ranking, groups
@@ -232,7 +233,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         for cell in cells[:3]:
             found = coverage.measure(cell, runs=300)
             assert found.held > 0.9 and found.none < 0.01, cell  # 0.9: three standard errors below 0.94
-            assert found.held < 0.99 or figure == "win rate", cell  # whole votes allow few values
+            assert found.held <= max(0.99, cell.least), cell
             if found.prompts_only is not None:
                 assert found.prompts_only < found.held - 0.03, cell  # raters that differ
 
@@ -278,9 +279,20 @@ def test_a_mean_without_skewness_has_students_interval() -> None:
     found = mean_interval(values)
     low, high = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
     assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
-    tail = mean_interval(np.array([0.0, 0, 1, 1, 9]))  # a long tail: the end on its side is farther away
-    low, high = stats.t.interval(0.95, 4, loc=2.2, scale=stats.sem([0.0, 0, 1, 1, 9]))
-    assert tail["low"] == pytest.approx(low) and tail["high"] > high + 2
+
+
+def test_a_long_tail_moves_its_end_as_far_as_hall_says_and_the_other_half_as_far() -> None:
+    values = [0.0, 0, 1, 1, 9]
+    mean, spread, skew = 2.2, np.std(values, ddof=1), stats.skew(values, bias=False)
+    students = stats.t.interval(0.95, 4, loc=mean, scale=stats.sem(values))
+    halls = []
+    for end in students:  # Hall's transformation of t / sqrt(n), turned round by a search for its zero
+        wanted = (mean - end) / spread
+        moved = brentq(lambda t: t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 30 - wanted, -50, 50)  # noqa: B023
+        halls.append(mean - spread * moved)
+    tail = mean_interval(np.array(values))
+    assert tail["high"] == pytest.approx(halls[1]) and halls[1] > students[1] + 2
+    assert tail["low"] == pytest.approx((students[0] + halls[0]) / 2) and halls[0] > students[0] + 0.5
 
 
 def test_wins_and_losses_have_jeffreys_interval_and_prompts_of_several_that_of_fewer() -> None:
@@ -302,7 +314,7 @@ def test_comparisons_of_one_prompt_are_not_taken_as_independent() -> None:
     made, scores = many(60, right=40)
     tenfold = [Group(g.prompt, g.responses, g.comparisons * 10) for g in made]
     one, ten = (evaluate_preferences(each, scores)["accuracy"] for each in (made, tenfold))
-    assert one == ten
+    assert one == pytest.approx(ten, rel=1e-12)
     lone = [Group(f"{g.prompt}/{i}", g.responses, g.comparisons) for g in made for i in range(10)]
     naive = evaluate_preferences(lone, [own for own in scores for _ in range(10)])["accuracy"]
     assert naive["value"] == one["value"]

@@ -232,7 +232,7 @@ def test_without_an_interval_for_people_in_general_the_line_says_why() -> None:
     for votes, words in (
         (one_prompt, "cannot be said: all votes are on one prompt"), (one_rater, "cannot be said: it takes two raters"),
         (one_rater[:1], "(no interval), for these raters: 1 win, 0 ties, 0 losses in 1 vote; how far"),
-        (alike, "cannot be said: no difference between the raters"), (differ, "of whom the 5 raters are a sample: 9 to 96 %"),
+        (alike, "cannot be said: no difference between the raters"), (differ, "of whom the 5 raters are a sample: 10 to 96 %"),
     ):  # fmt: skip
         said = line({**judge(votes), "unchanged": {"texts": 0}})
         assert words in said, said

@@ -114,13 +114,14 @@ def mean_interval(values_P: Array) -> Interval:
     """The mean of one number a prompt, with its interval.
 
     Student's t is too short on the side of a long tail; the t that is corrected for skewness (Hall 1992, "On the removal of
-    skewness by transformation") is too short where tails are heavy on both sides. Each end is the farther one of the two.
+    skewness by transformation") is too short on the other side where tails are heavy. So the end that the correction moves out
+    is where it puts it, and the end that it moves in goes half as far.
 
     Returns:
         No interval with fewer than two prompts, or where all values are the same: these do not tell how far off a mean is.
 
     >>> {name: round(value, 2) for name, value in mean_interval(np.array([1.0, 2.0, 3.0, 4.0, 10.0])).items()}
-    {'value': 4.0, 'low': -0.39, 'high': 16.9}
+    {'value': 4.0, 'low': 0.42, 'high': 16.9}
     """
     count = len(values_P)
     value = float(values_P.mean()) if count else None
@@ -131,7 +132,8 @@ def mean_interval(values_P: Array) -> Interval:
     low, high = -reach, reach
     if abs(skew) > 1e-6:
         low, high = (3 / skew * float(np.cbrt(1 + skew * (end - skew / (6 * count))) - 1) for end in (-reach, reach))
-    return {"value": value, "low": value - spread * max(high, reach), "high": value - spread * min(low, -reach)}
+    low, high = min(low, (low - reach) / 2), max(high, (high + reach) / 2)
+    return {"value": value, "low": value - spread * high, "high": value - spread * low}
 
 
 def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, float] | None = None) -> Interval:
@@ -139,8 +141,9 @@ def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, flo
 
     Jeffreys' interval (Brown, Cai and DasGupta 2001) of an effective number of comparisons, share (1 - share) / variance, at
     most twice as many as there are. The variance is that over prompts (of residuals as Bell and McCaffrey 2002 adjust them);
-    that it is estimated from few prompts costs (1.96 / Student's t)^2 of the number (Korn and Graubard 1998). Where each
-    prompt is one win or one loss the variance is known, and the number is that of prompts.
+    that it is estimated from few prompts costs (1.96 / Student's t)^2 of the number (Korn and Graubard 1998), with half a
+    degree of freedom less than prompts, which simulation chose. Where each prompt is one win, one tie or one loss, share and
+    ties give the variance, so that it costs nothing.
 
     Args:
         top_P, count_P: sums of each prompt; 0 of 0 is left out.
@@ -164,9 +167,9 @@ def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, flo
         variance = max(variance + over_raters - raters[2], over_raters)
     if variance <= 1e-12:
         return without_interval(value)
-    known = raters is None and np.ptp(count_P) == 0 and bool(np.isin(top_P, (0.0, count_P[0])).all())
-    price = float(stats.norm.isf(TAIL) / stats.t.isf(TAIL, fewest - 1)) ** 2
-    size = prompts if known else min(value * (1 - value) / variance, 2 * total) * price
+    known = raters is None and np.ptp(count_P) == 0 and bool(np.isin(top_P, count_P[0] * np.array((0.0, 0.5, 1.0))).all())
+    factor = prompts / (prompts - 1) if known else float(stats.norm.isf(TAIL) / stats.t.isf(TAIL, fewest - 0.5)) ** 2
+    size = min(value * (1 - value) / variance * factor, 2 * total)
     low, high = stats.beta.ppf([TAIL, 1 - TAIL], value * size + 0.5, (1 - value) * size + 0.5)
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
