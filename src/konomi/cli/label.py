@@ -67,7 +67,8 @@ def label(
     """
     from konomi.labelling.answers import collect
     from konomi.labelling.people import checked_name
-    from konomi.web.serve import check_host, public_of, serve
+    from konomi.web.network import check_host, public_of
+    from konomi.web.serve import serve
 
     check_host(host, allow_network)
     public = None if public_url is None else public_of(public_url)

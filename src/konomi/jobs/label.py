@@ -19,7 +19,8 @@ from konomi.labelling.queue import Settings
 from konomi.labelling.summary import lines, statistics
 from konomi.runs.observer import Observer
 from konomi.text import plural
-from konomi.web.serve import check_host, public_of, serve
+from konomi.web.network import check_host, public_of
+from konomi.web.serve import serve
 
 
 def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:

@@ -92,9 +92,9 @@ def _at(config: Mapping[str, Any], path: str) -> Any:
 def _figures(run: RunDir, verb: str) -> str:
     """What came of the run, on what was held out."""
     if verb == "sft":
-        found = evaluations(run.read_metrics())
-        before, after = (found["before"], found["model"]) if found else ({}, {})
-        initial = "" if not found or found["better"] else "\nNo evaluation was better: this is the initial model.\n"
+        evaluated = evaluations(run.read_metrics())
+        before, after = (evaluated["before"], evaluated["model"]) if evaluated else ({}, {})
+        initial = "" if not evaluated or evaluated["better"] else "\nNo evaluation was better: this is the initial model.\n"
         labels = {"loss": "loss, nats/token", "perplexity": "perplexity"}
         rows = [(label, number(before.get(key)), number(after.get(key))) for key, label in labels.items()]
         return "On held-out texts:\n\n" + _table(("", "before", "after"), rows) + initial
@@ -104,15 +104,15 @@ def _figures(run: RunDir, verb: str) -> str:
         rows = [
             (key.replace("_", " "), *(number(each[end]) for end in ("value", "low", "high"))) for key, each in measured.items()
         ]
-        said = (held_out.get("verdict") or {}).get("en", "")
-        return "On what was held out, with 95 % intervals:\n\n" + _table(("", "value", "low", "high"), rows) + f"\n{said}\n"
+        verdict = (held_out.get("verdict") or {}).get("en", "")
+        return "On what was held out, with 95 % intervals:\n\n" + _table(("", "value", "low", "high"), rows) + f"\n{verdict}\n"
     compare = run.read_json("compare.json") or {}
     before, after = compare.get("before", {}), compare.get("after", {})
     pairs = {key.replace("_", " "): (before[key], after[key]) for key in after if key in before}
     pairs |= {f"judge {name}": (each.get("before"), each.get("after")) for name, each in compare.get("judges", {}).items()}
-    said = compare.get("verdict") or change(compare.get("difference", {}), compare.get("prompts", 0))
+    verdict = compare.get("verdict") or change(compare.get("difference", {}), compare.get("prompts", 0))
     rows = [(key, number(old), number(new)) for key, (old, new) in pairs.items()]
-    return f"{said['en']}\n\n" + _table(("", "before", "after"), rows)
+    return f"{verdict['en']}\n\n" + _table(("", "before", "after"), rows)
 
 
 def _how(verb: str) -> str:

@@ -1,6 +1,6 @@
-"""The pages: people rank, and a run is watched. FastAPI, Jinja2 and plain JavaScript; no torch.
+"""Web pages to rank texts and to watch runs. FastAPI, Jinja2 and plain JavaScript; no torch.
 
-- security.py: what is refused before anything looks at it, and the headers of every response.
-- api.py: the JSON that the pages live on. followed_run.py: runs as they grow. app.py: the pages, and how all is put together.
-- serve.py: an address, a socket, and an end by Ctrl-C.
+- security.py: checks before the app, and the headers of every response. session.py: who sent a request.
+- app.py: the pages and how everything is put together. api.py: their JSON. followed_run.py: runs as they grow.
+- serve.py: serve until Ctrl-C. network.py: addresses, sockets, deadlines of connections.
 """

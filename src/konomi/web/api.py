@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -26,6 +24,7 @@ from konomi.text import visible
 from konomi.web.errors import Json, Refusal, reader_language
 from konomi.web.figures import NEEDED_COMPARISONS, Found
 from konomi.web.followed_run import FollowedRun
+from konomi.web.guidelines import section_for, to_html, version_of
 from konomi.web.session import Site, admin_of, person_of
 
 router = APIRouter(prefix="/api")
@@ -34,12 +33,10 @@ PAGE = 50
 """Own answers that are listed at a time."""
 SAMPLES = 2000
 """Lines of sample texts that are sent at once."""
-PARTS = {"ガイドライン": "ja", "Guidelines": "en"}
-"""Headings in the guidelines of the parts for one language."""
 
 
 class AnswerBody(Answer):
-    """An answer, the revision that it was made over, and who made it: in one browser somebody else may have come in since."""
+    """An answer, the revision that it replaces, and its author: another person may have signed in to the browser since."""
 
     revision: int | None = None
     person: Text | None = None
@@ -75,26 +72,32 @@ def body_of(request: Request, kind: type[B]) -> B:
         raise Refusal("bad_request") from None
 
 
-def _asked(request: Request) -> tuple[Site, Store, Person]:
+def _context(request: Request) -> tuple[Site, Store, Person]:
     site: Site = request.app.state.site
     return site, site.opened()[1], person_of(request)
+
+
+def _owner_context(request: Request) -> tuple[Site, Store, Person]:
+    owner = admin_of(request)
+    site: Site = request.app.state.site
+    return site, site.opened()[1], owner
 
 
 @router.get("/me")
 def me(request: Request) -> Json:
     """The person and their settings."""
-    site, _, person = _asked(request)
+    site, _, person = _context(request)
     return _me(site, person)
 
 
 @router.post("/me")
 def set_me(request: Request) -> Json:
     """Save which guidelines were read, or whether single-key shortcuts are on."""
-    site, store, person = _asked(request)
-    said = body_of(request, MeBody)
-    if said.guidelines_seen is not None and len(said.guidelines_seen) > 64:
+    site, store, person = _context(request)
+    body = body_of(request, MeBody)
+    if body.guidelines_seen is not None and len(body.guidelines_seen) > 64:
         raise Refusal("bad_request")
-    return _me(site, raters.remember(store, person, guidelines_seen=said.guidelines_seen, shortcuts=said.shortcuts))
+    return _me(site, raters.remember(store, person, guidelines_seen=body.guidelines_seen, shortcuts=body.shortcuts))
 
 
 def _me(site: Site, person: Person) -> Json:
@@ -106,7 +109,7 @@ def _me(site: Site, person: Person) -> Json:
 @router.get("/next")
 def next_task(request: Request) -> Json:
     """The next task of the person, or null, and the progress."""
-    site, store, person = _asked(request)
+    site, store, person = _context(request)
     shown = None
     if site.closing:
         assignments.give_up(store, person)
@@ -118,7 +121,7 @@ def next_task(request: Request) -> Json:
 @router.post("/answers")
 def answers(request: Request) -> Json:
     """Save an answer durably; idempotent."""
-    _, store, person = _asked(request)
+    _, store, person = _context(request)
     body = body_of(request, AnswerBody)
     if body.person not in (None, person.id):
         raise Refusal("no_access")
@@ -130,48 +133,46 @@ def answers(request: Request) -> Json:
 @router.get("/mine")
 def mine(request: Request) -> Json:
     """The person's answers, newest first, from before ``?before=SHOWN`` on; ``more``: whether there are older ones."""
-    _, store, person = _asked(request)
-    found = saved_answers.own_answers(store, person, PAGE + 1, request.query_params.get("before"))
-    return Json({"answers": [dict(vars(each)) for each in found[:PAGE]], "more": len(found) > PAGE})
+    _, store, person = _context(request)
+    listed = saved_answers.own_answers(store, person, PAGE + 1, request.query_params.get("before"))
+    return Json({"answers": [dict(vars(each)) for each in listed[:PAGE]], "more": len(listed) > PAGE})
 
 
 @router.get("/shown/{shown_id}")
 def shown(request: Request, shown_id: str) -> Json:
     """A task that the person has seen, and their latest answer to it."""
-    _, store, person = _asked(request)
-    found = assignments.find_shown(store, person, shown_id)
-    if found is None:
+    _, store, person = _context(request)
+    task = assignments.find_shown(store, person, shown_id)
+    if task is None:
         raise Refusal("unknown_task")
     answer = saved_answers.answer_of(store, person, shown_id)
     fields = ("kind", "ranks", "reason", "flags", "comment", "confidence")
-    return Json({"task": _task(found), "answer": answer and {name: getattr(answer, name) for name in fields}})
+    return Json({"task": _task(task), "answer": answer and {name: getattr(answer, name) for name in fields}})
 
 
 @router.get("/progress")
 def progress(request: Request) -> Json:
     """Progress of the person and of the team."""
-    site, store, person = _asked(request)
+    site, store, person = _context(request)
     return Json(_progress(site, store, person))
 
 
 @router.get("/guidelines")
 def guidelines(request: Request) -> Json:
     """The current guidelines in the reader's language."""
-    site, _, _ = _asked(request)
+    site, _, _ = _context(request)
     try:
         text = site.opened()[0].guidelines()
     except DataError as error:
         _LOG.error("%s", visible(error))
         raise Refusal("no_guidelines") from None
-    return Json({"html": html_of(part_of(text, reader_language(request))), "version": _version(text)})
+    return Json({"html": to_html(section_for(text, reader_language(request))), "version": version_of(text)})
 
 
 @router.get("/people")
 def people(request: Request) -> Json:
     """All people and their agreement, for owners."""
-    admin_of(request)
-    site: Site = request.app.state.site
-    _, store = site.opened()
+    site, store, _ = _owner_context(request)
     latest = None if site.figures is None else site.figures.get(saved_answers.changes(store), people=True)
     known = latest.people or {} if latest else {}
     everybody = [{**_person(each), "figures": known.get(each.id)} for each in raters.all_people(store)]
@@ -181,18 +182,15 @@ def people(request: Request) -> Json:
 @router.post("/people")
 def invite(request: Request) -> Json:
     """Add a person; returns their invite link, which cannot be read again."""
-    admin_of(request)
-    site: Site = request.app.state.site
-    person, token = raters.add_person(site.opened()[1], body_of(request, PersonBody).name)
+    site, store, _ = _owner_context(request)
+    person, token = raters.add_person(store, body_of(request, PersonBody).name)
     return Json({"invite": _link(request, site, token), "person": _person(person)})
 
 
 @router.post("/people/{person_id}/invite")
 def invite_again(request: Request, person_id: str) -> Json:
     """A new invite link for a person who lost theirs or whose access was revoked."""
-    admin_of(request)
-    site: Site = request.app.state.site
-    store = site.opened()[1]
+    site, store, _ = _owner_context(request)
     token = raters.new_token(store, person_id)
     return Json({"invite": _link(request, site, token), "person": _person(raters.find_person(store, person_id))})
 
@@ -200,8 +198,7 @@ def invite_again(request: Request, person_id: str) -> Json:
 @router.post("/freeze")
 def freeze(request: Request) -> Json:
     """Close or reopen the collection; for owners."""
-    admin_of(request)
-    _, store = request.app.state.site.opened()
+    _, store, _ = _owner_context(request)
     store.freeze(body_of(request, FreezeBody).frozen)
     return Json({"frozen": store.frozen})
 
@@ -209,10 +206,9 @@ def freeze(request: Request) -> Json:
 @router.delete("/people/{person_id}")
 def revoke(request: Request, person_id: str) -> Json:
     """Revoke a person's access; their answers stay."""
-    admin = admin_of(request)
-    _, store = request.app.state.site.opened()
+    _, store, owner = _owner_context(request)
     person = raters.find_person(store, person_id)
-    if person.id == admin.id:
+    if person.id == owner.id:
         raise Refusal("yourself")
     raters.revoke(store, person.id)
     return Json({"person": _person(raters.find_person(store, person.id))})
@@ -233,15 +229,13 @@ def _task(shown: Shown) -> dict[str, Any]:
 
 
 def _progress(site: Site, store: Store, person: Person) -> dict[str, Any]:
-    said = dict(vars(assignments.progress_of(store, person, time.time())))
-    said["frozen"] |= site.closing
-    found, comparisons = (
-        None if site.figures is None else site.figures.get(saved_answers.changes(store)),
-        saved_answers.comparisons(store),
-    )
-    if comparisons is not None:  # known at once, unlike the rest
-        found = replace(found or Found(False, 0, NEEDED_COMPARISONS), comparisons=comparisons)
-    return {**said, **({"agreement": None, "enough": None} if found is None else found.shown())}
+    counts = dict(vars(assignments.progress_of(store, person, time.time())))
+    counts["frozen"] |= site.closing
+    latest = None if site.figures is None else site.figures.get(saved_answers.changes(store))
+    comparisons = saved_answers.comparisons(store)
+    if comparisons is not None:  # counted at once, unlike the rest
+        latest = replace(latest or Found(False, 0, NEEDED_COMPARISONS), comparisons=comparisons)
+    return {**counts, **({"agreement": None, "enough": None} if latest is None else latest.shown())}
 
 
 @router.get("/runs")
@@ -254,7 +248,7 @@ def runs(request: Request) -> Json:
 
 @router.get("/runs/{number}")
 def run(request: Request, number: str) -> Json:
-    """A run beside its metrics and texts: :func:`konomi.report.page.data_of`; null while its files cannot be read."""
+    """A run beside its metrics and texts; null while its files cannot be read."""
     return Json({"run": _followed(request, number).data()})
 
 
@@ -268,7 +262,7 @@ def metrics(request: Request, number: str) -> Json:
 
 @router.get("/runs/{number}/samples")
 def samples(request: Request, number: str) -> Json:
-    """A page of sample texts from line ``?from=`` on, and the next line; from 0 if lines were removed since ``?generation=``."""
+    """Sample texts from line ``?from=`` on, and the next line; from 0 if lines were removed since ``?generation=``."""
     rows, generation = _followed(request, number).samples.rows()
     first = 0 if _integer(request, "generation", generation) != generation else max(0, _integer(request, "from", 0))
     new = rows[first : first + SAMPLES]
@@ -288,37 +282,3 @@ def _integer(request: Request, name: str, default: int) -> int:
     if not re.fullmatch(r"-?[0-9]{1,12}", text):
         raise Refusal("bad_request")
     return int(text)
-
-
-def part_of(text: str, lang: str) -> str:
-    """The text before the parts and the part for ``lang``; the whole text unless each language has one part.
-
-    >>> part_of("# ガイドライン\\nはい\\n# Guidelines\\nyes", "en")
-    'yes'
-    """
-    before, *parts = re.split(rf"^# +({'|'.join(PARTS)})[ \t]*$\n?", text, flags=re.MULTILINE)
-    found = {PARTS[heading]: part for heading, part in zip(parts[::2], parts[1::2], strict=True)}
-    return before + found[lang] if len(found) == len(PARTS) == len(parts) // 2 else text
-
-
-@lru_cache(maxsize=8)
-def html_of(text: str) -> str:
-    """Markdown as safe HTML: tags are escaped, links are http(s) only, images are off.
-
-    >>> html_of("**a** <b>")
-    '<p><strong>a</strong> &lt;b&gt;</p>\\n'
-    """
-    from markdown_it import MarkdownIt
-
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    reader.validateLink = _to_the_web  # type: ignore[method-assign]
-    return str(reader.render(text))
-
-
-def _to_the_web(url: str) -> bool:
-    return url.strip().lower().startswith(("https://", "http://"))
-
-
-def _version(text: str) -> str:
-    """A hash of the guidelines: people who have read another version are shown them again."""
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]

@@ -31,10 +31,10 @@ from konomi.web.session import Site, admin_of, person_of
 
 HERE = Path(__file__).parent
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
-"""Whatever the environment says: tokens are in addresses."""
+"""Off whatever the environment says, since addresses hold tokens."""
 _LOG = logging.getLogger("konomi.web")
 
-# some systems say otherwise, and a browser then runs no module
+# some systems map .js to another type, and browsers then run no module
 mimetypes.add_type("text/javascript", ".js")
 mimetypes.add_type("text/css", ".css")
 
@@ -99,7 +99,7 @@ def _add_routes(app: FastAPI) -> None:
         "/people": people_page,
         "/watch": watch_page,
     }
-    pages |= {"/start/{token}": begin, "/i/{token}": accept_invite}
+    pages |= {"/start/{token}": start, "/i/{token}": accept_invite}
     for route, page in pages.items():
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
@@ -137,21 +137,21 @@ def watch_page(request: Request) -> Response:
     return _page(request, "watch")
 
 
-def begin(request: Request, token: str) -> Response:
+def start(request: Request, token: str) -> Response:
     """Exchange the start secret for a session cookie."""
-    if _from_elsewhere(request):
-        return _come_again(request)
+    if _from_another_site(request):
+        return _reload_from_here(request)
     session = request.app.state.site.owner_session(token)
     if session is None:
         raise Refusal("no_access")
-    return _let_in(request, session)
+    return _sign_in(request, session)
 
 
 def accept_invite(request: Request, token: str) -> Response:
     """Exchange an invite token for a session cookie; ask first if another person is signed in."""
     site: Site = request.app.state.site
-    if _from_elsewhere(request):
-        return _come_again(request)
+    if _from_another_site(request):
+        return _reload_from_here(request)
     guest, here = site.guest(token), site.who(site.session_in(request.cookies))
     if guest is None:
         raise Refusal("no_access")
@@ -159,28 +159,28 @@ def accept_invite(request: Request, token: str) -> Response:
         lang = reader_language(request)
         links = {"?switch=yes": say("switch_yes", lang, guest=guest.name), "/": say("switch_no", lang, here=here.name)}
         return small_page(lang, say("switch_question", lang, guest=guest.name, here=here.name), links)
-    return _let_in(request, new_token(site.opened()[1], guest.id, session=True))
+    return _sign_in(request, new_token(site.opened()[1], guest.id, session=True))
 
 
-def _from_elsewhere(request: Request) -> bool:
+def _from_another_site(request: Request) -> bool:
     return request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
 
 
-def _come_again(request: Request) -> Response:
-    # a link on another's page: a browser sends our strict cookie along only if it comes from here. "?": the same address
+def _reload_from_here(request: Request) -> Response:
+    # browsers leave SameSite=strict cookies out of what starts on another site; "?" is this address, asked for from our own page
     return small_page(reader_language(request), "", {"?": "konomi"}, refresh="?")
 
 
-def _let_in(request: Request, session: str) -> Response:
+def _sign_in(request: Request, session: str) -> Response:
     site: Site = request.app.state.site
-    before = site.session_in(request.cookies)
-    person, old = site.who(session), site.who(before)
-    if person is not None and old is not None and old.id == person.id:
-        site.end_session(before)
+    old_session = site.session_in(request.cookies)
+    person, before = site.who(session), site.who(old_session)
+    if person is not None and before is not None and before.id == person.id:
+        site.end_session(old_session)
     answer = RedirectResponse("/", 303)
     secure = request.url.scheme == "https" or (site.address or "").startswith("https://")
-    lasts = None if site.store is None else SESSION_SECONDS  # who watches comes in anew with each server
-    answer.set_cookie(site.cookie, session, max_age=lasts, path="/", secure=secure, httponly=True, samesite="strict")
+    max_age = None if site.store is None else SESSION_SECONDS  # without a store, sessions end with the server
+    answer.set_cookie(site.cookie, session, max_age=max_age, path="/", secure=secure, httponly=True, samesite="strict")
     return answer
 
 
@@ -209,5 +209,5 @@ def _explain(request: Request, error: Exception) -> Response:
         return refused(request, Refusal(error.code))
     if isinstance(error, HTTPException):
         return refused(request, Refusal({404: "not_found", 405: "bad_method"}.get(error.status_code, "bad_request")))
-    _LOG.error("%s", visible(error))  # for the eyes of who runs the server: paths are in it
+    _LOG.error("%s", visible(error))  # for the owner's terminal only: it holds paths
     return refused(request, Refusal("damaged") if isinstance(error, DataError) else Refusal("busy", wait=RETRY_SECONDS))

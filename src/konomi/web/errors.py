@@ -58,16 +58,16 @@ def preferred(header: str, languages: Sequence[str]) -> str | None:
     >>> preferred("fr, en-GB;q=0.7, ja;q=0.8", ("ja", "en"))
     'ja'
     """
-    found: list[tuple[float, int, str]] = []
+    accepted: list[tuple[float, int, str]] = []
     for number, part in enumerate(header[:500].split(",")):
         tag, _, rest = part.strip().partition(";")
         weight = rest.strip().removeprefix("q=") or "1"
         lang = tag.split("-")[0].lower()
         try:
-            found.append((-float(weight), number, lang)) if lang in languages and float(weight) > 0 else None
+            accepted.append((-float(weight), number, lang)) if lang in languages and float(weight) > 0 else None
         except ValueError:
             continue
-    return min(found)[2] if found else None
+    return min(accepted)[2] if accepted else None
 
 
 class Json(JSONResponse):
@@ -89,10 +89,10 @@ class Refusal(Exception):
 
 
 def reader_language(request: Request) -> str:
-    """The language of who reads the answer: ``?lang=``; of a page the cookie, then the browser's; of data the other way round, as
-    the page asks in its own; else the project's."""
-    said: dict[str, Any] = request.scope.get("state", {})
-    known, default = said.get("languages", LANGUAGES), said.get("lang", LANGUAGES[0])
+    """The language of a response: ``?lang=``, then for a page the cookie before the browser's preference, for data the other way
+    round (pages ask in the language they show), then the project's."""
+    state: dict[str, Any] = request.scope.get("state", {})
+    known, default = state.get("languages", LANGUAGES), state.get("lang", LANGUAGES[0])
     wishes = [request.cookies.get("lang"), preferred(request.headers.get("accept-language", ""), known)]
     if request.url.path.startswith("/api/"):
         wishes.reverse()
@@ -103,9 +103,9 @@ def reader_language(request: Request) -> str:
 def small_page(lang: str, message: str, links: Mapping[str, str], status: int = 200, *, refresh: str = "") -> HTMLResponse:
     """A page of one sentence and links (address -> words); ``refresh``: an address to redirect to."""
     parts = "".join(f'<p><a href="{escape(address)}">{escape(words)}</a></p>' for address, words in links.items())
-    going = f'<meta http-equiv="refresh" content="0; url={escape(refresh)}">' if refresh else ""
+    redirect = f'<meta http-equiv="refresh" content="0; url={escape(refresh)}">' if refresh else ""
     return HTMLResponse(
-        f'<!doctype html><html lang="{lang}"><head><meta charset="utf-8"><title>konomi</title>{going}'
+        f'<!doctype html><html lang="{lang}"><head><meta charset="utf-8"><title>konomi</title>{redirect}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="/static/icon.svg" type="image/svg+xml">'
         '<link rel="stylesheet" href="/static/page.css"><link rel="stylesheet" href="/static/label.css"></head>'
@@ -122,9 +122,8 @@ def refused(request: Request, refusal: Refusal) -> Response:
     message = say(f"error_{code}", lang)
     headers = {} if refusal.wait is None else {"retry-after": str(refusal.wait)}
     if request.url.path.startswith("/api/"):
-        messages = {each: say(f"error_{code}", each) for each in LANGUAGES}  # a reader may switch while it is on the screen
+        messages = {each: say(f"error_{code}", each) for each in LANGUAGES}  # readers may switch while it is shown
         return Json({"error": {"code": code, "message": message, "messages": messages}}, status, headers)
-    # no name of anybody's in it: the words are ours
     answer = small_page(lang, message, {} if code == "no_access" else {"/": say("page_start", lang)}, status)
     answer.headers.update(headers)
     return answer

@@ -1,4 +1,4 @@
-"""Runs that go on: their files are read as they grow, and never written."""
+"""Runs in progress: their files are read as they grow, and never written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from konomi.text import visible
 
 
 class Tail:
-    """The lines of a JSONL file that grows. Only what is new is read; a file that was cut or replaced is read anew."""
+    """The lines of a growing JSONL file. Only new lines are read; a file that was cut or replaced is read again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,26 +25,23 @@ class Tail:
         self._lock = threading.Lock()
 
     def rows(self) -> tuple[list[dict[str, Any]], int]:
-        """All whole lines that are there now; a damaged one is left out, and so is the last one while it is written.
-
-        The number beside them goes up each time that lines which were there may have gone.
-        """
+        """All complete lines, without damaged ones, and a generation: it goes up each time that earlier lines may have gone."""
         with self._lock:
             try:
                 check_regular(self.path)
                 with open(self.path, "rb") as file:
                     self._follow(file)
             except OSError:
-                self._begin(0)
+                self._reset(0)
             return list(self._rows), self._generation
 
     def _follow(self, file: Any) -> None:
-        found = os.fstat(file.fileno())
-        if found.st_ino != self._inode or found.st_size < self._offset:
-            self._begin(found.st_ino)
+        status = os.fstat(file.fileno())
+        if status.st_ino != self._inode or status.st_size < self._offset:
+            self._reset(status.st_ino)
         file.seek(self._offset)
-        *whole, _ = file.read().split(b"\n")
-        for line in whole:
+        *complete, _ = file.read().split(b"\n")
+        for line in complete:
             self._offset += len(line) + 1
             try:
                 row = parse_json(line)
@@ -53,7 +50,7 @@ class Tail:
             if isinstance(row, dict):
                 self._rows.append(row)
 
-    def _begin(self, inode: int) -> None:
+    def _reset(self, inode: int) -> None:
         if self._rows:
             self._generation += 1
         self._rows, self._offset, self._inode = [], 0, inode
@@ -73,16 +70,16 @@ class FollowedRun:
         return [row for row in rows if type(row.get("update")) is int], generation
 
     def summary(self, number: int) -> dict[str, Any]:
-        """The run in the list of all. What cannot be read at the moment is None."""
+        """The run's entry in the list of runs. What cannot be read at the moment is None."""
         info, config = (self._read(name) for name in ("run.json", "config.json"))
         rows, _ = self.metrics()
         shown = described(self.run, info, config)
         reason = visible(shown["reason"]) if shown["reason"] else None
-        found = {"id": number, "reason": reason, "updates": rows[-1]["update"] if rows else 0, "results": self._changed()}
-        return shown | found | {"name": visible(self.run.path.absolute().name)}
+        live = {"id": number, "reason": reason, "updates": rows[-1]["update"] if rows else 0, "results": self._changed()}
+        return shown | live | {"name": visible(self.run.path.absolute().name)}
 
     def data(self) -> dict[str, Any] | None:
-        """All that is known of the run beside metrics and texts; None while a file of it cannot be read."""
+        """The run beside its metrics and texts, see :func:`konomi.report.page.data_of`; None while a file cannot be read."""
         try:
             with written_by_konomi(self.run.path):
                 return data_of(self.run, self.metrics()[0])

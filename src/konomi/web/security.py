@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from konomi.web.errors import Refusal, refused
@@ -64,10 +64,10 @@ class Hosts:
         >>> [header in Hosts() for header in ("localhost:80", "[::1]", "127.0.0.1.evil.org", "evil@localhost", "")]
         [True, True, False, False, False]
         """
-        found = _HOST.fullmatch(header) if isinstance(header, str) else None
-        if found is None:
+        match = _HOST.fullmatch(header) if isinstance(header, str) else None
+        if match is None:
             return False
-        name = found[1].strip("[]").lower()
+        name = match[1].strip("[]").lower()
         if name in self.names:
             return True
         try:
@@ -130,43 +130,43 @@ class Guard:
             await self.app(scope, receive, send)
             return
         scope["state"] = {**scope.get("state", {}), **self.state}
-        answering = _Answer(send, static=scope["path"].startswith("/static/"))
+        secure_send = _WithHeaders(send, static=scope["path"].startswith("/static/"))
         request = Request(scope, receive)
         try:
             self._check(request)
             body = await _read(request)
         except Refusal as refusal:
-            await refused(request, refusal)(scope, receive, answering)
+            await refused(request, refusal)(scope, receive, secure_send)
             return
         scope["state"]["body"] = body
-        if answering.static:
-            await self._answer(scope, receive, answering, body)
+        if secure_send.static:
+            await self._answer(scope, receive, secure_send, body)
             return
         try:
             await asyncio.wait_for(self._room.acquire(), BUSY_SECONDS)
         except asyncio.TimeoutError:
-            await refused(request, Refusal("busy", wait=RETRY_SECONDS))(scope, receive, answering)
+            await refused(request, Refusal("busy", wait=RETRY_SECONDS))(scope, receive, secure_send)
             return
         try:
-            await self._answer(scope, receive, answering, body)
+            await self._answer(scope, receive, secure_send, body)
         finally:
             self._room.release()
 
-    async def _answer(self, scope: Scope, receive: Receive, answering: _Answer, body: bytes) -> None:
-        given = False
+    async def _answer(self, scope: Scope, receive: Receive, secure_send: _WithHeaders, body: bytes) -> None:
+        replayed = False
 
-        async def again() -> Message:
-            nonlocal given
-            if given:
+        async def replay() -> Message:
+            nonlocal replayed
+            if replayed:
                 return await receive()
-            given = True
+            replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         try:
-            await self.app(scope, again, answering)
-        except Exception:
-            if not answering.started:
-                await refused(Request(scope), Refusal("failed"))(scope, receive, answering)
+            await self.app(scope, replay, secure_send)
+        except Exception:  # a bug in a route: the response needs our headers too; the server logs what is raised again
+            if not secure_send.started:
+                await refused(Request(scope), Refusal("failed"))(scope, receive, secure_send)
             raise
 
     def _check(self, request: Request) -> None:
@@ -197,7 +197,7 @@ class Guard:
             raise Refusal("not_json")
 
 
-class _Answer:
+class _WithHeaders:
     """``send`` that adds the security headers to every response."""
 
     def __init__(self, send: Send, static: bool) -> None:
@@ -217,25 +217,21 @@ class _Answer:
 
 async def _read(request: Request) -> bytes:
     """The whole body, read up to the limit; nothing is read if the announced length is over it."""
-    said = request.headers.get("content-length", "0")
-    if not said.isdigit() or int(said[:20]) > BODY_LIMIT:
+    announced = request.headers.get("content-length", "0")
+    if not announced.isdigit() or int(announced[:20]) > BODY_LIMIT:
         raise Refusal("too_large")
     try:
-        return await asyncio.wait_for(_all_of(request), BODY_SECONDS)
+        return await asyncio.wait_for(_up_to_the_limit(request), BODY_SECONDS)
     except asyncio.TimeoutError:
         raise Refusal("too_slow") from None
+    except ClientDisconnect:
+        raise Refusal("bad_request") from None
 
 
-async def _all_of(request: Request) -> bytes:
-    parts, size = [], 0
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise Refusal("bad_request")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > BODY_LIMIT:
+async def _up_to_the_limit(request: Request) -> bytes:
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_LIMIT:
             raise Refusal("too_large")
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
+    return bytes(body)

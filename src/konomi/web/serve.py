@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import re
 import secrets
 import signal
 import socket
@@ -24,6 +22,7 @@ from konomi.labelling.people import add_person, all_people, checked_name, new_to
 from konomi.labelling.project import Project
 from konomi.runs.signals import ending_signals
 from konomi.web.app import make_app
+from konomi.web.network import address_of, check_host, is_wildcard, listen, public_of
 from konomi.web.security import Hosts
 from konomi.web.session import Site
 
@@ -37,78 +36,6 @@ PORT_FILE = "port"
 """In a project: port and address of its last server, reused so that open pages reconnect."""
 CLAIM_FILE = "port.lock"
 """In a project: locked by the server that owns the port."""
-
-
-def check_host(host: str, allow_network: bool) -> bool:
-    """Whether other machines can reach ``host``.
-
-    Raises:
-        ConfigError: it is, and ``allow_network`` was not given; it is no address and no name.
-    """
-    try:
-        found = {each[4][0] for each in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"--host {host}: no such host ({error}); 127.0.0.1 is this machine alone") from None
-    open_to_others = not all(ipaddress.ip_address(str(each).split("%")[0]).is_loopback for each in found)
-    if open_to_others and not allow_network:
-        raise ConfigError(
-            f"--host {host}: other machines could reach the page, and what goes over the network is not encrypted. "
-            "If that is wanted, add --allow-network"
-        )
-    return open_to_others
-
-
-def public_of(url: str) -> str:
-    """``https://HOST`` or ``https://HOST:PORT`` of a proxy, normalised. Raises ConfigError: not such an address.
-
-    >>> public_of("https://Rank.example:443/")
-    'https://rank.example'
-    """
-    name = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-    found = re.fullmatch(rf"https://(?P<host>{name}(\.{name})*|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{{1,5}}))?/?", url.lower())
-    port = int(found["port"] or 443) if found else 0
-    try:
-        if found is None or not 0 < port < 65536:
-            raise ValueError(url)
-        if found["host"].startswith("["):
-            ipaddress.IPv6Address(found["host"][1:-1])
-    except ValueError:
-        raise ConfigError(
-            f"--public-url {url}: https://HOST or https://HOST:PORT is wanted, the address that people open"
-        ) from None
-    return f"https://{found['host']}{'' if port == 443 else f':{port}'}"
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0: any free one. Raises ConfigError: the port is taken or not permitted."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # the protocol is named so that asyncio turns off Nagle's algorithm: with it some answers would wait for 40 ms
-    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen(128)
-    except OSError as error:
-        found.close()
-        raise ConfigError(f"{host}, port {port}: {error.strerror or error}; leave --port out, or give another one") from None
-    return found
-
-
-def address_of(listening: socket.socket, host: str) -> str:
-    """``http://HOST:PORT`` by which the server can be reached."""
-    name = "127.0.0.1" if host == "localhost" else host
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(name).is_unspecified:
-            name = _own_address()
-    return f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
-
-
-def _own_address() -> str:
-    """This machine's address in its network; sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked, contextlib.suppress(OSError):
-        asked.connect(("192.0.2.1", 9))
-        return str(asked.getsockname()[0])
-    return socket.gethostname()
 
 
 def serve(
@@ -151,7 +78,7 @@ def serve(
         listening = stack.enter_context(contextlib.closing(_listen_again(project, host, port, first)))
         address = public or address_of(listening, host)
         known = [host, socket.gethostname(), *names, *([urlsplit(public).hostname or ""] if public else [])]
-        hosts = Hosts(known, any_address=_is_wildcard(host))
+        hosts = Hosts(known, any_address=is_wildcard(host))
         app = make_app(project, runs=runs, start=secrets.token_urlsafe(32), address=address, public=public, hosts=hosts)
         if project is not None and first:
             _remember(project, listening, address)
@@ -172,7 +99,7 @@ def serve(
 def _server(app: FastAPI) -> Server:
     import uvicorn
 
-    from konomi.web.connections import MOST, Connection
+    from konomi.web.network import MAX_CONNECTIONS, Connection
 
     config = uvicorn.Config(
         app,
@@ -185,7 +112,7 @@ def _server(app: FastAPI) -> Server:
         server_header=False,
         proxy_headers=False,  # whoever asks could say who they are
         timeout_graceful_shutdown=3,
-        limit_concurrency=2 * MOST,  # those that have just made room are counted until they notice
+        limit_concurrency=2 * MAX_CONNECTIONS,  # those that have just made room are counted until they notice
     )
     return uvicorn.Server(config)
 
@@ -243,13 +170,6 @@ class _Ending:
     def _stop(self) -> None:
         self._stopped.set()
         self._thread.join()
-
-
-def _is_wildcard(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
 
 
 def _taken(claim: FileLock) -> bool:

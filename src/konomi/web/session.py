@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from konomi.web.followed_run import FollowedRun
 
 OWNER = "owner"
-"""Name of the person who started the server."""
+"""Name of the person who starts the server."""
 _WATCHER = Person("p-watcher", OWNER, admin=True)
 
 
