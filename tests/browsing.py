@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import uvicorn
@@ -123,6 +123,32 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         context.close()
     # that a request got no is said by the page itself; what the policy refuses reads otherwise
     assert [each for each in itertools.chain(*complaints) if not each.startswith("error: Failed to load resource")] == []
+
+
+class Ranking(NamedTuple):
+    """The ranking page of somebody who has read the guidelines."""
+
+    page: Page
+    server: Server
+
+
+@pytest.fixture
+def ranking(request: pytest.FixtureRequest, tmp_path: Path, visit: Callable[..., Page]) -> Iterator[Ranking]:
+    """A project of one task, or of as many as the test's parameter says."""
+    with one_task(tmp_path, getattr(request, "param", 1)) as server:
+        page = visit(server.start)
+        begin(page)
+        yield Ranking(page, server)
+
+
+two_tasks = pytest.mark.parametrize("ranking", [2], indirect=True, ids=[""])
+
+
+def answer(page: Page, *ranks: int) -> None:
+    """Rank with the keyboard, and submit."""
+    for rank in ranks:
+        page.keyboard.press(str(rank))
+    page.keyboard.press("Enter")
 
 
 def begin(page: Any) -> None:

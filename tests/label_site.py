@@ -79,6 +79,16 @@ class Site:
     def close(self) -> None:
         self.site.close()
 
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def refusal(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json()["error"]["code"]
+
 
 def answer_to(task: dict[str, Any], **more: Any) -> dict[str, Any]:
     ranks = {each["key"]: place for place, each in enumerate(task["texts"], start=1)}

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from browsing import browser, visit  # noqa: F401  (fixtures)
+from browsing import browser, ranking, visit  # noqa: F401  (fixtures)
+from label_site import Site, make_project
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """The app of a project of 8 tasks."""
+    with Site(make_project(tmp_path / "P")) as made:
+        yield made
 
 
 @pytest.fixture

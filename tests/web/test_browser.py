@@ -15,7 +15,7 @@ pytest.importorskip("axe_core_python", reason="axe-core-python is not installed:
 from axe_core_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from browsing import Server, begin, next_shown, one_task, project_of
+from browsing import Ranking, Server, begin, next_shown, one_task, project_of
 from konomi.runs.directory import RunDir
 
 WEB = Path(__file__).resolve().parents[2] / "src" / "konomi" / "web"
@@ -214,69 +214,68 @@ def test_what_is_not_seen_is_marked(tmp_path: Path, visit: Callable[..., Page]) 
         assert page.locator("#prompt").get_attribute("lang") == "ja"
 
 
-def test_flags_skip_all_bad_undo_and_edit(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path, 3) as server:
-        page = visit(server.start)
-        begin(page)
-        # nothing is ranked before somebody did it, and half a ranking is none
-        expect(page.locator("#submit")).to_be_disabled()
-        page.keyboard.press("1")
-        page.keyboard.press("Enter")
-        expect(page.locator("#submit")).to_be_disabled()
-        page.keyboard.press("u")
-        expect(page.locator(".card.ranked")).to_have_count(0)
-        # ranks with flags, a comment and confidence
-        page.locator(".card summary").first.click()
-        page.locator('.card [value="unsafe"]').first.check()
-        page.locator("#comment").fill("1 と 2 は数字")
-        page.locator('[name="confidence"][value="3"]').check()
-        expect(page.locator(".card.ranked")).to_have_count(0)
-        page.locator(".card").first.press("2")
-        page.keyboard.press("1")
-        first = str(page.locator("#task").get_attribute("data-shown"))
-        page.reload()  # what was begun is still there
-        expect(page.locator(".card.ranked")).to_have_count(2)
-        expect(page.locator("#comment")).to_have_value("1 と 2 は数字")
-        page.keyboard.press("Enter")
-        second = next_shown(page, first)
-        # skipped, for a reason
-        page.keyboard.press("s")
-        page.locator('#skip [value="other"]').check()
-        page.locator("#skip-other").fill("読めない")
-        page.locator("#skip-other").press("Enter")
-        third = next_shown(page, second)
-        page.keyboard.press("x")
-        page.locator(".card").first.press("Enter")
-        page.locator("#done").wait_for()
-        kinds = {judgement.kind: judgement for _, judgement in server.judgements()}
-        assert set(kinds) == {"ranked", "skipped", "all_bad"}
-        assert kinds["skipped"].reason == "読めない"
-        assert (kinds["ranked"].confidence, kinds["ranked"].comment) == (3, "1 と 2 は数字")
-        assert sorted(kinds["ranked"].flags) == [(), ("unsafe",)]
-        # the newest answer comes back to be changed
-        page.keyboard.press("u")
-        assert next_shown(page, "") == third
-        expect(page.locator("#all-bad")).to_be_checked()
-        page.locator("#all-bad").uncheck()
-        page.locator(".card").first.press("1")
-        page.keyboard.press("2")
-        page.keyboard.press("Enter")
-        page.locator("#done").wait_for()
-        # and an older one, from the list
-        page.locator('[data-act="earlier"]').click()
-        expect(page.locator("#earlier-list button")).to_have_count(3)
-        page.locator("#earlier-list button", has_text="順位づけ").last.click()
-        assert next_shown(page, third) == first
-        expect(page.locator("#editing")).to_be_visible()
-        expect(page.locator('.card [value="unsafe"]').first).to_be_checked()
-        expect(page.locator(".card summary").first).to_have_text("フラグ: 危険")
-        page.locator("#leave").click()
-        page.locator("#done").wait_for()
-        assert sorted((judgement.kind, judgement.revision) for _, judgement in server.judgements()) == [
-            ("ranked", 1),
-            ("ranked", 2),
-            ("skipped", 1),
-        ]
+@pytest.mark.parametrize("ranking", [3], indirect=True)
+def test_flags_skip_all_bad_undo_and_edit(ranking: Ranking) -> None:
+    page, server = ranking
+    # nothing is ranked before somebody did it, and half a ranking is none
+    expect(page.locator("#submit")).to_be_disabled()
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    expect(page.locator("#submit")).to_be_disabled()
+    page.keyboard.press("u")
+    expect(page.locator(".card.ranked")).to_have_count(0)
+    # ranks with flags, a comment and confidence
+    page.locator(".card summary").first.click()
+    page.locator('.card [value="unsafe"]').first.check()
+    page.locator("#comment").fill("1 と 2 は数字")
+    page.locator('[name="confidence"][value="3"]').check()
+    expect(page.locator(".card.ranked")).to_have_count(0)
+    page.locator(".card").first.press("2")
+    page.keyboard.press("1")
+    first = str(page.locator("#task").get_attribute("data-shown"))
+    page.reload()  # what was begun is still there
+    expect(page.locator(".card.ranked")).to_have_count(2)
+    expect(page.locator("#comment")).to_have_value("1 と 2 は数字")
+    page.keyboard.press("Enter")
+    second = next_shown(page, first)
+    # skipped, for a reason
+    page.keyboard.press("s")
+    page.locator('#skip [value="other"]').check()
+    page.locator("#skip-other").fill("読めない")
+    page.locator("#skip-other").press("Enter")
+    third = next_shown(page, second)
+    page.keyboard.press("x")
+    page.locator(".card").first.press("Enter")
+    page.locator("#done").wait_for()
+    kinds = {judgement.kind: judgement for _, judgement in server.judgements()}
+    assert set(kinds) == {"ranked", "skipped", "all_bad"}
+    assert kinds["skipped"].reason == "読めない"
+    assert (kinds["ranked"].confidence, kinds["ranked"].comment) == (3, "1 と 2 は数字")
+    assert sorted(kinds["ranked"].flags) == [(), ("unsafe",)]
+    # the newest answer comes back to be changed
+    page.keyboard.press("u")
+    assert next_shown(page, "") == third
+    expect(page.locator("#all-bad")).to_be_checked()
+    page.locator("#all-bad").uncheck()
+    page.locator(".card").first.press("1")
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    page.locator("#done").wait_for()
+    # and an older one, from the list
+    page.locator('[data-act="earlier"]').click()
+    expect(page.locator("#earlier-list button")).to_have_count(3)
+    page.locator("#earlier-list button", has_text="順位づけ").last.click()
+    assert next_shown(page, third) == first
+    expect(page.locator("#editing")).to_be_visible()
+    expect(page.locator('.card [value="unsafe"]').first).to_be_checked()
+    expect(page.locator(".card summary").first).to_have_text("フラグ: 危険")
+    page.locator("#leave").click()
+    page.locator("#done").wait_for()
+    assert sorted((judgement.kind, judgement.revision) for _, judgement in server.judgements()) == [
+        ("ranked", 1),
+        ("ranked", 2),
+        ("skipped", 1),
+    ]
 
 
 PRESS = """(card, init) => {
@@ -286,92 +285,82 @@ PRESS = """(card, init) => {
 }"""
 
 
-def test_an_input_method_ranks_nothing(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path) as server:
-        page = visit(server.start)
-        begin(page)
-        card = page.locator(".card").first
-        for init in ({"code": "Digit1", "isComposing": True}, {"code": "Digit1", "keyCode": 229}):
-            assert card.evaluate(PRESS, {"key": "1", **init}) is False
-        expect(page.locator(".card.ranked")).to_have_count(0)
-        # a French keyboard has digits above other signs, a number pad has its own, an input method's are wide
-        for code, key in (("Digit1", "&"), ("Numpad2", "2"), ("Digit2", "２")):
-            page.locator(".card").last.evaluate(PRESS, {"code": code, "key": key})
-            page.locator(".card:not(.ranked)").first.evaluate(PRESS, {"code": code, "key": key})
-            expect(page.locator("#submit")).to_be_enabled()
-            if code != "Digit2":
-                card.press("u"), card.press("u")
-                expect(page.locator(".card.ranked")).to_have_count(0)
-        # Enter ends a composition, and no task
-        for init in ({"isComposing": True}, {"keyCode": 229}):
-            assert card.evaluate(PRESS, {"key": "Enter", "code": "Enter", **init}) is False
-        expect(page.locator("#task")).to_be_visible()
-        assert card.evaluate(PRESS, {"key": "Enter", "code": "Enter"}) is True
-        page.locator("#done").wait_for()
+def test_an_input_method_ranks_nothing(ranking: Ranking) -> None:
+    page, _ = ranking
+    card = page.locator(".card").first
+    for init in ({"code": "Digit1", "isComposing": True}, {"code": "Digit1", "keyCode": 229}):
+        assert card.evaluate(PRESS, {"key": "1", **init}) is False
+    expect(page.locator(".card.ranked")).to_have_count(0)
+    # a French keyboard has digits above other signs, a number pad has its own, an input method's are wide
+    for code, key in (("Digit1", "&"), ("Numpad2", "2"), ("Digit2", "２")):
+        page.locator(".card").last.evaluate(PRESS, {"code": code, "key": key})
+        page.locator(".card:not(.ranked)").first.evaluate(PRESS, {"code": code, "key": key})
+        expect(page.locator("#submit")).to_be_enabled()
+        if code != "Digit2":
+            card.press("u"), card.press("u")
+            expect(page.locator(".card.ranked")).to_have_count(0)
+    # Enter ends a composition, and no task
+    for init in ({"isComposing": True}, {"keyCode": 229}):
+        assert card.evaluate(PRESS, {"key": "Enter", "code": "Enter", **init}) is False
+    expect(page.locator("#task")).to_be_visible()
+    assert card.evaluate(PRESS, {"key": "Enter", "code": "Enter"}) is True
+    page.locator("#done").wait_for()
 
 
-def test_what_is_typed_is_no_command(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path) as server:
-        page = visit(server.start)
-        begin(page)
-        comment = page.locator("#comment")
-        comment.focus()
-        protocol = page.context.new_cdp_session(page)
-        protocol.send("Input.imeSetComposition", {"text": "にほん1", "selectionStart": 4, "selectionEnd": 4})
-        protocol.send("Input.insertText", {"text": "日本1"})
-        page.keyboard.type("2sux")
-        expect(comment).to_have_value("日本12sux")
-        expect(page.locator(".card.ranked")).to_have_count(0)
-        expect(page.locator("#skip")).to_be_hidden()
-        expect(page.locator("#all-bad")).not_to_be_checked()
+def test_what_is_typed_is_no_command(ranking: Ranking) -> None:
+    page, _ = ranking
+    comment = page.locator("#comment")
+    comment.focus()
+    protocol = page.context.new_cdp_session(page)
+    protocol.send("Input.imeSetComposition", {"text": "にほん1", "selectionStart": 4, "selectionEnd": 4})
+    protocol.send("Input.insertText", {"text": "日本1"})
+    page.keyboard.type("2sux")
+    expect(comment).to_have_value("日本12sux")
+    expect(page.locator(".card.ranked")).to_have_count(0)
+    expect(page.locator("#skip")).to_be_hidden()
+    expect(page.locator("#all-bad")).not_to_be_checked()
 
 
-def test_letters_are_those_that_are_written_on_the_keys(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path) as server:
-        page = visit(server.start)
-        begin(page)
-        card = page.locator(".card").first
-        page.keyboard.press("1")
-        card.evaluate(PRESS, {"code": "KeyF", "key": "u"})  # Dvorak
-        expect(page.locator(".card.ranked")).to_have_count(0)
-        card.evaluate(PRESS, {"code": "KeyS", "key": "o"})
-        expect(page.locator("#skip")).to_be_hidden()
-        card.evaluate(PRESS, {"code": "KeyX", "key": "ч"})  # Russian
-        expect(page.locator("#all-bad")).to_be_checked()
-        card.evaluate(PRESS, {"code": "KeyX", "key": "ｘ"})
-        expect(page.locator("#all-bad")).not_to_be_checked()
+def test_letters_are_those_that_are_written_on_the_keys(ranking: Ranking) -> None:
+    page, _ = ranking
+    card = page.locator(".card").first
+    page.keyboard.press("1")
+    card.evaluate(PRESS, {"code": "KeyF", "key": "u"})  # Dvorak
+    expect(page.locator(".card.ranked")).to_have_count(0)
+    card.evaluate(PRESS, {"code": "KeyS", "key": "o"})
+    expect(page.locator("#skip")).to_be_hidden()
+    card.evaluate(PRESS, {"code": "KeyX", "key": "ч"})  # Russian
+    expect(page.locator("#all-bad")).to_be_checked()
+    card.evaluate(PRESS, {"code": "KeyX", "key": "ｘ"})
+    expect(page.locator("#all-bad")).not_to_be_checked()
 
 
-def test_single_keys_can_be_switched_off(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path) as server:
-        page = visit(server.start)
-        begin(page)
-        with page.expect_response("**/api/me"):
-            page.locator("#shortcuts").uncheck()
-        page.reload()
-        expect(page.locator("#shortcuts")).not_to_be_checked()
-        page.locator(".card").first.press("1")
-        page.keyboard.press("x")
-        expect(page.locator(".card.ranked")).to_have_count(0)
-        expect(page.locator("#all-bad")).not_to_be_checked()
-        page.keyboard.press("ArrowUp")
-        expect(page.locator(".card.ranked")).to_have_count(1)
+def test_single_keys_can_be_switched_off(ranking: Ranking) -> None:
+    page, _ = ranking
+    with page.expect_response("**/api/me"):
+        page.locator("#shortcuts").uncheck()
+    page.reload()
+    expect(page.locator("#shortcuts")).not_to_be_checked()
+    page.locator(".card").first.press("1")
+    page.keyboard.press("x")
+    expect(page.locator(".card.ranked")).to_have_count(0)
+    expect(page.locator("#all-bad")).not_to_be_checked()
+    page.keyboard.press("ArrowUp")
+    expect(page.locator(".card.ranked")).to_have_count(1)
 
 
-def test_the_language_is_switched_without_losing_anything(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with one_task(tmp_path) as server:
-        page = visit(server.start)
-        begin(page)
-        page.keyboard.press("1")
-        page.locator('.languages [value="en"]').click()
-        expect(page.locator("html")).to_have_attribute("lang", "en")
-        expect(page.locator(".card .rank").first).to_have_text("rank 1")
-        expect(page.locator(".card").first).to_have_accessible_name("Candidate A, rank 1")
-        page.reload()
-        expect(page.locator("#submit")).to_have_text("Submit")
-        assert "順位" not in page.locator("main").inner_text().replace("順位づけ", "")
-        page.locator(".card").first.press("9")
-        expect(page.locator("#announce")).to_contain_text("Ranks are 1 to 2")
+def test_the_language_is_switched_without_losing_anything(ranking: Ranking) -> None:
+    page, _ = ranking
+    page.keyboard.press("1")
+    page.locator('.languages [value="en"]').click()
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    expect(page.locator(".card .rank").first).to_have_text("rank 1")
+    expect(page.locator(".card").first).to_have_accessible_name("Candidate A, rank 1")
+    page.reload()
+    expect(page.locator("#submit")).to_have_text("Submit")
+    assert "順位" not in page.locator("main").inner_text().replace("順位づけ", "")
+    page.locator(".card").first.press("9")
+    expect(page.locator("#announce")).to_contain_text("Ranks are 1 to 2")
 
 
 def test_people_are_invited_and_locked_out(tmp_path: Path, visit: Callable[..., Page]) -> None:

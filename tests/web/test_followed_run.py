@@ -103,16 +103,12 @@ def test_texts_are_sent_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert texts("?from=-5") == [[1], 0, 1, 1]
 
 
-@pytest.mark.parametrize("path", ["9/metrics", "9/samples", "-1/metrics", "x/metrics"])
-def test_runs_that_are_not_there(tmp_path: Path, path: str) -> None:
+def test_runs_and_numbers_that_are_none(tmp_path: Path) -> None:
     client = Site(None, runs=[run_of(tmp_path).path]).owner()
-    assert client.get(f"/api/runs/{path}").status_code == 404
-
-
-@pytest.mark.parametrize("after", ["x", "1e5", "9" * 50, "--1", "²"])
-def test_numbers_that_are_none(tmp_path: Path, after: str) -> None:
-    client = Site(None, runs=[run_of(tmp_path).path]).owner()
-    assert client.get(f"/api/runs/0/metrics?after={after}").status_code == 400
+    for path in ("9/metrics", "9/samples", "-1/metrics", "x/metrics"):
+        assert client.get(f"/api/runs/{path}").status_code == 404, path
+    for after in ("x", "1e5", "9" * 50, "--1", "²"):
+        assert client.get(f"/api/runs/0/metrics?after={after}").status_code == 400, after
 
 
 def test_damaged_files_of_a_run_stop_nothing(tmp_path: Path) -> None:
