@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from konomi.cli import app
 from konomi.config import ModelConfig, PPOJob, load_config
 from konomi.data.formats import read_records
-from konomi.data.rows import file_rows
+from konomi.data.row_files import file_rows
 from konomi.errors import ConfigError, DataError, KonomiError, ModelError
 from konomi.labelling.project import open_project
 from konomi.models.embedded import is_whole

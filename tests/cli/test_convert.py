@@ -217,6 +217,6 @@ def test_all_pairs_of_a_ranking(k: int, data: st.DataObject) -> None:
     ranking = Ranking("p", tuple("abcdefg"[:k]), tuple(order))
     dropped: Counter[str] = Counter()
     found = pairs_of(ranking, dropped)
-    assert len(found) == k * (k - 1) // 2 and not dropped
+    assert len(found) == k * (k - 1) // 2 and not +dropped
     score = {each.response: each.score for each in scores_of(ranking)}
     assert all(score[pair.chosen] > score[pair.rejected] for pair in found)

@@ -11,9 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from konomi.data import rows
 from konomi.data.formats import (
-    Record,
     counts,
     encode_records,
     manifest,
@@ -24,7 +22,8 @@ from konomi.data.formats import (
     write_manifest,
     write_records,
 )
-from konomi.data.records import Candidate, Pair, Ranking, Score, Task
+from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task
+from konomi.data.row_files import LINE_LIMIT
 from konomi.errors import RunError
 from refusals import jsonl, refused
 
@@ -303,17 +302,17 @@ def test_a_huge_line_is_not_held_in_memory(tmp_path: Path) -> None:
     refused(lambda: read_comparisons(path), f"{path}:1: a line of 100,000,000 bytes")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 * rows.LINE_LIMIT
+    assert peak < 8 * LINE_LIMIT
 
 
 def test_a_line_at_the_limit_is_read(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "x.jsonl", {**PAIR, "chosen": ""})
-    path = jsonl(path, {**PAIR, "chosen": "a" * (rows.LINE_LIMIT - path.stat().st_size)}, PAIR)
+    path = jsonl(path, {**PAIR, "chosen": "a" * (LINE_LIMIT - path.stat().st_size)}, PAIR)
     assert len(read_comparisons(path)) == 2
     with path.open("r+", encoding="utf-8") as file:
         file.write(" ")  # in the place of the brace, so that the line is not longer
     refused(lambda: read_comparisons(path), f"{path}:1: not JSON")
-    longer = jsonl(path, {**PAIR, "chosen": "a" * rows.LINE_LIMIT})
+    longer = jsonl(path, {**PAIR, "chosen": "a" * LINE_LIMIT})
     refused(lambda: read_comparisons(longer), f"{path}:1: a line of ")
 
 
@@ -410,7 +409,7 @@ def test_rows_that_say_nothing_can_be_left_out(tmp_path: Path) -> None:
         ([Pair("p", "a", "\ud800")], "record 1: 'rejected' has half a character"),
         ([Task("p", (Candidate("a"),))], "record 1: fewer than two candidates"),
         ([Task("p", (Candidate("a"), Candidate("b")), {"when": object()})], "record 1: JSON cannot hold it"),
-        ([Pair("p", "a" * rows.LINE_LIMIT, "b")], "record 1: 1,000,1"),
+        ([Pair("p", "a" * LINE_LIMIT, "b")], "record 1: 1,000,1"),
     ],
 )
 def test_what_would_not_be_read_is_not_written(tmp_path: Path, records: list[Record], part: str) -> None:

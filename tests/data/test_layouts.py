@@ -138,7 +138,7 @@ def test_what_is_not_known_is_said_to_be_unknown_with_what_is(tmp_path: Path) ->
 
 def test_bad_rows(tmp_path: Path) -> None:
     for name, change, part in (
-        ("HelpSteer2", {"preference_strength": "strong"}, "'preference_strength' is a text; a number is needed"),
+        ("HelpSteer2", {"preference_strength": "strong"}, "'preference_strength' is 'strong'; a number is needed"),
         ("SHP", {"labels": 2}, "'labels' is 2; 0 or 1 is needed"),
         ("PKU-SafeRLHF", {"better_response_id": -1}, "'better_response_id' is -1; 0 or 1 is needed"),
         ("WebGPT", {"question": "Q?"}, "'question' is a text; an object is needed"),

@@ -10,7 +10,7 @@ import tiny
 from konomi.data.messages import plain_render, preference, template_render
 from konomi.data.parse import detect, parse
 from konomi.data.records import Pair
-from konomi.data.rows import UnusableRow
+from konomi.data.rows import Row, UnusableRow
 from konomi.errors import DataError, ModelError
 
 
@@ -39,8 +39,8 @@ GOLDEN = Pair("User: 1+1?\n\nAssistant:", " Two.", " Three.")
     ids=["explicit", "text answers", "text prompt", "prompt twice", "messages twice", "implicit", "from a table"],
 )
 def test_all_forms_are_one_pair(row: dict[str, Any]) -> None:
-    assert detect("x:1", row) == "pairs"
-    assert parse("x:1", row, "pairs") == GOLDEN
+    assert detect(Row("x:1", row)) == "pairs"
+    assert parse(Row("x:1", row), "pairs") == GOLDEN
 
 
 def test_several_turns() -> None:
@@ -49,7 +49,7 @@ def test_several_turns() -> None:
         "rejected": [{"role": "system", "content": "Be kind."}, user("a"), said("b"), user("c"), said("x"), user("y"), said("z")],
     }
     prompt = "System: Be kind.\n\nUser: a\n\nAssistant: b\n\nUser: c\n\nAssistant:"
-    assert preference("x:1", row) == (prompt, " d", " x\n\nUser: y\n\nAssistant: z")
+    assert preference(Row("x:1", row)) == (prompt, " d", " x\n\nUser: y\n\nAssistant: z")
     assert prompt + " d" == plain_render(row["chosen"])
 
 
@@ -67,7 +67,7 @@ def test_several_turns() -> None:
 def test_messages_that_say_nothing(change: dict[str, Any], part: str) -> None:
     row = {"prompt": [user("a")], "chosen": [said("b")], "rejected": [said("x")], **change}
     with pytest.raises(UnusableRow) as caught:
-        parse("f:3", row, "pairs")
+        parse(Row("f:3", row), "pairs")
     assert str(caught.value).startswith("f:3: ") and part in str(caught.value)
 
 
@@ -91,7 +91,7 @@ def test_messages_that_say_nothing(change: dict[str, Any], part: str) -> None:
 def test_messages_that_are_wrong(change: dict[str, Any], part: str) -> None:
     row = {"prompt": [user("a")], "chosen": [said("b")], "rejected": [said("x")], **change}
     with pytest.raises(DataError) as caught:
-        parse("f:3", row, "pairs")
+        parse(Row("f:3", row), "pairs")
     assert str(caught.value).startswith("f:3: ") and part in str(caught.value)
 
 
@@ -113,7 +113,7 @@ ROW = {"prompt": [user("hi")], "chosen": [said("yes")], "rejected": [said("no")]
 @pytest.mark.parametrize(("adds_bos", "start"), [(True, ""), (False, "<bos>")])
 def test_a_chat_template(adds_bos: bool, start: str) -> None:
     render = template_render(tokenizer(bos=adds_bos))
-    assert preference("x:1", ROW, render) == (f"{start}u hi<eos>a ", "yes<eos>", "no<eos>")
+    assert preference(Row("x:1", ROW), render) == (f"{start}u hi<eos>a ", "yes<eos>", "no<eos>")
 
 
 def test_a_tokenizer_without_a_template() -> None:
@@ -124,10 +124,10 @@ def test_a_tokenizer_without_a_template() -> None:
 def test_a_template_that_refuses() -> None:
     row = {**ROW, "prompt": [{"role": "tool", "content": "x"}]}
     with pytest.raises(DataError, match=r"^f:3: the chat template refuses these messages: no tools"):
-        preference("f:3", row, template_render(tokenizer()))
+        preference(Row("f:3", row), template_render(tokenizer()))
 
 
 def test_a_template_that_writes_the_prompt_in_two_ways() -> None:
     render = template_render(tokenizer("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"))
     with pytest.raises(DataError, match=r"^f:3: the chat template writes the prompt differently when an answer follows \('1hi'"):
-        preference("f:3", ROW, render)
+        preference(Row("f:3", ROW), render)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from konomi.data.records import Comparison, Group, Pair, Prompt, Ranking, groups, split_groups
+from konomi.data.records import Comparison, Group, Pair, Prompt, Ranking, groups, split_by_key
 from konomi.data.sources import split_held_out
-from refusals import refused
 
 
 def test_a_key_is_of_the_text_alone_and_stable() -> None:
@@ -86,23 +84,17 @@ def some(count: int) -> list[Group]:
 
 
 def test_a_prompt_is_on_one_side_whatever_its_source_and_on_that_of_ppo() -> None:
-    train, held_out = split_groups(some(500), 0.2)
+    train, held_out = split_by_key(some(500), 0.2)
     keys = {g.key for g in held_out}
     assert len(train) + len(held_out) == 1000
     assert not {g.key for g in train} & keys
     assert abs(len(held_out) - 200) < 4 * 2 * (500 * 0.2 * 0.8) ** 0.5
     turned = [Group(f"  {g.prompt}\n", g.responses, g.comparisons) for g in reversed(some(500))]
-    assert {g.key for g in split_groups(turned, 0.2)[1]} == keys
+    assert {g.key for g in split_by_key(turned, 0.2)[1]} == keys
     assert {p.key for p in split_held_out([Prompt(f"text {i}") for i in range(500)], 0.2)[1]} == keys
-    assert split_groups(some(5), 0.0) == (some(5), [])
+    assert split_by_key(some(5), 0.0) == (some(5), [])
 
 
-@pytest.mark.parametrize(
-    ("share", "parts"),
-    [
-        (1.0, ["data.held_out = 1.0: the comparisons of all 3 prompts are held out", "lower it or add prompts"]),
-        (1e-9, ["data.held_out = 1e-09: of 3 prompts none is held out", "raise it or add prompts (0: do not judge)"]),
-    ],
-)
-def test_an_empty_side_is_refused(share: float, parts: list[str]) -> None:
-    refused(lambda: split_groups(some(3), share), *parts)
+def test_what_is_held_out_may_be_given() -> None:
+    given = [Group(" text 1 ", ("a", "b"), ()), Group("other", ("a", "b"), ())]
+    assert split_by_key(some(3), 0.9, given) == ([group for group in some(3) if group.prompt != "text 1"], given)

@@ -15,7 +15,7 @@ from konomi.config import ClassifierReward as Config
 from konomi.errors import ConfigError, ModelError
 from konomi.rewards import build_reward
 from konomi.rewards import sentiment as module
-from konomi.rewards.sentiment import AsariReward, log_odds
+from konomi.rewards.sentiment import SentimentReward, log_odds
 from refusals import refused as refused_call
 from refusals import scores_of as call
 
@@ -28,22 +28,22 @@ BAD, GOOD, OPENING = "最悪でした。二度と買いません", "とても満
 
 
 @pytest.fixture
-def asari() -> AsariReward:
+def asari() -> SentimentReward:
     pytest.importorskip("asari", reason="pip install 'konomi[embedded]'")
     reward = build_reward(Config())
-    assert isinstance(reward, AsariReward)
+    assert isinstance(reward, SentimentReward)
     return reward
 
 
 @pytest.mark.real
-def test_asari_scores(asari: AsariReward) -> None:
+def test_asari_scores(asari: SentimentReward) -> None:
     # measured elsewhere
     assert call(asari, [BAD, GOOD, OPENING]) == pytest.approx([-5.91, 8.31, 0.67], abs=0.02)
     assert call(asari, []) == []
 
 
 @pytest.mark.real
-def test_asari_alone_and_in_a_batch(asari: AsariReward) -> None:
+def test_asari_alone_and_in_a_batch(asari: SentimentReward) -> None:
     texts = [BAD, "", GOOD, " ", OPENING, "\n", "とても" * 100, "😀", "abc"]
     alone = [call(asari, [text])[0] for text in texts]
     assert call(asari, texts) == alone
@@ -53,7 +53,7 @@ def test_asari_alone_and_in_a_batch(asari: AsariReward) -> None:
 
 
 @pytest.mark.real
-def test_asari_settings(asari: AsariReward) -> None:
+def test_asari_settings(asari: SentimentReward) -> None:
     logits = call(asari, [BAD, GOOD])
     assert call(build_reward(Config(use="log-odds", label=1)), [BAD, GOOD]) == logits
     expected = [1 / (1 + math.exp(-each)) for each in logits]
@@ -65,10 +65,10 @@ def test_asari_settings(asari: AsariReward) -> None:
 
 
 @pytest.mark.real
-def test_a_repeated_text_is_split_once(asari: AsariReward, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_text_is_split_once(asari: SentimentReward, monkeypatch: pytest.MonkeyPatch) -> None:
     split: list[str] = []
-    real = asari._tokenizer.tokenize
-    monkeypatch.setattr(asari._tokenizer, "tokenize", lambda text: split.append(text) or real(text))
+    real = module._janome().tokenize
+    monkeypatch.setattr(module._janome(), "tokenize", lambda text: split.append(text) or real(text))
     call(asari, [GOOD, BAD, GOOD, GOOD])
     assert split == [GOOD, BAD]
 
@@ -78,7 +78,7 @@ def test_log_odds_are_bounded() -> None:
 
 
 @pytest.mark.real
-def test_asari_is_what_its_graph_computes(asari: AsariReward) -> None:
+def test_asari_is_what_its_graph_computes(asari: SentimentReward) -> None:
     """The graph, executed by a runtime on texts of known and unknown words, pairs of them, and all sorts of spaces."""
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     graph = onnx.load(module.graph_path())
@@ -90,17 +90,17 @@ def test_asari_is_what_its_graph_computes(asari: AsariReward) -> None:
     runtime.disable_telemetry_events()
     session = runtime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     draw = random.Random(0)
-    known = draw.sample(list(asari._model.features), 5000)
+    known = draw.sample(list(module._asari().features), 5000)
     odd = ["", " ", "\n", "\t", "\u3000", "#", "ABC", "É", "😀", "最", "\u3000x", "x\ny", "\xa0", "\u2028", "ß"]
     texts = ["", "満足", *(" ".join(draw.choice(draw.choice((known, known, odd))) for _ in range(n)) for n in range(1, 120))]
     (expected,) = session.run(["output_probability"], {"text": [text.lower() for text in texts]})
-    found = [asari._model.positive(text) for text in texts]
+    found = [module._asari().positive(text) for text in texts]
     assert found == pytest.approx([each["positive"] for each in expected], abs=1e-6)
     assert max(found) > 0.9 and min(found) < 0.1
 
 
 @pytest.mark.real
-def test_asari_does_not_depend_on_the_locale_for_capitals(asari: AsariReward) -> None:
+def test_asari_does_not_depend_on_the_locale_for_capitals(asari: SentimentReward) -> None:
     assert call(asari, ["ＣＤがÉTÉ"]) == pytest.approx(call(asari, ["ｃｄがété"]), abs=1e-4)
 
 

@@ -12,8 +12,7 @@ from konomi.config import PPOJob, build
 from konomi.errors import ConfigError, RunError
 from konomi.jobs.prepare import as_read, find_prompts
 from konomi.rewards import build_reward
-from konomi.rewards.base import columns_read, evaluate
-from konomi.rewards.sum import SumReward
+from konomi.rewards.base import WeightedSum, columns_read, evaluate
 
 CODE = """
 def length(responses): return [len(text) for text in responses]
@@ -105,6 +104,6 @@ def test_a_sum_may_be_called_from_python() -> None:
         def __call__(self, texts: list[str], **_: Any) -> list[float]:
             return [1.0] * len(texts)
 
-    reward = SumReward({"a": One(), "b": One()}, {"b": 0.25})
+    reward = WeightedSum({"a": One(), "b": One()}, {"b": 0.25})
     assert reward(["x"], prompts=["x"], responses=[""], columns={}) == [1.25]
     assert reward.last_parts == {"a": [1.0], "b": [1.0]}

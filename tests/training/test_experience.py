@@ -22,7 +22,7 @@ from konomi.errors import RunError
 from konomi.models.policy import Policy
 from konomi.models.reward_files import make_reward_model
 from konomi.rewards import build_reward
-from konomi.rewards.sum import SumReward
+from konomi.rewards.base import WeightedSum
 from konomi.training.experience import (
     RATIO_TOLERANCE,
     QueryStream,
@@ -191,7 +191,7 @@ def judged(reward: Any, judges: dict[str, Any], failed: Path | None = None, **se
 
 
 def test_means_of_parts_and_judges_are_metrics() -> None:
-    reward = SumReward({"a": CountA(), "long": Own("length", lambda text: float(len(text)))}, {"long": -0.25})
+    reward = WeightedSum({"a": CountA(), "long": Own("length", lambda text: float(len(text)))}, {"long": -0.25})
     judges = {"b": Own("count-b", lambda text: float(text.count("b"))), "along": Own("each", at_each("a"))}
     step = judged(reward, judges).step()
     responses = [sample["response"] for sample in step.samples]

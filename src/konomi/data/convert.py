@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from konomi.data.formats import description, encode_records, format_of, manifest_bytes, read_records, responses_of
+from konomi.data.formats import description, encode_records, format_of, manifest_bytes, read_records
 from konomi.data.layouts import LAYOUTS
-from konomi.data.parse import VERSION, Record
-from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task, ranked_pairs
+from konomi.data.parse import VERSION
+from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task, ranked_pairs
 from konomi.data.sources import Hub
 from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, write_atomic
@@ -110,20 +110,17 @@ def convert(records: Sequence[Record], to: str, dropped: Counter[str]) -> list[R
 
 def pairs_of(ranking: Ranking, dropped: Counter[str]) -> list[Pair]:
     """All K(K-1)/2 pairs of a ranking of K responses, less the ties, which are counted as dropped."""
-    pairs = []
-    for better, worse, tied in ranked_pairs(ranking.ranks):
-        if tied:
-            dropped["tie"] += 1
-            continue
-        texts = ranking.responses[better], ranking.responses[worse]
-        pairs.append(Pair(ranking.prompt, *texts, rater=ranking.rater, source=ranking.source))
-    return pairs
+    ranked, texts = list(ranked_pairs(ranking.ranks)), ranking.responses
+    dropped.update({"tie": sum(tied for _, _, tied in ranked)})
+    return [
+        Pair(ranking.prompt, texts[better], texts[worse], rater=ranking.rater, source=ranking.source)
+        for better, worse, tied in ranked if not tied
+    ]  # fmt: skip
 
 
 def scores_of(ranking: Ranking) -> list[Score]:
     """Each response with its normalised rank as its score."""
-    scores = normalised_ranks(ranking.ranks)
-    both = zip(ranking.responses, scores, strict=True)
+    both = zip(ranking.responses, normalised_ranks(ranking.ranks), strict=True)
     return [Score(ranking.prompt, text, score, ranking.rater, ranking.source) for text, score in both]
 
 
@@ -135,11 +132,10 @@ def normalised_ranks(ranks: Sequence[int]) -> list[float]:
     >>> normalised_ranks([1, 2, 2, 4])
     [1.0, 0.0, 0.0, -1.0]
     """
-    scores = []
-    for rank in ranks:
-        better, equal = sum(other < rank for other in ranks), ranks.count(rank)
-        scores.append(1 - (2 * better + equal - 1) / (len(ranks) - 1) if len(ranks) > 1 else 0.0)
-    return scores
+    if len(ranks) == 1:
+        return [0.0]
+    doubled = (2 * sum(other < rank for other in ranks) + ranks.count(rank) - 1 for rank in ranks)  # 2 (m - 1)
+    return [1 - each / (len(ranks) - 1) for each in doubled]
 
 
 def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]:
@@ -155,36 +151,33 @@ def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]
                 raise DataError(
                     f"pair {number}: {held}: ranks cannot hold them; keep pairs, or set label to 0, 0.5 or 1 and margin to 0"
                 )
-            found.append(Ranking(record.prompt, (record.chosen, record.rejected), ranks, record.rater, record.source))
+            found.append(Ranking(record.prompt, record.responses, ranks, record.rater, record.source))
         elif isinstance(record, Score):
-            scored.setdefault((Prompt(record.prompt).key, record.rater, record.source), []).append(record)
+            scored.setdefault((record.key, record.rater, record.source), []).append(record)
         else:
             raise DataError("candidates that nobody has ranked yet cannot become anything else; rank them first")
-    for scores in scored.values():
-        found += _ranked(scores, dropped)
-    return found
+    ranked = [_ranked(scores) for scores in scored.values()]
+    dropped.update({ALONE: ranked.count(None)})
+    return found + [each for each in ranked if each]
 
 
-def _ranked(scores: Sequence[Score], dropped: Counter[str]) -> list[Ranking]:
-    """One rater's scores of the responses to a prompt as a ranking, by each response's mean score."""
+def _ranked(scores: Sequence[Score]) -> Ranking | None:
+    """One rater's scores of the responses to a prompt as a ranking, by each response's mean score; None of one response."""
     given: dict[str, list[float]] = {}
     for each in scores:
         given.setdefault(each.response, []).append(each.score)
-    if len(given) < 2:
-        dropped[ALONE] += 1
-        return []
     means = [sum(each) / len(each) for each in given.values()]
     ranks = tuple(1 + sum(other > mean for other in means) for mean in means)
-    return [Ranking(scores[0].prompt, tuple(given), ranks, scores[0].rater, scores[0].source)]
+    return Ranking(scores[0].prompt, tuple(given), ranks, scores[0].rater, scores[0].source) if len(given) > 1 else None
 
 
 def _tasks(records: Sequence[Record], dropped: Counter[str]) -> list[Task]:
     """The different responses to each prompt, to be ranked again, with their sources."""
     found: dict[str, tuple[str, dict[str, Candidate]]] = {}
     for record in records:
-        _, texts = found.setdefault(Prompt(record.prompt).key, (record.prompt, {}))
+        _, texts = found.setdefault(record.key, (record.prompt, {}))
         source = None if isinstance(record, Task) else record.source
-        for text in responses_of(record):
+        for text in record.responses:
             texts.setdefault(text, Candidate(text, {} if source is None else {"source": source}))
     dropped.update({ALONE: sum(len(texts) < 2 for _, texts in found.values())})
     return [Task(prompt, tuple(texts.values())) for prompt, texts in found.values() if len(texts) > 1]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from konomi.config import RewardData, SFTData
 from konomi.data.messages import messages_of
-from konomi.data.records import LabelledText, Prompt, repeating_rows, split_by_key
-from konomi.data.rows import Row, alike, near, need_column, text_of, unused
-from konomi.data.sources import EMBEDDED, Hub, open_rows, split_held_out
+from konomi.data.records import LabelledText, repeating_rows, split_by_key, text_key
+from konomi.data.rows import Row, alike, near, unused
+from konomi.data.sources import EMBEDDED, Hub, open_rows, sources_of
 from konomi.errors import ConfigError, DataError
 
 Kind = Literal["text", "prompt-completion", "messages"]
@@ -31,10 +31,10 @@ class Example:
     messages: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def asked(self) -> Prompt:
-        """What examples are split by: the text, the prompt, or the conversation up to the first answer."""
+    def key(self) -> str:
+        """The key of what examples are split by: the text, the prompt, or the conversation up to the first answer."""
         messages = itertools.takewhile(lambda message: message["role"] != "assistant", self.messages)
-        return Prompt(self.text or "\n".join(f"{message['role']}: {message['content']}" for message in messages))
+        return text_key(self.text or "\n".join(f"{message['role']}: {message['content']}" for message in messages))
 
 
 def load_examples(config: SFTData, say: Callable[[str], None] = lambda _: None) -> tuple[Kind, list[Example]]:
@@ -49,17 +49,16 @@ def load_examples(config: SFTData, say: Callable[[str], None] = lambda _: None) 
     """
     # a source without columns gets the text's
     plain = config.texts.startswith(EMBEDDED) or config.texts.lower().endswith(".txt")
-    hub = Hub(config.subset, config.split, config.revision)
-    rows = open_rows(config.texts, config.text_column if plain else None, hub, "data.")
+    rows = open_rows(config.texts, config.text_column if plain else None, Hub.of(config), "data.")
     found: Kind | None = None if config.kind == "auto" else config.kind
     examples = []
     names: dict[str, None] = {}
-    for where, row in itertools.islice(rows, config.limit):
-        found = found or _detect(where, list(row), config)
+    for row in itertools.islice(rows, config.limit):
+        found = found or _detect(row, config)
         if found == "text" and config.kind == "auto":
-            _check_answers(where, row, config)
-        names |= dict.fromkeys(row)
-        examples.append(_example(where, row, found, config))
+            _check_answers(row, config)
+        names |= dict.fromkeys(row.values)
+        examples.append(_example(row, found, config))
     if found is None or not examples:
         raise DataError(f"{config.texts}: no rows in it; at least two texts are needed")
     if left := unused(names, _columns(config)[found]):
@@ -78,17 +77,14 @@ def split_examples(examples: Sequence[Example], config: SFTData) -> tuple[list[E
     Raises:
         DataError: nothing is left on one of the sides.
     """
-    _, held_out = split_held_out([example.asked for example in examples], config.held_out)
-    held = {prompt.key for prompt in held_out}
-    if not held:
+    train, held_out = split_by_key(examples, config.held_out)
+    if not train or not held_out:
+        held, change = ("all are", "lower") if held_out else ("none is", "raise")
         raise DataError(
-            f"{config.texts}: of its {len(examples)} rows none is held out for the evaluation; give more rows, or raise "
+            f"{config.texts}: of its {len(examples)} rows {held} held out for the evaluation; give more rows, or {change} "
             f"data.held_out = {config.held_out:g}"
         )
-    sides: tuple[list[Example], list[Example]] = ([], [])
-    for example in examples:
-        sides[example.asked.key in held].append(example)
-    return sides
+    return train, held_out
 
 
 def _columns(config: SFTData) -> dict[Kind, tuple[str, ...]]:
@@ -99,15 +95,16 @@ def _columns(config: SFTData) -> dict[Kind, tuple[str, ...]]:
     }
 
 
-def _detect(where: str, names: Sequence[str], config: SFTData) -> Kind:
-    kinds = [each for each, columns in _columns(config).items() if set(columns) <= set(names)]
+def _detect(row: Row, config: SFTData) -> Kind:
+    kinds = [each for each, columns in _columns(config).items() if set(columns) <= row.values.keys()]
+    names = ", ".join(row.values) or "none"
     if len(kinds) > 1:
-        raise ConfigError(f"{where}: its columns ({', '.join(names)}) fit {' and '.join(kinds)}; set data.kind to one of them")
+        raise ConfigError(f"{row.where}: its columns ({names}) fit {' and '.join(kinds)}; set data.kind to one of them")
     if not kinds:
         wanted = ", or ".join(" and ".join(map(repr, columns)) for columns in _columns(config).values())
         raise DataError(
-            f"{where}: it has the columns {', '.join(names) or 'none'}; needed: {wanted}. Rename them, or name them in the "
-            "settings: data.text_column, data.prompt_column, data.completion_column, data.messages_column"
+            f"{row.where}: it has the columns {names}; needed: {wanted}. Rename them, or name them in the settings: "
+            "data.text_column, data.prompt_column, data.completion_column, data.messages_column"
         )
     return kinds[0]
 
@@ -119,13 +116,13 @@ _ANSWERS = {
 """Last words of the names of columns with answers."""
 
 
-def _check_answers(where: str, row: Mapping[str, Any], config: SFTData) -> None:
+def _check_answers(row: Row, config: SFTData) -> None:
     """Refuse to learn the questions alone of a table of questions and answers."""
-    for name, value in row.items():
+    for name, value in row.values.items():
         words = re.findall(r"[^\W_\d]+", name.casefold())
         if name != config.text_column and _ANSWERS & set(words[-1:]) and isinstance(value, str) and not _says_nothing(value):
             raise ConfigError(
-                f"{where}: {config.text_column!r} alone would be learned, but {name!r} looks like the answer to it. Set "
+                f"{row.where}: {config.text_column!r} alone would be learned, but {name!r} looks like the answer to it. Set "
                 f'data.kind = "prompt-completion", data.prompt_column = "{config.text_column}" and data.completion_column = '
                 f'"{name}"; or, to learn {config.text_column!r} alone, data.kind = "text"'
             )
@@ -140,26 +137,28 @@ def _says_nothing(value: str) -> bool:
     return True
 
 
-def _example(where: str, row: dict[str, Any], which: Kind, config: SFTData) -> Example:
-    if which == "messages":
-        return Example(where, messages=_messages(where, row, config.messages_column))
-    if which == "text":
-        return Example(where, text_of(where, row, config.text_column, hint=". Set data.text_column"))
-    example = Example(where, text_of(where, row, config.prompt_column, hint=". Set data.prompt_column"))
-    return replace(example, completion=text_of(where, row, config.completion_column, hint=". Set data.completion_column"))
+def _example(row: Row, kind: Kind, config: SFTData) -> Example:
+    if kind == "messages":
+        return Example(row.where, messages=_messages(row, config.messages_column))
+    if kind == "text":
+        return Example(row.where, row.text(config.text_column, hint=". Set data.text_column"))
+    prompt = row.text(config.prompt_column, hint=". Set data.prompt_column")
+    return Example(row.where, prompt, row.text(config.completion_column, hint=". Set data.completion_column"))
 
 
-def _messages(where: str, row: dict[str, Any], column: str) -> tuple[Mapping[str, Any], ...]:
+def _messages(row: Row, column: str) -> tuple[Mapping[str, Any], ...]:
     needed = 'a list of {"role": ..., "content": ...}'
-    value = messages_of(where, row, column, blank=False, hint=". Set data.messages_column", needed=needed)
-    if not value:
-        raise DataError(f"{where}: {column!r} is an empty list; {needed} is needed")
-    roles = [message["role"] for message in value]
+    found = messages_of(row, column, needed, blank=False, hint=". Set data.messages_column")
+    if not found:
+        raise DataError(f"{row.where}: {column!r} is an empty list; {needed} is needed")
+    roles = [message["role"] for message in found]
     if "assistant" not in roles:
-        raise DataError(f"{where}: no message of the assistant in {column!r}: there is nothing to learn to say; remove the row")
+        raise DataError(
+            f"{row.where}: no message of the assistant in {column!r}: there is nothing to learn to say; remove the row"
+        )
     if roles[0] == "assistant":
-        raise DataError(f"{where}: {column!r} begins with the assistant; what it answers has to come first")
-    return tuple(value)
+        raise DataError(f"{row.where}: {column!r} begins with the assistant; what it answers has to come first")
+    return tuple(found)
 
 
 MOST_LABELS = 1000
@@ -175,43 +174,32 @@ def read_labelled(
         DataError: the source cannot be read; a row has no text or no label of the set; a side has no texts; there is one
             label only.
     """
-    rows = list(_rows(config, config.file, Hub(config.subset, config.split, config.revision)))
+    opened = (open_rows(name, config.text, hub, "data.") for name, hub in sources_of(config))
+    rows, *evaluation = [list(itertools.islice(each, config.limit)) for each in opened]
     labels = config.labels or _labels(rows, config)
     if twins := alike(labels):
         warn(f"{config.file}: the labels {twins} are classes of their own; if they should be one, write them alike")
-    if rows and (left := unused(rows[0][1], (config.text, config.label))):
+    if rows and (left := unused(rows[0].values, (config.text, config.label))):
         say(f"{config.file}: read as labelled texts{left}")
     if len(labels) < 2:
         raise DataError(
             f"{config.file}: only the label {', '.join(labels) or '(none)'} is there; a classifier needs two at least"
         )
-    texts = [_labelled(row, labels, config) for row in rows]
-    if config.evaluation or config.evaluation_split:
-        hub = Hub() if config.evaluation else Hub(config.subset, config.evaluation_split or config.split, config.revision)
-        evaluation = [_labelled(row, labels, config) for row in _rows(config, config.evaluation or config.file, hub)]
-        seen = {each.key for each in evaluation}
-        train = [each for each in texts if each.key not in seen]
-    else:
-        train, evaluation = split_by_key(texts, config.held_out)
-    for name, side in (("train on", train), ("evaluate on", evaluation)):
+    texts, *held_out = [[_labelled(row, labels, config) for row in each] for each in (rows, *evaluation)]
+    sides = split_by_key(texts, config.held_out, *held_out)
+    for name, side in zip(("train on", "evaluate on"), sides, strict=True):
         if not side:
             raise DataError(
                 f"{config.file}: no text is left to {name}; it has {len(texts)}. Give more texts, or set data.held_out"
             )
-    return train, evaluation, tuple(labels)
-
-
-def _rows(config: RewardData, source: str, hub: Hub) -> Iterator[Row]:
-    for where, row in itertools.islice(open_rows(source, config.text, hub, "data."), config.limit):
-        need_column(where, list(row), config.label, _HINT)
-        yield where, row
+    return *sides, tuple(labels)
 
 
 def _labels(rows: Sequence[Row], config: RewardData) -> tuple[str, ...]:
     """The labels of the rows: all names, or all numbers 0 to C-1."""
     if not rows:
         raise DataError(f"{config.file}: no rows in it; labelled texts are needed")
-    values = {_value(where, row[config.label], config) for where, row in rows}
+    values = {_label(row, config.label) for row in rows}
     numbers = {value for value in values if isinstance(value, int)}
     if len(values) > MOST_LABELS or (numbers == values and numbers != set(range(len(numbers)))):
         few = ", ".join(map(str, sorted(values, key=str)[:5]))
@@ -223,26 +211,27 @@ def _labels(rows: Sequence[Row], config: RewardData) -> tuple[str, ...]:
 
 
 def _labelled(row: Row, labels: Sequence[str], config: RewardData) -> LabelledText:
-    where, content = row
-    value = _value(where, content[config.label], config)
-    text = text_of(where, content, config.text, hint=_HINT)
-    if isinstance(value, int) and str(value) not in labels:
-        if not 0 <= value < len(labels):
-            raise DataError(f"{where}: label {value} is outside of 0 to {len(labels) - 1} ({', '.join(labels)}); see data.labels")
-        return LabelledText(text, value)
-    if str(value) not in labels:
-        raise DataError(f"{where}: label {value!r} is not one of {', '.join(labels)}{near(str(value), labels)}; see data.labels")
-    return LabelledText(text, list(labels).index(str(value)))
+    label, text = _label(row, config.label), row.text(config.text, hint=_HINT)
+    if str(label) in labels:
+        return LabelledText(text, labels.index(str(label)))
+    if isinstance(label, str):
+        known = f"one of {', '.join(labels)}{near(label, labels)}"
+        raise DataError(f"{row.where}: label {label!r} is not {known}; see data.labels")
+    if not 0 <= label < len(labels):
+        raise DataError(f"{row.where}: label {label} is outside of 0 to {len(labels) - 1} ({', '.join(labels)}); see data.labels")
+    return LabelledText(text, label)
 
 
-def _value(where: str, value: Any, config: RewardData) -> int | str:
+def _label(row: Row, column: str) -> int | str:
+    """The label of a row: a number, also where it is written as a text or 1.0, or a name."""
+    value = row.value(column, _HINT)
     if isinstance(value, str) and value.strip():
         number = re.fullmatch(r"(\d+)(\.0)?", value.strip())
         return int(number[1]) if number else value.strip()
     if isinstance(value, float) and value.is_integer():  # of a table with a gap
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value < 0:
-            raise DataError(f"{where}: {config.label!r} is {value}; labels are numbered from 0")
-        return value
-    raise DataError(f"{where}: {config.label!r} is {value!r}; a name or a whole number is needed")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DataError(f"{row.where}: {column!r} is {value!r}; a name or a whole number is needed")
+    if value < 0:
+        raise DataError(f"{row.where}: {column!r} is {value}; labels are numbered from 0")
+    return value

@@ -16,9 +16,10 @@ from typing import Any
 
 from konomi.data.layouts import LAYOUTS
 from konomi.data.messages import Render
-from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, Record, csv_values, detect, parse, parse_all
-from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task, groups, repeating_rows
-from konomi.data.rows import LINE_LIMIT, TABLES, UnusableRow, near, unused
+from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, csv_values, detect, parse, parse_all
+from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task, groups, repeating_rows
+from konomi.data.row_files import LINE_LIMIT, TABLES
+from konomi.data.rows import Row, UnusableRow, near, unused
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
 from konomi.files import file_sha256, line, plain, utf8, write_atomic
@@ -42,15 +43,7 @@ def read_comparisons(
     dropped: Counter[str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Ranking | Pair]:
-    """Rankings or pairs, from a file or a data set of the hub.
-
-    Args:
-        path: a .jsonl, .csv or .parquet file, or the name of a hub data set.
-        format: ``rankings``, ``pairs`` (texts or messages), ``hh``, or ``auto``: by the columns of the first row.
-        render: messages to one text, for example ``messages.template_render(tokenizer)``; None: ``messages.plain_render``.
-        hub: which part of a hub data set.
-        dropped: if given, unusable rows are left out and counted here by reason, instead of refused.
-        say: gets the format and the columns that are not used.
+    """Rankings or pairs, from a file or a data set of the hub; the arguments are those of :func:`read_records`.
 
     Raises:
         DataError: the source or a row cannot be read; the rows are of another kind; all comparisons are ties.
@@ -83,7 +76,16 @@ def read_records(
     dropped: Counter[str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[list[Record], str]:
-    """All records of a source and the name of their format; the arguments are those of :func:`read_comparisons`.
+    """All records of a source and the name of their format.
+
+    Args:
+        path: a .jsonl, .csv or .parquet file, or the name of a hub data set.
+        format: ``candidates``, ``rankings``, ``pairs`` (texts or messages), ``hh``, ``scores``, the name of a layout, or
+            ``auto``: by the columns of the first row.
+        render: messages to one text, for example ``messages.template_render(tokenizer)``; None: ``messages.plain_render``.
+        hub: which part of a hub data set.
+        dropped: if given, unusable rows are left out and counted here by reason, instead of refused.
+        say: gets the format and the columns that are not used.
 
     Raises:
         DataError: the source cannot be found or read, has no rows, or a row is wrong.
@@ -91,28 +93,23 @@ def read_records(
     if format not in ("auto", *COLUMNS, *LAYOUTS):
         raise DataError(f"{format!r} is no format{near(format, COLUMNS)}; known: auto, {', '.join((*COLUMNS, *LAYOUTS))}")
     records: list[Record] = []
-    tasks: dict[tuple[str, frozenset[str]], str] = {}
     unusable: list[UnusableRow] = []
+    tasks: dict[tuple[str, frozenset[str]], str] = {}
     took, ours = format, True
-    for where, row in open_rows(str(path), hub=hub):
+    for row in open_rows(str(path), hub=hub):
         if str(path).lower().endswith(TABLES):
-            row = csv_values(where, row)
+            row = csv_values(row)
         if took == "auto":
-            took = detect(where, row)
+            took = detect(row)
         if say is not None and not records and not unusable:
-            say(f"{path}: read as {took}{unused(row, _read_of(took))}")
+            say(f"{path}: read as {took}{unused(row.values, _columns_of(took))}")
         try:
-            found = parse_all(where, row, took, render)
+            found = parse_all(row, took, render)
         except UnusableRow as error:
             unusable.append(error)
             continue
-        for record in found:
-            if isinstance(record, Task):
-                same = Prompt(record.prompt).key, frozenset(each.text for each in record.candidates)
-                if same in tasks:
-                    raise DataError(f"{where}: the same prompt and candidates as in {tasks[same]}; remove one of them")
-                tasks[same] = where
-        ours = ours and row.get("version") is not None
+        _check_new(row.where, found, tasks)
+        ours = ours and row.values.get("version") is not None
         records += found
     if unusable and dropped is None:
         first = unusable[0]
@@ -124,16 +121,24 @@ def read_records(
         left = f"; {sum(dropped.values())} were left out: {', '.join(dropped)}" if dropped else ""
         raise DataError(f"{path}: no rows in it; at least one is needed{left}")
     if not ours:  # what konomi wrote holds answers without their prompts
-        rows = [(record.prompt, responses_of(record)) for record in records]
-        for number in repeating_rows(rows, lambda text: say and say(f"{path}: {text}")):
+        pairs = [(record.prompt, record.responses) for record in records]
+        for number in repeating_rows(pairs, lambda text: say and say(f"{path}: {text}")):
             records[number] = _without_prompt(records[number])
     return records, took
 
 
-def _read_of(format: str) -> tuple[str, ...]:
-    if layout := LAYOUTS.get(format):
-        return layout.columns + layout.optional
-    return (*COLUMNS[format], *OPTIONAL[format], "version")
+def _columns_of(format: str) -> tuple[str, ...]:
+    layout = LAYOUTS.get(format)
+    return layout.columns + layout.optional if layout else COLUMNS[format] + OPTIONAL[format]
+
+
+def _check_new(where: str, records: Sequence[Record], tasks: dict[tuple[str, frozenset[str]], str]) -> None:
+    """Refuse a task that is among ``tasks`` already, with where it was read, and note it there."""
+    for record in records:
+        if isinstance(record, Task):
+            first = tasks.setdefault((record.key, frozenset(record.responses)), where)
+            if first != where:
+                raise DataError(f"{where}: the same prompt and candidates as in {first}; remove one of them")
 
 
 def _without_prompt(record: Record) -> Record:
@@ -161,13 +166,13 @@ def encode_records(records: Sequence[Record], where: str) -> bytes:
         place = f"{where}: record {number}"
         if format_of(record) != format:
             raise DataError(f"{place}: one of {format_of(record)} among {format}; a file holds one kind")
-        row = {"version": VERSION, **asdict(record)}
+        values = {"version": VERSION, **asdict(record)}
         if isinstance(record, Task):
-            row["candidates"] = [{**each.source, "text": each.text} for each in record.candidates]
-        row = {name: list(value) if isinstance(value, tuple) else value for name, value in row.items()}
-        parse(place, row, format)
+            values["candidates"] = [{**each.source, "text": each.text} for each in record.candidates]
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        parse(Row(place, values), format)
         try:
-            lines.append(line(row))
+            lines.append(line(values))
         except (TypeError, ValueError) as error:
             raise DataError(f"{place}: JSON cannot hold it: {error}") from error
         if len(lines[-1]) > LINE_LIMIT:
@@ -187,26 +192,12 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 def counts(records: Sequence[Record]) -> dict[str, int]:
     """Numbers of records, of different prompts and responses, and for rankings and pairs of comparisons and ties."""
-    found = {"records": len(records)}
-    responses = {(Prompt(record.prompt).key, text) for record in records for text in responses_of(record)}
-    found["prompts"] = len({key for key, _ in responses})
-    found["responses"] = len(responses)
-    compared = [record for record in records if isinstance(record, (Ranking, Pair))]
-    if compared:
-        by_prompt = groups(compared)
-        undecided = sum(each.label == 0.5 for group in by_prompt for each in group.comparisons)
-        found["comparisons"] = sum(len(group.comparisons) for group in by_prompt) - undecided
-        found["ties"] = sum(len(group.ties) for group in by_prompt) + undecided
+    responses = {(record.key, text) for record in records for text in record.responses}
+    found = {"records": len(records), "prompts": len({key for key, _ in responses}), "responses": len(responses)}
+    if compared := [record for record in records if isinstance(record, (Ranking, Pair))]:
+        decided = [label != 0.5 for group in groups(compared) for _, _, label, _ in group.judgements()]
+        found |= {"comparisons": sum(decided), "ties": len(decided) - sum(decided)}
     return found
-
-
-def responses_of(record: Record) -> Sequence[str]:
-    """The responses that a record is about."""
-    if isinstance(record, Task):
-        return [each.text for each in record.candidates]
-    if isinstance(record, Ranking):
-        return record.responses
-    return (record.chosen, record.rejected) if isinstance(record, Pair) else (record.response,)
 
 
 def manifest(files: Mapping[str, Path]) -> dict[str, Any]:

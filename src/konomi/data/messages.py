@@ -6,10 +6,12 @@ then :func:`plain_render` writes a dialogue that a person can read and any langu
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from konomi.data.rows import UnusableRow, checked_text, kind, need_column
+from konomi.data.rows import Row, UnusableRow, checked_text, kind
 from konomi.errors import DataError, ModelError
 
 Message = dict[str, Any]
@@ -60,7 +62,7 @@ def template_render(tokenizer: Any) -> Render:
     return render
 
 
-def preference(where: str, row: dict[str, Any], render: Render | None = None) -> tuple[str, str, str]:
+def preference(row: Row, render: Render | None = None) -> tuple[str, str, str]:
     """The texts of prompt, chosen and rejected of a row in which some of the three are messages.
 
     The prompt may be messages, a text (then the user's), or missing: then it is what chosen and rejected both begin with. It is
@@ -70,15 +72,15 @@ def preference(where: str, row: dict[str, Any], render: Render | None = None) ->
         DataError: something is not a list of messages; the rendering of all does not begin with that of the prompt.
         UnusableRow: chosen and rejected are the same, one of them is empty, or there is no prompt.
     """
-    given = row.get("prompt")
-    chosen, rejected = (_answer(where, row, name) for name in ("chosen", "rejected"))
+    where, given = row.where, row.values.get("prompt")
+    chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
     if chosen == rejected:
         raise UnusableRow(where, "chosen and rejected are equal", "remove the row")
-    shared = _shared(chosen, rejected)
+    shared = chosen[: sum(itertools.takewhile(bool, map(operator.eq, chosen, rejected)))]
     if given is None:
         prompt = shared
     elif isinstance(given, list):
-        prompt = messages_of(where, row, "prompt")
+        prompt = messages_of(row, "prompt")
     else:
         text = checked_text(where, "'prompt'", given)
         prompt = shared or [{"role": "user", "content": text}]
@@ -94,29 +96,26 @@ def preference(where: str, row: dict[str, Any], render: Render | None = None) ->
     if not chosen or not rejected:
         raise UnusableRow(where, "chosen or rejected has no answer after the prompt", "remove the row")
     try:
-        texts = [(render or plain_render)(each) for each in (prompt, prompt + chosen, prompt + rejected)]
+        head, *texts = [(render or plain_render)(each) for each in (prompt, prompt + chosen, prompt + rejected)]
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-    head = texts[0]
-    for text in texts[1:]:
-        if not text.startswith(head):
-            raise DataError(
-                f"{where}: the chat template writes the prompt differently when an answer follows ({head[-40:]!r} is not how "
-                "the text before the answer ends); use another template, or render messages plainly"
-            )
-    return head, texts[1][len(head) :], texts[2][len(head) :]
+    if not all(text.startswith(head) for text in texts):
+        raise DataError(
+            f"{where}: the chat template writes the prompt differently when an answer follows ({head[-40:]!r} is not how "
+            "the text before the answer ends); use another template, or render messages plainly"
+        )
+    return head, texts[0][len(head) :], texts[1][len(head) :]
 
 
 def messages_of(
-    where: str, row: dict[str, Any], column: str, *, blank: bool = True, hint: str = "", needed: str = "a list of messages"
+    row: Row, column: str, needed: str = "a list of messages", *, blank: bool = True, hint: str = ""
 ) -> list[Message]:
     """The messages in a column of a row. ``blank``: one may have no text.
 
     Raises:
         DataError: there is no such column, or no list of messages in it.
     """
-    need_column(where, list(row), column, hint)
-    value = row[column]
+    where, value = row.where, row.value(column, hint)
     if not isinstance(value, list):
         raise DataError(f"{where}: {column!r} is {kind(value)}; {needed} is needed")
     found = []
@@ -131,12 +130,7 @@ def messages_of(
     return found
 
 
-def _answer(where: str, row: dict[str, Any], column: str) -> list[Message]:
-    if isinstance(row.get(column), str):
-        return [{"role": "assistant", "content": row[column]}]
-    return messages_of(where, row, column, needed="a list of messages or a text")
-
-
-def _shared(first: Sequence[Message], second: Sequence[Message]) -> list[Message]:
-    count = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
-    return list(first[:count])
+def _answer(row: Row, column: str) -> list[Message]:
+    if isinstance(row.values.get(column), str):
+        return [{"role": "assistant", "content": row.values[column]}]
+    return messages_of(row, column, "a list of messages or a text")

@@ -7,10 +7,18 @@ import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from konomi.errors import DataError
 from konomi.text import plural
+
+
+def text_key(text: str) -> str:
+    """32 hex digits of a text, whichever way its accents are encoded and whatever white space is around it.
+
+    >>> text_key("caf\\u00e9") == text_key(" cafe\\u0301 ")
+    True
+    """
+    return hashlib.blake2b(unicodedata.normalize("NFC", text).strip().encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,8 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """32 hex digits of the text, whichever way its accents are encoded and whatever white space is around it.
-
-        >>> Prompt("caf\\u00e9").key == Prompt(" cafe\\u0301 ").key
-        True
-        """
-        text = unicodedata.normalize("NFC", self.text).strip()
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        """The :func:`text_key` of its text."""
+        return text_key(self.text)
 
     @property
     def stream(self) -> str:
@@ -43,24 +46,13 @@ class Prompt:
         return f"{self.key}.{self.copy}" if self.copy else self.key
 
 
-def is_held_out(key: str, share: float) -> bool:
-    """Whether a prompt is held out. Depends on its key alone; what a smaller share holds out, a larger one does too.
+class _OfPrompt:
+    prompt: str
 
-    >>> is_held_out("8" + 31 * "0", 0.5), is_held_out("7" + 31 * "f", 0.5)
-    (False, True)
-    """
-    return int(key, 16) < int(share * 2**128)
-
-
-Keyed = TypeVar("Keyed", bound="Prompt | Group | LabelledText")
-
-
-def split_by_key(items: Iterable[Keyed], share: float) -> tuple[list[Keyed], list[Keyed]]:
-    """Return (train, held out): see :func:`is_held_out`."""
-    sides: tuple[list[Keyed], list[Keyed]] = ([], [])
-    for each in items:
-        sides[is_held_out(each.key, share)].append(each)
-    return sides
+    @property
+    def key(self) -> str:
+        """The key of the prompt."""
+        return text_key(self.prompt)
 
 
 @dataclass(frozen=True)
@@ -73,16 +65,21 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(_OfPrompt):
     """A prompt, its other columns, and the candidates to be ranked: at least two, no two the same."""
 
     prompt: str
     candidates: tuple[Candidate, ...]
     columns: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """The texts of the candidates."""
+        return tuple(each.text for each in self.candidates)
+
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(_OfPrompt):
     """One rater's order of at least two responses to a prompt.
 
     Attributes:
@@ -99,7 +96,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(_OfPrompt):
     """Two responses to a prompt, of which one was preferred.
 
     Attributes:
@@ -115,9 +112,14 @@ class Pair:
     rater: str | None = None
     source: str | None = None
 
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """Chosen and rejected."""
+        return self.chosen, self.rejected
+
 
 @dataclass(frozen=True)
-class Score:
+class Score(_OfPrompt):
     """The score of one response: higher is better, any scale."""
 
     prompt: str
@@ -125,6 +127,53 @@ class Score:
     score: float
     rater: str | None = None
     source: str | None = None
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """The one response."""
+        return (self.response,)
+
+
+Record = Task | Ranking | Pair | Score
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A text and the number of its label."""
+
+    text: str
+    label: int
+
+    @property
+    def key(self) -> str:
+        """The :func:`text_key` of its text."""
+        return text_key(self.text)
+
+
+class _HasKey(Protocol):
+    @property
+    def key(self) -> str: ...
+
+
+Keyed = TypeVar("Keyed", bound=_HasKey)
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """Whether a prompt is held out. Depends on its key alone; what a smaller share holds out, a larger one does too.
+
+    >>> is_held_out("8" + 31 * "0", 0.5), is_held_out("7" + 31 * "f", 0.5)
+    (False, True)
+    """
+    return int(key, 16) < int(share * 2**128)
+
+
+def split_by_key(
+    items: Sequence[Keyed], share: float, held_out: Sequence[Keyed] | None = None
+) -> tuple[list[Keyed], list[Keyed]]:
+    """Return (train, held out), with no key on both sides: by :func:`is_held_out`, or the given ``held_out`` and the others."""
+    held = [each for each in items if is_held_out(each.key, share)] if held_out is None else list(held_out)
+    keys = {each.key for each in held}
+    return [each for each in items if each.key not in keys], held
 
 
 def repeating_rows(rows: Sequence[tuple[str, Sequence[str]]], say: Callable[[str], None]) -> set[int]:
@@ -141,14 +190,12 @@ def repeating_rows(rows: Sequence[tuple[str, Sequence[str]]], say: Callable[[str
         for number, (prompt, answers) in enumerate(rows)
         if all(text.startswith(prompt) and text[len(prompt) :].strip() for text in answers)
     }
+    count = f"{len(found):,} of {plural(len(rows), 'row')}"
     if found and 10 * len(found) < 9 * len(rows):
-        say(
-            f"{len(found):,} of {plural(len(rows), 'row')} have answers that begin with their prompt; too few for a rule, "
-            "so they are left as they are"
-        )
+        say(f"{count} have answers that begin with their prompt; too few for a rule, so they are left as they are")
         return set()
     if found:
-        say(f"in {len(found):,} of {plural(len(rows), 'row')} the answers begin with the prompt; it is taken off")
+        say(f"in {count} the answers begin with the prompt; it is taken off")
     return found
 
 
@@ -164,7 +211,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(_OfPrompt):
     """All comparisons of the responses to one prompt: one element of a batch.
 
     Attributes:
@@ -178,11 +225,6 @@ class Group:
     comparisons: tuple[Comparison, ...]
     ties: tuple[tuple[int, int, str | None], ...] = ()
     source: str | None = None
-
-    @property
-    def key(self) -> str:
-        """The prompt's key, by which groups are split."""
-        return Prompt(self.prompt).key
 
     def judgements(self) -> Iterator[tuple[int, int, float, str | None]]:
         """Each judgement of two responses: their indices, the probability that the first is better (a tie: 0.5), the rater."""
@@ -203,29 +245,25 @@ def groups(records: Iterable[Ranking | Pair]) -> list[Group]:
     """
     found: dict[tuple[str, str | None], list[Ranking | Pair]] = {}
     for record in records:
-        found.setdefault((Prompt(record.prompt).key, record.source), []).append(record)
+        found.setdefault((record.key, record.source), []).append(record)
     return [_group(each) for each in found.values()]
 
 
-def split_groups(groups: Sequence[Group], share: float) -> tuple[list[Group], list[Group]]:
-    """Return (train, held out). Split by the prompt's key, so that PPO with the same share holds out the same prompts.
-
-    Raises:
-        DataError: a side is empty, unless the share is 0.
-    """
-    train, held_out = split_by_key(groups, share)
-    prompts = len({group.key for group in groups})
-    if not train:
-        raise DataError(
-            f"data.held_out = {share}: the comparisons of all {prompts} prompts are held out and none is left for training; "
-            "lower it or add prompts"
-        )
-    if share > 0 and not held_out:
-        raise DataError(
-            f"data.held_out = {share}: of {prompts} prompts none is held out, so that the model could not be judged; raise it "
-            "or add prompts (0: do not judge)"
-        )
-    return train, held_out
+def _group(records: Sequence[Ranking | Pair]) -> Group:
+    index: dict[str, int] = {}
+    comparisons: list[Comparison] = []
+    ties: list[tuple[int, int, str | None]] = []
+    for record in records:
+        at = [index.setdefault(text, len(index)) for text in record.responses]
+        if isinstance(record, Pair):
+            comparisons.append(Comparison(at[0], at[1], record.label, record.margin, record.rater))
+            continue
+        for better, worse, tied in ranked_pairs(record.ranks):
+            if tied:
+                ties.append((at[better], at[worse], record.rater))
+            else:
+                comparisons.append(Comparison(at[better], at[worse], rater=record.rater))
+    return Group(records[0].prompt, tuple(index), tuple(comparisons), tuple(ties), records[0].source)
 
 
 def ranked_pairs(ranks: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
@@ -236,34 +274,3 @@ def ranked_pairs(ranks: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
     """
     for i, j in itertools.combinations(range(len(ranks)), 2):
         yield (j, i, False) if ranks[j] < ranks[i] else (i, j, ranks[i] == ranks[j])
-
-
-def _group(records: Sequence[Ranking | Pair]) -> Group:
-    index: dict[str, int] = {}
-    comparisons: list[Comparison] = []
-    ties: list[tuple[int, int, str | None]] = []
-    for record in records:
-        if isinstance(record, Pair):
-            chosen, rejected = (index.setdefault(text, len(index)) for text in (record.chosen, record.rejected))
-            comparisons.append(Comparison(chosen, rejected, record.label, record.margin, record.rater))
-            continue
-        at = [index.setdefault(text, len(index)) for text in record.responses]
-        for better, worse, tied in ranked_pairs(record.ranks):
-            if tied:
-                ties.append((at[better], at[worse], record.rater))
-            else:
-                comparisons.append(Comparison(at[better], at[worse], rater=record.rater))
-    return Group(records[0].prompt, tuple(index), tuple(comparisons), tuple(ties), records[0].source)
-
-
-@dataclass(frozen=True)
-class LabelledText:
-    """A text and the number of its label."""
-
-    text: str
-    label: int
-
-    @property
-    def key(self) -> str:
-        """The text's key, by which texts are split."""
-        return Prompt(self.text).key

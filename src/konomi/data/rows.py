@@ -1,31 +1,14 @@
-"""Rows of files (JSONL, CSV, TSV, Parquet, plain text), and the checks of a row that all readers share.
-
-Files of text are read by the standard library, line by line, and not through ``datasets``: a mistake is reported as ``file:line:
-what is wrong``, nothing is copied into a cache, and a line longer than any reasonable text is refused before it fills the memory.
-"""
+"""A row of a file, and the checks of its values that all readers share."""
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import json
-import re
+import math
 import unicodedata
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from konomi.errors import DataError
-from konomi.files import HEAD, not_utf8, what_it_is
-from konomi.reading import check_regular
-
-Row = tuple[str, dict[str, Any]]  # where it is, as the start of a message; its values
-FORMATS = ".jsonl, .csv, .tsv, .parquet or .txt"
-TABLES = (".csv", ".tsv")
-LINE_LIMIT = 1_000_000  # bytes of a line
 
 
 class UnusableRow(DataError):
@@ -36,210 +19,67 @@ class UnusableRow(DataError):
         self.where, self.reason, self.mend = where, reason, mend
 
 
-def file_rows(path: Path, column: str | None = None, key: str = "data.column") -> Iterator[Row]:
-    """The rows of a file that exists, read as its ending says.
+class Row(NamedTuple):
+    """A row: where it is, as the start of a message, and its values by column.
 
-    Args:
-        column: required in CSV and Parquet files, and what the lines of a text file are called. None: the caller checks the
-            columns, and a text file, which has none, is refused.
-        key: the setting that names the column, for messages.
-
-    Raises:
-        DataError: the ending is unknown, or (while iterating) the file or a row cannot be read.
+    Each method returns the value in a column, or raises DataError: there is no such column (``hint`` then ends the message), or
+    the value is of another type.
     """
-    suffix = path.suffix.lower()
-    _check_content(path, text=suffix != ".parquet")
-    if suffix == ".jsonl":
-        return _jsonl_rows(path)
-    if suffix in TABLES:
-        return _csv_rows(path, column, key)
-    if suffix == ".parquet":
-        return _parquet_rows(path, column, key)
-    if suffix == ".txt" and column is not None:
-        return ((f"{path}:{number}", {column: line}) for number, line in _filled_lines(path))
-    if suffix == ".txt":
-        raise DataError(f"{path}: a text file has no columns; a .jsonl, .csv or .parquet file is needed")
-    raise DataError(f"{path}: {suffix or 'no'} file ending is not one that is read; a {FORMATS} file is needed")
 
+    where: str
+    values: dict[str, Any]
 
-def _check_content(path: Path, text: bool) -> None:
-    """Refuse a pipe or device and, for a ``text``, a file whose first bytes are another format."""
-    try:
-        check_regular(path)
-        if not text:
-            return
-        with path.open("rb") as file:
-            found = what_it_is(file.read(HEAD))
-        if found:
-            raise DataError(f"{path}: {not_utf8(path, found, 0)}")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    def value(self, column: str, hint: str = "") -> Any:
+        """Whatever is there."""
+        need_column(self.where, list(self.values), column, hint)
+        return self.values[column]
 
+    def text(self, column: str, *, blank: bool = False, hint: str = "") -> str:
+        """A text, as :func:`checked_text` has it."""
+        return checked_text(self.where, repr(column), self.value(column, hint), blank=blank)
 
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends, without the byte order mark that some editors put in front."""
-    offset, number = 0, 1
-    try:
-        with path.open("rb") as file:
-            # not splitlines, which also splits at U+2028 and others inside a JSON string
-            while data := file.readline(LINE_LIMIT + 1):
-                if len(data) > LINE_LIMIT:
-                    size = len(data)
-                    while not data.endswith(b"\n") and (data := file.readline(LINE_LIMIT)):
-                        size += len(data)
-                    allowed = f"{LINE_LIMIT:,} are allowed. Is it one record a line?"
-                    raise DataError(f"{path}:{number}: a line of {size:,} bytes; {allowed}")
-                try:
-                    yield data.decode("utf-8").removeprefix("\ufeff" if number == 1 else "")
-                except UnicodeDecodeError as error:
-                    advice = not_utf8(path, error.reason, offset + error.start)
-                    raise DataError(f"{path}:{number}: {advice}") from error
-                offset += len(data)
-                number += 1
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    def optional_text(self, column: str) -> str | None:
+        """A text, or None where it is empty or there is none."""
+        value = self.values.get(column)
+        return None if value is None else checked_text(self.where, repr(column), value, blank=True) or None
 
-
-def _filled_lines(path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(_lines(path), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\n").removesuffix("\r")
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in _filled_lines(path):
-        where = f"{path}:{number}"
+    def number(self, column: str, default: float | None = None, *, as_text: bool = False) -> float:
+        """A finite number, or ``default`` where there is none. ``as_text``: it may be written as a text, as in CSV files."""
+        value = self.value(column) if default is None else self.values.get(column)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, (int, float, str) if as_text else (int, float)):
+            raise DataError(f"{self.where}: {column!r} is {kind(value)}; a number is needed")
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            what = f"{error.msg} at column {error.colno}"
-            raise DataError(f"{where}: not JSON: {what}; one object a line is needed") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: JSON that cannot be read: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f'{where}: {kind(row)}; each line has to be an object such as {{"text": "..."}}')
-        yield where, row
+            number = float(value)
+        except ValueError:
+            raise DataError(f"{self.where}: {column!r} is {str(value)[:40]!r}; a number is needed") from None
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise DataError(f"{self.where}: {column!r} is {number}; a finite number is needed")
+        return number
 
+    def items(self, column: str) -> list[Any]:
+        """A list."""
+        value = self.value(column)
+        if not isinstance(value, list):
+            raise DataError(f"{self.where}: {column!r} is {kind(value)}; a list is needed (which a CSV file cannot hold)")
+        return value
 
-def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
-    # StringIO, because a carriage return by itself ends a line too
-    parts = chain.from_iterable(io.StringIO(line, newline="") for line in _lines(path))
-    first, skipped = "", 0
-    for first in parts:
-        if first.strip():
-            break
-        skipped += 1
-    if stated := _SEPARATOR.fullmatch(first):
-        first, skipped = next(parts, ""), skipped + 1
-    tabs = path.suffix.lower() == ".tsv"
-    separator = stated[1] if stated else "\t" if tabs else _separator(first)
-    csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))
-    lines = chain([first], parts)
-    reader = csv.reader(_quoted(lines, separator) if tabs else lines, strict=True, delimiter=separator)
-    header: list[str] = []
-    while True:
-        where = f"{path}:{reader.line_num + 1 + skipped}"
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"{where}: not CSV: {error}") from error
-        if fields is None:
-            return
-        if not any(fields) and len(fields) != 1:  # a spreadsheet writes lines of separators alone
-            continue
-        if header:
-            yield where, _named(where, header, fields, separator)
-            continue
-        header = _unpadded(fields)
-        if column is not None:
-            need_column(where, header, column, f". Set {key}; the first line of a CSV file has to name its columns")
-        if twice := [name for name in header if header.count(name) > 1]:
-            raise DataError(f"{where}: two columns are named {twice[0]!r}; rename one")
+    def inner(self, column: str) -> Row:
+        """An object, as a row."""
+        value = self.value(column)
+        if not isinstance(value, dict):
+            raise DataError(f"{self.where}: {column!r} is {kind(value)}; an object is needed")
+        return Row(self.where, value)
 
-
-_SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?\s*', re.I)  # a first line that Excel writes and reads
-
-
-def _separator(header: str) -> str:
-    """The separator of a CSV file: a comma, or a semicolon or tab if the header has more of those.
-
-    >>> _separator("prompt;chosen;rejected"), _separator('"a;b",c'), _separator("text")
-    (';', ',', ',')
-    """
-    outside = "".join(header.split('"')[::2])
-    return max(",;\t", key=outside.count)
-
-
-def _unpadded(fields: list[str]) -> list[str]:
-    """Fields without the empty ones at the end, which spreadsheets write."""
-    return fields[: max((n for n, field in enumerate(fields, start=1) if field), default=0)]
-
-
-def _named(where: str, header: list[str], fields: list[str], separator: str) -> dict[str, Any]:
-    if len(fields) > len(header):
-        fields = [*fields[: len(header)], *_unpadded(fields[len(header) :])]
-    if len(fields) != len(header):
-        name = {",": "a comma", ";": "a semicolon", "\t": "a tab"}.get(separator, repr(separator))
-        raise DataError(
-            f"{where}: {len(fields)} fields, but the header names {len(header)}; "
-            f"a field with {name} or a line break in it needs double quotes around it"
-        )
-    return dict(zip(header, fields, strict=True))
-
-
-_CLOSING = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the first quote that is not doubled
-
-
-def _quoted(lines: Iterable[str], separator: str) -> Iterator[str]:
-    """TSV lines for a reader of CSV. Most programs write quotes in TSV as they are, spreadsheets put them around fields: a field
-    whose first quote is not closed at its end, within LINE_LIMIT characters, is plain text and is quoted here."""
-    source, ahead = iter(lines), deque[str]()
-    end_of_field = re.compile(rf"[^{re.escape(separator)}\r\n]*")
-    while line := ahead.popleft() if ahead else next(source, ""):
-        written, at = "", 0
-        while at < len(line):
-            end = end_of_field.match(line, at).end()  # type: ignore[union-attr]  # it matches nothing too
-            if line[at] != '"':
-                end = max(end, at + 1)  # the separator itself
-                written += line[at:end]
-                at = end
-                continue
-            more: list[str] = []
-            closing = _CLOSING.match(line, at + 1)
-            size = len(line)
-            while not closing and size <= LINE_LIMIT and (following := ahead.popleft() if ahead else next(source, "")):
-                more.append(following)
-                closing = _CLOSING.match(following)
-                size += len(following)
-            last = more[-1] if more else line
-            if closing and last[closing.end() : closing.end() + 1] in (separator, "\r", "\n", ""):
-                if more:
-                    yield written + line[at:]
-                    yield from more[:-1]
-                    written, line, at = "", last, 0
-                written += line[at : closing.end()]
-                at = closing.end()
-            else:
-                ahead.extendleft(reversed(more))
-                doubled = line[at:end].replace('"', '""')
-                written += f'"{doubled}"'
-                at = end
-        yield written
-
-
-def _parquet_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if column is not None:
-                need_column(str(path), file.schema_arrow.names, column, f". Set {key}")
-            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield f"{path}: row {number}", row
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a Parquet file that can be read: {error}") from error
+    def objects(self, column: str, *names: str) -> list[dict[str, Any]]:
+        """A list of objects that have these ``names``."""
+        value = self.value(column)
+        if not isinstance(value, list) or not all(isinstance(each, dict) and set(names) <= each.keys() for each in value):
+            needed = f"a list of objects with {' and '.join(names)} is needed"
+            raise DataError(f"{self.where}: {column!r} is {kind(value)}; {needed}")
+        return value
 
 
 def need_column(where: str, names: Sequence[str], column: str, hint: str = "") -> None:
@@ -247,12 +87,6 @@ def need_column(where: str, names: Sequence[str], column: str, hint: str = "") -
     if column not in names:
         have = ", ".join(names) or "none"
         raise DataError(f"{where}: no column {column!r}{near(column, names)}; it has: {have}{hint}")
-
-
-def text_of(where: str, row: dict[str, Any], column: str, *, blank: bool = False, hint: str = "") -> str:
-    """The text in a column of a row; raises as :func:`checked_text`, and DataError if there is no such column."""
-    need_column(where, list(row), column, hint)
-    return checked_text(where, repr(column), row[column], blank=blank)
 
 
 def checked_text(where: str, name: str, text: object, *, blank: bool = False) -> str:
@@ -285,9 +119,9 @@ def alike(names: Iterable[str]) -> str:
     return ", ".join(" and ".join(each) for each in found.values() if len(each) > 1)
 
 
-def unused(names: Iterable[str], used: Iterable[str]) -> str:
+def unused(names: Iterable[str], used: Sequence[str]) -> str:
     """``; columns not used: 'this'``, or nothing where all are used."""
-    left = [repr(name) for name in names if name not in tuple(used)]
+    left = [repr(name) for name in names if name not in used]
     return f"; columns not used: {', '.join(left)}" if left else ""
 
 

@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from konomi.config import DataConfig
+from konomi.config import DataConfig, RewardData, SFTData
 from konomi.data.records import Prompt, split_by_key
-from konomi.data.rows import FORMATS, Row, file_rows, near, need_column, text_of
+from konomi.data.row_files import FORMATS, file_rows
+from konomi.data.rows import Row, near, need_column
 from konomi.errors import ConfigError, DataError
 from konomi.files import local_path, plain
 from konomi.runs.environment import without_password
@@ -36,6 +37,21 @@ class Hub:
     split: str = "train"
     revision: str | None = None
 
+    @classmethod
+    def of(cls, config: DataConfig | SFTData | RewardData) -> Hub:
+        """The part that settings name."""
+        return cls(config.subset, config.split, config.revision)
+
+
+def sources_of(data: RewardData) -> list[tuple[str, Hub]]:
+    """What a reward model is trained on, and what it is evaluated on if that is not a part of it."""
+    train = (data.file, Hub.of(data))
+    if data.evaluation:
+        return [train, (data.evaluation, Hub())]
+    if data.evaluation_split:
+        return [train, (data.file, replace(train[1], split=data.evaluation_split))]
+    return [train]
+
 
 def load_prompts(
     config: DataConfig, reads: Iterable[str] | None = (), say: Callable[[str], None] = lambda _: None
@@ -49,23 +65,55 @@ def load_prompts(
         DataError: the source cannot be found, reached or read; a row has no text; there are no rows.
         ConfigError: a setting for hub data sets is given with a file.
     """
-    rows = open_rows(config.prompts, config.column, Hub(config.subset, config.split, config.revision), "data.")
+    rows = open_rows(config.prompts, config.column, Hub.of(config), "data.")
     prompts = _prompts(itertools.islice(rows, config.limit), config.column, config.prompts, say)
     return distinct_prompts(prompts, reads, say, config.prompts)
 
 
-def _as_json(rows: Iterable[Row], column: str, odd: dict[str, None]) -> Iterator[Row]:
-    """Rows as JSON holds them, without the columns where that cannot be, which are noted in ``odd``."""
-    for where, row in rows:
-        values = {column: row[column]} if column in row else {}
-        for name, value in row.items():
-            if name == column or name in odd:
-                continue
-            try:
-                values[name] = plain(value)
-            except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one of torch
-                odd[name] = None
-        yield where, values
+def as_prompts(
+    given: Iterable[str | Mapping[str, Any] | Prompt], column: str = "text", say: Callable[[str], None] = lambda _: None
+) -> list[Prompt]:
+    """Return prompts of strings, of rows that have ``column`` (dicts, a data set), or of prompts, as :func:`load_prompts` does.
+
+    Raises:
+        DataError: there are none; one has no text.
+    """
+    if isinstance(given, str | bytes):
+        raise DataError("prompts: one string; give a list of them")
+    given = list(given)
+    if all(isinstance(each, Prompt) for each in given):  # their text needs a column that none of them has
+        while any(column in each.columns for each in given if isinstance(each, Prompt)):
+            column += "_"
+
+    def values_of(each: str | Mapping[str, Any] | Prompt) -> dict[str, Any]:
+        if isinstance(each, Prompt):
+            return {**each.columns, column: each.text}
+        return dict(each) if isinstance(each, Mapping) else {column: each}
+
+    rows = (Row(f"prompts[{i}]", values_of(each)) for i, each in enumerate(given))
+    return distinct_prompts(_prompts(rows, column, "prompts", say), None, say)
+
+
+def _prompts(rows: Iterable[Row], column: str, source: str, say: Callable[[str], None]) -> list[Prompt]:
+    prompts: list[Prompt] = []
+    names: dict[str, None] = {}
+    odd: dict[str, None] = {}
+    for row in rows:
+        values = {}
+        for name, value in row.values.items():
+            if name != column and name not in odd:
+                try:
+                    values[name] = plain(value)
+                except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one of torch
+                    odd[name] = None
+        prompts.append(Prompt(row.text(column, hint=". Set data.column"), values))
+        names |= dict.fromkeys(values)
+    if not prompts:
+        raise DataError(f"{source}: no rows in it; at least one text is needed")
+    if odd:
+        say(f"{source}: columns left out, because JSON cannot hold their values: {', '.join(map(repr, odd))}")
+    # JSON rows may differ in their keys; a reward function that names one must find it in every batch
+    return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in names if name not in odd}) for prompt in prompts]
 
 
 def distinct_prompts(
@@ -91,45 +139,6 @@ def distinct_prompts(
         how = f"; they differ in {', '.join(map(repr, differ))}, which nothing here reads" if differ else ""
         say(f"{name}: {left:,} of {plural(len(prompts), 'prompt')} repeat the text of an earlier one and are left out{how}")
     return list(seen.values())
-
-
-def as_prompts(
-    given: Iterable[str | Mapping[str, Any] | Prompt], column: str = "text", say: Callable[[str], None] = lambda _: None
-) -> list[Prompt]:
-    """Return prompts of strings, of rows that have ``column`` (dicts, a data set), or of prompts, as :func:`load_prompts` does.
-
-    Raises:
-        DataError: there are none; one has no text.
-    """
-    if isinstance(given, str | bytes):
-        raise DataError("prompts: one string; give a list of them")
-    given = list(given)
-    if given and all(isinstance(each, Prompt) for each in given):  # their text needs a column that none of them has
-        while any(column in each.columns for each in given if isinstance(each, Prompt)):
-            column += "_"
-
-    def row_of(each: str | Mapping[str, Any] | Prompt) -> dict[str, Any]:
-        if isinstance(each, Prompt):
-            return {**each.columns, column: each.text}
-        return dict(each) if isinstance(each, Mapping) else {column: each}
-
-    rows = ((f"prompts[{i}]", row_of(each)) for i, each in enumerate(given))
-    return distinct_prompts(_prompts(rows, column, "prompts", say), None, say)
-
-
-def _prompts(rows: Iterable[Row], column: str, name: str, say: Callable[[str], None]) -> list[Prompt]:
-    prompts = []
-    odd: dict[str, None] = {}
-    for where, row in _as_json(rows, column, odd):
-        text = text_of(where, row, column, hint=". Set data.column")
-        prompts.append(Prompt(text, {key: value for key, value in row.items() if key != column}))
-    if not prompts:
-        raise DataError(f"{name}: no rows in it; at least one text is needed")
-    # JSON rows may differ in their keys; a reward function that names one must find it in every batch
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns if name not in odd)
-    if odd:
-        say(f"{name}: columns left out, because JSON cannot hold their values: {', '.join(map(repr, odd))}")
-    return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in names}) for prompt in prompts]
 
 
 def split_held_out(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt], list[Prompt]]:
@@ -242,7 +251,7 @@ def _hub_rows(name: str, column: str | None, hub: Hub, section: str) -> Iterator
     if column is not None:
         need_column(name, data.column_names, column, f". Set {section}column")
     for number, row in enumerate(data, start=1):
-        yield f"{name}: row {number}", row
+        yield Row(f"{name}: row {number}", row)
 
 
 @contextmanager

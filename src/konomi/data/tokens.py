@@ -7,6 +7,8 @@ Shapes: B sequences, L the longest of them.
 from __future__ import annotations
 
 import codecs
+import itertools
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -91,7 +93,7 @@ class Tokens:
         counts = [0]
         for number in range(1, len(response)):
             so_far = self._text([*before, *response[:number]])
-            same = next((i for i, (a, b) in enumerate(zip(so_far, text, strict=False)) if a != b), min(len(so_far), len(text)))
+            same = sum(itertools.takewhile(bool, map(operator.eq, so_far, text)))
             counts.append(max(counts[-1], same - start))
         return [*counts[1:], len(text) - start]
 
@@ -267,37 +269,33 @@ def length_batches(lengths: Sequence[int], fits: Callable[[list[int]], bool], lo
     """
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=longest_first):
-        if batch and not fits([*batch, i]):
-            yield batch
-            batch = []
         batch.append(i)
+        if len(batch) > 1 and not fits(batch):
+            yield batch[:-1]
+            batch = [i]
     if batch:
         yield batch
 
 
-def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids [B, L] int64, filled up with ``pad_id`` behind, and lengths [B] int64."""
-    return _padded(rows, pad_id, "right")
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids [B, L] int64, filled up with ``pad_id`` in front, and lengths [B] int64."""
-    return _padded(rows, pad_id, "left")
-
-
-def _padded(rows: Sequence[Sequence[int]], pad_id: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_right(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids [B, L] int64, filled up with ``pad_id``, and lengths [B] int64."""
     tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
     ids_BL = pad_sequence(tensors, True, pad_id, side) if rows else torch.empty(0, 0, dtype=torch.int64)
     return ids_BL, torch.tensor([len(row) for row in rows], dtype=torch.int64)
 
 
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`pad_right`, filled up in front."""
+    return pad_right(rows, pad_id, "left")
+
+
 def read_tokenizer(where: str | Path, **how: Any) -> Any:
-    """Read a tokenizer. Raises ValueError where the tokenizers library raises a bare Exception."""
+    """Read a tokenizer. Raises ValueError for a damaged file, where the tokenizers library raises a bare Exception."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(where, **how)
     except Exception as error:
-        if type(error) is Exception:
+        if type(error) is Exception:  # the library has no class of its own
             raise ValueError(str(error)) from error
         raise

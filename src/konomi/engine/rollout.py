@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from konomi.data.tokens import lengths_to_mask
+from konomi.data.tokens import length_batches, lengths_to_mask
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,6 @@ def micro_batches(lengths: Tensor, rows: Tensor, budget: int) -> list[Tensor]:
     >>> [part.tolist() for part in micro_batches(torch.tensor([9, 2, 8, 3]), torch.arange(4), 20)]
     [[0, 2], [3, 1]]
     """
-    sizes = lengths.cpu()[rows]
-    places = sizes.argsort(descending=True, stable=True)
-    order, longest = rows[places].to(lengths.device), sizes[places].tolist()
-    parts: list[Tensor] = []
-    start = 0
-    while start < len(order):
-        fit = max(1, budget // longest[start])
-        parts.append(order[start : start + fit])
-        start += fit
-    return parts
+    sizes = lengths.cpu()[rows].tolist()
+    batches = length_batches(sizes, lambda batch: len(batch) * sizes[batch[0]] <= budget, longest_first=True)
+    return [rows[batch].to(lengths.device) for batch in batches]

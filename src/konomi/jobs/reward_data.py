@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from konomi.config import RewardData, RewardJob
+from konomi.config import RewardJob
 from konomi.data.examples import read_labelled
 from konomi.data.formats import read_comparisons, read_scores
-from konomi.data.records import Group, LabelledText, Prompt, Score, groups, is_held_out, split_groups
+from konomi.data.records import Group, LabelledText, Score, groups, split_by_key
 from konomi.data.rows import alike
-from konomi.data.sources import Hub
+from konomi.data.sources import sources_of
 from konomi.errors import DataError
 from konomi.jobs.inputs import digest_of
 from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
@@ -50,7 +50,7 @@ class Learned:
 
     def prompts(self) -> int:
         """Held-out prompts; of texts with labels, texts: they are taken as independent."""
-        keys = [group.key for group in self.groups] or [Prompt(score.prompt).key for score in self.scores]
+        keys = [group.key for group in self.groups] or [score.key for score in self.scores]
         return len(set(keys)) or len(self.labelled)
 
     def evaluate(self, numbers: Sequence[Tensor], seed: int) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Learned:
         if self.groups:
             held_out = evaluate_preferences(self.groups, scores, seed=seed, train_comparisons=self.comparisons)
             return {"held_out": held_out} | self._against_truth(scores, seed)
-        keys = [Prompt(score.prompt).key for score in self.scores]
+        keys = [score.key for score in self.scores]
         truth = [example.target for example in self.held_out]
         return {"held_out": evaluate_scores(truth, [score for (score,) in scores], keys, seed=seed)}
 
@@ -99,35 +99,23 @@ def load(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None]
     return _scored(job, say) if job.train.task == "score" else _compared(job, say, warn)
 
 
-def _sources(data: RewardData) -> list[tuple[str, Hub]]:
-    """What is learned from, and what is evaluated on if that is not a part of it."""
-    train = (data.file, Hub(data.subset, data.split, data.revision))
-    if data.evaluation:
-        return [train, (data.evaluation, Hub())]
-    if data.evaluation_split:
-        return [train, (data.file, Hub(data.subset, data.evaluation_split, data.revision))]
-    return [train]
-
-
 def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None]) -> Learned:
     data = job.data
-    read = [read_comparisons(name, hub=hub, say=say)[: data.limit] for name, hub in _sources(data)]
+    read = [read_comparisons(name, hub=hub, say=say)[: data.limit] for name, hub in sources_of(data)]
     for what in ("rater", "source"):
         if twins := alike(name for records in read for each in records if (name := getattr(each, what))):
             warn(f"{data.file}: the {what}s {twins} are taken as different; if they are the same, write them alike")
     every, *evaluation = map(groups, read)
-    if evaluation:
-        held_out = evaluation[0]
-        seen = {group.key for group in held_out}
-        train = [group for group in every if group.key not in seen]
-    else:
-        train, held_out = split_groups(every, data.held_out)
+    train, held_out = split_by_key(every, data.held_out, *evaluation)
     train, decided = ([group for group in side if group.comparisons] for side in (train, held_out))
     for name, side in (("train on", train), ("evaluate on", decided)):
         if not side:
-            raise DataError(f"{data.file}: no prompt is left to {name} that has a comparison; it has {len(every)} prompts in all")
+            raise DataError(
+                f"{data.file}: no prompt is left to {name} that has a comparison; it has {plural(len(every), 'prompt')} in all. "
+                f"Give more prompts, or change data.held_out = {data.held_out:g}"
+            )
     counts = [sum(len(group.comparisons) for group in side) for side in (train, held_out)]
-    truth = {(Prompt(s.prompt).key, s.response): s.score for s in read_scores(data.truth)} if data.truth else {}
+    truth = {(s.key, s.response): s.score for s in read_scores(data.truth)} if data.truth else {}
     known = max((sum((group.key, r) in truth for r in group.responses) for group in held_out), default=0)
     if data.truth and known < 2:
         raise DataError(
@@ -149,10 +137,8 @@ def _of_group(group: Group) -> Example:
 
 def _scored(job: RewardJob, say: Callable[[str], None]) -> Learned:
     data = job.data
-    every, *evaluation = [read_scores(name, hub=hub, say=say)[: data.limit] for name, hub in _sources(data)]
-    held_out = evaluation[0] if evaluation else [s for s in every if is_held_out(Prompt(s.prompt).key, data.held_out)]
-    seen = {Prompt(score.prompt).key for score in held_out}
-    train = [score for score in every if Prompt(score.prompt).key not in seen]
+    every, *evaluation = [read_scores(name, hub=hub, say=say)[: data.limit] for name, hub in sources_of(data)]
+    train, held_out = split_by_key(every, data.held_out, *evaluation)
     if len(train) < 2 or not held_out:
         raise DataError(
             f"{data.file}: {len(train)} scores to train on and {len(held_out)} held out; give more prompts, or set data.held_out"

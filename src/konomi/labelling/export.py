@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.formats import encode_records, manifest_bytes, write_manifest
-from konomi.data.parse import VERSION, Record
-from konomi.data.records import Pair, Ranking
+from konomi.data.parse import VERSION
+from konomi.data.records import Pair, Ranking, Record
 from konomi.errors import DataError
 from konomi.files import line, write_atomic
 from konomi.labelling.answers import NO_ANSWERS

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from konomi.config import FunctionReward, HttpReward, ModelReward, RewardConfig, Section, SumReward, build
 from konomi.errors import ConfigError, ModelError
 from konomi.files import model_path
-from konomi.rewards.base import Reward, score
+from konomi.rewards.base import Reward, WeightedSum, score
 
 __all__ = ["Reward", "as_reward", "build_judges", "build_reward", "reward_config", "score"]
 
@@ -33,12 +32,16 @@ def build_reward(
         ModelError: the classifier cannot be found, reached or read; the service does not answer.
     """
     if isinstance(config, SumReward):
-        from konomi.rewards.sum import SumReward as WeightedSum
-
         parts = {name: build_reward(part, columns, device, f"{where}.parts.{name}") for name, part in config.parts.items()}
         return WeightedSum(parts, config.weights)
-    with _named(where):
+    try:
         return _build(config, columns, device)
+    except (ConfigError, ModelError) as error:
+        if where == "reward":
+            raise
+        text = str(error)  # the table that was read, instead of ``reward``
+        named = f"{where}.{text.removeprefix('reward.')}" if text.startswith("reward.") else f"{where}: {text}"
+        raise type(error)(named) from error.__cause__
 
 
 def reward_config(given: Any) -> RewardConfig:
@@ -121,26 +124,11 @@ def _build(config: RewardConfig, columns: Iterable[str] | None, device: Any) -> 
     if isinstance(config, ModelReward):
         from konomi.rewards.model import RewardModelReward
 
-        return RewardModelReward(config).to(device)
-    if config.name in ("embedded:asari", "embedded:vader"):
-        from konomi.rewards.sentiment import AsariReward, VaderReward
-
-        return AsariReward(config) if config.name == "embedded:asari" else VaderReward(config)
+        return RewardModelReward(config, device)
     if config.name.startswith("embedded:"):
-        raise ConfigError(f"reward.name: {config.name}: no such embedded classifier; known: embedded:asari, embedded:vader")
+        from konomi.rewards.sentiment import SentimentReward
+
+        return SentimentReward(config)
     from konomi.rewards.model import ClassifierModelReward
 
-    return ClassifierModelReward(config).to(device)
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    """Replace ``reward.`` in messages by the table that was read."""
-    try:
-        yield
-    except (ConfigError, ModelError) as error:
-        if where == "reward":
-            raise
-        text = str(error)
-        named = f"{where}.{text.removeprefix('reward.')}" if text.startswith("reward.") else f"{where}: {text}"
-        raise type(error)(named) from error.__cause__
+    return ClassifierModelReward(config, device)

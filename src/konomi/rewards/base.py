@@ -120,6 +120,39 @@ def readers(*rewards: Reward) -> list[Reader]:
     return [reader for reward in rewards for reader in getattr(reward, "readers", ())]
 
 
+class WeightedSum:
+    """Adds up other rewards, each times its weight. Each part reads the texts in its own way, with its own tokenizer.
+
+    Where a part gives pairs for a text, so does the sum; the plain numbers of the others then stand at its end.
+    """
+
+    def __init__(self, parts: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
+        self._parts, self._weights = parts, [weights.get(name, 1.0) for name in parts]
+        self.name = " ".join(f"{weight:+g} {name}" for weight, name in zip(self._weights, parts, strict=True))
+        self.readers = readers(*parts.values())
+        self.reads = columns_read(parts.values())
+        self.last_parts: dict[str, list[TextScore]] = {}
+
+    def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
+        """Return the sum for each text. Raises RunError, with the part's own name, where a part failed."""
+        self.last_parts = {
+            name: ask(part, texts, prompts=prompts, responses=responses, columns=columns) for name, part in self._parts.items()
+        }
+        rows = zip(*self.last_parts.values(), strict=True)
+        return [_added(row, self._weights, len(response)) for row, response in zip(rows, responses, strict=True)]
+
+
+def _added(row: Sequence[TextScore], weights: Sequence[float], length: int) -> TextScore:
+    """The sum for one text of ``length`` characters of response.
+
+    >>> _added([1.0, 3.0], [1.0, -0.5], 9), _added([1.0, [(4, 3.0)]], [1.0, -0.5], 9)
+    (-0.5, [(9, 1.0), (4, -1.5)])
+    """
+    placed = [[(length, each)] if isinstance(each, float) else each for each in row]
+    pairs = [(end, weight * score) for weight, part in zip(weights, placed, strict=True) for end, score in part]
+    return total(pairs) if all(isinstance(each, float) for each in row) else pairs
+
+
 def check_without_columns(rewards: Iterable[Reward], texts: Texts, known: Prompt) -> None:
     """Try rewards on the texts of ``compare.extra``, which have none of the data's other columns; a text is its own response.
 
@@ -176,28 +209,31 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value  # of numpy or torch
 
 
-def _is_number(value: Any) -> bool:
+def _number(value: Any) -> float | None:
+    """The value as a finite number, or None if it cannot be that."""
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
+        return None
     try:
-        return math.isfinite(value)
+        number = float(value)
     except OverflowError:  # an int that no float can hold
-        return False
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _checked(value: Any, length: int) -> TextScore | None:
     """The score of a response of ``length`` characters, or None if it cannot be that."""
     if not isinstance(value, (list, tuple)):
-        return float(value) if _is_number(value) else None
+        return _number(value)
     pairs: TokenRewards = []
     for pair in map(_plain, value):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             return None
-        end, score = map(_plain, pair)
+        end, score = map(_number, pair)
         # an array of numpy has ends that are floats
-        if not _is_number(end) or not _is_number(score) or end != int(end) or not 0 <= end <= length:
+        if end is None or score is None or end != int(end) or not 0 <= end <= length:
             return None
-        pairs.append((int(end), float(score)))
+        pairs.append((int(end), score))
     return pairs if math.isfinite(total(pairs)) else None
 
 

@@ -8,8 +8,8 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +44,11 @@ class FunctionReward:
         """``function``: call this one instead of the one that the configuration names."""
         self.name = config.name
         self.function = _find(config.name) if function is None else _checked(function, config.name)
-        self._wanted, self._required, self._all = _parameters(self.function, config.name)
+        parameters = _parameters(self.function, config.name)
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        self._wanted = [p.name for p in named]
+        self._required = [p.name for p in named if p.default is p.empty]
+        self._all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.reads = None if self._all else set(self._wanted) - set(_OWN)
 
     def check(self, columns: Iterable[str]) -> None:
@@ -98,16 +102,19 @@ def _import(module_name: str, name: str) -> ModuleType:
     is_file = path.suffix == ".py"
     if is_file and not path.is_file():
         raise ConfigError(f"reward.name: {module_name}: no such file (seen from {Path.cwd()})")
+    searched_first = str(path.resolve().parent if is_file else Path.cwd())
+    sys.path.insert(0, searched_first)
     IMPORTED.append(module_name)
     try:
-        with _searched_first(path.resolve().parent if is_file else Path.cwd()):
-            return _run_file(path.resolve()) if is_file else importlib.import_module(module_name)
+        return _run_file(path.resolve()) if is_file else importlib.import_module(module_name)
     except _IMPORT_ERRORS as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         at = "" if isinstance(error, (ImportError, SyntaxError)) else f" ({frame.filename}, line {frame.lineno})"
         raise ConfigError(f"reward.name: {name}: cannot be imported: {type(error).__name__}: {error}{at}") from error
     finally:
         IMPORTED.pop()
+        with suppress(ValueError):  # the module itself may have taken it out
+            sys.path.remove(searched_first)
 
 
 def _run_file(path: Path) -> ModuleType:
@@ -125,25 +132,11 @@ def _run_file(path: Path) -> ModuleType:
     return module
 
 
-@contextmanager
-def _searched_first(directory: Path) -> Iterator[None]:
-    entry = str(directory)
-    sys.path.insert(0, entry)
+def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
     try:
-        yield
-    finally:
-        with suppress(ValueError):  # the module itself may have taken it out
-            sys.path.remove(entry)
-
-
-def _parameters(function: Callable[..., Any], name: str) -> tuple[list[str], list[str], bool]:
-    """Return the names of the function's parameters, of those without a default, and whether it takes any name."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError) as error:
         raise ConfigError(f"reward.name: {name}: its arguments cannot be read; wrap it in a def") from error
     if only := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]:
         raise ConfigError(f"reward.name: {name}: argument {only[0]!r} cannot be given by name; remove the / behind it")
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    required = [p.name for p in named if p.default is p.empty]
-    return [p.name for p in named], required, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return parameters

@@ -153,16 +153,15 @@ class HttpReward:
             raise OSError(str(error.reason) or "no connection") from error
 
     def _read(self, answer: http.client.HTTPResponse, end: float) -> bytes:
-        read, length = bytearray(), answer.headers.get("Content-Length", "")
-        expected = int(length) if length.isdigit() else None
-        while (expected is None or len(read) < expected) and (chunk := answer.read1(2**16)):
+        read = bytearray()
+        while chunk := answer.read1(2**16):
             read += chunk
             if len(read) > MAX_BYTES:
                 raise RunError(f"reward {self.name}: answered with more than {MAX_BYTES:,} bytes; is that the right address?")
             if time.monotonic() > end:
                 raise TimeoutError
-        if expected is not None and len(read) < expected:
-            raise http.client.IncompleteRead(bytes(read), expected - len(read))
+        if answer.length:  # bytes that the headers promised
+            raise http.client.IncompleteRead(bytes(read), answer.length)
         return bytes(read)
 
     def _shown(self, raw: bytes) -> str:

@@ -30,14 +30,14 @@ _PADDING = 0.1
 
 
 class RewardModelReward:
-    """The score of a reward model, on the scale of the initial model's samples. On the CPU until ``to`` is called.
+    """The score of a reward model, on the scale of the initial model's samples.
 
     Raises:
         ConfigError: the model has no scale and the settings ask for one; it is a classifier.
         ModelError, DataError: it cannot be read.
     """
 
-    def __init__(self, config: ModelReward) -> None:
+    def __init__(self, config: ModelReward, device: torch.device | str = "cpu") -> None:
         self.name = config.name
         self.reads: set[str] = set()
         self._config = config
@@ -50,11 +50,7 @@ class RewardModelReward:
                 f"reward.name: {config.name} has no scale: the samples of the initial model were not scored when it was trained, "
                 "so that the KL coefficient has no meaning. Train it with normalize.samples, or set reward.normalized = false"
             )
-
-    def to(self, device: torch.device | str) -> RewardModelReward:
-        """Move the model; return self."""
         self._model.to(device)
-        return self
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text; texts to the same prompt go through the model together."""
@@ -70,14 +66,14 @@ class RewardModelReward:
 
 
 class ClassifierModelReward:
-    """Any sequence-classification model of transformers, with its own tokenizer. On the CPU until ``to`` is called.
+    """Any sequence-classification model of transformers, with its own tokenizer.
 
     ``use``: logit, the label's raw output; probability, after soft-max over the labels; log-odds, log p/(1-p), which is
     the logit less the log-sum-exp of the others. (A model for several labels at once has a sigmoid a label instead: its
     logit is its log-odds.) A model with one output, such as a scalar reward model, has label 0 and use = "logit" only.
     """
 
-    def __init__(self, config: ClassifierReward) -> None:
+    def __init__(self, config: ClassifierReward, device: torch.device | str = "cpu") -> None:
         self.name = config.name
         self.reads: set[str] = set()
         self._config = config
@@ -86,11 +82,7 @@ class ClassifierModelReward:
         self.reader = Reader(tokenizer, self._model, config.max_length, config.name, config.text == "both")
         self.readers = [self.reader]
         self._model.config.pad_token_id = self.reader.pad_id  # decoders ask for it to find each row's last token
-
-    def to(self, device: torch.device | str) -> ClassifierModelReward:
-        """Move the model; return self."""
         self._model.to(device)
-        return self
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text (or response, as configured); what is in the same batch does not change it.

@@ -18,9 +18,7 @@ import functools
 import hashlib
 import importlib.util
 import math
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from konomi.config import ClassifierReward
-from konomi.errors import ModelError
+from konomi.errors import ConfigError, ModelError
 from konomi.rewards.base import Columns, Texts, find_label
 
 # the graph's own probabilities are float32, which near 1 go in steps of 6e-8: further out it was never meant to tell apart
@@ -39,22 +37,25 @@ _NO_ASARI = "embedded:asari: {}; install it with: pip install 'konomi[embedded]'
 _SHA256 = "7b3f5f74a9b214faacfc73a89ec4f9b0d2d50cb27e22ff4f21c501184463efc1"
 
 
-class SentimentReward(ABC):
+class SentimentReward:
     """The score of a text does not depend, to the bit, on what else is scored with it.
 
     ``label``: negative (0) or positive (1). ``use``: logit and log-odds are the same here, log p/(1-p) within +-16;
     probability is p. Nothing is cut and nothing goes in batches, so ``max_length`` and ``batch_size`` are not used.
     """
 
-    def __init__(self, config: ClassifierReward, labels: Texts = ("negative", "positive")) -> None:
+    def __init__(self, config: ClassifierReward) -> None:
         self.name = config.name
         self.reads: set[str] = set()
         self._config = config
+        if config.name == "embedded:asari":
+            self.positive, labels = _asari().of_text, _asari().labels
+        elif config.name == "embedded:vader":
+            self.positive, labels = _vader_positive, ["negative", "positive"]
+        else:
+            known = "embedded:asari, embedded:vader"
+            raise ConfigError(f"reward.name: {config.name}: no such embedded classifier; known: {known}")
         self.label = find_label(config.label, labels, config.name)
-
-    @abstractmethod
-    def positive(self, text: str) -> float:
-        """Return the probability that a text is positive."""
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text (or response, as configured)."""
@@ -66,31 +67,6 @@ class SentimentReward(ABC):
         positive = self.positive(text)
         probability = positive if self.label == 1 else 1.0 - positive
         return probability if self._config.use == "probability" else log_odds(probability)
-
-
-class AsariReward(SentimentReward):
-    """Japanese sentiment by asari 0.2.0."""
-
-    def __init__(self, config: ClassifierReward) -> None:
-        self._model = _asari()
-        super().__init__(config, self._model.labels)
-        self._tokenizer = _janome()
-
-    def positive(self, text: str) -> float:
-        """Return the probability that a text is positive."""
-        return self._model.positive(" ".join(self._tokenizer.tokenize(text)))
-
-
-class VaderReward(SentimentReward):
-    """English sentiment by vaderSentiment 3.3.2."""
-
-    def __init__(self, config: ClassifierReward) -> None:
-        super().__init__(config)
-        self._analyzer = _vader()
-
-    def positive(self, text: str) -> float:
-        """Return (1 + compound) / 2."""
-        return float((1.0 + self._analyzer.polarity_scores(text)["compound"]) / 2)
 
 
 def log_odds(probability: float) -> float:
@@ -118,18 +94,21 @@ class AsariModel:
     slopes: NDArray[np.float32]
     offsets: NDArray[np.float32]
 
+    def of_text(self, text: str) -> float:
+        """Return the probability of the label positive."""
+        return self.positive(" ".join(_janome().tokenize(text)))
+
     def positive(self, words: str) -> float:
-        """Return the probability of the label positive for a text that is split into words, with spaces between them."""
+        """As :meth:`of_text`, for a text that is split into words, with spaces between them."""
         # the graph lower-cases too, but in its locale, where only ASCII letters have a lower case
-        counts = Counter(self._found([word for word in words.lower().split(" ") if word]))
+        split = [word for word in words.lower().split(" ") if word]
+        grams = (*split, *map(" ".join, pairwise(split)))
+        counts = Counter(self.features[gram] for gram in grams if gram in self.features)
         places_N = np.fromiter(counts.keys(), np.int64, len(counts))
         tfidf_N = np.fromiter(counts.values(), np.float64, len(counts)) * self.idf[places_N]
         norm = math.sqrt(tfidf_N @ tfidf_N) or 1.0  # no known word: the intercepts alone
         z_M = (tfidf_N / norm) @ self.weights[places_N].astype(np.float64) + self.intercepts
         return float((1.0 / (1.0 + np.exp(self.slopes * z_M + self.offsets))).mean())
-
-    def _found(self, words: list[str]) -> Iterator[int]:
-        return (self.features[gram] for gram in (*words, *map(" ".join, pairwise(words))) if gram in self.features)
 
 
 @functools.cache
@@ -146,6 +125,10 @@ def _vader() -> Any:
     except ImportError as error:
         raise ModelError(f"embedded:vader: {error}; install it with: pip install 'konomi[embedded]'") from error
     return SentimentIntensityAnalyzer()
+
+
+def _vader_positive(text: str) -> float:
+    return float((1.0 + _vader().polarity_scores(text)["compound"]) / 2)
 
 
 def graph_path() -> Path:
