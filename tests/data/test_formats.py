@@ -94,23 +94,19 @@ def test_each_kind_has_its_reader(tmp_path: Path, record: Record) -> None:
     assert json.loads(path.read_text(encoding="utf-8"))["version"] == 1
     read = {Task: read_tasks, Ranking: read_comparisons, Pair: read_comparisons, Score: read_scores}[type(record)]
     assert read(path) == [record]
-
-
-def test_candidates_file_is_flat(tmp_path: Path) -> None:
-    write_records(tmp_path / "candidates.jsonl", RECORDS[:1])
-    assert json.loads((tmp_path / "candidates.jsonl").read_text(encoding="utf-8")) == {
-        "version": 1,
-        "prompt": "p",
-        "candidates": [{"model": "m", "seed": 3, "temperature": 0.7, "text": "a"}, {"text": ""}],
-        "columns": {"topic": "weather"},
-    }
+    if isinstance(record, Task):  # the source of a candidate stands beside its text
+        candidates = [{"model": "m", "seed": 3, "temperature": 0.7, "text": "a"}, {"text": ""}]
+        own = {"version": 1, "prompt": "p", "candidates": candidates, "columns": {"topic": "weather"}}
+        assert json.loads(path.read_text(encoding="utf-8")) == own
 
 
 def test_files_of_others_need_no_version_and_may_have_more(tmp_path: Path) -> None:
     said: list[str] = []
     path = jsonl(tmp_path / "x.jsonl", {**PAIR, "id": 7, "lable": 0.3}, {**PAIR, "prompt": "q"})
     assert read_comparisons(path, say=said.append) == [Pair("p", "a", "b"), Pair("q", "a", "b")]
-    assert said == [f"{path}: read as pairs; columns not used: 'id', 'lable'"]
+    read_records(jsonl(path, {**RANKING, "label": 0.3, "rater": "a"}), say=said.append)  # another format would read the label
+    used = ("pairs; columns not used: 'id', 'lable'", "rankings; columns not used: 'label'")
+    assert said == [f"{path}: read as {each}" for each in used]
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -145,11 +141,8 @@ def test_parquet(tmp_path: Path, record: dict[str, Any]) -> None:
     assert read_records(path) == read_records(jsonl(tmp_path / "x.jsonl", record))
     broken = parquet(tmp_path / "broken.parquet", [record, {**record, "prompt": None}])
     refused(lambda: read_records(broken), f"{broken}: row 2: 'prompt' is null")
-
-
-def test_ranks_that_a_table_holds_as_floats(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "x.parquet", [{**RANKING, "ranks": [2.0, 1.0]}])
-    assert read_comparisons(path) == [Ranking("p", ("a", "b"), (2, 1))]
+    if "ranks" in record:  # as a table with a gap holds them
+        assert read_records(parquet(path, [{**record, "ranks": [1.0, 2.0]}])) == read_records(tmp_path / "x.jsonl")
 
 
 def test_parquet_that_is_not_utf8(tmp_path: Path) -> None:
@@ -215,7 +208,6 @@ def test_bad_hh(tmp_path: Path, row: dict[str, Any], part: str) -> None:
         ({"x": 1, "y": 2}, "the columns x, y are those of no known format (candidates: prompt, candidates; "),
         ({}, "the columns none are those of no known format"),
         ({**PAIR, "label": 1.2}, "'label' is 1.2; it is the probability that chosen is the better one: 0 to 1"),
-        ({**PAIR, "label": -0.1}, "'label' is -0.1"),
         ({**PAIR, "label": True}, "'label' is true or false; a number is needed"),
         ({**PAIR, "label": "1"}, "'label' is a text; a number is needed"),
         ({**PAIR, "label": float("nan")}, "'label' is nan; a finite number is needed"),
@@ -225,9 +217,7 @@ def test_bad_hh(tmp_path: Path, row: dict[str, Any], part: str) -> None:
         ({**PAIR, "chosen": None}, "'chosen' is null; a text is needed"),
         ({**PAIR, "rejected": "\ud800"}, "'rejected' has half a character (a surrogate) at position 0"),
         ({**PAIR, "rater": 3}, "'rater' is a number; a text is needed"),
-        ({**RANKING, "prompt": ""}, "'prompt' is blank"),
         ({**RANKING, "ranks": [1]}, "1 ranks for 2 responses; one each is needed"),
-        ({**RANKING, "ranks": [1, 2, 3]}, "3 ranks for 2 responses"),
         ({**RANKING, "ranks": [0, 1]}, "0 in 'ranks'; ranks are whole numbers from 1, the best"),
         ({**RANKING, "ranks": [1, 1.5]}, "1.5 in 'ranks'"),
         ({**RANKING, "ranks": [1, "2"]}, "a text in 'ranks'"),
@@ -235,10 +225,8 @@ def test_bad_hh(tmp_path: Path, row: dict[str, Any], part: str) -> None:
         ({**RANKING, "ranks": 1}, "'ranks' is a number; a list is needed"),
         ({**RANKING, "responses": ["a"], "ranks": [1]}, "fewer than two responses; nothing can be compared"),
         ({**RANKING, "responses": ["a", "a"]}, "two responses are the same text; keep one of 1 and 2"),
-        ({**RANKING, "responses": ["a", 1]}, "response 2 is a number; a text is needed"),
         ({**RANKING, "responses": ["a", "\udfff"]}, "response 2 has half a character"),
         ({**TASK, "candidates": [{"text": "a"}]}, "fewer than two candidates; nothing can be compared"),
-        ({**TASK, "candidates": []}, "fewer than two candidates"),
         (
             {**TASK, "candidates": [{"text": "a"}, {"text": "b"}, {"text": "a", "seed": 1}]},
             "two candidates are the same text; keep one of 1 and 3",
@@ -246,27 +234,17 @@ def test_bad_hh(tmp_path: Path, row: dict[str, Any], part: str) -> None:
         ({**TASK, "candidates": ["a", "b"]}, 'candidate 1 is not an object with a "text"'),
         ({**TASK, "candidates": [{"text": "a"}, {"txt": "b"}]}, 'candidate 2 is not an object with a "text"'),
         ({**TASK, "candidates": [{"text": "a"}, {"text": None}]}, "the text of candidate 2 is null"),
-        ({**TASK, "prompt": " "}, "'prompt' is blank"),
         ({**TASK, "columns": [1]}, "'columns' is a list; an object is needed"),
         ({**SCORE, "score": float("nan")}, "'score' is nan; a finite number is needed"),
-        ({**SCORE, "score": float("-inf")}, "'score' is -inf; a finite number is needed"),
         ({**SCORE, "score": 10**400}, "'score' is inf; a finite number is needed"),
         ({**SCORE, "score": None}, "'score' is null; a number is needed"),
         ({**SCORE, "prompt": "　"}, "'prompt' is blank"),
-        ({**SCORE, "response": ["a"]}, "'response' is a list; a text is needed"),
     ],
 )
 def test_a_bad_row_is_told_with_file_and_line(tmp_path: Path, row: dict[str, Any], part: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("\n" + json.dumps(row) + "\n", encoding="utf-8")
     refused(lambda: read_records(path), f"{path}:2: ", part)
-
-
-def test_an_empty_file(tmp_path: Path) -> None:
-    for path in (jsonl(tmp_path / "x.jsonl"), parquet(tmp_path / "x.parquet", [])):
-        refused(lambda path=path: read_comparisons(path), f"{path}: no rows in it; at least one is needed")
-    (tmp_path / "x.csv").write_text("prompt,chosen,rejected\n", encoding="utf-8")
-    refused(lambda: read_comparisons(tmp_path / "x.csv"), "no rows in it")
 
 
 @pytest.mark.parametrize(
@@ -282,14 +260,6 @@ def test_all_ties(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     one_more = {name: [1, 2] if name == "ranks" else 0.4 if name == "label" else value for name, value in rows[0].items()}
     assert len(read_comparisons(jsonl(path, *rows, one_more))) == 3
     assert counts(read_records(path)[0])["ties"] == 2
-
-
-@pytest.mark.parametrize("ending", ["jsonl", "csv"])
-def test_a_line_of_10_mb(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"x.{ending}"
-    start = json.dumps(PAIR) if ending == "jsonl" else "prompt,chosen,rejected"
-    path.write_text(f"{start}\n{'a' * 10_000_000}\n{start}\n", encoding="utf-8")
-    refused(lambda: read_comparisons(path), f"{path}:2: a line of 10,000,001 bytes; 1,000,000 are allowed")
 
 
 def test_a_huge_line_is_not_held_in_memory(tmp_path: Path) -> None:
@@ -316,26 +286,24 @@ def test_a_line_at_the_limit_is_read(tmp_path: Path) -> None:
     refused(lambda: read_comparisons(longer), f"{path}:1: a line of ")
 
 
-def test_a_text_file_has_no_columns(tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_text("a\n", encoding="utf-8")
-    refused(lambda: read_comparisons(tmp_path / "x.txt"), "x.txt: a text file has no columns")
-
-
-def test_two_equal_tasks(tmp_path: Path) -> None:
-    same = {"prompt": " p", "candidates": TASK["candidates"][::-1]}
+def test_files_that_are_refused_as_a_whole(tmp_path: Path) -> None:
+    path, same = tmp_path / "x.jsonl", {"prompt": " p", "candidates": TASK["candidates"][::-1]}
     other = {"prompt": "p", "candidates": [{"text": "a"}, {"text": "c"}]}
-    path = jsonl(tmp_path / "x.jsonl", TASK, other, same)
-    refused(lambda: read_tasks(path), f"{path}:3: the same prompt and candidates as in {path}:1; remove one of them")
+    for read, rows, part in (
+        (read_comparisons, [], f"{path}: no rows in it; at least one is needed"),
+        (read_tasks, [TASK, other, same], f"{path}:3: the same prompt and candidates as in {path}:1; remove one of them"),
+        (read_comparisons, [SCORE], f"{path}: scores, not comparisons; konomi convert --to rankings"),
+        (read_tasks, [SCORE], f"{path}:1: no column 'candidates'"),
+        (read_scores, [PAIR], f"{path}:1: no column 'response'"),
+        (read_comparisons, [TASK], "candidates, not comparisons; they have to be ranked first"),
+    ):
+        refused(lambda read=read, rows=rows: read(jsonl(path, *rows)), part)  # type: ignore[operator]
     assert len(read_tasks(jsonl(path, TASK, other))) == 2
-
-
-def test_another_kind_of_file(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "x.jsonl", SCORE)
-    refused(lambda: read_comparisons(path), f"{path}: scores, not comparisons; konomi convert --to rankings")
-    refused(lambda: read_tasks(path), f"{path}:1: no column 'candidates'")
-    refused(lambda: read_scores(jsonl(path, PAIR)), f"{path}:1: no column 'response'")
-    refused(lambda: read_comparisons(jsonl(path, TASK)), "candidates, not comparisons; they have to be ranked first")
     refused(lambda: read_comparisons(path, "pair"), "'pair' is no format (did you mean 'pairs'?); known: auto, candidates")
+    refused(lambda: read_comparisons(parquet(tmp_path / "x.parquet", [])), "x.parquet: no rows in it")
+    for name, part in (("x.csv", "no rows in it"), ("x.txt", "x.txt: a text file has no columns")):
+        (tmp_path / name).write_text("prompt,chosen,rejected\n", encoding="utf-8")
+        refused(lambda name=name: read_comparisons(tmp_path / name), part)
 
 
 def test_answers_that_repeat_their_prompt(tmp_path: Path) -> None:
@@ -370,30 +338,20 @@ def test_answers_that_repeat_their_prompt(tmp_path: Path) -> None:
     assert said[-1].startswith(f"{few}: 5 of 7 rows have answers that begin with their prompt; too few for a rule")
 
 
-def test_a_message_about_rows_that_say_nothing_counts_them_and_names_the_way_out(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "x.jsonl", PAIR, {**PAIR, "prompt": " "}, PAIR, {**PAIR, "chosen": "b"})
-    first = f"{path}:2: 'prompt' is blank; remove the row or write a text. "
-    ways = f"`konomi convert --drop-bad` writes a file without such rows, of which {path} has 2"
-    refused(lambda: read_comparisons(path), first + ways)
-    refused(lambda: read_comparisons(jsonl(path, {**PAIR, "prompt": " "}, {**PAIR, "label": 2})), ":2: 'label' is 2")
-
-
-def test_columns_that_another_format_would_read_are_told(tmp_path: Path) -> None:
-    said: list[str] = []
-    read_records(jsonl(tmp_path / "x.jsonl", {**RANKING, "label": 0.3, "rater": "a"}), say=said.append)
-    assert said == [f"{tmp_path}/x.jsonl: read as rankings; columns not used: 'label'"]
-
-
-def test_rows_that_say_nothing_can_be_left_out(tmp_path: Path) -> None:
+def test_rows_that_say_nothing_are_counted_and_can_be_left_out(tmp_path: Path) -> None:
     blank, equal = {**PAIR, "prompt": " "}, {**PAIR, "chosen": "b"}
     dropped: Counter[str] = Counter()
     path = jsonl(tmp_path / "x.jsonl", PAIR, blank, equal, blank)
+    first = f"{path}:2: 'prompt' is blank; remove the row or write a text. "
+    ways = f"`konomi convert --drop-bad` writes a file without such rows, of which {path} has 3"
+    refused(lambda: read_comparisons(path), first + ways)
     assert read_comparisons(path, dropped=dropped) == [Pair("p", "a", "b")]
     assert dropped == {"'prompt' is blank": 2, "chosen and rejected are equal": 1}
     refused(
         lambda: read_comparisons(jsonl(path, blank), dropped=Counter()), "no rows in it", "1 were left out: 'prompt' is blank"
     )
-    refused(lambda: read_comparisons(jsonl(path, {**PAIR, "label": 2}), dropped=Counter()), "'label' is 2")
+    for counted in (Counter[str](), None):
+        refused(lambda to=counted: read_comparisons(jsonl(path, blank, {**PAIR, "label": 2}), dropped=to), ":2: 'label' is 2")
 
 
 # writing
@@ -433,13 +391,9 @@ def test_manifest(tmp_path: Path) -> None:
     assert manifest({"r": jsonl(path, {**RANKING, "ranks": [1, 1]})})["files"]["r"]["counts"]["ties"] == 1
 
 
-def test_counts_of_tasks_and_scores() -> None:
-    assert counts(RECORDS[:1]) == {"records": 1, "prompts": 1, "responses": 2}
-    assert counts([Score("p", "a", 1), Score("p ", "a", 2), Score("q", "a", 3)]) == {"records": 3, "prompts": 2, "responses": 2}
-
-
 @given(rankings())
 def test_a_ranking_without_ties_has_all_pairs(ranking: Ranking) -> None:
+    assert counts(RECORDS[:1]) == {"records": 1, "prompts": 1, "responses": 2}
     found = counts([ranking])
     k = len(ranking.responses)
     assert found["comparisons"] + found["ties"] == k * (k - 1) // 2

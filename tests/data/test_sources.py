@@ -1,3 +1,5 @@
+"""Prompts from files, embedded lists and the hub: what is read, what is refused, what is held out."""
+
 from __future__ import annotations
 
 import json
@@ -33,25 +35,39 @@ def refused(path: Path | str, *parts: str, error: type[Exception] = DataError, *
 # what is read
 
 
-def test_jsonl(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.jsonl", '{"text": "今日は", "topic": 1}\n\n{"text": " b ", "other": [2]}\n')
-    assert load(path) == [Prompt("今日は", {"topic": 1, "other": None}), Prompt(" b ", {"topic": None, "other": [2]})]
-
-
-def test_jsonl_splits_lines_at_line_feeds_only(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.jsonl", '{"text": "a\u2028b\x85c"}\r\n{"text": "d"}')
-    assert texts(path) == ["a\u2028b\x85c", "d"]
-
-
-def test_txt_is_one_prompt_a_line(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.txt", "one\r\n\n  \ntwo, too\n")
-    assert texts(path) == ["one", "two, too"]
-    assert texts(path, column="any") == ["one", "two, too"]
-
-
-def test_csv(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.csv", 'text,label\r\n"a, ""b""\r\nc",0\r\n\r\nd,1\r\n')
-    assert load(path) == [Prompt('a, "b"\r\nc', {"label": "0"}), Prompt("d", {"label": "1"})]
+@pytest.mark.parametrize(
+    ("name", "body", "expected"),
+    [
+        ("p.jsonl", '{"text": "今日は", "topic": 1}\n\n{"text": " b ", "other": [2]}\n', [
+            Prompt("今日は", {"topic": 1, "other": None}), Prompt(" b ", {"topic": None, "other": [2]}),
+        ]),
+        ("p.jsonl", '{"text": "a\u2028b\x85c"}\r\n{"text": "d"}', [Prompt("a\u2028b\x85c"), Prompt("d")]),  # ends of lines
+        ("p.jsonl", '\ufeff{"text": "a"}', [Prompt("a")]),
+        ("P.TXT", "\ufeffone\r\n\n  \ntwo, too\n", [Prompt("one"), Prompt("two, too")]),
+        ("p.csv", '\ufefftext,label\r\n"a, ""b""\r\nc",0\r\n\r\nd,1\r\n', [
+            Prompt('a, "b"\r\nc', {"label": "0"}), Prompt("d", {"label": "1"}),
+        ]),
+        ("p.csv", "text\n" + "x" * 400_000 + "\n", [Prompt("x" * 400_000)]),
+        ("p.csv", 'sep=|\ntext|"a;b;c"\nx|1\n', [Prompt("x", {"a;b;c": "1"})]),
+        ("p.csv", "PAR1,text\n1,a\n", [Prompt("a", {"PAR1": "1"})]),
+        ("p.tsv", "text\nhello, world\n", [Prompt("hello, world")]),
+        ("p.tsv", "text\n=a;b,c;d\n", [Prompt("=a;b,c;d")]),
+        ("p.tsv", "prompt, en\ttext\na\tb\n", [Prompt("b", {"prompt, en": "a"})]),
+        ("p.tsv", 'text\tn\n"Hello" he said\t1\n"5\t"6\n', [Prompt('"Hello" he said', {"n": "1"}), Prompt('"5', {"n": '"6'})]),
+        ("p.tsv", 'n\ttext\n1\t"a ""b""\nc\r\n\td"\n2\t"e\n3\tf', [
+            Prompt('a "b"\nc\r\n\td', {"n": "1"}), Prompt('"e', {"n": "2"}), Prompt("f", {"n": "3"}),
+        ]),
+        ("p.tsv", 'sep=;\ntext;n\n"a" b;"c;d"\n', [Prompt('"a" b', {"n": "c;d"})]),
+        *(("p.txt", text, [Prompt(text)]) for text in ("BZhang went home", "BZh91AY&SY is how it begins", "PAR1 を" + "あ" * 30)),
+        ("p.jsonl", '{"text": "a", "n": 1}\n{"text": "b", "n": 2}\n{"text": " a", "n": 3}\n', [  # of equal texts the first
+            Prompt("a", {"n": 1}), Prompt("b", {"n": 2}),
+        ]),
+    ],
+)  # fmt: skip
+def test_what_is_read(tmp_path: Path, name: str, body: str, expected: list[Prompt]) -> None:
+    path = write(tmp_path / name, body)
+    assert load(path) == expected
+    assert name != "P.TXT" or load(path, column="any") == expected
 
 
 def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
@@ -65,28 +81,6 @@ def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
             for name in ("p.csv", "p.tsv") if separator == "\t" or text.startswith("sep=") else ("p.csv",):
                 assert load(write(tmp_path / name, text)) == expected, text
                 assert load(write(tmp_path / name, b"\xef\xbb\xbf" + text.encode())) == expected, text
-    assert load(write(tmp_path / "p.csv", 'sep=|\ntext|"a;b;c"\nx|1\n')) == [Prompt("x", {"a;b;c": "1"})]
-    refused(write(tmp_path / "p.csv", "\nsep=;\ntext;b\nx;1;2\n"), f"{tmp_path}/p.csv:4: 3 fields", "a field with a semicolon")
-    refused(write(tmp_path / "p.csv", "text,b,,\nx,1,,2\n"), "p.csv:2: 4 fields, but the header names 2")
-
-
-def test_tsv_has_tabs_and_quotes_that_are_text(tmp_path: Path) -> None:
-    for body, expected in (
-        ("text\nhello, world\n", [Prompt("hello, world")]),
-        ("text\n=a;b,c;d\n", [Prompt("=a;b,c;d")]),
-        ("prompt, en\ttext\na\tb\n", [Prompt("b", {"prompt, en": "a"})]),
-        ('text\tn\n"Hello" he said\t1\n"5\t"6\n', [Prompt('"Hello" he said', {"n": "1"}), Prompt('"5', {"n": '"6'})]),
-        ('n\ttext\n1\t"a ""b""\nc\r\n\td"\n2\t"e\n3\tf', [
-            Prompt('a "b"\nc\r\n\td', {"n": "1"}), Prompt('"e', {"n": "2"}), Prompt("f", {"n": "3"}),
-        ]),
-        ('sep=;\ntext;n\n"a" b;"c;d"\n', [Prompt('"a" b', {"n": "c;d"})]),
-    ):  # fmt: skip
-        assert load(write(tmp_path / "p.tsv", body.encode())) == expected, body
-    refused(write(tmp_path / "p.tsv", 'text\n"a" b\nc\td\n'), "p.tsv:3: 2 fields, but the header names 1", "a field with a tab")
-
-
-def test_a_csv_field_may_be_as_long_as_a_line(tmp_path: Path) -> None:
-    assert texts(write(tmp_path / "p.csv", "text\n" + "x" * 400_000 + "\n")) == ["x" * 400_000]
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -99,21 +93,8 @@ def test_parquet(tmp_path: Path) -> None:
     refused(path, f"{path}: no column 'txt' (did you mean 'text'?)", "it has: text, label", column="txt")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a", None]}), path)
     refused(path, f"{path}: row 2: 'text' is null")
-
-
-@pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.txt"])
-def test_a_byte_order_mark_is_tolerated(tmp_path: Path, name: str) -> None:
-    body = {"p.jsonl": '{"text": "a"}', "p.csv": "text\na", "p.txt": "a"}[name]
-    assert texts(write(tmp_path / name, b"\xef\xbb\xbf" + body.encode())) == ["a"]
-
-
-def test_the_file_ending_may_be_in_capitals(tmp_path: Path) -> None:
-    assert texts(write(tmp_path / "P.TXT", "a")) == ["a"]
-
-
-def test_of_equal_texts_the_first_is_kept(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.jsonl", '{"text": "a", "n": 1}\n{"text": "b", "n": 2}\n{"text": " a", "n": 3}\n')
-    assert load(path) == [Prompt("a", {"n": 1}), Prompt("b", {"n": 2})]
+    for body in ("text\na\n", ""):
+        refused(write(path, body), "not a Parquet file")
 
 
 def test_equal_texts_with_other_columns(tmp_path: Path) -> None:
@@ -176,19 +157,16 @@ def test_embedded_lists() -> None:
 # what is refused
 
 
-def test_no_such_file(tmp_path: Path) -> None:
+def test_what_is_not_there(tmp_path: Path) -> None:
     refused(tmp_path / "none.jsonl", "none.jsonl: no such file", "seen from")
     refused("none.csv", "none.csv: no such file")
     refused("a/b/c", "a/b/c: no such file")
-
-
-def test_a_directory(tmp_path: Path) -> None:
     refused(tmp_path, "a directory", ".jsonl")
-
-
-@pytest.mark.parametrize("name", ["p.json", "p"])
-def test_an_unknown_ending(tmp_path: Path, name: str) -> None:
-    refused(write(tmp_path / name, "a"), "file ending", ".jsonl, .csv, .tsv, .parquet or .txt")
+    refused("embedded:openings-jp", "did you mean 'openings-ja'?", "embedded:openings-en")
+    for name in ("p.json", "p"):
+        refused(write(tmp_path / name, "a"), "file ending", ".jsonl, .csv, .tsv, .parquet or .txt")
+    for name, body in (("p.jsonl", ""), ("p.txt", " \n\n"), ("p.csv", ""), ("p.csv", "text\n")):
+        refused(write(tmp_path / name, body), "no rows")
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
@@ -207,13 +185,6 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         refused(write(tmp_path / name, body), f"{tmp_path / name}: {part}")
     refused(write(tmp_path / "p.txt", bz2.compress(b"a" * 99)), "bzip2 data: unpack it first (bunzip2)")
     refused(write(tmp_path / "p.txt", bz2.compress(b"")), "bzip2 data")
-    for text in ("BZhang went home", "BZh91AY&SY is how it begins", "PAR1 を" + "あ" * 30):
-        assert texts(write(tmp_path / "p.txt", text)) == [text]
-    assert load(write(tmp_path / "p.csv", "PAR1,text\n1,a\n")) == [Prompt("a", {"PAR1": "1"})]
-
-
-def test_no_such_embedded_list() -> None:
-    refused("embedded:openings-jp", "did you mean 'openings-ja'?", "embedded:openings-en")
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.txt"])
@@ -230,57 +201,40 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "part"),
+    ("name", "body", "line", "part"),
     [
-        ("{'text': 'b'}", "not JSON: Expecting property name"),
-        ('{"text": "b"', "not JSON"),
-        ('["b"]', 'a list; each line has to be an object such as {"text": "..."}'),
-        ('"b"', "a text; each line"),
-        ("3", "a number; each line"),
-        ("null", "null; each line"),
-        pytest.param("[" * 100_000, "JSON that cannot be read", id="deep"),
-        pytest.param('{"text": "b", "n": ' + "1" * 5000 + "}", "JSON that cannot be read", id="long number"),
-        ('{"txt": "b"}', "no column 'text' (did you mean 'txt'?); it has: txt. Set data.column"),
-        ("{}", "no column 'text'; it has: none"),
-        ('{"text": 1}', "'text' is a number"),
-        ('{"text": true}', "'text' is true or false"),
-        ('{"text": null}', "'text' is null"),
-        ('{"text": {}}', "'text' is an object"),
-        ('{"text": ""}', "'text' is blank"),
-        ('{"text": " \\n\\u3000"}', "'text' is blank"),
-        ('{"text": "ab\\ud800"}', "half a character (a surrogate) at position 2"),
+        *(("p.jsonl", '{"text": "a"}\n\n' + body + "\n", 3, part) for body, part in (
+            ("{'text': 'b'}", "not JSON: Expecting property name"),
+            ('{"text": "b"', "not JSON"),
+            ('["b"]', 'a list; each line has to be an object such as {"text": "..."}'),
+            ('"b"', "a text; each line"),
+            ("3", "a number; each line"),
+            ("null", "null; each line"),
+            ("[" * 100_000, "JSON that cannot be read"),
+            ('{"text": "b", "n": ' + "1" * 5000 + "}", "JSON that cannot be read"),
+            ('{"txt": "b"}', "no column 'text' (did you mean 'txt'?); it has: txt. Set data.column"),
+            ("{}", "no column 'text'; it has: none"),
+            ('{"text": true}', "'text' is true or false"),
+            ('{"text": {}}', "'text' is an object"),
+            ('{"text": " \\n\\u3000"}', "'text' is blank"),
+            ('{"text": "ab\\ud800"}', "half a character (a surrogate) at position 2"),
+        )),
+        ("p.csv", "a,b\n1,2\n", 1, "no column 'text'; it has: a, b. Set data.column; the first line of a CSV file"),
+        ("p.csv", "text,b,b\n", 1, "two columns are named 'b'"),
+        ("p.csv", 'text,b\n"x\ny",1\nz\n', 4, "1 fields, but the header names 2"),
+        ("p.csv", "text,b\nx,1,2\n", 2, "3 fields, but the header names 2"),
+        ("p.csv", "text,b,,\nx,1,,2\n", 2, "4 fields, but the header names 2"),
+        ("p.csv", "\nsep=;\ntext;b\nx;1;2\n", 4, "3 fields, but the header names 2; a field with a semicolon"),
+        ("p.csv", 'text\n"a" b\n', 2, "not CSV"),
+        ("p.csv", 'text\n"a\n', 2, "not CSV"),
+        ("p.csv", 'text,b\n"x\ny",1\n ,2\n', 4, "'text' is blank"),
+        ("p.tsv", 'text\n"a" b\nc\td\n', 3, "2 fields, but the header names 1; a field with a tab"),
     ],
-)
-def test_bad_jsonl_rows_are_told_with_file_and_line(tmp_path: Path, line: str, part: str) -> None:
-    path = write(tmp_path / "p.jsonl", '{"text": "a"}\n\n' + line + "\n")
-    refused(path, f"{path}:3: ", part)
-
-
-@pytest.mark.parametrize(
-    ("body", "line", "part"),
-    [
-        ("a,b\n1,2\n", 1, "no column 'text'; it has: a, b. Set data.column; the first line of a CSV file"),
-        ("text,b,b\n", 1, "two columns are named 'b'"),
-        ('text,b\n"x\ny",1\nz\n', 4, "1 fields, but the header names 2"),
-        ("text,b\nx,1,2\n", 2, "3 fields, but the header names 2"),
-        ('text\n"a" b\n', 2, "not CSV"),
-        ('text\n"a\n', 2, "not CSV"),
-        ('text,b\n"x\ny",1\n ,2\n', 4, "'text' is blank"),
-    ],
-)
-def test_bad_csv(tmp_path: Path, body: str, line: int, part: str) -> None:
-    path = write(tmp_path / "p.csv", body)
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_a_bad_row_is_told_with_file_and_line(tmp_path: Path, name: str, body: str, line: int, part: str) -> None:
+    path = write(tmp_path / name, body)
     refused(path, f"{path}:{line}: ", part)
-
-
-def test_bad_parquet(tmp_path: Path) -> None:
-    refused(write(tmp_path / "p.parquet", "text\na\n"), "not a Parquet file")
-    refused(write(tmp_path / "empty.parquet", ""), "not a Parquet file")
-
-
-@pytest.mark.parametrize(("name", "body"), [("p.jsonl", ""), ("p.txt", " \n\n"), ("p.csv", ""), ("p.csv", "text\n")])
-def test_empty_files(tmp_path: Path, name: str, body: str) -> None:
-    refused(write(tmp_path / name, body), "no rows")
 
 
 @pytest.mark.parametrize("setting", [{"subset": "ja"}, {"split": "test"}, {"revision": "main"}])
@@ -308,21 +262,10 @@ def some(count: int) -> list[Prompt]:
     return [Prompt(f"text {number}") for number in range(count)]
 
 
-def test_held_out_is_about_the_share() -> None:
-    train, held_out = split_held_out(some(2000), 0.2)
-    assert len(train) + len(held_out) == 2000
-    assert abs(len(held_out) - 400) < 4 * (2000 * 0.2 * 0.8) ** 0.5
-    assert split_held_out(some(5), 0.0) == (some(5), [])
-
-
 def test_a_text_stays_on_its_side() -> None:
     _, held_out = split_held_out(some(200), 0.2)
     _, of_more = split_held_out([Prompt("another"), *reversed(some(400))], 0.2)
     assert {p.key for p in held_out} == {p.key for p in of_more} & {p.key for p in some(200)}
     _, of_larger_share = split_held_out(some(200), 0.5)
     assert {p.key for p in held_out} < {p.key for p in of_larger_share}
-
-
-def test_none_left_for_training() -> None:
-    with pytest.raises(DataError, match=r"data.held_out = 1.0: all of the 3 texts are held out"):
-        split_held_out(some(3), 1.0)
+    refused_call(lambda: split_held_out(some(3), 1.0), "data.held_out = 1.0: all of the 3 texts are held out")

@@ -1,9 +1,8 @@
+"""Calling a reward: what it gets, what it may return, what stops the run; sums of rewards."""
+
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-import konomi
+from konomi.config import PPOJob, build
 from konomi.data.records import Prompt
-from konomi.errors import RunError
-from konomi.rewards import score
-from konomi.rewards.base import check_scores, columns_of, evaluate, total
+from konomi.errors import ConfigError, RunError
+from konomi.jobs.prepare import as_read, find_prompts
+from konomi.rewards import build_reward, score
+from konomi.rewards.base import WeightedSum, check_scores, columns_of, columns_read, evaluate, total
 
 PROMPTS, RESPONSES = ["今日の", "a\n"], ["天気", "b"]
 
@@ -35,17 +35,6 @@ def scored(result: Callable[[Sequence[str]], Any], save_to: Path | None = None) 
     return score(Made(result), PROMPTS, RESPONSES, {}, save_to=save_to)
 
 
-def test_texts_are_prompt_and_response_together() -> None:
-    seen: list[str] = []
-
-    def result(texts: Sequence[str]) -> list[float]:
-        seen.extend(texts)
-        return [1, 2.5]
-
-    assert scored(result) == [1.0, 2.5]
-    assert seen == ["今日の天気", "a\nb"]
-
-
 @pytest.mark.parametrize(
     "result",
     [
@@ -59,9 +48,11 @@ def test_texts_are_prompt_and_response_together() -> None:
     ],
 )
 def test_numbers_of_any_library_become_floats(result: Any) -> None:
-    floats = scored(lambda texts: result)
+    seen: list[str] = []
+    floats = scored(lambda texts: seen.extend(texts) or result)
     assert floats == [1.0, 2.5]
     assert {type(each) for each in floats} == {float}
+    assert seen == ["今日の天気", "a\nb"]
 
 
 @pytest.mark.parametrize(
@@ -98,25 +89,21 @@ def test_what_is_not_one_finite_number_a_text_stops_and_saves(tmp_path: Path, re
     assert rows == [{"index": i, "prompt": p, "response": r} for i, (p, r) in enumerate(zip(PROMPTS, RESPONSES, strict=True))]
 
 
-def test_an_exception_keeps_its_traceback_and_saves(tmp_path: Path) -> None:
-    def broken(texts: Sequence[str]) -> list[float]:
-        return [1 / 0 for _ in texts]
+def test_an_exception_keeps_its_traceback_and_an_interruption_passes(tmp_path: Path) -> None:
+    def raises(error: BaseException) -> Callable[[Sequence[str]], Any]:
+        def result(texts: Sequence[str]) -> Any:
+            raise error
 
-    with pytest.raises(RunError, match="reward made: ZeroDivisionError: division by zero") as caught:
-        scored(broken, tmp_path / "failed.jsonl")
-    cause = caught.value.__cause__
-    assert isinstance(cause, ZeroDivisionError)
-    assert cause.__traceback__ is not None
-    assert (tmp_path / "failed.jsonl").exists()
-
-
-def test_an_interruption_passes_through_untouched(tmp_path: Path) -> None:
-    def interrupted(texts: Sequence[str]) -> list[float]:
-        raise KeyboardInterrupt
+        return result
 
     with pytest.raises(KeyboardInterrupt):
-        scored(interrupted, tmp_path / "failed.jsonl")
+        scored(raises(KeyboardInterrupt()), tmp_path / "failed.jsonl")
     assert not (tmp_path / "failed.jsonl").exists()
+    with pytest.raises(RunError, match="reward made: ZeroDivisionError: gone") as caught:
+        scored(raises(ZeroDivisionError("gone")), tmp_path / "failed.jsonl")
+    cause = caught.value.__cause__
+    assert isinstance(cause, ZeroDivisionError) and cause.__traceback__ is not None
+    assert (tmp_path / "failed.jsonl").exists()
 
 
 def test_the_failure_is_told_even_if_the_texts_cannot_be_saved(tmp_path: Path) -> None:
@@ -149,11 +136,8 @@ def test_pairs_of_any_library(result: Any) -> None:
     assert said.totals == [2.5, 3.0] and said.token_rewards is not None
     assert (sorted(said.token_rewards[0]), said.token_rewards[1]) == ([(1, 0.5), (2, 2.0)], [])
     assert all(type(end) is int and type(score) is float for end, score in said.token_rewards[0])
-
-
-def test_no_pairs_are_a_score_of_0() -> None:
-    said = evaluate(Made(lambda texts: [[], []]), PROMPTS, RESPONSES, {}, save_to=None)
-    assert said.totals == [0.0, 0.0] and said.token_rewards is None and total([]) == 0.0
+    none = evaluate(Made(lambda texts: [[], []]), PROMPTS, RESPONSES, {}, save_to=None)
+    assert none.totals == [0.0, 0.0] and none.token_rewards is None and total([]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -175,7 +159,88 @@ def test_columns_of_prompts() -> None:
     assert columns_of(prompts) == {"x": [1, 2], "y": [None, None]}
 
 
-def test_protocol_module_needs_no_torch() -> None:
-    code = "import sys, konomi.rewards, konomi.data.sources; sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
-    environ = {**os.environ, "PYTHONPATH": str(Path(konomi.__file__).parents[1])}
-    assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == 0
+# -- sums ----------------------------------------------------------------------------------------------------------------
+
+CODE = """
+def length(responses): return [len(text) for text in responses]
+def topic(responses, topic): return [float(name == "x") for name in topic]
+def letters(responses): return [[(i + 1, float(c == "a")) for i, c in enumerate(text)] for text in responses]
+def anything(responses, **columns): return [0.0 for _ in responses]
+def broken(texts): raise KeyError("gone")
+def short(texts): return [1.0]
+"""
+SUMMED: dict[str, Any] = {"prompts": ["p", "q"], "responses": ["abca", "b"], "columns": {"topic": ["x", "y"]}}
+
+
+def summed(tmp_path: Path, weights: dict[str, float], columns: Any = ("topic",), **parts: str) -> Any:
+    path = tmp_path / "own.py"
+    path.write_text(CODE, encoding="utf-8")
+    tables = {name: {"kind": "function", "name": f"{path}:{function}"} for name, function in parts.items()}
+    job = build(PPOJob, {"reward": {"kind": "sum", "weights": weights, "parts": tables}})
+    return build_reward(job.reward, columns=columns)
+
+
+def test_prompts_that_differ_in_what_a_reward_reads_are_kept(tmp_path: Path) -> None:
+    rows = [("a", "x", 1), ("b", "x", 2), ("c", "x", 3), ("d", "y", 4), ("a", "y", 5), ("b", "x", 6)]
+    body = "".join(json.dumps({"text": text, "topic": topic, "id": number}) + "\n" for text, topic, number in rows)
+    (tmp_path / "p.jsonl").write_text(body, encoding="utf-8")
+    job = build(PPOJob, {"data": {"prompts": str(tmp_path / "p.jsonl"), "held_out": 0.5}, "compare": {"extra": []}})
+    sides = find_prompts(job)
+    assert [len(side) for side in sides] == [3, 3]
+    for parts, reads, kept in (
+        ({"long": "length"}, set(), "1234"),
+        ({"long": "length", "on": "topic"}, {"topic"}, "12345"),
+        ({"long": "length", "all": "anything"}, None, "123456"),
+    ):
+        reward, said = summed(tmp_path, {}, columns=("topic", "id"), **parts), list[str]()
+        assert reward.reads == reads
+        found = as_read(sides, [reward], "p", said.append)
+        assert "".join(str(p.columns["id"]) for p in sorted(found[0] + found[1], key=lambda p: p.columns["id"])) == kept
+        assert len(said) == (len(kept) < 6)
+        assert not {p.key for p in found[0]} & {p.key for p in found[1]}
+    assert columns_read([reward, summed(tmp_path, {}, a="length")]) is None
+
+
+def test_numbers_are_added_with_their_weights(tmp_path: Path) -> None:
+    reward = summed(tmp_path, {"long": -0.5, "on": 3.0}, long="length", on="topic")
+    said = evaluate(reward, **SUMMED, save_to=None)
+    assert said.totals == [-2.0 + 3.0, -0.5]
+    assert said.parts == {"long": [4.0, 1.0], "on": [1.0, 0.0]}
+    assert said.token_rewards is None
+    assert reward.name == "-0.5 long +3 on"
+
+
+def test_pairs_stay_where_they_are_and_numbers_come_at_the_end(tmp_path: Path) -> None:
+    reward = summed(tmp_path, {"a": 2.0, "long": 10.0}, a="letters", long="length")
+    said = evaluate(reward, **SUMMED, save_to=None)
+    assert said.totals == [4.0 + 40.0, 10.0]
+    assert said.token_rewards is not None
+    assert said.token_rewards[0] == [(1, 2.0), (2, 0.0), (3, 0.0), (4, 2.0), (4, 40.0)]
+    assert said.parts == {"a": [2.0, 0.0], "long": [4.0, 1.0]}
+
+
+def test_a_part_that_fails_is_named_and_the_texts_are_saved(tmp_path: Path) -> None:
+    for function, message in (("broken", "KeyError: 'gone'"), ("short", "returned 1 numbers for 2 texts; one a text is needed")):
+        reward = summed(tmp_path, {}, good="length", bad=function)
+        with pytest.raises(RunError) as caught:
+            evaluate(reward, **SUMMED, save_to=tmp_path / "failed.jsonl")
+        path = tmp_path / "own.py"
+        assert str(caught.value) == f"reward {path}:{function}: {message}. The texts are in {tmp_path / 'failed.jsonl'}"
+        assert (tmp_path / "failed.jsonl").is_file()
+
+
+def test_a_part_that_cannot_be_made_is_named_by_its_table(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^reward\.parts\.bad\.name: .*own\.py has no 'gone'"):
+        summed(tmp_path, {}, good="length", bad="gone")
+    with pytest.raises(ConfigError, match=r"^reward\.parts\.on\.name: .* needs 'topic', which is not a column"):
+        summed(tmp_path, {}, columns=(), on="topic")
+    config = build(PPOJob, {"reward": {"kind": "sum", "parts": {"x": {"kind": "classifier", "name": "embedded:no"}}}}).reward
+    with pytest.raises(ConfigError, match=r"^reward\.parts\.x\.name: embedded:no: no such embedded classifier"):
+        build_reward(config)
+
+
+def test_a_sum_may_be_called_from_python_and_a_weight_is_1_unless_given() -> None:
+    one = Made(lambda texts: [1.0] * len(texts))
+    reward = WeightedSum({"a": one, "b": one}, {"b": 0.25})
+    assert reward(["x"], prompts=["x"], responses=[""], columns={}) == [1.25]
+    assert reward.last_parts == {"a": [1.0], "b": [1.0]}

@@ -1,3 +1,5 @@
+"""A Python function as a reward: how it is found, imported, called; what is refused."""
+
 from __future__ import annotations
 
 import sys
@@ -54,16 +56,11 @@ def test_a_function_gets_the_arguments_that_it_names(tmp_path: Path, code: str, 
     assert call(reward) == expected
 
 
-def test_the_function_gets_copies(tmp_path: Path) -> None:
-    reward = made(tmp_path, "def reward(texts):\n    texts.clear()\n    return [1, 2]")
+def test_the_function_gets_copies_and_own_names_win_over_columns(tmp_path: Path) -> None:
+    reward = made(tmp_path, "def reward(texts, responses):\n    texts.clear()\n    return [len(r) for r in responses]")
     texts = ["a", "b"]
-    assert reward(texts, prompts=["a", "b"], responses=["", ""], columns={}) == [1.0, 2.0]
+    assert reward(texts, prompts=["a", "b"], responses=["", "c"], columns={"responses": ["another"] * 2}) == [0.0, 1.0]
     assert texts == ["a", "b"]
-
-
-def test_own_names_win_over_columns(tmp_path: Path) -> None:
-    reward = made(tmp_path, "def reward(responses): return [len(r) for r in responses]")
-    assert reward(["ac"], prompts=["a"], responses=["c"], columns={"responses": ["another"]}) == [1.0]
 
 
 def test_a_missing_column_is_told_before_the_run(tmp_path: Path) -> None:
@@ -101,26 +98,18 @@ def test_a_file_imports_its_neighbours_and_hides_no_module(tmp_path: Path) -> No
 
 
 def test_two_files_with_one_name(tmp_path: Path) -> None:
-    rewards = []
+    rewards, before = [], list(sys.path)
     for number in (1, 2):
-        (tmp_path / str(number)).mkdir()
-        rewards.append(made(tmp_path / str(number), f"def reward(texts): return [{number}] * len(texts)"))
+        (tmp_path / str(number)).mkdir()  # a file may take itself off the search path
+        code = f"import sys\ndel sys.path[0]\ndef reward(texts): return [{number}] * len(texts)"
+        rewards.append(made(tmp_path / str(number), code))
     assert [call(reward)[0] for reward in rewards] == [1.0, 2.0]
-
-
-def test_a_file_may_take_itself_off_the_search_path(tmp_path: Path) -> None:
-    before = list(sys.path)
-    reward = made(tmp_path, "import sys\ndel sys.path[0]\ndef reward(texts): return [1, 1]")
-    assert call(reward) == [1.0, 1.0]
     assert sys.path == before
 
 
-@pytest.mark.parametrize("name", ["rules", "rules:", ":f", "rules:f()", "rules:a.b"])
-def test_a_name_of_the_wrong_form(name: str) -> None:
-    refused(name, name, "write package.module:function or path/to/file.py:function")
-
-
-def test_no_such_file_or_module(tmp_path: Path) -> None:
+def test_what_cannot_be_found(tmp_path: Path) -> None:
+    for name in ("rules", "rules:", ":f", "rules:f()", "rules:a.b"):
+        refused(name, name, "write package.module:function or path/to/file.py:function")
     refused(f"{tmp_path}/none.py:f", "none.py: no such file")
     refused("konomi_no_such_module:f", "cannot be imported: ModuleNotFoundError", "konomi_no_such_module")
     refused(".relative:f", "cannot be imported: TypeError")
@@ -145,30 +134,20 @@ def test_no_such_file_or_module(tmp_path: Path) -> None:
 def test_what_cannot_be_imported_or_called(tmp_path: Path, code: str, part: str) -> None:
     path = tmp_path / "own.py"
     path.write_text(code, encoding="utf-8")
+    before = {*sys.modules}
     refused(f"{path}:f", part)
+    left = any(name.startswith("_konomi_reward_own") for name in {*sys.modules} - before)
+    assert left is not ("Error" in part or "line 2" in part)  # a failed import leaves no module behind
 
 
-def test_a_failed_import_leaves_no_module_behind(tmp_path: Path) -> None:
-    path = tmp_path / "half.py"
-    path.write_text("raise ValueError", encoding="utf-8")
-    refused(f"{path}:f", "ValueError")
-    assert not [name for name in sys.modules if name.startswith("_konomi_reward_half")]
-
-
-@pytest.mark.parametrize(
-    ("code", "part"),
-    [
-        ("def reward(texts): raise KeyError('k')", "KeyError: 'k'. The texts are in"),
-        ("def reward(texts): return [True] * len(texts)", "returned True for text 0 ('ac'); a finite number is needed. The"),
-        ("def reward(texts): return '12'", "returned a str"),
-        ("def reward(texts): return [1]", "returned 1 numbers for 2 texts"),
-        ("def reward(gold): return [1]", "ConfigError"),
-    ],
-)
-def test_failures_in_the_run_save_the_texts(tmp_path: Path, code: str, part: str) -> None:
-    reward: Any = made(tmp_path, code)
-    saved = tmp_path / "failed.jsonl"
-    with pytest.raises(RunError) as caught:
-        score(reward, TEXTS["prompts"], TEXTS["responses"], COLUMNS, save_to=saved)
-    assert part in str(caught.value)
-    assert len(saved.read_text(encoding="utf-8").splitlines()) == 2
+def test_a_failure_in_the_run_saves_the_texts(tmp_path: Path) -> None:
+    for code, part in (
+        ("(texts): raise KeyError('k')", "KeyError: 'k'. The texts are in"),
+        ("(gold): return [1]", "ConfigError"),
+    ):
+        reward: Any = made(tmp_path, f"def reward{code}")
+        saved = tmp_path / "failed.jsonl"
+        with pytest.raises(RunError) as caught:
+            score(reward, TEXTS["prompts"], TEXTS["responses"], COLUMNS, save_to=saved)
+        assert part in str(caught.value)
+        assert len(saved.read_text(encoding="utf-8").splitlines()) == 2
