@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from children import child
 from konomi.cli import app
 
 
@@ -24,6 +23,16 @@ def konomi(*arguments: str, code: int | None = None) -> Result:
     result = CliRunner().invoke(app, list(arguments))
     assert code is None or result.exit_code == code, f"{arguments}\n{result.output}\n{result.exception!r}"
     return result
+
+
+@contextmanager
+def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process with text streams, killed at the end of the block if it still runs."""
+    with subprocess.Popen(command, **{"text": True, "encoding": "utf-8", **options}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def started(*arguments: str, **options: Any) -> AbstractContextManager[subprocess.Popen[str]]:

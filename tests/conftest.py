@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,15 +54,17 @@ def fresh_accelerator() -> Iterator[None]:
     reset()
 
 
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with all that small jobs need, for the tests that leave it as it is."""
+    from furnished import furnish
+
+    return furnish(tmp_path_factory.mktemp("world"))
+
+
 @pytest.fixture
-def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with what the module's ``furnished`` puts into it; it is the current one."""
-    monkeypatch.chdir(request.module.furnished(tmp_path))
+def world(untouched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, as the current directory."""
+    shutil.copytree(untouched, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One such directory for all tests of a module that leave it as it is."""
-    directory: Path = request.module.furnished(tmp_path_factory.mktemp("world"))
-    return directory

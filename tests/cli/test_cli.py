@@ -13,65 +13,13 @@ import pytest
 
 import tiny
 from command_line import assert_mistakes, konomi, lines_of, sets, started, wait_until
-
-REWARD = '''
-def count_a(responses):
-    """How often the response says a."""
-    return [float(text.count("a")) for text in responses]
-
-def slow(responses):
-    """Takes its time where there is a file "slow"."""
-    import os, time
-    time.sleep(0.3 * os.path.exists("slow"))
-    return count_a(responses)
-
-def raising(responses):
-    return [1 / (len(text) - len(text)) for text in responses]
-
-def broken(responses):
-    return [float("nan") for _ in responses]
-'''
-
-
-def furnished(tmp_path: Path) -> Path:
-    """A directory with a tiny model, prompts, a reward and a job file."""
-    tiny.save_tiny(tmp_path / "lm", "gpt2")
-    words = [a + b + c for a in "abcdefgh" for b in "xyz" for c in "uvw"]
-    (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    (tmp_path / "taste.py").write_text(REWARD, encoding="utf-8")
-    (tmp_path / "job.toml").write_text(
-        """
-        [model]
-        name = "lm"
-        [data]
-        prompts = "prompts.txt"
-        [rollout]
-        response_tokens = [4, 8]
-        [reward]
-        kind = "function"
-        name = "taste.py:count_a"
-        [ppo]
-        episodes = 256
-        batch_size = 32
-        mini_batch_size = 16
-        baseline_samples = 32
-        learning_rate = 3e-3
-        value_learning_rate = 1e-2
-        kl_target = 8
-        kl_cap = 60
-        [compare]
-        extra = ["hello"]
-        [run]
-        save_every = 2
-        mlflow = false
-        """,
-        encoding="utf-8",
-    )
-    return tmp_path
+from furnished import TASTE
 
 
 def test_a_whole_job(world: Path) -> None:
-    result = konomi("ppo", "job.toml", "--out", "runs", "--json", *sets("run.name=first", "run.mlflow=true"), code=0)
+    larger = ("ppo.episodes=256", "ppo.batch_size=32", "ppo.mini_batch_size=16", "ppo.baseline_samples=32", "run.save_every=2")
+    more = ("run.name=first", "run.mlflow=true", 'compare.extra=["hello"]')
+    result = konomi("ppo", "ppo.toml", "--out", "runs", "--json", *sets(*larger, *more), code=0)
     told = json.loads(result.stdout)
     assert told["status"] == "finished"
     assert told["updates"] == 8
@@ -121,6 +69,7 @@ def test_a_whole_job(world: Path) -> None:
     wrong = konomi("compare", str(run), "--seed", "-1")
     assert (wrong.exit_code, "seed" in wrong.stderr) == (2, True)
     again = konomi("compare", str(run), "--samples", "3", "--prompt", "bye", "--json", code=0)
+    assert "texts of the initial model" in again.stderr and "texts of the tuned model" in again.stderr
     compared_again = json.loads(again.stdout)["compare"]
     assert compared_again["samples"] == 3
     assert compared_again["verdict"]["en"] in (run / "model" / "README.md").read_text(encoding="utf-8")
@@ -140,34 +89,14 @@ def test_a_whole_job(world: Path) -> None:
 
 
 def test_judges_parts_and_the_best_of_n(world: Path) -> None:
-    (world / "judged.toml").write_text(
-        (world / "job.toml").read_text(encoding="utf-8").replace(
-            'kind = "function"\n        name = "taste.py:count_a"',
-            """kind = "sum"
-            weights = {short = -0.1}
-            [reward.parts.a]
-            kind = "function"
-            name = "taste.py:count_a"
-            [reward.parts.short]
-            kind = "function"
-            name = "taste.py:letters"
-            [judges.b]
-            kind = "function"
-            name = "taste.py:count_b"
-            """,
-        ),
-        encoding="utf-8",
-    )  # fmt: skip
-    more = "def count_b(texts):\n    return [text.count('b') for text in texts]\n"
-    more += "def letters(responses):\n    return [[(i + 1, 1.0) for i in range(len(text))] for text in responses]\n"
-    (world / "taste.py").write_text(REWARD + more, encoding="utf-8")
-    result = konomi(
-        "ppo",
-        "judged.toml",
-        "--json",
-        *sets("run.name=judged", "ppo.episodes=64", "compare.best_of=4"),
-        code=0,
+    text = Path("ppo.toml").read_text("utf-8")
+    parts = (
+        'kind = "sum"\nweights = {short = -0.1}\n[reward.parts.a]\nkind = "function"\nname = "taste.py:count_a"\n'
+        '[reward.parts.short]\nkind = "function"\nname = "taste.py:along"\n'
+        '[judges.b]\nkind = "function"\nname = "taste.py:count_b"'
     )
+    Path("judged.toml").write_text(text.replace('kind = "function"\nname = "taste.py:count_a"', parts), encoding="utf-8")
+    result = konomi("ppo", "judged.toml", "--json", *sets("run.name=judged", "ppo.episodes=32", "compare.best_of=4"), code=0)
     told = json.loads(result.stdout)
     line = told["last_update"]
     assert line["ppo/mean_scores"] == pytest.approx(line["reward/a/mean"] - 0.1 * line["reward/short/mean"])
@@ -187,7 +116,7 @@ def test_judges_parts_and_the_best_of_n(world: Path) -> None:
 
 
 def test_a_profile_of_the_second_update(world: Path) -> None:
-    result = konomi("ppo", "job.toml", "--profile", "--json", *sets("run.name=looked-at", "ppo.episodes=96"), code=0)
+    result = konomi("ppo", "ppo.toml", "--profile", "--json", *sets("run.name=looked-at", "ppo.episodes=48"), code=0)
     assert json.loads(result.stdout)["updates"] == 3
     run = Path("runs") / "looked-at"
     (line,) = [line for line in result.stderr.splitlines() if "ui.perfetto.dev" in line]
@@ -196,7 +125,7 @@ def test_a_profile_of_the_second_update(world: Path) -> None:
         spans = {event["name"] for event in json.load(file)["traceEvents"] if event["ph"] == "X"}
     assert spans >= {"update 2", "rollout", "reward", "score", "train"}
     assert "update 2" in (run / "profile.txt").read_text(encoding="utf-8")
-    konomi("ppo", "job.toml", "--json", *sets("run.name=not-looked-at", "ppo.episodes=96"), code=0)
+    konomi("ppo", "ppo.toml", "--json", *sets("run.name=not-looked-at", "ppo.episodes=48"), code=0)
     assert not (world / "runs" / "not-looked-at" / "trace.json.gz").exists()
     assert _without_clock(run) == _without_clock(world / "runs" / "not-looked-at")
 
@@ -212,17 +141,19 @@ def test_stopped_and_resumed_is_as_never_stopped(world: Path, how: signal.Signal
     slow = ("--set", "reward.name=taste.py:slow")
     (world / "slow").touch()
     run = world / "runs" / "stopped"
-    with started("ppo", "job.toml", "--set", "run.name=stopped", *slow) as process:
+    with started("ppo", "ppo.toml", "--set", "run.name=stopped", *slow) as process:
         wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
+        taken = konomi("ppo", "--resume", str(run))
         process.send_signal(how)
         _, said = process.communicate(timeout=60)
+    assert (taken.exit_code, str(process.pid) in taken.stderr) == (1, True)
     (world / "slow").unlink()
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert f"konomi ppo --resume {Path('runs') / 'stopped'}" in said
         assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "stopped"
     resumed = konomi("ppo", "--resume", str(run), "--json", code=0)
-    whole = konomi("ppo", "job.toml", "--set", "run.name=whole", *slow, "--json", code=0)
+    whole = konomi("ppo", "ppo.toml", "--set", "run.name=whole", *slow, "--json", code=0)
     assert _without_clock(run) == _without_clock(world / "runs" / "whole")
     weights = "model/model.safetensors"
     assert (run / weights).read_bytes() == (world / "runs" / "whole" / weights).read_bytes()
@@ -232,7 +163,7 @@ def test_stopped_and_resumed_is_as_never_stopped(world: Path, how: signal.Signal
 def test_kl_cap_ends_with_the_last_good_model_or_the_initial_one(world: Path) -> None:
     wild = sets("ppo.learning_rate=0.05", "ppo.kl_target=1", "ppo.kl_cap=1.5")
     for save_every in (1, 9):
-        result = konomi("ppo", "job.toml", "--json", *wild, *sets(f"run.save_every={save_every}"), code=1)
+        result = konomi("ppo", "ppo.toml", "--json", *wild, *sets(f"run.save_every={save_every}"), code=1)
         told = json.loads(result.stdout)
         assert told["status"] == "stopped"
         assert "kl_cap" in told["reason"] and "kl_cap" in result.stderr
@@ -241,34 +172,18 @@ def test_kl_cap_ends_with_the_last_good_model_or_the_initial_one(world: Path) ->
     assert told["compare"]["after"]["kl"] == 0
 
 
-def test_a_run_is_not_gone_on_with_twice_or_on_other_prompts(world: Path) -> None:
-    (world / "slow").touch()
-    run = world / "runs" / "one"
-    with started("ppo", "job.toml", *sets("run.name=one", "reward.name=taste.py:slow")) as process:
-        wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
-        taken = konomi("ppo", "--resume", str(run))
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-    assert (taken.exit_code, str(process.pid) in taken.stderr) == (1, True)
-    (world / "prompts.txt").write_text("other\nprompts\nare\nhere\nand\nsome\nmore\nof\nthem\nabc\n", encoding="utf-8")
-    other = konomi("ppo", "--resume", str(run))
-    assert (other.exit_code, "data.prompts" in other.stderr) == (2, True)
-
-
 def test_a_run_is_not_gone_on_with_or_compared_on_other_inputs(world: Path) -> None:
     from konomi.runs.directory import RunDir
 
     code = "def letters(responses):\n    return [float(len(text)) for text in responses]\n"
     (world / "judge.py").write_text(code, encoding="utf-8")
     judge = sets("judges.b.kind=function", "judges.b.name=judge:letters")
-    words = (world / "prompts.txt").read_text("utf-8").split()
-    rows = "".join(json.dumps({"text": word, "weight": i}) + "\n" for i, word in enumerate(words))
-    (world / "rows.jsonl").write_text(rows, encoding="utf-8")
-    asked = sets("data.prompts=rows.jsonl", "ppo.episodes=32")
-    konomi("ppo", "job.toml", "--set", "run.name=one", *asked, *judge, code=0)
+    rows = (world / "prompts.jsonl").read_text("utf-8")
+    asked = sets("data.prompts=prompts.jsonl", "ppo.episodes=16")
+    konomi("ppo", "ppo.toml", "--set", "run.name=one", *asked, *judge, code=0)
     run = RunDir.open(world / "runs" / "one")
     run.set_status("stopped")
-    assert (run.inputs / "reward.name.py").read_text("utf-8") == REWARD
+    assert (run.inputs / "reward.name.py").read_text("utf-8") == TASTE
     assert (run.inputs / "judges.b.name.py").read_text("utf-8") == code
     tiny.save_tiny(world / "other", "gpt2", seed=1)
     copy = run.inputs / "reward.name.py"
@@ -276,9 +191,9 @@ def test_a_run_is_not_gone_on_with_or_compared_on_other_inputs(world: Path) -> N
         "lm/model.safetensors": ((world / "other/model.safetensors").read_bytes(), "model.name = lm."),
         "lm/config.json": (b" " + (world / "lm/config.json").read_bytes(), "model.name = lm."),
         "lm/tokenizer_config.json": (b" " + (world / "lm/tokenizer_config.json").read_bytes(), "model.name = lm."),
-        "taste.py": (REWARD.replace('"a"', '"b"').encode(), f"reward.name = taste.py:count_a (as it was: {copy})"),
+        "taste.py": (TASTE.replace('"a"', '"b"').encode(), f"reward.name = taste.py:count_a (as it was: {copy})"),
         "judge.py": (code.replace("float", "-float").encode(), "judges.b.name = judge:letters (as it was: "),
-        "rows.jsonl": (rows.replace('"weight": 1}', '"weight": 9}').encode(), "data.prompts = rows.jsonl"),
+        "prompts.jsonl": (rows.replace('"topic": "a"}', '"topic": "z"}', 1).encode(), "data.prompts (columns_digest is "),
     }
     for file, (content, named) in changes.items():
         old = (world / file).read_bytes()
@@ -296,12 +211,15 @@ def test_a_run_is_not_gone_on_with_or_compared_on_other_inputs(world: Path) -> N
 
 def test_failing_reward_fails_the_run_and_keeps_the_texts(world: Path) -> None:
     broken = sets("reward.name=taste.py:broken", "run.mlflow=true")
-    result = konomi("ppo", "job.toml", "--set", "run.name=bad", *broken, code=1)
+    result = konomi("ppo", "ppo.toml", "--set", "run.name=bad", *broken, code=1)
     run = world / "runs" / "bad"
     assert "failed_texts.jsonl" in result.stderr
-    assert len((run / "failed_texts.jsonl").read_text(encoding="utf-8").splitlines()) == 32
+    assert len((run / "failed_texts.jsonl").read_text(encoding="utf-8").splitlines()) == 16
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert info["status"] == "failed"
+    raising = konomi("ppo", "ppo.toml", "--set", "reward.name=taste.py:raising", code=1).stderr
+    assert "Traceback" in raising and "taste.py" in raising
+    assert raising.rstrip().splitlines()[-1].startswith("konomi: reward taste.py:raising: ZeroDivisionError")
 
     from mlflow import MlflowClient
 
@@ -309,25 +227,18 @@ def test_failing_reward_fails_the_run_and_keeps_the_texts(world: Path) -> None:
     assert logged.info.status == "FAILED"
 
 
-def test_an_exception_of_a_reward_function_is_shown_with_its_traceback(world: Path) -> None:
-    result = konomi("ppo", "job.toml", "--set", "reward.name=taste.py:raising", code=1)
-    assert "Traceback" in result.stderr
-    assert "taste.py" in result.stderr
-    assert result.stderr.rstrip().splitlines()[-1].startswith("konomi: reward taste.py:raising: ZeroDivisionError")
-
-
 MISTAKES: list[tuple[list[str], list[str]]] = [
     (["ppo"], ["CONFIG.toml", "--resume"]),
     (["ppo", "none.toml"], ["none.toml", "no such file"]),
-    (["ppo", "job.toml", "--set", "ppo.episods=3"], ["episods", "did you mean episodes"]),
-    (["ppo", "job.toml", "--set", "ppo.episodes=100"], ["100", "not a multiple", "96"]),
-    (["ppo", "job.toml", "--set", "ppo.gamma=fast"], ["ppo.gamma", "fast"]),
-    (["ppo", "job.toml", "--set", "gamma"], ["section.key=value"]),
-    (["ppo", "job.toml", "--set", "rollout.top_k=5"], ["top_k", "temperature"]),
-    (["ppo", "job.toml", "--set", "data.prompts=none.jsonl"], ["none.jsonl"]),
-    (["ppo", "job.toml", "--set", "data.held_out=1.0"], ["held_out"]),
-    (["ppo", "job.toml", "--set", "model.name=./none"], ["none"]),
-    (["ppo", "job.toml", "--set", "reward.name=taste.py:nothing"], ["nothing"]),
+    (["ppo", "ppo.toml", "--set", "ppo.episods=3"], ["episods", "did you mean episodes"]),
+    (["ppo", "ppo.toml", "--set", "ppo.episodes=100"], ["100", "not a multiple", "96"]),
+    (["ppo", "ppo.toml", "--set", "ppo.gamma=fast"], ["ppo.gamma", "fast"]),
+    (["ppo", "ppo.toml", "--set", "gamma"], ["section.key=value"]),
+    (["ppo", "ppo.toml", "--set", "rollout.top_k=5"], ["top_k", "temperature"]),
+    (["ppo", "ppo.toml", "--set", "data.prompts=none.jsonl"], ["none.jsonl"]),
+    (["ppo", "ppo.toml", "--set", "data.held_out=1.0"], ["held_out"]),
+    (["ppo", "ppo.toml", "--set", "model.name=./none"], ["none"]),
+    (["ppo", "ppo.toml", "--set", "reward.name=taste.py:nothing"], ["nothing"]),
     (["ppo", "--resume", "none"], ["none"]),
     (["ppo", "--resume", "none", "--set", "ppo.clip=0.1"], ["--set", "resumed"]),
     (["compare", "none"], ["none"]),
@@ -335,10 +246,10 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["generate", "lm", "-p", " "], ["blank"]),
     (["generate", "lm", "-p", "a", "--tokens", "500"], ["500", "context of 128"]),
     (["generate", "lm", "-p", "a", "--temperature", "nan"], ["temperature"]),
-    (["ppo", "job.toml", "--set", "rollout.response_tokens=[4, 200]"], ["200", "context of 128"]),
-    (["ppo", "job.toml", "--set", "data.max_query_tokens=2"], ["max_query_tokens"]),
-    (["ppo", "job.toml", "--set", 'compare.extra=[" "]'], ["compare.extra"]),
-    (["ppo", "job.toml", *sets("rollout.stop=length", "rollout.missing_eos=replace")], ["missing_eos", "length"]),
+    (["ppo", "ppo.toml", "--set", "rollout.response_tokens=[4, 200]"], ["200", "context of 128"]),
+    (["ppo", "ppo.toml", "--set", "data.max_query_tokens=2"], ["max_query_tokens"]),
+    (["ppo", "ppo.toml", "--set", 'compare.extra=[" "]'], ["compare.extra"]),
+    (["ppo", "ppo.toml", *sets("rollout.stop=length", "rollout.missing_eos=replace")], ["missing_eos", "length"]),
 ]  # fmt: skip
 
 
@@ -350,21 +261,21 @@ def test_names_that_are_no_paths(world: Path) -> None:
     name = "お茶はいかがですか。" * 40
     before = sorted(world.rglob("*"))
     for arguments in (
-        *(["ppo", "job.toml", "--set", f"{key}={name}"] for key in ("data.prompts", "model.name")),
-        ["ppo", "job.toml", "--set", f"reward.name={name}.py:f"],
+        *(["ppo", "ppo.toml", "--set", f"{key}={name}"] for key in ("data.prompts", "model.name")),
+        ["ppo", "ppo.toml", "--set", f"reward.name={name}.py:f"],
         *(
-            ["ppo", "job.toml", "--set", "reward.kind=" + kind, "--set", f"reward.name={name}"]
+            ["ppo", "ppo.toml", "--set", "reward.kind=" + kind, "--set", f"reward.name={name}"]
             for kind in ("classifier", "model")
         ),
         *([verb, name] for verb in ("ppo", "sft", "reward", "sample", "judge", "run", "compare", "report", "label", "watch")),
         ["ppo", "--resume", name],
-        ["ppo", "job.toml", "--out", name],
+        ["ppo", "ppo.toml", "--out", name],
         ["generate", name, "-p", "a"],
         ["trim", name, "--scripts", "ja", "--out", "x"],
         ["convert", name, "o.jsonl", "--to", "pairs"],
         ["convert", "~nobody-of-this-name/x.jsonl", "o.jsonl", "--to", "pairs"],
-        ["ppo", "job.toml", "--set", "model.name=~nobody-of-this-name/x"],
-        ["ppo", "job.toml", "--set", 'data.prompts="a\\u0000b"'],
+        ["ppo", "ppo.toml", "--set", "model.name=~nobody-of-this-name/x"],
+        ["ppo", "ppo.toml", "--set", 'data.prompts="a\\u0000b"'],
     ):
         result = konomi(*arguments)
         assert result.exit_code == 2 and "Traceback" not in result.stderr, (arguments, result.stderr)
@@ -378,15 +289,15 @@ def test_what_a_reward_may_not_read_is_told_before_the_run_counted_in_it_or_refu
 
     transformers.GPT2ForSequenceClassification(tiny.tiny_config("gpt2", num_labels=2)).save_pretrained(world / "labels")
     tiny.tiny_tokenizer().save_pretrained(world / "labels")
-    text = (world / "job.toml").read_text(encoding="utf-8").replace('kind = "function"', 'kind = "classifier"\nlabel = 1')
-    (world / "job.toml").write_text(text.replace("taste.py:count_a", "labels"), encoding="utf-8")
+    text = (world / "ppo.toml").read_text(encoding="utf-8").replace('kind = "function"', 'kind = "classifier"\nlabel = 1')
+    (world / "ppo.toml").write_text(text.replace("taste.py:count_a", "labels"), encoding="utf-8")
     before = sorted(world.rglob("*"))
-    refused = konomi("ppo", "job.toml", "--set", "reward.max_length=4")
+    refused = konomi("ppo", "ppo.toml", "--set", "reward.max_length=4")
     assert (refused.exit_code, sorted(world.rglob("*"))) == (2, before)
-    assert "labels: it reads 4 tokens of a text, and of a longer one not the end; 73 of 73 prompts" in refused.stderr
+    assert "labels: it reads 4 tokens of a text, and of a longer one not the end; 72 of 72 prompts" in refused.stderr
     for limit, told, shares in ((6, "72 of 72 prompts may be over that (the longest has 4)", {1.0}), (20, "", {0.0})):
         settings = sets("ppo.episodes=64", f"reward.max_length={limit}", "compare.extra=[]", "rollout.stop=length")
-        result = konomi("ppo", "job.toml", "--set", f"run.name=at-{limit}", *settings, code=0)
+        result = konomi("ppo", "ppo.toml", "--set", f"run.name=at-{limit}", *settings, code=0)
         assert (told in result.stderr) and ("may be over" in result.stderr) == bool(told)
         assert {line["reward/cut_share"] for line in lines_of(world / "runs" / f"at-{limit}" / "metrics.jsonl")} == shares
 
@@ -408,7 +319,7 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused_before_anything_
         (world / "prompts.txt").write_text(f"{plain}{text}\n", encoding="utf-8")
         pairs = [{"version": 1, "prompt": each, "chosen": "a", "rejected": "b"} for each in [*plain.split(), text]]
         (world / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
-        for arguments in (["ppo", "job.toml"], ["sample", "sample.toml"], ["sft", "sft.toml"], ["reward", "reward.toml"]):
+        for arguments in (["ppo", "ppo.toml"], ["sample", "sample.toml"], ["sft", "sft.toml"], ["reward", "reward.toml"]):
             result = konomi(*arguments)
             assert result.exit_code == 2, (arguments, result.stderr)
             assert text in result.stderr and "has the token '<new>' (id 29), but the model has embeddings for 29" in result.stderr

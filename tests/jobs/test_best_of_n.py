@@ -16,6 +16,7 @@ from konomi.data.tokens import Tokens
 from konomi.engine.sampler import make_draws, sample
 from konomi.jobs.best_of_n import chosen, kl, sizes
 from konomi.jobs.compare import compare_models
+from konomi.rewards import as_reward
 from oracles import quick
 from tiny import tiny_tokenizer
 from tiny_run import PROMPTS, Constant, CountA, sharp_model
@@ -77,11 +78,17 @@ def test_sizes() -> None:
     assert [sizes(n) for n in (1, 2, 3, 16, 20)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8, 16], [1, 2, 4, 8, 16, 20]]
 
 
+def early(responses: list[str]) -> list[int]:
+    """The letters a to m."""
+    return [sum("a" <= letter <= "m" for letter in response) for response in responses]
+
+
 def test_rows_are_those_of_a_plain_loop() -> None:
     model, tokens, config = sharp_model("llama"), Tokens(tiny_tokenizer()), CompareConfig(best_of=6, seed=5)
     prompts = PROMPTS[:3]
     queries = [tokens.encode(prompt.text) for prompt in prompts]
-    result = compare_models(model, model, tokens, prompts, Early(), rollout=ROLLOUT, config=config, judges={"b": CountB()})
+    judges = {"b": as_reward(lambda responses: [text.count("b") + len(text) for text in responses])}
+    result = compare_models(model, model, tokens, prompts, early, rollout=ROLLOUT, config=config, judges=judges)
     rows = result["best_of_n"]
     assert [row["n"] for row in rows] == [1, 2, 4, 6]
     scores, judged = [], []
@@ -89,7 +96,7 @@ def test_rows_are_those_of_a_plain_loop() -> None:
         draws = make_draws(ROLLOUT, 5, [("best of", prompt.key, i) for i in range(6)])
         drawn = sample(model, tokens, [query] * 6, draws, ROLLOUT).response_ids()
         texts = [tokens.split(prompt.text, query, ids)[1] for ids in drawn]
-        scores.append([float(sum("a" <= letter <= "m" for letter in text)) for text in texts])
+        scores.append([float(score) for score in early(texts)])
         judged.append([float(text.count("b") + len(text)) for text in texts])
     for row in rows:
         n = row["n"]
@@ -97,24 +104,6 @@ def test_rows_are_those_of_a_plain_loop() -> None:
         assert row["judges"] == {"b": pytest.approx(np.mean([brute_force(s, j, n) for s, j in zip(scores, judged, strict=True)]))}
         assert row["kl"] == kl(n)
     assert rows[0]["score"] == pytest.approx(np.mean(scores)) and rows[-1]["score"] > rows[0]["score"]
-
-
-class CountB:
-    """The letters b, and the length."""
-
-    name = "count-b"
-
-    def __call__(self, texts: Any, *, responses: Any, **_: Any) -> list[float]:
-        return [response.count("b") + len(response) for response in responses]
-
-
-class Early:
-    """The letters a to m."""
-
-    name = "early"
-
-    def __call__(self, texts: Any, *, responses: Any, **_: Any) -> list[float]:
-        return [sum("a" <= letter <= "m" for letter in response) for response in responses]
 
 
 def test_batches_change_nothing_and_it_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from konomi.jobs import compare as module
 from konomi.jobs.compare import Answers, compare_models, comparison_metrics, distinct, paired_difference, repetition
 from konomi.jobs.compare import _figures as figures
 from konomi.report.advice import change
+from konomi.rewards import as_reward
 from tiny import tiny_tokenizer
 from tiny_run import PROMPTS, CountA, disturbed, sharp_model
 
@@ -161,20 +162,12 @@ def test_further_prompts_are_shown_and_do_not_count() -> None:
     assert (result["prompts"], result["samples"], result["temperature"], result["version"]) == (3, 2, 0.8, 1)
 
 
-class CountB:
-    name = "count-b"
-
-    def __call__(self, texts: list[str], *, responses: list[str], **_: Any) -> list[float]:
-        return [float(response.count("b")) for response in responses]
-
-
 def test_judges_stand_beside_the_score_and_change_nothing() -> None:
     before, after, tokens = sharp_model("llama"), moved(), Tokens(tiny_tokenizer())
     config = CompareConfig(prompts=6, samples=2, extra=("zebra",))
+    judges = {"b": as_reward(lambda responses: [response.count("b") for response in responses]), "a": CountA()}
     plain = compare_models(before, after, tokens, PROMPTS, CountA(), rollout=ROLLOUT, config=config)
-    result = compare_models(
-        before, after, tokens, PROMPTS, CountA(), rollout=ROLLOUT, config=config, judges={"b": CountB(), "a": CountA()}
-    )
+    result = compare_models(before, after, tokens, PROMPTS, CountA(), rollout=ROLLOUT, config=config, judges=judges)
     assert plain["judges"] == {} and all(text["judges"] == {} for text in plain["texts"])
     for key in ("before", "after", "difference", "prompts"):
         assert result[key] == plain[key]

@@ -1,63 +1,27 @@
-"""`konomi judge`: a stand-in that is called one, and ranks as the mathematics says."""
+"""`konomi judge`: a stand-in that is called one, and its mathematics: closed forms against draws, relations that have to hold."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from command_line import assert_mistakes, konomi, sets
 from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
 from konomi.data.records import Candidate, Prompt, Ranking, Task
-from konomi.jobs.judge import pairs_alike, ranks
+from konomi.errors import DataError
+from konomi.jobs.judge import gumbel, noise_scale, pairs_alike, ranks, rightly_ordered, score_gaps, self_agreement
 from tiny import ALPHABET, tiny_config, tiny_tokenizer
-
-REWARD = """
-def length(responses):
-    return [float(len(text)) for text in responses]
-
-def weighted(responses, weight):
-    return [len(text) * weight[i] for i, text in enumerate(responses)]
-
-def flat(responses):
-    return [1.0 for _ in responses]
-
-def broken(responses):
-    return [float("nan") for _ in responses]
-"""
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of 120 tasks of four candidates, a reward and a job file; it is the current directory."""
-    tasks = []
-    for i in range(120):
-        texts = ["x" * (1 + (7 * i + 3 * k) % 11) for k in range(4)]
-        candidates = [Candidate(text, {"model": "ab"[k % 2]}) for k, text in enumerate(texts)]
-        tasks.append(Task(f"prompt {i}", tuple(candidates), {"weight": 2}))
-    write_records(tmp_path / "candidates.jsonl", tasks)
-    (tmp_path / "taste.py").write_text(REWARD, encoding="utf-8")
-    (tmp_path / "job.toml").write_text(
-        """
-        candidates = "candidates.jsonl"
-        [reward]
-        kind = "function"
-        name = "taste.py:length"
-        [run]
-        mlflow = false
-        """,
-        encoding="utf-8",
-    )
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def judged(name: str, *settings: str) -> tuple[list[Ranking], dict[str, Any]]:
     """The rankings of a run and its manifest."""
-    konomi("judge", "job.toml", "--json", *sets(f"run.name={name}", *settings), code=0)
+    konomi("judge", "judge.toml", "--json", *sets(f"run.name={name}", *settings), code=0)
     run = Path("runs") / name
     rankings = [each for each in read_comparisons(run / "rankings.jsonl") if isinstance(each, Ranking)]
     return rankings, json.loads((run / "manifest.json").read_text(encoding="utf-8"))
@@ -86,7 +50,7 @@ def test_rankings_of_a_stand_in_and_the_truth(world: Path) -> None:
 
 
 def test_it_is_called_a_stand_in_everywhere(world: Path) -> None:
-    result = konomi("judge", "job.toml")
+    result = konomi("judge", "judge.toml")
     assert "stand-in for people (no person is asked)" in result.stderr
     assert "stand-in for people" in result.stdout and "No person was asked" in result.stdout
     assert "STAND-IN FOR PEOPLE" in konomi("judge", "--help").stdout
@@ -138,7 +102,7 @@ def test_wrong_use_is_one_message_exit_2_and_nothing_written(world: Path, monkey
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     (world / "empty.toml").write_text("[judge]\nagreement = 0.8\n", encoding="utf-8")
     assert "empty.toml: candidates: Field required" in konomi("judge", "empty.toml", code=2).stderr
-    assert_mistakes(world, ((("judge", "job.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)
+    assert_mistakes(world, ((("judge", "judge.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)
 
 
 def test_a_reward_that_cuts_texts_says_how_many_before_it_begins(world: Path) -> None:
@@ -149,21 +113,96 @@ def test_a_reward_that_cuts_texts_says_how_many_before_it_begins(world: Path) ->
     write_records(world / "candidates.jsonl", tasks)
     transformers.GPT2ForSequenceClassification(tiny_config("gpt2", num_labels=2)).save_pretrained(world / "labels")
     tiny_tokenizer().save_pretrained(world / "labels")
-    (world / "job.toml").write_text(
-        'candidates = "candidates.jsonl"\n[reward]\nkind = "classifier"\nname = "labels"\nlabel = 1\nmax_length = 7\n'
-        "[run]\nmlflow = false\n",
-        encoding="utf-8",
-    )
-    result = konomi("judge", "job.toml", "--set", "reward.max_length=3")
+    job = (world / "judge.toml").read_text("utf-8").replace('kind = "function"', 'kind = "classifier"\nlabel = 1\nmax_length = 7')
+    (world / "judge.toml").write_text(job.replace("taste.py:length", "labels"), encoding="utf-8")
+    result = konomi("judge", "judge.toml", "--set", "reward.max_length=3")
     assert (result.exit_code, (world / "runs").exists()) == (2, False)
     assert f"{len(tasks)} of {len(tasks)} prompts are that long by themselves" in result.stderr
-    result = konomi("judge", "job.toml", code=0)
+    result = konomi("judge", "judge.toml", code=0)
     assert f"{len(tasks)} of {2 * len(tasks)} texts are cut, the longest has 8 tokens" in result.stderr
 
 
 def test_an_agreement_that_cannot_be_reached_and_a_reward_that_fails(world: Path) -> None:
-    flat = konomi("judge", "job.toml", "--set", "reward.name=taste.py:flat", code=2)
+    flat = konomi("judge", "judge.toml", "--set", "reward.name=taste.py:flat", code=2)
     assert "720 of the 720 pairs of candidates have equal scores" in flat.stderr
-    konomi("judge", "job.toml", *sets("reward.name=taste.py:broken", "run.name=broken"), code=1)
+    konomi("judge", "judge.toml", *sets("reward.name=taste.py:broken", "run.name=broken"), code=1)
     assert len(Path("runs/broken/failed_texts.jsonl").read_text(encoding="utf-8").splitlines()) == 128
     assert json.loads(Path("runs/broken/run.json").read_text(encoding="utf-8"))["status"] == "failed"
+
+
+# -- the mathematics ---------------------------------------------------------------------------------------------------
+
+
+TASKS = [[0.3, -1.2, 2.5, 0.9], [4.0, 3.8, 3.7], [-2.0, 0.0], [1.0, 1.5, 1.5, -3.0]]
+"""One of their 16 pairs is a tie."""
+DRAWS = 4000
+
+
+def drawn(scale: float, rater: str) -> list[list[tuple[int, ...]]]:
+    """Many rankings of all tasks by one rater."""
+    return [
+        [
+            ranks([score + scale * gumbel(0, rater, draw, number, place) for place, score in enumerate(scores)])
+            for number, scores in enumerate(TASKS)
+        ]
+        for draw in range(DRAWS)
+    ]
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_closed_forms_are_what_is_drawn(scale: float) -> None:
+    one, other = drawn(scale, "one"), drawn(scale, "other")
+    gaps = score_gaps(TASKS)
+    alike = [sum(pairs_alike(a, b)[0] for a, b in zip(x, y, strict=True)) for x, y in zip(one, other, strict=True)]
+    error = np.std(alike) / len(gaps) / math.sqrt(DRAWS)
+    assert np.mean(alike) / len(gaps) == pytest.approx(self_agreement(gaps, scale), abs=4 * error)
+    truth = [ranks(scores) for scores in TASKS]
+    right = [sum(pairs_alike(a, b)[0] for a, b in zip(x, truth, strict=True)) for x in one]
+    # where the truth is a tie, a ranking with noise never says so: it counts half there
+    expected = rightly_ordered(gaps, scale) - 0.5 * float((gaps == 0).mean())
+    assert np.mean(right) / len(gaps) == pytest.approx(expected, abs=4 * np.std(right) / len(gaps) / math.sqrt(DRAWS))
+
+
+def test_one_pair_by_hand() -> None:
+    gaps = np.array([math.log(4.0)])  # sigmoid(log 4) = 4/5
+    assert rightly_ordered(gaps, 1.0) == pytest.approx(0.8)
+    assert self_agreement(gaps, 1.0) == pytest.approx(0.8**2 + 0.2**2)
+    assert rightly_ordered(2 * gaps, 2.0) == pytest.approx(0.8)  # only the ratio counts
+    assert (rightly_ordered(gaps, 0.0), self_agreement(gaps, 0.0)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("agreement", [0.51, 0.63, 0.75, 0.95])
+def test_the_scale_gives_the_agreement_in_any_unit(agreement: float, unit: float) -> None:
+    gaps = unit * score_gaps(TASKS)
+    assert self_agreement(gaps, noise_scale(gaps, agreement)) == pytest.approx(agreement, abs=1e-9)
+
+
+def test_more_agreement_is_less_noise() -> None:
+    gaps = score_gaps(TASKS)
+    scales = [noise_scale(gaps, agreement) for agreement in (0.55, 0.7, 0.8, 0.9, 1.0)]
+    assert scales == sorted(scales, reverse=True)
+    assert scales[-1] == 0.0
+
+
+def test_an_agreement_that_ties_forbid_is_refused_with_the_most_that_can_be() -> None:
+    gaps = score_gaps([[1.0, 1.0, 1.0], [1.0, 2.0]])
+    with pytest.raises(DataError, match=r"judge.agreement = 0.75 cannot be reached: 3 of the 4 pairs .* 0.62 of all pairs"):
+        noise_scale(gaps, 0.75)
+    assert noise_scale(gaps, 1.0) == 0.0  # without noise a tie is a tie, always
+    assert self_agreement(gaps, noise_scale(gaps, 0.6)) == pytest.approx(0.6)
+
+
+def test_noise_is_gumbel() -> None:
+    numbers = np.array([gumbel(3, "noise", i) for i in range(20_000)])
+    assert numbers.mean() == pytest.approx(np.euler_gamma, abs=0.04)
+    assert numbers.var() == pytest.approx(math.pi**2 / 6, abs=0.08)
+    assert gumbel(3, "noise", 5) == numbers[5]
+    assert gumbel(4, "noise", 5) != numbers[5]
+
+
+def test_pairs_alike_knows_ties() -> None:
+    assert pairs_alike((1, 2), (2, 1)) == (0, 1)
+    assert pairs_alike((1, 1), (2, 2)) == (1, 1)
+    assert pairs_alike((1, 1), (1, 2)) == (0, 1)
+    assert pairs_alike((1, 2, 3, 4), (1, 2, 4, 3)) == (5, 6)

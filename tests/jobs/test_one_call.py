@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,15 @@ def test_a_run_that_ends_before_its_first_checkpoint_says_so_and_begins_again(tm
     def interrupted(responses: list[str]) -> list[int]:
         nonlocal calls
         calls += 1
-        if calls == 3:  # the baseline, the first update, and in the middle of the second
-            raise KeyboardInterrupt("stopped at once by SIGINT")
+        if calls == 3:  # the baseline, the first update, and in the middle of the second: Ctrl-C twice
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return [len(response) for response in responses]
 
-    with pytest.raises(KeyboardInterrupt, match=r"nothing was saved yet.*go on with: .*konomi ppo --resume "):
+    said = r"stopped at once by SIGINT; nothing was saved yet.*go on with: .*konomi ppo --resume "
+    with pytest.raises(KeyboardInterrupt, match=said) as caught:
         konomi.train(lm, TEXTS, interrupted, out=tmp_path / "runs", observer=Observer(), **SMALL)
+    assert [Path(place.path).name for place in caught.traceback] == ["test_one_call.py", "train.py"]
     (run,) = (tmp_path / "runs").iterdir()
     assert RunDir.open(run).info["status"] == "stopped"
     warned: list[str] = []

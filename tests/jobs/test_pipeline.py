@@ -10,77 +10,14 @@ from pathlib import Path
 import filelock
 import pytest
 
-import tiny
 from command_line import assert_mistakes, konomi, sets, started, wait_until
+from furnished import PIPE
 from konomi.config import VERBS, PPOJob, load_pipeline
 from konomi.jobs.inputs import file_of
 from konomi.jobs.pipeline import runner
 from konomi.jobs.stages import decide
 
-REWARD = """
-def count_a(responses):
-    return [float(text.count("a") + len(text) / 8) for text in responses]
-
-def slow(responses):
-    import os, time
-    time.sleep(0.3 * os.path.exists("slow"))
-    return count_a(responses)
-
-def broken(responses):
-    return [float("nan") for _ in responses]
-
-def stopping(responses):
-    raise KeyboardInterrupt
-"""
-FILE = """
-name = "tiny"
-mlflow = false
-
-[stages.candidates]
-do = "sample"
-models.a.name = "lm"
-rollout.response_tokens = [3, 6]
-data.prompts = "prompts.txt"
-
-[stages.rank]
-do = "judge"
-candidates = "@candidates.candidates"
-reward = { kind = "function", name = "taste.py:count_a" }
-
-[stages.policy]
-do = "ppo"
-model.name = "lm"
-data.prompts = "prompts.txt"
-rollout.response_tokens = [4, 8]
-reward = { kind = "function", name = "taste.py:count_a" }
-ppo = { episodes = 96, batch_size = 32, baseline_samples = 32, learning_rate = 3e-3, kl_cap = 60 }
-run = { save_every = 1 }
-
-[stages.after]
-do = "sample"
-models.tuned.name = "@policy.model"
-rollout.response_tokens = [3, 6]
-data.prompts = "prompts.txt"
-"""
 STAGES = ["candidates", "rank", "policy", "after"]
-
-
-def furnished(tmp_path: Path) -> Path:
-    """A directory with a tiny model, prompts, a reward and a pipeline file."""
-    tiny.save_tiny(tmp_path / "lm", "gpt2")
-    words = [a + b + c for a in "abcdef" for b in "xy" for c in "uv"]
-    (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    (tmp_path / "taste.py").write_text(REWARD, encoding="utf-8")
-    (tmp_path / "pipe.toml").write_text(FILE, encoding="utf-8")
-    return tmp_path
-
-
-@pytest.fixture
-def checked(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with pipe.toml as it was; nothing may be run in it."""
-    monkeypatch.chdir(untouched)
-    Path("pipe.toml").write_text(FILE, encoding="utf-8")
-    return untouched
 
 
 def ran(*arguments: str) -> list[str]:
@@ -131,8 +68,8 @@ def test_what_is_finished_is_run_again_only_when_something_changed(world: Path) 
     rewrite("taste.py", "len(text) / 8", "len(text) / 4")
     plan = planned()
     assert plan["candidates"] == SKIP
-    assert plan["policy"] == "run: taste.py:count_a has changed"
-    assert plan["rank"] == "run: judge.agreement is 0.75 and was 0.8; taste.py:count_a has changed"
+    assert plan["policy"] == "run: taste.py:fine has changed"
+    assert plan["rank"] == "run: judge.agreement is 0.75 and was 0.8; taste.py:fine has changed"
     assert plan["after"] == "run: what it reads from policy may change"
     assert ran() == ["rank", "policy", "after"]
 
@@ -239,11 +176,11 @@ CHANGES: list[tuple[str, str, list[str]]] = [
 ]  # fmt: skip
 
 
-def test_the_whole_file_is_checked_before_anything_runs(checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_file_is_checked_before_anything_runs(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for old, new, words in CHANGES:
-        Path("pipe.toml").write_text(FILE, encoding="utf-8")
+        Path("pipe.toml").write_text(PIPE, encoding="utf-8")
         rewrite("pipe.toml", old, new)
-        assert_mistakes(checked, [(["run", "pipe.toml"], words)], monkeypatch)
+        assert_mistakes(world, [(["run", "pipe.toml"], words)], monkeypatch)
 
 
 MISTAKES: list[tuple[list[str], list[str]]] = [
@@ -255,8 +192,8 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
 ]  # fmt: skip
 
 
-def test_wrong_use_is_one_message_and_nothing_written(checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_mistakes(checked, ((["run", "pipe.toml", *arguments], words) for arguments, words in MISTAKES), monkeypatch)
+def test_wrong_use_is_one_message_and_nothing_written(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_mistakes(world, ((["run", "pipe.toml", *arguments], words) for arguments, words in MISTAKES), monkeypatch)
 
 
 def test_directories_that_are_not_a_pipelines(world: Path) -> None:
@@ -292,19 +229,16 @@ def test_references_are_paths_and_texts_may_begin_with_at(world: Path) -> None:
 
 def test_files_are_known_among_settings(world: Path) -> None:
     (world / "train").mkdir()
-    assert file_of("name", "lm") == Path("lm")
+    prompts = world / "prompts.txt"
     assert file_of("prompts", "embedded:openings-ja").name == "openings-ja.jsonl"  # type: ignore[union-attr]
-    assert file_of("name", "taste.py:count_a") == Path("taste.py")
-    assert file_of("anything", str(world / "prompts.txt")) == world / "prompts.txt"
-    assert file_of("split", "train") is None
-    assert file_of("name", "embedded:asari") is None
-    assert file_of("name", "owner/model") is None
-    assert file_of("name", "x" * 5000) is None
-    assert file_of("name", "a\0b") is None
+    for setting, value, file in (
+        ("name", "lm", Path("lm")), ("name", "taste.py:fine", Path("taste.py")), ("anything", str(prompts), prompts),
+        ("split", "train", None), ("name", "embedded:asari", None), ("name", "owner/model", None), ("name", "x" * 5000, None),
+        ("name", "a\0b", None),
+    ):  # fmt: skip
+        assert file_of(setting, value) == file, value
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_is_there(verb: str) -> None:
-    job = VERBS[verb].job
-    assert "run" in job.model_fields
-    assert callable(runner(verb))
+def test_every_verb_is_there() -> None:
+    for name, verb in VERBS.items():
+        assert "run" in verb.job.model_fields and callable(runner(name))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from click.testing import Result
 
-from command_line import konomi, sets, write_rows
-from konomi.config import ModelReward
+from command_line import assert_mistakes, konomi, lines_of, sets, write_rows
+from konomi.config import ClassifierReward, ModelReward
 from konomi.rewards import build_reward
-from tiny import ALPHABET, save_tiny, tiny_encoder
+from tiny import ALPHABET, tiny_encoder
 
 PROMPTS = [f"{a}{b} " for a in "abcdefgh" for b in "ijklm"]
+LEARNING = sets(
+    "model.name=other", "data.file=rankings.jsonl", "train.epochs=6", "train.batch_size=8", "train.learning_rate=3e-3",
+    "train.max_length=64", "run.name=r",
+)  # fmt: skip
 
 
 def answers(prompt: str, k: int = 4) -> list[str]:
@@ -22,165 +28,127 @@ def answers(prompt: str, k: int = 4) -> list[str]:
     return list(dict.fromkeys("".join(ALPHABET[i] for i in row) for row in rows))
 
 
-def rankings(tmp_path: Path) -> str:
+TEXTS = [(prompt, text) for prompt in PROMPTS for text in answers(prompt)]
+
+
+@pytest.fixture
+def here(world: Path) -> Path:
+    """The world, with rankings by the number of a's, samples of a model, and the number of a's as scores."""
     rows = []
     for prompt in PROMPTS:
-        texts = answers(prompt)
-        counts = [text.count("a") for text in texts]
-        rows.append({"prompt": prompt, "responses": texts, "ranks": [1 + sum(c > own for c in counts) for own in counts]})
-    return write_rows(tmp_path / "rankings.jsonl", rows)
+        counts = [text.count("a") for text in answers(prompt)]
+        ranks = [1 + sum(other > own for other in counts) for own in counts]
+        rows.append({"prompt": prompt, "responses": answers(prompt), "ranks": ranks})
+    write_rows("rankings.jsonl", rows)
+    write_rows("samples.jsonl", ({"prompt": p, "candidates": [{"text": t, "model": "m"} for t in answers(p)]} for p in PROMPTS))
+    write_rows("scores.jsonl", ({"prompt": p, "response": t, "score": 10.0 * t.count("a")} for p, t in TEXTS))
+    return world
 
 
-def candidates(tmp_path: Path) -> str:
-    rows = [{"prompt": p, "candidates": [{"text": t, "model": "m"} for t in answers(p)]} for p in PROMPTS]
-    return write_rows(tmp_path / "candidates.jsonl", rows)
+def learned(*settings: str, code: int = 0) -> Result:
+    return konomi("reward", "reward.toml", "--json", *LEARNING, *sets(*settings), code=code)
 
 
-def config(tmp_path: Path, text: str) -> str:
-    path = tmp_path / "job.toml"
-    path.write_text(f'{text}\n[run]\nmlflow = false\nname = "r"\n', encoding="utf-8")
-    return str(path)
+def evaluation() -> Any:
+    return json.loads(Path("runs/r/eval.json").read_text("utf-8"))
 
 
-def preference(tmp_path: Path, more: str = "") -> str:
-    save_tiny(tmp_path / "lm", "llama")
-    return config(
-        tmp_path,
-        f'[model]\nname = "{tmp_path / "lm"}"\n[data]\nfile = "{rankings(tmp_path)}"\n[train]\nepochs = 6\nbatch_size = 8\n'
-        f"learning_rate = 3e-3\nmax_length = 64\n{more}",
-    )
-
-
-def test_from_rankings_to_a_reward_for_ppo(tmp_path: Path) -> None:
-    job = preference(tmp_path, f'[normalize]\nsamples = "{candidates(tmp_path)}"')
-    said = konomi("reward", job, "--out", str(tmp_path / "runs"), "--json", code=0)
-    result = json.loads(said.stdout)
-    run = tmp_path / "runs" / "r"
+def test_from_rankings_to_a_reward_for_ppo(here: Path) -> None:
+    said = learned("normalize.samples=samples.jsonl")
+    result, run, found = json.loads(said.stdout), Path("runs/r"), evaluation()
     assert result["status"] == "finished" and result["run"] == str(run)
     assert f"{result['eval']['held_out']['prompts']} held-out prompts are too few to judge the run by" in said.stderr
-    found = json.loads((run / "eval.json").read_text("utf-8"))
     assert found["held_out"]["accuracy"]["value"] > 0.8
     assert found["task"] == "preference" and len(found["texts"]) == 16
     info = json.loads((run / "run.json").read_text("utf-8"))
     assert (info["status"], info["verb"]) == ("finished", "reward")
     assert '"status":"finished"' in (run / "report.html").read_text("utf-8") and not list(run.glob(".best*"))
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    lines = lines_of(run / "metrics.jsonl")
     assert len(lines) == 7 and lines[-1]["eval/loss"] < lines[0]["eval/loss"]
     # the scale is that of the samples: mean 0, deviation 1
     reward = build_reward(ModelReward(kind="model", name=str(run)))  # a run is its model
-    texts = [(p, t) for p in PROMPTS for t in answers(p)]
 
     def score(pairs: list[tuple[str, str]]) -> torch.Tensor:
         prompts, responses = zip(*pairs, strict=True)
-        whole = [p + r for p, r in pairs]
-        return torch.tensor(reward(whole, prompts=prompts, responses=responses, columns={}))
+        return torch.tensor(reward([p + r for p, r in pairs], prompts=prompts, responses=responses, columns={}))
 
-    scores = score(texts)
+    scores = score(TEXTS)
     assert float(scores.mean()) == pytest.approx(0, abs=1e-3) and float(scores.std()) == pytest.approx(1, abs=1e-3)
-    assert torch.allclose(score(texts[7:9]), scores[7:9], atol=1e-4)
+    assert torch.allclose(score(TEXTS[7:9]), scores[7:9], atol=1e-4)
     saved = json.loads((run / "model" / "reward.json").read_text("utf-8"))
-    assert saved["count"] == len(texts) and len(saved["data_sha256"]) == 64
+    assert saved["count"] == len(TEXTS) and len(saved["data_sha256"]) == 64
     # and PPO climbs it
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(p.strip() for p in PROMPTS), encoding="utf-8")
-    ppo = tmp_path / "ppo.toml"
-    ppo.write_text(
-        f'[model]\nname = "{tmp_path / "lm"}"\nprecision = "fp32"\n[data]\nprompts = "{prompts}"\n[rollout]\n'
-        f'response_tokens = [4, 6]\nstop = "length"\n[reward]\nkind = "model"\nname = "{run / "model"}"\n[ppo]\nepisodes = 256\n'
-        "batch_size = 32\nlearning_rate = 3e-3\nkl_coef = 0.01\n[run]\nmlflow = false\n",
-        encoding="utf-8",
+    Path("prompts.txt").write_text("\n".join(p.strip() for p in PROMPTS), encoding="utf-8")
+    ppo = (
+        Path("ppo.toml")
+        .read_text("utf-8")
+        .replace('kind = "function"\nname = "taste.py:count_a"', 'kind = "model"\nname = "runs/r"')
     )
-    made = json.loads(konomi("ppo", str(ppo), "--out", str(tmp_path / "runs"), "--json", code=0).stdout)
+    Path("ppo.toml").write_text(ppo, encoding="utf-8")
+    settings = (
+        "model.name=other", "model.precision=fp32", "rollout.response_tokens=[4, 6]", "rollout.stop=length", "ppo.episodes=256",
+        "ppo.batch_size=32", "ppo.mini_batch_size=16", "ppo.kl_coef=0.01",
+    )  # fmt: skip
+    made = json.loads(konomi("ppo", "ppo.toml", "--json", *sets(*settings), code=0).stdout)
     assert made["compare"]["difference"]["low"] > 0
 
 
-def test_without_samples_there_is_no_scale_and_ppo_says_so(tmp_path: Path) -> None:
-    output = konomi("reward", preference(tmp_path), "--out", str(tmp_path / "runs"), code=0).output
-    assert "It has no scale yet" in output
-    model = tmp_path / "runs" / "r" / "model"
-    ppo = tmp_path / "ppo.toml"
-    ppo.write_text(f'[model]\nname = "{tmp_path / "lm"}"\n[reward]\nkind = "model"\nname = "{model}"\n', encoding="utf-8")
-    refused = konomi("ppo", str(ppo), "--out", str(tmp_path / "none"), code=2).output
-    assert "has no scale" in refused and "reward.normalized = false" in refused
-    assert not (tmp_path / "none").exists()
-    build_reward(ModelReward(kind="model", name=str(model), normalized=False))
+def test_without_samples_there_is_no_scale_and_ppo_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "It has no scale yet" in konomi("reward", "reward.toml", *LEARNING, code=0).stdout
+    reward = '[model]\nname = "lm"\n[reward]\nkind = "model"\nname = "runs/r/model"\n'
+    Path("other.toml").write_text(reward, encoding="utf-8")
+    words = ["has no scale", "reward.normalized = false"]
+    assert_mistakes(here, [(["ppo", "other.toml", "--out", "none"], words)], monkeypatch)
+    build_reward(ModelReward(kind="model", name="runs/r/model", normalized=False))
 
 
-def test_a_judge_that_is_certain(tmp_path: Path) -> None:
-    rows = [{"prompt": p, "response": t, "score": float(t.count("a"))} for p in PROMPTS for t in answers(p)]
-    job = preference(tmp_path)
-    truth = write_rows(tmp_path / "truth.jsonl", rows)
-    konomi("reward", job, "--out", str(tmp_path / "runs"), "--set", f"data.truth={truth}", code=0)
-    found = json.loads((tmp_path / "runs" / "r" / "eval.json").read_text("utf-8"))
-    assert found["truth"]["accuracy"]["value"] > 0.8
-    other = write_rows(tmp_path / "other.jsonl", [{"prompt": "zz", "response": "a", "score": 1.0}] * 1)
-    output = konomi("reward", job, "--out", str(tmp_path / "2"), "--set", f"data.truth={other}", code=2).output
-    assert "it has no scores of the responses that are held out" in output and not (tmp_path / "2").exists()
+def test_a_judge_that_is_certain(here: Path) -> None:
+    learned("data.truth=scores.jsonl")
+    assert evaluation()["truth"]["accuracy"]["value"] > 0.8
+    write_rows("few.jsonl", [{"prompt": "zz", "response": "a", "score": 1.0}])
+    assert "it has no scores of the responses that are held out" in learned("data.truth=few.jsonl", code=2).stderr
 
 
-def test_scores_are_learned(tmp_path: Path) -> None:
-    save_tiny(tmp_path / "lm", "gpt2")
-    rows = [{"prompt": p, "response": t, "score": 10.0 * t.count("a")} for p in PROMPTS for t in answers(p)]
-    job = config(
-        tmp_path,
-        f'[model]\nname = "{tmp_path / "lm"}"\n[data]\nfile = "{write_rows(tmp_path / "s.jsonl", rows)}"\n'
-        '[train]\ntask = "score"\n'
-        "epochs = 12\nbatch_size = 8\nlearning_rate = 3e-3\nmax_length = 64\n",
-    )
-    konomi("reward", job, "--out", str(tmp_path / "runs"), code=0)
-    found = json.loads((tmp_path / "runs" / "r" / "eval.json").read_text("utf-8"))
-    assert found["held_out"]["spearman"]["value"] > 0.6
+def test_scores_are_learned(here: Path) -> None:
+    learned("model.name=lm", "data.file=scores.jsonl", "train.task=score", "train.epochs=12")
+    assert evaluation()["held_out"]["spearman"]["value"] > 0.6
 
 
-def test_labels_are_learned_with_the_settings_of_the_write_up(tmp_path: Path) -> None:
+def test_labels_are_learned_with_the_settings_of_the_write_up(world: Path) -> None:
     """The example of the hub, on local data of the same columns and an encoder of the same family."""
-    tiny_encoder(tmp_path / "xlm")
+    tiny_encoder("xlm")
     texts = list(dict.fromkeys(p + t for p in PROMPTS for t in answers(p, 12)))
     rows = [{"text": t, "source": "x", "label": min(2, t.count("a"))} for t in texts]
     for name, part in (("train", rows[:360]), ("validation", rows[360:])):
-        path = tmp_path / f"{name}.csv"
-        path.write_text("text,source,label\n" + "".join(f"{r['text']},x,{r['label']}\n" for r in part), encoding="utf-8")
-    example = Path(__file__).resolve().parents[2] / "examples" / "write-up.toml"
-    text = example.read_text("utf-8")
-    for line in ("subset = ", "revision = ", "split = ", "evaluation_split = "):
-        text = "".join(each for each in text.splitlines(keepends=True) if not each.startswith(line))
-    text = text.replace("xlm-roberta-base", str(tmp_path / "xlm"))
-    text = text.replace("tyqiangz/multilingual-sentiments", str(tmp_path / "train.csv"))
-    path = config(tmp_path, text)
-    changes = [
-        f"data.evaluation={tmp_path / 'validation.csv'}",
-        "train.epochs=20",
-        "train.batch_size=16",
-        "train.learning_rate=3e-3",
+        lines = "".join(f"{row['text']},x,{row['label']}\n" for row in part)
+        Path(f"{name}.csv").write_text(f"text,source,label\n{lines}", encoding="utf-8")
+    example = (Path(__file__).resolve().parents[2] / "examples" / "write-up.toml").read_text("utf-8")
+    kept = [
+        line for line in example.splitlines() if not line.startswith(("subset =", "revision =", "split =", "evaluation_split ="))
     ]
-    output = konomi("reward", path, "--out", str(tmp_path / "runs"), *sets(*changes), code=0).output
-    found = json.loads((tmp_path / "runs" / "r" / "eval.json").read_text("utf-8"))
-    assert found["held_out"]["accuracy"]["value"] > 0.8, output
-    assert set(found["held_out"]) >= {"accuracy", "macro_f1", "confusion"}
-    saved = json.loads((tmp_path / "runs" / "r" / "model" / "config.json").read_text("utf-8"))
+    text = "\n".join(kept).replace("xlm-roberta-base", "xlm").replace("tyqiangz/multilingual-sentiments", "train.csv")
+    Path("job.toml").write_text(f'{text}\n[run]\nmlflow = false\nname = "r"\n', encoding="utf-8")
+    changes = ("data.evaluation=validation.csv", "train.epochs=20", "train.batch_size=16", "train.learning_rate=3e-3")
+    output = konomi("reward", "job.toml", *sets(*changes), code=0).output
+    found = evaluation()["held_out"]
+    assert found["accuracy"]["value"] > 0.8, output
+    assert set(found) >= {"accuracy", "macro_f1", "confusion"}
+    saved = json.loads(Path("runs/r/model/config.json").read_text("utf-8"))
     assert saved["id2label"] == {"0": "positive", "1": "neutral", "2": "negative"}
     # it is a classifier as any other: PPO's reward of kind "classifier" takes it
-    from konomi.config import ClassifierReward
-
-    reward = build_reward(ClassifierReward(name=str(tmp_path / "runs" / "r" / "model"), label="negative"))
+    reward = build_reward(ClassifierReward(name="runs/r/model", label="negative"))
     low, high = reward(["bcd bcd", "aaa aaa"], prompts=["", ""], responses=["", ""], columns={})
     assert high > low
 
 
-def test_texts_that_are_cut_are_counted_before_training_with_the_side_and_what_it_leaves_alike(tmp_path: Path) -> None:
-    base = tmp_path / "xlm"
-    texts = sum(len(answers(prompt)) for prompt in PROMPTS)  # each a <bos>, 3 characters of prompt, 6 of response
-    for model, limit, side, alike in (
-        (tiny_encoder(base), 4, "end", f"to {len(PROMPTS)} of {len(PROMPTS)} prompts different responses are the same"),
-        (save_tiny(tmp_path / "llama", "llama"), 6, "beginning", ""),
-        (save_tiny(tmp_path / "llama", "llama"), 10, "", ""),
-    ):
-        job = preference(tmp_path)
+def test_texts_that_are_cut_are_counted_before_training_with_the_side_and_what_it_leaves_alike(here: Path) -> None:
+    tiny_encoder("xlm")
+    all_alike = f"to {len(PROMPTS)} of {len(PROMPTS)} prompts different responses are the same"
+    for model, limit, side, alike in (("xlm", 4, "end", all_alike), ("other", 6, "beginning", ""), ("other", 10, "", "")):
         changes = [f"model.name={model}", f"train.max_length={limit}", "train.epochs=1", f"run.name=r-{side}"]
-        arguments = ["reward", job, "--out", str(tmp_path / "runs"), *sets(*changes)]
-        said = konomi(*arguments, code=int(bool(alike))).stderr  # where all responses are the same, nothing is learned
+        said = learned(*changes, code=int(bool(alike))).stderr  # where all responses are the same, nothing is learned
         assert ("nothing was learned, and no model is written" in said) == bool(alike)
-        cut = f"it reads {limit} tokens of a text, and of a longer one not the {side}: {texts} of {texts} texts are cut"
+        cut = f"it reads {limit} tokens of a text, and of a longer one not the {side}: {len(TEXTS)} of {len(TEXTS)} texts are cut"
         assert (cut in said) == bool(side) and ("texts are cut" in said) == bool(side), said
         assert (alike in said) and ("are the same" in said) == bool(alike)
 
@@ -198,8 +166,6 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_told_and_nothing_is_written(tmp_path: Path) -> None:
-    job = preference(tmp_path, "micro_batch_size = 4\n" + f'[normalize]\nsamples = "{candidates(tmp_path)}"')
-    for change, message in MISTAKES:
-        assert message in konomi("reward", job, "--out", str(tmp_path / "runs"), "--set", change, code=2).output
-    assert not (tmp_path / "runs").exists()
+def test_wrong_use_is_one_message_exit_2_and_nothing_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ["reward", "reward.toml", *LEARNING, *sets("train.micro_batch_size=4", "normalize.samples=samples.jsonl")]
+    assert_mistakes(here, (([*job, "--set", change], [message]) for change, message in MISTAKES), monkeypatch)

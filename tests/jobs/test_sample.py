@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-import tiny
 from command_line import assert_mistakes, konomi, sets
+from furnished import TOPICS
 from konomi.config import DataConfig, ModelConfig, RolloutConfig, SampleJob, build
 from konomi.data.formats import read_tasks
 from konomi.data.records import Prompt, Task
@@ -20,35 +20,12 @@ from konomi.engine.sampler import make_draws, sample
 from konomi.errors import ConfigError
 from konomi.models.load import load_causal_lm
 
-WORDS = [a + b + c for a in "abcd" for b in "xyz" for c in "uv"]
-
-
-def furnished(tmp_path: Path) -> Path:
-    """A directory with two tiny models, prompts with a column, and a job file."""
-    tiny.save_tiny(tmp_path / "lm", "gpt2", seed=1)
-    tiny.save_tiny(tmp_path / "other", "llama", seed=2)
-    rows = [json.dumps({"text": word, "topic": word[0]}) for word in WORDS]
-    (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    (tmp_path / "job.toml").write_text(
-        """
-        [models.a]
-        name = "lm"
-        precision = "fp64"
-        [data]
-        prompts = "prompts.jsonl"
-        [rollout]
-        response_tokens = [3, 6]
-        [run]
-        mlflow = false
-        """,
-        encoding="utf-8",
-    )
-    return tmp_path
+WORDS = [row["text"] for row in TOPICS]
 
 
 def sampled(name: str, *settings: str) -> tuple[list[Task], dict[str, Any]]:
     """The tasks of a run and its manifest."""
-    result = konomi("sample", "job.toml", *sets(f"run.name={name}", *settings), code=0)
+    result = konomi("sample", "sample.toml", *sets(f"run.name={name}", *settings), code=0)
     run = Path("runs") / name
     assert str(run / "candidates.jsonl") in result.stdout
     return read_tasks(run / "candidates.jsonl"), json.loads((run / "manifest.json").read_text(encoding="utf-8"))
@@ -156,7 +133,7 @@ def test_no_models_and_odd_names_are_refused() -> None:
 
 
 def test_a_model_that_says_one_thing_only_fails_the_run_and_says_so(world: Path) -> None:
-    result = konomi("sample", "job.toml", *sets("rollout.temperature=1e-6", "run.name=cold"),
+    result = konomi("sample", "sample.toml", *sets("rollout.temperature=1e-6", "run.name=cold"),
                     "--set", "rollout.response_tokens=[4, 4]")  # fmt: skip
     assert result.exit_code == 1
     assert "none has two different candidates; raise rollout.temperature" in result.stderr
@@ -177,4 +154,6 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
 
 
 def test_wrong_use_is_one_message_exit_2_and_nothing_written(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_mistakes(untouched, ((("sample", "job.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)
+    assert_mistakes(
+        untouched, ((("sample", "sample.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch
+    )

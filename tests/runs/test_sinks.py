@@ -27,12 +27,7 @@ from konomi.runs.environment import without_password, without_secrets
 from konomi.runs.mlflow import ENVIRONMENT, PATIENCE, MlflowSink, flatten, opening, quiet, sqlite_uri
 from konomi.runs.sinks import open_sinks, sink_names
 
-PARAMS = {
-    "ppo": {"lam": 0.95, "range": (10, 24)},
-    "name": None,
-    "long": "あ" * 7000,
-    "many": {f"k{i}": i for i in range(230)},
-}
+PARAMS = {"ppo": {"lam": 0.95, "range": (10, 24)}, "name": None, "long": "あ" * 7000, "many": {f"k{i}": i for i in range(230)}}
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +79,7 @@ def check_the_run(sink: MlflowSink) -> None:
 
 
 def test_flatten_and_cleaning() -> None:
-    assert flatten({"a": {"b": {"c": 1}, "d": {}}, "e": ["好", 2], "f": True}) == {
-        "a.b.c": "1",
-        "e": '["好", 2]',
-        "f": "True",
-    }
+    assert flatten({"a": {"b": {"c": 1}, "d": {}}, "e": ["好", 2], "f": True}) == {"a.b.c": "1", "e": '["好", 2]', "f": "True"}
     assert without_password("at http://me:pa%40ss@host:5000/x, see") == "at http://host:5000/x, see"
     assert without_password("sqlite:////tmp/a@b.db") == "sqlite:////tmp/a@b.db"
     for password in ("se@cret", "se/cret", "/secret", "se:cret", "se#cret", "se?cret", "se%cret", "12/secret", "se%40cret@x"):
@@ -191,19 +182,22 @@ def test_an_experiment_that_another_run_makes_at_the_same_time(store: Path) -> N
     assert asked == ["k", "k"]
 
 
+FRESH = """if True:
+    import sys
+    from pathlib import Path
+    from konomi.runs.mlflow import MlflowSink
+    sink = MlflowSink("k", "r", {"a": 1}, Path(sys.argv[1]), print)
+    sink.start()
+    sink.log(1, {"m": 1.0})
+    sink.end("FINISHED")
+    assert sink.complete
+"""
+"""A run, in a process of its own."""
+
+
 def test_runs_that_start_together_share_a_new_store(tmp_path: Path) -> None:
-    code = """if True:
-        import sys
-        from pathlib import Path
-        from konomi.runs.mlflow import MlflowSink
-        sink = MlflowSink("k", sys.argv[2], {"a": 1}, Path(sys.argv[1]), print)
-        sink.start()
-        sink.log(1, {"m": 1.0})
-        sink.end("FINISHED")
-        print(sink.complete)
-    """
-    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), n], stdout=subprocess.PIPE, text=True) for n in "ab"]
-    assert [process.communicate()[0] for process in both] == ["True\n", "True\n"]
+    both = [subprocess.Popen([sys.executable, "-c", FRESH, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    assert [(process.communicate()[0], process.returncode) for process in both] == [("", 0)] * 2
 
 
 def test_nothing_global_is_changed(store: Path) -> None:
@@ -218,16 +212,7 @@ def test_nothing_global_is_changed(store: Path) -> None:
 
 
 def test_no_telemetry_and_no_words_in_a_fresh_process(store: Path) -> None:
-    code = """if True:
-        import sys
-        from pathlib import Path
-        from konomi.runs.mlflow import MlflowSink
-        sink = MlflowSink("k", "r", {}, Path(sys.argv[1]), print)
-        sink.start()
-        sink.end("FINISHED")
-        from mlflow.telemetry import get_telemetry_client
-        assert get_telemetry_client() is None
-    """
+    code = FRESH + "    from mlflow.telemetry import get_telemetry_client\n    assert get_telemetry_client() is None\n"
     off = ("CI", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY", "PYTEST_CURRENT_TEST", "GITHUB_ACTIONS")
     environment = {name: value for name, value in os.environ.items() if name not in off}
     done = subprocess.run([sys.executable, "-c", code, str(store)], capture_output=True, text=True, env=environment)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from children import child
+from command_line import child
 from families import tiny_family
 from konomi.errors import RunError
 from konomi.runs.signals import stop_on_signal

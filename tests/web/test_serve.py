@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from children import child
+from command_line import child
 from konomi.cli import app
 from konomi.errors import ConfigError
 from konomi.labelling.answers import collect

@@ -1,4 +1,4 @@
-"""What every verb shares: the app, options that many have, errors as one message and an exit code."""
+"""What all verbs share: the app, common options, errors as one message and an exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class _Verbs(typer.core.TyperGroup):
-    """The verbs in the order in which one meets them."""
+    """The verbs in the order in which people meet them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         known = super().list_commands(ctx)
@@ -108,7 +108,7 @@ def _root(
 
 
 def settings(overrides: list[str] | None, seed: int | None) -> list[str]:
-    """All that was set on the command line, as ``section.key=value``."""
+    """What was set on the command line, as ``section.key=value``."""
     return [*(overrides or []), *([] if seed is None else [f"run.seed={seed}"])]
 
 

@@ -1,7 +1,4 @@
-"""What the labelling verbs complain of, in Japanese. The English message, with names and places in it, follows on the next line.
-
-Nothing heavy is imported.
-"""
+"""Errors of the labelling verbs in Japanese. The English message, with names and places in it, follows on the next line."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from pathlib import Path
 from konomi.report.advice import locale
 
 WORDS = Path(__file__).parents[1] / "web" / "locales"
-"""Of the pages: what is refused to people is said there too."""
+"""The pages' texts, which have the errors of people's requests."""
 SENTENCES = (
     # files of candidates
     ("no rows in it", "ファイルに課題がありません。konomi sample で候補のファイルを作ってください。"),

@@ -56,22 +56,22 @@ def sft(result: dict[str, Any]) -> None:
 
     A row of the texts is {"text": ...}, a plain text; or {"prompt": ...,
     "completion": ...}; or {"messages": \[...]}, a conversation, for a model
-    with a chat template. Read are .jsonl, .csv, .parquet, .txt (one text a
-    line) and hub data sets.
+    with a chat template. The file is .jsonl, .csv, .parquet or .txt (one text
+    a line), or a hub data set.
 
     The model learns the completion, or what the assistant says, and where
-    to stop; of plain texts, everything (sft.loss). Long texts are cut at
-    sft.max_length tokens; sft.packing = true puts several short ones in one
-    row.
+    to stop; from plain texts it learns everything (sft.loss). Long texts are
+    cut at sft.max_length tokens; sft.packing = true puts several short ones
+    in one row.
 
     A tenth of the rows (data.held_out) is never learned. On it the model is
     evaluated before training and after each epoch: loss (nats a token) and
-    perplexity. RUN/model is the best model so far, not the last, and the
-    initial one where none is better; training
-    ends early when sft.patience evaluations in a row bring nothing.
+    perplexity. RUN/model is the best model so far, or the initial one if none
+    is better; training ends early when sft.patience evaluations in a row are
+    no better.
 
-    Then: konomi generate RUN/model -p "..." to read it, or model.name =
-    "RUN/model" in a PPO job to go on from it.
+    Then: konomi generate RUN/model -p "..." to read what it writes, or
+    model.name = "RUN/model" in a PPO job to go on from it.
 
     Ctrl-C finishes the update and says what was kept; a second Ctrl-C stops
     at once.
@@ -95,9 +95,9 @@ def sft(result: dict[str, Any]) -> None:
 
 @job_verb("The job; see docs/config.md.")
 def sample(result: dict[str, Any]) -> None:
-    """Let one or several models write candidates for prompts: what people, or their stand-in, rank.
+    """Let one or several models write candidates for people, or their stand-in, to rank.
 
-    K different responses a prompt, each with the model, the seed and the settings that it came from.
+    Each prompt gets K different responses, each with the model, the seed and the settings that it came from.
     """
     echo(f"{plural(result['tasks'], 'task')} with {plural(result['candidates'], 'candidate')}\n{result['file']}")
 
@@ -106,8 +106,8 @@ def sample(result: dict[str, Any]) -> None:
 def judge(result: dict[str, Any]) -> None:
     """Let a STAND-IN FOR PEOPLE rank candidates: a reward with noise. No person is asked.
 
-    For trying the whole way before people take part, and for tests: it agrees with itself as often as you say, and what it
-    really thinks is known. Its rankings carry the name "stand-in"; do not pass them off as people's.
+    It is for trying everything before people take part, and for tests: it agrees with itself as often as you say, and its
+    true scores are known. Its rankings carry the name "stand-in"; do not pass them off as people's.
     """
     echo(
         f"A stand-in for people ranked {plural(result['tasks'], 'task')}, {result['tasks_ranked_twice']:,} of them twice. No "
@@ -121,8 +121,8 @@ def reward(result: dict[str, Any]) -> None:
     r"""Train a reward model and say how far it can be trusted.
 
     It learns from rankings or pairs (train.task = "preference"), from numbers ("score") or from labels ("classification").
-    What it is held against are prompts that it never saw: accuracy with its interval, beside the rule "the longer one
-    wins" and the agreement of people. RUN/report.html shows it; PPO takes the model with
+    It is evaluated on prompts that it never saw: accuracy with its interval, beside the rule "the longer one wins" and the
+    agreement of people. RUN/report.html shows it; PPO uses the model with
     [bold]\[reward] kind = "model", name = "RUN/model"[/bold].
     """
     evaluation = result["eval"]
@@ -156,7 +156,7 @@ def reward(result: dict[str, Any]) -> None:
 def config(
     verb: Annotated[str, typer.Argument(metavar="VERB", help="Whose settings: ppo, sft, sample, judge, reward or label.")],
 ) -> None:
-    """Print every setting of a verb as a TOML file, with its default and what it means. Start a job file from it.
+    """Print every setting of a verb as a TOML file, with its default and what it means: the start of a job file.
 
     konomi config ppo > my_job.toml
     """
@@ -184,16 +184,15 @@ def run(
         ),
     ] = None,
     start: Annotated[
-        str | None,
-        typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.", show_default=False),
+        str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.", show_default=False)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which stages would run and why, and run nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline: sample, judge, reward, ppo and so on from one file.
 
-    A stage that is finished is not run again unless what it depends on has changed. After a stop, or a crash, the same command
-    goes on.
+    A finished stage does not run again unless something that it depends on has changed. After a stop or a crash, the same
+    command goes on.
     """
     from konomi.config import load_pipeline
     from konomi.jobs.pipeline import run_pipeline

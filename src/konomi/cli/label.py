@@ -1,4 +1,4 @@
-"""label, export, forget, watch: the page, what people said as files, a person's answers removed, runs looked at."""
+"""label, watch, export, forget: the pages, people's answers as files, and a person's removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from konomi.labelling.project import Project as LabelProject
 
 SOON = 2_000
-"""Answers whose figures are there before anybody wonders."""
+"""Answers whose figures are computed at once; with more, a line says that it takes a while."""
 
 Project = Annotated[Path, typer.Argument(metavar="PROJECT", help="The directory of a labelling project.")]
 
@@ -91,7 +91,7 @@ def watch(
     name: Names = None,
     public_url: PublicUrl = None,
 ) -> None:
-    """Show runs live on a page: curves over each other, texts, before/after. Nothing in them is changed. Ctrl-C ends it."""
+    """Show runs live on a page: their curves, texts and before/after. It changes nothing in them. Ctrl-C ends it."""
     from konomi.web.serve import serve
 
     names = name or []
@@ -99,7 +99,7 @@ def watch(
 
 
 def _opened(project: Path, candidates: Path | None) -> LabelProject:
-    """The project, made if it is not there, with the candidates in it. Raises DataError, ConfigError: that cannot be."""
+    """Open the project, or make it, and add the candidates. Raises DataError, ConfigError: that is not possible."""
     from konomi.labelling.project import is_project, open_project, provide, tasks_of
 
     if candidates is None:
@@ -120,7 +120,7 @@ def _report_import(added: int, known: int, notes: tuple[str, ...]) -> None:
 
 
 def make_blind(run: Path, project: Path) -> None:
-    """Make a project of a run's before/after texts, for people to compare blind. Raises DataError: there is none."""
+    """Make a project of a run's before/after texts, for people to compare blind. Raises DataError: there are none."""
     from konomi.labelling.answers import collect
     from konomi.labelling.blind import prompts_of, tasks_of_comparison
     from konomi.labelling.project import create_project
@@ -158,14 +158,14 @@ def make_blind(run: Path, project: Path) -> None:
 def export(
     project: Project,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write; it must not exist yet.")],
-    freeze: Annotated[bool, typer.Option("--freeze", help="Take no answers any more, from now on.")] = False,
+    freeze: Annotated[bool, typer.Option("--freeze", help="Close the collection: no answers are accepted from now on.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write what people said as rankings, pairs and scores for konomi reward. The page may go on running.
+    """Write people's answers as rankings, pairs and scores for konomi reward. The page may go on running.
 
-    Several raters make a soft label of a pair. answers.jsonl keeps everything, with flags, comments and sources;
+    Where several people compared a pair, its label is soft. answers.jsonl holds everything, with flags, comments and sources;
     other.jsonl what is no ranking: all bad, skipped, repeats. statistics.json says how far people agree and which model they
-    like better; of a project of before/after texts verdict.json instead gives win rates.
+    like better; for a project of before/after texts, verdict.json gives win rates instead.
     """
     from konomi.labelling.answers import collect
     from konomi.labelling.blind import is_comparison, line, verdict
@@ -208,7 +208,7 @@ def forget(
 ) -> None:
     """Remove a person from a project: tokens, answers, comments. It cannot be undone.
 
-    The page may go on running. Exports that were made before are not touched: remove them yourself.
+    The page may go on running. Earlier exports are not touched: remove them yourself.
     """
     from konomi.labelling.people import find_person
     from konomi.labelling.people import forget as forget_person

@@ -1,4 +1,4 @@
-"""generate, trim, convert: what is done with a model, or a file of preferences, by itself."""
+"""generate, trim, convert: verbs that make no run."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import typer
 from konomi.cli.common import Json, echo, make_observer, show_json, verb
 from konomi.text import plural
 
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A run or its model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."),
+]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the model's repository ships.")]
+
 
 @verb
 def generate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A run or its model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."
-        ),
-    ],
+    model: Model,
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to go on from; may be repeated.")],
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses a prompt.")] = 1,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 40,
     temperature: Annotated[float, typer.Option(min=0.01, help="Lower: safer, duller.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run Python code that the model's repository ships.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Let a model continue prompts: one line a response."""
@@ -43,25 +44,20 @@ def generate(
 
 @verb
 def trim(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="A run or its model, a directory, a hub name, a .gguf file, or embedded:gemma3-270m."
-        ),
-    ],
+    model: Model,
     scripts: Annotated[
         str, typer.Option(metavar="NAMES", help="Scripts to keep, parted by commas: ja en zh ko latin ru el ar hi th.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write; it must not exist yet.")],
     keep: Annotated[int, typer.Option(min=0, help="How many of the commonest other tokens to keep.")] = 2048,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run Python code that the model's repository ships.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model with a smaller vocabulary: the tokens of some scripts only. Of a small model most is vocabulary.
+    """Write a model with a smaller vocabulary: the tokens of some scripts only. A small model is mostly vocabulary.
 
-    Kept are: special tokens; all tokens of the scripts, of digits, punctuation and white space; the tokens for single
-    bytes; and the commonest of the rest. Kept tokens keep their logits. Texts of the scripts are tokenised as before;
-    others still can be written and come back whole, in more tokens.
+    It keeps special tokens; all tokens of the scripts, of digits, punctuation and white space; the tokens for single bytes;
+    and the commonest of the rest. Kept tokens keep their logits. Texts in the scripts are tokenised as before; other texts
+    take more tokens and come back whole.
 
     A script is kept whole, and much of a vocabulary is English: of Gemma's 262,144 tokens --scripts ja keeps 32,630,
     ja,en 172,468. For a Japanese model that is to write some English words too, take ja and a larger --keep.
@@ -113,7 +109,7 @@ def convert(
     revision: Annotated[str | None, typer.Option(help="Revision of a hub data set.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
-    """Write preferences in another form: rankings, pairs or scores, Anthropic-HH and chat messages among them.
+    """Write preferences in another form: rankings, pairs, scores or candidates. It reads Anthropic-HH and chat messages too.
 
     A ranking of K responses becomes K(K-1)/2 pairs, less the ties, or K scores from 1 (best) to -1. OUT.jsonl.manifest.json
     says what was read, what was written, and what was left out.

@@ -1,4 +1,4 @@
-"""demo, ppo, compare, report: a PPO run and what is left of it."""
+"""demo, ppo, compare, report: a PPO run and its results."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def demo(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Run the whole job on the embedded models: no download, no GPU, nothing asked.
+    """Run the whole job on the embedded models: no download, no GPU, no questions.
 
     Gemma 3 270M continues openings, Japanese ones or with --lang en English ones; the reward is how positive a sentiment
-    classifier finds the text; PPO moves the model toward it. At the end: before/after on openings it never saw, a report,
-    the model.
+    classifier finds the text; PPO moves the model toward it. At the end there are the model, a report, and a before/after on
+    openings that it never saw.
     """
     from konomi.config import PPOJob, load_config
     from konomi.data.sources import examples
@@ -95,16 +95,16 @@ def compare(
         typer.Option(
             "--people",
             metavar="PROJECT",
-            help="Make a project of the texts that are there, for people to compare blind.",
+            help="Make a project of the texts of the last comparison, for people to compare blind.",
             show_default=False,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Let the model before and the model after a run answer held-out prompts again, and compare.
+    """Let the models before and after a run answer held-out prompts again, and compare them.
 
-    With --people no model runs: the texts of the run's last comparison become a project for konomi label; konomi export then
-    says who wins how often.
+    With --people no model runs: the texts of the run's last comparison become a project for konomi label, and konomi export
+    then gives the win rate.
     """
     if people is not None:
         from konomi.cli.label import make_blind
@@ -131,7 +131,7 @@ def compare(
 
 @verb
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")]) -> None:
-    """Write RUN/report.html of a run of ppo, sft or reward: what came of it, curves and texts in one file."""
+    """Write RUN/report.html of a run of ppo, sft or reward: results, curves and texts in one file."""
     from konomi.report.page import write_report
 
     echo(write_report(run))

@@ -14,8 +14,8 @@ from konomi.runs.signals import ending_signals
 
 
 class _Output(io.RawIOBase):
-    """A standard stream whose other end may go away, or whose disk may fill. What stderr cannot take is dropped; if stdout cannot
-    take the result, the command fails."""
+    """A standard stream whose reader may leave, or whose disk may fill: stderr then drops what it gets, and a command whose
+    result is for stdout fails."""
 
     def __init__(self, fd: int, dropped: bool) -> None:
         self._fd, self._dropped = fd, dropped
@@ -43,7 +43,7 @@ class _Output(io.RawIOBase):
 
 
 def set_streams() -> None:
-    """Let stdout and stderr take any character, and let no failure of stderr end the command."""
+    """Let stdout and stderr take any character, and survive a failure of stderr."""
     sys.stdout, sys.stderr = (_robust(stream, dropped) for stream, dropped in ((sys.stdout, False), (sys.stderr, True)))
 
 
@@ -66,7 +66,7 @@ def _to_nowhere(fd: int) -> None:
 
 
 def end_on_signals() -> None:
-    """Let the signals by which a command is ended from outside end it as Ctrl-C does: what is half done is put away."""
+    """Let signals from outside end a command as Ctrl-C does, which removes what is half written."""
     for number in ending_signals():
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)

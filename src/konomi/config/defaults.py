@@ -13,6 +13,14 @@ from pydantic.fields import FieldInfo
 from konomi.config.section import Section
 
 WIDTH = 110
+EXAMPLES: dict[str, Any] = {
+    "comparisons": 1000, "evaluate_every": 50, "evaluation": "held_out.jsonl", "evaluation_split": "validation",
+    "head_learning_rate": 1e-4, "kl_horizon": 256, "limit": 1000, "micro_batch_size": 4, "model": "gemma3-270m-ja",
+    "name": "my-run", "patience": 3, "port": 8000, "public_url": "https://rank.example.org", "query_tokens": [4, 12],
+    "revision": "main", "samples": "candidates.jsonl", "subset": "default", "token_env": "REWARD_TOKEN",
+    "top_layers": 2, "truth": "truth.jsonl",
+}  # fmt: skip
+"""Settings that may be left out -> what they could be: TOML has no null, and a line that is uncommented has to parse."""
 
 
 def commented(kind: type[Section], title: str) -> str:
@@ -36,7 +44,7 @@ def _table(kind: type[Section], default: Section | None, path: str) -> Iterator[
         if field.is_required() and default is None:
             yield f'# {name} = ""    # required'
         elif value is None:
-            yield f"# {name} =    # not set"
+            yield f"# {name} = {_toml(EXAMPLES[name])}    # not set; an example"
         else:
             yield f"{name} = {_toml(value)}"
     for name, field in later:

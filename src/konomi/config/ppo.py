@@ -203,7 +203,7 @@ class CompareConfig(Section):
 
 
 class RunConfig(StageConfig):
-    """Where the run is kept and told."""
+    """Where the run is kept and logged."""
 
     save_every: Positive = 4
     """Updates between checkpoints. The last update is always saved."""

@@ -1,4 +1,4 @@
-"""What all settings share: a frozen section, reading one from TOML, changing it, and saying what is wrong with it."""
+"""The base of all settings: frozen sections, read from TOML, overridden, with errors that say what is wrong and where."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 
 class StageConfig(Section):
-    """Where a run is kept and told."""
+    """Where a run is kept and logged."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Of everything random in the run."""
@@ -139,7 +139,7 @@ def _shown(text: str) -> str:
 
 
 def _stands_alone(kind: type[Section], name: str) -> bool:
-    """Whether this is a setting that is in no section."""
+    """Whether this setting is in no section."""
     return name in kind.model_fields and not any(_sections([kind.model_fields[name].annotation]))
 
 
@@ -156,7 +156,7 @@ def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    """What a setting of this type can be; a table of names is one thing."""
+    """The types that a setting may have; a table of names is one type."""
     return (annotation,) if get_origin(annotation) is dict else get_args(annotation) or (annotation,)
 
 

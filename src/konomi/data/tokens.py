@@ -87,6 +87,13 @@ class Tokens:
         asked = prompt if list(query) == self.query(prompt, None) else self.decode(query)
         return asked, text[start:]
 
+    def split_all(
+        self, prompts: Iterable[str], queries: Iterable[Sequence[int]], responses: Iterable[Sequence[int]]
+    ) -> tuple[list[str], list[str]]:
+        """As :meth:`split`, of many: the texts of their prompts, and those of their responses."""
+        pairs = [self.split(*each) for each in zip(prompts, queries, responses, strict=True)]
+        return [prompt for prompt, _ in pairs], [response for _, response in pairs]
+
     def ends(self, query: Sequence[int], response: Sequence[int]) -> list[int]:
         """Return how many characters of the response's text (that of :meth:`split`) are complete after each of its tokens."""
         before, text, start = self._behind(query, response)

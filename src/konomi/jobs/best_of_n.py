@@ -1,10 +1,9 @@
-"""Best of n: how far choosing alone gets, without any training.
+"""Best of n: how far choosing gets without any training.
 
-Of n responses of the initial model the one with the highest score is taken. That too is a policy, and its distance from the
-initial model is known: KL = ln n - (n-1)/n nats (Stiennon et al. 2020, arXiv:2009.01325, appendix G.3), less where single
-responses are likely enough to be drawn twice (Beirami et al. 2024, arXiv:2401.01879). Drawn beside the path of PPO in the
-plane of score and KL, it is what any training should be held against. It over-optimises a reward in the same way (Gao et al.
-2022, arXiv:2210.10760), which judges show.
+Take the response with the highest score among n of the initial model. That too is a policy, and its distance from the initial
+model is known: KL = ln n - (n-1)/n nats (Stiennon et al. 2020, arXiv:2009.01325, appendix G.3), or less if a response is
+likely enough to be drawn twice (Beirami et al. 2024, arXiv:2401.01879). In the plane of score and KL it is the baseline of any
+training. It over-optimises a reward in the same way (Gao et al. 2022, arXiv:2210.10760), which judges show.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 
 def best_of_n(scores_BN: NDArray[np.float64], judged: Mapping[str, NDArray[np.float64]]) -> list[dict[str, Any]]:
-    """What the best of 1, 2, 4, ... of each prompt's N responses is worth.
+    """Scores of the best of 1, 2, 4, ... of each prompt's N responses.
 
     Args:
         scores_BN: of the reward that chooses.
@@ -56,11 +55,11 @@ def kl(n: int) -> float:
 
 
 def chosen(scores_BN: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    """How likely each of a prompt's N responses is the best of n drawn from them without putting back: [B, N], rows sum to 1.
+    """Chance of each of a prompt's N responses to be the best of n drawn without replacement: [B, N], rows sum to 1.
 
-    The one with i-1 scores below its own is, if nothing ties, the best of ``C(i-1, n-1)`` of the ``C(N, n)`` subsets. So the
-    mean of anything under these chances is the mean over all subsets of its value at the best: an unbiased estimate of what
-    the best of n has. Those with equal scores share their chances.
+    Without ties, the response with i-1 scores below its own is the best of ``C(i-1, n-1)`` of the ``C(N, n)`` subsets;
+    responses with equal scores share their chances. So the mean of any figure under these chances is its mean over the best of
+    all subsets, an unbiased estimate for the best of n.
 
     >>> chosen(np.array([[3.0, 1.0, 2.0, 2.0]]), 2).round(3).tolist()
     [[0.5, 0.0, 0.25, 0.25]]

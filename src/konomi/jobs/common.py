@@ -27,7 +27,7 @@ from konomi.runs.sinks import Sinks, open_sinks, sink_names
 
 @dataclass
 class Work:
-    """A run that is under way."""
+    """A run under way."""
 
     run: RunDir
     observer: Observer
@@ -37,13 +37,7 @@ class Work:
     sinks: Sinks = field(default_factory=Sinks)
 
     def start(self, data: str, facts: Mapping[str, str], updates: int = 0) -> None:
-        """Open the run's sinks and announce it.
-
-        Args:
-            data: name of what the job reads.
-            facts: label -> what the job works with.
-            updates: of a PPO run.
-        """
+        """Open the sinks and announce the run: ``data`` names what it reads, ``facts`` (label -> text) what it works with."""
         self.sinks = open_sinks(self.settings, self.run, self.observer.warn, data, self.parent)
         self.observer.start(self.run, dict(facts), updates)
 
@@ -53,10 +47,7 @@ class Work:
         self.sinks.log(update, metrics)
 
     def finish(self, status: Status = "finished", reason: str | None = None) -> Path:
-        """Set the status; write the model's card and the page, which show it; copy what the run leaves to the sinks.
-
-        Return the page.
-        """
+        """Set the status, write the model's card and the page, copy the run's files to the sinks; return the page."""
         self.run.set_status(status, reason)
         write_card(self.run)
         report = write_report(self.run)
@@ -70,19 +61,19 @@ def running(
     job: Section, root: str | Path, observer: Observer, *, fields: Mapping[str, Any], parent: str | None = None,
     stopping: Callable[[], None] | None = None, resume: RunDir | None = None,
 ) -> Iterator[Work]:  # fmt: skip
-    """A new run directory under ``root``, locked while the work inside goes on, and its end recorded: finished, failed, stopped.
+    """Make a run directory under ``root``, lock it for the block, and record how it ends: finished, failed or stopped.
 
     Args:
         job: the settings, with a section ``run``.
         root: directory of all runs.
         observer: told of everything.
         fields: further fields of run.json; ``data_digest``, up to 36 characters, changes with the data.
-        parent: MLflow run of which this one is a part.
-        stopping: called at a first signal that waits; else the observer's.
-        resume: the run to continue, in place of a new one.
+        parent: the MLflow run that this one belongs to.
+        stopping: called when a first signal has to wait; by default the observer's method.
+        resume: the run to continue instead.
 
     Raises:
-        ConfigError: the directory cannot be made; a package is missing that a sink needs.
+        ConfigError: the directory cannot be made, or a sink's package is missing.
         RunError: another process works on the run.
     """
     settings: StageConfig = job.run  # type: ignore[attr-defined]
@@ -110,7 +101,7 @@ def running(
 
 
 def _record(run: RunDir, error: BaseException) -> None:
-    """Set the status of a run that an exception ends, where the disk takes it."""
+    """Set the status of a run that an exception ends; a full disk may prevent it."""
     with suppress(RunError):
         if not isinstance(error, KeyboardInterrupt):
             run.set_status("failed", f"{type(error).__name__}: {error}")
@@ -119,17 +110,18 @@ def _record(run: RunDir, error: BaseException) -> None:
 
 
 def new_run(job: Section, root: str | Path, fields: Mapping[str, Any]) -> RunDir:
-    """Make the run directory of a job. ``fields`` of run.json: ``inputs`` is added where it is not among them."""
+    """Make a job's run directory; run.json gets ``fields``, and ``inputs`` if they are not among them."""
     settings: StageConfig = job.run  # type: ignore[attr-defined]
     forget_peak_memory()
-    inputs = fields["inputs"] if "inputs" in fields else inputs_of(job.model_dump(mode="json", exclude={"run"}))
+    config = job.model_dump(mode="json")
+    inputs = fields["inputs"] if "inputs" in fields else inputs_of({name: each for name, each in config.items() if name != "run"})
     extra = {**fields, "inputs": inputs, "machine": machine(gpu_name())}
-    return RunDir.create(root, settings.name, job.model_dump(mode="json"), seed=settings.seed, extra=extra)
+    return RunDir.create(root, settings.name, config, seed=settings.seed, extra=extra)
 
 
 @contextmanager
 def locked(directory: Path, info: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
-    """Hold a directory for this process. Raises RunError if another has it, whose ``pid`` is in ``info``."""
+    """Hold a directory for this process. Raises RunError if another process, the ``pid`` in ``info``, has it."""
     lock = filelock.FileLock(directory / ".lock", blocking=False)
     with writing(directory / ".lock"):
         try:
@@ -145,6 +137,6 @@ def locked(directory: Path, info: Callable[[], Mapping[str, Any]]) -> Iterator[N
 
 
 def result_of(work: Work, started: float, **figures: Any) -> dict[str, Any]:
-    """What ``--json`` prints of a finished job. ``started``: by the monotonic clock."""
+    """What ``--json`` prints of a job that was ``started`` then, by the monotonic clock."""
     ends = {"seconds": time.monotonic() - started, "mlflow": work.sinks.address}
     return {"run": str(work.run.path), "status": "finished", **figures, **ends}

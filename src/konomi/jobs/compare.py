@@ -1,9 +1,9 @@
-"""Before/after: what the tuned model writes to prompts that training never saw, beside what the initial model writes.
+"""Before/after: what the tuned and the initial model write to prompts that training never saw.
 
-Both models answer the same prompts with the same random numbers, so that most of what differs is the models. The interval
-of the mean difference is over prompts: the answers to one prompt are not independent.
-Next to the score stand the figures that show a score bought with bad text: distance (KL), length, variety, repetition,
-and perplexity under the initial model; and judges, rewards that were not trained against.
+Both answer the same prompts with the same random numbers, so that most of the difference is due to the models. Its interval
+is over prompts: the answers to one prompt are not independent. Beside the score stand figures that show whether it was bought
+with bad text: distance (KL), length, variety, repetition, perplexity under the initial model, and judges, rewards that were
+not trained against.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Item = tuple[Prompt, int]
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model wrote: responses in the order of the items, with their figures."""
+    """What one model wrote: a response to each item, with its figures."""
 
     prompts: list[str]
     texts: list[str]
@@ -68,14 +68,16 @@ def compare_models(
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     failed_texts: Path | None = None,
     judges: Mapping[str, Reward] | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Let both models answer and return the figures and texts of ``compare.json``.
 
     Held-out prompts are cut as in training (``data.query_tokens``), the extra ones of ``config`` stay whole. ``judges``: name ->
-    a reward that was not trained against, shown beside the score.
+    a reward that was not trained against, shown beside the score. ``progress`` gets what is written, how many, of how many.
     """
     prompts = as_prompts(prompts)
-    ask = _Questions(tokens, as_reward(reward, prompts[0].columns), judges or {}, rollout, config.seed, autocast, failed_texts)
+    reward = as_reward(reward, prompts[0].columns)
+    ask = _Questions(tokens, reward, judges or {}, rollout, config.seed, autocast, failed_texts, progress)
     held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
     extra = [Prompt(text) for text in config.extra]
     items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]
@@ -104,7 +106,7 @@ def compare_models(
 
 @dataclass(frozen=True)
 class _Questions:
-    """How models are asked, and by what their responses are scored."""
+    """How models are asked, and how their responses are scored."""
 
     tokens: Tokens
     reward: Reward
@@ -113,24 +115,25 @@ class _Questions:
     seed: int
     autocast: Callable[[], AbstractContextManager[Any]]
     failed_texts: Path | None
+    progress: Callable[[str, int, int], None]
 
     def rollouts(
         self, model: PreTrainedModel, name: str, stream: str, items: Sequence[Item], queries: Sequence[Sequence[int]]
     ) -> Iterator[Rollout]:
-        """Responses to the queries in batches, item by item from a random stream of its own."""
+        """Responses to the queries, in batches; each item has a random stream of its own."""
         for start in range(0, len(items), BATCH):
             here = slice(start, start + BATCH)
             draws = make_draws(self.rollout, self.seed, [(stream, prompt.stream, number) for prompt, number in items[here]])
             with self.autocast():
                 rollout = sample(model, self.tokens, queries[here], draws, self.rollout, name)
             yield rollout
+            self.progress(f"texts of {name}", min(here.stop, len(items)), len(items))
 
     def texts(
         self, items: Sequence[Item], queries: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]
     ) -> tuple[list[str], list[str]]:
-        """Prompts as they were asked, and responses."""
-        pairs = [self.tokens.split(prompt.text, *rows) for (prompt, _), *rows in zip(items, queries, ids, strict=True)]
-        return [prompt for prompt, _ in pairs], [response for _, response in pairs]
+        """The prompts as asked, and the responses."""
+        return self.tokens.split_all([prompt.text for prompt, _ in items], queries, ids)
 
     def scores(
         self, items: Sequence[Item], prompts: Sequence[str], responses: Sequence[str]
@@ -143,7 +146,7 @@ class _Questions:
 
 
 def _texts(before: Answers, after: Answers, i: int, *, held_out: bool, again: bool) -> dict[str, Any]:
-    """What both wrote to a prompt the first time; with ``again`` also the second time, for people to compare blind."""
+    """Both models' first responses to a prompt; with ``again`` the second ones too, for people to compare blind."""
     return {
         "prompt": before.prompts[i],
         "before": before.texts[i],
@@ -172,14 +175,10 @@ def comparison_metrics(comparison: Mapping[str, Any]) -> dict[str, float | None]
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float], samples: int) -> dict[str, Any]:
-    """Mean of after - before, its 95 % interval over prompts, and who won how often.
+    """Mean of after - before, its 95 % interval over prompts, and counts of wins, losses and ties.
 
-    Args:
-        before, after: scores, ``samples`` in a row for each prompt.
-        samples: answers a prompt.
-
-    Returns:
-        ``low`` and ``high`` are None where there is no interval: see :func:`konomi.statistics.bootstrap.mean_interval`.
+    ``before`` and ``after`` are scores, ``samples`` in a row for each prompt. ``low`` and ``high`` may be None, see
+    :func:`konomi.statistics.bootstrap.mean_interval`.
     """
     gaps = np.asarray(after) - np.asarray(before)
     interval = mean_interval(gaps.reshape(-1, samples).mean(axis=1))
@@ -198,7 +197,7 @@ def distinct(ids: Sequence[Sequence[int]], n: int) -> float:
 
 
 def repetition(ids: Sequence[Sequence[int]], n: int = 2) -> float:
-    """Share of a response's n-grams that stood in it before; the mean over responses.
+    """Share of a response's n-grams that occurred in it before; the mean over responses.
 
     >>> repetition([[1, 2, 1, 2, 1], [1, 2, 3, 4, 5]])
     0.25
@@ -216,7 +215,7 @@ def _grams(row: Sequence[int], n: int) -> list[tuple[int, ...]]:
 
 
 def _figures(answers: Answers, other: Answers, count: int) -> dict[str, float]:
-    """Distinct-n and repetition follow length: of each pair of responses both are cut to the shorter one for them."""
+    """Distinct-n and repetition depend on length: for them, both responses of a pair are cut to the shorter one."""
     ids, scores = answers.ids[:count], np.asarray(answers.scores[:count])
     tokens = sum(map(len, ids))
     cut = [own[: len(beside)] for own, beside in zip(ids, other.ids, strict=False)]

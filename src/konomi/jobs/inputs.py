@@ -1,4 +1,4 @@
-"""What a job depends on: the files and directories that its settings name, by their contents."""
+"""What a job depends on: the contents of the files and directories that its settings name."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from konomi.rewards.base import Reward
 
 _FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
-"""Settings that name files; others are taken for one if they look like a path. What does not exist is not a file."""
+"""Settings that name files; others do if their value looks like a path. What does not exist is no file."""
 _NO_FILES = re.compile(r"(.+\.)?(project|subset|(\w+_)?split|revision|(\w+_)?column)|sample\.prompts")
-"""Settings, by their paths, that name none. A project: people go on working in it, which makes no stage run again."""
+"""Settings, by their paths, that name none. Not a project either: people working in it make no stage run again."""
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
 
 def file_of(path: str, value: str) -> Path | None:
-    """The file or directory that the setting at a dotted path names, if it names one that is there."""
+    """The file or directory that the setting at a dotted path names, if there is one."""
     if _NO_FILES.fullmatch(path):
         return None
     key = path.rpartition(".")[2]
@@ -97,7 +97,7 @@ def columns_digest(prompts: Iterable[Prompt]) -> str:
 
 
 def given_function(run: RunDir, reward: Reward) -> Any:
-    """The function of ``reward`` where the run began with one that Python code gave; None where a job file named the reward."""
+    """The function of ``reward`` if the run began with one from Python code; None if a job file named the reward."""
     return getattr(reward, "function", None) if "reward" in (run.info.get("inputs") or {}) else None
 
 
@@ -106,8 +106,8 @@ def describe_inputs(
 ) -> dict[str, Any]:
     """What a run depends on, as run.json has it.
 
-    ``own_prompts``: they are not those that the job names. ``function``: the reward, where Python code gave it; its source
-    counts, not the file that it stands in, which may be the script that calls konomi.
+    ``own_prompts``: they are not those that the job names. ``function``: the reward, if it came from Python code; its source
+    counts, not its file, which may be the script that calls konomi.
     """
     settings = job.model_dump(mode="json", include={"model", "reward", "judges"} | (set() if own_prompts else {"data"}))
     inputs = inputs_of(settings)
@@ -119,9 +119,10 @@ def describe_inputs(
 
 
 def check_unchanged(run: RunDir, now: Mapping[str, Any], prompts: Iterable[Prompt]) -> None:
-    """Raise ConfigError, with what has changed, if a run began with something else than ``now``, in which ``prompts`` are read.
+    """Raise ConfigError, with what has changed, if a run began with something else than ``now``.
 
-    ``now``: fields of run.json. What an older konomi did not note there is not compared, and it read each text once.
+    ``now``: fields of run.json, with ``prompts`` as they are read now. What an older konomi did not note is not compared, and
+    it read each text once.
     """
     then, changed = run.info, []
     if then.get("inputs") is None:

@@ -36,23 +36,19 @@ from konomi.text import plural
 Array = npt.NDArray[np.float64]
 
 RATERS = ("stand-in", "stand-in-2")
-"""Names of the simulated rater, so that nobody takes its rankings for a person's."""
+"""Names of the simulated rater: nobody is to take its rankings for a person's."""
 TRUTH = "stand-in-without-noise"
 BATCH = 128
 """Texts that are scored at a time."""
 
 
 def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
-    """Let the simulated rater rank all tasks of a file; return the result that ``--json`` prints.
+    """Let the simulated rater rank all tasks of a file; return what ``--json`` prints.
 
     The run directory gets rankings.jsonl, truth.jsonl (the scores without noise) and manifest.json. The ranking of a task
-    depends on the seed, the prompt and the candidates' texts alone, not on their order or on the other tasks; but the scale of
-    the noise is one for all.
-
-    Raises:
-        ConfigError, DataError, ModelError: something given is not usable; the agreement that is wanted cannot be reached.
-        RunError: the reward failed; its texts are in failed_texts.jsonl.
-        KeyboardInterrupt: stopped by a signal.
+    depends on the seed, the prompt and the candidates' texts alone, not on their order or on the other tasks; only the scale of
+    the noise is common to all. Arguments and errors are those of :func:`konomi.run_ppo`; a DataError also if the agreement
+    cannot be reached.
     """
     observer, started = observer or Observer(), time.monotonic()
     tasks = read_tasks(job.candidates, observer.say)
@@ -70,17 +66,15 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
         scores = _scores(tasks, reward, observer, run.path / "failed_texts.jsonl")
         gaps = score_gaps(scores)
         scale = noise_scale(gaps, job.judge.agreement)
-        twice = [[_ranking(task, each, rater, scale, job.run.seed) for rater in RATERS] for task, each in _zip(tasks, scores)]
-        again = [_is_ranked_again(task, job.judge.overlap, job.run.seed) for task in tasks]
-        first = [one for one, _ in twice]
-        second = [other for (_, other), wanted in _zip(twice, again) if wanted]
+        first, second = ([_ranking(*each, rater, scale, job.run.seed) for each in _zip(tasks, scores)] for rater in RATERS)
+        again = [ranking for task, ranking in _zip(tasks, second) if _is_ranked_again(task, job.judge.overlap, job.run.seed)]
         files = {"rankings": run.path / "rankings.jsonl", "truth": run.path / "truth.jsonl"}
-        write_records(files["rankings"], [*first, *second])
+        write_records(files["rankings"], [*first, *again])
         write_records(files["truth"], [truth for task, each in _zip(tasks, scores) for truth in _truth(task, each)])
-        alike = [pairs_alike(one.ranks, other.ranks) for one, other in twice]
+        alike = [pairs_alike(one.ranks, other.ranks) for one, other in _zip(first, second)]
         figures = {
             "tasks": len(tasks),
-            "tasks_ranked_twice": len(second),
+            "tasks_ranked_twice": len(again),
             "pairs": len(gaps),
             "noise_scale": scale,
             "self_agreement_expected": self_agreement(gaps, scale),
@@ -95,7 +89,7 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
 
 
 def _check_texts(tasks: Sequence[Task], reward: Reward, observer: Observer) -> None:
-    """Let a reward that cuts long texts read all of them, and warn of what it cuts."""
+    """Let a reward that cuts long texts read all of them; warn about the ones it cuts."""
     check_room(readers(reward), [task.prompt for task in tasks], 0, observer.warn)
     for reader in readers(reward):
         before = [task.prompt if reader.reads_prompt else "" for task in tasks]
@@ -108,7 +102,7 @@ def _zip(one: Sequence[Any], other: Sequence[Any]) -> zip[tuple[Any, Any]]:
 
 
 def _scores(tasks: Sequence[Task], reward: Reward, observer: Observer, failed: Path) -> list[list[float]]:
-    """Of each task the scores of its candidates, without noise."""
+    """The scores of each task's candidates, without noise."""
     rows = [(task, each.text) for task in tasks for each in task.candidates]
     names = dict.fromkeys(name for task in tasks for name in task.columns)
     scores: list[float] = []
@@ -146,7 +140,7 @@ def _source(task: Task) -> str | None:
 
 
 def score_gaps(tasks: Sequence[Sequence[float]]) -> Array:
-    """How far apart the scores of each pair of each task are: [pairs], from 0.
+    """Distances between the scores of each pair of a task's candidates, [pairs].
 
     >>> score_gaps([[1.0, 3.0, 6.0], [2.0, 2.0]]).tolist()
     [2.0, 5.0, 3.0, 0.0]
@@ -156,12 +150,12 @@ def score_gaps(tasks: Sequence[Sequence[float]]) -> Array:
 
 
 def rightly_ordered(gaps: Array, scale: float) -> float:
-    """Expected share of the pairs that one ranking puts as the scores do; a pair of equal scores counts half, without noise 1."""
+    """Expected share of pairs that one ranking orders as the scores do; a pair of equal scores counts half, without noise 1."""
     return 1.0 if scale == 0 else float((1 + np.tanh(gaps / (2 * scale))).mean() / 2)  # sigmoid(x) = (1 + tanh(x / 2)) / 2
 
 
 def self_agreement(gaps: Array, scale: float) -> float:
-    """Expected share of the pairs that two independent rankings put alike; without noise 1.
+    """Expected share of pairs that two independent rankings order alike; without noise 1.
 
     >>> self_agreement(np.array([math.log(3.0)]), 1.0)  # p = 3/4, p^2 + (1 - p)^2
     0.625
@@ -177,7 +171,7 @@ def noise_scale(gaps: Array, agreement: float) -> float:
         agreement: above 0.5, to 1.
 
     Raises:
-        DataError: so many pairs have equal scores, about which nobody can agree but by chance, that it cannot be reached.
+        DataError: it cannot be reached, because two rankings agree about pairs of equal scores only by chance.
     """
     if agreement == 1:
         return 0.0
@@ -199,8 +193,8 @@ def noise_scale(gaps: Array, agreement: float) -> float:
 
 
 def gumbel(seed: int, *name: str | int) -> float:
-    """The standard Gumbel number that belongs to the stream ``name``."""
-    # a hash is as good as a generator for one number; 52 bits, so that it is never 0 and never 1
+    """The standard Gumbel number of the stream ``name``."""
+    # a hash is as good as a generator for one number; with 52 bits it is never 0 and never 1
     uniform = ((stream_seed(seed, *name) >> 11) + 0.5) / 2**52
     return -math.log(-math.log(uniform))
 
@@ -215,7 +209,7 @@ def ranks(scores: Sequence[float]) -> tuple[int, ...]:
 
 
 def pairs_alike(one: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
-    """How many pairs two rankings of the same candidates put alike, and how many pairs there are.
+    """How many pairs two rankings of the same candidates order alike, and of how many.
 
     >>> pairs_alike((1, 2, 3), (1, 3, 2))
     (2, 3)

@@ -1,4 +1,4 @@
-"""A pipeline's stage in which people rank: the page is open until there is enough, then their answers are written as files."""
+"""A pipeline's stage in which people rank: the page stays open until there are enough answers, which are then exported."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from konomi.web.serve import serve
 
 
 def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
-    """Let people rank all tasks of a file on a page; return the result that ``--json`` prints.
+    """Let people rank all tasks of a file on a page; return what ``--json`` prints.
 
-    The project is outside of the run directory and outlives it. The run directory gets ``said/``: what ``konomi export``
-    writes. If there is enough already, no page is opened.
+    The project lies outside the run directory and outlives it. The run directory gets ``said/``: what ``konomi export``
+    writes. If there are enough answers already, no page opens.
 
     Raises:
         ConfigError: the page cannot be served at the address.
-        DataError: candidates or project cannot be used; nobody has ranked anything.
+        DataError: the candidates or the project are not usable; nobody has ranked anything.
         RunError: the disk fails.
-        KeyboardInterrupt: stopped by a signal. All answers are in the project.
+        KeyboardInterrupt: a signal stopped it; all answers are in the project.
     """
     observer, started, wanted = observer or Observer(), time.monotonic(), job.label
     check_host(wanted.host, wanted.allow_network)
@@ -77,7 +77,7 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
 
 
 def _ask(project: Project, wanted: LabelConfig, observer: Observer) -> None:
-    """Keep the page open until there is enough."""
+    """Keep the page open until there are enough answers."""
     last = 0
 
     def enough(store: Store) -> bool:

@@ -1,4 +1,4 @@
-"""`konomi run`: the stages that are not finished, one after another, under one lock and one MLflow run."""
+"""`konomi run`: run the stages that are not finished, in order, under one lock and one MLflow run."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def run_pipeline(
     Args:
         pipeline, stages: from :func:`konomi.config.load_pipeline`.
         directory: of the pipeline; made if needed.
-        observer: told of the pipeline and of all its stages.
-        start: the name of a stage: it and all later ones are run again.
+        observer: told how it and its stages go.
+        start: a stage from which on all are run again.
         again: the command that goes on after a stop, for the message.
 
     Raises:
         ConfigError: the directory is not a pipeline's; ``start`` is no stage.
-        RunError: another process runs it; a stage did not come to its end.
+        RunError: another process runs it; a stage did not finish.
         KonomiError: what a stage raised, with the stage's name in front.
-        KeyboardInterrupt: stopped by a signal.
+        KeyboardInterrupt: a signal stopped it.
     """
     observer, directory = observer or Observer(), Path(directory)
     forgotten = stages_from(stages, start)
@@ -72,7 +72,7 @@ def run_pipeline(
 
 
 class _ParentRun:
-    """The MLflow run of the pipeline, of which its stages' runs are children. It is opened when the first stage runs."""
+    """The MLflow run of the pipeline, parent of its stages' runs; opened when the first stage runs."""
 
     def __init__(self, pipeline: Pipeline, stages: Sequence[Stage], notes: Notes, observer: Observer) -> None:
         self._pipeline, self._stages, self._notes, self._observer = pipeline, stages, notes, observer
@@ -80,11 +80,11 @@ class _ParentRun:
 
     @property
     def address(self) -> str | None:
-        """Of the store; None if nothing was logged."""
+        """The store's; None if nothing was logged."""
         return self._sink.address if self._sink else None
 
     def run_id(self) -> str | None:
-        """The id that the stages' runs name as their parent."""
+        """The id that the stages' runs get as their parent."""
         if self._sink is None and self._pipeline.mlflow:
             params = {"seed": self._pipeline.seed, "stages": {stage.name: stage.do for stage in self._stages}}
             self._sink = MlflowSink(
@@ -97,7 +97,7 @@ class _ParentRun:
 
     @contextmanager
     def ends(self) -> Iterator[None]:
-        """However the block ends, the run is closed with that status."""
+        """Close the run with the status in which the block ends."""
         status: EndStatus = "FAILED"
         try:
             yield
@@ -114,7 +114,7 @@ class _ParentRun:
 
 
 def runner(verb: str) -> Callable[..., dict[str, Any]]:
-    """Return the function that runs a verb's job. Only the job that is asked for is imported."""
+    """The function that runs a verb's job. Only this job's module is imported."""
     run: Callable[..., dict[str, Any]] = getattr(import_module(f"konomi.jobs.{verb}"), f"run_{verb}")
     return run
 
@@ -160,7 +160,7 @@ def _make(directory: Path) -> None:
 
 
 def _move_away(directory: Path) -> None:
-    """Keep what a stage made before, once."""
+    """Keep what a stage made before, and nothing older."""
     if not directory.exists():
         return
     kept = directory.parent / ".previous" / directory.name

@@ -47,17 +47,23 @@ def run_ppo(
     job: PPOJob, root: str | Path, observer: Observer | None = None, resume: Path | None = None, profile: bool = False,
     parent: str | None = None, prompts: Iterable[Any] | None = None, reward: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run a job, or continue the one in the directory ``resume``; return the result that ``--json`` prints.
+    """Run a job, or continue the one in the directory ``resume``; return what ``--json`` prints.
 
-    ``profile``: write trace.json.gz and profile.txt of one update; see :mod:`konomi.training.profile`.
-    ``parent``: MLflow run of which this one is a part.
-    ``prompts``, ``reward``: in place of those that the job names: strings or rows with a text; a Python function.
-    Nothing is written before the configuration, the prompts, the reward and the model have been checked.
+    Settings, prompts, reward and model are checked before anything is written.
+
+    Args:
+        job: the settings.
+        root: directory of all runs.
+        observer: told how it goes.
+        resume: directory of the run to continue.
+        profile: write trace.json.gz and profile.txt of one update; see :mod:`konomi.training.profile`.
+        parent: the MLflow run that this one belongs to.
+        prompts, reward: instead of those that the job names: strings or rows with a text; a Python function.
 
     Raises:
-        ConfigError, DataError, ModelError: something given is not usable.
-        RunError: the run failed after it had begun; its directory says why.
-        KeyboardInterrupt: stopped by a signal; the state is saved.
+        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
+        RunError: the run failed; its directory says why.
+        KeyboardInterrupt: a signal stopped it; the state is saved.
     """
     observer, started = observer or Observer(), time.monotonic()
     old = RunDir.open(resume) if resume else None
@@ -92,16 +98,16 @@ def run_ppo(
 
 @contextmanager
 def _add_resume_command(training: _Training) -> Iterator[None]:
-    """Add to an interruption, which may come in the middle of an update, how far the run can be resumed."""
+    """Add to an interruption how to resume the run, and, unless it came after a save, from which update."""
+    run = training.work.run
     try:
         yield
     except KeyboardInterrupt as error:
-        if "go on with" in str(error):
-            raise
         saved = [update for update, _ in training.checkpoints.all()]
-        again = f"go on with: {typed('konomi')} ppo --resume {shlex.quote(str(training.work.run.path))}"
-        until = f"saved up to update {saved[-1]}" if saved else "nothing was saved yet, so that it begins again"
-        raise KeyboardInterrupt(f"{error}; {until}; {again}") from None
+        until = f"saved up to update {saved[-1]}; " if saved else "nothing was saved yet, so that it begins again; "
+        until = "" if run.info["status"] == "stopped" else until
+        again = f"go on with: {typed('konomi')} ppo --resume {shlex.quote(str(run.path))}"
+        raise KeyboardInterrupt(f"{error}; {until}{again}") from None
 
 
 def _train(training: _Training, profile: bool) -> None:
@@ -129,8 +135,7 @@ def _train(training: _Training, profile: bool) -> None:
                 checkpoints.save(trainer)
             if stop.signal:
                 run.set_status("stopped", f"{stop.signal} after update {result.update}")
-                again = f"{typed('konomi')} ppo --resume {shlex.quote(str(run.path))}"
-                raise KeyboardInterrupt(f"stopped after update {result.update}; go on with: {again}")
+                raise KeyboardInterrupt(f"stopped after update {result.update}")
 
 
 def _keep_model(training: _Training) -> None:
@@ -150,7 +155,7 @@ def _compare(training: _Training, ready: Prepared) -> dict[str, Any]:
     comparison = compare_models(
         trainer.reference, trainer.policy.lm, trainer.tokens, ready.held_out, ready.reward,
         rollout=job.rollout, data=job.data, config=job.compare, autocast=trainer.engine.autocast,
-        failed_texts=trainer.failed_texts, judges=ready.judges,
+        failed_texts=trainer.failed_texts, judges=ready.judges, progress=observer.progress,
     )  # fmt: skip
     run.write_json("compare.json", comparison)
     kl = comparison["after"]["kl"]

@@ -1,4 +1,4 @@
-"""All that `konomi ppo` and `konomi compare` need, checked before anything is written."""
+"""What `konomi ppo` and `konomi compare` need, loaded and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def prepare(
         job: the settings.
         observer: told what is left out or looks wrong.
         run: continues, or is compared again: what it depends on must not have changed.
-        prompts, reward: in place of those that the job names.
-        compare: the settings of a further before/after, for which only the held-out prompts are read.
+        prompts, reward: instead of those that the job names.
+        compare: the settings of another before/after, for which only the held-out prompts are read.
 
     Raises:
-        ConfigError, DataError, ModelError: something is not usable, or has changed.
+        ConfigError, DataError, ModelError: an input is not usable, or has changed.
     """
     source, own = job.data.prompts if prompts is None else "prompts", prompts is not None
     sides, device = find_prompts(job, prompts, observer.say), find_device()
@@ -108,10 +108,10 @@ def job_of(run: RunDir) -> PPOJob:
 def find_prompts(
     job: PPOJob, prompts: list[Prompt] | None = None, say: Callable[[str], None] = lambda _: None
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts to train on and those held out; neither holds an extra prompt of the before/after.
+    """The prompts to train on and those held out, without the before/after's extra ones.
 
-    ``prompts``: in place of those that the job names. Those of the same text that differ in a column are all there, until
-    :func:`as_read` drops the ones that no reward can tell apart. ``say``: told what was left out.
+    ``prompts``: instead of those that the job names. Prompts of the same text that differ in a column are all kept:
+    :func:`as_read` drops those that no reward can tell apart. ``say`` is told what was left out.
     """
     source = job.data.prompts if prompts is None else "prompts"
     prompts = load_prompts(job.data, None, say) if prompts is None else prompts
@@ -141,7 +141,7 @@ def check_lengths(job: PPOJob, prompts: Sequence[Prompt], loaded: Loaded) -> Non
         DataError: a query is too long or empty.
         ConfigError: query and response together are longer than the model's context.
     """
-    queries = loaded.tokens.queries(prompts, _longest_cut(job), job.run.seed, 0, job.data.max_query_tokens)
+    queries = _longest_queries(job, loaded.tokens, prompts)
     queries += loaded.tokens.queries([Prompt(text) for text in job.compare.extra], None, 0, 0, job.data.max_query_tokens)
     check_context(max(map(len, queries)), job.rollout.response_tokens[1], loaded)
 
@@ -149,14 +149,15 @@ def check_lengths(job: PPOJob, prompts: Sequence[Prompt], loaded: Loaded) -> Non
 def check_reading(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt], rewards: list[Reward], observer: Observer) -> None:
     """Warn where a reward or judge may read a text only in part; see :func:`konomi.models.reader.check_room`."""
     if cutting := readers(*rewards):
-        queries = tokens.queries(prompts, _longest_cut(job), job.run.seed, 0, job.data.max_query_tokens)
-        texts = [tokens.split(prompt.text, query, [])[0] for prompt, query in zip(prompts, queries, strict=True)]
+        queries = _longest_queries(job, tokens, prompts)
+        texts, _ = tokens.split_all([prompt.text for prompt in prompts], queries, [()] * len(prompts))
         check_room(cutting, [*texts, *job.compare.extra], job.rollout.response_tokens[1], observer.warn)
 
 
-def _longest_cut(job: PPOJob) -> tuple[int, int] | None:
+def _longest_queries(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[list[int]]:
     """The longest queries that any epoch can draw."""
-    return None if job.data.query_tokens is None else (job.data.query_tokens[1],) * 2
+    cut = None if job.data.query_tokens is None else (job.data.query_tokens[1],) * 2
+    return tokens.queries(prompts, cut, job.run.seed, 0, job.data.max_query_tokens)
 
 
 def check_context(query: int, response: int, loaded: Loaded) -> None:

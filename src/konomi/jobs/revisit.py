@@ -1,4 +1,4 @@
-"""`konomi compare` and `konomi generate`: what is done with a model after its run."""
+"""`konomi compare` and `konomi generate`: use a model after its run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from konomi.runs.sinks import open_sinks, sink_names
 
 
 def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[str, Any]:
-    """Make ``compare.json``, the report and the model card of a run anew, with the settings given."""
+    """Make ``compare.json``, the report and the model card of a run anew with these settings."""
     run = RunDir.open(path)
     job = job_of(run)
-    sink_names(job.run)  # a package that is missing is told before the models run
+    sink_names(job.run)  # a missing package is reported before the models run
     if not (run.model / "config.json").is_file():
         raise DataError(f"{run.model}: no model there yet; the run has to end first ({run.info['status']})")
     ready = prepare(job, observer, run, compare=config)
@@ -34,7 +34,7 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     comparison = compare_models(
         ready.loaded.model.to(device), after.model.to(device), ready.tokens, ready.held_out, ready.reward,
         rollout=job.rollout, data=job.data, config=config, autocast=lambda: autocast(device, ready.precision),
-        judges=ready.judges,
+        judges=ready.judges, progress=observer.progress,
     )  # fmt: skip
     run.write_json("compare.json", comparison)
     write_card(run)
@@ -44,7 +44,7 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
 
 
 def _log_again(run: RunDir, job: PPOJob, comparison: Mapping[str, Any], report: Path, observer: Observer) -> None:
-    """Replace the before/after of the run in its sinks; in MLflow, if it has a place there."""
+    """Replace the before/after in the run's sinks; in MLflow only if the run is there."""
     info, metrics = run.info, run.read_metrics()
     settings = job.run.model_copy(update={"mlflow": job.run.mlflow and bool(info.get("mlflow_run_id"))})
     sinks = open_sinks(settings, run, observer.warn, job.data.prompts)
@@ -57,8 +57,7 @@ def generate_texts(
     model: ModelConfig, prompts: list[str], samples: int, length: int, temperature: float, seed: int, observer: Observer
 ) -> list[dict[str, str]]:
     """Let a model continue prompts, ``samples`` times each, until its end of text or ``length`` tokens."""
-    blank = [text for text in prompts if not text.strip()]
-    if blank:
+    if not all(text.strip() for text in prompts):
         raise DataError("--prompt: a blank text; give the beginning of what the model is to write")
     loaded = load_causal_lm(model, progress=observer.say)
     tokens = loaded.tokens
@@ -69,5 +68,5 @@ def generate_texts(
     check_context(max(map(len, queries)), length, loaded)
     draws = make_draws(config, seed, [("generate", *item) for item in items])
     rollout = sample(loaded.model.to(find_device()), tokens, queries, draws, config, model.name)
-    texts = [tokens.split(text, *row) for (text, _), *row in zip(items, queries, rollout.response_ids(), strict=True)]
-    return [dict(zip(("prompt", "response"), each, strict=True)) for each in texts]
+    texts = tokens.split_all([text for text, _ in items], queries, rollout.response_ids())
+    return [{"prompt": prompt, "response": response} for prompt, response in zip(*texts, strict=True)]

@@ -36,13 +36,8 @@ def run_reward(
 ) -> dict[str, Any]:
     """Train a reward model (or a classifier) and say how far it can be trusted; return what ``--json`` prints.
 
-    The run's directory gets model/, eval.json, metrics.jsonl and report.html. Nothing is written before the data and the
-    backbone have been checked. ``parent``: MLflow run of which this one is a part.
-
-    Raises:
-        ConfigError, DataError, ModelError: something given is not usable.
-        RunError: training failed; the directory says why.
-        KeyboardInterrupt: stopped by a signal; no model was written.
+    The run directory gets model/, eval.json, metrics.jsonl and report.html; after a stop there is no model. Arguments and
+    errors are those of :func:`konomi.run_ppo`.
     """
     observer, started = observer or Observer(), time.monotonic()
     learned = load(job, observer.say, observer.warn)
@@ -89,7 +84,7 @@ def run_reward(
 
 
 def _nothing_learned(fresh: bool, observer: Observer) -> None:
-    """Raise RunError where the best model is the initial one with a random head; warn where its head was trained before."""
+    """The best model is the initial one: raise RunError if its head is random, warn if it was trained before."""
     what = "no evaluation was better than that before training"
     mend = "lower train.learning_rate, or give more data"
     if fresh:
@@ -98,7 +93,7 @@ def _nothing_learned(fresh: bool, observer: Observer) -> None:
 
 
 def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, observer: Observer) -> None:
-    """Encode all texts once: an unknown token is refused, and what is cut is warned of."""
+    """Encode all texts once: refuse unknown tokens, warn about texts that are cut."""
     groups = [example.texts for example in learned.train + learned.held_out]
     for prompt, texts in samples.texts if samples else ():
         groups.append(tuple(prompt + text for text in texts))
@@ -116,14 +111,14 @@ def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, 
 
 @dataclass(frozen=True)
 class Samples:
-    """What the initial model wrote: prompts with texts, and the hash of the file that they are in."""
+    """What the initial model wrote: prompts with texts, and their file's hash."""
 
     texts: list[tuple[str, list[str]]]
     sha256: str
 
 
 def _samples(job: RewardJob) -> Samples | None:
-    """The samples that set the scale, chosen by the seed and their prompts."""
+    """The samples that set the scale, chosen by the seed."""
     name, model = job.normalize.samples, job.normalize.model
     if name is None:
         return None

@@ -27,18 +27,18 @@ from konomi.text import plural
 
 @dataclass
 class _Draft:
-    """A task that is being written."""
+    """A task in the making."""
 
     prompt: Prompt
     text: str
-    """What the candidates go on from: the prompt, or its beginning."""
+    """What the candidates continue: the prompt, or its beginning."""
     round: int
     candidates: dict[int, Candidate] = field(default_factory=dict)
     """Place -> candidate."""
     keys: set[str] = field(default_factory=set)
 
     def take(self, place: int, candidate: Candidate) -> bool:
-        """Keep a candidate, if none that reads the same is there."""
+        """Keep a candidate, unless it reads as another does."""
         key = Prompt(candidate.text).key
         if key in self.keys:
             return False
@@ -47,7 +47,7 @@ class _Draft:
         return True
 
     def task(self, seed: int) -> Task:
-        """The task, its candidates in an order that does not tell who wrote them."""
+        """The task, with its candidates in an order that does not reveal who wrote them."""
         name = ("sample-order", self.prompt.stream, self.round)
         order = sorted(self.candidates, key=lambda place: stream_seed(seed, *name, place))
         return Task(self.text, tuple(self.candidates[place] for place in order), self.prompt.columns)
@@ -55,31 +55,22 @@ class _Draft:
 
 @dataclass(frozen=True)
 class _Writer:
-    """A model that writes."""
+    """A model that writes candidates."""
 
     name: str
     loaded: Loaded
     precision: str
 
-    @property
-    def tokens(self) -> Tokens:
-        """Of the model."""
-        return self.loaded.tokens
-
 
 def run_sample(
     job: SampleJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None
 ) -> dict[str, Any]:
-    """Let models write candidates for prompts; return the result that ``--json`` prints.
+    """Let models write candidates for prompts; return what ``--json`` prints.
 
-    The run directory gets candidates.jsonl and manifest.json. Each candidate is drawn from a stream of its own, so that
-    neither its neighbours nor the size of a batch change it. One model at a time is in memory; where there are several, each is
-    loaded once before, so that nothing is written before all have been checked.
-
-    Raises:
-        ConfigError, DataError, ModelError: something given is not usable.
-        RunError: no task has two different candidates.
-        KeyboardInterrupt: stopped by a signal.
+    The run directory gets candidates.jsonl and manifest.json. Each candidate has a random stream of its own: neither its
+    neighbours nor the size of a batch change it. One model at a time is in memory; if there are several, each is loaded and
+    checked before anything is written, and loaded again to write. Arguments and errors are those of :func:`konomi.run_ppo`;
+    a RunError also if no task has two different candidates.
     """
     observer, started = observer or Observer(), time.monotonic()
     prompts = _prompts(job, observer)
@@ -93,7 +84,7 @@ def run_sample(
     with running(job, root, observer, fields={"data_digest": prompts_digest(prompts)}, parent=parent) as work:
         work.start(job.data.prompts, facts)
         again = 0
-        for name in reversed(job.models):  # the one that was checked last is still there
+        for name in reversed(job.models):  # the last one checked is still in memory
             writer = writer if writer.name == name else _load(job, name, observer)
             again += _write(job, writer, drafts, observer)
         tasks = _tasks(drafts, job.run.seed)
@@ -119,7 +110,7 @@ def run_sample(
 
 
 def _prompts(job: SampleJob, observer: Observer) -> list[Prompt]:
-    """The prompts of the side that is asked for."""
+    """The prompts of ``sample.prompts``."""
     prompts = load_prompts(job.data, say=observer.say)
     if job.sample.prompts == "all":
         return prompts
@@ -136,17 +127,17 @@ def _prompts(job: SampleJob, observer: Observer) -> list[Prompt]:
 def _checked(
     job: SampleJob, prompts: Sequence[Prompt], observer: Observer
 ) -> tuple[_Writer, list[str], dict[str, dict[str, Any]]]:
-    """Try all models in turn: the last of them, what the candidates go on from, and of each model what is to be known of it."""
+    """Load all models in turn. Return the last, the texts that candidates continue, and a description of each model."""
     texts: list[str] = []
     about = {}
     for name in job.models:
         writer = _load(job, name, observer)
-        texts = texts or _cut(job, writer.tokens, prompts)
+        texts = texts or _cut(job, writer.loaded.tokens, prompts)
         queries = _queries(job, writer, texts)
         check_context(max(map(len, queries)), job.rollout.response_tokens[1], writer.loaded)
         about[name] = {
             "name": job.models[name].name, "revision": writer.loaded.revision, "precision": writer.precision,
-            "ends_at": writer.tokens.stops(),
+            "ends_at": writer.loaded.tokens.stops(),
         }  # fmt: skip
         if writer.loaded.note:
             about[name]["licence"] = writer.loaded.note
@@ -164,7 +155,7 @@ def _load(job: SampleJob, name: str, observer: Observer) -> _Writer:
 
 
 def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[str]:
-    """What the candidates go on from. A cut is by the tokens of the first model; half a character at its end is left out."""
+    """The texts that candidates continue, cut by the tokens of the first model, without half a character at the end."""
     if job.data.query_tokens is None:
         return [prompt.text for prompt in prompts]
     queries = tokens.queries(prompts, job.data.query_tokens, job.run.seed, 0, job.data.max_query_tokens)
@@ -173,11 +164,11 @@ def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[str]
 
 
 def _queries(job: SampleJob, writer: _Writer, texts: Sequence[str]) -> list[list[int]]:
-    return writer.tokens.queries([Prompt(text) for text in texts], None, job.run.seed, 0, job.data.max_query_tokens)
+    return writer.loaded.tokens.queries([Prompt(text) for text in texts], None, job.run.seed, 0, job.data.max_query_tokens)
 
 
 def _write(job: SampleJob, writer: _Writer, drafts: Sequence[_Draft], observer: Observer) -> int:
-    """Let one model write its candidates of all tasks; returns how many were drawn again."""
+    """Let one model write its candidates of all tasks; return how many were drawn again."""
     places = [(draft, place) for draft in drafts for place in range(job.sample.candidates)]
     waiting = [each for each in places if _whose(job, *each) == writer.name]
     queries = dict(zip((id(draft) for draft in drafts), _queries(job, writer, [d.text for d in drafts]), strict=True))
@@ -203,25 +194,25 @@ def _draw(
     draws = make_draws(job.rollout, job.run.seed, names)
     model = writer.loaded.model
     with autocast(model.device, writer.precision):
-        rollout = sample(model, writer.tokens, queries, draws, job.rollout, f"models.{writer.name}")
+        rollout = sample(model, writer.loaded.tokens, queries, draws, job.rollout, f"models.{writer.name}")
     candidates = []
     for (draft, _), query, ids, name in zip(places, queries, rollout.response_ids(), names, strict=True):
         source = {
             "model": writer.name, "revision": writer.loaded.revision, "seed": job.run.seed, "stream": list(name),
             "temperature": job.rollout.temperature, "tokens": len(ids),
         }  # fmt: skip
-        candidates.append(Candidate(writer.tokens.split(draft.text, query, ids)[1], source))
+        candidates.append(Candidate(writer.loaded.tokens.split(draft.text, query, ids)[1], source))
     return candidates
 
 
 def _whose(job: SampleJob, draft: _Draft, place: int) -> str:
-    """The model that writes at this place: each as often as another, who writes one more differs from task to task."""
+    """The model of this place: all have equally many, and which one has one more changes from task to task."""
     names = list(job.models)
     return names[(place + stream_seed(job.run.seed, "sample-share", draft.prompt.stream, draft.round)) % len(names)]
 
 
 def _tasks(drafts: Sequence[_Draft], seed: int) -> list[Task]:
-    """The tasks in which there is something to compare, none of them twice."""
+    """The tasks with at least two candidates, none of them twice."""
     tasks: dict[tuple[str, frozenset[str]], Task] = {}
     for draft in drafts:
         if len(draft.candidates) > 1:

@@ -11,7 +11,6 @@ from typing import Any
 from konomi.config import SFTJob
 from konomi.data.examples import Example, Kind, load_examples, split_examples
 from konomi.data.messages import Render, template_render
-from konomi.data.tokens import Tokens
 from konomi.engine.device import choose_precision, manage_memory, peak_memory_gb
 from konomi.engine.forward import check_head
 from konomi.errors import ConfigError, ModelError
@@ -30,16 +29,10 @@ from konomi.training.texts import Collator, Row, count_learned, encode, pack
 
 
 def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
-    """Run a job; return the result that ``--json`` prints.
+    """Fine-tune a model; return what ``--json`` prints.
 
-    The run's ``model/`` is the best so far from the first evaluation on, always complete. Nothing is written before the
-    configuration, the texts and the model have been checked. ``root``: directory of all runs. ``parent``: MLflow run of which
-    this one is a part.
-
-    Raises:
-        ConfigError, DataError, ModelError: something given is not usable.
-        RunError: the run failed after it had begun; its directory says why.
-        KeyboardInterrupt: stopped by a signal; says what there is.
+    From the first evaluation on, the run's ``model/`` is the best so far, and always complete. Arguments and errors are those
+    of :func:`konomi.run_ppo`.
     """
     observer, started = observer or Observer(), time.monotonic()
     ready = _prepare(job, observer)
@@ -52,7 +45,7 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
         work.start(job.data.texts, _facts(job, ready))
         with quiet(), work.stop.patience():
             outcome = train(
-                ready.loaded.model, ready.rows, ready.held_out, Collator(ready.tokens.pad_id, job.sft.packing), job.sft,
+                ready.loaded.model, ready.rows, ready.held_out, Collator(ready.loaded.tokens.pad_id, job.sft.packing), job.sft,
                 seed=job.run.seed, precision=ready.precision, directory=work.run.path, record=work.log,
                 keep=lambda: _keep(work.run, ready.loaded), progress=observer.progress, stop=work.stop,
             )  # fmt: skip
@@ -97,7 +90,6 @@ class _Prepared:
     rows: list[Row]
     held_out: list[Row]
     loaded: Loaded
-    tokens: Tokens
     precision: str
 
 
@@ -111,8 +103,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
         )
     sides = split_examples(examples, job.data)
     loaded = load_causal_lm(job.model, progress=observer.say, fuse=False)
-    tokens = loaded.tokens
-    if tokens.end_id is None:
+    if loaded.tokens.end_id is None:
         observer.warn(
             f"{loaded.source}: neither its tokenizer nor its settings name an end-of-text token, so the model does not learn "
             "where to stop"
@@ -128,7 +119,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
     held_out.sort(key=lambda row: len(row.ids))  # like lengths together: less padding, and the sum is the same
     digest = digest_of(sorted(repr((e.text, e.completion, e.messages)) for e in examples))
     counts = len(sides[0]), len(sides[1])
-    return _Prepared(kind, digest, counts, rows, held_out, loaded, tokens, choose_precision(job.model.precision))
+    return _Prepared(kind, digest, counts, rows, held_out, loaded, choose_precision(job.model.precision))
 
 
 def _template(loaded: Loaded) -> Render:

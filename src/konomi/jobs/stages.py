@@ -1,4 +1,4 @@
-"""Which stages of a pipeline have to run: what is finished, and what has changed since."""
+"""Which stages of a pipeline have to run: those not finished, and those whose inputs have changed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from konomi.runs.directory import RunDir
 
 VERSION = 1
 _NO_INPUTS = re.compile(r"run\.(name|mlflow|experiment|sinks\.\d+)")
-"""Settings that change nothing in what a stage makes."""
+"""Settings that do not change what a stage makes."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is to be done with a stage.
+    """What to do with a stage.
 
     Attributes:
         action: ``skip`` it, ``run`` it, or ``resume`` it from the middle.
         why: in words.
-        inputs: setting -> value; for what is a file or an output of another stage, its name and SHA-256.
-        key: a hash of these.
+        inputs: setting -> value; of a file or another stage's output, its name and SHA-256.
+        key: their hash.
     """
 
     stage: Stage
@@ -70,7 +70,7 @@ class Notes:
 
 
 def plan(directory: Path, stages: Sequence[Stage], start: str | None = None) -> list[Step]:
-    """What `run_pipeline` would do, as far as that is known beforehand. Changes nothing on disk."""
+    """What `run_pipeline` would do, as far as that is known beforehand. It changes nothing on disk."""
     again = stages_from(stages, start)
     notes = Notes(directory)
     steps: list[Step] = []

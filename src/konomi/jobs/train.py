@@ -44,8 +44,8 @@ def train(
             other columns, and returns one number a text; or ``"file.py:function"``, ``"embedded:asari"``, the directory of a
             reward model, a classifier's name, ``"http://..."``, or the settings of ``[reward]``.
         out: the directory that holds the runs.
-        resume: the directory of a run to go on with, of the same model, prompts and reward; it keeps its settings.
-        observer: told how it goes; by default the table that the command line shows.
+        resume: the directory of a run to continue, with the same model, prompts and reward; it keeps its settings.
+        observer: told how it goes; by default the command line's table.
         settings: those of ``[ppo]`` and ``[rollout]`` by their names (``episodes=512, response_tokens=(8, 16)``), those of other
             sections as a dict (``compare={"samples": 3}``).
 
@@ -53,8 +53,9 @@ def train(
         What ``konomi ppo --json`` prints: ``run``, ``model``, ``report``, ``compare`` and more.
 
     Raises:
-        ConfigError, DataError, ModelError: something given is not usable; nothing was written.
+        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
         RunError: the run failed; its directory says why.
+        KeyboardInterrupt: Ctrl-C stopped it after the update under way, or a second one at once; it says how to go on.
     """
     from konomi.runs.console import make_observer
 
@@ -67,10 +68,13 @@ def train(
     job = _job(model, str(prompts) if named else None, reward, settings)
     if resume is not None:
         job = _resumed(Path(resume), job, named, settings)
-    return run_ppo(
-        job, out, observer or make_observer(), None if resume is None else Path(resume),
-        prompts=None if isinstance(prompts, str | Path) else prompts, reward=reward,
-    )  # fmt: skip
+    try:
+        return run_ppo(
+            job, out, observer or make_observer(), None if resume is None else Path(resume),
+            prompts=None if isinstance(prompts, str | Path) else prompts, reward=reward,
+        )  # fmt: skip
+    except KeyboardInterrupt as stopped:  # its traceback would show where in konomi it struck, which helps nobody
+        raise KeyboardInterrupt(*stopped.args) from None
 
 
 def _job(model: Any, prompts: str | None, reward: Any, settings: Mapping[str, Any]) -> PPOJob:
@@ -91,7 +95,7 @@ def _job(model: Any, prompts: str | None, reward: Any, settings: Mapping[str, An
 
 
 def _resumed(run: Path, wanted: PPOJob, named: bool, settings: Mapping[str, Any]) -> PPOJob:
-    """The job of a run to go on with. Raises ConfigError if it began with another model, reward or name of the prompts."""
+    """The job of a run to continue. Raises ConfigError if it began with another model, reward or prompts' name."""
     if settings:
         raise ConfigError(f"{', '.join(settings)}: a resumed run keeps its settings; leave them out, or start a new run")
     job = resumed_job(run, [])

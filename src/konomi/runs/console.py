@@ -38,13 +38,13 @@ GAP = 1
 
 
 class Terminal(Console):
-    """Where all that people read goes. Nothing in a text steers it: no control characters, no markup."""
+    """A console for untrusted texts: no control characters, no markup."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Segments in which what a text holds is visible; rich's own control codes are segments of their own."""
+        """Make control characters visible in all segments but rich's own control codes."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
@@ -56,14 +56,14 @@ def make_observer() -> Observer:
 
 
 class _Timed(Observer):
-    """Knows how long the rest will take."""
+    """Formats the figures of an update, with the time left."""
+
+    columns: tuple[tuple[str, str], ...] = COLUMNS
+    """Label and key of each figure of an update."""
 
     def __init__(self) -> None:
         self.updates = 0
         self.seconds: list[float] = []
-
-    columns: tuple[tuple[str, str], ...] = COLUMNS
-    """Label and key of each figure of an update."""
 
     def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
         self.updates, self.seconds = updates, []
@@ -120,7 +120,7 @@ class PlainObserver(_Timed):
         if not figures and done < total and now - self.last_progress < SECONDS:
             return
         self.last_progress = now
-        self._line("  ".join([f"{what} {done}/{total}", *(f"{name} {value:.4g}" for name, value in (figures or {}).items())]))
+        self._line(_progress(what, done, total, figures))
 
     def step(self, result: StepResult) -> None:
         cells = self.cells(result)
@@ -175,7 +175,7 @@ class LiveObserver(_Timed):
 
     def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
         if figures:
-            self.say("  ".join([f"{what} {done}/{total}", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+            self.say(_progress(what, done, total, figures))
         if self.bar is None:
             self._stop()
             bar = BarColumn(max(4, min(40, self.console.width - 36)))  # room for the words and the count
@@ -191,12 +191,10 @@ class LiveObserver(_Timed):
         self._stop()
 
     def _stop(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-        if self.live is not None:
-            self.live.stop()
-            self.live = None
+        for shown in (self.bar, self.live):
+            if shown is not None:
+                shown.stop()
+        self.bar = self.live = None
 
 
 def columns_that_fit(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, str]], width: int) -> list[tuple[str, str]]:
@@ -212,13 +210,15 @@ def columns_that_fit(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[
     return [column for column in columns if column[1] in kept]
 
 
+def _progress(what: str, done: int, total: int, figures: Mapping[str, float] | None) -> str:
+    return "  ".join([f"{what} {done}/{total}", *(f"{name} {value:.4g}" for name, value in (figures or {}).items())])
+
+
 def _texts(title: str, samples: list[dict[str, Any]]) -> Group:
     lines = [Text(title, style="bold")]
     for sample in samples:
-        line = Text(f"{sample['score']:+6.2f}  ", style="dim")
-        line.append(flat(sample["prompt"]), style="dim")
-        line.append(flat(sample["response"]), style="default")
-        lines.append(line)
+        line = Text(f"{sample['score']:+6.2f}  {flat(sample['prompt'])}", style="dim")
+        lines.append(line.append(flat(sample["response"]), style="default"))
     return Group(*lines)
 
 

@@ -1,4 +1,4 @@
-"""The run directory: everything that a run leaves behind, in files that outlive a kill.
+"""The run directory: everything that a run leaves behind, in files that survive a kill.
 
 ::
 
@@ -14,8 +14,8 @@
     report.html
     trace.json.gz   with --profile: one update, for ui.perfetto.dev; profile.txt is a table of it
 
-Lines are appended and synced one by one, whole files are replaced in one step, so that a kill at any moment costs the
-line being written and nothing else.
+Lines are appended and synced one by one and whole files are replaced in one step: a kill costs the line being written at
+most.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class RunDir:
 
         Args:
             root: directory of all runs; made if needed.
-            name: name of the run; None: the time, ``YYYYmmdd-HHMMSS``, with a number behind it if that exists.
+            name: None: the time, ``YYYYmmdd-HHMMSS``, with a number behind it if that exists.
             config: the resolved configuration.
             seed: of everything random in the run.
             extra: further fields of run.json.
 
         Raises:
-            ConfigError: the name is not one plain directory name; the directory has files in it or cannot be made.
+            ConfigError: the name is not one plain directory name; the directory is not empty or cannot be made.
         """
         run = cls(_new_directory(Path(root), name))
         run.write_json("config.json", config)

@@ -63,7 +63,7 @@ def _cpu() -> str:
 
 
 def typed(program: str) -> str:
-    """How the user has to type a program that stands beside this one: by name, or with its directory if that is not searched."""
+    """How to type a program installed beside this one: its name, or its path if the shell would not find it."""
     beside = Path(sys.argv[0]).with_name(program)
     on_path = shutil.which(program)
     if not beside.exists() or (on_path and Path(on_path).resolve() == beside.resolve()):
@@ -76,14 +76,14 @@ _LAUNCHER = re.compile(
     "|".join(_SIZES) + "|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|PMI_RANK|MPI_LOCAL.*"
     "|OMPI_COMM_WORLD_.*|MV2_COMM_WORLD_.*|FSDP_.*|(PARALLELISM_CONFIG|CONTEXT_PARALLEL)_.*|ACCELERATE_(?!TORCH_DEVICE$).*"
 )
-"""Variables by which launchers (torchrun, accelerate, mpirun) tell a process what it is one of; the device is a user's wish."""
+"""Variables of launchers (torchrun, accelerate, mpirun); ACCELERATE_TORCH_DEVICE is a user's own."""
 
 
 def be_one_process() -> None:
-    """Forget the variables that a launcher has left in the environment: the commands are of one process.
+    """Remove a launcher's variables from the environment: a command is one process.
 
     Raises:
-        ConfigError: a launcher has started several processes.
+        ConfigError: a launcher started several processes.
     """
     several = [name for name in _SIZES if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 1]
     if several:
@@ -100,7 +100,7 @@ def be_one_process() -> None:
 
 
 def without_password(text: str) -> str:
-    """``text`` with the user and password of any address in it left out, whatever characters these have, and what follows its ?.
+    """``text`` without the user, password and query of any address in it, whatever characters these have.
 
     >>> without_password("http://me:a/b@c#d@host:80/x?key=1 and sqlite:////home/a@b/mlflow.db")
     'http://host:80/x and sqlite:////home/a@b/mlflow.db'
@@ -109,7 +109,7 @@ def without_password(text: str) -> str:
 
 
 def without_secrets(text: str, uri: str) -> str:
-    """An error's text without what the store's address holds in front of an @ or behind a ?."""
+    """An error's text without the user, password and query of the store's address."""
     _, _, rest = uri.partition("://")
     user, _, place = rest.rpartition("@")
     _, _, password = user.partition(":")

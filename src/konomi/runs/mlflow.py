@@ -1,8 +1,8 @@
-"""MLflow as a sink of a run: settings, metrics and files, in a store that may be away.
+"""MLflow as a sink: settings, metrics and files of a run, in a store that may be unreachable.
 
-A store that does not answer costs one warning. What could not be sent waits and is sent later; metrics.jsonl has it all
-anyway. The time spent on failures is bounded: with MLflow's own settings a dead server holds each call for minutes.
-Nothing global is changed: the address, the environment and the loggers are set around each call and put back.
+A store that does not answer costs one warning; what could not be sent is sent later, and metrics.jsonl has it anyway. The
+time spent on failures is bounded (with MLflow's own settings a dead server holds each call for minutes). Nothing global
+changes: environment and loggers are set around each call and put back.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from konomi.runs.directory import EndStatus
 
 PATIENCE = 8.0
-"""Seconds that failing calls may take in a whole run; the one that crosses the line is the last."""
+"""Seconds that failing calls may take in a whole run; the one that exceeds them is the last."""
 PAUSE = 30.0
 """Seconds between a failure and the next try."""
 ENVIRONMENT = {
@@ -48,25 +48,25 @@ _METRICS_A_BATCH, _PARAMS_A_BATCH, _PARAM_LENGTH = 1000, 100, 6000
 
 
 class MlflowSink:
-    """One MLflow run. All methods return quietly when the store does not answer."""
+    """One MLflow run. No method fails when the store does not answer."""
 
     def __init__(
         self, experiment: str, run_name: str, params: Mapping[str, Any], default_root: Path, on_warning: Callable[[str], None],
         *, run_id: str | None = None, data: Mapping[str, str] | None = None, git: Mapping[str, Any] | None = None,
         parent: str | None = None,
     ) -> None:  # fmt: skip
-        """Name the run; :meth:`start` begins it.
+        """Describe the run; :meth:`start` begins it.
 
         Args:
             experiment: made if there is none of this name.
-            run_name: name of the run in MLflow.
-            params: settings, nested as they like: {"ppo": {"lam": .95}} becomes ``ppo.lam``.
-            default_root: where mlflow.db and mlartifacts/ go if the environment has no MLFLOW_TRACKING_URI.
-            on_warning: called at most once: the store does not answer, and why.
-            run_id: continue this MLflow run. Its params stay as they are, missing ones are added.
+            run_name: in MLflow.
+            params: nested settings: {"ppo": {"lam": .95}} becomes ``ppo.lam``.
+            default_root: where mlflow.db and mlartifacts/ go without MLFLOW_TRACKING_URI.
+            on_warning: called at most once, with why the store does not answer.
+            run_id: the MLflow run to continue. Its params stay, missing ones are added.
             data: ``name``, ``digest`` (up to 36 characters) and ``source`` of the prompts.
             git: ``commit`` and ``dirty`` of the work tree.
-            parent: MLflow run of which this one is a part.
+            parent: the MLflow run that this one belongs to.
         """
         self.run_id: str | None = run_id
         self._experiment, self._run_name, self._root = experiment, run_name, default_root
@@ -107,7 +107,7 @@ class MlflowSink:
         self._send()
 
     def artifact(self, path: Path) -> None:
-        """Copy a file, or a directory under its own name, into the run's artifacts; nothing if it is missing."""
+        """Copy a file or directory, if it exists, into the run's artifacts."""
         self._send()
         if self.complete and path.exists() and self._may_try():
             with self._guarded(UPLOAD):

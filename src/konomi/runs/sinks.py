@@ -1,7 +1,7 @@
 """Sinks: places beside the run directory that get a run's metrics and files. ``run.sinks`` names them.
 
-A sink copies; metrics.jsonl and the other files of the run hold everything. What is imported for one is imported when it
-starts: MLflow comes with konomi, TensorBoard and Weights & Biases are extras, reached through Accelerate's trackers.
+A sink copies; the run's own files hold everything. Its package is imported when it starts: MLflow comes with konomi,
+TensorBoard and Weights & Biases are extras, reached through Accelerate's trackers.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class TrackerSink:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """A failure is warned of, and ends the sink, not the run."""
+        """Let a failure end the sink, with a warning, and not the run."""
         try:
             yield
         except self._failures as error:
@@ -156,7 +156,7 @@ def sink_names(settings: StageConfig) -> list[str]:
 def open_sinks(
     settings: StageConfig, run: RunDir, on_warning: Callable[[str], None], data: str, parent: str | None = None
 ) -> Sinks:
-    """Start a run's sinks, or continue in those that it has. ``data``: name of what the job reads."""
+    """Start or continue a run's sinks. ``data``: name of what the job reads."""
     info = run.info
 
     def sink(name: Any) -> Sink:

@@ -93,9 +93,9 @@ class Scorer:
     @record_function("reward")
     def __call__(self, prompts: Sequence[Prompt], rollout: Rollout, judged: bool) -> ScoredRollout:
         """Score a rollout. Raises RunError, with the texts saved, if the reward or a judge fails."""
-        ids = list(zip(rollout.query_ids(), rollout.response_ids(), strict=True))
-        texts = [self.tokens.split(prompt.text, *row) for prompt, row in zip(prompts, ids, strict=True)]
-        queries, responses, columns = [q for q, _ in texts], [r for _, r in texts], columns_of(prompts)
+        ids = rollout.query_ids(), rollout.response_ids()
+        queries, responses = self.tokens.split_all([prompt.text for prompt in prompts], *ids)
+        columns = columns_of(prompts)
         before = self._read_and_cut()
         scores = evaluate(self.reward, queries, responses, columns, save_to=self.failed_texts)
         ended = rollout.ended.tolist()
@@ -104,7 +104,7 @@ class Scorer:
         if scores.token_rewards is not None:
             keep = self.config.missing_eos != "replace"
             places = [each if has_ended or keep else [] for each, has_ended in zip(scores.token_rewards, ended, strict=True)]
-            by_token = token_rewards([self.tokens.ends(*row) for row in ids], places, rollout.mask.shape[1])
+            by_token = token_rewards([self.tokens.ends(*row) for row in zip(*ids, strict=True)], places, rollout.mask.shape[1])
         figures = {f"reward/{name}/mean": values for name, values in scores.parts.items()}
         read, cut = (now - then for now, then in zip(self._read_and_cut(), before, strict=True))
         if read:

@@ -13,50 +13,14 @@ import torch
 
 import tiny
 from command_line import assert_mistakes, konomi, lines_of, sets, started, wait_until, write_rows
+from furnished import COMPLETIONS
 from konomi.config import ModelConfig
 from konomi.data.records import Prompt
 from konomi.models.load import load_causal_lm
 
-JOB = """
-[model]
-name = "lm"
-[data]
-texts = "pairs.jsonl"
-held_out = 0.25
-[sft]
-epochs = 4
-batch_size = 8
-micro_batch_size = 4
-learning_rate = 1e-2
-max_length = 40
-[run]
-mlflow = false
-"""
-WORDS = [a + b + c for a in "bcdfgh" for b in "aeiou" for c in "lmnr"]
-
-
-def pairs() -> list[dict[str, str]]:
-    """A word, and the word twice more; with its space the prompt is no beginning of the completion."""
-    return [{"prompt": f"{word} ", "completion": f"{word}{word}"} for word in WORDS]
-
-
-def furnished(tmp_path: Path) -> Path:
-    """A directory with a tiny model, texts and a job file."""
-    tiny.save_tiny(tmp_path / "lm", "gpt2")
-    write_rows(tmp_path / "pairs.jsonl", pairs())
-    write_rows(tmp_path / "talks.jsonl", [
-        {"messages": [{"role": "user", "content": p["prompt"].strip()}, {"role": "assistant", "content": p["completion"]}]}
-        for p in pairs()
-    ])  # fmt: skip
-    (tmp_path / "texts.txt").write_text("\n".join(f"{w} {w}" for w in WORDS), encoding="utf-8")
-    (tmp_path / "job.toml").write_text(JOB, encoding="utf-8")
-    (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
-    (tmp_path / "long.txt").write_text("\n".join(["a" * 200, *WORDS]), encoding="utf-8")
-    return tmp_path
-
 
 def ran(*settings: str) -> dict[str, Any]:
-    result = konomi("sft", "job.toml", "--json", *sets(*settings), code=0)
+    result = konomi("sft", "sft.toml", "--json", *sets(*settings), code=0)
     return {**json.loads(result.stdout), "said": result.stderr}
 
 
@@ -84,7 +48,7 @@ def test_a_whole_job(world: Path) -> None:
     told = ran("run.name=first", "run.mlflow=true")
     assert (told["status"], told["reason"]) == ("finished", None)
     assert told["after"]["loss"] < told["before"]["loss"] - 0.5
-    held_out = [p for p in pairs() if int(Prompt(p["prompt"]).key, 16) < 0.25 * 2**128]
+    held_out = [p for p in COMPLETIONS if int(Prompt(p["prompt"]).key, 16) < 0.25 * 2**128]
     assert told["held_out"] == len(held_out)
     texts = [(p["prompt"], p["completion"]) for p in held_out]
     assert slow_loss(Path("lm"), texts) == pytest.approx(told["before"]["loss"], abs=1e-4)
@@ -103,7 +67,7 @@ def test_a_whole_job(world: Path) -> None:
     kinds = {file.suffix for file in run.rglob("*") if file.is_file()}
     assert kinds <= {".json", ".jsonl", ".safetensors", ".jinja", ".html", ".md", ""}
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
-    for word in ("texts: pairs.jsonl", "prompt-completion", "training", "eval/perplexity"):
+    for word in ("texts: completions.jsonl", "prompt-completion", "training", "eval/perplexity"):
         assert word in told["said"]
 
     from mlflow import MlflowClient
@@ -121,18 +85,11 @@ def test_a_whole_job(world: Path) -> None:
 
 def test_ppo_goes_on_from_it(world: Path) -> None:
     told = ran("run.name=first", "sft.epochs=1")
-    (world / "taste.py").write_text("def a(responses):\n    return [r.count('a') for r in responses]\n", encoding="utf-8")
-    (world / "ppo.toml").write_text(
-        f'[model]\nname = "{told["run"]}"\n[data]\nprompts = "texts.txt"\n[rollout]\nresponse_tokens = [2, 4]\n'
-        '[reward]\nkind = "function"\nname = "taste.py:a"\n[ppo]\nepisodes = 8\nbatch_size = 8\nmini_batch_size = 8\n'
-        "baseline_samples = 8\n[run]\nmlflow = false\n",
-        encoding="utf-8",
-    )
-    konomi("ppo", "ppo.toml", "--json", code=0)
+    konomi("ppo", "ppo.toml", *sets(f"model.name={told['run']}", "data.prompts=texts.txt", "ppo.episodes=16"), code=0)
 
 
 def test_the_result_in_words(world: Path) -> None:
-    result = konomi("sft", "job.toml", *sets("run.name=a b", "sft.epochs=1"), code=0)
+    result = konomi("sft", "sft.toml", *sets("run.name=a b", "sft.epochs=1"), code=0)
     for words in ("held-out texts", "perplexity", "nats/token", "konomi", "generate 'runs/a b/model'", "ppo"):
         assert words in result.stdout
 
@@ -144,7 +101,9 @@ def test_plain_texts_and_conversations_and_packing(world: Path) -> None:
     apart = ran("sft.epochs=1")
     assert packed["before"]["loss"] == pytest.approx(apart["before"]["loss"], abs=1e-5)
     assert packed["updates"] < 2 * apart["updates"]
-    missing = konomi("sft", "job.toml", "--set", "data.texts=talks.jsonl")
+    talks = ([("user", row["prompt"].strip()), ("assistant", row["completion"])] for row in COMPLETIONS)
+    write_rows("talks.jsonl", ({"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks))
+    missing = konomi("sft", "sft.toml", "--set", "data.texts=talks.jsonl")
     assert (missing.exit_code, "no chat template" in missing.stderr) == (2, True)
     (world / "lm" / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.role[0] }} {{ m.content }}{{ eos_token }}{% endfor %}"
@@ -158,21 +117,17 @@ def test_plain_texts_and_conversations_and_packing(world: Path) -> None:
     assert everything["before"]["loss"] != pytest.approx(talked["before"]["loss"], abs=1e-4)
 
 
-def test_a_learning_rate_that_only_harms_is_said(world: Path) -> None:
-    told = ran("sft.learning_rate=3.0", "sft.epochs=2", "sft.warmup=0")
+def test_a_learning_rate_that_only_harms_ends_early_and_is_said(world: Path) -> None:
+    harm = ("sft.learning_rate=3.0", "sft.warmup=0")
+    told = ran(*harm, "sft.epochs=30", "sft.patience=1", "sft.schedule=constant")
+    assert told["reason"] == "1 evaluations without a lower loss" and told["updates"] < 30 * 12
     assert "no evaluation was better than that of the initial model" in told["said"]
     assert "lower sft.learning_rate" in told["said"]
     assert told["best_update"] == 0 and told["after"] == told["before"]
     kept, initial = (load_causal_lm(ModelConfig(name=str(name))).model.state_dict() for name in (told["model"], "lm"))
     assert all(torch.equal(kept[name], initial[name]) for name in initial)
-    shown = konomi("sft", "job.toml", *sets("sft.learning_rate=3.0", "sft.epochs=1", "sft.warmup=0"))
+    shown = konomi("sft", "sft.toml", *sets(*harm, "sft.epochs=1"))
     assert "-> after 0 of " in shown.stdout and "no later one was better: the model is the initial one" in shown.stdout
-
-
-def test_early_end(world: Path) -> None:
-    told = ran("sft.learning_rate=3.0", "sft.epochs=30", "sft.warmup=0", "sft.patience=1", "sft.schedule=constant")
-    assert told["reason"] == "1 evaluations without a lower loss"
-    assert told["updates"] < 30 * 12
 
 
 def test_long_texts_are_cut_and_that_is_said(world: Path) -> None:
@@ -196,7 +151,7 @@ def test_a_tokenizer_without_an_end_is_told(world: Path) -> None:
 
 def test_a_stop_says_what_there_is_and_leaves_nothing_half_written(world: Path) -> None:
     endless = sets("run.name=stopped", "sft.epochs=100000", "sft.patience=100000", "sft.learning_rate=1e-4")
-    command = ["sft", "job.toml", *endless]
+    command = ["sft", "sft.toml", *endless]
     run = world / "runs" / "stopped"
 
     def evaluated() -> bool:
@@ -227,7 +182,7 @@ def test_a_stop_before_the_first_evaluation(world: Path, monkeypatch: pytest.Mon
             if what == "training" and done == 1:
                 signal.raise_signal(signal.SIGTERM)
 
-    job = load_config("job.toml", SFTJob, ["run.name=early"])
+    job = load_config("sft.toml", SFTJob, ["run.name=early"])
     with pytest.raises(KeyboardInterrupt, match=r"stopped after update 1; no evaluation was better yet.*sft.evaluate_every"):
         run_sft(job, Path("runs"), Impatient())
     load_causal_lm(ModelConfig(name=str(world / "runs" / "early" / "model")))  # the initial one
@@ -240,13 +195,13 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["data.texts=none.jsonl"], ["none.jsonl", "no such file"]),
     (["data.texts=empty.jsonl"], ["empty.jsonl: no rows in it"]),
     (["data.prompt_column=prmpt"], ["needed:", "data.prompt_column"]),
-    (["data.kind=text"], ["pairs.jsonl:1: no column 'text'", "data.text_column"]),
+    (["data.kind=text"], ["completions.jsonl:1: no column 'text'", "data.text_column"]),
     (["data.kind=pairs"], ["data.kind", "prompt-completion"]),
     (["data.split=test"], ["data.split", "is a file"]),
     (["data.held_out=0"], ["held_out = 0", "above 0 and below 1"]),
     (["data.limit=1"], ["held out"]),
     (["data.texts=texts.txt", "sft.loss=completion"], ["plain texts", 'sft.loss = "all"', "completion columns"]),
-    (["sft.max_length=5"], ["pairs.jsonl:", "the prompt alone has 5 tokens", "sft.max_length = 5"]),
+    (["sft.max_length=5"], ["completions.jsonl:", "the prompt alone has 5 tokens", "sft.max_length = 5"]),
     (["sft.max_length=1"], ["sft.max_length", "greater than or equal to 2"]),
     (["data.texts=long.txt", "sft.max_length=500"], ["202 tokens", "context of 128", "set sft.max_length = 128"]),
     (["sft.batch_size=6"], ["batch_size = 6 is not a multiple of micro_batch_size = 4", "4, 8"]),
@@ -259,12 +214,12 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
 
 
 def test_wrong_use_is_one_message_exit_2_and_nothing_written(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_mistakes(untouched, ((("sft", "job.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)
+    assert_mistakes(untouched, ((("sft", "sft.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)
 
 
 def test_texts_have_to_be_named(world: Path) -> None:
-    (world / "job.toml").write_text('[model]\nname = "lm"\n', encoding="utf-8")
-    result = konomi("sft", "job.toml")
+    (world / "sft.toml").write_text('[model]\nname = "lm"\n', encoding="utf-8")
+    result = konomi("sft", "sft.toml")
     assert (result.exit_code, "data: Field required" in result.stderr) == (2, True)
 
 

@@ -15,43 +15,23 @@ from konomi.cli import app
 from konomi.config import (
     VERBS,
     ClassifierReward,
-    CompareConfig,
-    DataConfig,
     FunctionReward,
     HttpReward,
-    JudgeConfig,
-    LabelConfig,
-    ModelConfig,
-    ModelReward,
-    NormalizeConfig,
-    PPOConfig,
     PPOJob,
-    RewardData,
     RewardJob,
-    RewardTraining,
-    RolloutConfig,
-    RunConfig,
-    SampleConfig,
     SampleJob,
     Section,
-    SFTConfig,
-    SFTData,
     SFTJob,
     SumReward,
     build,
     load_config,
     load_pipeline,
-)
-from konomi.config.section import tomllib
+)  # fmt: skip
+from konomi.config.section import _sections, tomllib
 from konomi.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "src" / "konomi"
-SECTIONS = [
-    ModelConfig, DataConfig, RolloutConfig, ClassifierReward, FunctionReward, HttpReward, SumReward, ModelReward,
-    PPOConfig, CompareConfig, RunConfig, SFTData, SFTConfig, RewardData, RewardTraining, NormalizeConfig, SampleConfig,
-    JudgeConfig, LabelConfig,
-]  # fmt: skip
 
 
 def refused(data: dict[str, Any] | None = None, *overrides: str) -> str:
@@ -279,7 +259,8 @@ def test_every_setting_is_read_and_explained() -> None:
     trees = [ast.parse(path.read_text("utf-8")) for path in SOURCES.rglob("*.py") if path.parent.name != "config"]
     nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     attributes = {node.attr for node in nodes if isinstance(node.ctx, ast.Load)}
-    for section in SECTIONS:
+    jobs = [verb.job for verb in VERBS.values()]
+    for section in {each for job in jobs for field in job.model_fields.values() for each in _sections([field.annotation])}:
         assert (section.__doc__ or "").strip(), section.__name__
         for name, field in section.model_fields.items():
             assert name in attributes, f"{section.__name__}.{name}"
@@ -310,6 +291,8 @@ def merged(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_printed_file_says_what_an_empty_one_says_and_every_setting_under_what_it_means() -> None:
+    """And a setting that is not set is an example, which may be uncommented."""
+
     def check(kind: Any) -> None:
         for name, field in kind.model_fields.items():
             if section := getattr(field.annotation, "model_fields", None) and field.annotation:
@@ -324,6 +307,12 @@ def test_the_printed_file_says_what_an_empty_one_says_and_every_setting_under_wh
         prose = text.replace("\n# ", " ")
         assert max(map(len, text.splitlines())) <= 130
         check(each.job)
+        for example in re.finditer(r"^# (\w+ = .+)    # not set; an example$", text, re.M):
+            uncommented = tomllib.loads(text[: example.start()] + example[1] + text[example.end() :])
+            if verb == "sample" and example[1].startswith("query_tokens"):
+                uncommented["sample"]["prompts"] = "train"
+            assert build(each.job, merged(uncommented, required)) != build(each.job, required), example[1]
+        assert "    # not set\n" not in text
 
 
 def test_a_verb_without_a_job_file_is_refused_with_those_that_have_one() -> None:
