@@ -32,28 +32,21 @@ def refused(path: str | Path, *words: str, error: type[Exception] = DataError, *
 # -- what is read ------------------------------------------------------------------------------------------------------
 
 
-def test_plain_texts(tmp_path: Path) -> None:
+def test_the_three_kinds(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", {"text": "a b", "topic": 1}, {"text": "c"})
     assert load(path) == ("text", [Example(f"{path}:1", "a b"), Example(f"{path}:2", "c")])
     (tmp_path / "t.txt").write_text("one\n\ntwo\n", encoding="utf-8")
     kind, examples = load(tmp_path / "t.txt", text_column="any")
     assert (kind, [e.text for e in examples]) == ("text", ["one", "two"])
     assert load("embedded:openings-en")[0] == "text"
-
-
-def test_prompts_with_completions(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", {"prompt": "p ", "completion": "c", "id": 3})
     assert load(path) == ("prompt-completion", [Example(f"{path}:1", "p ", "c")])
     (tmp_path / "t.csv").write_text("question,answer\nwhy,so\n", encoding="utf-8")
     kind, examples = load(tmp_path / "t.csv", prompt_column="question", completion_column="answer")
-    assert (kind, examples[0].text, examples[0].completion) == ("prompt-completion", "why", "so")
-
-
-def test_conversations(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.jsonl", {"messages": TALK}, {"messages": TALK[:1] * 2 + TALK})
-    kind, examples = load(path)
-    assert (kind, examples[0].messages) == ("messages", tuple(TALK))
-    assert [message["role"] for message in examples[1].messages] == ["user"] * 3 + ["assistant"]
+    assert (kind, examples) == ("prompt-completion", [Example(f"{tmp_path}/t.csv:2", "why", "so")])
+    talks = [TALK, TALK[:1] * 2 + TALK]
+    path = write(tmp_path / "t.jsonl", *({"messages": talk} for talk in talks))
+    assert load(path) == ("messages", [Example(f"{path}:{n}", messages=tuple(talk)) for n, talk in enumerate(talks, start=1)])
 
 
 def test_a_kind_that_is_named_needs_its_own_columns_alone(tmp_path: Path) -> None:
@@ -98,11 +91,6 @@ def test_completions_that_repeat_their_prompt(tmp_path: Path) -> None:
     assert load(write(tmp_path / "t.jsonl", *rows))[1][0].completion == "Q0: yes"
 
 
-def test_limit_reads_no_further(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.jsonl", {"text": "a"}, {"text": "b"}, {"txt": "c"})
-    assert len(load(path, limit=2)[1]) == 2
-
-
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -127,17 +115,17 @@ def test_bad_rows(tmp_path: Path, row: dict[str, Any], words: list[str]) -> None
     refused(write(tmp_path / "t.jsonl", row), "t.jsonl:1: ", *words)
 
 
-def test_a_later_row_without_the_column(tmp_path: Path) -> None:
-    refused(write(tmp_path / "a.jsonl", {"text": "a"}, {"txt": "b"}), "a.jsonl:2: no column 'text'", "Set data.text_column")
+def test_a_later_row_without_the_column_and_no_rows(tmp_path: Path) -> None:
     pair = {"prompt": "p", "completion": "c"}
-    refused(write(tmp_path / "b.jsonl", pair, {"prompt": "p"}), "b.jsonl:2: no column 'completion'", "data.completion_column")
-    refused(write(tmp_path / "c.jsonl", pair, {"completion": "c"}), "c.jsonl:2: no column 'prompt'", "data.prompt_column")
-    refused(write(tmp_path / "d.jsonl", {"messages": TALK}, {}), "d.jsonl:2: no column 'messages'", "data.messages_column")
-
-
-def test_nothing_there(tmp_path: Path) -> None:
-    refused(write(tmp_path / "t.jsonl"), "t.jsonl: no rows in it; at least two texts are needed")
-    refused(write(tmp_path / "t.jsonl"), "no rows in it", kind="text")
+    for first, row, column in (
+        ({"text": "a"}, {"txt": "b"}, "text"), (pair, {"prompt": "p"}, "completion"), (pair, {"completion": "c"}, "prompt"),
+        ({"messages": TALK}, {}, "messages"),
+    ):  # fmt: skip
+        path = write(tmp_path / "t.jsonl", first, row)
+        refused(path, f"t.jsonl:2: no column '{column}'", f"data.{column}_column")
+        assert len(load(path, limit=1)[1]) == 1  # it reads no further
+    for kind in ("auto", "text"):
+        refused(write(tmp_path / "t.jsonl"), "t.jsonl: no rows in it; at least two texts are needed", kind=kind)
     refused(tmp_path / "none.jsonl", "no such file")
 
 
@@ -155,9 +143,6 @@ def test_rows_with_one_prompt_are_on_one_side() -> None:
     assert {e.key for e in held_out if e.text} <= {Prompt(f"prompt {n}").key for n in range(100)}
     first, second, asked, other = (Example("", messages=talk).key for talk in (*talks, TALK[:1], TALK[1:]))
     assert first == second == asked != other
-
-
-def test_none_on_one_side() -> None:
     with pytest.raises(DataError, match=r"t: of its 1 rows none is held out for the evaluation.*data.held_out = 1e-09"):
         split_examples([Example("", "a")], SFTData(texts="t", held_out=1e-9))
     with pytest.raises(DataError, match=r"t: of its 1 rows all are held out for the evaluation.*data.held_out = 0.999999"):
@@ -188,20 +173,14 @@ def labelled(tmp_path: Path, rows: list[Any], **settings: Any) -> Any:
 )
 def test_labels_are_names_or_numbers(tmp_path: Path, given: list[Any], settings: dict[str, Any], names: tuple[str, ...]) -> None:
     rows = many(given)
+    assert sum(map(len, labelled(tmp_path, rows, limit=20, **settings)[:2])) == 20
     train, held_out, labels = labelled(tmp_path, rows, **settings)
+    renamed = [{"review": row["text"], "stars": row["label"]} for row in rows]
+    assert labelled(tmp_path, renamed, text="review", label="stars", **settings) == (train, held_out, labels)
     assert labels == names and len(train) + len(held_out) == 60 and 0 < len(held_out) < 30
     expected = {row["text"]: row["label"] for row in rows}
     for each in train + held_out:
         assert str(expected[each.text]).removesuffix(".0") in (labels[each.label], str(each.label))
-
-
-def test_a_csv_with_columns_of_its_own_and_a_limit(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("review,stars\n" + "".join(f"r{i},{i % 2}\n" for i in range(40)), encoding="utf-8")
-    for limit in (None, 20):
-        data = RewardData(file=str(path), text="review", label="stars", held_out=0.5, limit=limit)
-        train, held_out, labels = read_labelled(data)
-        assert labels == ("0", "1") and len(train) + len(held_out) == (limit or 40)
 
 
 def test_a_file_of_its_own_to_evaluate_on_and_no_text_on_both_sides(tmp_path: Path) -> None:
@@ -230,31 +209,18 @@ def test_labels_that_differ_in_case_or_width_alone_are_told(tmp_path: Path) -> N
     assert len(warned) == 1
 
 
-@pytest.mark.parametrize(
-    ("rows", "settings", "message"),
-    [
-        (
-            [{"text": "x", "labl": "pos"}],
-            {},
-            "a.jsonl:61: no column 'label' (did you mean 'labl'?); it has: text, labl. Set data",
-        ),
-        ([{"text": "x", "label": "poz"}], {"labels": ("neg", "pos")}, "a.jsonl:61: label 'poz' is not one of neg, pos (did you"),
-        (
-            [{"text": "x", "label": 2}],
-            {"labels": ("neg", "pos")},
-            "a.jsonl:61: label 2 is outside of 0 to 1 (neg, pos); see",
-        ),
-        ([{"text": "x", "label": -1}], {}, "a.jsonl:61: 'label' is -1; labels are numbered from 0"),
-        ([{"text": "x", "label": 0.5}], {}, "a.jsonl:61: 'label' is 0.5; a name or a whole number is needed"),
-        ([{"text": "x", "label": 9}], {}, "3 labels (0, 1, 9 ...); a label is a name, or a number from 0 without gaps"),
-    ],
-)
-def test_bad_labels(tmp_path: Path, rows: list[Any], settings: dict[str, Any], message: str) -> None:
-    refused_call(lambda: labelled(tmp_path, many([0, 1]) + rows, **settings), message)
-
-
-def test_too_few_labels_or_texts(tmp_path: Path) -> None:
-    refused_call(lambda: labelled(tmp_path, many(["same"])), "only the label same is there; a classifier needs two at least")
+def test_bad_labels(tmp_path: Path) -> None:
+    named = {"labels": ("neg", "pos")}
+    for row, settings, message in (
+        ({"labl": "pos"}, {}, "a.jsonl:61: no column 'label' (did you mean 'labl'?); it has: text, labl. Set data"),
+        ({"label": "poz"}, named, "a.jsonl:61: label 'poz' is not one of neg, pos (did you"),
+        ({"label": 2}, named, "a.jsonl:61: label 2 is outside of 0 to 1 (neg, pos); see"),
+        ({"label": -1}, {}, "a.jsonl:61: 'label' is -1; labels are numbered from 0"),
+        ({"label": 0.5}, {}, "a.jsonl:61: 'label' is 0.5; a name or a whole number is needed"),
+        ({"label": 9}, {}, "3 labels (0, 1, 9 ...); a label is a name, or a number from 0 without gaps"),
+    ):
+        rows = [*many([0, 1]), {"text": "x", **row}]
+        refused_call(lambda rows=rows, settings=settings: labelled(tmp_path, rows, **settings), message)
     two = [{"text": "x", "label": "a"}, {"text": "x", "label": "b"}]
-    refused_call(lambda: labelled(tmp_path, two), "a.jsonl: no text is left to ")
-    refused_call(lambda: labelled(tmp_path, []), "no rows in it")
+    for rows, message in ((many(["same"]), "only the label same is there"), (two, "no text is left to "), ([], "no rows in it")):
+        refused_call(lambda rows=rows: labelled(tmp_path, rows), message)

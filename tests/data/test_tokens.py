@@ -61,18 +61,15 @@ def sentencepiece_like(template: str | None = None, **special: str) -> Any:
     return tokenizer
 
 
-def test_a_leading_special_token_is_kept() -> None:
+def test_leading_special_tokens_are_kept_and_trailing_ones_dropped() -> None:
     tokens = Tokens(tiny_tokenizer())
     assert tokens.leading == [BOS_ID]
-    assert tokens.encode("ab") == [BOS_ID, 2, 3]
-    assert tokens.encode("") == [BOS_ID]
+    assert tokens.encode("ab") == [BOS_ID, 2, 3] and tokens.encode("") == [BOS_ID]
+    assert (tokens.query("abcdef", 3), tokens.query("ab", 3)) == ([BOS_ID, 2, 3, 4], [BOS_ID, 2, 3])  # tokens of the text
     assert Tokens(tiny_tokenizer(bos=False)).encode("ab") == [2, 3]
-
-
-def test_a_trailing_special_token_is_dropped() -> None:
-    tokens = Tokens(sentencepiece_like("$A </s>", eos_token="</s>"))
-    assert tokens.tokenizer("the rain")["input_ids"] == [2, 3, 6]  # as T5 does
-    assert tokens.encode("the rain") == [2, 3]
+    trailing = Tokens(sentencepiece_like("$A </s>", eos_token="</s>"))
+    assert trailing.tokenizer("the rain")["input_ids"] == [2, 3, 6]  # as T5 does
+    assert trailing.encode("the rain") == [2, 3]
     both = Tokens(sentencepiece_like("<s> $A </s>", bos_token="<s>", eos_token="</s>"))
     assert both.encode("the rain") == [both.tokenizer.bos_token_id, 2, 3]
 
@@ -126,13 +123,6 @@ def test_decode_keeps_special_tokens_but_the_leading_ones_and_cleans_nothing_up(
     assert tokens.decode([BOS_ID, 2, 28, 28, 3, EOS_ID]) == "a  b<eos>"
     assert tokens.decode([BOS_ID, BOS_ID, 2]) == "<bos>a"
     assert Tokens(bytes_tokenizer()).decode(Tokens(bytes_tokenizer()).encode("it 's , so")) == "it 's , so"
-
-
-def test_split_keeps_the_space_between_query_and_response() -> None:
-    tokens = Tokens(sentencepiece_like())
-    query, response = tokens.encode("the rain"), tokens.encode("that")
-    assert tokens.decode(query) + tokens.decode(response) == "the rainthat"
-    assert tokens.split("the rain", query, response) == ("the rain", " that")
 
 
 def test_split_gives_a_cut_character_to_the_response() -> None:
@@ -245,16 +235,10 @@ def test_a_character_of_several_tokens_counts_from_its_last_one_on() -> None:
 
 def test_a_space_in_front_belongs_to_the_word_behind() -> None:
     tokens = Tokens(sentencepiece_like())
+    assert tokens.decode(tokens.encode("the rain")) + tokens.decode(tokens.encode("that")) == "the rainthat"
     query, response = tokens.encode("the rain"), tokens._plain(["that a"])[0]
     assert tokens.split("the rain", query, response) == ("the rain", " that a")
     assert tokens.ends(query, response) == [5, 7]
-
-
-def test_a_query_counts_text_tokens_only() -> None:
-    tokens = Tokens(tiny_tokenizer())
-    assert tokens.query("abcdef", 3) == [BOS_ID, 2, 3, 4]
-    assert tokens.query("ab", 3) == [BOS_ID, 2, 3]
-    assert tokens.query("ab", None) == [BOS_ID, 2, 3]
 
 
 def prompts(count: int, length: int = 26) -> list[Prompt]:
@@ -286,32 +270,23 @@ def test_a_cut_depends_on_seed_epoch_and_text_only() -> None:
     assert lengths(some, epoch=1) != lengths(some)
 
 
-def test_whole_and_short_texts() -> None:
-    tokens = Tokens(tiny_tokenizer())
-    assert tokens.queries([Prompt("ab")], (10, 24), 0, 0, 512) == [[BOS_ID, 2, 3]]
-    assert tokens.queries([Prompt("abc")], None, 0, 0, 512) == [[BOS_ID, 2, 3, 4]]
-    assert tokens.queries([Prompt("abc")], (2, 2), 0, 0, 512) == [[BOS_ID, 2, 3]]
+def test_queries_whole_short_too_long_and_without_tokens() -> None:
+    from tokenizers import normalizers
+
+    tokens, long = Tokens(tiny_tokenizer()), Prompt("abc" * 20)
+    for text, cut, expected in (
+        ("ab", (10, 24), [BOS_ID, 2, 3]), ("abc", None, [BOS_ID, 2, 3, 4]), ("abc", (2, 2), [BOS_ID, 2, 3]), ("", None, [BOS_ID]),
+    ):  # fmt: skip
+        assert tokens.queries([Prompt(text)], cut, 0, 0, 512) == [expected]
     assert tokens.queries([], None, 0, 0, 512) == []
-
-
-def test_a_query_that_is_too_long_is_refused() -> None:
-    tokens = Tokens(tiny_tokenizer())
-    long = Prompt("abc" * 20)
     with pytest.raises(DataError, match=r"'(abc){10}\.\.\.' makes a query of 61 tokens, more than data.max_query_tokens = 60"):
         tokens.queries([long], None, 0, 0, 60)
     assert len(tokens.queries([long], None, 0, 0, 61)[0]) == 61
     assert len(tokens.queries([long], (3, 5), 0, 0, 60)) == 1  # what is cut off does not count
-
-
-def test_a_query_without_tokens_is_refused() -> None:
-    from tokenizers import normalizers
-
-    tokens = Tokens(bytes_tokenizer())
-    tokens.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\x00", "")
+    empty = Tokens(bytes_tokenizer())
+    empty.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\x00", "")
     with pytest.raises(DataError, match="has no tokens"):
-        tokens.queries([Prompt("\x00")], None, 0, 0, 512)
-    kept = Tokens(tiny_tokenizer())
-    assert kept.queries([Prompt("")], None, 0, 0, 512) == [[BOS_ID]]
+        empty.queries([Prompt("\x00")], None, 0, 0, 512)
 
 
 def test_masks_and_padding() -> None:
@@ -327,9 +302,6 @@ def test_masks_and_padding() -> None:
     assert left_BL.tolist() == [[9, 9, 5], [6, 7, 8], [9, 9, 9]]
     assert lengths_B.tolist() == [1, 3, 0]
     assert left_BL[lengths_to_mask(lengths_B, 3).flip(-1)].tolist() == [5, 6, 7, 8]
-
-
-def test_padding_of_nothing() -> None:
     for pad in (pad_right, pad_left):
         ids_BL, lengths_B = pad([], 0)
         assert (tuple(ids_BL.shape), tuple(lengths_B.shape)) == ((0, 0), (0,))
