@@ -1,4 +1,4 @@
-"""Files: names that users give, text that is no UTF-8, writing that survives a kill."""
+"""Paths that users give, text that is not UTF-8, files and directories that are replaced in one step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SIGNATURES = {
 }
 """First bytes of files that are often taken for text."""
 HEAD = 64
-"""How many first bytes :func:`what_it_is` needs."""
+"""How many first bytes :func:`file_type` needs."""
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 """Bytes that no text has."""
 
@@ -83,10 +83,10 @@ def read_utf8(path: Path) -> str:
         raise DataError(f"{path}: {not_utf8(path, error.reason, error.start)}") from None
 
 
-def what_it_is(head: bytes) -> str | None:
+def file_type(head: bytes) -> str | None:
     """The format of a file with these first HEAD bytes, if it is no UTF-8 text, or None.
 
-    >>> what_it_is(b"\\x1f\\x8b\\x08\\x00"), what_it_is(b"PAR1,q"), what_it_is(b'{\\x00"\\x00')
+    >>> file_type(b"\\x1f\\x8b\\x08\\x00"), file_type(b"PAR1,q"), file_type(b'{\\x00"\\x00')
     ('gzip data: unpack it first (gunzip)', None, 'UTF-16LE text')
     """
     if not _CONTROL.search(head):
@@ -104,7 +104,7 @@ def not_utf8(path: Path, reason: str, at: int) -> str:
     """What is wrong with a file that is not UTF-8, and how to convert it, with the encoding of its first MB if that is clear."""
     with path.open("rb") as file:
         data = file.read(1_000_000)
-    kind = what_it_is(data[:HEAD])
+    kind = file_type(data[:HEAD])
     if kind and not kind.startswith("UTF-16"):
         return kind
     encoding = kind.split()[0] if kind else _encoding(data)
@@ -135,7 +135,8 @@ def _encoding(data: bytes) -> str | None:
 def writing(path: Path) -> Iterator[None]:
     """Turn errors of the file system into a RunError that names ``path``.
 
-    Libraries written in Rust (safetensors, tokenizers) raise other types than OSError, with its number in the message.
+    Where Python raises OSError, safetensors raises SafetensorError and tokenizers a bare Exception, with the error's number in
+    the message.
     """
     try:
         yield
@@ -215,7 +216,7 @@ def _sha256_as_of(file: Path, size: int, time_ns: int) -> str:
     return file_sha256(file)
 
 
-def line(record: Mapping[str, Any]) -> bytes:
+def json_line(record: Mapping[str, Any]) -> bytes:
     """One line of JSONL."""
     return utf8(json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -244,8 +245,8 @@ def plain(value: Any) -> Any:
     return number if math.isfinite(number) else None
 
 
-def settle(directory: Path) -> None:
-    """Flush all files of a directory to the disk, with the umask's permissions, which safetensors does not set."""
+def sync_directory(directory: Path) -> None:
+    """Flush all files of a directory to the disk, and give them the umask's permissions, which safetensors does not."""
     probe = directory / ".mode"
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
@@ -269,7 +270,7 @@ def new_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             yield draft
-            settle(draft)
+            sync_directory(draft)
             shutil.rmtree(old, ignore_errors=True)
             if path.exists():  # never half-removed under its own name
                 path.rename(old)

@@ -1,4 +1,4 @@
-"""Texts and figures as they stand on a page: inert, isolated, with nothing in them that hides or reorders."""
+"""Figures and untrusted texts for pages and terminals: without characters that hide, reorder or steer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JOINERS = "\u200c\u200d"
 
 
 def number(value: Any) -> str:
-    """A figure with three significant digits after a leading 0, else two decimals; "–" for none."""
+    """A figure with two decimals, three significant digits if it is below 1 or very large; "–" for none."""
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return "–"
     size = abs(value)
@@ -69,7 +69,7 @@ def interval_words(
 
 
 def flat(text: Any) -> str:
-    """The text without those characters, for places that hold no markup."""
+    """The text without such characters, for places that hold no markup."""
     return _replaced(str(text), lambda _: "")
 
 

@@ -1,6 +1,6 @@
-"""Rankings, pairs, scores and tasks in another of these forms. Standard library only.
+"""Convert between rankings, pairs, scores and tasks. Standard library only.
 
-What a form cannot hold (a ranking no soft label, a pair no tie) is refused or counted.
+What the other form cannot hold (a soft label in a ranking, a tie in a pair) is refused or counted.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def convert_file(
     beside = out.with_name(f"{out.name}.manifest.json")
     _check_out(out, beside)
     dropped: Counter[str] = Counter()
-    records, took = read_records(source, format, hub=hub, dropped=dropped if drop_bad else None, say=say)
+    records, source_format = read_records(source, format, hub=hub, dropped=dropped if drop_bad else None, say=say)
     converted = convert(records, to, dropped)
     if not converted:
         left_out = ", ".join(f"{count} x {reason}" for reason, count in (+dropped).items())
         raise DataError(f"{source}: nothing is left to write as {to}: {left_out}")
     data = encode_records(converted, str(out))
     path = local_path(source)
-    origin = description(source, file_sha256(path) if path.is_file() else None, took, records)
+    origin = description(source, file_sha256(path) if path.is_file() else None, source_format, records)
     if not path.is_file() and hub is not None:
         origin |= {"hub": asdict(hub)}
     written = description(out.name, hashlib.sha256(data).hexdigest(), to, converted)
@@ -139,11 +139,11 @@ def normalised_ranks(ranks: Sequence[int]) -> list[float]:
 
 
 def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]:
-    found: list[Ranking] = []
+    rankings: list[Ranking] = []
     scored: dict[tuple[str, str | None, str | None], list[Score]] = {}
     for number, record in enumerate(records, start=1):
         if isinstance(record, Ranking):
-            found.append(record)
+            rankings.append(record)
         elif isinstance(record, Pair):
             ranks = _RANKS.get(record.label)
             if ranks is None or record.margin:
@@ -151,33 +151,33 @@ def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]
                 raise DataError(
                     f"pair {number}: {held}: ranks cannot hold them; keep pairs, or set label to 0, 0.5 or 1 and margin to 0"
                 )
-            found.append(Ranking(record.prompt, record.responses, ranks, record.rater, record.source))
+            rankings.append(Ranking(record.prompt, record.responses, ranks, record.rater, record.source))
         elif isinstance(record, Score):
             scored.setdefault((record.key, record.rater, record.source), []).append(record)
         else:
             raise DataError("candidates that nobody has ranked yet cannot become anything else; rank them first")
     ranked = [_ranked(scores) for scores in scored.values()]
     dropped.update({ALONE: ranked.count(None)})
-    return found + [each for each in ranked if each]
+    return rankings + [each for each in ranked if each]
 
 
 def _ranked(scores: Sequence[Score]) -> Ranking | None:
     """One rater's scores of the responses to a prompt as a ranking, by each response's mean score; None of one response."""
-    given: dict[str, list[float]] = {}
+    by_text: dict[str, list[float]] = {}
     for each in scores:
-        given.setdefault(each.response, []).append(each.score)
-    means = [sum(each) / len(each) for each in given.values()]
+        by_text.setdefault(each.response, []).append(each.score)
+    means = [sum(each) / len(each) for each in by_text.values()]
     ranks = tuple(1 + sum(other > mean for other in means) for mean in means)
-    return Ranking(scores[0].prompt, tuple(given), ranks, scores[0].rater, scores[0].source) if len(given) > 1 else None
+    return Ranking(scores[0].prompt, tuple(by_text), ranks, scores[0].rater, scores[0].source) if len(by_text) > 1 else None
 
 
 def _tasks(records: Sequence[Record], dropped: Counter[str]) -> list[Task]:
     """The different responses to each prompt, to be ranked again, with their sources."""
-    found: dict[str, tuple[str, dict[str, Candidate]]] = {}
+    by_prompt: dict[str, tuple[str, dict[str, Candidate]]] = {}
     for record in records:
-        _, texts = found.setdefault(record.key, (record.prompt, {}))
+        _, texts = by_prompt.setdefault(record.key, (record.prompt, {}))
         source = None if isinstance(record, Task) else record.source
         for text in record.responses:
             texts.setdefault(text, Candidate(text, {} if source is None else {"source": source}))
-    dropped.update({ALONE: sum(len(texts) < 2 for _, texts in found.values())})
-    return [Task(prompt, tuple(texts.values())) for prompt, texts in found.values() if len(texts) > 1]
+    dropped.update({ALONE: sum(len(texts) < 2 for _, texts in by_prompt.values())})
+    return [Task(prompt, tuple(texts.values())) for prompt, texts in by_prompt.values() if len(texts) > 1]

@@ -50,25 +50,25 @@ def load_examples(config: SFTData, say: Callable[[str], None] = lambda _: None) 
     # a source without columns gets the text's
     plain = config.texts.startswith(EMBEDDED) or config.texts.lower().endswith(".txt")
     rows = open_rows(config.texts, config.text_column if plain else None, Hub.of(config), "data.")
-    found: Kind | None = None if config.kind == "auto" else config.kind
+    kind: Kind | None = None if config.kind == "auto" else config.kind
     examples = []
     names: dict[str, None] = {}
     for row in itertools.islice(rows, config.limit):
-        found = found or _detect(row, config)
-        if found == "text" and config.kind == "auto":
+        kind = kind or _detect(row, config)
+        if kind == "text" and config.kind == "auto":
             _check_answers(row, config)
         names |= dict.fromkeys(row.values)
-        examples.append(_example(row, found, config))
-    if found is None or not examples:
+        examples.append(_example(row, kind, config))
+    if kind is None or not examples:
         raise DataError(f"{config.texts}: no rows in it; at least two texts are needed")
-    if left := unused(names, _columns(config)[found]):
-        say(f"{config.texts}: read as {found}{left}")
-    if found == "prompt-completion":
+    if left := unused(names, _columns(config)[kind]):
+        say(f"{config.texts}: read as {kind}{left}")
+    if kind == "prompt-completion":
         pairs = [(each.text, [each.completion or ""]) for each in examples]
         for number in repeating_rows(pairs, lambda text: say(f"{config.texts}: {text}")):
             prompt, (completion,) = pairs[number]
             examples[number] = replace(examples[number], completion=completion[len(prompt) :])
-    return found, examples
+    return kind, examples
 
 
 def split_examples(examples: Sequence[Example], config: SFTData) -> tuple[list[Example], list[Example]]:
@@ -148,17 +148,17 @@ def _example(row: Row, kind: Kind, config: SFTData) -> Example:
 
 def _messages(row: Row, column: str) -> tuple[Mapping[str, Any], ...]:
     needed = 'a list of {"role": ..., "content": ...}'
-    found = messages_of(row, column, needed, blank=False, hint=". Set data.messages_column")
-    if not found:
+    messages = messages_of(row, column, needed, blank=False, hint=". Set data.messages_column")
+    if not messages:
         raise DataError(f"{row.where}: {column!r} is an empty list; {needed} is needed")
-    roles = [message["role"] for message in found]
+    roles = [message["role"] for message in messages]
     if "assistant" not in roles:
         raise DataError(
             f"{row.where}: no message of the assistant in {column!r}: there is nothing to learn to say; remove the row"
         )
     if roles[0] == "assistant":
         raise DataError(f"{row.where}: {column!r} begins with the assistant; what it answers has to come first")
-    return tuple(found)
+    return tuple(messages)
 
 
 MOST_LABELS = 1000

@@ -1,8 +1,8 @@
-"""Files of candidates, rankings, pairs and scores: ours, and those that others make.
+"""Read and write candidates, rankings, pairs and scores.
 
-Ours are JSONL, one record a line, each with its version. Also read: pairs as texts or chat messages (TRL's forms), Anthropic-HH's
-dialogues, and the data sets in `layouts`; from JSONL, CSV, Parquet and the hub. A wrong row refuses the file, as
-``file:line: what is wrong``. Rows that nothing can be learnt from (a blank prompt, equal answers) can be left out and counted.
+konomi writes JSONL, one record a line, each with its version. It also reads pairs as texts or chat messages (TRL's forms),
+Anthropic-HH's dialogues, and the data sets in `layouts`, from JSONL, CSV, Parquet and the hub. A file with a wrong row is refused
+(``file:line: what is wrong``). Rows that nothing can be learnt from (a blank prompt, equal answers) can be left out and counted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from konomi.data.row_files import LINE_LIMIT, TABLES
 from konomi.data.rows import Row, UnusableRow, near, unused
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
-from konomi.files import file_sha256, line, plain, utf8, write_atomic
+from konomi.files import file_sha256, json_line, plain, utf8, write_atomic
 
 
 def read_tasks(path: str | Path, say: Callable[[str], None] | None = None) -> list[Task]:
@@ -48,14 +48,15 @@ def read_comparisons(
     Raises:
         DataError: the source or a row cannot be read; the rows are of another kind; all comparisons are ties.
     """
-    records, took = read_records(path, format, render=render, hub=hub, dropped=dropped, say=say)
-    found = [record for record in records if isinstance(record, (Ranking, Pair))]
-    if not found:
-        how = "konomi convert --to rankings makes rankings of them" if took == "scores" else "they have to be ranked first"
-        raise DataError(f"{path}: {took}, not comparisons; {how}")
-    if all(len(set(r.ranks)) == 1 if isinstance(r, Ranking) else r.label == 0.5 for r in found):
-        raise DataError(f"{path}: all {len(found)} rows are ties: there is nothing to learn from; let some be ranked again")
-    return found
+    records, format = read_records(path, format, render=render, hub=hub, dropped=dropped, say=say)
+    comparisons = [record for record in records if isinstance(record, (Ranking, Pair))]
+    if not comparisons:
+        how = "konomi convert --to rankings makes rankings of them" if format == "scores" else "they have to be ranked first"
+        raise DataError(f"{path}: {format}, not comparisons; {how}")
+    if all(len(set(r.ranks)) == 1 if isinstance(r, Ranking) else r.label == 0.5 for r in comparisons):
+        rows = f"all {len(comparisons)} rows"
+        raise DataError(f"{path}: {rows} are ties: there is nothing to learn from; let some be ranked again")
+    return comparisons
 
 
 def read_scores(path: str | Path, *, hub: Hub | None = None, say: Callable[[str], None] | None = None) -> list[Score]:
@@ -95,22 +96,22 @@ def read_records(
     records: list[Record] = []
     unusable: list[UnusableRow] = []
     tasks: dict[tuple[str, frozenset[str]], str] = {}
-    took, ours = format, True
+    versioned = True
     for row in open_rows(str(path), hub=hub):
         if str(path).lower().endswith(TABLES):
             row = csv_values(row)
-        if took == "auto":
-            took = detect(row)
+        if format == "auto":
+            format = detect(row)
         if say is not None and not records and not unusable:
-            say(f"{path}: read as {took}{unused(row.values, _columns_of(took))}")
+            say(f"{path}: read as {format}{unused(row.values, _columns_of(format))}")
         try:
-            found = parse_all(row, took, render)
+            parsed = parse_all(row, format, render)
         except UnusableRow as error:
             unusable.append(error)
             continue
-        _check_new(row.where, found, tasks)
-        ours = ours and row.values.get("version") is not None
-        records += found
+        _check_new(row.where, parsed, tasks)
+        versioned = versioned and row.values.get("version") is not None
+        records += parsed
     if unusable and dropped is None:
         first = unusable[0]
         way = f"`konomi convert --drop-bad` writes a file without such rows, of which {path} has {len(unusable):,}"
@@ -120,11 +121,11 @@ def read_records(
     if not records:
         left = f"; {sum(dropped.values())} were left out: {', '.join(dropped)}" if dropped else ""
         raise DataError(f"{path}: no rows in it; at least one is needed{left}")
-    if not ours:  # what konomi wrote holds answers without their prompts
+    if not versioned:  # what konomi wrote holds responses without their prompts
         pairs = [(record.prompt, record.responses) for record in records]
         for number in repeating_rows(pairs, lambda text: say and say(f"{path}: {text}")):
             records[number] = _without_prompt(records[number])
-    return records, took
+    return records, format
 
 
 def _columns_of(format: str) -> tuple[str, ...]:
@@ -172,7 +173,7 @@ def encode_records(records: Sequence[Record], where: str) -> bytes:
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         parse(Row(place, values), format)
         try:
-            lines.append(line(values))
+            lines.append(json_line(values))
         except (TypeError, ValueError) as error:
             raise DataError(f"{place}: JSON cannot hold it: {error}") from error
         if len(lines[-1]) > LINE_LIMIT:
@@ -191,21 +192,21 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
 
 
 def counts(records: Sequence[Record]) -> dict[str, int]:
-    """Numbers of records, of different prompts and responses, and for rankings and pairs of comparisons and ties."""
+    """How many records, different prompts and different responses; of rankings and pairs, how many comparisons and ties too."""
     responses = {(record.key, text) for record in records for text in record.responses}
-    found = {"records": len(records), "prompts": len({key for key, _ in responses}), "responses": len(responses)}
+    figures = {"records": len(records), "prompts": len({key for key, _ in responses}), "responses": len(responses)}
     if compared := [record for record in records if isinstance(record, (Ranking, Pair))]:
         decided = [label != 0.5 for group in groups(compared) for _, _, label, _ in group.judgements()]
-        found |= {"comparisons": sum(decided), "ties": len(decided) - sum(decided)}
-    return found
+        figures |= {"comparisons": sum(decided), "ties": len(decided) - sum(decided)}
+    return figures
 
 
 def manifest(files: Mapping[str, Path]) -> dict[str, Any]:
     """Name, SHA-256, version, format and counts of files of records. Raises DataError where one cannot be read."""
     described = {}
     for title, path in files.items():
-        records, took = read_records(path)
-        described[title] = description(path.name, file_sha256(path), took, records)
+        records, format = read_records(path)
+        described[title] = description(path.name, file_sha256(path), format, records)
     return {"version": VERSION, "files": described}
 
 

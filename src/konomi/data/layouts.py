@@ -1,4 +1,4 @@
-"""Published data sets of comparisons: their columns, and their rows as rows of ours. Standard library only.
+"""Published data sets of comparisons: how each is recognised and converted to our columns. Standard library only.
 
 Ties stay ties: equal ranks, or a label of 0.5. "Both are bad" is a tie too.
 """
@@ -18,7 +18,7 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is recognised, by ``columns``, and its rows made rows of ours in ``format``."""
+    """A data set that is recognised by its ``columns``; ``rows`` converts a row to rows of our ``format``."""
 
     format: str
     columns: tuple[str, ...]

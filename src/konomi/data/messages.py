@@ -118,7 +118,7 @@ def messages_of(
     where, value = row.where, row.value(column, hint)
     if not isinstance(value, list):
         raise DataError(f"{where}: {column!r} is {kind(value)}; {needed} is needed")
-    found = []
+    messages = []
     for number, message in enumerate(value, start=1):
         name = f"message {number} of {column!r}"
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
@@ -126,8 +126,8 @@ def messages_of(
             raise DataError(f'{where}: {name} is {has}; {{"role": "user", "content": "..."}} is needed')
         checked_text(where, f"the role of {name}", message["role"])
         checked_text(where, f"the content of {name}", message["content"], blank=blank)
-        found.append({key: item for key, item in message.items() if item is not None})  # tables fill up with None
-    return found
+        messages.append({key: item for key, item in message.items() if item is not None})  # tables fill up with None
+    return messages
 
 
 def _answer(row: Row, column: str) -> list[Message]:

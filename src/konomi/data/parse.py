@@ -1,4 +1,4 @@
-"""A row of a file as a record: candidates, rankings, pairs in three forms, scores. Standard library only."""
+"""Parse a row as a record: candidates, rankings, pairs in three forms, scores. Standard library only."""
 
 from __future__ import annotations
 

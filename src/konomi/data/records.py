@@ -1,4 +1,4 @@
-"""The records that data is read into, and comparisons grouped by prompt. Standard library only."""
+"""Prompts, candidates, rankings, pairs and scores; comparisons grouped by prompt. Standard library only."""
 
 from __future__ import annotations
 
@@ -177,26 +177,26 @@ def split_by_key(
 
 
 def repeating_rows(rows: Sequence[tuple[str, Sequence[str]]], say: Callable[[str], None]) -> set[int]:
-    """The rows (prompt, answers) in which all answers begin with the prompt and go on after it, so that it has to be taken off.
+    """The numbers of the rows (prompt, answers) whose answers all repeat the prompt and go on after it.
 
-    None unless nine rows in ten do: an answer may begin as a short prompt does by chance. The outcome goes to ``say``.
+    None unless nine rows in ten do: an answer may begin like a short prompt by chance. ``say`` gets the outcome.
 
     >>> repeating_rows([("Hi", ["Hi there"]), ("Tea?", ["Yes"])], print)
     1 of 2 rows have answers that begin with their prompt; too few for a rule, so they are left as they are
     set()
     """
-    found = {
+    repeating = {
         number
         for number, (prompt, answers) in enumerate(rows)
         if all(text.startswith(prompt) and text[len(prompt) :].strip() for text in answers)
     }
-    count = f"{len(found):,} of {plural(len(rows), 'row')}"
-    if found and 10 * len(found) < 9 * len(rows):
+    count = f"{len(repeating):,} of {plural(len(rows), 'row')}"
+    if repeating and 10 * len(repeating) < 9 * len(rows):
         say(f"{count} have answers that begin with their prompt; too few for a rule, so they are left as they are")
         return set()
-    if found:
+    if repeating:
         say(f"in {count} the answers begin with the prompt; it is taken off")
-    return found
+    return repeating
 
 
 @dataclass(frozen=True)
@@ -243,10 +243,10 @@ def groups(records: Iterable[Ranking | Pair]) -> list[Group]:
     >>> [(c.better, c.worse) for c in groups([ranking])[0].comparisons]
     [(0, 1), (0, 2)]
     """
-    found: dict[tuple[str, str | None], list[Ranking | Pair]] = {}
+    by_prompt: dict[tuple[str, str | None], list[Ranking | Pair]] = {}
     for record in records:
-        found.setdefault((record.key, record.source), []).append(record)
-    return [_group(each) for each in found.values()]
+        by_prompt.setdefault((record.key, record.source), []).append(record)
+    return [_group(each) for each in by_prompt.values()]
 
 
 def _group(records: Sequence[Ranking | Pair]) -> Group:

@@ -1,4 +1,4 @@
-"""Rows of files: JSONL, CSV, TSV, Parquet, plain text.
+"""Read the rows of a file: JSONL, CSV, TSV, Parquet, plain text.
 
 Files of text are read by the standard library, line by line, and not through ``datasets``: a mistake is reported as ``file:line:
 what is wrong``, nothing is copied into a cache, and a line longer than any reasonable text is refused before it fills the memory.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from konomi.data.rows import Row, kind, need_column
 from konomi.errors import DataError
-from konomi.files import HEAD, not_utf8, what_it_is
+from konomi.files import HEAD, file_type, not_utf8
 from konomi.reading import check_regular
 
 FORMATS = ".jsonl, .csv, .tsv, .parquet or .txt"
@@ -58,9 +58,9 @@ def _check_content(path: Path, text: bool) -> None:
         if not text:
             return
         with path.open("rb") as file:
-            found = what_it_is(file.read(HEAD))
-        if found:
-            raise DataError(f"{path}: {not_utf8(path, found, 0)}")
+            other = file_type(file.read(HEAD))
+        if other:
+            raise DataError(f"{path}: {not_utf8(path, other, 0)}")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 

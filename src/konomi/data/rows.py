@@ -113,10 +113,10 @@ def alike(names: Iterable[str]) -> str:
     >>> alike(["positive", "neutral", "Positive", "ＰＯＳＩＴＩＶＥ"])
     "'positive' and 'Positive' and 'ＰＯＳＩＴＩＶＥ'"
     """
-    found: dict[str, list[str]] = {}
+    spellings: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        found.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(repr(name))
-    return ", ".join(" and ".join(each) for each in found.values() if len(each) > 1)
+        spellings.setdefault("".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(repr(name))
+    return ", ".join(" and ".join(each) for each in spellings.values() if len(each) > 1)
 
 
 def unused(names: Iterable[str], used: Sequence[str]) -> str:
@@ -127,8 +127,8 @@ def unused(names: Iterable[str], used: Sequence[str]) -> str:
 
 def near(name: str, names: Iterable[str]) -> str:
     """`` (did you mean 'this'?)``, or nothing where no name is similar."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def kind(value: object) -> str:

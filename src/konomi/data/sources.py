@@ -1,4 +1,4 @@
-"""Where rows come from: a file, a hub data set, or an embedded list; prompts out of them. Imports nothing heavy."""
+"""Open files, hub data sets and embedded lists; read prompts from them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -97,23 +97,24 @@ def as_prompts(
 def _prompts(rows: Iterable[Row], column: str, source: str, say: Callable[[str], None]) -> list[Prompt]:
     prompts: list[Prompt] = []
     names: dict[str, None] = {}
-    odd: dict[str, None] = {}
+    unsupported: dict[str, None] = {}
     for row in rows:
         values = {}
         for name, value in row.values.items():
-            if name != column and name not in odd:
+            if name != column and name not in unsupported:
                 try:
                     values[name] = plain(value)
                 except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one of torch
-                    odd[name] = None
+                    unsupported[name] = None
         prompts.append(Prompt(row.text(column, hint=". Set data.column"), values))
         names |= dict.fromkeys(values)
     if not prompts:
         raise DataError(f"{source}: no rows in it; at least one text is needed")
-    if odd:
-        say(f"{source}: columns left out, because JSON cannot hold their values: {', '.join(map(repr, odd))}")
+    if unsupported:
+        say(f"{source}: columns left out, because JSON cannot hold their values: {', '.join(map(repr, unsupported))}")
     # JSON rows may differ in their keys; a reward function that names one must find it in every batch
-    return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in names if name not in odd}) for prompt in prompts]
+    kept = [name for name in names if name not in unsupported]
+    return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in kept}) for prompt in prompts]
 
 
 def distinct_prompts(
@@ -181,7 +182,7 @@ def embedded_file(name: str) -> Path:
 
 
 def hub_problem(timeout: float = 5.0) -> str | None:
-    """Say why the hub cannot be reached, or None, by one small request: its own client would try for 23 seconds a file."""
+    """Why the hub cannot be reached, or None: one small request, where its own client would try for 23 seconds a file."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -207,7 +208,7 @@ def open_rows(name: str, column: str | None = None, hub: Hub | None = None, sect
 
     Raises:
         DataError: the source cannot be found or reached, or (while iterating) cannot be read.
-        ConfigError: ``hub`` says something of a file.
+        ConfigError: a setting for hub data sets is given with a file.
     """
     hub = hub or Hub()
     if name.startswith(EMBEDDED):

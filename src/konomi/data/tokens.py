@@ -1,4 +1,4 @@
-"""Text to token ids and back, queries of random length, padding and masks. The only file that knows pad and eos.
+"""Text to token ids and back; queries of random length; padding and masks. Only this file knows pad and eos.
 
 Masks come from lengths and never from ids: the padding id may be the end-of-text id, or the id of a word.
 Shapes: B sequences, L the longest of them.

@@ -11,7 +11,7 @@ from konomi.errors import ConfigError
 from konomi.jobs.ppo import run_ppo
 from konomi.jobs.prepare import resumed_job
 from konomi.rewards import reward_config
-from konomi.rewards.function import IMPORTED
+from konomi.rewards.function import IMPORTING
 from konomi.runs.environment import be_one_process
 from konomi.runs.observer import Observer
 
@@ -60,9 +60,9 @@ def train(
     from konomi.runs.console import make_observer
 
     be_one_process()
-    if IMPORTED:
+    if IMPORTING:
         raise ConfigError(
-            f'{IMPORTED[-1]}: it calls konomi.train when its function is imported; put that call under if __name__ == "__main__":'
+            f'{IMPORTING[-1]}: it calls konomi.train when its function is imported; put that call under if __name__ == "__main__":'
         )
     named = isinstance(prompts, str | Path)
     job = _job(model, str(prompts) if named else None, reward, settings)

@@ -23,7 +23,7 @@ from konomi.data.formats import encode_records, manifest_bytes, write_manifest
 from konomi.data.parse import VERSION
 from konomi.data.records import Pair, Ranking, Record
 from konomi.errors import DataError
-from konomi.files import line, write_atomic
+from konomi.files import json_line, write_atomic
 from konomi.labelling.answers import NO_ANSWERS
 from konomi.labelling.database import draft_of, look_up
 from konomi.labelling.records import Exported, Item, Judgement
@@ -137,13 +137,13 @@ def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[s
         data = encode_records(records[name], path.name)
         if name == "pairs":
             rows = zip(data.splitlines(), pairs, counts, strict=True)
-            data = b"".join(line({**json.loads(row), **_votes(pair, c)}) for row, pair, c in rows)
+            data = b"".join(json_line({**json.loads(row), **_votes(pair, c)}) for row, pair, c in rows)
         write_atomic(path, data)
     every = exported.judgements
     others = [each for each in every if not counts_as_ranking(each)]
     described = {}
     for name, judgements in (("answers", every), ("other", others)):
-        data = b"".join(line(answer_row(exported.items[each.task], each)) for each in judgements)
+        data = b"".join(json_line(answer_row(exported.items[each.task], each)) for each in judgements)
         write_atomic(out / f"{name}.jsonl", data)
         described[name] = {
             "name": f"{name}.jsonl",

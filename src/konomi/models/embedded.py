@@ -25,7 +25,7 @@ from typing import Any
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from konomi.errors import FAULTS, DataError, ModelError, RunError
-from konomi.files import file_sha256, local_path, read_utf8, settle, write_atomic, writing
+from konomi.files import file_sha256, local_path, read_utf8, sync_directory, write_atomic, writing
 from konomi.reading import parse_json
 
 Progress = Callable[[str], None]
@@ -292,7 +292,7 @@ def _build(work: Path, what: str, sha256: str, make: Make, texts: Sequence[Path]
     make(work, out)
     for text in texts:
         shutil.copyfile(text, out / text.name)
-    settle(out)
+    sync_directory(out)
     files = {file.name: {"size": file.stat().st_size, "sha256": file_sha256(file)} for file in sorted(out.iterdir())}
     versions = {name: metadata.version(name) for name in ("transformers", "gguf", "safetensors")}
     manifest = {"format": FORMAT, "source": what, "source_sha256": sha256, "versions": versions, "files": files}

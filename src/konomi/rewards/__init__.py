@@ -1,4 +1,4 @@
-"""Text to score. One protocol (``base.Reward``); what a configuration names is made here."""
+"""Rewards give texts scores. Builds the reward that a configuration names."""
 
 from __future__ import annotations
 

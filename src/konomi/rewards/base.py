@@ -1,4 +1,4 @@
-"""What a reward is, and the one way in which it is called."""
+"""The protocol of rewards, and how they are called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError, RunError
-from konomi.files import line, write_atomic
+from konomi.files import json_line, write_atomic
 from konomi.text import plural
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def ask(reward: Reward, texts: Texts, *, prompts: Texts, responses: Texts, colum
 
 
 def check_scores(result: Any, responses: Texts, name: str, texts: Texts) -> list[TextScore]:
-    """Return what a reward returned (a list, a numpy array, a tensor) as plain floats and pairs, or raise RunError."""
+    """Convert what a reward returned (a list, a numpy array, a tensor) to plain floats and pairs, or raise RunError."""
     values = _plain(result)
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise RunError(f"reward {name}: returned a {type(result).__name__}; a list of {len(responses)} numbers is needed")
@@ -185,13 +185,13 @@ def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
 
 def columns_read(rewards: Iterable[Reward]) -> set[str] | None:
     """The columns that rewards look at, as far as they say so in ``reads``; None: perhaps all."""
-    found: set[str] = set()
+    names: set[str] = set()
     for reward in rewards:
         reads: Iterable[str] | None = getattr(reward, "reads", None)
         if reads is None:
             return None
-        found |= set(reads)
-    return found
+        names |= set(reads)
+    return names
 
 
 def find_label(label: str | int, labels: Texts, name: str) -> int:
@@ -241,7 +241,7 @@ def _save(prompts: Texts, responses: Texts, path: Path | None) -> str:
     if path is None:
         return "The texts were not saved"
     pairs = zip(prompts, responses, strict=True)
-    rows = (line({"index": i, "prompt": prompt, "response": response}) for i, (prompt, response) in enumerate(pairs))
+    rows = [json_line({"index": i, "prompt": prompt, "response": response}) for i, (prompt, response) in enumerate(pairs)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, b"".join(rows))

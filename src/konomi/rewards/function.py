@@ -1,4 +1,4 @@
-"""Reward = a Python function of the user's own."""
+"""A user's Python function as a reward."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _IMPORT_ERRORS = (
     ArithmeticError, AssertionError, SystemExit,
 )  # fmt: skip
 
-IMPORTED: list[str] = []
-"""The modules that are being imported for a reward: none of them may begin a training."""
+IMPORTING: list[str] = []
+"""The modules that are being imported for a reward: none of them may start a training."""
 
 
 class FunctionReward:
@@ -104,7 +104,7 @@ def _import(module_name: str, name: str) -> ModuleType:
         raise ConfigError(f"reward.name: {module_name}: no such file (seen from {Path.cwd()})")
     searched_first = str(path.resolve().parent if is_file else Path.cwd())
     sys.path.insert(0, searched_first)
-    IMPORTED.append(module_name)
+    IMPORTING.append(module_name)
     try:
         return _run_file(path.resolve()) if is_file else importlib.import_module(module_name)
     except _IMPORT_ERRORS as error:
@@ -112,7 +112,7 @@ def _import(module_name: str, name: str) -> ModuleType:
         at = "" if isinstance(error, (ImportError, SyntaxError)) else f" ({frame.filename}, line {frame.lineno})"
         raise ConfigError(f"reward.name: {name}: cannot be imported: {type(error).__name__}: {error}{at}") from error
     finally:
-        IMPORTED.pop()
+        IMPORTING.pop()
         with suppress(ValueError):  # the module itself may have taken it out
             sys.path.remove(searched_first)
 

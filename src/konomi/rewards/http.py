@@ -1,4 +1,4 @@
-"""Reward = what a service answers over HTTP.
+"""A service over HTTP as a reward.
 
 It gets a batch of texts at a time by ``POST``, in JSON::
 
@@ -80,8 +80,8 @@ class HttpReward:
             answer = self._post(json.dumps(body, default=str).encode())
             scores = answer.get("scores") if isinstance(answer, dict) else answer
             if not isinstance(scores, list) or len(scores) != len(body["texts"]):
-                found = plural(len(scores), "score") if isinstance(scores, list) else f"no list of scores: {str(answer)[:SHOWN]}"
-                raise RunError(f"reward {self.name}: answered with {found}, for {len(body['texts'])} texts")
+                what = plural(len(scores), "score") if isinstance(scores, list) else f"no list of scores: {str(answer)[:SHOWN]}"
+                raise RunError(f"reward {self.name}: answered with {what}, for {len(body['texts'])} texts")
             result += scores
         return check_scores(result, responses, self.name, texts)
 

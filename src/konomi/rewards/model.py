@@ -1,4 +1,4 @@
-"""Rewards that are models of transformers: any sequence classifier, and what `konomi reward` trained.
+"""Models of transformers as rewards: any sequence classifier, and reward models of `konomi reward`.
 
 Shapes: B texts, L the longest in tokens, C labels.
 """

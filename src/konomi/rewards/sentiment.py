@@ -1,4 +1,4 @@
-"""Rewards of small sentiment classifiers that are packages of their own: asari (Japanese) and VADER (English).
+"""Small sentiment classifiers as rewards: the packages asari (Japanese) and vaderSentiment (English).
 
 asari 0.2.0 (MIT) splits a text into words and takes TF-IDF over words and pairs of neighbours; the mean of five linear models,
 each with a sigmoid, is the probability. An ONNX runtime would compute all 316,537 features of each text, of which some fifty
