@@ -209,7 +209,7 @@ def _load_newest(training: _Training) -> None:
 def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
     """Write prompts that came from Python into the run, so that it can be resumed and compared without them."""
     rows = ({**each.columns, job.data.column: each.text} for each in prompts)
-    files.write_atomic(run.path / PROMPTS, b"".join(map(files.line, rows)))
+    files.write_atomic(run.path / PROMPTS, b"".join(map(files.json_line, rows)))
     job = job_of(run)
     run.write_json("config.json", job.model_dump(mode="json"))
     return job

@@ -62,7 +62,8 @@ def train(
     be_one_process()
     if IMPORTING:
         raise ConfigError(
-            f'{IMPORTING[-1]}: it calls konomi.train when its function is imported; put that call under if __name__ == "__main__":'
+            f"{IMPORTING[-1]}: it calls konomi.train when its function is imported; put that call under "
+            'if __name__ == "__main__":'
         )
     named = isinstance(prompts, str | Path)
     job = _job(model, str(prompts) if named else None, reward, settings)

@@ -154,7 +154,7 @@ class RunDir:
             records, _ = files.read_lines(path)
             kept = [record for record in records if record.get("update", 0) <= update]
             if len(kept) < len(records):
-                files.write_atomic(path, b"".join(map(files.line, kept)))
+                files.write_atomic(path, b"".join(map(files.json_line, kept)))
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write ``value`` to the file ``name`` of the run, all or nothing, and return its path.
@@ -183,7 +183,7 @@ class RunDir:
         return value
 
     def _append(self, path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-        data = b"".join(map(files.line, records))
+        data = b"".join(map(files.json_line, records))
         try:
             with open(path, "ab") as file:
                 if path not in self._checked:  # only a writer mends: a reader may be looking at a run that goes on
