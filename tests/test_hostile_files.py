@@ -88,15 +88,29 @@ def no_files(directory: Path) -> Iterator[Path]:
     yield from (directory / name for name in ("directory", "pipe", "loop", "zero", "gone"))
 
 
-# configurations
+# one file and its reader
+
+JUNK = st.one_of(st.binary(max_size=200), st.sampled_from(BAD))
+PROJECT = {
+    "version": 1, "title": "t", "created": 1.0, "lang": "en", "languages": ["en"], "settings": {"votes": 1, "repeat": 0.1},
+}  # fmt: skip
+NOTE = {"version": 1, "base": "x", "files": {"a": {"size": 1, "sha256": "0"}}}
+READERS: dict[str, tuple[Any, Callable[[Path], Any], type[KonomiError]]] = {
+    "job.toml": (st.text(max_size=80).map(str.encode), lambda path: load_config(path, PPOJob), ConfigError),
+    "project.json": (st.one_of(bent(PROJECT), values).map(encoded), lambda path: open_project(path.parent), DataError),
+    "reward.json": (st.one_of(bent(NOTE), values).map(encoded), lambda path: read_facts(path.parent), DataError),
+    "manifest.json": (st.one_of(bent(NOTE), values).map(encoded), lambda path: is_whole(path.parent), DataError),
+}
 
 
+@pytest.mark.parametrize("name", READERS)
 @fuzzed
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=80).map(str.encode), st.sampled_from(BAD)))
-def test_toml(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "job.toml").write_bytes(data)
-    with suppress(ConfigError):
-        load_config(tmp_path / "job.toml", PPOJob)
+@given(data=st.data())
+def test_one_file(tmp_path: Path, name: str, data: Any) -> None:
+    content, read, error = READERS[name]
+    (tmp_path / name).write_bytes(data.draw(JUNK | content))
+    with suppress(error):
+        read(tmp_path / name)
 
 
 PATHS = ["ppo.episodes", "model", "model.name", "reward", "rollout.response_tokens", "a.b", "judges.x.y.z", "ppo", "run.seed"]
@@ -228,33 +242,7 @@ def test_a_damaged_run_is_one_message_of_every_verb(
         assert message.startswith(f"konomi: {named}: "), message
 
 
-# projects, models, caches
-
-
-PROJECT = {
-    "version": 1, "title": "t", "created": 1.0, "lang": "en", "languages": ["en"], "settings": {"votes": 1, "repeat": 0.1},
-}  # fmt: skip
-
-
-@fuzzed
-@given(st.one_of(bent(PROJECT), values).map(encoded) | st.sampled_from(BAD))
-def test_projects(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "project.json").write_bytes(data)
-    with suppress(DataError):
-        open_project(tmp_path)
-
-
-@fuzzed
-@given(
-    st.one_of(bent({"version": 1, "base": "x", "files": {"a": {"size": 1, "sha256": "0"}}}), values).map(encoded)
-    | st.sampled_from(BAD)
-)
-def test_notes_beside_models(tmp_path: Path, data: bytes) -> None:
-    for name in ("reward.json", "manifest.json"):
-        (tmp_path / name).write_bytes(data)
-    with suppress(DataError):
-        read_facts(tmp_path)
-    is_whole(tmp_path)
+# models
 
 
 @pytest.fixture(scope="module")
@@ -265,9 +253,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @settings(fuzzed, max_examples=max(10, fuzzed.max_examples // 4))
 @given(st.data())
 def test_configs_of_models(model: Path, data: Any) -> None:
-    file = model / data.draw(
-        st.sampled_from(["config.json", "tokenizer_config.json", "tokenizer.json", "generation_config.json"])
-    )
+    names = ["config.json", "tokenizer_config.json", "tokenizer.json", "generation_config.json"]
+    file = model / data.draw(st.sampled_from(names))
     own = file.read_bytes() if file.exists() else b"{}"
     try:
         file.write_bytes(data.draw(bent(json.loads(own)).map(encoded) | st.sampled_from(BAD)))

@@ -117,22 +117,16 @@ def test_csv(tmp_path: Path) -> None:
     assert read_scores(path) == [Score("p", "a", -0.1)]
 
 
-@pytest.mark.parametrize(
-    ("body", "parts"),
-    [
-        ("prompt,response,score\np,a,x\n", ["x.csv:2: 'score' is 'x'; a number is needed"]),
-        ("prompt,response,score\np,a,\n", ["x.csv:2: 'score' is ''; a number is needed"]),
-        ("prompt,response,score\np,a,nan\n", ["x.csv:2: 'score' is nan; a finite number"]),
-        ("prompt,responses,ranks\np,a,1\n", ["x.csv:2: 'responses' is a text; a list is needed (which a CSV file cannot hold)"]),
-        (
-            "prompt,chosen,rejected\np,\"[{'role': 'user'}]\",b\n",
-            ["x.csv:2: 'chosen' is messages written as a text", "use JSONL or Parquet"],
-        ),
-    ],
-)
-def test_bad_csv(tmp_path: Path, body: str, parts: list[str]) -> None:
-    (tmp_path / "x.csv").write_text(body, encoding="utf-8")
-    refused(lambda: read_records(tmp_path / "x.csv"), *parts)
+def test_bad_csv(tmp_path: Path) -> None:
+    for body, part in (
+        ("prompt,response,score\np,a,x\n", "'score' is 'x'; a number is needed"),
+        ("prompt,response,score\np,a,\n", "'score' is ''; a number is needed"),
+        ("prompt,response,score\np,a,nan\n", "'score' is nan; a finite number"),
+        ("prompt,responses,ranks\np,a,1\n", "'responses' is a text; a list is needed (which a CSV file cannot hold)"),
+        ("prompt,chosen,rejected\np,\"[{'role': 'user'}]\",b\n", "'chosen' is messages written as a text; a list is needed"),
+    ):
+        (tmp_path / "x.csv").write_text(body, encoding="utf-8")
+        refused(lambda: read_records(tmp_path / "x.csv"), f"x.csv:2: {part}")
 
 
 @pytest.mark.parametrize("record", [RANKING, PAIR, SCORE, TASK], ids=GOOD)
@@ -162,27 +156,20 @@ HH = {
 }
 
 
-def test_hh_golden(tmp_path: Path) -> None:
+def test_hh(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "hh.jsonl", HH)
     said: list[str] = []
     assert read_comparisons(path, say=said.append) == read_comparisons(path, "hh")
     prompt = "\n\nHuman: What is 1+1?\n\nAssistant: Two.\n\nHuman: And 2+2?\n\nAssistant:"
     assert read_comparisons(path) == [Pair(prompt, " Four.", " Forty-four, I think.")]  # both begin with " Fo"
     assert said == [f"{path}: read as hh"]
-
-
-@pytest.mark.parametrize(
-    ("row", "part"),
-    [
+    for row, part in (
         ({**HH, "rejected": "no dialogue"}, "'rejected' is no dialogue: there is no '\\n\\nAssistant:' in it"),
         ({**HH, "rejected": " "}, "'rejected' is blank"),
         ({**HH, "rejected": HH["rejected"].replace("2+2", "2+3")}, "different before the last 'Assistant:'"),
         ({**HH, "rejected": HH["chosen"]}, "chosen and rejected are equal"),
-    ],
-)
-def test_bad_hh(tmp_path: Path, row: dict[str, Any], part: str) -> None:
-    path = jsonl(tmp_path / "hh.jsonl", HH, row)
-    refused(lambda: read_comparisons(path), f"{path}:2: ", part)
+    ):
+        refused(lambda row=row: read_comparisons(jsonl(path, HH, row)), f"{path}:2: ", part)
 
 
 # what is refused
@@ -227,10 +214,7 @@ def test_bad_hh(tmp_path: Path, row: dict[str, Any], part: str) -> None:
         ({**RANKING, "responses": ["a", "a"]}, "two responses are the same text; keep one of 1 and 2"),
         ({**RANKING, "responses": ["a", "\udfff"]}, "response 2 has half a character"),
         ({**TASK, "candidates": [{"text": "a"}]}, "fewer than two candidates; nothing can be compared"),
-        (
-            {**TASK, "candidates": [{"text": "a"}, {"text": "b"}, {"text": "a", "seed": 1}]},
-            "two candidates are the same text; keep one of 1 and 3",
-        ),
+        ({**TASK, "candidates": [{"text": "a"}, {"text": "b"}, {"text": "a", "seed": 1}]}, "keep one of 1 and 3"),
         ({**TASK, "candidates": ["a", "b"]}, 'candidate 1 is not an object with a "text"'),
         ({**TASK, "candidates": [{"text": "a"}, {"txt": "b"}]}, 'candidate 2 is not an object with a "text"'),
         ({**TASK, "candidates": [{"text": "a"}, {"text": None}]}, "the text of candidate 2 is null"),

@@ -36,36 +36,26 @@ TURNS = {"prompt": '["Q?"]', "response_a": '["a"]', "response_b": '["b"]'}
 STEINNON = {"info": INFO, "summaries": [{"text": " a"}, {"text": " b"}], "worker": "w"}
 A, B, TIE = Pair("Q?", "a", "b"), Pair("Q?", "b", "a"), Pair("Q?", "a", "b", 0.5)
 DA, DB, DTIE = (Pair(DIALOGUE, f" {p.chosen}", f" {p.rejected}", p.label) for p in (A, B, TIE))
+ANSWERS = [{"answer": "a", "rank": 1.0}, {"answer": "b", "rank": 3.0}, {"answer": "c", "rank": 1.0}]
+RANKED = {"prompt": "Q?", "ranker": {"rank": ["2", "1"]}, "items": ITEMS, "annotator": 7}
+
+
+def numbered(prompt: str, one: str, other: str, column: str, *results: tuple[float, Pair], **more: Any) -> list[Any]:
+    """Rows with a number, and what each number means."""
+    texts = {prompt: [SHARED] if prompt == "context" else "Q?", one: "a", other: "b"}
+    return [(texts | {column: number} | more, [pair]) for number, pair in results]
+
+
 ROWS: dict[str, list[tuple[dict[str, Any], list[Any]]]] = {
-    "HelpSteer2": [
-        ({"prompt": "Q?", "response_1": "a", "response_2": "b", "preference_strength": n}, [r])
-        for n, r in ((-2, A), (1, B), (0, TIE))
-    ],
-    "HelpSteer3": [
-        ({"context": [SHARED], "response1": "a", "response2": "b", "overall_preference": n}, [r])
-        for n, r in ((-3, DA), (1, DB), (0, DTIE))
-    ],
-    "SHP": [
-        ({"history": "Q?", "human_ref_A": "a", "human_ref_B": "b", "labels": n, "score_A": 3, "score_B": 1}, [r])
-        for n, r in ((1, A), (0, B))
-    ],
+    "HelpSteer2": numbered("prompt", "response_1", "response_2", "preference_strength", (-2, A), (1, B), (0, TIE)),
+    "HelpSteer3": numbered("context", "response1", "response2", "overall_preference", (-3, DA), (1, DB), (0, DTIE)),
+    "SHP": numbered("history", "human_ref_A", "human_ref_B", "labels", (1, A), (0, B), score_A=3, score_B=1),
     "WebGPT": [
         ({"question": {"full_text": "Q?"}, "answer_0": "a", "score_0": n, "answer_1": "b", "score_1": -n}, [r])
         for n, r in ((0.5, A), (-0.5, B), (0.0, TIE))
     ],
-    "PKU-SafeRLHF": [
-        ({"prompt": "Q?", "response_0": "a", "response_1": "b", "better_response_id": n, "safer_response_id": 1 - n}, [r])
-        for n, r in ((0, A), (1, B))
-    ],
-    "Nectar": [
-        (
-            {
-                "prompt": "Q?",
-                "answers": [{"answer": "a", "rank": 1.0}, {"answer": "b", "rank": 3.0}, {"answer": "c", "rank": 1.0}],
-            },
-            [Ranking("Q?", ("a", "b", "c"), (1, 3, 1))],
-        )
-    ],
+    "PKU-SafeRLHF": numbered("prompt", "response_0", "response_1", "better_response_id", (0, A), (1, B), safer_response_id=1),
+    "Nectar": [({"prompt": "Q?", "answers": ANSWERS}, [Ranking("Q?", ("a", "b", "c"), (1, 3, 1))])],
     "summarize-from-feedback": [
         (STEINNON | {"choice": 0}, [Pair(HEAD, " a", " b", rater="w")]),
         (STEINNON | {"choice": 1}, [Pair(HEAD, " b", " a", rater="w")]),
@@ -75,15 +65,10 @@ ROWS: dict[str, list[tuple[dict[str, Any], list[Any]]]] = {
         ({"fields": FIELDS, "responses": [argilla()]}, [Ranking("Q?", ("a", "b"), (2, 1), "u")]),
         (
             {"fields": FIELDS, "responses": [argilla(), argilla("discarded"), argilla(ranks=(1, 1))]},
-            [Ranking("Q?", ("a", "b"), (2, 1), "u"), Ranking("Q?", ("a", "b"), (1, 1), "u")],
+            [Ranking("Q?", ("a", "b"), ranks, "u") for ranks in ((2, 1), (1, 1))],
         ),
     ],
-    "Label Studio": [
-        (
-            {"prompt": "Q?", "ranker": {"rank": ["2", "1"]}, "items": ITEMS, "annotator": 7},
-            [Ranking("Q?", ("b", "a"), (1, 2), "7")],
-        )
-    ],
+    "Label Studio": [(RANKED, [Ranking("Q?", ("b", "a"), (1, 2), "7")])],
     "Chatbot Arena": [
         ({"conversation_a": talk("a"), "conversation_b": talk("b"), "winner": n, "model_a": "x"}, [r])
         for n, r in (("model_a", DA), ("model_b", DB), ("tie", DTIE), ("tie (bothbad)", DTIE))

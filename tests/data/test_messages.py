@@ -54,45 +54,31 @@ def test_several_turns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "part"),
+    ("error", "change", "part"),
     [
-        ({"chosen": [said("x")]}, "chosen and rejected are equal"),
-        ({"prompt": None}, "'prompt' is blank; remove the row, write a prompt, or let chosen and rejected begin"),
-        ({"prompt": [user(" ")]}, "'prompt' is blank"),
-        ({"prompt": []}, "'prompt' is blank"),
-        ({"chosen": []}, "chosen or rejected has no answer after the prompt"),
-        ({"prompt": None, "chosen": [user("a")], "rejected": [user("a"), said("x")]}, "no answer after the prompt"),
+        (UnusableRow, {"chosen": [said("x")]}, "chosen and rejected are equal"),
+        (UnusableRow, {"prompt": None}, "'prompt' is blank; remove the row, write a prompt, or let chosen and rejected begin"),
+        (UnusableRow, {"prompt": [user(" ")]}, "'prompt' is blank"),
+        (UnusableRow, {"prompt": []}, "'prompt' is blank"),
+        (UnusableRow, {"chosen": []}, "chosen or rejected has no answer after the prompt"),
+        (UnusableRow, {"prompt": None, "chosen": [user("a")], "rejected": [user("a"), said("x")]}, "no answer after the prompt"),
+        (DataError, {"chosen": 3}, "'chosen' is a number; a list of messages or a text is needed"),
+        (DataError, {"prompt": 3}, "'prompt' is a number; a text is needed"),
+        (DataError, {"chosen": ["b"]}, 'message 1 of \'chosen\' is a text; {"role": "user", "content": "..."} is needed'),
+        (DataError, {"chosen": [said("b"), {"role": "user", "text": "b"}]}, "message 2 of 'chosen' is an object with role, text"),
+        (DataError, {"prompt": [{}]}, "message 1 of 'prompt' is an object with nothing"),
+        (DataError, {"chosen": [{"role": "assistant", "content": None}]}, "the content of message 1 of 'chosen' is null"),
+        (DataError, {"chosen": [{"role": 1, "content": "b"}]}, "the role of message 1 of 'chosen' is a number"),
+        (DataError, {"chosen": [said("\ud83d")]}, "the content of message 1 of 'chosen' has half a character"),
+        (DataError, {"prompt": "other", "chosen": [user("a"), said("b")], "rejected": [user("a"), said("x")]},
+         "'prompt' is none of the messages that 'chosen' and 'rejected' begin with"),
     ],
-)
-def test_messages_that_say_nothing(change: dict[str, Any], part: str) -> None:
-    row = {"prompt": [user("a")], "chosen": [said("b")], "rejected": [said("x")], **change}
-    with pytest.raises(UnusableRow) as caught:
-        parse(Row("f:3", row), "pairs")
-    assert str(caught.value).startswith("f:3: ") and part in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        ({"chosen": 3}, "'chosen' is a number; a list of messages or a text is needed"),
-        ({"prompt": 3}, "'prompt' is a number; a text is needed"),
-        ({"chosen": ["b"]}, 'message 1 of \'chosen\' is a text; {"role": "user", "content": "..."} is needed'),
-        ({"chosen": [said("b"), {"role": "user", "text": "b"}]}, "message 2 of 'chosen' is an object with role, text"),
-        ({"prompt": [{}]}, "message 1 of 'prompt' is an object with nothing"),
-        ({"chosen": [{"role": "assistant", "content": None}]}, "the content of message 1 of 'chosen' is null"),
-        ({"chosen": [{"role": 1, "content": "b"}]}, "the role of message 1 of 'chosen' is a number"),
-        ({"chosen": [said("\ud83d")]}, "the content of message 1 of 'chosen' has half a character"),
-        (
-            {"prompt": "other", "chosen": [user("a"), said("b")], "rejected": [user("a"), said("x")]},
-            "'prompt' is none of the messages that 'chosen' and 'rejected' begin with",
-        ),
-    ],
-)
-def test_messages_that_are_wrong(change: dict[str, Any], part: str) -> None:
-    row = {"prompt": [user("a")], "chosen": [said("b")], "rejected": [said("x")], **change}
-    with pytest.raises(DataError) as caught:
-        parse(Row("f:3", row), "pairs")
-    assert str(caught.value).startswith("f:3: ") and part in str(caught.value)
+)  # fmt: skip
+def test_bad_messages(error: type[DataError], change: dict[str, Any], part: str) -> None:
+    row = Row("f:3", {"prompt": [user("a")], "chosen": [said("b")], "rejected": [said("x")], **change})
+    with pytest.raises(error) as caught:
+        parse(row, "pairs")
+    assert type(caught.value) is error and str(caught.value).startswith("f:3: ") and part in str(caught.value)
 
 
 # chat templates
@@ -116,18 +102,12 @@ def test_a_chat_template(adds_bos: bool, start: str) -> None:
     assert preference(Row("x:1", ROW), render) == (f"{start}u hi<eos>a ", "yes<eos>", "no<eos>")
 
 
-def test_a_tokenizer_without_a_template() -> None:
+def test_templates_that_do_not_work() -> None:
     with pytest.raises(ModelError, match="this tokenizer has no chat template"):
         template_render(tokenizer(None))
-
-
-def test_a_template_that_refuses() -> None:
     row = {**ROW, "prompt": [{"role": "tool", "content": "x"}]}
     with pytest.raises(DataError, match=r"^f:3: the chat template refuses these messages: no tools"):
         preference(Row("f:3", row), template_render(tokenizer()))
-
-
-def test_a_template_that_writes_the_prompt_in_two_ways() -> None:
     render = template_render(tokenizer("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"))
     with pytest.raises(DataError, match=r"^f:3: the chat template writes the prompt differently when an answer follows \('1hi'"):
         preference(Row("f:3", ROW), render)

@@ -54,8 +54,7 @@ def read_comparisons(
         how = "konomi convert --to rankings makes rankings of them" if format == "scores" else "they have to be ranked first"
         raise DataError(f"{path}: {format}, not comparisons; {how}")
     if all(len(set(r.ranks)) == 1 if isinstance(r, Ranking) else r.label == 0.5 for r in comparisons):
-        rows = f"all {len(comparisons)} rows"
-        raise DataError(f"{path}: {rows} are ties: there is nothing to learn from; let some be ranked again")
+        raise DataError(f"{path}: all {len(comparisons)} rows are ties: there is nothing to learn from; let some be ranked again")
     return comparisons
 
 

@@ -38,8 +38,7 @@ SHOWN = 200  # characters of an answer in a message
 class HttpReward:
     """Posts the texts to ``url`` and takes the scores from the answer.
 
-    Tries again, after a wait that doubles, when the service cannot be reached, takes longer than ``timeout``, or answers 429
-    or 5xx.
+    Retries, with waits that double, when the service cannot be reached, takes longer than ``timeout``, or answers 429 or 5xx.
     """
 
     def __init__(self, config: configuration.HttpReward) -> None:
