@@ -1,4 +1,4 @@
-"""The faults that ``mutants.py`` puts into the equations, the trainer and the sampler."""
+"""The faults that ``mutants.py`` puts into the equations, the trainer, the sampler and labelling."""
 
 # file of konomi.ops -> (fragment that stands exactly once in it, what takes its place, what is wrong then); tests/ops kill them
 OPS = {
@@ -332,5 +332,66 @@ TRAINING = {
          "not normalised", PACKED + "sampler_and_policy"),
         ("log_total_B - moment_B / total_B", "log_total_B + moment_B / total_B", "sign of the moment",
          PACKED + "sampler_and_policy"),
+    ],
+}  # fmt: skip
+
+QUEUE, ASSIGNMENTS, SAVED, EXPORT, BLIND, PEOPLE = (
+    f"labelling/test_{name}.py::test_" for name in ("queue", "assignments", "answers", "export", "blind", "people")
+)
+AGREEMENT = "statistics/test_agreement.py::test_"
+LABELLING = {
+    "labelling/queue.py": [
+        ("covered + leased < target", "covered < target", "an open task counts for nobody", QUEUE + "an_open_task_is_kept"),
+        ("+ (place < overlap % 1)", "", "the fraction of the overlap is lost", QUEUE + "overlap_with_a_fraction"),
+        ("if not each.leased:", "if True:", "two have a task open while others are free", QUEUE + "what_nobody_has"),
+        ("< AGREEMENT:", "< 0:", "second answers come last", QUEUE + "people_start_at"),
+        ("last = history.new - GAP", "last = history.new", "a repeat comes at once", QUEUE + "what_holds_of_any_team"),
+        ("history.new + history.repeats >=", "history.new >=", "repeats do not count as shown", QUEUE + "repeats_are_about"),
+        ("if tuple(numbers) == before:", "if False:", "a repeat in the order of before", QUEUE + "orders"),
+    ],
+    "labelling/assignments.py": [
+        ("AND kind <> 'skipped'\n", "AND kind <> 'none'\n", "a skipped task comes again", QUEUE + "the_store_hands_out"),
+        ("if repeat or ended > now or", "if True or", "a lease never ends", ASSIGNMENTS + "a_task_is_kept_until"),
+        ("candidates[place]", "candidates[KEYS.index(key)]", "texts in the order of the import",
+         SAVED + "an_answer_is_saved_once"),
+        ("shown.task = tasks.id\n    AND (shown.number IS NOT NULL OR shown.until > 0)",
+         "shown.task = tasks.id\n    AND shown.number IS NOT NULL", "what is open is handed out again",
+         ASSIGNMENTS + "what_is_left"),
+    ],
+    "labelling/answers.py": [
+        ("if before != answer:", "if False:", "another answer under the same id", SAVED + "a_request_that_comes_again"),
+        ("seen != revision:", "seen > revision:", "one window overwrites another", SAVED + "an_answer_over_another"),
+        (' - (kind not in (None, "skipped"))', "", "a revision covers a task again", SAVED + "revisions_are_kept"),
+        ("if change and not repeat:", "if change:", "a repeat covers a task", ASSIGNMENTS + "a_repeat_is_the_same_task"),
+        ("in sorted(zip(map(int, places), KEYS", "in list(zip(map(int, places), KEYS", "ranks of other texts",
+         SAVED + "an_answer_is_saved_once"),
+        ("1 + sum(other < rank", "1 + sum(other <= rank", "ties at the last of their places", SAVED + "ranks_are_stored"),
+        (" - _decided(newest, kind_before, ranks_before)", "", "a revision's comparisons count twice",
+         SAVED + "comparisons_are_counted"),
+    ],
+    "labelling/export.py": [
+        (" and not judgement.repeat", "", "repeats are rankings too", EXPORT + "rankings_are_the_first"),
+        ('"ties": counts.ties', '"ties": 0', "ties are not counted", EXPORT + "export_writes"),
+    ],
+    "labelling/tables.py": [
+        ("if digest != _checksum(values):", "if False:", "a changed answer passes", EXPORT + "the_damaged_row"),
+        ("if row[0] != _checksum([id,", "if False and ([id,", "a changed task passes", EXPORT + "nothing_damaged"),
+        ('{ANSWERS} AND answers.revision = shown.revision"', '{ANSWERS}"', "every revision is exported",
+         SAVED + "revisions_are_kept"),
+    ],
+    "labelling/blind.py": [
+        ("(1 + (ranks[after] < ranks[before]) - (ranks[after] > ranks[before]))",
+         "(1 + (ranks[after] > ranks[before]) - (ranks[after] < ranks[before]))", "the other side wins", BLIND + "votes_know"),
+        ("judgement.order.index(after) <", "judgement.order.index(after) >", "the other side came first", BLIND + "votes_know"),
+        ("known[1] - known[0]", "known[0] - known[1]", "sign of the reward's gap", BLIND + "votes_know"),
+    ],
+    "labelling/people.py": [
+        ("row[2] < time.time() - SESSION_SECONDS", "row[2] > time.time()", "a session never ends", PEOPLE + "sessions_end"),
+    ],
+    "statistics/agreement.py": [
+        (" - both / 2, others - both", ", others - both", "two ties agree by half", AGREEMENT + "by_hand"),
+        ("agree / 2, count / 2", "agree / 2, count", "couples from either side", AGREEMENT + "by_hand"),
+        ("if rater is not None:", "if True:", "records without a name are one rater's", AGREEMENT + "by_hand"),
+        ("sum(own) / len(own)", "own[-1]", "the last word counts", AGREEMENT + "agreement_is_that"),
     ],
 }  # fmt: skip

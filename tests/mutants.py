@@ -1,4 +1,4 @@
-"""Small faults put into the equations, the trainer and the sampler, one at a time, to see that a test notices each.
+"""Small faults put into the equations, the trainer, the sampler and labelling, one at a time: a test has to notice each.
 
     python tests/mutants.py              all mutants; a table of who killed whom; exit 1 if one survives
     python tests/mutants.py 0 7 12       these only
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from faults import OPS, TRAINING
+from faults import LABELLING, OPS, TRAINING
 
 TESTS = Path(__file__).resolve().parent
 SOURCES = TESTS.parent / "src" / "konomi"
@@ -39,7 +39,7 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [Mutant(f"ops/{file}", *fault) for file, faults in OPS.items() for fault in faults]
-MUTANTS += [Mutant(file, *fault) for file, faults in TRAINING.items() for fault in faults]
+MUTANTS += [Mutant(file, *fault) for file, faults in (TRAINING | LABELLING).items() for fault in faults]
 
 
 def misplaced() -> list[str]:
@@ -124,7 +124,7 @@ def main(arguments: list[str]) -> int:
     import pytest  # noqa: F401
     import torch
 
-    if any(mutant.test for mutant in ([MUTANTS[int(number)] for number in arguments] or MUTANTS)):
+    if any(mutant.file in TRAINING for mutant in ([MUTANTS[int(number)] for number in arguments] or MUTANTS)):
         import accelerate  # noqa: F401
         import transformers  # noqa: F401
     torch.set_num_threads(1)

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from konomi.data.records import Candidate
 from konomi.labelling.answers import save
 from konomi.labelling.assignments import next_task
 from konomi.labelling.database import Store
 from konomi.labelling.import_tasks import create_store
 from konomi.labelling.queue import Settings
-from konomi.labelling.records import Answer, NewTask, Person, Shown
+from konomi.labelling.records import Answer, NewTask, Person, Refused, Shown
 
 NOW = 1_800_000_000.0
 
@@ -65,3 +67,8 @@ def take(store: Store, person: Person, now: float = NOW) -> Shown:
     shown = next_task(store, person, now)
     assert shown is not None
     return shown
+
+
+def refused(code: str, message: str) -> Any:
+    """A context in which an input has to be refused, with this message from beginning to end."""
+    return pytest.raises(Refused, match=f"^{message}$", check=lambda error: error.code == code)

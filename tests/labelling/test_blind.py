@@ -160,7 +160,7 @@ def test_a_damaged_comparison_is_one_message(change: dict[str, Any]) -> None:
             DataError, match=r"^texts, row 2: prompt, before and after have to be texts: compare.json is damaged; "
         ):
             tasks_of_comparison({"texts": rows}, "run-1")
-    with pytest.raises(DataError, match=r"^texts is no list: compare.json is damaged; konomi compare RUN makes it anew$"):
+    with pytest.raises(DataError, match=r"^texts is not a list: compare.json is damaged; konomi compare RUN writes it again$"):
         tasks_of_comparison({"texts": {}}, "run-1")
 
 

@@ -64,7 +64,6 @@ def test_sources_stay_apart() -> None:
     assert [c.source for c in counted(given)] == ["one", "two"]
 
 
-@settings(deadline=None)
 @given(rankings(), st.randoms(use_true_random=False))
 def test_scores_ask_for_no_names_and_no_order(given: list[Ranking], random: object) -> None:
     expected = {(s.prompt, s.response): s.score for s in mean_scores(given)}
@@ -95,7 +94,6 @@ def slow_counts(given: Sequence[Ranking]) -> dict[tuple[str, str, str], Counter[
     return found
 
 
-@settings(deadline=None)
 @given(rankings())
 def test_counts_are_those_of_slow_loops(given: list[Ranking]) -> None:
     found = {}
@@ -116,7 +114,6 @@ def test_a_person_has_one_vote() -> None:
     assert counted([]) == []
 
 
-@settings(deadline=None)
 @given(rankings())
 def test_soft_pairs_say_what_the_counts_say(given: list[Ranking]) -> None:
     counts = counted(given)
@@ -295,7 +292,7 @@ def test_counts_as_contests_of_what_wrote_them() -> None:
 # -- the fit -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 4))
 def test_the_fit_is_a_minimum(seed: int, rows: int, columns: int) -> None:
     rng = np.random.default_rng(seed)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
 
 import krippendorff
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from konomi.statistics.concordance import alphas, coincidences, kendall_w, tau_b
+from konomi.data.records import Ranking
+from konomi.statistics.concordance import alphas, coincidences, concordance, kendall_w, tau_b
+from some_comparisons import TEXTS, noisy_rankings
 
 values = st.integers(1, 4)
 
@@ -24,7 +28,6 @@ def tables(draw: st.DrawFn, missing: bool = False) -> list[list[int | None]]:
     return draw(st.lists(st.lists(cell, min_size=items, max_size=items), min_size=1, max_size=5))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(values, values), max_size=8))
 def test_tau_b_is_that_of_scipy(both: list[tuple[int, int]]) -> None:
     x, y = [a for a, _ in both], [b for _, b in both]
@@ -36,7 +39,6 @@ def test_tau_b_is_that_of_scipy(both: list[tuple[int, int]]) -> None:
         assert tau_b(x, [-b for b in y]) == pytest.approx(-float(tau_b(x, y) or 0.0))
 
 
-@settings(deadline=None)
 @given(tables())
 def test_w_is_that_of_the_friedman_test(table: list[list[int]]) -> None:
     """Friedman's statistic, with its correction for ties, is M (U - 1) W."""
@@ -79,7 +81,6 @@ def of_package(table: Sequence[Sequence[float | None]]) -> float:
     return float(krippendorff.alpha(reliability_data=data, level_of_measurement="ordinal"))
 
 
-@settings(deadline=None)
 @given(tables(missing=True))
 def test_alpha_is_that_of_the_package(table: list[list[int | None]]) -> None:
     units = [[v for v in unit if v is not None] for unit in zip(*table, strict=True)]
@@ -107,3 +108,79 @@ def test_too_little() -> None:
     assert ordinal_alpha([[1, None], [None, 2]]) is None and ordinal_alpha([[3, 3], [3, 3]]) is None
     assert ordinal_alpha([[1, 2, 3], [1, 2, 3]]) == 1.0
     assert kendall_w([[1, 2, 3], [1, 2, 3]]) == 1.0
+
+
+def slow_concordance(rankings: Sequence[Ranking]) -> tuple[float, float, float]:
+    taus, alphas = [], []
+    ws = []
+    raters = sorted({str(r.rater) for r in rankings})
+    for prompt in sorted({r.prompt for r in rankings}):
+        tables = {}
+        for rater in raters:
+            own = [r for r in rankings if (r.prompt, r.rater) == (prompt, rater)]
+            if own:
+                # less is better in ranks, so turned round
+                middle = [-stats.rankdata([dict(zip(r.responses, r.ranks, strict=True))[t] for t in TEXTS]) for r in own]
+                tables[rater] = np.round(np.mean(middle, axis=0), 9)
+        if len(tables) < 2:
+            continue
+        for x, y in combinations(tables.values(), 2):
+            if len(set(x)) > 1 and len(set(y)) > 1:
+                taus.append(stats.kendalltau(x, y).statistic)
+        if any(len(set(x)) > 1 for x in tables.values()):
+            columns = list(zip(*tables.values(), strict=True))
+            ws.append(stats.friedmanchisquare(*columns).statistic / (len(tables) * 3))
+        alphas.append(np.array([tables.get(rater, np.full(4, np.nan)) for rater in raters]))
+    alpha = krippendorff.alpha(reliability_data=np.concatenate(alphas, axis=1), level_of_measurement="ordinal")
+    return float(np.mean(taus)), float(np.mean(ws)), float(alpha)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_concordance_is_that_of_the_packages(seed: int) -> None:
+    rankings = noisy_rankings(seed)
+    found = concordance(rankings)
+    assert found is not None
+    tau, w, alpha = slow_concordance(rankings)
+    for name, expected in (("tau_b", tau), ("w", w), ("alpha", alpha)):
+        assert found[name]["value"] == pytest.approx(expected), name
+        assert found[name]["low"] < expected < found[name]["high"], name
+    assert found["people"] == 3
+    assert found["tasks"] == found["prompts"] <= 40
+
+
+def test_intervals_of_alpha_are_those_of_slow_resamples() -> None:
+    rankings = noisy_rankings(7, prompts=12)
+    by_prompt: dict[str, list[Ranking]] = {}
+    for r in rankings:
+        by_prompt.setdefault(r.prompt, []).append(r)
+    rng = np.random.default_rng(0)
+    values = []
+    for _ in range(100):
+        picks = rng.choice(list(by_prompt), size=len(by_prompt))
+        made = [replace(r, prompt=f"{i}") for i, name in enumerate(picks) for r in by_prompt[str(name)]]
+        values.append(slow_concordance(made)[2])
+    found = concordance(rankings)
+    assert found is not None
+    low, high = np.quantile(values, [0.025, 0.975])
+    assert (found["alpha"]["low"], found["alpha"]["high"]) == pytest.approx((low, high), abs=0.06)
+
+
+def test_tasks_of_several_sizes_and_of_one_prompt() -> None:
+    rankings = [
+        *(Ranking("p", ("a", "b"), (1, 2), rater) for rater in "xy"),
+        *(Ranking("p", ("c", "a", "b"), (1, 2, 3), rater) for rater in "xy"),
+        Ranking("p", ("a", "c"), (1, 2), "x"),
+    ]
+    found = concordance(rankings)
+    assert found is not None
+    assert (found["tasks"], found["prompts"], found["people"]) == (2, 1, 2)
+    for name in ("tau_b", "w", "alpha"):
+        assert found[name]["value"] == pytest.approx(1)
+
+
+def test_one_person_nothing_but_ties_and_nothing() -> None:
+    assert concordance([Ranking("p", ("a", "b"), (1, 2), "x"), Ranking("p", ("a", "b"), (1, 2))]) is None
+    assert concordance([]) is None
+    found = concordance([Ranking("p", ("a", "b"), (1, 1), rater) for rater in "xy"])
+    assert found is not None
+    assert [found[name] for name in ("tau_b", "w", "alpha")] == [{"value": None, "low": None, "high": None}] * 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -14,7 +14,6 @@ from konomi.statistics.power import POWER, RATES, detectable, enough_votes, powe
 NOTHING = {"value": None, "low": None, "high": None}
 
 
-@settings(deadline=None)
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_wilson_and_sign_test_are_those_of_scipy(wins: int, losses: int) -> None:
     votes = wins + losses
@@ -53,7 +52,6 @@ def test_power_is_the_sum_over_all_outcomes(votes: int, rate: float) -> None:
     assert power(votes, rate) == pytest.approx(slow_power(votes, rate), abs=1e-12)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 400), st.floats(0, 1))
 def test_power_knows_no_side(votes: int, rate: float) -> None:
     assert power(votes, rate) == pytest.approx(power(votes, 1 - rate), abs=1e-9)

@@ -248,7 +248,7 @@ def test_a_port_that_is_taken() -> None:
 def test_names_are_checked_first_and_found_again(tmp_path: Path) -> None:
     file = candidates_file(tmp_path / "c.jsonl")
     said = CliRunner().invoke(app, ["label", str(tmp_path / "P"), "--candidates", str(file), "--people", "a\u202eb"])
-    assert said.exit_code == 2 and "letters to call somebody by are needed" in said.output
+    assert said.exit_code == 2 and "a name of visible characters is needed" in said.output
     assert not (tmp_path / "P").exists()
     project = make_project(tmp_path / "P")
     for _ in range(2):  # the second time she is there already

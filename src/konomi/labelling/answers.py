@@ -1,4 +1,4 @@
-"""Answers: checked, saved, read again, and collected for an export."""
+"""Answers: validated, saved, read back, and collected for an export."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import math
 import re
 import sqlite3
-from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 from konomi.data.records import Candidate
@@ -25,7 +23,7 @@ from konomi.labelling.records import (
     Exported,
     Item,
     Judgement,
-    Mine,
+    OwnAnswer,
     Person,
     Refused,
     Saved,
@@ -36,11 +34,11 @@ from konomi.labelling.tables import checked_answer, checked_json, checked_task, 
 
 NO_ANSWERS = "nobody has answered anything yet: there is nothing to export"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I)
-_NEEDED = {"ranked": "each needs one", "all_bad": "each needs one, or none has one", "skipped": "none may have one"}
+_RANKS = {"ranked": "each needs one", "all_bad": "each needs one, or none has one", "skipped": "none may have one"}
 
 
 def checked(answer: Answer, keys: str) -> Answer:
-    """``answer`` as it is stored, its ranks as ``1 2 2 4``.
+    """Validate an answer, and return it as it is stored, its ranks as ``1 2 2 4``.
 
     Args:
         keys: of the texts that were shown.
@@ -73,11 +71,10 @@ def checked(answer: Answer, keys: str) -> Answer:
 
 
 def _ranks(answer: Answer, keys: str) -> dict[str, int]:
-    needed: dict[str, list[set[str]]] = {"ranked": [set(keys)], "all_bad": [set(keys), set()], "skipped": [set()]}
-    allowed = needed[answer.kind]
-    if set(answer.ranks) not in allowed:
+    each, none = set(answer.ranks) == set(keys), not answer.ranks
+    if not {"ranked": each, "all_bad": each or none, "skipped": none}[answer.kind]:
         given = f"ranks for {', '.join(answer.ranks) or 'none'} of {', '.join(keys)}"
-        raise Refused("bad_ranks", f"{given}: {_NEEDED[answer.kind]} when {answer.kind}")
+        raise Refused("bad_ranks", f"{given}: {_RANKS[answer.kind]} when {answer.kind}")
     ranks = list(answer.ranks.values())
     for rank in ranks:
         if not 1 <= rank <= len(keys):
@@ -88,7 +85,7 @@ def _ranks(answer: Answer, keys: str) -> dict[str, int]:
 def save(store: Store, person: Person, answer: Answer, now: float, *, seen: int | None = None) -> Saved:
     """Save an answer, or a revision of an earlier one; it is on the disk when this returns.
 
-    The person's next task is chosen in the same commit. An answer that comes after its lease ended is saved too.
+    The person's next task is chosen in the same commit. A late answer, after the end of its lease, is saved too.
 
     Args:
         now: seconds since 1970.
@@ -109,15 +106,15 @@ def save(store: Store, person: Person, answer: Answer, now: float, *, seen: int 
             raise Refused("unknown_task", f"no task {answer.shown[:40]!r} was shown to {person.id}")
         known = db.execute(f"{ROWS} WHERE answers.id = ?", (answer.id,)).fetchone()
         if known is None and store.frozen:
-            raise Refused("frozen", "the answers are final: none is taken any more")
+            raise Refused("frozen", "the collection is closed: no more answers are taken")
         answer, revision = checked(answer, KEYS[: len(showing[2])]), showing[4]
         if known is not None:
             before, revision = _answer(known)
             if before != answer:
-                raise Refused("conflict", f"answer {answer.id} was saved with another content; a new answer needs a new id")
+                raise Refused("conflict", f"answer {answer.id} was saved with other content; a new answer needs a new id")
             return Saved(answer.id, answer.shown, revision, again=True)
         if seen is not None and seen != revision:
-            latest = f"the latest answer is revision {revision}; this one was made over {seen}: look at it first"
+            latest = f"the latest answer is revision {revision}, and this one was to replace revision {seen}: look at it first"
             raise Refused("conflict_revision", latest)
         _insert(db, person, answer, showing, now)
         if revision == 0:
@@ -165,7 +162,7 @@ def _answer(row: tuple[Any, ...]) -> tuple[Answer, int]:
     return answer, revision
 
 
-def own_answers(store: Store, person: Person, limit: int = 50, before: str | None = None) -> list[Mine]:
+def own_answers(store: Store, person: Person, limit: int = 50, before: str | None = None) -> list[OwnAnswer]:
     """The person's own answers, newest first; with ``before`` (a showing) those older than the answer to it.
 
     Raises:
@@ -185,7 +182,7 @@ def own_answers(store: Store, person: Person, limit: int = 50, before: str | Non
             f" WHERE person = ? AND answered > 0{earlier} ORDER BY answered DESC, shown.id DESC LIMIT ?",
             (person.id, *cursor, limit),
         )
-        return [Mine(*row) for row in rows]
+        return [OwnAnswer(*row) for row in rows]
 
 
 def changes(store: Store) -> int:
@@ -195,35 +192,26 @@ def changes(store: Store) -> int:
         return (int(store.meta("forgotten") or 0) << 40) + int(newest)
 
 
-@dataclass
-class _Counter:
-    """Comparisons counted so far: up to which row of answers, with how many rows, and which answer that row is."""
-
-    rows: int = 0
-    newest: int = 0
-    id: str | None = None
-    total: int = 0
-
-
 def comparisons(store: Store) -> int | None:
-    """How many comparisons there are (two texts, one person, no tie); None where before and after are compared."""
+    """How many comparisons there are (two texts, one person, no tie); None where before and after are compared.
+
+    Only answers that came since the last call are read.
+    """
     with store.read() as db:
         if db.execute("SELECT 1 FROM tasks WHERE kind <> 'rank' LIMIT 1").fetchone():
             return None
-        counter: _Counter = store.cache.setdefault("comparisons", _Counter())
-        rows = db.execute("SELECT count(*) FROM answers").fetchone()[0]
-        new = db.execute(_SINCE, (counter.newest,)).fetchall()
-        newest = db.execute("SELECT id FROM answers WHERE rowid = ?", (counter.newest,)).fetchone()
-        if counter.rows + len(new) != rows or (counter.newest and newest != (counter.id,)):
+        rows, newest, last, total = store.cache.get("comparisons", (0, 0, None, 0))
+        new = db.execute(_SINCE, (newest,)).fetchall()
+        count = db.execute("SELECT count(*) FROM answers").fetchone()[0]
+        if rows + len(new) != count or last != db.execute("SELECT id FROM answers WHERE rowid = ?", (newest,)).fetchone():
             # somebody was forgotten, and row numbers are given again: count anew
-            counter, new = _Counter(), db.execute(_SINCE, (0,)).fetchall()
-        total, last = counter.total, (counter.newest, counter.id)
-        for number, id, repeat, kind, ranks, kind_before, ranks_before in new:
+            newest, last, total, new = 0, None, 0, db.execute(_SINCE, (0,)).fetchall()
+        for newest, id, repeat, kind, ranks, kind_before, ranks_before in new:
+            last = (id,)
             if not repeat:
-                total += _decided(number, kind, ranks) - _decided(number, kind_before, ranks_before)
-            last = number, id
-        store.cache["comparisons"] = _Counter(rows, *last, total)
-        return total
+                total += _decided(newest, kind, ranks) - _decided(newest, kind_before, ranks_before)
+        store.cache["comparisons"] = count, newest, last, total
+        return int(total)
 
 
 _SINCE = """SELECT answers.rowid, answers.id, repeat, answers.kind, answers.ranks, before.kind, before.ranks FROM answers
@@ -232,14 +220,14 @@ _SINCE = """SELECT answers.rowid, answers.id, repeat, answers.kind, answers.rank
     WHERE answers.rowid > ? ORDER BY answers.rowid"""
 
 
-def _decided(number: int, kind: str | None, ranks: str | None) -> int:
-    """Comparisons in one answer."""
+def _decided(row: int, kind: str | None, ranks: str | None) -> int:
+    """Comparisons in one answer: each rank less 1 is how many texts are better."""
     if kind != "ranked":
         return 0
-    values = checked_json(f"row {number} of the table answers", ranks or "[]")
+    values = checked_json(f"row {row} of the table answers", ranks or "[]")
     if not isinstance(values, list) or not all(type(rank) is int for rank in values):
-        raise sqlite3.DatabaseError(f"row {number} of the table answers is not as it was written")
-    return math.comb(len(values), 2) - sum(math.comb(count, 2) for count in Counter(values).values())
+        raise sqlite3.DatabaseError(f"row {row} of the table answers is not as it was written")
+    return sum(values) - len(values)
 
 
 def collect(store: Store, *, freeze: bool = False) -> Exported:

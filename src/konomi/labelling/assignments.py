@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from konomi.labelling import people, queue
 from konomi.labelling.database import Store
@@ -13,13 +14,13 @@ from konomi.labelling.records import KEYS, Person, Progress, Shown, ShownText, w
 from konomi.labelling.tables import checked_places, task_of
 
 RECENT = 30
-"""Answers that a person's speed is taken from."""
+"""The last answers, from which a person's speed is estimated."""
 PAUSE = 600.0
-"""Seconds that one answer counts for at most: who has left the page open has not worked."""
+"""Most seconds that one answer counts for: a page that is left open is no work."""
 
 _LEASED = """(SELECT count(*) FROM shown AS other WHERE other.task = tasks.id AND other.number IS NULL AND other.until > :now
     AND other.repeat = 0)"""
-# what the person gave up to others, and never answered, is theirs again should there be room again
+# a task that the person gave up and never answered may come back to them while there is room
 _SEEN = """EXISTS (SELECT 1 FROM shown WHERE shown.person = :person AND shown.task = tasks.id
     AND (shown.number IS NOT NULL OR shown.until > 0))"""
 _UNSEEN = f"""SELECT id, place, {_LEASED}, {_SEEN} FROM tasks WHERE covered = :covered AND place >= :begin AND place < :end"""
@@ -63,7 +64,7 @@ def find_shown(store: Store, person: Person, shown_id: str) -> Shown | None:
 
 
 def give_up(store: Store, person: Person) -> None:
-    """Leave the person's open task to others. Should an answer still come it is saved."""
+    """Release the person's open task to others. A late answer is still saved."""
     with store.write() as db:
         db.execute("UPDATE shown SET until = 0 WHERE person = ? AND number IS NULL", (person.id,))
 
@@ -128,13 +129,13 @@ def progress_of(store: Store, person: Person, now: float) -> Progress:
         )
 
 
+@dataclass(frozen=True)
 class TasksFor:
     """The tables as :class:`queue.Tasks`: for one person, at one moment."""
 
-    def __init__(self, db: sqlite3.Connection, person: str, now: float) -> None:
-        self.db = db
-        self.person = person
-        self.now = now
+    db: sqlite3.Connection
+    person: str
+    now: float
 
     def history(self) -> History:
         """How much the person has done."""
@@ -183,7 +184,7 @@ def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float
         if repeat or ended > now or tasks.has_room(task, settings.overlap):
             db.execute("UPDATE shown SET until = ? WHERE id = ?", (until, showing))
             return showing
-        # others have taken it since; should an answer still come it is saved
+        # others have taken it since; a late answer is still saved
         db.execute("UPDATE shown SET until = 0 WHERE id = ?", (showing,))
     choice = queue.choose(tasks.history(), tasks, settings)
     if choice is None:

@@ -1,6 +1,6 @@
 """A run's before/after as a blind comparison: tasks of two texts each, and the verdict of their answers.
 
-Which text is from before training and which from after is in their sources, which raters never see.
+The sources of the texts say which is from before training and which from after; raters never see them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ def tasks_of_comparison(comparison: Mapping[str, Any], run: str) -> list[NewTask
     Where a prompt was answered several times, two different texts of the same model become a further task (A/A), which shows
     what people say when there is no difference. At most one such task for each ten others.
 
-    Args:
-        comparison: the content of the file.
-        run: the name of the run in the sources of the texts.
+    ``run`` is the name of the run in the sources of the texts.
 
     Raises:
         DataError: no held-out prompt has two different texts; a row is damaged.
@@ -53,9 +51,9 @@ def tasks_of_comparison(comparison: Mapping[str, Any], run: str) -> list[NewTask
 def _rows(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rows of the held-out prompts, checked."""
     rows = comparison.get("texts", [])
-    mend = "compare.json is damaged; konomi compare RUN makes it anew"
+    mend = "compare.json is damaged; konomi compare RUN writes it again"
     if not isinstance(rows, list):
-        raise DataError(f"texts is no list: {mend}")
+        raise DataError(f"texts is not a list: {mend}")
     for number, row in enumerate(rows, start=1):
         known = isinstance(row, dict) and isinstance(row.get("prompt"), str)
         for texts in (row, row.get("again", row)) if known else ():

@@ -1,7 +1,8 @@
 """The store: one SQLite file of tasks, people and answers, for several threads and processes at once.
 
 - A commit is on the disk before it returns. In WAL mode SQLite before 3.51.3 can, very rarely, damage the file; older versions
-  use the rollback journal, with one more flush, so that no power failure brings a journal back. Writers queue either way.
+  use the rollback journal, with one more flush, so that a removed journal is not back after a power failure. Writers queue
+  either way.
 - Tables change by migrations alone: a new file goes through all of them, an old one through those it lacks.
 - What is deleted is overwritten (``secure_delete``).
 
@@ -51,19 +52,13 @@ class Store:
     They raise DataError when the file is damaged, and RunError when the disk fails or others keep the file locked.
 
     Attributes:
-        settings: how the work is handed out: the project's, not the file's.
-        wait: seconds that a transaction may wait for its turn, and again at its end.
+        settings: the project's; they are not in the file.
+        wait: seconds that a transaction may wait for its turn, and again at its end; ``BUSY_SECONDS`` by default.
         cache: what functions remember between calls.
     """
 
     def __init__(self, path: Path, settings: Settings, *, new: bool = False, wait: float | None = None) -> None:
-        """Open the file, check all of it, and bring its tables up to date.
-
-        Args:
-            path: of the file.
-            settings: of the project.
-            new: make the file, for its owner alone; :func:`konomi.labelling.import_tasks.create_store` also fills it.
-            wait: None: ``BUSY_SECONDS``.
+        """Open the file, check all of it, and bring its tables up to date. With ``new`` make it, for its owner alone.
 
         Raises:
             DataError: there is no such file (or, if ``new``, there is one); it is damaged, another program's, or of a
@@ -248,8 +243,7 @@ def look_up(path: Path, question: Callable[[Path], bool]) -> bool:
 def draft_of(path: Path, parent: Path) -> Iterator[Path]:
     """A directory in ``parent`` for its owner alone, which is removed at the end unless the block has renamed it.
 
-    Raises:
-        RunError: something cannot be written.
+    Raises RunError: something cannot be written.
     """
     draft = parent / f".{path.absolute().name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
@@ -282,7 +276,7 @@ def explained(path: Path, wait: float = BUSY_SECONDS) -> Iterator[None]:
             ) from error
         if "no such" in str(error):  # a table or a column
             raise _damaged(path, error) from error
-        raise RunError(f"{path}: {error}; is there space, and may it be written?") from error
+        raise RunError(f"{path}: {error}; is there space on the disk, and may the file be written?") from error
     except sqlite3.DatabaseError as error:
         if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InternalError)):
             raise
@@ -291,6 +285,6 @@ def explained(path: Path, wait: float = BUSY_SECONDS) -> Iterator[None]:
 
 def _damaged(path: Path, error: sqlite3.DatabaseError) -> DataError:
     return DataError(
-        f"{path}: damaged, or not a database ({error}). Put a copy from before in its place; what can still be read goes "
-        f"into a new file by: sqlite3 {path.name} .recover | sqlite3 new.sqlite3"
+        f"{path}: damaged, or not a database ({error}). Restore a backup; to copy what can "
+        f"still be read into a new file: sqlite3 {path.name} .recover | sqlite3 new.sqlite3"
     )

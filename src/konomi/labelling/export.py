@@ -94,7 +94,6 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
     """Write all files into a new directory, in one step, and return the manifest.
 
     Args:
-        exported: from :func:`konomi.labelling.answers.collect`.
         out: the directory, which must not exist; only its owner can read it.
         also: further JSON files, by name.
         about: further entries of the manifest.

@@ -43,8 +43,8 @@ _CONFESSIONS = re.compile(
 )
 _GENERIC = {"base", "after", "before", "tuned", "model", "models", "initial", "final", "test", "policy", "chat", "instruct"}
 """Directory names that name no model."""
-_UNSEEN = re.compile("[\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-"""Invisible marks: variation selectors and the grapheme joiner."""
+_INVISIBLE = re.compile("[\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""Variation selectors and the grapheme joiner."""
 _TAG = re.compile("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]")
 
@@ -72,13 +72,7 @@ class Row:
 
 
 def create_store(path: Path, tasks: Iterable[NewTask], settings: Settings, models: Iterable[str] = ()) -> tuple[Store, Imported]:
-    """Make a store of tasks.
-
-    Args:
-        path: of the file.
-        tasks: at least one.
-        settings: how the work is handed out.
-        models: names of models besides those in the sources of the texts; a text that names one is flagged.
+    """Make a store of tasks. A text that names a model, one of ``models`` or of the sources of the texts, is flagged.
 
     Raises:
         DataError: the file exists; there are no tasks, or one cannot be used. No file is then made.
@@ -96,7 +90,7 @@ def create_store(path: Path, tasks: Iterable[NewTask], settings: Settings, model
 
 
 def add_tasks(store: Store, tasks: Iterable[NewTask]) -> Imported:
-    """Add tasks; those that are there already stay as they are.
+    """Add tasks; known ones stay as they are.
 
     Raises:
         DataError: there are no tasks, or one cannot be used. None is then added.
@@ -137,24 +131,21 @@ def names_a_model(text: str, names: Iterable[str] = ()) -> bool:
     """Whether a text reveals that a model wrote it: by a name, or "as an AI language model".
 
     A family whose name is also a word (Claude, Llama, Gemini) counts with a version, or in a sentence that speaks of models,
-    AI, or "I am".
-
-    Args:
-        text: a response.
-        names: names that count besides those of well-known families.
+    AI, or "I am"; ``names`` count besides those of well-known families.
 
     >>> names_a_model("私は ＧＰＴ-4 です。"), names_a_model("I am Claude."), names_a_model("Claude Monet was a painter.")
     (True, True, False)
     """
-    # full-width letters, and characters that are not seen, hide a name from a program but not from people
-    seen = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf" and not _UNSEEN.match(c))
-    if _CONFESSIONS.search(seen) or _VERSION.search(seen):
+    # full-width letters and invisible characters hide a name from a program but not from people
+    normal = unicodedata.normalize("NFKC", text)
+    visible = "".join(each for each in normal if unicodedata.category(each) != "Cf" and not _INVISIBLE.match(each))
+    if _CONFESSIONS.search(visible) or _VERSION.search(visible):
         return True
-    if any(_ALONE.search(each) and _OF_MODELS.search(each) for each in _SENTENCE.split(seen)):
+    if any(_ALONE.search(each) and _OF_MODELS.search(each) for each in _SENTENCE.split(visible)):
         return True
     known = "|".join(re.escape(unicodedata.normalize("NFKC", name)) for name in (*MODELS, *names))
     # a version may follow (GPT4, gemma3), a letter may not; Japanese stands beside a name without a space
-    return re.search(rf"(?<![A-Za-z0-9])({known})(?![A-Za-z])", seen, re.I) is not None
+    return re.search(rf"(?<![A-Za-z0-9])({known})(?![A-Za-z])", visible, re.I) is not None
 
 
 def model_names(models: Iterable[object]) -> tuple[str, ...]:
@@ -173,9 +164,8 @@ def prepare(tasks: Sequence[NewTask], k_max: int, models: Iterable[object] = ())
     Of equal texts of a task only the first is kept. A task with fewer than two different texts is left out.
 
     Args:
-        tasks: at least one.
         k_max: candidates that a task may have.
-        models: names of models besides those that the candidates' sources say.
+        models: names of models besides those in the sources of the candidates.
 
     Raises:
         DataError: there is no task, or one is not what :class:`NewTask` says.
@@ -208,7 +198,7 @@ def _row(where: str, task: NewTask, k_max: int, names: Sequence[str], notes: lis
     kept: list[Candidate] = []
     for number, each in enumerate(task.candidates, start=1):
         text = checked_text(where, f"candidate {number}", each.text, blank=True)
-        first = places.setdefault(_looks(text), number)
+        first = places.setdefault(_as_seen(text), number)
         if first == number:
             kept.append(each)
         else:
@@ -227,7 +217,7 @@ def _row(where: str, task: NewTask, k_max: int, names: Sequence[str], notes: lis
     return Row(digest, task.prompt, lang, task.kind, _json(where, "columns", task.columns), tuple(candidates))
 
 
-def _looks(text: str) -> str:
+def _as_seen(text: str) -> str:
     """Equal for texts that look the same to a reader."""
     return unicodedata.normalize("NFC", text.replace("\r\n", "\n")).strip()
 

@@ -1,7 +1,7 @@
 """People under pseudonyms, and their tokens.
 
 A token is 256 random bits; only its SHA-256 is kept, so that a copy of the file lets nobody in. A fast hash is enough, as
-guessing one is hopeless. The token of an invite works until it is revoked; it is swapped for one of a session, which a browser
+nobody can guess 256 bits. The token of an invite works until it is revoked; it is swapped for one of a session, which a browser
 keeps for a month. Session tokens have a prefix, and their hashes a byte before them, so that expired ones can be found.
 """
 
@@ -32,7 +32,7 @@ def add_person(store: Store, name: str, *, admin: bool = False) -> tuple[Person,
     name = checked_name(name)
     with store.write() as db:
         if db.execute("SELECT 1 FROM people WHERE name = ? OR id = ?", (name, name)).fetchone():
-            raise Refused("name_taken", f"there is a person {name!r} already; choose another name")
+            raise Refused("name_taken", f"the name {name!r} is taken; choose another")
         person = f"p-{secrets.token_hex(5)}"
         db.execute("INSERT INTO people (id, name, admin, created) VALUES (?, ?, ?, ?)", (person, name, admin, time.time()))
         token = new_token(store, person)
@@ -47,7 +47,7 @@ def checked_name(name: str) -> str:
     """
     name = _spaced(name)
     if not name or not name.isprintable():
-        raise Refused("bad_name", f"name {name[:40]!r}: letters to call somebody by are needed")
+        raise Refused("bad_name", f"name {name[:40]!r}: a name of visible characters is needed")
     if len(name) > NAME_LIMIT:
         raise Refused("too_long", f"the name has {len(name):,} characters; {NAME_LIMIT} are allowed")
     return name

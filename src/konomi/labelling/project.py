@@ -31,7 +31,7 @@ from konomi.reading import parse_json
 
 VERSION = 1
 LANGUAGES = ("ja", "en")
-"""Of the page."""
+"""Of the page that raters see."""
 GUIDELINES = Path(__file__).with_name("guidelines.md").read_text(encoding="utf-8")
 """The guidelines of a new project; its owner edits them."""
 
@@ -93,10 +93,8 @@ def create_project(
 
     Args:
         path: a directory that does not exist yet, or is empty.
-        tasks: at least one.
         title: None: the directory's name.
         lang: in which the page starts; None: that of most prompts.
-        settings: None: the defaults.
         models: as in :func:`create_store`.
 
     Raises:

@@ -15,7 +15,7 @@ from konomi.data.records import Candidate, Task
 from konomi.errors import DataError
 
 KINDS = ("rank", "compare", "same")
-"""Of tasks: responses of any models; before and after of one run; two responses of the same model (A/A)."""
+"""Kinds of tasks: responses of any models; before and after of one run; two responses of the same model (A/A)."""
 ANSWERS = ("ranked", "all_bad", "skipped")
 FLAGS = ("unsafe", "broken", "reveals")
 KEYS = "abcdefghi"
@@ -53,7 +53,7 @@ Text = Annotated[str, BeforeValidator(lambda value: without_surrogates(value) if
 
 
 class Body(BaseModel):
-    """JSON from a page."""
+    """JSON that a page sends."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -83,9 +83,9 @@ class NewTask:
     columns: dict[str, Any] = field(default_factory=dict)  # the prompt's other columns; they come out with the export
 
     @classmethod
-    def of(cls, task: Task, lang: str | None = None) -> NewTask:
+    def of(cls, task: Task) -> NewTask:
         """A task of a file of candidates."""
-        return cls(task.prompt, task.candidates, lang, columns=task.columns)
+        return cls(task.prompt, task.candidates, columns=task.columns)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who may answer."""
+    """A rater, or the owner."""
 
     id: str  # a random pseudonym, the only trace of a person in exports
     name: str  # used by the project's owner
@@ -141,7 +141,7 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Mine:
+class OwnAnswer:
     """A person's own answer: the showing, its prompt, when it was first answered, its latest kind and revision."""
 
     shown: str

@@ -10,7 +10,7 @@ from konomi.labelling.export import rankings, repeated
 from konomi.labelling.records import Exported
 from konomi.statistics.aggregation import Counted, counted
 from konomi.statistics.agreement import enough_comparisons, intra_rater, people
-from konomi.statistics.bootstrap import LEVEL, VERSION
+from konomi.statistics.bootstrap import header
 from konomi.statistics.bradley_terry import bradley_terry, contests
 from konomi.statistics.concordance import concordance
 from konomi.text import plural
@@ -26,13 +26,11 @@ def statistics(exported: Exported, seed: int = 0) -> dict[str, Any]:
     """
     first, repeats = rankings(exported), repeated(exported)
     return {
-        "version": VERSION,
-        "level": LEVEL,
-        "seed": seed,
-        **enough_comparisons(first, seed),
-        "oneself": intra_rater(repeats, seed),
+        **header(seed),
+        **enough_comparisons(first),
+        "oneself": intra_rater(repeats),
         "concordance": concordance(first, seed),
-        "people": people(first, repeats, seed),
+        "people": people(first, repeats),
         "models": models(exported, counted(first), seed),
     }
 

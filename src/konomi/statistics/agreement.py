@@ -11,7 +11,7 @@ person, only ties) is None. Nobody is left out because of these figures.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +21,13 @@ import numpy.typing as npt
 from konomi.data.records import Group, Pair, Prompt, Ranking, groups
 from konomi.report.advice import FEW_COMPARISONS
 from konomi.statistics.aggregation import counted
-from konomi.statistics.bootstrap import Array, Sums, estimate, resample, share
+from konomi.statistics.bootstrap import Array, Sums, estimate, prompt_numbers, share_interval
 
 Couple = tuple[Ranking | Pair, Ranking | Pair]
 """A person's first record of a task, and its repeat."""
-Judged = dict[tuple[int, str, str], dict[str, float]]
-"""By the number of a prompt and two responses to it: each rater's label, 1 for the first response, 0.5 a tie."""
 
 
-def inter_rater(records: Sequence[Ranking | Pair], seed: int = 0) -> dict[str, Any] | None:
+def inter_rater(records: Sequence[Ranking | Pair]) -> dict[str, Any] | None:
     """How often two people order the same two responses alike.
 
     A tie agrees by half with a preference, as if a coin were thrown. Two ties are not counted. What one person said several
@@ -40,61 +38,51 @@ def inter_rater(records: Sequence[Ranking | Pair], seed: int = 0) -> dict[str, A
         that this implies, (1 + sqrt(2 share - 1)) / 2; ``couples``: of people on a pair; ``prompts`` that these are from.
         None where no two people judged the same pair, or called all such pairs equal.
     """
-    by_prompt, numbers = groups(records), _numbers(records)
-    prompt = np.array([numbers[group.key] for group in by_prompt], dtype=np.int64)
-    return _figures(agreement_columns(by_prompt, prompt, len(numbers)), seed)
+    by_prompt = groups(records)
+    return _figures(agreement_columns(by_prompt, prompt_numbers([group.key for group in by_prompt])))
 
 
-def intra_rater(couples: Sequence[Couple], seed: int = 0) -> dict[str, Any] | None:
+def intra_rater(couples: Sequence[Couple]) -> dict[str, Any] | None:
     """How often people order two responses as they did before, by the rule of :func:`inter_rater`.
 
     Returns:
         As :func:`inter_rater`, without ``ceiling``; ``couples``: of a person's labels of a pair. None without repeats.
     """
-    numbers = _numbers(first for first, _ in couples)
-    columns = _empty(len(numbers))
-    for couple in couples:  # as if the repeat were another person's
-        both = [replace(each, rater=str(number)) for number, each in enumerate(couple)]
-        for (place, _, _), labels in _labels(both, numbers).items():
-            agree, count = agreements(list(labels.values()))[0]
-            columns["agree"][place] += agree
-            columns["agree_count"][place] += count
-    figures = _figures(columns, seed)
+    rows: list[tuple[int, float, float]] = []
+    for number, couple in zip(prompt_numbers([Prompt(first.prompt).key for first, _ in couples]), couples, strict=True):
+        both = groups([replace(each, rater=str(time)) for time, each in enumerate(couple)])  # as if of two people
+        rows += [(number, *agreements(list(labels.values()))[0]) for _, labels in _labels(both, [number] * len(both))]
+    figures = _figures(_columns(rows))
     return None if figures is None else {name: value for name, value in figures.items() if name != "ceiling"}
 
 
-def people(records: Sequence[Ranking | Pair], couples: Sequence[Couple] = (), seed: int = 0) -> list[dict[str, Any]]:
+def people(records: Sequence[Ranking | Pair], couples: Sequence[Couple] = ()) -> list[dict[str, Any]]:
     """Figures of each person, in the order of their names.
 
-    Args:
-        records: the first of each task.
-        couples: as in :func:`intra_rater`.
-        seed: of the resampling.
+    ``records`` are the first of each task, ``couples`` those of :func:`intra_rater`.
 
     Returns:
         ``rater``; ``records`` of theirs, repeats included; ``others``: :func:`inter_rater` of this person and everybody else;
         ``oneself``: :func:`intra_rater`; either may be None.
     """
     count = Counter(record.rater for record in [*records, *(again for _, again in couples)] if record.rater is not None)
-    numbers = _numbers(records)
-    columns: dict[str, dict[str, Array]] = defaultdict(lambda: _empty(len(numbers)))
-    for (place, _, _), by_rater in _labels(records, numbers).items():
-        for rater, (agree, others) in zip(by_rater, agreements(list(by_rater.values())), strict=True):
-            if others:
-                columns[rater]["agree"][place] += agree
-                columns[rater]["agree_count"][place] += others
+    by_prompt = groups(records)
+    rows: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    for number, labels in _labels(by_prompt, prompt_numbers([group.key for group in by_prompt])):
+        for rater, (agree, others) in zip(labels, agreements(list(labels.values())), strict=True):
+            rows[rater].append((number, agree, others))
     return [
         {
             "rater": rater,
             "records": count[rater],
-            "others": _figures(columns[rater], seed) if rater in columns else None,
-            "oneself": intra_rater([couple for couple in couples if couple[0].rater == rater], seed),
+            "others": _figures(_columns(rows[rater])),
+            "oneself": intra_rater([couple for couple in couples if couple[0].rater == rater]),
         }
         for rater in sorted(count)
     ]
 
 
-def enough_comparisons(records: Sequence[Ranking | Pair], seed: int = 0) -> dict[str, Any]:
+def enough_comparisons(records: Sequence[Ranking | Pair]) -> dict[str, Any]:
     """Whether the data is enough for a reward model.
 
     Returns:
@@ -109,24 +97,21 @@ def enough_comparisons(records: Sequence[Ranking | Pair], seed: int = 0) -> dict
         "ties": sum(c.ties for c in counts),
         "needed": FEW_COMPARISONS,
         "share": min(1.0, decided / FEW_COMPARISONS),
-        "agreement": inter_rater(records, seed),
+        "agreement": inter_rater(records),
     }
 
 
-def agreement_columns(by_prompt: Sequence[Group], prompt: npt.NDArray[np.int64], prompts: int) -> dict[str, Array]:
-    """By prompt: how many couples of raters judged the same two responses, and how often they agreed.
-
-    Args:
-        by_prompt: the comparisons.
-        prompt: the number of each group's prompt.
-        prompts: how many there are.
-    """
-    columns = _empty(prompts)
-    for (place, _, _), by_rater in _labels_of_groups(by_prompt, prompt).items():
-        for agree, count in agreements(list(by_rater.values())):  # each couple from either side
-            columns["agree"][place] += agree / 2
-            columns["agree_count"][place] += count / 2
-    return columns
+def agreement_columns(by_prompt: Sequence[Group], prompt: npt.NDArray[np.int64]) -> dict[str, Array]:
+    """By prompt, of which each group has a number: couples of raters who judged the same two responses, and how often they
+    agreed."""
+    return _columns(
+        [
+            (number, agree / 2, count / 2)  # each couple is seen from either side
+            for number, labels in _labels(by_prompt, prompt)
+            for agree, count in agreements(list(labels.values()))
+        ],
+        int(prompt.max(initial=-1)) + 1,
+    )
 
 
 def agreements(labels: Sequence[float]) -> list[tuple[float, int]]:
@@ -159,7 +144,7 @@ def ceiling(agreement: Array | float) -> Array:
 
 def model_and_ceiling(sums: Sums) -> dict[str, Any] | None:
     """The agreement of raters, the ceiling, and where the model stands; None where no two raters judged the same pair."""
-    figures = _shares(sums)
+    figures = _figures(sums.by_prompt)
     if figures is None:
         return None
     below = estimate(sums, lambda s: ceiling(s["agree"] / s["agree_count"]) - s["right"] / s["count"], "agree_count")
@@ -171,40 +156,32 @@ def model_and_ceiling(sums: Sums) -> dict[str, Any] | None:
     return {**order, "below": below, "of_ceiling": of_ceiling}
 
 
-def _figures(columns: Mapping[str, Array], seed: int) -> dict[str, Any] | None:
-    return _shares(resample(columns, seed))
-
-
-def _shares(sums: Sums) -> dict[str, Any] | None:
-    if not sums.total["agree_count"]:
+def _figures(columns: dict[str, Array]) -> dict[str, Any] | None:
+    agree_P, count_P = columns["agree"], columns["agree_count"]
+    if not count_P.any():
         return None
-    agreed = share(sums, "agree", "agree_count")
-    limit = {name: None if value is None else float(ceiling(value)) for name, value in agreed.items()}
-    couples, prompts = int(sums.total["agree_count"]), sums.prompts["agree_count"]
-    return {"share": agreed, "ceiling": limit, "couples": couples, "prompts": prompts}
+    share = share_interval(agree_P, count_P)
+    limit = {name: None if value is None else float(ceiling(value)) for name, value in share.items()}
+    return {"share": share, "ceiling": limit, "couples": int(count_P.sum()), "prompts": int(np.count_nonzero(count_P))}
 
 
-def _numbers(records: Iterable[Ranking | Pair]) -> dict[str, int]:
-    numbers: dict[str, int] = {}
-    for record in records:
-        numbers.setdefault(Prompt(record.prompt).key, len(numbers))
-    return numbers
-
-
-def _labels(records: Iterable[Ranking | Pair], numbers: Mapping[str, int]) -> Judged:
-    by_prompt = groups(records)
-    return _labels_of_groups(by_prompt, np.array([numbers[group.key] for group in by_prompt], dtype=np.int64))
-
-
-def _labels_of_groups(by_prompt: Sequence[Group], prompt: npt.NDArray[np.int64]) -> Judged:
+def _labels(by_prompt: Sequence[Group], prompt: Iterable[int]) -> list[tuple[int, dict[str, float]]]:
+    """For each two responses that somebody judged: the number of their prompt, and each rater's label, 1 for the first response,
+    0.5 a tie."""
     labels: dict[tuple[int, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for number, group in zip(prompt.tolist(), by_prompt, strict=True):
+    for number, group in zip(prompt, by_prompt, strict=True):
         for one, other, label, rater in group.judgements():
             if rater is not None:
                 first, second = sorted((group.responses[one], group.responses[other]))
                 labels[number, first, second][rater].append(label if first == group.responses[one] else 1 - label)
-    return {key: {rater: sum(own) / len(own) for rater, own in by_rater.items()} for key, by_rater in labels.items()}
+    return [
+        (number, {rater: sum(own) / len(own) for rater, own in by_rater.items()}) for (number, *_), by_rater in labels.items()
+    ]
 
 
-def _empty(prompts: int) -> dict[str, Array]:
-    return {name: np.zeros(prompts) for name in ("agree", "agree_count")}
+def _columns(rows: Sequence[tuple[int, float, float]], prompts: int = 0) -> dict[str, Array]:
+    """The number of a prompt, how often raters agree and how many couples count: summed by prompt."""
+    number, *values = np.array(rows, dtype=np.float64).reshape(-1, 3).T
+    place = number.astype(np.int64)
+    sums = (np.bincount(place, weights=each, minlength=prompts).astype(np.float64) for each in values)
+    return dict(zip(("agree", "agree_count"), sums, strict=True))

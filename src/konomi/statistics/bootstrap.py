@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,10 +43,20 @@ class Sums:
     prompts: dict[str, int]  # how many prompts have something other than 0 in the column
 
 
+def header(seed: int) -> dict[str, Any]:
+    """How a set of figures begins."""
+    return {"version": VERSION, "level": LEVEL, "seed": seed}
+
+
 def prompt_numbers(keys: Sequence[str]) -> npt.NDArray[np.int64]:
     """The number of each row's prompt, [N], counted from 0 in the order of first appearance."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def sum_by_prompt(prompt: npt.NDArray[np.int64], rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, Array]:
+    """By name: the values of the rows, 0 where there is none, summed by the number of each row's prompt."""
+    return {name: np.bincount(prompt, [row.get(name, 0.0) for row in rows]).astype(np.float64) for name in names}
 
 
 def resample_count(size: int, work: int = _WORK) -> int:

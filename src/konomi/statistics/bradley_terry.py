@@ -1,5 +1,6 @@
-"""Strengths of items that met in contests (Bradley and Terry 1952), fitted by Newton's method.
+"""Strengths of items that met in contests (Bradley and Terry 1952).
 
+Fitted by Newton's method: scikit-learn's logistic regression takes no shares of wins, and a thousand resamples are fitted.
 N contests, D coefficients, P prompts, R resamples.
 """
 
@@ -14,7 +15,7 @@ from scipy.special import expit
 
 from konomi.data.records import Prompt
 from konomi.statistics.aggregation import Counted
-from konomi.statistics.bootstrap import LEVEL, VERSION, Array, Interval, bootstrap, interval, prompt_numbers, without_interval
+from konomi.statistics.bootstrap import Array, Interval, bootstrap, header, interval, prompt_numbers, without_interval
 
 PRIOR = 0.1
 """Precision of the prior of a strength: an item that won its only contest has a chance of about 0.9, not 1."""
@@ -41,8 +42,7 @@ class Contest:
 def contests(counts: Iterable[Counted], name: Callable[[str, str], str | None]) -> list[Contest]:
     """Counted pairs as contests of what wrote the responses.
 
-    Args:
-        name: from (prompt, response) to the name of the item. A pair is left out where it is None, or the same on both sides.
+    ``name`` gives the item of (prompt, response). A pair is left out where it is None, or the same on both sides.
     """
     played = []
     for c in counts:
@@ -64,10 +64,8 @@ def bradley_terry(
     items: some hundred are fine.
 
     Args:
-        played: all contests.
         covariates: out of ``COVARIATES``: with ``length`` the strengths are those at equal length.
         prior: precision, above 0; towards 0 the estimate is that of maximum likelihood.
-        seed: of the resampling.
 
     Returns:
         ``items``, strongest first: ``item``, ``strength`` (logits, with its 95 % interval), ``error`` (standard error),
@@ -99,9 +97,7 @@ def bradley_terry(
     ]
     coefficients = dict(zip(covariates, values[len(names) :], strict=True))
     return {
-        "version": VERSION,
-        "level": LEVEL,
-        "seed": seed,
+        **header(seed),
         "resamples": RESAMPLES,
         "prior": prior,
         "contests": len(played),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from konomi.statistics.bootstrap import LEVEL, VERSION, Array, finite, interval, resample_count, without_interval
+from konomi.statistics.bootstrap import Array, finite, header, interval, resample_count, without_interval
 
 BINS = 10
 _WORK = 20_000_000
@@ -27,7 +27,6 @@ def evaluate_labels(
         truth: the number of each text's class, [N].
         predicted_probabilities: [N, C], each row with the sum 1.
         labels: names of the C classes.
-        seed: of the resampling.
 
     Returns:
         ``accuracy`` and ``macro_f1`` (mean F1 of the classes that occur) with intervals; ``majority``: the most frequent
@@ -59,9 +58,7 @@ def evaluate_labels(
     names = ("count", "predicted", "precision", "recall", "f1")
     columns = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist(), *figures_C.tolist()
     return {
-        "version": VERSION,
-        "level": LEVEL,
-        "seed": seed,
+        **header(seed),
         "texts": len(truth_N),
         "labels": list(labels),
         **_intervals(confusion, labels, seed),
@@ -76,7 +73,7 @@ def evaluate_labels(
 
 
 def calibration(predicted: Array, observed: Array, low: float) -> dict[str, Any]:
-    """How often what was predicted with probability p came true.
+    """How often what was predicted with probability p came true; scikit-learn's curve takes no shares and gives no counts.
 
     Args:
         predicted: probabilities from ``low`` to 1, [N].
@@ -84,7 +81,7 @@ def calibration(predicted: Array, observed: Array, low: float) -> dict[str, Any]
         low: the smallest probability that can be predicted.
 
     Returns:
-        ``bins``: of ten of equal width those with something in them: mean ``predicted`` and ``observed``, ``count``.
+        ``bins``: those of ten of equal width that are not empty: mean ``predicted`` and ``observed``, ``count``.
         ``ece``: mean distance of the two, weighted by count (Naeini et al. 2015); None of nothing.
     """
     place = np.minimum((predicted - low) / (1 - low) * BINS, BINS - 1).astype(np.int64)

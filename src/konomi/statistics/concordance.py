@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 
 from konomi.data.convert import normalised_ranks
 from konomi.data.records import Prompt, Ranking
-from konomi.statistics.bootstrap import Array, Interval, bootstrap, interval, mean_of, prompt_numbers, resample
+from konomi.statistics.bootstrap import Array, Interval, bootstrap, interval, mean_of, prompt_numbers, resample, sum_by_prompt
 
 ALPHA_RESAMPLES = 1_000
 
@@ -37,13 +37,13 @@ def concordance(rankings: Sequence[Ranking], seed: int = 0) -> dict[str, Any] | 
     if not tasks:
         return None
     prompt = prompt_numbers([key for key, _ in tasks])
-    columns = {name: np.zeros(int(prompt.max()) + 1) for name in ("tau", "tau_count", "w", "w_count")}
-    for number, (_, by_rater) in zip(prompt, tasks, strict=True):
+    rows = []
+    for _, by_rater in tasks:
         tables = list(by_rater.values())
-        for name, values in (("tau", [tau_b(x, y) for x, y in combinations(tables, 2)]), ("w", [kendall_w(tables)])):
-            known = [value for value in values if value is not None]
-            columns[name][number] += sum(known)
-            columns[f"{name}_count"][number] += len(known)
+        taus = [tau for x, y in combinations(tables, 2) if (tau := tau_b(x, y)) is not None]
+        w = kendall_w(tables)
+        rows.append({"tau": sum(taus), "tau_count": len(taus), "w": w or 0.0, "w_count": w is not None})
+    columns = sum_by_prompt(prompt, rows, ("tau", "tau_count", "w", "w_count"))
     sums = resample(columns, seed)
     return {
         "tasks": len(tasks),
@@ -93,8 +93,7 @@ def kendall_w(table_MU: Sequence[Sequence[float]]) -> float | None:
     12 S / (M^2 (U^3 - U) - M T), S the squared deviations of the items' rank sums from their mean, T the sum of t^3 - t
     over each rater's groups of t equal items. It is 0 to 1: 1 all the same order; about 1/M by chance.
 
-    Args:
-        table_MU: a row for each rater, a value for each item; only the order within a row counts.
+    ``table_MU`` has a row for each rater, a value for each item; only the order within a row counts.
 
     Returns:
         None with fewer than two raters or two items, or where every rater calls all items equal.
@@ -128,11 +127,8 @@ def alphas(coincidences_RVV: Array) -> Array:
     1 - D_o / D_e, observed by expected disagreement. Two values differ by the square of the values that lie between them in
     all the data, their own by half. 1 is full agreement, 0 what chance gives, below 0 worse.
 
-    Args:
-        coincidences_RVV: sums over the units of :func:`coincidences`, values in ascending order.
-
-    Returns:
-        NaN where no unit has two values, or all are the same.
+    They are sums over the units of :func:`coincidences`, values in ascending order. NaN where no unit has two values, or all are
+    the same.
     """
     count_RV = coincidences_RVV.sum(axis=2)
     # the values between two, their own by half, are the difference of their middle ranks

@@ -5,6 +5,7 @@ Several votes on one prompt are not independent: count prompts then.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +23,8 @@ RATES = (0.55, 0.6, 0.65, 0.7)
 def wilson(wins: float, votes: int) -> Interval:
     """The share ``wins / votes`` with its 95 % score interval (Wilson 1927).
 
-    With p the share, n votes and z = 1.96: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n).
+    With p the share, n votes and z = 1.96: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n). As that of
+    ``scipy.stats.binomtest``, which takes whole wins only.
     A tie may count as half a win; the interval is then somewhat wide, as such votes vary less than wins and losses do.
 
     Returns:
@@ -54,13 +56,7 @@ def sign_test(wins: int, losses: int) -> float | None:
 def power(votes: int, rate: float, alpha: float = ALPHA) -> float:
     """Probability that the exact two-sided sign test of so many decided votes comes out below ``alpha``.
 
-    Args:
-        votes: independent votes that are no ties.
-        rate: the true win rate, 0 to 1.
-        alpha: the test's level.
-
-    Returns:
-        0 to 1: P(X <= k) + P(X >= votes - k), X binomial with ``rate``, k the most losses at which p is at most alpha.
+    P(X <= k) + P(X >= votes - k), X binomial with the true win rate ``rate``, k the most losses at which p is at most alpha.
 
     >>> round(power(194, 0.6), 2)
     0.76
@@ -102,26 +98,20 @@ def detectable(votes: int) -> float | None:
     >>> detectable(5), detectable(100)
     (None, 0.646)
     """
-    rates = np.arange(501, 1001)
-    if power(votes, 1.0) < POWER:
-        return None
-    low, high = 0, len(rates) - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if power(votes, rates[middle] / 1000) >= POWER else (middle + 1, high)
-    return float(rates[low] / 1000)
+    rates = range(501, 1001)
+    place = bisect_left(rates, POWER, key=lambda rate: power(votes, rate / 1000))
+    return rates[place] / 1000 if place < len(rates) else None
 
 
 def enough_votes(planned: int) -> dict[str, Any]:
     """What a planned number of votes can show, before any is cast.
 
-    Args:
-        planned: independent votes (prompts, if each gets one vote or several), without the expected ties.
+    Votes are independent (prompts, if each gets one vote or several), without the expected ties.
 
     Returns:
         ``planned``; ``alpha``; ``target``: the wanted power; ``detectable``: see there; ``rates``: for true win rates from 55
-        to 70 %: ``rate``; ``power`` of the plan, exact; ``needed`` decided votes by
-        :func:`votes_needed`; ``needed_exact``: decided votes from which on the exact test always has the power.
+        to 70 %: ``rate``; ``power`` of the plan, exact; ``needed`` decided votes by :func:`votes_needed`; ``needed_exact``:
+        decided votes from which on the exact test always has the power.
 
     >>> enough_votes(100)["rates"][1]["needed_exact"]
     210

@@ -18,9 +18,19 @@ from scipy.special import expit
 from konomi.data.records import Group
 from konomi.report.advice import verdict
 from konomi.statistics.agreement import agreement_columns, model_and_ceiling
-from konomi.statistics.bootstrap import LEVEL, VERSION, Array, Sums, estimate, finite, mean_of, prompt_numbers, resample, share
+from konomi.statistics.bootstrap import (
+    Array,
+    Sums,
+    estimate,
+    finite,
+    header,
+    prompt_numbers,
+    resample,
+    share,
+    sum_by_prompt,
+)
 from konomi.statistics.classification import calibration
-from konomi.statistics.regression import checked, correlation, order_figures
+from konomi.statistics.regression import ORDER_FIGURES, checked, correlation, order_figures, order_intervals
 
 Numbers = npt.NDArray[np.int64]
 
@@ -50,7 +60,6 @@ def evaluate_preferences(
     Args:
         groups: the comparisons by prompt. A label of 0.5 counts as a tie, and ties are not judged.
         scores: ``scores[i][j]`` is the model's score of ``groups[i].responses[j]``, raw or normalised.
-        seed: of the resampling.
         train_comparisons: how many the model was trained on, for the verdict.
         scale: factor from a difference of scores to a logit: 1 for raw scores, the saved deviation for normalised ones.
 
@@ -63,7 +72,7 @@ def evaluate_preferences(
     """
     arrays = _checked(groups, scores, scale)
     prompt = prompt_numbers([group.key for group in groups])
-    prompts = int(prompt.max()) + 1 if len(prompt) else 0
+    prompts = int(prompt.max(initial=-1)) + 1
     decided = _decided(groups, arrays, prompt)
     parts = {
         "by_length": _quarters(decided.length),
@@ -71,14 +80,12 @@ def evaluate_preferences(
         "by_source": _sources(groups, decided.group),
     }
     columns = _comparison_columns(decided, prompts, {name: bucket for name, (bucket, _) in parts.items()})
-    columns |= _order_columns(groups, arrays, prompt, prompts) | agreement_columns(groups, prompt, prompts)
+    columns |= sum_by_prompt(prompt, list(map(_order_of, groups, arrays)), ORDER_FIGURES) | agreement_columns(groups, prompt)
     sums = resample(columns, seed)
     raters = {c.rater for group in groups for c in group.comparisons} | {rater for group in groups for *_, rater in group.ties}
     result: dict[str, Any] = {
-        "version": VERSION,
-        "level": LEVEL,
+        **header(seed),
         "resamples": len(sums.drawn["count"]),
-        "seed": seed,
         "prompts": sums.prompts["count"],
         "comparisons": len(decided.gap),
         "train_comparisons": train_comparisons,
@@ -89,8 +96,7 @@ def evaluate_preferences(
         "longer": _longer(sums),
         **{name: _rows(name, sums, bucket, about) for name, (bucket, about) in parts.items()},
         "calibration": _calibration(decided, scale),
-        "tau": mean_of(sums, "tau", "orders", (-1.0, 1.0)),
-        "top_1": share(sums, "top_1", "orders") | {"chance": mean_of(sums, "top_1_chance", "orders")["value"]},
+        **order_intervals(sums),
         "length_correlation": _length_correlation(groups, arrays),
         "agreement": model_and_ceiling(sums),
     }
@@ -193,22 +199,16 @@ def _calibration(decided: Decided, scale: float) -> dict[str, Any]:
     }
 
 
-def _order_columns(groups: Sequence[Group], scores: Sequence[Array], prompt: Numbers, prompts: int) -> dict[str, Array]:
-    """tau and top-1 of each group, summed by prompt. A response's standing is its wins less its losses."""
-    columns = {name: np.zeros(prompts) for name in ("tau", "top_1", "top_1_chance", "orders")}
-    for number, (group, own) in enumerate(zip(groups, scores, strict=True)):
-        standing = np.zeros(len(own))
-        seen = np.zeros(len(own), dtype=bool)
-        for c in group.comparisons:
-            seen[[c.better, c.worse]] = True
-            standing[c.better] += 2 * c.label - 1
-            standing[c.worse] -= 2 * c.label - 1
-        for one, other, _ in group.ties:
-            seen[[one, other]] = True
-        truth = standing[seen].round(9)  # sums of soft labels that are equal but for rounding
-        for name, value in order_figures(truth, own[seen]).items():
-            columns[name][prompt[number]] += value
-    return columns
+def _order_of(group: Group, scores: Array) -> dict[str, float]:
+    """tau and top-1 of one group. A response's standing is its wins less its losses."""
+    standing, seen = np.zeros(len(scores)), np.zeros(len(scores), dtype=bool)
+    for c in group.comparisons:
+        seen[[c.better, c.worse]] = True
+        standing[c.better] += 2 * c.label - 1
+        standing[c.worse] -= 2 * c.label - 1
+    for one, other, _ in group.ties:
+        seen[[one, other]] = True
+    return order_figures(standing[seen].round(9), scores[seen])  # sums of soft labels that are equal but for rounding
 
 
 def _length_correlation(groups: Sequence[Group], scores: Sequence[Array]) -> dict[str, dict[str, float | None]]:

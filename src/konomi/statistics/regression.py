@@ -13,23 +13,26 @@ import numpy.typing as npt
 
 from konomi.errors import RunError
 from konomi.statistics.bootstrap import (
-    LEVEL,
-    VERSION,
     Array,
     Interval,
+    Sums,
     bootstrap,
+    header,
     interval,
     mean_of,
     prompt_numbers,
     resample,
     resample_count,
     share,
+    sum_by_prompt,
     without_interval,
 )  # fmt: skip
 from konomi.statistics.concordance import tau_b
 
 LARGEST = 1e30
 """Larger scores are taken as damaged: their squares would overflow."""
+FIGURES = ("pearson", "spearman", "mse", "r2")
+ORDER_FIGURES = ("tau", "top_1", "top_1_chance", "orders")
 _WORK = 30_000_000
 
 
@@ -40,7 +43,6 @@ def evaluate_scores(truth: Sequence[float], predicted: Sequence[float], keys: Se
         truth: the given scores, [N].
         predicted: the model's, in the same unit, [N].
         keys: each row's prompt; rows of one prompt are resampled together.
-        seed: of the resampling.
 
     Returns:
         ``pearson``, ``spearman``, ``mse`` (mean squared error) and ``r2`` (1 - mse / variance of the truth; 0 is as good
@@ -54,8 +56,8 @@ def evaluate_scores(truth: Sequence[float], predicted: Sequence[float], keys: Se
         raise ValueError(f"{len(truth)} true scores, {len(predicted)} predicted, {len(keys)} keys: there have to be as many")
     prompt = prompt_numbers(keys)
     figures = _fits(checked(truth, "true scores"), checked(predicted, "scores"), prompt, seed)
-    prompts = int(prompt.max()) + 1 if len(prompt) else 0
-    return {"version": VERSION, "level": LEVEL, "seed": seed, "prompts": prompts, "texts": len(truth), **figures}
+    prompts = int(prompt.max(initial=-1)) + 1
+    return {**header(seed), "prompts": prompts, "texts": len(truth), **figures}
 
 
 def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequence[float]]], *, seed: int = 0) -> dict[str, Any]:
@@ -64,7 +66,6 @@ def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequen
     Args:
         groups_of_scores: for each group of responses the key of its prompt, the true scores, and the model's scores of the
             same responses. Groups of one prompt are resampled together.
-        seed: of the resampling.
 
     Returns:
         ``accuracy``: share of all pairs of one group's responses of different truth that the model orders as the truth
@@ -76,32 +77,25 @@ def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequen
         RunError: a score is not a number.
     """
     prompt = prompt_numbers([key for key, _, _ in groups_of_scores])
-    prompts = int(prompt.max()) + 1 if len(prompt) else 0
-    columns = {name: np.zeros(prompts) for name in ("right", "pairs", "tau", "top_1", "top_1_chance", "orders")}
-    sides = []
-    for number, (_, truth, scores) in enumerate(groups_of_scores):
+    sides, rows = [], []
+    for number, (_, truth, scores) in enumerate(groups_of_scores, start=1):
         if len(truth) != len(scores):
-            raise ValueError(f"group {number + 1}: {len(truth)} true scores and {len(scores)} of the model")
-        own = checked(truth, f"true scores of group {number + 1}"), checked(scores, f"the scores of group {number + 1}")
-        sides.append(own)
+            raise ValueError(f"group {number}: {len(truth)} true scores and {len(scores)} of the model")
+        own = checked(truth, f"true scores of group {number}"), checked(scores, f"the scores of group {number}")
         above = own[0][:, None] > own[0]
         right = (np.sign(own[1][:, None] - own[1]) + 1) / 2
-        for name, value in {"right": right[above].sum(), "pairs": above.sum(), **order_figures(*own)}.items():
-            columns[name][prompt[number]] += value
-    sums = resample(columns, seed)
+        sides.append(own)
+        rows.append({"right": float(right[above].sum()), "pairs": float(above.sum()), **order_figures(*own)})
+    sums = resample(sum_by_prompt(prompt, rows, ("right", "pairs", *ORDER_FIGURES)), seed)
     true, predicted = (np.concatenate([np.zeros(0), *(own[side] for own in sides)]) for side in (0, 1))
-    rows = np.repeat(prompt, [len(own[0]) for own in sides])
     return {
-        "version": VERSION,
-        "level": LEVEL,
+        **header(seed),
         "resamples": len(sums.drawn["pairs"]),
-        "seed": seed,
         "prompts": sums.prompts["pairs"],
         "pairs": int(sums.total["pairs"]),
         "accuracy": share(sums, "right", "pairs"),
-        "tau": mean_of(sums, "tau", "orders", (-1.0, 1.0)),
-        "top_1": share(sums, "top_1", "orders") | {"chance": mean_of(sums, "top_1_chance", "orders")["value"]},
-        **_fits(true, predicted, rows, seed, ("pearson", "spearman")),
+        **order_intervals(sums),
+        **_fits(true, predicted, np.repeat(prompt, [len(own[0]) for own in sides]), seed, FIGURES[:2]),
     }
 
 
@@ -130,8 +124,15 @@ def order_figures(truth: Array, scores: Array) -> dict[str, float]:
     return {"tau": tau_b(truth, scores) or 0.0, "top_1": hit, "top_1_chance": float(best.mean()), "orders": 1.0}
 
 
+def order_intervals(sums: Sums) -> dict[str, Any]:
+    """tau and top-1 of summed :func:`order_figures`, with their intervals, and the chance of a random response."""
+    chance = mean_of(sums, "top_1_chance", "orders")["value"]
+    top_1 = share(sums, "top_1", "orders") | {"chance": chance}
+    return {"tau": mean_of(sums, "tau", "orders", (-1.0, 1.0)), "top_1": top_1}
+
+
 def correlation(x: Array, y: Array, weights: Array | None = None) -> Array:
-    """Pearson's correlation along the last axis; NaN where one side does not vary.
+    """Pearson's correlation along the last axis, with weights, which scipy's does not take; NaN where one side does not vary.
 
     >>> round(float(correlation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))), 9)
     1.0
@@ -151,6 +152,8 @@ def correlation(x: Array, y: Array, weights: Array | None = None) -> Array:
 def weighted_ranks(values_N: Array, weights_KN: Array) -> Array:
     """Ranks from 1, [K, N], equal values sharing the mean of theirs, in samples that hold value n weights[k, n] times.
 
+    As ``scipy.stats.rankdata`` of each sample, with one sort for all K of them.
+
     >>> weighted_ranks(np.array([30.0, 10.0, 30.0]), np.ones((1, 3))).tolist()
     [[2.5, 1.0, 2.5]]
     """
@@ -164,14 +167,13 @@ def weighted_ranks(values_N: Array, weights_KN: Array) -> Array:
 
 def _fits(
     truth: Array, predicted: Array, prompt: npt.NDArray[np.int64], seed: int,
-    names: Sequence[str] = ("pearson", "spearman", "mse", "r2"),
+    names: Sequence[str] = FIGURES,
 ) -> dict[str, Interval]:  # fmt: skip
-    """Correlations and errors of numbers against numbers, with their bootstrap over prompts (the number of each row's, [N])."""
+    """The first of ``FIGURES``, with their bootstrap over prompts (the number of each row's, [N])."""
     if not len(truth):
         return {name: without_interval(None) for name in names}
 
     def figures(weights: Array) -> Array:
-        """By row of weights: the four figures."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             total = weights.sum(axis=-1)
             mse = weights @ (truth - predicted) ** 2 / total
@@ -185,5 +187,4 @@ def _fits(
     values = figures(np.ones((1, len(truth))))[0]
     count = resample_count(len(truth), _WORK)
     drawn = bootstrap(lambda times: figures(times[:, prompt]), prompts, count, seed, width=len(truth))
-    of_name = dict(zip(("pearson", "spearman", "mse", "r2"), zip(values, drawn.T, strict=True), strict=True))
-    return {name: interval(float(of_name[name][0]), of_name[name][1], prompts) for name in names}
+    return {name: interval(float(value), drawn_R, prompts) for name, value, drawn_R in zip(names, values, drawn.T, strict=False)}

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from konomi.data.records import Pair, Prompt
 from konomi.statistics.agreement import inter_rater, intra_rater
-from konomi.statistics.bootstrap import LEVEL, VERSION, Array, Interval, prompt_numbers, share_interval
+from konomi.statistics.bootstrap import Array, Interval, header, prompt_numbers, share_interval
 from konomi.statistics.bradley_terry import Contest, bradley_terry
 from konomi.statistics.power import sign_test, wilson
 
@@ -60,9 +60,7 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
     counts = {name: int((signs == sign).sum()) for name, sign in (("wins", 1), ("ties", 0), ("losses", -1))}
     pairs = [Pair(v.prompt, v.after, v.before, v.share, rater=v.rater) for v in repeated]
     return {
-        "version": VERSION,
-        "level": LEVEL,
-        "seed": seed,
+        **header(seed),
         "votes": len(real),
         "prompts": len({Prompt(vote.prompt).key for vote in real}),
         "people": len({vote.rater for vote in repeated if vote.rater is not None}),
@@ -75,8 +73,8 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
         "side": side_bias(votes),
         "same": same_model(votes),
         "reward_model": reward_verdict(votes),
-        "agreement": inter_rater(pairs, seed),
-        "oneself": intra_rater(_again(pairs), seed),
+        "agreement": inter_rater(pairs),
+        "oneself": intra_rater(_again(pairs)),
     }
 
 
