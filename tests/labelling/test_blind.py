@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from konomi.cli import app
+from command_line import konomi
 from konomi.errors import DataError
 from konomi.labelling.answers import collect, save
 from konomi.labelling.assignments import next_task
@@ -22,7 +21,7 @@ from konomi.labelling.project import create_project, open_project
 from konomi.labelling.records import Answer, Exported
 from konomi.runs.directory import RunDir
 from konomi.web.figures import find
-from people_at_work import take
+from people_at_work import NOW, skip, take
 
 
 def comparison(prompts: int = 20, samples: int = 1) -> dict[str, Any]:
@@ -78,73 +77,75 @@ def test_nothing_to_compare(texts: list[dict[str, Any]]) -> None:
         tasks_of_comparison({"texts": texts}, "run-1")
 
 
-def made(path: Path, samples: int = 1) -> Exported:
+def answered_project(path: Path, samples: int = 1) -> Exported:
+    """One person likes what is new, the other finds all the same."""
     project, _ = create_project(path, tasks_of_comparison(comparison(20, samples), "run-1"))
     with project.store() as store:
         answered(store, "one", "新しい")
-        answered(store, "other", "文")  # finds all the same: it stands in every text
+        answered(store, "other", "文")  # which stands in every text
         return collect(store)
 
 
-def test_texts_that_training_did_not_change_are_told_and_count_as_ties(tmp_path: Path) -> None:
-    run = RunDir.create(tmp_path / "runs", "tuned", {}, seed=0)
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """A run whose before/after is to be compared in the project P."""
+    monkeypatch.chdir(tmp_path)
+    return RunDir.create(tmp_path / "runs", "tuned", {"model": {"name": "lab/Nice-LM"}}, seed=0)
+
+
+def project_of(run: RunDir, texts: list[dict[str, Any]], project: str = "P") -> str:
+    """Write the before/after of a run and make a project of it; return what is printed."""
+    run.write_json("compare.json", {"texts": texts})
+    return konomi("compare", str(run.path), "--people", project, code=0).output
+
+
+def collected(answers: bool = True) -> Exported:
+    with open_project(Path("P")).store() as store:
+        if answers:
+            answered(store, "one", "新しい")
+        return collect(store)
+
+
+def test_texts_that_training_did_not_change_are_told_and_count_as_ties(run: RunDir) -> None:
     texts = comparison()["texts"][:20]
-    run.write_json("compare.json", {"texts": [*texts[:10], *({**each, "after": each["before"]} for each in texts[10:])]})
-    said = CliRunner().invoke(app, ["compare", str(run.path), "--people", str(tmp_path / "P")])
-    assert said.exit_code == 0, said.output
-    assert "10 prompts: enough to show a true win rate of " in said.output  # of those that are shown
-    with open_project(tmp_path / "P").store() as store:
-        assert add_tasks(
-            store, tasks_of_comparison({"texts": [*texts[:1], {**texts[19], "after": texts[19]["before"]}]}, "x")
-        ).known
-        answered(store, "one", "新しい")
-        found = verdict(collect(store))
+    printed = project_of(run, [*texts[:10], *({**each, "after": each["before"]} for each in texts[10:])])
+    assert "10 prompts: enough to show a true win rate of " in printed  # of those that are shown
+    with open_project(Path("P")).store() as store:
+        again = {"texts": [*texts[:1], {**texts[19], "after": texts[19]["before"]}]}
+        assert add_tasks(store, tasks_of_comparison(again, "x")).known == 1
+    found = verdict(collected())
     assert (found["votes"], found["win_rate"]["value"]) == (10, 1.0)
     unchanged = found["unchanged"]
     assert (unchanged["texts"], unchanged["of"], unchanged["win_rate"]["value"]) == (10, 20, pytest.approx(0.75))
     assert unchanged["win_rate"]["low"] == pytest.approx(0.65, abs=0.06)  # 20 prompts, resampled together
     assert unchanged["win_rate"]["high"] == pytest.approx(0.85, abs=0.06)
     told = "; 10 of 20 texts are the same before and after, and nobody was shown them: with these as ties 75.0 % ("
-    assert told in CliRunner().invoke(app, ["export", str(tmp_path / "P"), "--out", str(tmp_path / "out")]).output
+    assert told in konomi("export", "P", "--out", "out", code=0).output
 
 
-def test_what_is_planned_counts_prompts(tmp_path: Path) -> None:
-    run = RunDir.create(tmp_path / "runs", "tuned", {}, seed=0)
-    twice = comparison(60, samples=2)
-    run.write_json("compare.json", {**twice, "texts": [*twice["texts"], *twice["texts"][:10]]})
-    said = CliRunner().invoke(app, ["compare", str(run.path), "--people", str(tmp_path / "P")])
-    assert "60 prompts: enough to show" in said.output
-    assert "13 A/A items: two texts of the same model" in said.output
-    with open_project(tmp_path / "P").store() as store:
-        answered(store, "one", "新しい")
-        exported = collect(store)
-    assert verdict(exported)["enough"]["planned"] == 60
-    assert decided_prompts(exported) == 60
-    found = find(tmp_path / "P")
+def test_what_is_planned_counts_prompts(run: RunDir) -> None:
+    twice = comparison(60, samples=2)["texts"]
+    printed = project_of(run, [*twice, *twice[:10]])
+    assert "60 prompts: enough to show" in printed
+    assert "13 A/A items: two texts of the same model" in printed
+    exported = collected()
+    assert verdict(exported)["enough"]["planned"] == decided_prompts(exported) == 60
+    found = find(Path("P"))
     assert (found.comparison, found.comparisons, found.couples) == (True, 60, 0)
-    assert found.shown()["enough"] == {"comparisons": 60, "needed": 210, "words": "enough_votes"}
+    told = found.told("en")["enough"]
+    assert told == {"comparisons": 60, "needed": 210, "sentence": told["sentence"]}  # type: ignore[index]
 
 
-def test_two_texts_of_a_model_come_from_the_second_sample_of_a_run(tmp_path: Path) -> None:
-    run = RunDir.create(tmp_path / "runs", "tuned", {"model": {"name": "lab/Nice-LM"}}, seed=0)
-    run.write_json("compare.json", comparison())
-    said = CliRunner().invoke(app, ["compare", str(run.path), "--people", str(tmp_path / "none")])
-    assert "there are no A/A items; konomi compare" in said.output and "--samples 2 makes such texts" in said.output
+def test_two_texts_of_a_model_come_from_the_second_sample_of_a_run(run: RunDir) -> None:
     rows = comparison()["texts"]
+    printed = project_of(run, rows, "none")
+    assert "there are no A/A items; konomi compare" in printed and "--samples 2 makes such texts" in printed
     rows[0]["after"] = "I am nice-lm"
-    run.write_json(
-        "compare.json", {"texts": [{**each, "again": {"before": f"B{i}", "after": f"A{i}"}} for i, each in enumerate(rows)]}
-    )
-    said = CliRunner().invoke(app, ["compare", str(run.path), "--people", str(tmp_path / "P")])
-    assert "20 prompts" in said.output and "2 A/A items" in said.output
-    with open_project(tmp_path / "P").store() as store:
-        items = collect(store).items.values()
-    assert {each.text for item in items if item.kind == "same" for each in item.candidates} == {
-        "古い文 0 0",
-        "B0",
-        "新しい文です 1 0",
-        "A1",
-    }
+    printed = project_of(run, [{**each, "again": {"before": f"B{i}", "after": f"A{i}"}} for i, each in enumerate(rows)])
+    assert "20 prompts" in printed and "2 A/A items" in printed
+    items = collected(answers=False).items.values()
+    same = {each.text for item in items if item.kind == "same" for each in item.candidates}
+    assert same == {"古い文 0 0", "B0", "新しい文です 1 0", "A1"}
     assert [named for item in items for named in item.names_model].count(True) == 1  # the run's model is known by name
 
 
@@ -165,7 +166,7 @@ def test_a_damaged_comparison_is_one_message(change: dict[str, Any]) -> None:
 
 
 def test_votes_know_which_side_won(tmp_path: Path) -> None:
-    exported = made(tmp_path / "P", samples=2)
+    exported = answered_project(tmp_path / "P", samples=2)
     assert is_comparison(exported)
     votes = votes_of(exported)
     one = exported.judgements[0].rater
@@ -188,7 +189,7 @@ def test_votes_know_which_side_won(tmp_path: Path) -> None:
 
 
 def test_the_verdict(tmp_path: Path) -> None:
-    found = verdict(made(tmp_path / "P"))
+    found = verdict(answered_project(tmp_path / "P"))
     # one person likes all that is new, the other finds no difference
     assert (found["wins"], found["ties"], found["losses"], found["people"]) == (20, 20, 0, 2)
     assert found["win_rate"]["value"] == pytest.approx(0.75)
@@ -198,40 +199,21 @@ def test_the_verdict(tmp_path: Path) -> None:
     assert found["reward_model"]["agreement"]["value"] == pytest.approx((20 * 0.5 + 15) / 40)
 
 
-def test_from_a_run_to_win_rates(tmp_path: Path) -> None:
-    run = RunDir.create(tmp_path / "runs", "tuned", {}, seed=0)
-    invoke = CliRunner().invoke
-    project = tmp_path / "P"
-    said = invoke(app, ["compare", str(run.path), "--people", str(project)])
-    assert said.exit_code == 2
-    assert "there is no before/after yet; konomi compare" in said.output
+def test_from_a_run_to_win_rates(run: RunDir) -> None:
+    compare = ("compare", str(run.path), "--people", "P")
+    assert "there is no before/after yet; konomi compare" in konomi(*compare, code=2).output
     run.write_json("compare.json", comparison())
-    said = invoke(app, ["compare", str(run.path), "--people", str(project), "--seed", "1"])
-    assert said.exit_code == 2 and "leave the other options out" in said.output
-    said = invoke(app, ["compare", str(run.path), "--people", str(project)])
-    assert said.exit_code == 0, said.output
-    assert f"konomi label {project}" in said.output
-    assert "20 prompts: enough to show a true win rate of " in said.output
-    with open_project(project).store() as store:
-        answered(store, "one", "新しい")
-    said = invoke(app, ["export", str(project), "--out", str(tmp_path / "out")])
-    assert said.exit_code == 0, said.output
-    assert "after wins 100.0 % (" in said.output and "20 wins, 0 ties, 0 losses in 20 votes" in said.output
-    assert (
-        "for these raters" in said.output
-        and "people in general agree with that cannot be said: it takes two raters" in said.output
-    )
-    found = json.loads((tmp_path / "out" / "verdict.json").read_text("utf-8"))
+    assert "leave the other options out" in konomi(*compare, "--seed", "1", code=2).output
+    printed = konomi(*compare, code=0).output
+    assert "konomi label P" in printed and "20 prompts: enough to show a true win rate of " in printed
+    with open_project(Path("P")).store() as store:
+        person = add_person(store, "other")[0]
+        save(store, person, skip(take(store, person)), NOW)
+    assert "nobody has compared before and after yet" in konomi("export", "P", "--out", "none", code=0).output
+    collected()
+    printed = konomi("export", "P", "--out", "out", code=0).output
+    assert "after wins 100.0 % (" in printed and "20 wins, 0 ties, 0 losses in 20 votes" in printed
+    assert "for these raters" in printed and "people in general agree with that cannot be said: it takes two raters" in printed
+    found = json.loads(Path("out/verdict.json").read_text("utf-8"))
     assert found["win_rate"]["value"] == 1.0
-    assert json.loads(invoke(app, ["export", str(project), "--out", str(tmp_path / "2"), "--json"]).stdout)["verdict"] == found
-
-
-def test_nobody_has_compared_yet(tmp_path: Path) -> None:
-    project, _ = create_project(tmp_path / "P", tasks_of_comparison(comparison(), "run-1"))
-    with project.store() as store:
-        person, _ = add_person(store, "one")
-        shown = take(store, person, 0.0)
-        save(store, person, Answer(id=str(uuid.uuid4()), shown=shown.id, kind="skipped", reason="?"), 0.0)
-    said = CliRunner().invoke(app, ["export", str(project.path), "--out", str(tmp_path / "out")])
-    assert said.exit_code == 0, said.output
-    assert "nobody has compared before and after yet" in said.output
+    assert json.loads(konomi("export", "P", "--out", "2", "--json", code=0).stdout)["verdict"] == found
