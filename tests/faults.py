@@ -354,9 +354,8 @@ LABELLING = {
         ("if repeat or ended > now or", "if True or", "a lease never ends", ASSIGNMENTS + "a_task_is_kept_until"),
         ("candidates[place]", "candidates[KEYS.index(key)]", "texts in the order of the import",
          SAVED + "an_answer_is_saved_once"),
-        ("shown.task = tasks.id\n    AND (shown.number IS NOT NULL OR shown.until > 0)",
-         "shown.task = tasks.id\n    AND shown.number IS NOT NULL", "what is open is handed out again",
-         ASSIGNMENTS + "what_is_left"),
+        ("if team + (skips or 0) < target:", "if team < target:", "what all have skipped is waited for",
+         ASSIGNMENTS + "what_all_have_skipped"),
     ],
     "labelling/answers.py": [
         ("if before != answer:", "if False:", "another answer under the same id", SAVED + "a_request_that_comes_again"),
@@ -367,7 +366,7 @@ LABELLING = {
          SAVED + "an_answer_is_saved_once"),
         ("1 + sum(other < rank", "1 + sum(other <= rank", "ties at the last of their places", SAVED + "ranks_are_stored"),
         (" - _decided(newest, kind_before, ranks_before)", "", "a revision's comparisons count twice",
-         SAVED + "comparisons_are_counted"),
+         SAVED + "comparisons_follow"),
     ],
     "labelling/export.py": [
         (" and not judgement.repeat", "", "repeats are rankings too", EXPORT + "rankings_are_the_first"),
@@ -389,7 +388,7 @@ LABELLING = {
         ("row[2] < time.time() - SESSION_SECONDS", "row[2] > time.time()", "a session never ends", PEOPLE + "sessions_end"),
     ],
     "statistics/agreement.py": [
-        (" - both / 2, others - both", ", others - both", "two ties agree by half", AGREEMENT + "by_hand"),
+        (" - both / 2, others - both", ", others - both", "two ties agree by half", AGREEMENT + "agreement_is_that"),
         ("agree / 2, count / 2", "agree / 2, count", "couples from either side", AGREEMENT + "by_hand"),
         ("if rater is not None:", "if True:", "records without a name are one rater's", AGREEMENT + "by_hand"),
         ("sum(own) / len(own)", "own[-1]", "the last word counts", AGREEMENT + "agreement_is_that"),

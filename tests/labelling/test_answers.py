@@ -187,6 +187,15 @@ def test_one_id_from_two_threads_is_one_answer(store: Store, aki: Person) -> Non
     assert {each.revision for each in saved} == {1}
 
 
+def test_comparisons_follow_revisions(store: Store, aki: Person) -> None:
+    first, second = work(store, aki, 2)
+    assert comparisons(store) == 6
+    save(store, aki, answer_to(first, (1, 1, 2)), NOW)
+    assert comparisons(store) == 5
+    save(store, aki, skip(second), NOW)
+    assert comparisons(store) == 2
+
+
 def test_comparisons_are_counted_right_after_somebody_was_forgotten(store: Store, aki: Person) -> None:
     other = add_person(store, "Other")[0]
     work(store, aki, 2), work(store, other, 1)

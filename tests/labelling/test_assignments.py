@@ -64,7 +64,7 @@ def test_ids_are_random_and_the_order_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_repeat_is_the_same_task_in_another_order(tmp_path: Path) -> None:
-    store = store_of(tmp_path, 60, k=2, overlap=1)
+    store = store_of(tmp_path, 60, k=2, overlap=2)
     aki = add_person(store, "Aki")[0]
     shown = work(store, aki)
     again = [each for each in collect(store).judgements if each.repeat]

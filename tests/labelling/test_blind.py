@@ -132,8 +132,7 @@ def test_what_is_planned_counts_prompts(run: RunDir) -> None:
     assert verdict(exported)["enough"]["planned"] == decided_prompts(exported) == 60
     found = find(Path("P"))
     assert (found.comparison, found.comparisons, found.couples) == (True, 60, 0)
-    told = found.told("en")["enough"]
-    assert told == {"comparisons": 60, "needed": 210, "sentence": told["sentence"]}  # type: ignore[index]
+    assert found.shown()["enough"] == {"comparisons": 60, "needed": 210, "words": "enough_votes"}
 
 
 def test_two_texts_of_a_model_come_from_the_second_sample_of_a_run(run: RunDir) -> None:

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
 from children import child
+
 from konomi.labelling.answers import collect
 from konomi.labelling.database import Store
 from konomi.labelling.people import add_person
