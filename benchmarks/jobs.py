@@ -135,13 +135,13 @@ def classifier(directory: Path) -> Path:
 def job_d(given: argparse.Namespace) -> None:
     """The demo: examples/demo.toml, real parts."""
     from konomi import Policy, PPOJob, PPOTrainer, Tokens, build_reward, load_causal_lm, load_config, make_reference
-    from konomi.data.sources import examples
+    from konomi.data.sources import examples_directory
     from konomi.engine.device import choose_precision, find_device
     from konomi.jobs.prepare import find_prompts
 
     changes = [f"run.seed={given.seed}", f"ppo.batch_size={given.episodes}", f"ppo.baseline_samples={BASELINE}"]
     changes += [f"ppo.episodes={given.episodes * (given.warmup + given.updates)}"]
-    job = load_config(examples() / "demo.toml", PPOJob, changes)
+    job = load_config(examples_directory() / "demo.toml", PPOJob, changes)
     prompts, _ = find_prompts(job)
     reward = build_reward(job.reward, columns=prompts[0].columns, device=find_device())
     loaded = load_causal_lm(job.model)

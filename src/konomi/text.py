@@ -52,6 +52,11 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def shortened(text: str) -> str:
+    """The beginning of a text, for messages."""
+    return text if len(text) <= 30 else text[:30] + "..."
+
+
 def interval_words(
     found: Mapping[str, Any],
     end: Callable[[Any], str] = "{:+.2f}".format,

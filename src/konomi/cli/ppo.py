@@ -30,12 +30,12 @@ def demo(
     openings that it never saw.
     """
     from konomi.config import PPOJob, load_config
-    from konomi.data.sources import examples
+    from konomi.data.sources import examples_directory
 
     overrides = settings(set_, seed)
     if quick:
         overrides = [*QUICK, *overrides]
-    job = load_config(examples() / ("demo-en.toml" if lang == "en" else "demo.toml"), PPOJob, overrides)
+    job = load_config(examples_directory() / ("demo-en.toml" if lang == "en" else "demo.toml"), PPOJob, overrides)
     _run(job, out, as_json, minutes="a minute or two" if quick else "four to six minutes")
 
 

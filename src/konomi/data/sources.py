@@ -160,7 +160,7 @@ def split_held_out(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt
     return train, held_out
 
 
-def examples() -> Path:
+def examples_directory() -> Path:
     """The directory of the shipped prompt lists and configurations."""
     here = Path(__file__).resolve()
     packed = here.parents[1] / "examples"  # in an installed package; else in a checkout
@@ -174,7 +174,7 @@ def embedded_file(name: str) -> Path:
         DataError: there is no such list.
     """
     name = name.removeprefix(EMBEDDED)
-    known = {path.stem: path for path in sorted(examples().glob("*.jsonl"))}
+    known = {path.stem: path for path in sorted(examples_directory().glob("*.jsonl"))}
     if name not in known:
         names = ", ".join(EMBEDDED + each for each in sorted(known)) or "none in this installation"
         raise DataError(f"{EMBEDDED}{name}: no such embedded list{near(name, known)}; known: {names}")

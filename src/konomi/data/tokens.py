@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from konomi.data.records import Prompt
 from konomi.errors import DataError, ModelError
 from konomi.seeds import stream_seed
+from konomi.text import shortened
 
 _PROBES = ("a", "1", "あ")  # any tokenizer has a token for one of them
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # the token of a byte, where a vocabulary falls back to bytes
@@ -52,7 +53,6 @@ class Tokens:
         self.leading: list[int] = self._leading()
 
     def _leading(self) -> list[int]:
-        """Find the special tokens in front of an ordinary text."""
         for probe in _PROBES:
             plain = self._plain([probe])[0]
             full = list(self.tokenizer(probe, verbose=False)["input_ids"])
@@ -150,8 +150,7 @@ class Tokens:
         return str(token).encode("utf-8", "replace")
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def query(self, text: str, length: int | None) -> list[int]:
         """Return the leading special tokens and the first ``length`` tokens of the text (None: all of them)."""
@@ -241,11 +240,6 @@ def check_ids(ids: list[int], text: str, tokenizer: Any, vocabulary: int | None)
             "(model.resize_token_embeddings(len(tokenizer))) and save it"
         )
     return ids
-
-
-def shortened(text: str) -> str:
-    """The beginning of a text, for messages."""
-    return text if len(text) <= 30 else text[:30] + "..."
 
 
 def byte_symbols(tokenizer: Any) -> dict[str, int]:

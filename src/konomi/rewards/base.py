@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError, RunError
 from konomi.files import json_line, write_atomic
-from konomi.text import plural
+from konomi.text import plural, shortened
 
 if TYPE_CHECKING:
     from konomi.models.reader import Reader
@@ -97,11 +97,12 @@ def check_scores(result: Any, responses: Texts, name: str, texts: Texts) -> list
     for index, (value, response) in enumerate(zip(map(_plain, values), responses, strict=True)):
         checked = _checked(value, len(response))
         if checked is None:
-            start = texts[index] if len(texts[index]) <= 30 else texts[index][:30] + "..."
             needed = "a finite number is needed"
             if isinstance(value, (list, tuple)):
                 needed += f", or pairs (end, score) with ends from 0 to the {plural(len(response), 'character')} of the response"
-            raise RunError(f"reward {name}: returned {repr(value)[:200]} for text {index} ({start!r}); {needed}")
+            raise RunError(
+                f"reward {name}: returned {repr(value)[:200]} for text {index} ({shortened(texts[index])!r}); {needed}"
+            )
         scores.append(checked)
     return scores
 
