@@ -1,6 +1,6 @@
 """A device that is none: it holds its numbers in ordinary memory, and raises where CUDA would when devices are mixed.
 
-torch, Accelerate and transformers take it for a GPU of the type "npy": tensors and models are moved to it, made on it, and
+torch, Accelerate and transformers take it for a GPU of the type "fake": tensors and models are moved to it, made on it, and
 come back from it; autocast knows it; the vocabulary head multiplies half precision to float32 on it. It is stricter than
 CUDA in one thing: row numbers have to be on it too, where CUDA copies them at each use and waits.
 """
@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-NAME = "npy"
+NAME = "fake"
 
 
 class _Module:
-    """``torch.npy``."""
+    """``torch.fake``."""
 
     def is_available(self) -> bool:
         return True
@@ -119,8 +119,7 @@ def _call(func: Any, /, *args: Any, **kwargs: Any) -> Any:
     args, kwargs = tree_map(_inner, (args, kwargs))
     if func is torch.ops.aten._fused_sdp_choice.default:
         return 0
-    else:
-        result = func(*args, **kwargs)
+    result = func(*args, **kwargs)
     known = {id(x.inner): x for x in ours}
 
     def wrapped(x: Any) -> Any:
@@ -145,7 +144,7 @@ def _check(func: Any, ours: list[DeviceTensor], others: list[Tensor], args: Any)
     numbers = torch.Tag.pointwise in func.tags or name in _TAKES_NUMBERS
     changed = name.endswith("_") and not isinstance(args[0], DeviceTensor)
     if changed or not numbers or any(x.dim() for x in others):
-        shapes = ", ".join(f"{tuple(x.shape)} on {'npy' if isinstance(x, DeviceTensor) else x.device}" for x in [*ours, *others])
+        shapes = ", ".join(f"{tuple(x.shape)} on {x.device}" for x in [*ours, *others])
         raise RuntimeError(f"{name}: Expected all tensors to be on the same device: {shapes}")
 
 

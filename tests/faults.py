@@ -296,11 +296,9 @@ TRAINING = {
         ('(self.seed, "order", epoch)', '(self.seed, "order")', "one order in all epochs", EXPERIENCE + "each_epoch_has"),
         ("order[max(0, start - epoch * size)", "order[max(0, start)", "positions of a later epoch", EXPERIENCE + "a_position"),
     ],
-    "training/accelerator.py": [
+    "training/metrics.py": [
         ("value > old else old", "value < old else old", "least for most", PPO + "means_know"),
         ("value != value or ", "", "a NaN is lost", PPO + "means_know"),
-    ],
-    "training/metrics.py": [
         ("2 * update < ppo.updates", "update < ppo.updates", "waits for the whole run", PPO + "horizons"),
         ("-kl_coef * e.penalty.sum()", "kl_coef * e.penalty.sum()", "sign of the penalty", PPO + "metrics_of_an_update"),
         ('variance["residual"] / variance["returns"] if', 'variance["values"] / variance["returns"] if', "variance of the values",

@@ -25,7 +25,7 @@ from konomi.data.formats import read_records
 from konomi.data.row_files import file_rows
 from konomi.errors import ConfigError, DataError, KonomiError, ModelError
 from konomi.labelling.project import open_project
-from konomi.models.embedded import is_whole
+from konomi.models.embedded import is_complete
 from konomi.models.load import load_causal_lm
 from konomi.models.reward_files import read_facts
 from konomi.report.page import write_report
@@ -99,7 +99,7 @@ READERS: dict[str, tuple[Any, Callable[[Path], Any], type[KonomiError]]] = {
     "job.toml": (st.text(max_size=80).map(str.encode), lambda path: load_config(path, PPOJob), ConfigError),
     "project.json": (st.one_of(bent(PROJECT), values).map(encoded), lambda path: open_project(path.parent), DataError),
     "reward.json": (st.one_of(bent(NOTE), values).map(encoded), lambda path: read_facts(path.parent), DataError),
-    "manifest.json": (st.one_of(bent(NOTE), values).map(encoded), lambda path: is_whole(path.parent), DataError),
+    "manifest.json": (st.one_of(bent(NOTE), values).map(encoded), lambda path: is_complete(path.parent), DataError),
 }
 
 

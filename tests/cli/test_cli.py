@@ -168,7 +168,7 @@ def test_kl_cap_ends_with_the_last_good_model_or_the_initial_one(world: Path) ->
         assert told["status"] == "stopped"
         assert "kl_cap" in told["reason"] and "kl_cap" in result.stderr
         assert told["compare"]["after"]["kl"] < 1.5 < told["last_update"]["objective/kl"]
-    assert "no whole checkpoint is left. The model is the initial one" in result.stderr
+    assert "no complete checkpoint is left. The model is the initial one" in result.stderr
     assert told["compare"]["after"]["kl"] == 0
 
 

@@ -5,23 +5,20 @@ The hub's libraries read their address and the place of their cache at import, s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import konomi
+from hub import hub_server
 from konomi.data.sources import hub_problem
 
-SHA = "0123456789abcdef0123456789abcdef01234567"
 REVIEWS = "".join(json.dumps({"review": f"text {i}", "label": i}) + "\n" for i in range(5)).encode()
 DIALOGUE = "\n\nHuman: Hi\n\nAssistant:"
 DIALOGUES = json.dumps({"chosen": f"{DIALOGUE} Hello!", "rejected": f"{DIALOGUE} Go."}).encode() + b"\n"
@@ -68,56 +65,15 @@ CASES_ONLINE: dict[str, dict[str, Any]] = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None: ...
-
-    def _answer(self, body: bytes, code: int = 200, **headers: str) -> None:
-        self.send_response(code)
-        for key, value in {"Content-Length": str(len(body)), "X-Repo-Commit": SHA, **headers}.items():
-            self.send_header(key.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        path = self.path.partition("?")[0].strip("/").split("/")
-        if path == [""]:
-            return self._answer(b"hub")
-        api = path[0] == "api"
-        path = path[1:] if api else path
-        files = FILES.get("/".join(path[1:3]))
-        if files is None:
-            return self._answer(b"", 404, X_Error_Code="RepoNotFound")
-        rest = path[3:]
-        if len(rest) > 1 and rest[1] not in ("main", SHA):
-            return self._answer(b"", 404, X_Error_Code="RevisionNotFound")
-        if not api:
-            body = files.get("/".join(rest[2:]))
-            if body is None:
-                return self._answer(b"", 404, X_Error_Code="EntryNotFound")
-            return self._answer(body, ETag=f'"{hashlib.sha1(body).hexdigest()}"')
-        listing = [
-            {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-            for name, body in files.items()
-        ]
-        if rest[:1] in (["tree"], ["paths-info"]):
-            return self._answer(json.dumps(listing).encode())
-        info = {"id": "/".join(path[1:3]), "sha": SHA, "siblings": [{"rfilename": name} for name in files]}
-        return self._answer(json.dumps(info).encode())
-
-    do_HEAD = do_POST = do_GET
-
-
 @pytest.fixture(scope="module")
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root = tmp_path_factory.mktemp("hub")
+    for repo, files in FILES.items():
+        (root / repo).mkdir(parents=True)
+        for name, content in files.items():
+            (root / repo / name).write_bytes(content)
+    with hub_server(root) as (_, address):
+        yield address
 
 
 def run(cases: dict[str, dict[str, Any]], home: Path, endpoint: str) -> dict[str, Any]:

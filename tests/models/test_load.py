@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from hub import COMMIT, hub_server
 from konomi.config import ClassifierReward, ModelConfig, RolloutConfig
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import ModelError
@@ -93,36 +92,6 @@ def test_the_console_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[
     load(tmp_path)
     assert capfd.readouterr() == ("", "")
     assert transformers.utils.logging.is_progress_bar_enabled() == bars
-
-
-@pytest.fixture(scope="module")
-def spiece(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A SentencePiece model of a few Japanese lines."""
-    import sentencepiece
-
-    folder = tmp_path_factory.mktemp("spiece")
-    lines = ["今日の天気は晴れです。", "この商品はとても良い。", "明日の天気は雨でしょう。", "今日は良い天気だ。"] * 20
-    (folder / "text.txt").write_text("\n".join(lines), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / "spiece"), vocab_size=56, pad_id=3, pad_piece="[PAD]",
-        hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
-    return (folder / "spiece.model").read_bytes()
-
-
-def test_gpt2_with_a_t5_tokenizer(spiece: bytes, tmp_path: Path) -> None:
-    """The layout of rinna/japanese-gpt2-small: no tokenizer.json, spiece.model, tokenizer_class T5Tokenizer."""
-    tiny_model("gpt2", vocab=64).save_pretrained(tmp_path)
-    (tmp_path / "spiece.model").write_bytes(spiece)
-    special = {"eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>", "pad_token": "[PAD]", "extra_ids": 0}
-    (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "T5Tokenizer", "additional_special_tokens": [], **special}), encoding="utf-8"
-    )
-    loaded = load(tmp_path)
-    ids = loaded.tokenizer("今日の天気は").input_ids
-    assert ids[-1] == loaded.tokenizer.eos_token_id and loaded.tokenizer.unk_token_id not in ids
-    assert loaded.tokenizer.decode(ids, skip_special_tokens=True) == "今日の天気は"
-    assert loaded.model(torch.tensor([ids])).logits.shape == (1, len(ids), 64)
 
 
 def test_pickled_weights_are_refused_with_the_way_to_convert(tmp_path: Path) -> None:
@@ -265,65 +234,16 @@ def test_names_that_name_nothing(tmp_path: Path) -> None:
     refused(save_tiny(tmp_path / "tiny", "gpt2"), "model.revision = 'v1' is for hub models only", revision="v1")
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    """A hub of our own on this machine, which serves <tmp_path>/hub/<owner>/<model>, and an empty hub cache."""
+    """A hub of our own, which serves <tmp_path>/hub/<owner>/<model>, and an empty hub cache."""
     from huggingface_hub import constants
 
-    root = tmp_path / "hub"
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            repo, sep, rest = self.path.partition("?")[0].partition("/resolve/")
-            if sep:  # a file
-                file = root / repo[1:] / rest.partition("/")[2]
-                body = file.read_bytes() if file.is_file() else None
-                self.answer(body, "" if body is not None else "EntryNotFound")
-                return
-            if repo == "/":
-                self.answer(b"")
-                return
-            _, _, _, owner, model, what, *revision = f"{repo}/".split("/")  # /api/models/<owner>/<model>/<what>/<revision>
-            files, revision = sorted((root / owner / model).glob("*")), [part for part in revision if part]
-            if not files:
-                self.answer(None, "RepoNotFound")
-            elif revision not in ([], ["main"], [COMMIT]):
-                self.answer(None, "RevisionNotFound")
-            elif what == "tree":
-                entries = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": f.name} for f in files]
-                self.answer(json.dumps(entries).encode())
-            else:
-                siblings = [{"rfilename": file.name} for file in files]
-                self.answer(json.dumps({"id": f"{owner}/{model}", "sha": COMMIT, "siblings": siblings}).encode())
-
-        def answer(self, body: bytes | None, error: str = "") -> None:
-            self.send_response(404 if body is None else 200)
-            if error:
-                self.send_header("X-Error-Code", error)
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{hashlib.sha1(body or b"").hexdigest()}"')
-            self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body or b"")
-
-        do_HEAD = do_GET
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    yield server
-    server.shutdown()
-    server.server_close()
+    with hub_server(tmp_path / "hub") as (server, address):
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        yield server
 
 
 def test_a_hub_model_loads_and_then_without_the_hub(hub: ThreadingHTTPServer, tmp_path: Path) -> None:

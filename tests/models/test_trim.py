@@ -158,12 +158,6 @@ def test_kept_tokens_keep_their_rows_and_logits(cut: Cut) -> None:
             assert torch.equal(one.bias, other.bias[kept])
 
 
-def test_texts_of_the_script_are_tokenised_as_before(cut: Cut) -> None:
-    for text in [*openings("ja"), JAPANESE]:
-        before, now = cut.both(text)
-        assert now == before, text
-
-
 def test_texts_of_other_scripts_come_back_whole_in_more_tokens(cut: Cut) -> None:
     more = 0
     for text in [*openings("en"), *OTHERS, *MIXED]:
@@ -237,14 +231,6 @@ def test_what_is_told(cut: Cut) -> None:
     assert [file.name for file in cut.out.parent.iterdir()] == ["out"]
 
 
-def test_plain_transformers_reads_and_writes_on(cut: Cut) -> None:
-    model = transformers.AutoModelForCausalLM.from_pretrained(cut.out)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(cut.out)
-    ids = tokenizer("今日の", return_tensors="pt").input_ids
-    assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] <= ids.shape[1] + 3
-    assert torch.equal(model.get_input_embeddings().weight, cut.trimmed.get_input_embeddings().weight)
-
-
 def test_the_layout_of_t5_vocabularies(tmp_path: Path) -> None:
     """As of rinna/japanese-gpt2: a SentencePiece file and T5Tokenizer, whose bytes it does not use."""
     import sentencepiece
@@ -260,6 +246,9 @@ def test_the_layout_of_t5_vocabularies(tmp_path: Path) -> None:
     special = {"eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>", "pad_token": "[PAD]", "extra_ids": 0}
     (where / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", **special}), encoding="utf-8")
     loaded = load_causal_lm(ModelConfig(name=str(where)))
+    ids = loaded.tokenizer("今日の天気は").input_ids
+    assert ids[-1] == loaded.tokenizer.eos_token_id and loaded.tokenizer.unk_token_id not in ids
+    assert loaded.tokenizer.decode(ids, skip_special_tokens=True) == "今日の天気は"
     trim(loaded.model, loaded.tokenizer, ["ja"], tmp_path / "out", keep=0)
     again = load_causal_lm(ModelConfig(name=str(tmp_path / "out")))
     words = loaded.tokenizer.convert_ids_to_tokens

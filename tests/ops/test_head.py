@@ -72,24 +72,16 @@ class Watch(TorchDispatchMode):
 
 
 @quick
-@given(seeds, st.integers(1, 6), st.integers(1, 4), vocabularies, temperatures)
-def test_it_is_what_the_logits_give(seed, tokens, width, vocabulary, temperature):
-    hidden, weight, targets = case(seed, tokens, width, vocabulary)
-    arguments = (hidden, weight, targets, temperature)
-    agree(linear_logprobs(*arguments), full(*arguments), 1e-12)
-    agree(gradients(linear_logprobs, *arguments), gradients(full, *arguments), 1e-12)
-
-
-@quick
-@given(seeds, st.integers(1, 6), st.integers(1, 4), vocabularies, temperatures)
-def test_float32_agrees_with_float64(seed, tokens, width, vocabulary, temperature):
-    hidden, weight, targets = case(seed, tokens, width, vocabulary, torch.float32)
+@given(seeds, st.integers(1, 6), st.integers(1, 4), vocabularies, temperatures, st.sampled_from([torch.float64, torch.float32]))
+def test_it_is_what_the_logits_give(seed, tokens, width, vocabulary, temperature, dtype):
+    hidden, weight, targets = case(seed, tokens, width, vocabulary, dtype)
     wide = (hidden.double(), weight.double(), targets, temperature)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     answers = linear_logprobs(hidden, weight, targets, temperature)
     slopes = gradients(linear_logprobs, hidden, weight, targets, temperature)
-    assert {x.dtype for x in (*answers, *slopes)} == {torch.float32}
-    agree(answers, full(*wide), 1e-5)
-    agree(slopes, gradients(full, *wide), 1e-5)
+    assert {x.dtype for x in (*answers, *slopes)} == {dtype}
+    agree(answers, full(*wide), tolerance)
+    agree(slopes, gradients(full, *wide), tolerance)
 
 
 @pytest.mark.parametrize("elements", [1, 3 * 1500])
@@ -101,15 +93,6 @@ def test_no_token_is_lost_or_counted_twice_where_blocks_meet(vocabulary, element
     agree(slopes, gradients(full, hidden, weight, targets), 1e-12)
     _, even = linear_logprobs(torch.zeros(3, 2), torch.ones(vocabulary, 2), targets, 1.0, Blocks(elements))
     close(even.exp(), torch.full((3,), vocabulary), 1e-5)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_gradients_are_those_of_differences(temperature):
-    hidden, weight, targets = case(8, 4, 3, 5)
-    assert torch.autograd.gradcheck(lambda *x: linear_logprobs(*x, targets, temperature)[0], (hidden, weight))
-    hidden, weight, targets = case(9, 4, 3, 2100)
-    weight = weight.detach()
-    assert torch.autograd.gradcheck(lambda x: linear_logprobs(x, weight, targets, temperature)[0], hidden)
 
 
 # -- numbers at the edge -----------------------------------------------------------------------------------------------

@@ -13,6 +13,10 @@ GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "classic_ppo.json
 KIND = {"kl": "k1", "abs": "abs", "mse": "k2"}
 
 
+def name(case):
+    return f"{case['kl_penalty']}-{case['gamma']}-{case['lam']}"
+
+
 class Case:
     def __init__(self, case):
         self.settings = case
@@ -31,41 +35,39 @@ class Case:
     def gae(self, rewards, values, mask):
         return ops.gae(rewards, values, mask, gamma=self.settings["gamma"], lam=self.settings["lam"])
 
-    def is_(self, name, actual):
-        """At valid positions; padding of the golden file holds 0."""
-        if actual.dim():
-            actual = actual.where(self.mask, 0)
-        close(actual, self.expected[name])
+    def advantages(self):
+        """Whitened advantages, and returns."""
+        rewards, values, mask = self.rewards(), self.values, self.mask
+        if self.settings["whiten_rewards"]:
+            # the one difference (see gae): there the recursion runs through padding that whitening has given a reward
+            mean, var = ops.masked_mean(rewards, self.mask), ops.masked_var(rewards, self.mask)
+            padding = mean - mean / (var + 1e-8).sqrt()
+            rewards = ops.whiten(rewards, self.mask, shift_mean=False).where(self.mask, padding)
+            values, mask = values.where(self.mask, 0), torch.ones_like(self.mask)
+        advantages, returns = self.gae(rewards, values, mask)
+        return ops.whiten(advantages, self.mask), returns
 
 
-def name(case):
-    return f"{case['kl_penalty']}-{case['gamma']}-{case['lam']}"
-
-
-@pytest.fixture(params=GOLDEN["cases"], ids=name)
-def case(request):
-    return Case(request.param)
-
-
-def test_kl(case):
-    case.is_("kl", case.kl())
-
-
-def test_rewards(case):
-    case.is_("rewards", case.rewards())
-
-
-def test_advantages_and_returns(case):
-    rewards, values, mask = case.rewards(), case.values, case.mask
-    if case.settings["whiten_rewards"]:
-        # the one difference (see gae): there the recursion runs through padding that whitening has given a reward
-        mean, var = ops.masked_mean(rewards, case.mask), ops.masked_var(rewards, case.mask)
-        padding = mean - mean / (var + 1e-8).sqrt()
-        rewards = ops.whiten(rewards, case.mask, shift_mean=False).where(case.mask, padding)
-        values, mask = values.where(case.mask, 0), torch.ones_like(case.mask)
-    advantages, returns = case.gae(rewards, values, mask)
-    case.is_("returns", returns)
-    case.is_("advantages_whitened", ops.whiten(advantages, case.mask))
+@pytest.mark.parametrize("settings", GOLDEN["cases"], ids=name)
+def test_every_quantity(settings):
+    """At valid positions; padding of the golden file holds 0."""
+    case, clip = Case(settings), settings["cliprange"]
+    count, whitened = case.mask.sum(), case.expected["advantages_whitened"]
+    advantages, returns = case.advantages()
+    policy, sums = ops.policy_loss(case.new_logprobs, case.old_logprobs, whitened, case.mask, clip=clip)
+    value, value_sums = ops.value_loss(
+        case.new_values, case.values, case.expected["returns"], case.mask, clip=settings["cliprange_value"]
+    )
+    found = {
+        "kl": case.kl(), "rewards": case.rewards(), "returns": returns, "advantages_whitened": advantages,
+        "policy_loss": policy / count, "clip_fraction": sums["clipped"] / count, "approx_kl": sums["approx_kl"] / count,
+        "policy_kl": sums["policy_kl"] / count, "value_loss": value / count,
+        "value_clip_fraction": value_sums["clipped"] / count,
+        "entropy_of_new": ops.masked_mean(ops.entropy(case.new_logits), case.mask),
+    }  # fmt: skip
+    assert found.keys() == case.expected.keys()
+    for quantity, actual in found.items():
+        close(actual.where(case.mask, 0) if actual.dim() else actual, case.expected[quantity])
 
 
 @pytest.mark.parametrize("settings", [x for x in GOLDEN["cases"] if x["whiten_rewards"]], ids=name)
@@ -76,36 +78,9 @@ def test_whitened_rewards_do_not_leak_from_padding(settings):
     assert torch.equal(same, case.mask.all(1)), "full rows are equal, shorter ones free of the leak"
 
 
-def test_policy_loss(case):
-    advantages, count = case.expected["advantages_whitened"], case.mask.sum()
-    loss, sums = ops.policy_loss(case.new_logprobs, case.old_logprobs, advantages, case.mask, clip=case.settings["cliprange"])
-    case.is_("policy_loss", loss / count)
-    case.is_("clip_fraction", sums["clipped"] / count)
-    case.is_("approx_kl", sums["approx_kl"] / count)
-    case.is_("policy_kl", sums["policy_kl"] / count)
-
-
-def test_value_loss(case):
-    returns, count = case.expected["returns"], case.mask.sum()
-    loss, sums = ops.value_loss(case.new_values, case.values, returns, case.mask, clip=case.settings["cliprange_value"])
-    case.is_("value_loss", loss / count)
-    case.is_("value_clip_fraction", sums["clipped"] / count)
-
-
-def test_entropy(case):
-    case.is_("entropy_of_new", ops.masked_mean(ops.entropy(case.new_logits), case.mask))
-
-
 @pytest.mark.parametrize("run", GOLDEN["adaptive_kl"], ids=lambda run: f"{run['init']}-{run['kl_sequence'][0]}")
 def test_adaptive_kl_coef(run):
     coef = run["init"]
     for kl, expected in zip(run["kl_sequence"], run["coef_after"], strict=True):
         coef = ops.adaptive_kl_coef(coef, kl, target=run["target"], horizon=run["horizon"], episodes=run["n_episodes"])
         assert coef == pytest.approx(expected, rel=1e-12)
-
-
-def test_every_expected_quantity_is_covered():
-    assert len(GOLDEN["cases"]) == 12
-    names = {name for case in GOLDEN["cases"] for name in case["expected"]}
-    seen = {"kl", "rewards", "advantages_whitened", "returns", "policy_loss", "value_loss", "entropy_of_new"}
-    assert names == seen | {"approx_kl", "policy_kl", "clip_fraction", "value_clip_fraction"}

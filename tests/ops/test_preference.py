@@ -47,12 +47,6 @@ def test_the_gradient_is_what_the_model_is_wrong_by() -> None:
     assert scores.grad is not None and scores.grad.tolist() == pytest.approx([wrong, -wrong])
 
 
-def test_a_margin_asks_for_more() -> None:
-    scores = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    with_margin = preference_loss(scores, *pairs([0], [1], margin=1.0))[0]
-    assert float(with_margin) == pytest.approx(math.log(2))
-
-
 @quick
 @given(
     st.lists(st.floats(-5, 5), min_size=2, max_size=5), st.floats(0, 1), st.floats(0, 2)

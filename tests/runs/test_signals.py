@@ -1,4 +1,4 @@
-"""Signals that come at an awkward moment."""
+"""Stopping by signal: waited for, at once, in the middle of a line."""
 
 from __future__ import annotations
 
@@ -42,3 +42,35 @@ def test_a_signal_in_the_middle_of_a_line_is_answered_after_it(monkeypatch: pyte
         assert raw.all_told.wait(20)
     assert stop.signal == "SIGTERM"
     assert raw.text.startswith(b"update 1/7\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_collected_and_a_second_one_stops(number: signal.Signals) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    heard = threading.Event()
+    with pytest.raises(KeyboardInterrupt), stop_on_signal(heard.set) as stop, stop.patience():
+        os.kill(os.getpid(), number)
+        assert stop.signal == number.name and heard.wait(20)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second signal was ignored")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_outside_of_the_updates_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), stop_on_signal(lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was ignored")
+
+
+def test_in_a_thread_signals_stay_as_they_are() -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with stop_on_signal(lambda: None):
+            seen.append(signal.getsignal(signal.SIGINT) == before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]

@@ -14,7 +14,7 @@ from konomi.models.reward import RewardModel
 from konomi.models.reward_files import make_reward_model
 from konomi.runs.signals import Stop
 from konomi.training import reward as training
-from konomi.training.callback import Outcome
+from konomi.training.loop import Outcome
 from konomi.training.reward import Example, collate, targets, task_loss, train_reward_model
 from tiny import ALPHABET, save_tiny, tiny_encoder
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,33 +21,6 @@ from konomi.engine.forward import check_head
 from konomi.engine.layout import KeyValues, Layout, whole_lanes
 from konomi.engine.packed import Trunk
 from konomi.errors import FAULTS
-
-
-class Decoder(Protocol):
-    """Decodes sequences of which some end earlier than others."""
-
-    rows: Tensor
-    """[B] int64: the query of each running sequence."""
-
-    def start(self) -> Tensor:
-        """Read the queries; the last hidden state [B, D] of each."""
-        ...
-
-    def step(self, ids_B: Tensor) -> Tensor:
-        """Append a token to each sequence; its last hidden state [B, D]."""
-        ...
-
-    def keep(self, going_B: Tensor) -> Tensor:
-        """Drop sequences; returns the former place of the one now at each place."""
-        ...
-
-    def cached(self) -> int:
-        """Numbers in the cache, as if each sequence were as long as the longest."""
-        ...
-
-    def trunk(self) -> Trunk | None:
-        """The hidden states kept between two layers, rows in the order of the queries."""
-        ...
 
 
 def make_decoder(lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None) -> Decoder:
@@ -107,7 +79,10 @@ def cache_bytes(lm: PreTrainedModel, tokens: int) -> int:
 
 
 class PackedDecoder:
-    """Allocates keys and values once; no token is padding."""
+    """Decodes sequences of which some end earlier than others. Allocates keys and values once; no token is padding.
+
+    ``rows`` [B] int64: the query of each running sequence.
+    """
 
     def __init__(self, lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None) -> None:
         self.lm, self.queries, self.trunk_layer = lm, queries, trunk_layer
@@ -117,6 +92,7 @@ class PackedDecoder:
         self._trunk: Tensor | None = None
 
     def start(self) -> Tensor:
+        """Read the queries; the last hidden state [B, D] of each."""
         hidden, lengths_B, first = [], self.cache.lengths_B, 0
         while first < len(self.queries):
             end = first + 1
@@ -134,6 +110,7 @@ class PackedDecoder:
         return torch.cat(hidden)
 
     def step(self, ids_B: Tensor) -> Tensor:
+        """Append a token to each sequence; its last hidden state [B, D]."""
         positions_B = self.cache.lengths_B
         self.cache.lengths_B = positions_B + 1
         with packed.keeping(self.lm, self.trunk_layer) as kept:
@@ -143,15 +120,18 @@ class PackedDecoder:
         return hidden_BD
 
     def keep(self, going_B: Tensor) -> Tensor:
+        """Drop sequences; returns the former place of the one now at each place."""
         order_b = self.cache.keep(going_B)
         self.rows = self.rows[order_b]
         return order_b
 
     def cached(self) -> int:
+        """Numbers in the cache, as if each sequence were as long as the longest."""
         each = sum(store[0, :, 0].numel() for pair in self.cache.layers.values() for store in pair)
         return each * len(self.cache.lengths_B) * int(self.cache.lengths_B.max())
 
     def trunk(self) -> Trunk | None:
+        """The hidden states kept between two layers, rows in the order of the queries."""
         return None if self._trunk is None or self.trunk_layer is None else Trunk(self.trunk_layer, self._trunk)
 
     def _store(self, hidden: Tensor, rows: Tensor | slice, positions: Tensor | slice) -> None:
@@ -161,7 +141,8 @@ class PackedDecoder:
 
 
 class PaddedDecoder:
-    """Uses the cache and masks of transformers, queries padded on the left: for families whose attention cannot be replaced."""
+    """The same with the cache and masks of transformers, queries padded on the left: for families whose attention cannot be
+    replaced."""
 
     def __init__(self, lm: PreTrainedModel, queries: Sequence[Sequence[int]]) -> None:
         self.lm = lm
@@ -203,3 +184,6 @@ class PaddedDecoder:
 
     def trunk(self) -> Trunk | None:
         return None
+
+
+Decoder = PackedDecoder | PaddedDecoder

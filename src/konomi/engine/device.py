@@ -92,7 +92,7 @@ def prefers_products(query_BHLd: torch.Tensor) -> bool:
 
 
 def manage_memory() -> None:
-    """Set for the whole process what is kept in memory for later; what the environment sets itself is left alone. Call it early.
+    """Have the process keep freed memory for reuse, unless the environment says otherwise. Call it early.
 
     glibc keeps freed memory for the next tensor instead of returning it to the system. New memory has to be cleared page by
     page: where a model's activations are allocated at each step, that costs more than the arithmetic on them.
@@ -112,8 +112,8 @@ def manage_memory() -> None:
 def _cuda(in_use: bool) -> Any | None:
     """``torch.cuda`` where there is a GPU and, if asked for, this process has used it. torch is not imported for it."""
     torch = sys.modules.get("torch")
-    there = torch and torch.cuda.is_available() and (not in_use or torch.cuda.is_initialized())
-    return torch.cuda if torch and there else None
+    usable = torch and torch.cuda.is_available() and (not in_use or torch.cuda.is_initialized())
+    return torch.cuda if torch and usable else None
 
 
 def gpu_name() -> str | None:

@@ -47,7 +47,7 @@ NOT_ALIKE = {
 
 
 def families_that_work() -> str:
-    """One sentence for a message: how many work, and the names under which there are several."""
+    """One sentence for a message: how many work, and the names that several of them share."""
     brands = Counter(re.match(r"[a-z]+", name)[0] for name in PACKED + PADDED)  # type: ignore[index]
     large = sorted(brand for brand, count in brands.items() if count >= 3)
     return f"{len(PACKED + PADDED)} families work, those of {', '.join(large)} among them: see docs/families.md"

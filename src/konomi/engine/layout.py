@@ -1,6 +1,6 @@
 """Where tokens are: in a packed row of sequences, and in the room for keys and values of sequences that are being decoded.
 
-Shape suffixes: B sequences, b of them that go on, L tokens of the longest, T tokens of all, N positions that are asked for,
+Shape suffixes: B sequences, b of them still running, L tokens of the longest, T tokens of all, N positions that are asked for,
 X tokens that are another sequence's too, G key-value heads, S room for tokens, d width of a head, x any further axes.
 """
 
@@ -19,7 +19,7 @@ from konomi.engine.device import LANES
 class Layout:
     """Which token of a packed row belongs to which sequence.
 
-    A query that several sequences begin with is there once: causality makes its hidden states the same for all of them.
+    A query that several sequences begin with is stored once: causality makes its hidden states the same for all of them.
 
     Args:
         lengths_B: int64, at least 1.

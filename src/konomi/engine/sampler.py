@@ -10,7 +10,7 @@ a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,7 @@ from konomi.seeds import stream_seed
 BLOCK = 512
 """Vocabulary entries a block in the inverse of the cumulative sum."""
 KEEP_ROWS = 0.99
-"""Finished rows leave the batch once fewer than this share of its rows goes on."""
+"""Finished rows leave the batch once fewer than this share of its rows is still running."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,13 @@ def _run(
     values: Callable[[Tensor], Tensor] | None, out: _Responses,
 ) -> None:  # fmt: skip
     """Decode the queries ``which`` to their ends."""
-    stops = tokens.eos_ids if config.stop != "length" else frozenset()
+    stops = torch.tensor(sorted(tokens.eos_ids if config.stop != "length" else ()), dtype=torch.int64, device=lm.device)
     uniforms, limits = draws.uniforms.to(lm.device)[which], draws.lengths.to(lm.device)[which]
     going = torch.ones(len(which), dtype=torch.bool, device=lm.device)
     hidden = decoder.start()
     for step in range(int(limits.max())):
-        drawn, logprobs, entropy = draw_with_logprobs(head_logits(lm, hidden, config.temperature), uniforms[decoder.rows, step])
-        stopped = _is_in(drawn, stops)
+        drawn, logprobs, entropy = draw(head_logits(lm, hidden, config.temperature), uniforms[decoder.rows, step])
+        stopped = torch.isin(drawn, stops)
         here = which[decoder.rows[going]]
         out.ids[here, step], out.logprobs[here, step], out.entropy[here, step] = drawn[going], logprobs[going], entropy[going]
         if values is not None:
@@ -187,7 +187,7 @@ def _join(turns: Sequence[tuple[Tensor, Trunk | None]], width: int) -> Trunk | N
     return Trunk(first.layer, hidden)
 
 
-def draw(logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+def draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a token from soft-max(logits) by inverting its cumulative sum at a uniform number: O(V) without a V-wide noise.
 
     The sum is first searched by blocks, then within the block that holds the number; sums of blocks are float64, so that a
@@ -198,23 +198,14 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor) -> Tensor:
         uniforms_B: float64 in [0, 1).
 
     Returns:
-        [B] int64.
+        [B] int64, and [B] the log-probability of the token and [B] the entropy, nats.
 
-    >>> draw(torch.tensor([[0.0, 0.0, 0.0, 0.0]]).expand(3, 4), torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64))
+    >>> draw(torch.tensor([[0.0, 0.0, 0.0, 0.0]]).expand(3, 4), torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64))[0]
     tensor([0, 2, 3])
     """
-    return draw_with_logprobs(logits_BV, uniforms_B)[0]
-
-
-def draw_with_logprobs(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`draw`, and [B] the log-probability of the token and [B] the entropy, nats."""
-    with torch.autocast(logits_BV.device.type, enabled=False):  # it would take sums of products in bfloat16
-        return _draw_parts(logits_BV, uniforms_B)
-
-
-def _draw_parts(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     parts = zip(torch.split(logits_BV, DRAW_ROWS), torch.split(uniforms_B, DRAW_ROWS), strict=True)
-    token, logprob, entropy = zip(*(_draw_rows(logits, uniforms) for logits, uniforms in parts), strict=True)
+    with torch.autocast(logits_BV.device.type, enabled=False):  # it would take sums of products in bfloat16
+        token, logprob, entropy = zip(*(_draw_rows(logits, uniforms) for logits, uniforms in parts), strict=True)
     return torch.cat(token), torch.cat(logprob), torch.cat(entropy)
 
 
@@ -245,7 +236,3 @@ def _first_above(sums: Tensor, target: Tensor) -> Tensor:
     """Index of the first cumulative sum above the target; by rounding the target may reach the last sum, never pass it."""
     below_total = torch.nextafter(sums[:, -1:], torch.zeros_like(sums[:, -1:]))
     return torch.searchsorted(sums, torch.minimum(target, below_total), right=True).squeeze(1)
-
-
-def _is_in(ids: Tensor, members: Collection[int]) -> Tensor:
-    return torch.isin(ids, torch.tensor(sorted(members), dtype=ids.dtype, device=ids.device))

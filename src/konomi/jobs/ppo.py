@@ -27,8 +27,7 @@ from konomi.runs.directory import RunDir
 from konomi.runs.environment import typed
 from konomi.runs.observer import Observer
 from konomi.text import plural
-from konomi.training.accelerator import load_weights
-from konomi.training.checkpoints import Checkpoints
+from konomi.training.checkpoints import Checkpoints, load_weights
 from konomi.training.ppo import PPOTrainer
 from konomi.training.profile import profiled
 
@@ -132,7 +131,7 @@ def _train(training: _Training, profile: bool) -> None:
             checkpoints.prune(measured=result.update)
             last = result.update == job.ppo.updates
             if last or stop.signal or result.update % job.run.save_every == 0:
-                checkpoints.save(trainer)
+                checkpoints.save(trainer.update, trainer.save)
             if stop.signal:
                 run.set_status("stopped", f"{stop.signal} after update {result.update}")
                 raise KeyboardInterrupt(f"stopped after update {result.update}")
@@ -187,7 +186,7 @@ def _roll_back(training: _Training) -> None:
         warn(f"{trainer.stop_reason}. The model is the one after update {update}, the last good checkpoint")
     else:
         trainer.policy.lm.load_state_dict(trainer.reference.state_dict())
-        warn(f"{trainer.stop_reason}, and no whole checkpoint is left. The model is the initial one; see run.save_every")
+        warn(f"{trainer.stop_reason}, and no complete checkpoint is left. The model is the initial one; see run.save_every")
 
 
 def _load_newest(training: _Training) -> None:

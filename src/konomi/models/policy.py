@@ -97,12 +97,18 @@ def train_only(lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers:
         lm.get_output_embeddings().requires_grad_(False)
     if top_layers is None:
         return None
-    layers = packed.layer_count(lm)
-    if top_layers > layers:
-        raise ConfigError(f"model.top_layers = {top_layers}: the model has {layers} layers")
+    below = layers_below(lm, top_layers)
     lm.requires_grad_(False)
     for parameter in packed.top_parameters(lm, top_layers):
         parameter.requires_grad_(True)
+    return below
+
+
+def layers_below(lm: PreTrainedModel, top_layers: int) -> int:
+    """How many layers are below the top ones. Raises ConfigError if it has fewer than those."""
+    layers = packed.layer_count(lm)
+    if top_layers > layers:
+        raise ConfigError(f"model.top_layers = {top_layers}: the model has {layers} layers")
     return layers - top_layers
 
 

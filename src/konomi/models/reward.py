@@ -22,9 +22,10 @@ from konomi.data.tokens import length_batches, lengths_to_mask, pad_right
 from konomi.engine import packed
 from konomi.engine.layout import Layout
 from konomi.engine.packed import Trunk
-from konomi.errors import ConfigError, ModelError
+from konomi.errors import ModelError
 from konomi.files import utf8, write_atomic
 from konomi.models.load import quiet
+from konomi.models.policy import layers_below
 from konomi.models.reader import Reader
 
 FILE, VERSION = "reward.json", 1
@@ -143,7 +144,7 @@ class RewardModel(nn.Module):
             rows = self.encode(group)
             size = max(1, BATCH_TOKENS // max(map(len, rows), default=1))
             pieces += [(place, rows[start : start + size]) for start in range(0, len(rows), size)]
-        found: dict[int, Tensor] = {}
+        by_piece: dict[int, Tensor] = {}
         was_training = self.training
         self.eval()
         for part in _batches([rows for _, rows in pieces]):
@@ -151,11 +152,11 @@ class RewardModel(nn.Module):
             batch = self.batch(rows, [i for i in part for _ in pieces[i][1]])
             with autocast():
                 numbers = self(batch).float().cpu()
-            found |= zip(part, numbers.split([len(pieces[i][1]) for i in part]), strict=True)
+            by_piece |= zip(part, numbers.split([len(pieces[i][1]) for i in part]), strict=True)
         self.train(was_training)
         by_group: list[list[Tensor]] = [[] for _ in texts]
         for i, (place, _) in enumerate(pieces):
-            by_group[place].append(found[i])
+            by_group[place].append(by_piece[i])
         return [torch.cat(parts) for parts in by_group]
 
     def normalised(self, raw: float) -> float:
@@ -211,18 +212,16 @@ class RewardModel(nn.Module):
         return torch.allclose(ours.float(), theirs.float(), rtol=1e-3, atol=1e-3)
 
     def _freeze(self, top_layers: int) -> None:
-        layers = packed.layer_count(self.model)
-        if top_layers > layers:
-            raise ConfigError(f"model.top_layers = {top_layers}: the model has {layers} layers")
+        below = layers_below(self.model, top_layers)
         stays = {id(p) for p in self.model.base_model.parameters()}
         if self.packs:
             stays -= {id(p) for p in packed.top_parameters(self.model, top_layers)}
         else:  # an encoder: its layers are in a list somewhere below
-            stays -= {id(p) for layer in _layers(self.model, layers)[-top_layers:] for p in layer.parameters()}
+            stays -= {id(p) for layer in _layers(self.model)[-top_layers:] for p in layer.parameters()}
         for parameter in self.model.parameters():
             if id(parameter) in stays:
                 parameter.requires_grad_(False)
-        self.trunk_layer = layers - top_layers if self.packs else None
+        self.trunk_layer = below if self.packs else None
 
 
 def _batches(groups: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[int]]:
@@ -241,7 +240,8 @@ def _layout(batch: Batch) -> tuple[Layout, Tensor]:
     return layout, batch.ids[layout.rows_T, layout.positions_T]
 
 
-def _layers(model: Any, count: int) -> nn.ModuleList:
+def _layers(model: Any) -> nn.ModuleList:
+    count = packed.layer_count(model)
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module

@@ -1,4 +1,4 @@
-"""Reward models by name: made of a language model or an encoder, or read from a directory.
+"""Reward models by name: made from a language model or an encoder, or read from a directory.
 
 On disk a reward model is a sequence-classification model of transformers, which others can load too, with ``reward.json`` beside
 it: what it was trained on, and the mean and deviation of the initial model's scores.
@@ -92,7 +92,7 @@ def open_reward_model(name: str) -> RewardModel:
     """Read a reward model that :meth:`RewardModel.save` wrote; on the CPU, float32, in evaluation mode.
 
     Raises:
-        ModelError: there is no such directory; its weights cannot be read or are not whole.
+        ModelError: there is no such directory; its weights cannot be read or are incomplete.
         DataError: it has no reward.json, or that is damaged.
     """
     from transformers import AutoModelForSequenceClassification
@@ -106,7 +106,7 @@ def open_reward_model(name: str) -> RewardModel:
         max_length = int(facts["max_length"])
         scale = Normalisation(facts["mean"], facts["std"], facts["count"], facts["data_sha256"]) if "mean" in facts else None
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path / FILE}: not whole ({error}); train the model again") from None
+        raise DataError(f"{path / FILE}: incomplete ({error}); train the model again") from None
     with quiet(), explained(name, "reward model"):
         tokenizer = read_tokenizer(path)
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -125,8 +125,8 @@ def _is_language_model(files: Path, config: ModelConfig) -> bool:
     from transformers import AutoConfig
 
     with explained(config.name, "config"):
-        found = AutoConfig.from_pretrained(files, trust_remote_code=config.trust_remote_code)
-    architectures = getattr(found, "architectures", None) or [""]
+        model_config = AutoConfig.from_pretrained(files, trust_remote_code=config.trust_remote_code)
+    architectures = getattr(model_config, "architectures", None) or [""]
     return str(architectures[0]).endswith(_LANGUAGE_MODELS)
 
 
@@ -151,12 +151,12 @@ def _classifier(files: Path, config: ModelConfig, outputs: int, labels: Sequence
 
     trust = {"trust_remote_code": config.trust_remote_code}
     with quiet(), explained(config.name, "model"):
-        found = AutoConfig.from_pretrained(files, **trust)
-        same = found.num_labels == outputs and (not labels or list(found.id2label.values()) == list(labels))
-        found.num_labels = outputs
+        model_config = AutoConfig.from_pretrained(files, **trust)
+        same = model_config.num_labels == outputs and (not labels or list(model_config.id2label.values()) == list(labels))
+        model_config.num_labels = outputs
         tokenizer = read_tokenizer(files, **trust)
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            files, config=found, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
+            files, config=model_config, use_safetensors=True, dtype=torch.float32, output_loading_info=True,
             ignore_mismatched_sizes=True, **trust,
         )  # fmt: skip
     lacking = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}

@@ -33,7 +33,7 @@ def linear_logprobs(
 
     ``blocks`` bounds what exists at one time, and the exponentials that are kept for the backward pass: see `Blocks`. Matrix
     products are of the type of the hidden states, or of that of autocast where it is on; all else, and what is returned, in
-    float32 at least: logits too (`linear_logits`). Second derivatives are not there: ``create_graph=True`` raises
+    float32 at least: logits too (`linear_logits`). There are no second derivatives: ``create_graph=True`` raises
     ``RuntimeError``.
 
     >>> logprobs, entropy = linear_logprobs(torch.zeros(1, 3), torch.ones(4, 3), torch.tensor([2]))

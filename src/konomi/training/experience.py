@@ -5,7 +5,6 @@ Shape suffixes: B sequences, R response tokens.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from konomi.engine.rollout import Rollout
 from konomi.errors import RunError
 from konomi.rewards.base import Reward, TokenRewards, columns_of, evaluate, readers, score
 from konomi.seeds import stream_seed
-from konomi.training.accelerator import Engine, Sums
+from konomi.training.accelerator import Engine
 
 RATIO_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.02, "sampler": 1e-3}
 """How far the probability ratio may be from 1 before the first optimiser step of an update. In fp32 and fp64 the sampler is
@@ -69,11 +68,6 @@ class ScoredRollout:
     figures: dict[str, list[float]] = field(default_factory=dict)
     """Metric -> one number a response, to be averaged: parts of the reward, judges."""
 
-    def add_to(self, sums: Sums) -> None:
-        """Add the means of the figures."""
-        for name, values in self.figures.items():
-            sums.add(name, sum(values), len(values))
-
     def samples(self, kl_B: Tensor) -> list[dict[str, Any]]:
         """The texts with score and KL (nats/response), as in a step result."""
         rows = zip(self.queries, self.responses, self.scores.tolist(), kl_B.tolist(), strict=True)
@@ -98,12 +92,12 @@ class Scorer:
         columns = columns_of(prompts)
         before = self._read_and_cut()
         scores = evaluate(self.reward, queries, responses, columns, save_to=self.failed_texts)
-        ended = rollout.ended.tolist()
-        totals = torch.tensor(with_missing_eos(scores.totals, ended, self.config), dtype=torch.float64)
+        ended_B = rollout.ended.cpu()
+        totals_B = with_missing_eos(torch.tensor(scores.totals, dtype=torch.float64), ended_B, self.config)
         by_token = None
         if scores.token_rewards is not None:
             keep = self.config.missing_eos != "replace"
-            places = [each if has_ended or keep else [] for each, has_ended in zip(scores.token_rewards, ended, strict=True)]
+            places = [each if ended or keep else [] for each, ended in zip(scores.token_rewards, ended_B.tolist(), strict=True)]
             by_token = token_rewards([self.tokens.ends(*row) for row in zip(*ids, strict=True)], places, rollout.mask.shape[1])
         figures = {f"reward/{name}/mean": values for name, values in scores.parts.items()}
         read, cut = (now - then for now, then in zip(self._read_and_cut(), before, strict=True))
@@ -111,7 +105,7 @@ class Scorer:
             figures["reward/cut_share"] = [cut / read] * len(responses)
         for name, judge in self.judges.items() if judged else ():
             figures[f"judge/{name}/mean"] = score(judge, queries, responses, columns, save_to=self.failed_texts)
-        return ScoredRollout(queries, responses, totals, by_token, figures)
+        return ScoredRollout(queries, responses, totals_B, by_token, figures)
 
     def _read_and_cut(self) -> tuple[int, int]:
         """Texts that a reward with a limit has read so far, and how many of them it cut."""
@@ -142,13 +136,12 @@ def token_rewards(ends_B: Sequence[Sequence[int]], places_B: Sequence[TokenRewar
     return rewards_BR
 
 
-def with_missing_eos(scores: Sequence[float], ended: Sequence[bool], config: RolloutConfig) -> list[float]:
+def with_missing_eos(scores_B: Tensor, ended_B: Tensor, config: RolloutConfig) -> Tensor:
     """Scores after ``rollout.missing_eos``, which is about responses that were cut before their end of text."""
     if config.missing_eos == "keep":
-        return list(scores)
-    replaced = config.missing_eos == "replace"
-    cut = [config.missing_eos_score if replaced else score - config.missing_eos_score for score in scores]
-    return [score if has_ended else other for score, other, has_ended in zip(scores, cut, ended, strict=True)]
+        return scores_B
+    cut_B = scores_B - config.missing_eos_score if config.missing_eos == "subtract" else config.missing_eos_score
+    return torch.where(ended_B, scores_B, cut_B)
 
 
 @dataclass(frozen=True)
@@ -165,27 +158,23 @@ class ScoreScale:
         std = float(scores_B.std())
         return cls(float(scores_B.mean()), std if std > 0 else 1.0, len(scores_B))
 
-    def normalised(self, scores_B: Tensor, clip: float) -> Tensor:
-        """Normalised scores, held within +- ``clip``."""
-        return ((scores_B - self.mean) / self.std).clamp(-clip, clip)
+    def normalised(self, scores_B: Tensor) -> Tensor:
+        """Normalised scores, not yet clipped."""
+        return (scores_B - self.mean) / self.std
 
     def token_rewards(self, rewards_BR: Tensor, scores_B: Tensor, clip: float) -> Tensor:
         """The parts of the scores that belong to tokens, normalised; those of a clipped score shrink as it does."""
-        normal_B = self.normalised(scores_B, math.inf)
+        normal_B = self.normalised(scores_B)
         shrunk_B = torch.where(normal_B.abs() > clip, clip / normal_B.abs(), 1.0)
         return rewards_BR / self.std * shrunk_B[:, None]
-
-    def clipped(self, scores_B: Tensor, clip: float) -> Tensor:
-        """[B] bool: beyond ``clip``."""
-        return self.normalised(scores_B, math.inf).abs() > clip
 
 
 def shaped(
     scale: ScoreScale, scores_B: Tensor, token_rewards_BR: Tensor | None, penalty_BR: Tensor, mask_BR: Tensor, ppo: PPOConfig,
     kl_coef: float, clip: float,
 ) -> Tensor:  # fmt: skip
-    """Rewards [B, R] of normalised scores within +- ``clip``, less the mean of a prompt's others, and the KL penalty."""
-    normal_B = scale.normalised(scores_B, clip).to(penalty_BR)
+    """Rewards [B, R]: scores normalised and held within +- ``clip``, less the mean of a prompt's others, and the KL penalty."""
+    normal_B = scale.normalised(scores_B).clamp(-clip, clip).to(penalty_BR)
     if ppo.responses_per_prompt > 1:
         normal_B = ops.leave_one_out(normal_B, ppo.responses_per_prompt)
     if token_rewards_BR is not None:
@@ -217,14 +206,6 @@ class Experience:
         width = rollout.mask.shape[1]
         rest: dict[str, Any] = {k: v[rows, :width] for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, rollout=rollout, **rest, trunk=self.trunk and self.trunk.select(rows))
-
-
-def check_state(state: Any) -> None:
-    """Raise KeyError, TypeError or ValueError if this is not what :meth:`konomi.PPOTrainer.state_dict` gives."""
-    scale = ScoreScale(**state["score_scale"])
-    counters = all(type(state[name]) is int and state[name] >= 0 for name in ("update", "seed"))
-    if not counters or not all(map(math.isfinite, (state["kl_coef"], scale.mean, scale.std))):
-        raise ValueError("trainer.json: not the state of a PPO run")
 
 
 def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) -> float:

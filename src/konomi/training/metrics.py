@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 
+import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from konomi import ops
 from konomi.config import PPOConfig
-from konomi.training.accelerator import Sums
-from konomi.training.experience import Experience
+from konomi.training.experience import Experience, ScoredRollout
+
+
+@dataclass
+class Sums:
+    """Means over everything that any process saw, each a sum and the count of what was summed; and maxima."""
+
+    totals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    maxima: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
+        """Add to the mean ``name``."""
+        old_total, old_count = self.totals.get(name, (0.0, 0.0))
+        self.totals[name] = (old_total + float(total), old_count + float(count))
+
+    def most(self, name: str, value: float) -> None:
+        """Raise the maximum ``name``; a NaN stays."""
+        old = self.maxima.get(name)
+        self.maxima[name] = value if old is None or value != value or value > old else old
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means and the maxima over all processes."""
+        pairs = torch.tensor(list(self.totals.values()), dtype=torch.float64, device=accelerator.device)
+        pairs = accelerator.reduce(pairs, reduction="sum")
+        means = {name: total / count if count else 0.0 for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)}
+        maxima = torch.tensor([list(self.maxima.values())], dtype=torch.float64, device=accelerator.device)
+        return means | dict(zip(self.maxima, accelerator.gather(maxima).amax(0).tolist(), strict=True))
 
 
 class Clock:
@@ -26,9 +54,9 @@ class Clock:
         self.last = now
 
 
-def describe(e: Experience, scores_B: Tensor, kl_coef: float) -> Sums:
-    """The metrics that are known before training. ``scores_B``: raw."""
-    sums, responses, valid = Sums(), len(scores_B), e.mask.sum()
+def describe(e: Experience, scored: ScoredRollout, clipped_B: Tensor, kl_coef: float) -> Sums:
+    """The metrics that are known before training. ``clipped_B``: the scores that ``ppo.score_clip`` cut."""
+    sums, scores_B, responses, valid = Sums(), scored.scores, len(scored.scores), e.mask.sum()
     residual = (e.returns - e.values) * e.mask
     for name, total in {
         "objective/kl": e.kl, "objective/entropy": e.entropy, "ppo/mean_scores": scores_B, "square/scores": scores_B**2,
@@ -43,6 +71,9 @@ def describe(e: Experience, scores_B: Tensor, kl_coef: float) -> Sums:
     }.items():  # fmt: skip
         sums.add(name, total.sum(), valid)
     sums.add("ppo/mean_non_score_reward", -kl_coef * e.penalty.sum(), valid)
+    for name, values in scored.figures.items():
+        sums.add(name, sum(values), len(values))
+    sums.add("ppo/scores_clipped", clipped_B.sum(), responses)
     if e.sampler_gap is not None:
         sums.most("ppo/policy/sampler_gap", e.sampler_gap)
     return sums

@@ -36,18 +36,10 @@ from konomi.report.advice import out_of_range
 from konomi.rewards import Reward, as_reward
 from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
-from konomi.training.accelerator import Engine, Sums
-from konomi.training.experience import (
-    Experience,
-    QueryStream,
-    Scorer,
-    ScoreScale,
-    check_ratio,
-    check_state,
-    recompute_logprobs,
-    shaped,
-)  # fmt: skip
-from konomi.training.metrics import Clock, add_losses, describe, finish, next_kl_coef
+from konomi.training.accelerator import Engine
+from konomi.training.checkpoints import load_checkpoint, save_checkpoint
+from konomi.training.experience import Experience, QueryStream, Scorer, ScoreScale, check_ratio, recompute_logprobs, shaped
+from konomi.training.metrics import Clock, Sums, add_losses, describe, finish, next_kl_coef
 
 
 class PPOTrainer:
@@ -134,11 +126,10 @@ class PPOTrainer:
         # 3. Compare with the reference; rewards and advantages
         plan = self._plan(generation.rollout, epoch=0)
         experience = self._experience(generation, scored.scores, plan, scored.token_rewards)
-        sums = describe(experience, scored.scores, self.kl_coef)
-        scored.add_to(sums)
-        clipped_B = (self.scale or ScoreScale()).clipped(scored.scores, self.score_clip)
-        sums.add("ppo/scores_clipped", clipped_B.sum(), len(clipped_B))
-        kl = self._check_kl(sums.means(self.engine.accelerator)["objective/kl"])
+        clipped_B = (self.scale or ScoreScale()).normalised(scored.scores).abs() > self.score_clip
+        sums = describe(experience, scored, clipped_B, self.kl_coef)
+        kl = sums.means(self.engine.accelerator)["objective/kl"]
+        self._check_kl(kl)
         clock.lap("score")
 
         # 4. Train
@@ -165,7 +156,7 @@ class PPOTrainer:
         samples = [sample for first in range(each) for sample in samples[first::each]]  # one of every prompt comes first
         return StepResult(self.update, self.update * ppo.batch_size, metrics, samples, out_of_range(metrics, ppo.max_grad_norm))
 
-    def _check_kl(self, kl: float) -> float:
+    def _check_kl(self, kl: float) -> None:
         """Set ``stop_reason`` if the KL is over its cap. Raises RunError if it is not finite."""
         if not math.isfinite(kl):
             raise RunError(
@@ -175,22 +166,22 @@ class PPOTrainer:
         if kl > self.ppo.kl_cap:
             over = f"{kl:.1f} nats/response, over the cap ppo.kl_cap = {self.ppo.kl_cap:g}"
             self.stop_reason = f"the KL of update {self.update + 1} is {over}"
-        return kl
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters, KL coefficient and score scale; the engine saves weights, optimiser and random states."""
+        """Counters, KL coefficient and score scale; weights, optimiser and random states are in a checkpoint's other files."""
         return {
             "update": self.update, "episodes": self.update * self.ppo.batch_size, "kl_coef": self.kl_coef,
             "kl_reached": self.kl_reached, "score_scale": asdict(self.scale or ScoreScale()), "seed": self.seed,
         }  # fmt: skip
 
     def save(self, directory: Path) -> None:
-        """Write a checkpoint from which :meth:`load` goes on to the same bits."""
-        self.engine.save(directory, self.state_dict())
+        """Write a checkpoint. A run that continues from it gives the same bits as one that was never interrupted."""
+        if self.engine.accelerator.is_main_process:
+            save_checkpoint(directory, self.policy, self.engine.optimizer, self.state_dict())
 
     def load(self, directory: Path) -> None:
-        """Take all state from a checkpoint. Raises RunError if it is not whole; all is then as it was."""
-        state = self.engine.load(directory, check_state)
+        """Restore all state from a checkpoint. Raises RunError, and changes nothing, if it is incomplete."""
+        state = load_checkpoint(directory, self.policy, self.engine.optimizer)
         self.update, self.kl_coef, self.seed = state["update"], state["kl_coef"], state["seed"]
         self.queries.seed, self.kl_reached = self.seed, bool(state.get("kl_reached", False))
         self.scale = ScoreScale(**state["score_scale"])

@@ -76,13 +76,13 @@ def table(measured: profile, name: str) -> str:
     events = list(measured.key_averages())
     spans = sorted((e for e in events if e.is_user_annotation), key=lambda e: -e.cpu_time_total)
     operations = sorted((e for e in events if not e.is_user_annotation), key=_own, reverse=True)
-    whole = next(e.cpu_time_total for e in spans if e.key == name)
+    total = next(e.cpu_time_total for e in spans if e.key == name)
     busy = sum(map(_own, operations)) or 1.0
     rest = operations[COSTLIEST:]
     device = "device" if has_gpu() else "processor"
     lines = [
         f"{'span':<44} {'times':>8} {'ms':>12} {'share':>7} {'Python ms':>10}",
-        *(_row(e.key, e.count, e.cpu_time_total, whole) + f" {e.self_cpu_time_total / 1e3:>10.1f}" for e in spans),
+        *(_row(e.key, e.count, e.cpu_time_total, total) + f" {e.self_cpu_time_total / 1e3:>10.1f}" for e in spans),
         "",
         "Python: the time of a span that is in no operation and in no span within it. Spans lie in one another.",
         "",
@@ -99,6 +99,6 @@ def _own(event: Any) -> float:
     return time
 
 
-def _row(name: str, count: int, microseconds: float, whole: float) -> str:
+def _row(name: str, count: int, microseconds: float, total: float) -> str:
     short = name if len(name) <= 44 else name[:43] + "…"
-    return f"{short:<44} {count:>8} {microseconds / 1e3:>12.1f} {100 * microseconds / whole:>6.1f}%"
+    return f"{short:<44} {count:>8} {microseconds / 1e3:>12.1f} {100 * microseconds / total:>6.1f}%"

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from konomi.config import RewardTraining
 from konomi.engine.device import autocast, is_processor
@@ -26,7 +25,7 @@ from konomi.models.load import quiet
 from konomi.models.reward import Batch, RewardModel
 from konomi.ops import label_loss, preference_loss, score_loss
 from konomi.runs.signals import Stop
-from konomi.training.callback import Outcome, Progress, Record, TrainingCallback
+from konomi.training.loop import Outcome, Progress, QuietTrainer, Record, TrainingCallback, training_arguments
 
 _STEP = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
 _EVALUATION = {"epoch": "epoch", "eval/loss": "eval/loss", "eval/accuracy": "eval/accuracy"}
@@ -175,29 +174,22 @@ def _best_at_end(model: RewardModel, file: Path) -> Iterator[Callable[[], None]]
         file.unlink(missing_ok=True)
 
 
-class _RewardTrainer(Trainer):  # type: ignore[misc]
+class _RewardTrainer(QuietTrainer):
     def __init__(
         self, model: RewardModel, train: Sequence[Example], held_out: Sequence[Example], config: RewardTraining, seed: int,
         precision: str, directory: Path,
     ) -> None:  # fmt: skip
-        self.task, self.precision, self.held_out = config.task, precision, held_out
-        micro = config.micro_batch_size or config.batch_size
+        self.task, self.held_out = config.task, held_out
         every = max(1, -(-len(train) // config.batch_size) // config.evaluations)
-        arguments = TrainingArguments(
-            output_dir=str(directory), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
-            gradient_accumulation_steps=config.batch_size // micro, max_grad_norm=config.max_grad_norm,
-            lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
-            warmup_steps=config.warmup, seed=seed % 2**32, data_seed=seed % 2**32, eval_strategy="steps", eval_steps=every,
-            save_strategy="no", logging_steps=every, report_to="none", disable_tqdm=True, remove_unused_columns=False,
-            use_cpu=is_processor(model.device), dataloader_pin_memory=False, logging_nan_inf_filter=False,
+        arguments = training_arguments(
+            config, directory, seed=seed % 2**32, data_seed=seed % 2**32, eval_strategy="steps", eval_steps=every,
+            logging_steps=every, use_cpu=is_processor(model.device), dataloader_pin_memory=False,
         )  # fmt: skip
-        arguments._n_gpu = min(arguments.n_gpu, 1)  # more of them: by `accelerate launch`, not by copies in one process
-        rows = _Rows(model, train, precision)
         super().__init__(
-            model, arguments, lambda items: collate(model, items), rows, held_out, optimizers=(_optimizer(model, config), None)
+            precision, model, arguments, lambda items: collate(model, items), _Rows(model, train, precision), held_out,
+            optimizers=(_optimizer(model, config), None),
         )  # fmt: skip
         self.loss_is_scaled_for_ga = True  # the last micro-batch may be a smaller one
-        self.remove_callback(PrinterCallback)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], int]:
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -205,14 +197,11 @@ class _RewardTrainer(Trainer):  # type: ignore[misc]
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         batch = Batch(inputs["ids"], inputs["lengths"], inputs["shared"], inputs.get("hidden"))
-        with autocast(batch.ids.device, self.precision):
-            numbers_NC = model(batch)
-        return task_loss(self.task, numbers_NC, inputs, num_items_in_batch)[0]
+        return task_loss(self.task, model(batch), inputs, num_items_in_batch)[0]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         model: Any = self.model
-        device = model.device
-        numbers = model.predict([e.texts for e in self.held_out], autocast=lambda: autocast(device, self.precision))
+        numbers = model.predict([e.texts for e in self.held_out], autocast=self.autocast_smart_context_manager)
         with torch.no_grad():
             loss, figures = task_loss(self.task, torch.cat(numbers), targets(self.held_out))
         metrics = {"epoch": float(self.state.epoch or 0.0), "eval/loss": float(loss)}
@@ -224,19 +213,12 @@ class _RewardTrainer(Trainer):  # type: ignore[misc]
 def _optimizer(model: RewardModel, config: RewardTraining) -> torch.optim.Optimizer:
     """AdamW; the head may have a rate of its own, and only matrices decay."""
     trunk = {id(p) for p in model.model.base_model.parameters()}
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in trunk, parameter.dim() > 1), []).append(parameter)
-    head_rate = config.head_learning_rate or config.learning_rate
+            rate = config.learning_rate if id(parameter) in trunk else config.head_learning_rate or config.learning_rate
+            decay = config.weight_decay if parameter.dim() > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": config.learning_rate if inside else head_rate,
-                "weight_decay": config.weight_decay if matrix else 0.0,
-            }
-            for (inside, matrix), parameters in groups.items()
-        ],
-        fused=True,
+        [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()], fused=True
     )

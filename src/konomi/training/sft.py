@@ -1,8 +1,7 @@
-"""Supervised fine-tuning on `transformers.Trainer`.
+"""Supervised fine-tuning, on transformers' Trainer.
 
-The loop, the optimiser, the schedule, accumulation and clipping are the Trainer's. Our own: logits exist only at the tokens
-that count, in blocks; precision is an autocast of the run, not of the process; the evaluation is a mean over tokens, not over
-batches; the best model is kept as one directory without a pickle.
+Our own: logits exist only at the tokens that count, in blocks; the evaluation is a mean over tokens, not over batches; the best
+model is kept as one directory without a pickle.
 
 Shape suffixes: B rows, L tokens, N tokens that count, D width.
 """
@@ -11,30 +10,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import PreTrainedModel
 
 from konomi.config import SFTConfig
-from konomi.engine.device import autocast, has_gpu
+from konomi.engine.device import has_gpu
 from konomi.engine.forward import through_head
 from konomi.engine.packed import trunk_of
 from konomi.engine.shared_weights import one_gradient
 from konomi.errors import ConfigError
 from konomi.runs.signals import Stop
 from konomi.seeds import stream_seed
-from konomi.training.callback import Outcome, Progress, Record, TrainingCallback, perplexity
+from konomi.training.loop import Outcome, Progress, QuietTrainer, Record, TrainingCallback, perplexity, training_arguments
 from konomi.training.texts import IGNORED, Collator, Row
 
 _STEP = {"loss": "sft/loss", "grad_norm": "sft/grad_norm", "learning_rate": "sft/learning_rate", "epoch": "sft/epoch"}
 _EVALUATION = {"eval_token_loss": "eval/loss", "eval_perplexity": "eval/perplexity"}
-_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 class TokenLoss(nn.Module):
@@ -55,7 +51,7 @@ class TokenLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Return ``loss`` and ``rows``.
 
-        loss: cross-entropy in nats, summed over the tokens that count, over ``num_items_in_batch`` (None: over their number).
+        loss: cross-entropy in nats, summed over the tokens that count, divided by ``num_items_in_batch`` (None: their number).
         rows: [B, 2] float64, of each row the sum and the number of these tokens; without gradients.
         """
         positions = {} if position_ids is None else {"position_ids": position_ids}
@@ -90,13 +86,6 @@ def check_packing(lm: PreTrainedModel) -> None:
     )
 
 
-class _Trainer(Trainer):  # type: ignore[misc]
-    precision = "fp32"
-
-    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
-        return autocast(self.args.device, self.precision)
-
-
 def train(
     lm: PreTrainedModel, rows: Sequence[Row], held_out: Sequence[Row], collator: Collator, sft: SFTConfig, *,
     seed: int, precision: str, directory: Path, record: Record, keep: Callable[[], None], progress: Progress, stop: Stop,
@@ -121,24 +110,15 @@ def train(
     )  # fmt: skip
     if precision == "fp64":
         lm.double()
-    every = sft.evaluate_every
-    arguments = TrainingArguments(
-        output_dir=str(directory), num_train_epochs=sft.epochs, per_device_train_batch_size=sft.micro_batch_size,
-        per_device_eval_batch_size=sft.micro_batch_size, gradient_accumulation_steps=sft.batch_size // sft.micro_batch_size,
-        learning_rate=sft.learning_rate, lr_scheduler_type=_SCHEDULES[sft.schedule], warmup_steps=sft.warmup,
-        weight_decay=sft.weight_decay, max_grad_norm=sft.max_grad_norm, eval_strategy="epoch" if every is None else "steps",
-        eval_steps=every, eval_on_start=True, eval_do_concat_batches=False, save_strategy="no", logging_strategy="steps",
-        logging_steps=1, logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, remove_unused_columns=False,
-        dataloader_pin_memory=has_gpu(), seed=stream_seed(seed, "sft") % 2**32,
-        data_seed=stream_seed(seed, "sft", "order") % 2**32,
+    arguments = training_arguments(
+        sft, directory, eval_strategy="steps" if sft.evaluate_every else "epoch", eval_steps=sft.evaluate_every,
+        eval_on_start=True, eval_do_concat_batches=False, logging_steps=1, dataloader_pin_memory=has_gpu(),
+        seed=stream_seed(seed, "sft") % 2**32, data_seed=stream_seed(seed, "sft", "order") % 2**32,
     )  # fmt: skip
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one device: no DataParallel
-    trainer = _Trainer(
-        TokenLoss(lm), arguments, collator, train_dataset=rows, eval_dataset=held_out, compute_metrics=_token_mean,
+    trainer = QuietTrainer(
+        precision, TokenLoss(lm), arguments, collator, train_dataset=rows, eval_dataset=held_out, compute_metrics=_token_mean,
         callbacks=[callback],
     )  # fmt: skip
-    trainer.precision = precision
-    trainer.remove_callback(PrinterCallback)
     try:
         trainer.train()
     finally:

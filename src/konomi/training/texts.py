@@ -121,13 +121,13 @@ def turns(example: Example, render: Callable[[list[Any]], str], whole_only: bool
     messages = list(example.messages)
     parts: list[tuple[str, bool]] = []
     try:
-        whole = render(messages)
+        rendering = render(messages)
         done = ""
         for number, message in enumerate(messages):
             if message["role"] != "assistant" or whole_only:
                 continue
             for counted, text in ((False, render(messages[:number])), (True, render(messages[: number + 1]))):
-                if not whole.startswith(text):
+                if not rendering.startswith(text):
                     raise DataError(
                         "the chat template writes a turn differently when others follow, so that what the assistant says cannot "
                         "be told from the rest. Split the conversation so that it ends with the first answer, or use another "
@@ -137,7 +137,7 @@ def turns(example: Example, render: Callable[[list[Any]], str], whole_only: bool
                 done = text
     except DataError as error:
         raise DataError(f"{example.where}: {error}") from error
-    rest = whole[len(done) :]
+    rest = rendering[len(done) :]
     return [*parts, (rest, whole_only and messages[-1]["role"] == "assistant")] if rest else parts
 
 
@@ -180,8 +180,3 @@ class Collator:
         if self.packing:  # a position that is not one more than the last begins another text: padding is texts of one token
             batch["position_ids"] = pad_right([row.positions for row in rows], 0)[0]
         return batch
-
-
-def count_learned(rows: Iterable[Row]) -> int:
-    """Tokens that count, of all rows."""
-    return sum(row.learned for row in rows)

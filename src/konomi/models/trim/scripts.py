@@ -77,8 +77,8 @@ class Belongs:
         letters = [one for script in scripts for one in SCRIPTS[script][1]]
         self._letter = re.compile(f"[{_class(letters)}]")
         # bytes that are no whole character stand as U+DC80 + byte - 0x80: see bytes.decode with surrogateescape
-        whole = f"[{_class([*letters, *COMMON, *_ASCII_LETTERS])}]*"
-        self._possible = re.compile(f"(?P<end>[\udc80-\udcbf]*){whole}(?P<start>(?:[\udcc2-\udcf4][\udc80-\udcbf]*)?)")
+        characters = f"[{_class([*letters, *COMMON, *_ASCII_LETTERS])}]*"
+        self._possible = re.compile(f"(?P<end>[\udc80-\udcbf]*){characters}(?P<start>(?:[\udcc2-\udcf4][\udc80-\udcbf]*)?)")
         self._parts = functools.cache(lambda: _parts([*letters, *COMMON]))
 
     def __call__(self, text: str) -> bool:
@@ -88,14 +88,14 @@ class Belongs:
         >>> [belongs(token) for token in ("今日", " 今", "Tシャツ", "1.5", "the", "ไทย")]
         [True, True, True, True, False, False]
         """
-        found = self._possible.fullmatch(text)
-        if not text or not found or (_LATIN.search(text) and not self._letter.search(text)):
+        match = self._possible.fullmatch(text)
+        if not text or not match or (_LATIN.search(text) and not self._letter.search(text)):
             return False
-        end, start = (found[key].encode("utf-8", "surrogateescape") for key in ("end", "start"))
+        end, start = (match[key].encode("utf-8", "surrogateescape") for key in ("end", "start"))
         if not end and not start:
             return True
         starts, ends, middles = self._parts()
-        if len(found["end"]) == len(text):
+        if len(match["end"]) == len(text):
             return end in ends or end in middles
         return (not end or end in ends) and (not start or start in starts)
 

@@ -7,7 +7,7 @@ Most of a small model is vocabulary, and most of an update's time goes into the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,30 +54,23 @@ def trim(
         RunError: ``out`` cannot be written.
     """
     check_out(out)
-    with new_directory(out.absolute()) as draft:
-        result = write_trimmed(model, tokenizer, scripts, draft, keep=keep, name=name)
-    return {"out": str(out), **result}
-
-
-def write_trimmed(
-    model: Any, tokenizer: Any, scripts: Sequence[str], out: Path, *, keep: int = KEEP, name: str = "the model"
-) -> dict[str, Any]:
-    """Do what :func:`trim` does, straight into ``out``: a crash leaves half of it."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(f"{name}: its tokenizer has no tokenizer.json (it is of the slow kind), so it cannot be trimmed")
     spec = json.loads(backend.to_str())
     rows = _rows(model, name)
-    needed = {i for _, _, i in _ids_in_settings(model)} | set(tokenizer.all_special_ids)
+    needed = _ids_in_settings(model) | set(tokenizer.all_special_ids)
     kept = choose(spec, scripts, keep, rows, needed, name)
-    before = {"tokens": rows, "parameters": _count(model)}
+    parameters = _count(model)
     _cut(model, kept, name)
-    model.save_pretrained(out, max_shard_size="1TB")
-    _write_tokenizer(tokenizer, rewrite(spec, kept), kept, out, name)
+    with new_directory(out.absolute()) as draft:
+        model.save_pretrained(draft, max_shard_size="1TB")
+        _write_tokenizer(tokenizer, rewrite(spec, kept), kept, draft, name)
     return {
+        "out": str(out),
         "scripts": list(scripts),
         "tokens": {"before": rows, "after": len(kept.ids), **kept.groups},
-        "parameters": {"before": before["parameters"], "after": _count(model)},
+        "parameters": {"before": parameters, "after": _count(model)},
         "megabytes": round(sum(file.stat().st_size for file in out.glob("*.safetensors")) / 1e6, 1),
     }
 
@@ -97,7 +90,7 @@ def _rows(model: Any, name: str) -> int:
 
 
 def _cut(model: Any, kept: Kept, name: str) -> None:
-    """Drop the rows of embedding and head that are not kept, and number the ids in the settings anew."""
+    """Drop the rows of embedding and head that are not kept, and renumber the ids in the settings."""
     import torch
 
     index = torch.tensor(kept.ids)
@@ -114,8 +107,8 @@ def _cut(model: Any, kept: Kept, name: str) -> None:
     if head.bias is not None:
         head.bias = _chosen(head.bias, index)
     _renumber(model, new)
-    found = _logits(model, torch.searchsorted(index, probes.contiguous()))
-    if not torch.allclose(found, logits, rtol=1e-4, atol=1e-5 * float(logits.abs().max())):
+    after = _logits(model, torch.searchsorted(index, probes.contiguous()))
+    if not torch.allclose(after, logits, rtol=1e-4, atol=1e-5 * float(logits.abs().max())):
         raise ModelError(f"{name}: other parts of it depend on the ids of tokens too, so its vocabulary cannot be trimmed")
 
 
@@ -140,11 +133,9 @@ def _settings(model: Any) -> list[Any]:
     return [config for config in configs if config is not None]
 
 
-def _ids_in_settings(model: Any) -> Iterator[tuple[Any, str, int]]:
-    for config in _settings(model):
-        for key, value in vars(config).items():
-            if key.endswith(_ID_KEYS):
-                yield from ((config, key, i) for i in (value if isinstance(value, list) else [value]) if type(i) is int)
+def _ids_in_settings(model: Any) -> set[int]:
+    values = [value for config in _settings(model) for key, value in vars(config).items() if key.endswith(_ID_KEYS)]
+    return {i for value in values for i in (value if isinstance(value, list) else [value]) if type(i) is int}
 
 
 def _renumber(model: Any, new: Mapping[int, int]) -> None:
@@ -160,7 +151,7 @@ def _renumber(model: Any, new: Mapping[int, int]) -> None:
 
 
 def _write_tokenizer(tokenizer: Any, spec: dict[str, Any], kept: Kept, out: Path, name: str) -> None:
-    """Write the tokenizer with ``spec`` in place of its own content, and see whether it is read again as it was meant."""
+    """Write the tokenizer with ``spec`` in place of its own content, and check that transformers reads it back as written."""
     from transformers import AutoTokenizer
 
     tokenizer.save_pretrained(out)
@@ -175,10 +166,10 @@ def _write_tokenizer(tokenizer: Any, spec: dict[str, Any], kept: Kept, out: Path
         settings["added_tokens_decoder"] = {str(new[int(i)]): token for i, token in decoder.items() if int(i) in new}
     file.write_text(json.dumps(settings, ensure_ascii=False, indent=2), encoding="utf-8")
 
-    words = {token: i for token, i in tokenizer.get_vocab().items() if i in new}
+    words = {token: new[i] for token, i in tokenizer.get_vocab().items() if i in new}
     again = AutoTokenizer.from_pretrained(out)
-    found = json.loads(again.backend_tokenizer.to_str())
-    if again.get_vocab() != {token: new[i] for token, i in words.items()} or any(found[key] != spec[key] for key in _UNCHANGED):
+    read_back = json.loads(again.backend_tokenizer.to_str())
+    if again.get_vocab() != words or any(read_back[key] != spec[key] for key in _UNCHANGED):
         raise ModelError(
             f"{name}: transformers reads the trimmed tokenizer ({type(again).__name__}) otherwise than it was written, so the "
             "vocabulary of this kind cannot be trimmed"

@@ -21,7 +21,7 @@ from typing import Any
 from konomi.errors import ModelError
 from konomi.models.trim.scripts import Belongs
 
-RULES = 1  # of what is kept; part of the name of a trimmed model in the cache, so that new rules make it anew
+RULES = 1  # of what is kept; part of the name of a trimmed model in the cache, so that it is made again under new rules
 KEEP = 2048  # tokens of no wanted script that stay
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -64,12 +64,12 @@ def choose(spec: Mapping[str, Any], scripts: Collection[str], keep: int, rows: i
         raise ModelError(f"{where}: its tokenizer has the special id {beyond[0]}, but the model's embedding has {rows} rows only")
     special = {i for i, token in added.items() if not _SPARE.fullmatch(token)} | (ids & set(needed)) | around
     single = {i for i, text in texts.items() if len(text) == 1}
-    whole = {i for i in single if not has_bytes or texts[i].isascii()}
+    characters = {i for i in single if not has_bytes or texts[i].isascii()}
     if _is_byte_level(spec):
         data = {names[symbol] for symbol in byte_symbols() if symbol in names}
     else:
         data = {i for token, i in names.items() if _BYTE.fullmatch(token)} if has_bytes else set()
-    wanted = {i for i, text in texts.items() if belongs(text)} | whole
+    wanted = {i for i, text in texts.items() if belongs(text)} | characters
 
     ranked = _ranked(spec, texts, special | data | wanted)
     parts = _Parts(spec, names)
@@ -86,7 +86,7 @@ def choose(spec: Mapping[str, Any], scripts: Collection[str], keep: int, rows: i
 
 
 def rewrite(spec: Mapping[str, Any], kept: Kept) -> dict[str, Any]:
-    """Return ``tokenizer.json`` with the kept tokens only, numbered anew."""
+    """Return ``tokenizer.json`` with the kept tokens only, renumbered."""
     new = {old: i for i, old in enumerate(kept.ids)}
     model = dict(spec["model"])
     if model["type"] == "BPE":
@@ -207,7 +207,7 @@ def _pair(merge: str | list[str]) -> tuple[str, str]:
 
 
 class _Parts:
-    """What a token is made from: the tokens that BPE goes through until it has it."""
+    """The tokens that BPE merges, step by step, into a token."""
 
     def __init__(self, spec: Mapping[str, Any], names: Mapping[str, int]) -> None:
         self._names, self._tokens = names, {i: token for token, i in names.items()}
@@ -221,12 +221,12 @@ class _Parts:
         if not self._bpe:
             return {i}
         pieces = list(self._tokens[i])
-        found = set(pieces)
+        parts = set(pieces)
         while len(pieces) > 1:
             ranks = [self._rank.get(pair, len(self._rank)) for pair in itertools.pairwise(pieces)]
             first = min(range(len(ranks)), key=ranks.__getitem__)
             if ranks[first] == len(self._rank):
                 return {i} if self._at_once else set()
             pieces[first : first + 2] = [pieces[first] + pieces[first + 1]]
-            found.add(pieces[first])
-        return {self._names[piece] for piece in found if piece in self._names} | {i}
+            parts.add(pieces[first])
+        return {self._names[piece] for piece in parts if piece in self._names} | {i}

@@ -1,14 +1,22 @@
-"""The callback of a training on transformers' Trainer: it records the training, keeps the best model, and ends it in time."""
+"""What fine-tuning and reward models share: transformers' Trainer, its arguments, and a callback.
+
+The loop, the optimiser, the schedule, accumulation and clipping are the Trainer's. Its precision is our own autocast, of the run
+and not of the process; the callback records the training, has the best model kept, and ends it in time.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from konomi.config import RewardTraining, SFTConfig
+from konomi.engine.device import autocast
 from konomi.errors import RunError
 from konomi.runs.signals import Stop
 
@@ -16,6 +24,34 @@ Record = Callable[[int, Mapping[str, float]], None]
 """Takes the number of optimiser steps done and their metrics; see docs/metrics.md."""
 Progress = Callable[[str, int, int, Mapping[str, float] | None], None]
 """Takes what is being done, how much of how much is done, and figures that are worth a line."""
+
+
+class QuietTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer in the precision of a run, printing nothing."""
+
+    def __init__(self, precision: str, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.precision = precision
+        self.remove_callback(PrinterCallback)
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """The context in which the Trainer computes a loss."""
+        return autocast(self.args.device, self.precision)
+
+
+def training_arguments(config: SFTConfig | RewardTraining, directory: Path, **more: Any) -> TrainingArguments:
+    """The Trainer's arguments for some settings. It is not to save, report or print; nothing is written to ``directory``."""
+    micro = config.micro_batch_size or config.batch_size
+    arguments = TrainingArguments(
+        output_dir=str(directory), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
+        per_device_eval_batch_size=micro, gradient_accumulation_steps=config.batch_size // micro,
+        learning_rate=config.learning_rate, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
+        lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
+        warmup_steps=config.warmup, save_strategy="no", report_to="none", disable_tqdm=True, logging_nan_inf_filter=False,
+        remove_unused_columns=False, **more,
+    )  # fmt: skip
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # more of them: by `accelerate launch`, not by copies in one process
+    return arguments
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Checkpoints, sums, random states, signals."""
+"""Checkpoints: what is in one, what is refused, and that one is always whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +20,7 @@ from safetensors.torch import load_file, save_file
 from command_line import child
 from families import tiny_family
 from konomi.errors import RunError
-from konomi.runs.signals import stop_on_signal
-from konomi.training import accelerator as loop
-from konomi.training.checkpoints import Checkpoints
+from konomi.training.checkpoints import Checkpoints, random_state
 from konomi.training.ppo import PPOTrainer
 from tiny_run import tiny_trainer
 
@@ -39,9 +36,6 @@ def saved(directory: Path) -> PPOTrainer:
 
 def same(one: PPOTrainer, two: PPOTrainer) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True))
-
-
-# -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_is_safetensors_and_json(tmp_path: Path) -> None:
@@ -121,7 +115,7 @@ def test_of_a_damaged_checkpoint_nothing_is_taken(tmp_path: Path) -> None:
     def everything() -> list[torch.Tensor]:
         moments = [value for values in trainer.engine.optimizer.state.values() for value in values.values()]
         counters = torch.tensor(list(repr(trainer.state_dict()).encode()))
-        return [x.clone() for x in (*trainer.policy.parameters(), *moments, *loop._random_state().values(), counters)]
+        return [x.clone() for x in (*trainer.policy.parameters(), *moments, *random_state().values(), counters)]
 
     def unchanged() -> bool:
         now = everything()
@@ -132,7 +126,7 @@ def test_of_a_damaged_checkpoint_nothing_is_taken(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "checkpoint", damaged)
         name, damage = list(damages(damaged).items())[number]
         damage()
-        with pytest.raises(RunError, match="not a whole checkpoint of this model"):
+        with pytest.raises(RunError, match="not a complete checkpoint of this model"):
             trainer.load(damaged)
         assert unchanged(), name
         shutil.rmtree(damaged)
@@ -145,7 +139,7 @@ def test_the_newest_checkpoint_that_is_whole_is_loaded(tmp_path: Path) -> None:
     assert checkpoints.load_newest(trainer.load, print) is None
     for _ in range(3):
         trainer.step()
-        checkpoints.save(trainer)
+        checkpoints.save(trainer.update, trainer.save)
     (tmp_path / "checkpoints" / "update-old").mkdir()  # no checkpoint of ours
     fresh, warned = tiny_trainer(episodes=64), list[str]()
     for number in (3, 2):
@@ -153,12 +147,12 @@ def test_the_newest_checkpoint_that_is_whole_is_loaded(tmp_path: Path) -> None:
         assert checkpoints.load_newest(fresh.load, warned.append) == number - 1 == fresh.update
         assert warned[-1].endswith("The one before it is tried")
     fresh.step()
-    checkpoints.save(fresh)  # in place of the damaged one
+    checkpoints.save(fresh.update, fresh.save)  # in place of the damaged one
     assert checkpoints.load_newest(fresh.load, warned.append) == 2
     (tmp_path / "checkpoints" / "update-00002" / "optimizer.safetensors").unlink()
     (tmp_path / "checkpoints" / "update-00001" / "random.safetensors").write_bytes(b"")
     warned.clear()
-    with pytest.raises(RunError, match=r"No whole checkpoint is left in .*checkpoints"):
+    with pytest.raises(RunError, match=r"No complete checkpoint is left in .*checkpoints"):
         checkpoints.load_newest(fresh.load, warned.append)
     assert len(warned) == 2 and fresh.update == 2
 
@@ -174,7 +168,7 @@ def test_a_checkpoint_of_another_model_or_none_is_refused(other: str, tmp_path: 
         "frozen": lambda: tiny_trainer(freeze=True),
         "none": tiny_trainer,
     }[other]()
-    with pytest.raises(RunError, match=r"another model|not a whole checkpoint of this model"):
+    with pytest.raises(RunError, match=r"another model|not a complete checkpoint of this model"):
         trainer.load(tmp_path / ("nowhere" if other == "none" else "checkpoint"))
 
 
@@ -188,7 +182,7 @@ trainer = tiny_trainer(episodes=16 * 10**6)
 checkpoints = Checkpoints(Path(sys.argv[1]), keep=1)
 trainer.update = 1
 while True:
-    checkpoints.save(trainer)
+    checkpoints.save(trainer.update, trainer.save)
     print(trainer.update, flush=True)
     checkpoints.prune(measured=trainer.update + 1)
     trainer.update += 1
@@ -218,38 +212,3 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     newest = Checkpoints(directory, keep=1).all()[-1]
     trainer.load(newest[1])
     assert trainer.update == newest[0] >= done
-
-
-# -- the rest ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_collected_and_a_second_one_stops(number: signal.Signals) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    heard = threading.Event()
-    with pytest.raises(KeyboardInterrupt), stop_on_signal(heard.set) as stop, stop.patience():
-        os.kill(os.getpid(), number)
-        assert stop.signal == number.name and heard.wait(20)
-        os.kill(os.getpid(), signal.SIGINT)
-        raise AssertionError("the second signal was ignored")
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def test_a_signal_outside_of_the_updates_stops_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), stop_on_signal(lambda: None):
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError("the signal was ignored")
-
-
-def test_in_a_thread_signals_stay_as_they_are() -> None:
-    seen: list[bool] = []
-
-    def work() -> None:
-        before = signal.getsignal(signal.SIGINT)
-        with stop_on_signal(lambda: None):
-            seen.append(signal.getsignal(signal.SIGINT) == before)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [True]
