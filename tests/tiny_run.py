@@ -85,6 +85,26 @@ def tiny_rollout(model: Any, count: int = 9, *, seed: int = 0, **rollout: Any) -
     return sample(model, Tokens(tiny_tokenizer()), ragged_queries(count, seed), make_draws(config, seed, names), config)
 
 
+def alone(lm: Any, rollout: Rollout, temperature: float = 1.0) -> list[torch.Tensor]:
+    """Log-soft-max [R, V], float64, that each response was drawn from, by the model's own forward pass of one sequence.
+
+    Gemma 2's soft-max is float32 in a model of float64, and how many columns it sums decides the last bit: its sequences are as
+    wide as the longest, with padding to the right, which causality keeps from them.
+    """
+    out, width = [], int(rollout.lengths.max()) - 1
+    for query, response in zip(rollout.query_ids(), rollout.response_ids(), strict=True):
+        ids = (query + response)[:-1]
+        ids += [0] * (width - len(ids)) if lm.config.model_type == "gemma2" else []
+        logits = lm(input_ids=torch.tensor([ids]), use_cache=False).logits[0, len(query) - 1 :][: len(response)]
+        out.append((logits.double() / temperature).log_softmax(-1))
+    return out
+
+
+def taken(logprobs: Sequence[torch.Tensor], rollout: Rollout) -> list[torch.Tensor]:
+    """Of rows [R, V] what belongs to the tokens of the responses: [R] each."""
+    return [row[range(len(response)), response] for row, response in zip(logprobs, rollout.response_ids(), strict=True)]
+
+
 def ragged_queries(count: int, seed: int = 0) -> list[list[int]]:
     """Queries of 1 to 20 tokens, the first of them the longest."""
     generator = torch.Generator().manual_seed(seed)
@@ -103,6 +123,7 @@ def tiny_trainer(
     seed: int = 0,
     precision: str = "fp32",
     failed_texts: Path | None = None,
+    judges: Mapping[str, Any] | None = None,
     rollout: Mapping[str, Any] | None = None,
     **ppo: Any,
 ) -> PPOTrainer:
@@ -119,6 +140,7 @@ def tiny_trainer(
         policy, reference, Tokens(tiny_tokenizer()), PROMPTS, reward or CountA(),
         ppo=PPOConfig(**{**settings, **ppo}), rollout=RolloutConfig(**{"response_tokens": (3, 7), **(rollout or {})}),
         data=DataConfig(query_tokens=(2, 6)), seed=seed, precision=precision, failed_texts=failed_texts,
+        judges=judges,
     )  # fmt: skip
 
 

@@ -21,13 +21,12 @@ from families import CANNOT_BE_TINY, kinds, tiny_family
 from konomi.config import ModelConfig, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.engine import families, packed
-from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import generate, make_draws
 from konomi.errors import ConfigError, ModelError
 from konomi.models.load import load_causal_lm
 from konomi.models.policy import Policy
 from tiny import save_tiny, tiny_tokenizer
-from tiny_run import ragged_queries, tiny_trainer
+from tiny_run import alone, ragged_queries, taken, tiny_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = RolloutConfig(response_tokens=(1, 9))
@@ -80,22 +79,13 @@ def outcome(kind: str, directory: Path) -> str:
     metrics = trainer.step().metrics
     assert metrics["ppo/policy/sampler_gap"] < 1e-3, metrics["ppo/policy/sampler_gap"]
     drawn = generate(lm, Tokens(tiny_tokenizer()), ragged_queries(4), make_draws(SETTINGS, 0, NAMES), SETTINGS)
-    wanted = alone(lm, drawn.rollout)
+    with torch.no_grad():
+        wanted = taken(alone(lm, drawn.rollout), drawn.rollout)
     for name, logprobs in (("sampler", drawn.logprobs), ("trainer", trainer.policy(drawn.rollout).logprobs.detach())):
         gap = max(float((row[: len(own)] - own).abs().max()) for row, own in zip(logprobs, wanted, strict=True))
         assert gap < 1e-3, f"{name}: log-probabilities are off by {gap:.2g}"
     check_top(lm)
     return "packed" if packed.packs(lm) else "padded"
-
-
-@torch.no_grad()
-def alone(lm: Any, rollout: Rollout) -> list[torch.Tensor]:
-    """Log-probabilities of each response by the model's own forward pass."""
-    out = []
-    for query, response in zip(rollout.query_ids(), rollout.response_ids(), strict=True):
-        logits = lm(input_ids=torch.tensor([query + response]), use_cache=False).logits[0, len(query) - 1 : -1]
-        out.append(logits.float().log_softmax(-1)[range(len(response)), response])
-    return out
 
 
 def check_top(lm: Any) -> None:

@@ -18,7 +18,7 @@ from konomi.engine.sampler import generate, make_draws
 from konomi.errors import ConfigError, ModelError
 from konomi.models.policy import Policy, make_reference
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
-from tiny_run import disturbed, facts, ragged_queries, sharp_model, tiny_trainer, without_dropout
+from tiny_run import alone, disturbed, facts, ragged_queries, sharp_model, taken, tiny_trainer, without_dropout
 
 NAMES = [("rollout", i) for i in range(24)]
 
@@ -75,26 +75,11 @@ def brood(groups: int = 3, each: int = 4, seed: int = 0) -> Rollout:
     return Rollout(pad_right([q + r for q, r in rows], 0)[0], *lengths, torch.zeros(len(rows), dtype=torch.bool))
 
 
-def alone(policy: Policy, rollout: Rollout) -> list[torch.Tensor]:
-    """The log-probabilities of each sequence by the model's own forward, with gradients.
-
-    Gemma 2's soft-max is float32 in a model of float64, and how many columns it sums decides the last bit: its sequences are as
-    wide as the longest, with padding to the right, which causality keeps from them.
-    """
-    out, width = [], int(rollout.lengths.max()) - 1
-    for query, response in zip(rollout.query_ids(), rollout.response_ids(), strict=True):
-        ids = (query + response)[:-1]
-        ids += [0] * (width - len(ids)) if policy.lm.config.model_type == "gemma2" else []
-        logits = policy.lm(input_ids=torch.tensor([ids]), use_cache=False).logits[0, len(query) - 1 :][: len(response)]
-        out.append(logits.log_softmax(-1)[range(len(response)), response])
-    return out
-
-
 @pytest.mark.parametrize("name", [*FAMILIES, "gemma2", "gpt_neo"])
 def test_shared_queries_give_the_gradient_of_each_sequence_alone(name: str) -> None:
     policy, rollout = Policy(models()[name]), brood()
     factors = torch.randn(rollout.mask.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    packed_logprobs, lonely = policy(rollout).logprobs, alone(policy, rollout)
+    packed_logprobs, lonely = policy(rollout).logprobs, taken(alone(policy.lm, rollout), rollout)
     for row, wanted in zip(packed_logprobs, lonely, strict=True):
         oracles.close(row[: len(wanted)].detach(), wanted.detach(), tolerance(name))
     (packed_logprobs * factors).sum().backward()
@@ -241,7 +226,7 @@ def test_families_that_cannot_be_packed_run_padded(monkeypatch: pytest.MonkeyPat
         assert packed.packs(model)
         policy = Policy(model)
         assert not packed.packs(model)
-        for row, wanted in zip(policy(rollout).logprobs, alone(policy, rollout), strict=True):
+        for row, wanted in zip(policy(rollout).logprobs, taken(alone(policy.lm, rollout), rollout), strict=True):
             oracles.close(row[: len(wanted)].detach(), wanted.detach(), 1e-4)
     assert not packed.packs(make_reference(Policy(windowed)))
     assert rounds_coarsely(windowed) and not rounds_coarsely(deaf)

@@ -17,7 +17,7 @@ from konomi.engine.rollout import Rollout, micro_batches
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference
 from konomi.training.checkpoints import load_weights
 from tiny import EOS_ID, FAMILIES, tiny_config, tiny_tokenizer
-from tiny_run import disturbed, sharp_model, tiny_rollout, without_dropout
+from tiny_run import alone, disturbed, sharp_model, taken, tiny_rollout, without_dropout
 
 TEMPERATURE = 0.7
 ROWS = range(9)
@@ -28,16 +28,6 @@ def rollout() -> Rollout:
     return tiny_rollout(sharp_model("gpt2"), len(ROWS))
 
 
-@torch.no_grad()
-def plain(model: Any, rollout: Rollout, temperature: float) -> list[torch.Tensor]:
-    """For each sequence alone: log-soft-max [R, V] of what the response tokens were drawn from, by the model's own head."""
-    out = []
-    for query, response in zip(rollout.query_ids(), rollout.response_ids(), strict=True):
-        logits = model(input_ids=torch.tensor([query + response]), use_cache=False).logits[0]
-        out.append((logits[len(query) - 1 : -1].double() / temperature).log_softmax(-1))
-    return out
-
-
 def check_rows(actual: torch.Tensor, expected: list[torch.Tensor], tolerance: float) -> None:
     """``actual`` [B, R] holds the expected rows and zeros."""
     assert actual.shape == (len(expected), max(map(len, expected)))
@@ -46,26 +36,21 @@ def check_rows(actual: torch.Tensor, expected: list[torch.Tensor], tolerance: fl
         assert not row[len(wanted) :].any()
 
 
-def chosen(logprobs: list[torch.Tensor], rollout: Rollout) -> list[torch.Tensor]:
-    rows = zip(logprobs, rollout.response_ids(), strict=True)
-    return [row[range(len(response)), response] for row, response in rows]
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
 def test_logprobs_and_entropy_are_those_of_plain_transformers(
     family: str, dtype: torch.dtype, tolerance: float, rollout: Rollout
 ) -> None:
     model = sharp_model(family, seed=3).to(dtype)
-    logprobs = plain(model, rollout, TEMPERATURE)
+    logprobs = alone(model, rollout, TEMPERATURE)
     policy = Policy(model)
     result = policy(rollout, TEMPERATURE)
-    check_rows(result.logprobs.detach(), chosen(logprobs, rollout), tolerance)
+    check_rows(result.logprobs.detach(), taken(logprobs, rollout), tolerance)
     assert result.logprobs.dtype == dtype
     entropies = [torch.tensor([oracles.entropy(token) for token in row.tolist()]) for row in logprobs]
     check_rows(result.entropy, entropies, max(tolerance, 1e-6))
     assert not result.entropy.requires_grad and result.logprobs.requires_grad and result.values.requires_grad
-    check_rows(reference_logprobs(model, rollout, TEMPERATURE), chosen(logprobs, rollout), tolerance)
+    check_rows(reference_logprobs(model, rollout, TEMPERATURE), taken(logprobs, rollout), tolerance)
     assert not torch.equal(policy(rollout, 1.0).logprobs, result.logprobs)
 
 
@@ -92,7 +77,7 @@ def test_full_kl_is_that_of_the_definition(family: str, rollout: Rollout) -> Non
     model, other = sharp_model(family), sharp_model(family, seed=1)
     expected = [
         torch.tensor([oracles.full_kl(p, q) for p, q in zip(a.tolist(), b.tolist(), strict=True)])
-        for a, b in zip(plain(model, rollout, TEMPERATURE), plain(other, rollout, TEMPERATURE), strict=True)
+        for a, b in zip(alone(model, rollout, TEMPERATURE), alone(other, rollout, TEMPERATURE), strict=True)
     ]
     assert min(float(row.min()) for row in expected) > 0.01
     check_rows(token_full_kl(model, other, rollout, TEMPERATURE), expected, 1e-6)
@@ -128,7 +113,7 @@ def test_the_size_of_blocks_changes_nothing(changes: dict[str, Any], rollout: Ro
         return [result.logprobs, result.entropy, token_full_kl(model, other, rollout, TEMPERATURE), *grads]
 
     before = everything()
-    check_rows(before[0].detach(), chosen(plain(model, rollout, TEMPERATURE), rollout), 1e-9)
+    check_rows(before[0].detach(), taken(alone(model, rollout, TEMPERATURE), rollout), 1e-9)
     monkeypatch.setattr(module, "HEAD_TOKENS", 7)
     monkeypatch.setattr(module, "head_blocks", lambda _: ops.Blocks(logits=1))
     for one, two in zip(everything(), before, strict=True):

@@ -32,7 +32,6 @@ from konomi.training.experience import (
     recompute_logprobs,
     token_rewards,
 )  # fmt: skip
-from konomi.training.ppo import PPOTrainer
 from tiny import EOS_ID, save_tiny, tiny_tokenizer
 from tiny_run import (
     PROMPTS,
@@ -181,18 +180,10 @@ def test_where_a_score_is_given_decides_what_is_learned() -> None:
 # -- parts and judges --------------------------------------------------------------------------------------------------
 
 
-def judged(reward: Any, judges: dict[str, Any], failed: Path | None = None, **settings: Any) -> PPOTrainer:
-    made = tiny_trainer(reward=reward, **settings)
-    return PPOTrainer(
-        made.policy, made.reference, made.tokens, PROMPTS, reward, ppo=made.ppo, rollout=made.rollout_config,
-        data=made.queries.config, judges=judges, failed_texts=failed,
-    )  # fmt: skip
-
-
 def test_means_of_parts_and_judges_are_metrics() -> None:
     reward = WeightedSum({"a": CountA(), "long": Own("length", lambda text: float(len(text)))}, {"long": -0.25})
     judges = {"b": Own("count-b", lambda text: float(text.count("b"))), "along": Own("each", at_each("a"))}
-    step = judged(reward, judges).step()
+    step = tiny_trainer(reward=reward, judges=judges).step()
     responses = [sample["response"] for sample in step.samples]
     mean_a, mean_long = (sum(values) / 16 for values in ([r.count("a") for r in responses], list(map(len, responses))))
     assert step.metrics["reward/a/mean"] == step.metrics["judge/along/mean"] == pytest.approx(mean_a)
@@ -202,10 +193,10 @@ def test_means_of_parts_and_judges_are_metrics() -> None:
 
 
 def test_judges_change_nothing_and_may_fail_only_in_a_step(tmp_path: Path) -> None:
-    for one, two in zip(tiny_trainer(episodes=32), judged(CountA(), {"b": Constant(3.0)}, episodes=32), strict=True):
+    for one, two in zip(tiny_trainer(episodes=32), tiny_trainer(judges={"b": Constant(3.0)}, episodes=32), strict=True):
         assert facts(two.metrics) == facts(one.metrics) | {"judge/b/mean": 3.0}
         assert one.samples == two.samples
-    bad = judged(CountA(), {"bad": Own("bad", lambda text: None)}, tmp_path / "failed.jsonl")
+    bad = tiny_trainer(judges={"bad": Own("bad", lambda text: None)}, failed_texts=tmp_path / "failed.jsonl")
     assert len(bad.baseline()) == 16  # judges are not asked about it
     with pytest.raises(RunError, match=r"reward bad: returned None for text 0 .* The texts are in .*failed\.jsonl"):
         bad.step()

@@ -19,7 +19,7 @@ from konomi.training.experience import Experience, ScoredRollout, ScoreScale
 from konomi.training.metrics import Sums, describe, kl_horizon, next_kl_coef
 from konomi.training.ppo import PPOTrainer
 from tiny import FAMILIES, tiny_model
-from tiny_run import Constant, CountA, facts, sharp_model, tiny_trainer
+from tiny_run import Constant, CountA, alone, facts, sharp_model, tiny_trainer
 
 
 def weights(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
@@ -89,12 +89,6 @@ def experience(trainer: PPOTrainer, scores: list[float], **rollout: Any) -> Expe
 
 
 @torch.no_grad()
-def token_logits(model: Any, query: list[int], response: list[int], temperature: float) -> list[list[float]]:
-    logits = model(input_ids=torch.tensor([query + response]), use_cache=False).logits[0, len(query) - 1 : -1]
-    return (logits / temperature).tolist()
-
-
-@torch.no_grad()
 def token_values(trainer: PPOTrainer, query: list[int], response: list[int]) -> list[float]:
     states = trainer.policy.lm.base_model(input_ids=torch.tensor([query + response])).last_hidden_state[0]
     return trainer.policy.value_head(states)[len(query) - 1 : -1, 0].tolist()
@@ -112,7 +106,7 @@ def test_experience_is_that_of_plain_loops(family: str, kind: str) -> None:
     scores = [3.0, -1.0, 0.5, 2.5, 7.0, 0.0, 1.5, 4.0]
     made = experience(trainer, scores, temperature=0.7)
     pairs = list(zip(made.rollout.query_ids(), made.rollout.response_ids(), strict=True))
-    logits, others = ([token_logits(lm, q, r, 0.7) for q, r in pairs] for lm in (trainer.policy.lm, trainer.reference))
+    logits, others = ([x.tolist() for x in alone(lm, made.rollout, 0.7)] for lm in (trainer.policy.lm, trainer.reference))
     logprobs, reference = (
         [[oracles.log_softmax(x)[y] for x, y in zip(rows, r, strict=True)] for rows, (_, r) in zip(each, pairs, strict=True)]
         for each in (logits, others)
