@@ -22,16 +22,10 @@ OPS = {
         ("int(unbiased)).clamp(min=1)", "int(unbiased))", "single token: 0 / 0"),
         ("    x = zero_masked(x, mask)  #", "    #", "NaN in the gradient of the square"),
         ("masked_sum((x - masked_mean(x, mask)).square(), mask)", "masked_sum(x.square(), mask)", "not centred"),
-        (
-            "(x - masked_mean(x, mask)).square(), mask)",
-            "x.square(), mask) - masked_mean(x, mask) ** 2 * mask.sum()",
-            "in one pass",
-        ),
-        (
-            "masked_sum((x - masked_mean(x, mask)).square(), mask)",
-            "(x - masked_mean(x, mask)).square().sum()",
-            "padding deviates",
-        ),
+        ("(x - masked_mean(x, mask)).square(), mask)", "x.square(), mask) - masked_mean(x, mask) ** 2 * mask.sum()",
+         "in one pass"),
+        ("masked_sum((x - masked_mean(x, mask)).square(), mask)", "(x - masked_mean(x, mask)).square().sum()",
+         "padding deviates"),
         ("    x_BR = zero_masked(x_BR, mask_BR)\n", "", "whiten: NaN in the gradient"),
         ("masked_mean(x_BR, mask_BR) if mean is None", "x_BR.mean() if mean is None", "mean of padding"),
         ("if mean is None else mean", "", "the mean given is not used"),
@@ -174,21 +168,12 @@ OPS = {
         ("-kl_coef * zero_masked(kl_BR, mask_BR)", "-kl_coef * kl_BR", "penalty on padding"),
         ("return penalty_BR + torch", "return penalty_BR - torch", "sign of the score"),
         ("if token_rewards_BR is not None:", "if False:", "token rewards not used"),
-        (
-            "zero_masked(token_rewards_BR, mask_BR & ~last_BR)",
-            "token_rewards_BR",
-            "token rewards on padding and on the last token",
-        ),
-        (
-            "zero_masked(token_rewards_BR, mask_BR & ~last_BR)",
-            "zero_masked(token_rewards_BR, mask_BR)",
-            "the last token's place counts",
-        ),
-        (
-            "zero_masked(token_rewards_BR, mask_BR & ~last_BR)",
-            "zero_masked(token_rewards_BR, ~last_BR)",
-            "token rewards on padding",
-        ),
+        ("zero_masked(token_rewards_BR, mask_BR & ~last_BR)", "token_rewards_BR",
+         "token rewards on padding and on the last token"),
+        ("zero_masked(token_rewards_BR, mask_BR & ~last_BR)", "zero_masked(token_rewards_BR, mask_BR)",
+         "the last token's place counts"),
+        ("zero_masked(token_rewards_BR, mask_BR & ~last_BR)", "zero_masked(token_rewards_BR, ~last_BR)",
+         "token rewards on padding"),
         ("widen(scores_B) - early_BR.sum(1)", "widen(scores_B) + early_BR.sum(1)", "sign of what is placed before"),
         ("widen(scores_B) - early_BR.sum(1)", "widen(scores_B)", "token rewards count twice"),
         ("early_BR.sum(1)", "early_BR.sum()", "token rewards of other rows are taken off"),
@@ -230,11 +215,8 @@ OPS = {
         ("clamp(1 - clip, 1 + clip)", "clamp(1 + clip, 1 + clip)", "lower clip bound"),
         ("clamp(1 - clip, 1 + clip)", "clamp(1 / (1 + clip), 1 + clip)", "clip bound of another kind"),
         ("loss = masked_sum(torch.maximum", "loss = masked_sum(torch.minimum", "the optimistic term"),
-        (
-            "loss = masked_sum(torch.maximum(plain_BR, clipped_BR), mask_BR)",
-            "loss = torch.maximum(plain_BR, clipped_BR).sum()",
-            "advantage garbage",
-        ),
+        ("loss = masked_sum(torch.maximum(plain_BR, clipped_BR), mask_BR)", "loss = torch.maximum(plain_BR, clipped_BR).sum()",
+         "advantage garbage"),
         ('    "clipped": (clipped_BR > plain', '    "clipped": (clipped_BR >= plain', "policy: ties count"),
         ("(clipped_BR > plain_BR).to(loss.dtype),\n", "((ratio_BR - 1).abs() > clip),\n", "clipped whatever the sign"),
         ('"approx_kl": 0.5 * log', '"approx_kl": log', "half of approx_kl"),
@@ -254,7 +236,7 @@ OPS = {
         ('"error": plain_BR', '"error": clipped_BR', "error of the clipped value"),
         ('"prediction": values_BR', '"prediction": near_BR', "clipped prediction"),
     ],
-}
+}  # fmt: skip
 
 PPO, EXPERIENCE = "training/test_ppo.py::test_", "training/test_experience.py::test_"
 SAMPLER, DRAW, PACKED = (f"engine/test_{name}.py::test_" for name in ("sampler", "draw", "packed"))

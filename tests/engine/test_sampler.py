@@ -133,18 +133,6 @@ def test_a_tokenizer_without_end_of_text_goes_on_to_the_limit(tokens: Tokens) ->
     assert rollout.response_lengths.tolist() == [6] * 5 and not rollout.ended.any()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_padding_token_does_not_matter(models: dict[str, Any], family: str) -> None:
-    config, queries = settings(), ragged_queries(8)
-    found = []
-    for pad_id in (EOS_ID, 0, 17):
-        tokens = Tokens(tiny_tokenizer())
-        tokens.pad_id = pad_id
-        rollout = run(models[family], tokens, queries, config, range(8))
-        found.append((rollout.response_ids(), rollout.query_ids(), rollout.ended.tolist(), rollout.response_lengths.tolist()))
-    assert found[0] == found[1] == found[2]
-
-
 def test_a_seed_gives_the_same_and_another_seed_another(models: dict[str, Any], tokens: Tokens) -> None:
     config, queries = settings(), ragged_queries(6)
     torch.manual_seed(0)

@@ -36,7 +36,7 @@ class Policy(nn.Module):
     The value head is a linear map that begins at zero: the first values are the mean of the normalised scores, 0.
 
     Args:
-        lm: the language model.
+        lm: the language model, as it is: that of :func:`konomi.load_causal_lm` has no dropout and a fused GELU.
         freeze_embeddings: do not train the token embeddings and the vocabulary head.
         top_layers: train only this many top layers and the norm after them.
 
