@@ -29,14 +29,7 @@ class CountA:
     def __init__(self, noise: str = "") -> None:
         self.name, self.noise = "count-a", noise
 
-    def __call__(
-        self,
-        texts: Sequence[str],
-        *,
-        prompts: Sequence[str],
-        responses: Sequence[str],
-        columns: Mapping[str, Sequence[Any]],
-    ) -> list[float]:
+    def __call__(self, texts: Sequence[str], *, prompts: Any, responses: Sequence[str], columns: Any) -> list[float]:
         return [response.count("a") + self._noise() for response in responses]
 
     def _noise(self) -> float:
@@ -113,20 +106,10 @@ def ragged_queries(count: int, seed: int = 0) -> list[list[int]]:
 
 
 def tiny_trainer(
-    family: str = "gpt2",
-    *,
-    model: Any = None,
-    reward: Any = None,
-    freeze: bool = False,
-    top_layers: int | None = None,
-    shift: float = 0.0,
-    seed: int = 0,
-    precision: str = "fp32",
-    failed_texts: Path | None = None,
-    judges: Mapping[str, Any] | None = None,
-    rollout: Mapping[str, Any] | None = None,
-    **ppo: Any,
-) -> PPOTrainer:
+    family: str = "gpt2", *, model: Any = None, reward: Any = None, freeze: bool = False, top_layers: int | None = None,
+    shift: float = 0.0, seed: int = 0, precision: str = "fp32", failed_texts: Path | None = None,
+    judges: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None, **ppo: Any,
+) -> PPOTrainer:  # fmt: skip
     """A trainer of its own model; ``shift``: the policy is that far from the reference already."""
     policy = Policy(model if model is not None else without_dropout(family), freeze, top_layers)
     reference = make_reference(policy)
@@ -139,8 +122,7 @@ def tiny_trainer(
     return PPOTrainer(
         policy, reference, Tokens(tiny_tokenizer()), PROMPTS, reward or CountA(),
         ppo=PPOConfig(**{**settings, **ppo}), rollout=RolloutConfig(**{"response_tokens": (3, 7), **(rollout or {})}),
-        data=DataConfig(query_tokens=(2, 6)), seed=seed, precision=precision, failed_texts=failed_texts,
-        judges=judges,
+        data=DataConfig(query_tokens=(2, 6)), seed=seed, precision=precision, failed_texts=failed_texts, judges=judges,
     )  # fmt: skip
 
 

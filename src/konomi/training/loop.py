@@ -40,7 +40,7 @@ class QuietTrainer(Trainer):  # type: ignore[misc]
 
 
 def training_arguments(config: SFTConfig | RewardTraining, directory: Path, **more: Any) -> TrainingArguments:
-    """The Trainer's arguments for some settings. It is not to save, report or print; nothing is written to ``directory``."""
+    """The Trainer's arguments for some settings. It saves, reports and prints nothing; ``directory`` stays as it is."""
     micro = config.micro_batch_size or config.batch_size
     arguments = TrainingArguments(
         output_dir=str(directory), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
