@@ -33,24 +33,14 @@ def write_gguf(path: Path) -> Path:
     width, hidden, layers, heads = 32, 64, 2, 4
     pieces = ["<unk>", "<s>", "</s>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name("tiny")
-    writer.add_context_length(128)
-    writer.add_embedding_length(width)
-    writer.add_block_count(layers)
-    writer.add_feed_forward_length(hidden)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(heads)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(width // heads)
-    writer.add_vocab_size(len(pieces))
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(pieces)
-    writer.add_token_scores([0.0] * len(pieces))
-    writer.add_token_types([2, 3, 3] + [1] * (len(pieces) - 3))
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
+    for name, value in {
+        "name": "tiny", "context_length": 128, "embedding_length": width, "block_count": layers, "feed_forward_length": hidden,
+        "head_count": heads, "head_count_kv": heads, "layer_norm_rms_eps": 1e-5, "rope_freq_base": 10000.0,
+        "rope_dimension_count": width // heads, "vocab_size": len(pieces), "tokenizer_model": "llama", "token_list": pieces,
+        "token_scores": [0.0] * len(pieces), "token_types": [2, 3, 3] + [1] * (len(pieces) - 3), "bos_token_id": 1,
+        "eos_token_id": 2, "unk_token_id": 0,
+    }.items():  # fmt: skip
+        getattr(writer, f"add_{name}")(value)
     shapes = {"token_embd": (len(pieces), width), "output": (len(pieces), width), "output_norm": (width,)}
     for i in range(layers):
         for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
@@ -111,13 +101,8 @@ def nothing_half_done(cache: Path) -> bool:
 def run(code: str, *args: object, site: Path | None = None) -> subprocess.Popen[str]:
     """Start Python on ``code`` with konomi (and ``site``) on its path."""
     path = os.pathsep.join(str(p) for p in (site, SRC) if p)
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, args)],
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command, environment = [sys.executable, "-c", code, *map(str, args)], {**os.environ, "PYTHONPATH": path}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_cache_root(monkeypatch: pytest.MonkeyPatch) -> None:

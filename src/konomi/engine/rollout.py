@@ -49,12 +49,12 @@ class Rollout:
 
     def query_ids(self) -> list[list[int]]:
         """Each query's tokens, without padding."""
-        return [row[:q].tolist() for row, q in zip(self.ids, self.query_lengths.tolist(), strict=True)]
+        return [row[:q] for row, q in zip(self.ids.tolist(), self.query_lengths.tolist(), strict=True)]
 
     def response_ids(self) -> list[list[int]]:
         """Each response's tokens, without padding; the end of text included where it was drawn."""
-        ends = zip(self.ids, self.query_lengths.tolist(), self.lengths.tolist(), strict=True)
-        return [row[q:end].tolist() for row, q, end in ends]
+        rows = zip(self.ids.tolist(), self.query_lengths.tolist(), self.lengths.tolist(), strict=True)
+        return [row[q:end] for row, q, end in rows]
 
 
 def scatter_rows(parts: Sequence[Tensor], rows: Sequence[Tensor], size: int) -> Tensor:

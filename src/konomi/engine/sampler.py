@@ -114,7 +114,7 @@ def generate(
             _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, out)
         turns.append((rows.to(lm.device), decoder.trunk()))
     _check_finite(out, name)
-    responses = [row[:n].tolist() for row, n in zip(out.ids, out.lengths.tolist(), strict=True)]
+    responses = [row[:n] for row, n in zip(out.ids.tolist(), out.lengths.tolist(), strict=True)]
     ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)
     query_lengths_B = torch.tensor([len(query) for query in queries], device=lm.device)
     rollout = Rollout(ids_BL.to(lm.device), query_lengths_B, out.lengths, out.ended)
