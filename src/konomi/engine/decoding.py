@@ -52,7 +52,7 @@ def check_decoding(lm: PreTrainedModel) -> None:
 
 
 def _decodes(lm: PreTrainedModel) -> bool:
-    """Decode two sequences, then one of them; and measure the cache that takes."""
+    """Decode two sequences, then one of them, and measure the cache they take."""
     ids = torch.arange(12, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
     rows, trunk = (ids[:9], ids[9:]), packed.trunk_of(lm)
     alone = [trunk(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows]
@@ -71,7 +71,7 @@ def _decodes(lm: PreTrainedModel) -> bool:
 
 
 def cache_bytes(lm: PreTrainedModel, tokens: int) -> int:
-    """Memory of a sequence of so many tokens while it is decoded. Call `check_decoding` before."""
+    """Bytes that a sequence of this many tokens takes while it is decoded. Call `check_decoding` first."""
     sequence, token = lm.konomi_cache
     room = whole_lanes(tokens) if packed.packs(lm) else tokens
     size: int = (sequence + room * token) * lm.dtype.itemsize
@@ -173,7 +173,7 @@ class PaddedDecoder:
 
     def keep(self, going_B: Tensor) -> Tensor:
         order_b = going_B.nonzero().squeeze(1)
-        self.cache.reorder_cache(order_b)  # takes fewer, and knows recurrent states, which `batch_select_indices` does not
+        self.cache.reorder_cache(order_b)  # can drop rows, and handles recurrent states, which `batch_select_indices` does not
         self.rows, self.positions, self.mask = self.rows[order_b], self.positions[order_b], self.mask[order_b]
         return order_b
 

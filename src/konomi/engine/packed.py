@@ -96,10 +96,10 @@ def keeping(lm: PreTrainedModel, layer: int | None) -> Iterator[list[Tensor]]:
         yield kept
         return
 
-    def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def collect(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kept.append((args[0] if args else kwargs["hidden_states"])[0].detach())
 
-    hook = getattr(trunk_of(lm), _layers_name(lm))[layer].register_forward_pre_hook(see, with_kwargs=True)
+    hook = getattr(trunk_of(lm), _layers_name(lm))[layer].register_forward_pre_hook(collect, with_kwargs=True)
     try:
         yield kept
     finally:

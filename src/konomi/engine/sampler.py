@@ -154,7 +154,7 @@ def _run(
         if values is not None:
             out.values[here, step] = values(hidden)[going].to(out.values.dtype)
         out.lengths[here], out.ended[here] = step + 1, stopped[going]
-        # a row whose logits are not finite ends; that there was one is seen after the last step
+        # a row whose logits are not finite ends here, and is reported after the last step
         going = going & ~stopped & logprobs.isfinite() & (step + 1 < limits[decoder.rows])
         left = int(going.sum())
         if left == 0:
@@ -220,7 +220,7 @@ def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, T
     blocks_BK = weights_BKx.sum(dim=-1).double().cumsum(dim=-1)
     total_B = blocks_BK[:, -1]
     target_B1 = uniforms_B[:, None] * total_B[:, None]
-    # of sums that are not a number the first above is behind the last: such a token's log-probability is not a number either
+    # sums that are NaN give an index behind the last block; the log-probability of that token is NaN too
     block_B = _first_above(blocks_BK, target_B1).clamp(max=blocks_BK.shape[1] - 1)
     start_B1 = torch.where(block_B[:, None] > 0, blocks_BK.gather(1, (block_B[:, None] - 1).clamp(min=0)), 0.0)
     inner_Bx = weights_BKx[torch.arange(batch, device=block_B.device), block_B].double().cumsum(dim=-1)

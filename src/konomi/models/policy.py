@@ -79,7 +79,7 @@ class Policy(nn.Module):
     def save(self, directory: str | Path, own_names: bool = False) -> None:
         """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it.
 
-        ``own_names``: weights are called and cut as in the model, not as its family's files have them (experts one by one).
+        ``own_names``: keep the model's own names and shapes of weights; its family's files may differ (experts one by one).
         """
         with quiet():
             self.lm.save_pretrained(directory, save_original_format=not own_names)

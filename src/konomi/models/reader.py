@@ -47,7 +47,7 @@ class Reader:
         return f"{name}: it reads {self.max_length} tokens of a text, and of a longer one not the {self.side}"
 
     def warn(self, warn: Callable[[str], None]) -> None:
-        """Tell how many of the texts so far were cut, if any was."""
+        """Warn of how many texts were cut so far, if any."""
         if self.cut:
             warn(f"{self.cuts}: {self.cut} of {plural(self.texts, 'text')} are cut, the longest has {self.longest} tokens")
 

@@ -120,7 +120,7 @@ class RewardModel(nn.Module):
         return self.reader.encode(texts)
 
     def batch(self, rows: Sequence[Sequence[int]], groups: Sequence[int] | None = None) -> Batch:
-        """Rows of token ids as a batch on the model's device. Rows with the same number in ``groups`` may begin alike."""
+        """Rows of token ids as a batch on the model's device. Rows with the same number in ``groups`` may share a beginning."""
         ids_BL, lengths_B = pad_right(rows, self.pad_id)
         shared = [0] * len(rows)
         members: dict[int, list[int]] = {}
@@ -135,7 +135,7 @@ class RewardModel(nn.Module):
     def predict(
         self, texts: Sequence[Sequence[str]], *, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     ) -> list[Tensor]:
-        """[K, C] raw numbers, on the CPU, of the K texts of each group, which may begin alike.
+        """[K, C] raw numbers, on the CPU, of the K texts of each group, which may share a beginning.
 
         A text's numbers do not depend on the other texts, beyond float error.
         """

@@ -63,7 +63,7 @@ def make_reward_model(
         model, tokenizer, revision, note = _with_head(loaded.model, name), loaded.tokenizer, loaded.revision, loaded.note
         fresh = True
     else:
-        with torch.random.fork_rng():  # what else of the head is new is drawn by transformers, from the global state
+        with torch.random.fork_rng():  # transformers draws whatever else is new from the global state
             torch.manual_seed(seed)
             model, tokenizer, fresh = _classifier(files, config, outputs, labels)
     if fresh:

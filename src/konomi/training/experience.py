@@ -212,10 +212,10 @@ def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) 
     """Make sure that nothing but the optimiser moves the policy: before an update's first step the ratio is 1.
 
     Returns:
-        How far off it is.
+        Its largest distance from 1.
 
     Raises:
-        RunError: too far.
+        RunError: that is more than `RATIO_TOLERANCE` allows.
     """
     gap = float((ratio_BR - 1.0).abs()[mask_BR].max())
     allowed = RATIO_TOLERANCE[engine.precision]
@@ -231,8 +231,9 @@ def recompute_logprobs(
     sampled: list[Tensor], mask_BR: Tensor, evaluate: Callable[[list[Tensor]], list[Tensor]], plan: list[list[Tensor]],
     engine: Engine,
 ) -> tuple[list[Tensor], float]:  # fmt: skip
-    """The policy in the training pass, where the sampler may be off by more than float error; and how far off 1 the ratio of
-    both is in the first mini-batch. If they agree there, the sampler's values are used for the others; else these run too.
+    """Log-probabilities of the training pass, where the sampler's may be off by more than float error; and how far the ratio of
+    the two is from 1 in the first mini-batch. If they agree there, the other mini-batches keep the sampler's values; else these
+    run too.
 
     Args:
         sampled: log-probabilities, and whatever else the sampler computed, [B, R] each.

@@ -71,7 +71,7 @@ _LATIN = re.compile("[A-Za-z]")
 
 
 class Belongs:
-    """Says of a token, as text, whether it belongs to some scripts; bytes of half characters as lone surrogates."""
+    """Tests whether the text of a token belongs to some scripts; bytes of incomplete characters are lone surrogates."""
 
     def __init__(self, scripts: Sequence[str]) -> None:
         letters = [one for script in scripts for one in SCRIPTS[script][1]]
@@ -82,7 +82,7 @@ class Belongs:
         self._parts = functools.cache(lambda: _parts([*letters, *COMMON]))
 
     def __call__(self, text: str) -> bool:
-        """Say whether the token belongs to the scripts.
+        """Whether the token belongs to the scripts.
 
         >>> belongs = Belongs(["ja"])
         >>> [belongs(token) for token in ("今日", " 今", "Tシャツ", "1.5", "the", "ไทย")]
