@@ -71,6 +71,11 @@ def disturbed(model: Any, size: float = 0.05, seed: int = 5) -> None:
                 weight += size * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
 
 
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    """A copy of all weights in one row, to compare."""
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
 def tiny_rollout(model: Any, count: int = 9, *, seed: int = 0, **rollout: Any) -> Rollout:
     """Queries of 1 to 20 tokens and responses of 1 to 9."""
     config = RolloutConfig(**{"response_tokens": (1, 9), **rollout})

@@ -19,16 +19,7 @@ from konomi.training.experience import Experience, ScoredRollout, ScoreScale
 from konomi.training.metrics import Sums, describe, kl_horizon, next_kl_coef
 from konomi.training.ppo import PPOTrainer
 from tiny import FAMILIES, tiny_model
-from tiny_run import Constant, CountA, alone, facts, sharp_model, tiny_trainer
-
-
-def weights(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.policy.named_parameters()}
-
-
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(one[name], two[name]) for name in one.keys() | two.keys())
-
+from tiny_run import Constant, CountA, alone, facts, sharp_model, tiny_trainer, weights
 
 HALF_FROZEN = [(family, number % 2 == 1) for number, family in enumerate(FAMILIES)]
 """Each family, every other one with frozen embeddings."""
@@ -333,7 +324,7 @@ def test_a_seed_decides_the_run() -> None:
     first = [facts(step.metrics) for step in one]
     torch.manual_seed(321)
     assert [facts(step.metrics) for step in two] == first
-    assert same(weights(one), weights(two))
+    assert torch.equal(weights(one.policy), weights(two.policy))
     assert [facts(step.metrics) for step in other] != first
 
 
@@ -360,11 +351,11 @@ def test_a_resumed_run_goes_on_to_the_same_bits(noise: str, freeze: bool, tmp_pa
     before.save(tmp_path / "checkpoint")
     set_seeds(99)
     after = fresh(seed=1 if noise == "torch" else 0)  # the seed is the checkpoint's
-    assert not same(weights(after), weights(before))
+    assert not torch.equal(weights(after.policy), weights(before.policy))
     after.load(tmp_path / "checkpoint")
     got += [facts(step.metrics) for step in after]
     assert got == wanted
-    assert same(weights(after), weights(straight))
+    assert torch.equal(weights(after.policy), weights(straight.policy))
 
 
 # -- what stops it -----------------------------------------------------------------------------------------------------
@@ -382,10 +373,10 @@ def test_the_kl_cap_stops_without_training() -> None:
     under = tiny_trainer(shift=0.5, kl_cap=1.001 * kl, kl_target=kl)
     assert "ppo/loss/policy" in under.step().metrics and under.stop_reason is None and under.kl_reached
     trainer = tiny_trainer(shift=0.5, kl_cap=0.999 * kl, kl_target=0.5 * kl)
-    before = weights(trainer)
+    before = weights(trainer.policy)
     (step,) = list(trainer)
     assert trainer.stop_reason == f"the KL of update 1 is {kl:.1f} nats/response, over the cap ppo.kl_cap = {0.999 * kl:g}"
-    assert same(weights(trainer), before) and "ppo/loss/policy" not in step.metrics
+    assert torch.equal(weights(trainer.policy), before) and "ppo/loss/policy" not in step.metrics
     assert trainer.kl_coef == 0.05 and list(trainer) == []
 
 
@@ -406,10 +397,10 @@ def test_a_number_that_is_not_finite_stops_before_the_step(at: str, message: str
         next(trainer.reference.parameters()).data.fill_(math.nan)
     if at == "gradient":
         next(trainer.policy.lm.parameters()).register_hook(lambda gradient: gradient * math.inf)
-    before = weights(trainer)
+    before = weights(trainer.policy)
     with pytest.raises(RunError, match=message):
         trainer.step()
-    assert same(weights(trainer), before)
+    assert torch.equal(weights(trainer.policy), before)
     if at in ("baseline", "step"):  # the texts are saved
         rows = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text("utf-8").splitlines()]
         assert len(rows) == 16 and rows[0].keys() == {"index", "prompt", "response"}

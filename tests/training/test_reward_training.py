@@ -17,6 +17,7 @@ from konomi.training import reward as training
 from konomi.training.loop import Outcome
 from konomi.training.reward import Example, collate, targets, task_loss, train_reward_model
 from tiny import ALPHABET, save_tiny, tiny_encoder
+from tiny_run import weights
 
 
 def words(seed: int, count: int) -> list[str]:
@@ -68,10 +69,6 @@ def held_out_loss(model: RewardModel) -> float:
     with torch.no_grad():
         numbers = torch.cat(model.predict([example.texts for example in HELD_OUT]))
     return float(task_loss("preference", numbers, targets(HELD_OUT))[0])
-
-
-def weights(model: RewardModel) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 @pytest.mark.parametrize(("family", "top_layers"), [("llama", None), ("gpt2", 1), ("xlm-roberta", None)])

@@ -18,7 +18,7 @@ from konomi.training.loop import perplexity
 from konomi.training.sft import TokenLoss, check_packing, train
 from konomi.training.texts import IGNORED, Collator, Row, pack
 from tiny import EOS_ID, FAMILIES, VOCAB
-from tiny_run import without_dropout
+from tiny_run import weights, without_dropout
 
 
 def some_rows(
@@ -145,16 +145,16 @@ def test_perplexity() -> None:
 
 def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     rows, held_out = some_rows(21, prompt=5), some_rows(6, seed=1)
-    weights, losses = [], []
+    trained, losses = [], []
     for micro_batch_size in (8, 2, 1):
         lm = without_dropout("llama")
         run = Trained(lm, rows, held_out, tmp_path, precision="fp64", micro_batch_size=micro_batch_size, epochs=2)
-        weights.append(torch.cat([p.detach().flatten() for p in lm.parameters()]))
+        trained.append(weights(lm))
         losses.append(list(run.of("sft/loss").values()))
     assert len(losses[0]) == 6  # 21 rows are two whole batches and a rest
     for other in (1, 2):
         assert losses[other] == pytest.approx(losses[0], abs=1e-6)  # which the Trainer adds up in float32
-        assert torch.allclose(weights[other], weights[0], atol=1e-9)
+        assert torch.allclose(trained[other], trained[0], atol=1e-9)
 
 
 def test_the_first_loss_is_the_mean_over_the_tokens_of_the_batch(tmp_path: Path) -> None:
@@ -231,13 +231,13 @@ def test_evaluations_between_epochs_and_at_the_end(tmp_path: Path) -> None:
 def test_same_seed_same_bits(tmp_path: Path) -> None:
     rows, held_out = some_rows(20), some_rows(4, seed=1)
 
-    def weights(seed: int) -> tuple[torch.Tensor, list[Any]]:
+    def trained(seed: int) -> tuple[torch.Tensor, list[Any]]:
         torch.manual_seed(int(torch.randint(1000, (1,))))  # whatever was drawn before
         lm = without_dropout("gpt2")
         metrics = Trained(lm, rows, held_out, tmp_path, seed=seed, epochs=2).metrics
-        return torch.cat([p.detach().flatten() for p in lm.parameters()]), metrics
+        return weights(lm), metrics
 
-    first, again, other = weights(3), weights(3), weights(4)
+    first, again, other = trained(3), trained(3), trained(4)
     assert torch.equal(first[0], again[0]) and first[1] == again[1]
     assert not torch.equal(first[0], other[0])
 

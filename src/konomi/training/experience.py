@@ -232,7 +232,7 @@ def recompute_logprobs(
     engine: Engine,
 ) -> tuple[list[Tensor], float]:  # fmt: skip
     """Log-probabilities of the training pass, where the sampler's may be off by more than float error; and how far the ratio of
-    the two is from 1 in the first mini-batch. If they agree there, the other mini-batches keep the sampler's values; else these
+    the two is from 1 in the first mini-batch. If they agree there, the other mini-batches keep the sampler's values; else they
     run too.
 
     Args:
