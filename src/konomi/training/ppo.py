@@ -244,15 +244,14 @@ class PPOTrainer:
             (penalty_BR,) = each(lambda x, kept: [token_full_kl(self.policy.lm, self.reference, x, temperature, kept)], rows)
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
-        logprobs = {"logprobs": logprobs_BR, "kl": logprobs_BR - reference_BR, "penalty": penalty_BR, "entropy": entropy_BR}
         scale, clip = self.scale or ScoreScale(), self.score_clip
         rewards_BR = shaped(scale, scores_B, token_rewards_BR, penalty_BR, mask_BR, ppo, self.kl_coef, clip)
         advantages_BR, returns_BR = ops.gae(rewards_BR, values_BR, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
         if ppo.whiten_advantages:
             advantages_BR = self.engine.whiten(advantages_BR, mask_BR)
         return Experience(
-            rollout, mask_BR, values=values_BR, rewards=rewards_BR, advantages=advantages_BR, returns=returns_BR, trunk=trunk,
-            sampler_gap=gap, **logprobs,
+            rollout, mask_BR, logprobs=logprobs_BR, values=values_BR, kl=logprobs_BR - reference_BR, penalty=penalty_BR,
+            entropy=entropy_BR, rewards=rewards_BR, advantages=advantages_BR, returns=returns_BR, trunk=trunk, sampler_gap=gap,
         )  # fmt: skip
 
     @record_function("train")
