@@ -77,7 +77,7 @@ def _argilla(row: Row) -> Iterator[Values]:
             usual = (name for name in ("prompt", "instruction", "question") if name in prompts)
             prompt = fields.value(next(usual, prompts[0] if prompts else "prompt"))
             texts = [fields.text(each, blank=True) for each in ranks]
-            yield _ranking(prompt, texts, list(ranks.values()), answer.get("user_id") or None)
+            yield _ranking(prompt, texts, list(ranks.values()), answer.get("user_id"))
             found = True
     if not found:
         raise UnusableRow(row.where, "no submitted ranking", "remove the row, or let somebody rank it")

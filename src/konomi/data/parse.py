@@ -16,7 +16,7 @@ from konomi.errors import DataError
 from konomi.files import plain
 
 VERSION = 1
-"""Of our files; a later one is refused."""
+"""The version of the files that konomi writes; a later one is refused."""
 COLUMNS = {
     "candidates": ("prompt", "candidates"),
     "rankings": ("prompt", "responses", "ranks"),

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from konomi.config import JudgeJob
 from konomi.data.formats import manifest, read_tasks, write_records
-from konomi.data.records import Prompt, Ranking, Score, Task
+from konomi.data.records import Ranking, Score, Task
 from konomi.engine.device import find_device
 from konomi.errors import DataError
 from konomi.files import content_sha256, local_path
@@ -116,7 +116,7 @@ def _scores(tasks: Sequence[Task], reward: Reward, observer: Observer, failed: P
 
 
 def _ranking(task: Task, scores: Sequence[float], rater: str, scale: float, seed: int) -> Ranking:
-    key = Prompt(task.prompt).key
+    key = task.key
     texts = tuple(each.text for each in task.candidates)
     noisy = [value + scale * gumbel(seed, "judge", rater, key, text) for value, text in _zip(scores, texts)]
     return Ranking(task.prompt, texts, ranks(noisy), rater, _source(task))
@@ -127,7 +127,7 @@ def _truth(task: Task, scores: Sequence[float]) -> list[Score]:
 
 
 def _is_ranked_again(task: Task, share: float, seed: int) -> bool:
-    return stream_seed(seed, "overlap", Prompt(task.prompt).key) < share * 2**63
+    return stream_seed(seed, "overlap", task.key) < share * 2**63
 
 
 def _source(task: Task) -> str | None:

@@ -13,7 +13,6 @@ import torch
 
 from konomi.config import RewardJob
 from konomi.data.formats import read_tasks
-from konomi.data.records import Prompt
 from konomi.engine.device import autocast, choose_precision, find_device, peak_memory_gb
 from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
@@ -127,7 +126,7 @@ def _samples(job: RewardJob) -> Samples | None:
     places: Counter[str] = Counter()  # a prompt may have several tasks
     drawn = []
     for task in tasks:
-        key = Prompt(task.prompt).key
+        key = task.key
         drawn.append((stream_seed(job.run.seed, "normalize", key, places[key]), task))
         places[key] += 1
     chosen: list[tuple[str, list[str]]] = []

@@ -20,7 +20,7 @@ from konomi.files import local_path
 from konomi.rewards.base import Columns, Texts, TextScore, check_scores
 
 _OWN = ("texts", "prompts", "responses")
-# what running a module commonly ends in; anything else passes through with its traceback
+# what importing a module commonly raises; anything else passes through with its traceback
 _IMPORT_ERRORS = (
     ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, LookupError, OSError, RuntimeError,
     ArithmeticError, AssertionError, SystemExit,

@@ -31,7 +31,7 @@ from konomi.config import ClassifierReward
 from konomi.errors import ConfigError, ModelError
 from konomi.rewards.base import Columns, Texts, find_label
 
-# the graph's own probabilities are float32, which near 1 go in steps of 6e-8: further out it was never meant to tell apart
+# the graph's own probabilities are float32, in steps of 6e-8 near 1: it tells nothing apart beyond this
 _MAX_LOG_ODDS = 16.0
 _NO_ASARI = "embedded:asari: {}; install it with: pip install 'konomi[embedded]'"
 _SHA256 = "7b3f5f74a9b214faacfc73a89ec4f9b0d2d50cb27e22ff4f21c501184463efc1"

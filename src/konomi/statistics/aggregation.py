@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from konomi.data.convert import normalised_ranks
-from konomi.data.records import Pair, Prompt, Ranking, Score, groups
+from konomi.data.records import Pair, Ranking, Score, groups
 
 
 def mean_scores(rankings: Iterable[Ranking]) -> list[Score]:
@@ -27,7 +27,7 @@ def mean_scores(rankings: Iterable[Ranking]) -> list[Score]:
     """
     by_prompt: dict[tuple[str, str | None], tuple[str, dict[str, dict[Any, list[float]]]]] = {}
     for number, ranking in enumerate(rankings):
-        _, by_text = by_prompt.setdefault((Prompt(ranking.prompt).key, ranking.source), (ranking.prompt, {}))
+        _, by_text = by_prompt.setdefault((ranking.key, ranking.source), (ranking.prompt, {}))
         for text, score in zip(ranking.responses, normalised_ranks(ranking.ranks), strict=True):
             person = number if ranking.rater is None else ranking.rater
             by_text.setdefault(text, {}).setdefault(person, []).append(score)

@@ -16,7 +16,7 @@ from scipy import stats
 from scipy.sparse import coo_array
 
 from konomi.data.convert import normalised_ranks
-from konomi.data.records import Prompt, Ranking
+from konomi.data.records import Ranking
 from konomi.statistics.bootstrap import Array, Interval, bootstrap, interval, mean_of, prompt_numbers, resample, sum_by_prompt
 
 ALPHA_RESAMPLES = 1_000
@@ -61,7 +61,7 @@ def _tables(rankings: Iterable[Ranking]) -> dict[Task, dict[str, list[float]]]:
     for ranking in rankings:
         if ranking.rater is not None:
             pairs = sorted(zip(ranking.responses, normalised_ranks(ranking.ranks), strict=True))
-            task = (Prompt(ranking.prompt).key, tuple(text for text, _ in pairs))
+            task = (ranking.key, tuple(text for text, _ in pairs))
             ranks[task][ranking.rater].append([score for _, score in pairs])
     # rounded, so that equal places stay ties
     return {
