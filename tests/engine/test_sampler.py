@@ -69,16 +69,6 @@ def test_tokens_are_those_of_a_naive_loop(models: dict[str, Any], tokens: Tokens
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_neighbours_change_nothing(models: dict[str, Any], tokens: Tokens, family: str) -> None:
-    config, queries = settings(), ragged_queries(12)
-    together = run(models[family], tokens, queries, config, range(12)).response_ids()
-    alone = [run(models[family], tokens, queries, config, [i]).response_ids()[0] for i in range(12)]
-    assert alone == together
-    order = [7, 1, 0, 11, 3]
-    assert run(models[family], tokens, queries, config, order).response_ids() == [together[i] for i in order]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("share", [0.0, 1.01])
 def test_rows_that_leave_the_batch_change_nothing(
     models: dict[str, Any], tokens: Tokens, family: str, share: float, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ import oracles
 from konomi import ops
 from konomi.engine import forward as module
 from konomi.engine.forward import reference_logprobs, token_full_kl
-from konomi.engine.rollout import Rollout, micro_batches
+from konomi.engine.rollout import Rollout
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference
 from konomi.training.checkpoints import load_weights
 from tiny import EOS_ID, FAMILIES, tiny_config, tiny_tokenizer
@@ -72,33 +72,6 @@ def test_batch_and_padding_change_nothing(family: str, rollout: Rollout) -> None
             oracles.close(getattr(policy(other), name), getattr(together, name), 1e-9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_full_kl_is_that_of_the_definition(family: str, rollout: Rollout) -> None:
-    model, other = sharp_model(family), sharp_model(family, seed=1)
-    expected = [
-        torch.tensor([oracles.full_kl(p, q) for p, q in zip(a.tolist(), b.tolist(), strict=True)])
-        for a, b in zip(alone(model, rollout, TEMPERATURE), alone(other, rollout, TEMPERATURE), strict=True)
-    ]
-    assert min(float(row.min()) for row in expected) > 0.01
-    check_rows(token_full_kl(model, other, rollout, TEMPERATURE), expected, 1e-6)
-    assert not token_full_kl(model, model, rollout, TEMPERATURE).any()
-
-
-def test_values_are_zero_at_first_and_a_linear_map_of_the_last_hidden_state_later(rollout: Rollout) -> None:
-    model = sharp_model("llama")
-    policy = Policy(model)
-    assert not policy(rollout).values.any()
-    weight, bias = policy.value_head.weight, policy.value_head.bias
-    torch.nn.init.normal_(weight)
-    torch.nn.init.constant_(bias, 0.3)
-    expected = []
-    for query, response in zip(rollout.query_ids(), rollout.response_ids(), strict=True):
-        with torch.no_grad():
-            states = model.model(input_ids=torch.tensor([query + response])).last_hidden_state[0]
-        expected.append((states[len(query) - 1 : -1] @ weight[0] + bias).detach())
-    check_rows(policy(rollout).values.detach(), expected, 1e-9)
-
-
 @pytest.mark.parametrize("changes", [{}, {"final_logit_softcapping": 2.0}], ids=["linear", "capped"])
 def test_the_size_of_blocks_changes_nothing(changes: dict[str, Any], rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> None:
     """A vocabulary of several blocks, and more tokens than go through the head at a time."""
@@ -118,41 +91,6 @@ def test_the_size_of_blocks_changes_nothing(changes: dict[str, Any], rollout: Ro
     monkeypatch.setattr(module, "head_blocks", lambda _: ops.Blocks(logits=1))
     for one, two in zip(everything(), before, strict=True):
         oracles.close(one, two, 1e-9)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(family: str, rollout: Rollout) -> None:
-    policy = Policy(without_dropout(family))
-    torch.nn.init.normal_(policy.value_head.weight, generator=torch.Generator().manual_seed(0))
-    old = policy(rollout)
-    generator = torch.Generator().manual_seed(1)
-    old_logprobs, old_values, advantages, returns = (
-        base.detach() + 0.3 * torch.randn(base.shape, generator=generator)
-        for base in (old.logprobs, old.values, torch.zeros_like(old.values), torch.zeros_like(old.values))
-    )
-    count = rollout.mask.sum()
-
-    def gradients(parts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        policy.zero_grad()
-        for part in parts:
-            chosen = rollout.select(part)
-            width = chosen.mask.shape[1]
-            lp, v, a, r = (x[part, :width] for x in (old_logprobs, old_values, advantages, returns))
-            new = policy(chosen)
-            loss, _ = ops.policy_loss(new.logprobs, lp, a, chosen.mask, clip=0.2)
-            loss = (loss + ops.value_loss(new.values, v, r, chosen.mask, clip=0.2)[0]) / count
-            loss.backward()
-        return {name: p.grad.clone() for name, p in policy.named_parameters()}
-
-    whole = gradients([torch.arange(len(rollout))])
-    parts = micro_batches(rollout.lengths, torch.arange(len(rollout)), 40)
-    assert len(parts) > 3
-    split = gradients(parts)
-    for name, gradient in whole.items():
-        assert gradient.any(), name
-        gap, size = (split[name] - gradient).norm(), gradient.norm()
-        # the key bias of GPT-2 shifts all scores of a row alike: its true gradient is 0, so it is only noise
-        assert gap <= 1e-4 * size + 1e-7, name
 
 
 @pytest.mark.parametrize("family", FAMILIES)
