@@ -98,11 +98,11 @@ def verdict(result: Mapping[str, Any]) -> dict[str, str]:
         "ceiling": percent(agreement["ceiling"].get("value")),
         "way": percent(agreement["of_ceiling"]),
     }
-    said = {"grade": grade}
+    sentences = {"grade": grade}
     for lang, words in locale("advice").items():
         between = interval_words(accuracy, percent, words["range"], words["no_range"])
-        said[lang] = ("" if lang == "ja" else " ").join(words[part].format(range=between, **facts) for part in parts)
-    return said
+        sentences[lang] = ("" if lang == "ja" else " ").join(words[part].format(range=between, **facts) for part in parts)
+    return sentences
 
 
 def _grade(result: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""The page of a run, live or finished: what is known of the run as JSON, and one HTML file that draws it and needs nothing else.
+"""The page of a run, live or finished: its data as JSON, and one self-contained HTML file that draws it.
 
-The script and style in static/ draw the page of `konomi watch` too. Texts by models or from data files are never trusted: they
-reach the page as JSON and are put there as text, and a content security policy allows this script and style only.
+The script and style in static/ also draw the page of `konomi watch`. Texts by models or from data files are never trusted: they
+reach the page as JSON and are inserted as text, and a content security policy allows only this script and style.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ SCRIPTS = ("words.js", "text.js", "format.js", "chart.js", "parts.js", "evaluati
 SAMPLE_UPDATES = 12
 """Updates whose texts are in a report, spread over the run."""
 _RESULTS = {
-    "compare": ("compare.json", 1, "make the before/after again"),
-    "evaluation": ("eval.json", 1, "train the model again"),
+    "ppo": ("compare", "compare.json", "make the before/after again"),
+    "reward": ("evaluation", "eval.json", "train the model again"),
 }
+"""Verb -> key in the page's data, file, and what to do if the file is damaged."""
+RESULT_VERSION = 1
 _OBJECTS = ("before", "after", "difference", "judges", "verdict", "held_out", "train", "truth", "normalisation")
 _LISTS = ("texts", "best_of_n")
 
@@ -40,9 +42,9 @@ Row = Mapping[str, Any]
 
 
 def write_report(run: RunDir | str | Path) -> Path:
-    """Write ``report.html`` of a run (of PPO, SFT or a reward model) or of its directory, from what is there by now.
+    """Write ``report.html`` of a run of PPO, SFT or a reward model, finished or not, and return its path.
 
-    Return the path. What is missing (updates, before/after, evaluation, sample texts) is left out or said to be missing.
+    Parts that are missing (updates, before/after, evaluation, sample texts) are left out or marked as missing.
 
     Raises:
         DataError: a file of the run is damaged, or was written by a newer konomi; it is a run of another kind.
@@ -70,7 +72,7 @@ def write_report(run: RunDir | str | Path) -> Path:
 
 
 def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
-    """All that the page shows of a run beside its metrics and sample texts.
+    """Everything that the page shows of a run, except its metrics and sample texts.
 
     Args:
         metrics: the lines of its metrics.jsonl.
@@ -82,9 +84,9 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
     verb = run.verb or "ppo"
     if verb not in ("ppo", "sft", "reward"):
         raise DataError(f"{run.path}: a run of `konomi {verb}` has no page; what it made is in that directory")
-    own = {"ppo": "compare", "reward": "evaluation"}.get(verb, "")
-    result = read_result(run, own)
-    if own == "compare" and result is not None and not result.get("verdict"):  # made before there were sentences
+    result_key, name, again = _RESULTS.get(verb, ("", "", ""))
+    result = _read_result(run, name, again) if name else None
+    if verb == "ppo" and result is not None and not result.get("verdict"):  # of a version without verdicts
         result = {**result, "verdict": change(result.get("difference", {}), result.get("prompts") or 0)}
     data = config.get("data", {})
     return {
@@ -95,8 +97,8 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
         "texts": str(data.get("texts") or data.get("file") or ""),
         "planned": _planned(config.get("ppo", {})),
         "facts": _facts(verb, info, config, result or {}),
-        "compare": result if own == "compare" else None,
-        "evaluation": result if own == "evaluation" else None,
+        "compare": result if result_key == "compare" else None,
+        "evaluation": result if result_key == "evaluation" else None,
         "learned": evaluations(metrics) if verb == "sft" else None,
         "marked": over_the_run(metrics),
         "config": config,
@@ -105,7 +107,7 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
 
 
 def described(run: RunDir, info: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of a run, and between what its KL is to stay; ``info`` and ``config`` may be empty."""
+    """The state of a run, its KL target and its KL cap; ``info`` and ``config`` may be empty."""
     ppo = config.get("ppo")
     ppo = ppo if isinstance(ppo, dict) else {}
     return {
@@ -121,25 +123,20 @@ def numbers(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is None or isinstance(value, (int, float))}
 
 
-def read_result(run: RunDir, which: str) -> dict[str, Any] | None:
-    """compare.json (``which`` "compare") or eval.json ("evaluation") of the run; None if there is none, or for another ``which``.
-
-    Raises:
-        DataError: it is damaged or of another version.
-    """
-    if which not in _RESULTS:
-        return None
-    name, version, again = _RESULTS[which]
+def _read_result(run: RunDir, name: str, again: str) -> dict[str, Any] | None:
+    """A result file of the run; None if there is none. Raises DataError: it is damaged or of another version."""
     result = run.read_json(name)
-    if result is not None and (not isinstance(result, dict) or result.get("version") != version):
-        other = result.get("version") if isinstance(result, dict) else None
-        raise DataError(f"{run.path / name}: format {other!r}, this konomi reads {version}; update konomi, or {again}")
-    parts = {key: value for key, value in (result or {}).items() if value is not None}
+    if result is None:
+        return None
+    version = result.get("version") if isinstance(result, dict) else None
+    if version != RESULT_VERSION:
+        raise DataError(f"{run.path / name}: format {version!r}, this konomi reads {RESULT_VERSION}; update konomi, or {again}")
+    parts = {key: value for key, value in result.items() if value is not None}
     wrong = [key for key in _OBJECTS if not isinstance(parts.get(key, {}), dict)]
     wrong += [key for key in _LISTS if not _are_objects(parts.get(key, []))]
     if wrong:
         raise DataError(f"{run.path / name}: {', '.join(wrong)}: not what konomi writes there; {again}")
-    return result
+    return dict(result)
 
 
 def _are_objects(rows: Any) -> bool:

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from konomi.errors import DataError, RunError
 from konomi.labelling.people import SESSION_SECONDS, new_token
 from konomi.labelling.project import Project
-from konomi.labelling.records import Refused
+from konomi.labelling.records import Person, Refused
 from konomi.report.advice import locale
 from konomi.text import visible
 from konomi.web import api
@@ -110,31 +110,30 @@ def _add_routes(app: FastAPI) -> None:
 
 def front(request: Request) -> Response:
     """The ranking page, or the page of runs if there is no project."""
-    site: Site = request.app.state.site
-    person_of(request)
-    return _page(request, "rank") if site.project else RedirectResponse("/watch", 303)
+    person = person_of(request)
+    return _page(request, person, "rank") if request.app.state.site.project else RedirectResponse("/watch", 303)
 
 
 def guidelines(request: Request) -> Response:
     """The guidelines."""
-    person_of(request)
+    person = person_of(request)
     request.app.state.site.opened()
-    return _page(request, "guidelines")
+    return _page(request, person, "guidelines")
 
 
 def people_page(request: Request) -> Response:
     """The page of people, for owners."""
-    admin_of(request)
+    owner = admin_of(request)
     request.app.state.site.opened()
-    return _page(request, "people")
+    return _page(request, owner, "people")
 
 
 def watch_page(request: Request) -> Response:
     """The page of runs, for owners: it shows model names."""
-    admin_of(request)
+    owner = admin_of(request)
     if not request.app.state.site.runs:
         raise Refusal("not_found")
-    return _page(request, "watch")
+    return _page(request, owner, "watch")
 
 
 def start(request: Request, token: str) -> Response:
@@ -191,9 +190,8 @@ def _pages() -> Environment:
     return pages
 
 
-def _page(request: Request, name: str) -> Response:
+def _page(request: Request, person: Person, name: str) -> Response:
     site: Site = request.app.state.site
-    person = person_of(request)
     template = request.app.state.pages.get_template(f"label/{name}.html")
     more = locale("page") if name == "watch" else {}
     words = {lang: {**each, **more.get(lang, {})} for lang, each in catalogue("page").items() if lang in site.languages}
