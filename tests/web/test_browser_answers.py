@@ -91,12 +91,16 @@ PASSING = [
 """Responses that do not refuse an answer for good: status, body, words on the page."""
 
 
+def reply_with(status: int, body: str) -> Callable[[Any], None]:
+    return lambda route: route.fulfill(status=status, body=body)
+
+
 @pytest.mark.parametrize("ranking", [len(PASSING) + 1], indirect=True)
 def test_what_may_pass_keeps_the_answer_and_is_said(ranking: Ranking) -> None:
     page, server = ranking
     shown = next_shown(page, "")
     for number, (status, content, words) in enumerate(PASSING, start=1):
-        page.route("**/api/answers", lambda route, status=status, body=content: route.fulfill(status=status, body=body))
+        page.route("**/api/answers", reply_with(status, content))
         answer(page, 1, 2)
         expect(page.locator("#alarm")).to_contain_text(words)
         expect(page.locator("#state")).to_have_attribute("data-state", "pending")

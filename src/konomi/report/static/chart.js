@@ -1,4 +1,4 @@
-// One chart as SVG: lines, bands, marks and limits, and what is under the pointer in words. Colours are the style sheet's.
+// A chart as SVG: lines, bands, marks, limits, and the values under the pointer. The style sheet has the colours.
 import { make, write } from "./text.js";
 import { language, t } from "./words.js";
 
@@ -18,7 +18,7 @@ export function figure(value) {
   return new Intl.NumberFormat(language(), { maximumSignificantDigits: 3 }).format(value).replace("-", "−");
 }
 
-/** Round values between two ends, about five of them: steps of 1, 2, 5 times a power of ten. */
+/** About five round values between two ends, in steps of 1, 2 or 5 times a power of ten. */
 export function ticks(low, high, whole = false) {
   const rough = (high - low) / 5;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -29,7 +29,7 @@ export function ticks(low, high, whole = false) {
   return found;
 }
 
-/** The ends of an axis, with a share of `room` beyond them. One value alone stands in the middle. */
+/** The ends of an axis, extended by the share `room`. A single value is in the middle. */
 function range(values, whole, room = 0) {
   const low = values.reduce((a, b) => Math.min(a, b));
   const high = values.reduce((a, b) => Math.max(a, b));
@@ -49,8 +49,8 @@ function unbroken(points) {
  * @param {object} of the chart
  *   key, title, unit, about: its name in data-chart, its words
  *   lines: [{name, style, points: [{x, y, half?, label?}]}]; `half`: of a band around y; `label`: of the point under the pointer
- *   named: whether a line's name stands before its values
- *   x: words of the horizontal axis; whole: it counts; plane: the nearest point of the plane is told, not that of each line
+ *   named: show a line's name before its values
+ *   x: words of the horizontal axis; whole: integers only; plane: the pointer shows the nearest point overall, not that of each line
  *   limits: [{name, value}] lines across; guide: [[x, y], [x, y]]; marks: [{name, x, y}]; zero: 0 is on the vertical axis
  */
 export function chart({ key, title, unit = "", about = "", lines, named = false, x: xWords, whole = true, plane = false, limits = [], guide = [], marks = [], zero = false }) {
@@ -104,7 +104,7 @@ export function chart({ key, title, unit = "", about = "", lines, named = false,
   return make("figure", "", { "data-chart": key }, make("figcaption", "", {}, ...head.flatMap((part) => (part ? [part, " "] : [])), reading), drawing);
 }
 
-/** Say what is under the pointer: of each line the point nearest along x, or in a plane the nearest point of all. */
+/** Show the values under the pointer: the nearest point along x of each line, or in a plane the nearest point overall. */
 function pointer(drawing, lines, { px, py, plane, values, reading, value, xWords }) {
   const here = svg("line", { class: "here", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
   drawing.append(here);

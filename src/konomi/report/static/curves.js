@@ -1,4 +1,4 @@
-// The figures of runs over their updates, and what they are set against: the distance from the initial model, the truth.
+// Curves over updates, score against KL, and calibration.
 import { chart, figure } from "./chart.js";
 import { finite, number } from "./format.js";
 import { section, soft, bdi } from "./parts.js";
@@ -23,7 +23,7 @@ const CURVES = [
 ];
 const NO_CURVE = /^(update|time|episodes|epoch)$/;
 
-/** The curves of the usual figures, and of all others if wanted. A figure that never changes is named below them. */
+/** The curves of the usual metrics, and of all others if `all`. Constant metrics are named below them. */
 export function curves(runs, all) {
   const keys = [...new Set(runs.flatMap((run) => run.rows.flatMap((row) => Object.keys(row).filter((key) => finite(row[key]) !== null))))];
   const rest = keys.filter((key) => !NO_CURVE.test(key) && !judgeOf(key) && !CURVES.some(([, other]) => other === key)).sort();
@@ -77,7 +77,7 @@ function curve(runs, words, metric, unit, { spread, about, zero = false, name, k
   });
 }
 
-/** The target, and the cap as soon as it is near enough to be drawn without flattening the curve. */
+/** The KL target, and the cap once the KL is over half of it: further away it would flatten the curve. */
 function limitsOf(runs, values) {
   const found = new Map();
   for (const { info } of runs) {
@@ -87,7 +87,7 @@ function limitsOf(runs, values) {
   return [...found.values()];
 }
 
-/** The way of a run in the plane of KL and score, or of KL and what a judge says, beside the best of n of the initial model. */
+/** Score, and each judge's score, against KL, with the best of n of the initial model. */
 function paths({ rows, data, style }, judges) {
   const compare = data?.compare ?? {};
   const best = compare.best_of_n ?? [];
@@ -111,7 +111,7 @@ function paths({ rows, data, style }, judges) {
   });
 }
 
-/** How often what the model said came true. */
+/** Observed share against predicted probability. */
 function calibration({ data, style }) {
   const { task, held_out: found } = data?.evaluation ?? {};
   const bins = found?.calibration?.bins ?? [];

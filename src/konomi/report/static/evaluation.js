@@ -1,4 +1,4 @@
-// How far a reward model can be trusted: its figures on what was held out, with intervals, and what they are made of.
+// The evaluation of a reward model: figures on held-out data with intervals, by part, and texts.
 import { svg } from "./chart.js";
 import { count, interval, number, percent, points, valueOf } from "./format.js";
 import { article, bdi, section, soft, table } from "./parts.js";
@@ -7,7 +7,7 @@ import { t } from "./words.js";
 
 const TEXTS_SHOWN = 5; // with the best scores, and as many with the worst
 const CALIBRATION = [["ece", "calibration.ece", number], ["log_loss", "calibration.log_loss", number], ["brier", "calibration.brier", number]];
-// task -> words, where the figure is in the result, how it is written
+// task -> words, path in the result, format
 const BY_TASK = {
   preference: [
     ["accuracy", "accuracy", percent],

@@ -1,4 +1,4 @@
-// Figures as they are read: a dash for what is missing, and a minus that is one.
+// Figures for people: a dash if missing, and a true minus sign.
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 export const finite = (value) => (known(value) ? value : null);
 const minus = (text) => text.replace("-", "−");

@@ -1,4 +1,4 @@
-// The page of runs, live or finished: what came of each, curves over each other, texts, and the machine at the end.
+// The page of runs, live or finished: outcome, curves, texts, machine.
 import { curves } from "./curves.js";
 import { figuresOf, partsOf } from "./evaluation.js";
 import { count, difference, duration, interval, number, percent, points, signed, valueOf } from "./format.js";
@@ -13,10 +13,10 @@ const PROMPTS = 40; // whose texts are shown where runs are compared
 const FIGURES = [["score_mean", "unit_score", "score_std"], ["kl", "unit_nats"], ["length", "unit_tokens"], ["distinct_1"], ["distinct_2"], ["repetition"], ["perplexity"]];
 
 /**
- * What is shown of runs.
+ * The parts of the page.
  * @param {{info: object, data: object, rows: object[], samples: object[], style: string}[]} runs
- *   info, data: as konomi.report.page describes a run, and all that it knows of it; rows: metrics.jsonl; samples: samples.jsonl
- * @param {boolean} all whether every figure is drawn
+ *   info, data: from described and data_of in konomi.report.page; rows: metrics.jsonl; samples: samples.jsonl
+ * @param {boolean} all draw every metric
  */
 function page(runs, all) {
   if (runs.length === 1) {
@@ -31,12 +31,12 @@ function page(runs, all) {
   return [curves(runs, all), ...each, byPrompt(runs)];
 }
 
-/** What the run was for: the page's heading. */
+/** The page's heading. */
 export function heading({ data }) {
   return t(`title_${data.verb}`, { model: data.model, reward: data.goal, data: data.texts });
 }
 
-/** The state of the run, the sentence on what came of it, and its main figures. */
+/** The run's status, verdict and main figures. */
 function outcome({ info, data, rows }) {
   if (!data) return [];
   const status = info.status ?? "unknown";
@@ -46,8 +46,8 @@ function outcome({ info, data, rows }) {
 }
 
 function verdict({ verb, compare, evaluation, learned }) {
-  const said = verb === "reward" ? evaluation?.held_out?.verdict : compare?.verdict;
-  if (said) return make("p", "verdict", { "data-grade": said.grade ?? "" }, bdi(said[language()] ?? ""));
+  const words = verb === "reward" ? evaluation?.held_out?.verdict : compare?.verdict;
+  if (words) return make("p", "verdict", { "data-grade": words.grade ?? "" }, bdi(words[language()] ?? ""));
   if (verb !== "sft") return "";
   if (!learned?.after) return make("p", "verdict", {}, t("no_evaluation"));
   const values = { before: number(learned.before.perplexity), after: number(learned.after.perplexity), update: learned.update };
@@ -148,7 +148,7 @@ function beforeAfter(compare) {
   );
 }
 
-/** The texts of a before/after in three groups: the first ones, further held-out prompts, prompts that are not counted. */
+/** The texts of a before/after: the first ones, then further held-out prompts and extra prompts. */
 function textGroups({ data }) {
   const all = data?.compare?.texts ?? [];
   const held = all.filter((item) => item.held_out ?? true);
@@ -163,7 +163,7 @@ function firstTexts(run) {
   return first.length ? [section("first_texts", soft(t("first_texts_about")), ...first.map(pair))] : [];
 }
 
-/** What stands below the curves. */
+/** The parts below the curves. */
 function below(run) {
   if (run.data?.verb === "reward") return partsOf(run.data.evaluation ?? {});
   const { groups } = textGroups(run);
@@ -181,13 +181,13 @@ function pair(item) {
   const side = (name) => {
     const head = [`${t(name)} · ${t("score")} ${number(item[`score_${name}`])}`];
     if (name === "after") head.push(" ", make("span", gap > 0 ? "up" : gap < 0 ? "down" : "", {}, `(${signed(gap)})`));
-    for (const [judge, said] of Object.entries(item.judges ?? {})) head.push(" · ", bdi(judge), ` ${number(said?.[name])}`);
+    for (const [judge, scores] of Object.entries(item.judges ?? {})) head.push(" · ", bdi(judge), ` ${number(scores?.[name])}`);
     return make("div", "", {}, make("p", "soft", {}, ...head), text(item[name]));
   };
   return article("pair", soft(t("prompt")), text(item.prompt), make("div", "sides", {}, side("before"), side("after")));
 }
 
-/** What was out of its healthy range. */
+/** Metrics outside their healthy range. */
 function marks({ data }) {
   if (!data?.marked?.length) return [];
   return [make("section", "", {}, make("p", "", {}, t("out_of_range")), make("ul", "", {}, ...data.marked.map((each) => make("li", "", {}, bdi(each)))))];
@@ -214,7 +214,7 @@ function written(sample, prompt, about = "") {
   return article("sample", head, make("p", "text", {}, ...(prompt ? [bdi(sample.prompt, "of-prompt")] : []), bdi(sample.response)));
 }
 
-/** What runs wrote for the same prompts: the first text, those in between, and the latest. */
+/** Texts of several runs by prompt: the first, those in between, the latest. */
 function byPrompt(runs) {
   const prompts = [...new Set(runs.flatMap((run) => run.samples.map((sample) => sample.prompt)))].slice(0, PROMPTS);
   const parts = prompts.map((prompt) => {
@@ -230,7 +230,7 @@ function byPrompt(runs) {
   return section("samples", soft(t("texts_by_prompt")), ...(parts.length ? parts : [soft(t("texts_none"))]));
 }
 
-/** What the run worked with, and its files. */
+/** The run's settings, machine and files. */
 function about({ info, data }) {
   if (!data) return "";
   const facts = data.facts.flatMap(([key, value]) => [make("dt", "", {}, t(key)), make("dd", "", {}, bdi(value))]);
@@ -240,7 +240,7 @@ function about({ info, data }) {
   return section("about_run", make("dl", "facts", {}, ...facts), file("config", `${t("config")} (config.json)`, data.config), file("run", "run.json", data.info));
 }
 
-/** Draw `runs` into `place` now, and when all curves are asked for; returns how to draw them anew. What was opened there stays so. */
+/** A function that draws `runs` into `place`, which keeps open details open. Also redraws when "all curves" is switched. */
 export function drawing(place, runs) {
   let all = false;
   const draw = () => redraw(place, page(runs(), all));

@@ -1,15 +1,15 @@
-// The pieces that the page of runs is put together from.
+// Building blocks of the page of runs.
 import { make, write } from "./text.js";
 import { t } from "./words.js";
 
-/** Somebody's words inside a sentence. */
+/** Untrusted words inside a sentence. */
 export function bdi(value, className = "") {
   const element = make("bdi", className);
   write(element, value ?? "");
   return element;
 }
 
-/** Somebody's text, with its lines. */
+/** An untrusted text with its line breaks. */
 export function text(value) {
   const element = make("p", "text");
   write(element, value ?? "", "", t("empty_text"));
@@ -22,12 +22,12 @@ export const article = (kind, ...children) => make("article", `written ${kind}`,
 export const section = (title, ...children) => make("section", "", { "data-part": title }, make("h2", "", {}, t(title)), ...children);
 export const details = (key, summary, ...children) => make("details", "", { "data-key": key }, make("summary", "", {}, summary), ...children);
 
-/** The label of a figure: its words, somebody's name for it, its unit. */
+/** The label of a figure: its words, an untrusted name, its unit. */
 export function finding(key, of, name) {
   return make("span", "", {}, t(key), ...(name ? [" ", bdi(name)] : []), ...(of ? [" ", unit(of)] : []));
 }
 
-/** A table that scrolls by itself where it is wide. The first cell of a row is its heading; a cell may be a node or text. */
+/** A table that scrolls if it is too wide. The first cell of a row is its heading; cells are nodes or text. */
 export function table(part, heads, rows) {
   const cell = (tag, content, attributes = {}) => make(tag, "", attributes, content);
   const head = make("tr", "", {}, ...heads.map((words) => cell("th", words, { scope: "col" })));

@@ -1,4 +1,4 @@
-// A report: the page of one run, whose data is in it.
+// A report: the page of one run, with its data inside.
 import { drawing, heading } from "./page.js";
 import { write } from "./text.js";
 import { t } from "./words.js";

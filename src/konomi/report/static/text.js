@@ -1,13 +1,13 @@
-// Somebody's text as it stands on a page: text nodes only, and a mark for each character that hides, reorders or is not seen.
+// Untrusted text on a page: text nodes only, and a mark for each invisible, hiding or reordering character.
 const ODD = new RegExp(
   [
     // a variation selector belongs to an emoji, a keycap, an ideograph or a Mongolian letter; elsewhere it hides something
     "(?<![\\p{Extended_Pictographic}\\p{Ideographic}])(?<![0-9#*](?=\\ufe0f\\u20e3))[\\ufe00-\\ufe0f]",
-    "(?<!\\p{Ideographic})[\\u{e0100}-\\u{e011f}]|[\\u{e0120}-\\u{e01ef}]", // those beyond are registered for no ideograph
+    "(?<!\\p{Ideographic})[\\u{e0100}-\\u{e011f}]|[\\u{e0120}-\\u{e01ef}]", // the rest is registered for no ideograph
     "(?<!\\p{Script=Mongolian})[\\u180b-\\u180d\\u180f]",
-    // so does a joiner: it is a part of emoji and of some scripts
+    // a joiner likewise belongs to emoji and some scripts
     "(?<![\\p{Extended_Pictographic}\\p{Emoji_Modifier}]\\ufe0f?|(?!\\p{Default_Ignorable_Code_Point})\\p{M}|\\p{Script=Arabic})[\\u200c\\u200d]",
-    // controls, formats but for signs of Arabic and the like that are seen, halves of characters, the blank Braille pattern
+    // controls, formats except visible signs of Arabic and the like, lone surrogates, the blank Braille pattern
     "(?![\\t\\n\\u0600-\\u0605\\u06dd\\u070f\\u0890\\u0891\\u08e2\\u{110bd}\\u{110cd}\\u180b-\\u180f\\u200c\\u200d\\ufe00-\\ufe0f\\u{e0100}-\\u{e01ef}])" +
       "[\\p{Cc}\\p{Cf}\\p{Cs}\\p{Default_Ignorable_Code_Point}\\u2028\\u2029\\u2800]",
     "\\u180e",
@@ -27,7 +27,7 @@ export function make(tag, className = "", attributes = {}, ...children) {
 
 const code = (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 
-/** Put `text` into `element`, inert and isolated. `lang`: of the text, if known. `empty` is shown for a text of no visible character. */
+/** Put `text` into `element`, inert and isolated. `lang`: its language, if known. `empty`: shown for a text without visible characters. */
 export function write(element, text, lang, empty = "") {
   text = String(text).replaceAll("\r\n", "\n");
   const end = /[ \n\t\u3000]*$/.exec(text);
@@ -41,7 +41,7 @@ export function write(element, text, lang, empty = "") {
   if (!text.trim() && empty) parts.push(make("span", "code", {}, empty));
   for (const [run] of end[0].matchAll(/(.)\1*/gsu)) parts.push(make("span", "code", {}, BLANKS[run[0]] + (run.length > 1 ? `×${run.length}` : "")));
   element.replaceChildren(...parts);
-  const known = lang || (/[\u3041-\u30ff]/.test(text) ? "ja" : ""); // what is neither is left without: it may be anything
+  const known = lang || (/[\u3041-\u30ff]/.test(text) ? "ja" : ""); // otherwise no language: it may be any
   if (known) element.lang = known;
   else element.removeAttribute("lang");
   element.dir = "auto";

@@ -1,14 +1,14 @@
-// The page's words, in both languages at once, so that a switch loses nothing that was typed.
+// The page's words in both languages, so that switching loses nothing that was typed.
 const all = JSON.parse(document.querySelector('meta[name="words"]').content);
 const root = document.documentElement;
 
-/** The language that was chosen before, else that of the page; a page without one takes the browser's. */
+/** The language chosen before, else the page's, else the browser's. */
 function remembered() {
   const wishes = [/(?:^|;\s*)lang=(\w+)/.exec(cookie())?.[1], root.lang, ...navigator.languages.map((tag) => tag.slice(0, 2))];
   return wishes.find((wish) => wish in all) ?? "en";
 }
 
-/** Read the cookie, or set it; a sandbox, in which some programs show a saved page, has none. */
+/** Read or set the cookie; a sandbox in which programs show a saved page has none. */
 function cookie(value) {
   try {
     if (value) document.cookie = value;
@@ -26,7 +26,7 @@ export function t(key, values = {}) {
 
 export const language = () => root.lang;
 
-/** Put words into everything below `part` that names a key in data-t or data-t-label. */
+/** Fill all elements below `part` that have a key in data-t or data-t-label. */
 export function fill(part) {
   for (const element of part.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
   for (const element of part.querySelectorAll("[data-t-label]")) element.setAttribute("aria-label", t(element.dataset.tLabel));

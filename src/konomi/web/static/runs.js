@@ -1,4 +1,4 @@
-// Runs as they go: the list of them, alerts, and the page of those that are chosen. Reads, and touches nothing.
+// Live runs: their list, alerts, and the page of the selected ones.
 import { again, call, delay } from "./api.js";
 import { figure, svg } from "./chart.js";
 import { finite } from "./format.js";
@@ -7,15 +7,15 @@ import { alarm } from "./status.js";
 import { make } from "./text.js";
 import { t } from "./words.js";
 
-const EVERY = 3000; // milliseconds between two looks
-const KEPT = 50; // texts of one prompt and run
+const EVERY = 3000; // milliseconds between polls
+const KEPT = 50; // texts per prompt and run
 const find = (id) => document.getElementById(id);
 const runs = new Map(); // id -> {info, data, rows, texts, chosen, style}
 const drawPage = drawing(find("page"), () => [...runs.values()].filter((run) => run.chosen));
 let tries = 0;
 
-async function look() {
-  if (document.hidden) return void setTimeout(look, EVERY);
+async function poll() {
+  if (document.hidden) return void setTimeout(poll, EVERY);
   try {
     let changed = false;
     for (const info of (await call("GET", "/api/runs")).runs) changed = (await follow(info)) || changed;
@@ -23,43 +23,43 @@ async function look() {
     alarm();
     if (changed || !find("runs").children.length) draw();
     alerts();
-    setTimeout(look, EVERY);
+    setTimeout(poll, EVERY);
   } catch (failure) {
     alarm(failure.say);
-    again(look, delay(failure, tries++));
+    again(poll, delay(failure, tries++));
   }
 }
 
-/** Ask for what is new of a run. Whether there is anything. */
+/** Fetch what is new in a run; returns whether anything is. */
 async function follow(info) {
   const run = runs.get(info.id) ?? { rows: [], texts: new Map(), chosen: runs.size < 6, style: `run-${runs.size % 6}` };
   let changed = JSON.stringify(run.info) !== JSON.stringify(info);
   const at = `/api/runs/${encodeURIComponent(info.id)}`;
   const known = (generation) => (generation === undefined ? "" : `&generation=${generation}`);
-  // the last update is asked for again: its evaluation may have come a moment after it
+  // fetch the last update again: its evaluation may have come a moment later
   const last = run.rows.at(-1)?.update ?? 0;
   const { rows, generation } = await call("GET", `${at}/metrics?after=${last - 1}${known(run.generation)}`);
-  const anew = run.generation !== undefined && generation !== run.generation; // it went on from an earlier checkpoint
+  const restarted = run.generation !== undefined && generation !== run.generation; // it resumed from an earlier checkpoint
   run.generation = generation;
   const seen = run.rows.length;
-  run.rows = anew ? rows : [...run.rows.filter((row) => row.update < last), ...rows];
+  run.rows = restarted ? rows : [...run.rows.filter((row) => row.update < last), ...rows];
   for (let more = true; more; ) {
-    const said = await call("GET", `${at}/samples?from=${run.next ?? 0}${known(run.printed)}`);
-    if (said.from === 0) run.texts.clear();
-    for (const sample of said.samples) collect(run.texts, sample);
-    changed ||= said.samples.length > 0 || said.next !== (run.next ?? 0);
-    [run.next, run.printed] = [said.next, said.generation];
-    more = said.samples.length > 0;
+    const page = await call("GET", `${at}/samples?from=${run.next ?? 0}${known(run.printed)}`);
+    if (page.from === 0) run.texts.clear();
+    for (const sample of page.samples) collect(run.texts, sample);
+    changed ||= page.samples.length > 0 || page.next !== (run.next ?? 0);
+    [run.next, run.printed] = [page.next, page.generation];
+    more = page.samples.length > 0;
   }
   run.samples = [...run.texts.values()].flat();
-  changed ||= anew || run.rows.length !== seen;
+  changed ||= restarted || run.rows.length !== seen;
   if (changed) run.data = (await call("GET", at)).run;
-  run.info = info; // last: what could not be asked for now is asked for again, and a run is shown once all of it is there
+  run.info = info; // last: a failed fetch is then repeated, and a run is shown once it is complete
   runs.set(info.id, run);
   return changed;
 }
 
-/** Of each prompt the first text is kept, and the latest. */
+/** Keep the first text of each prompt, and the latest ones. */
 function collect(texts, sample) {
   const all = texts.get(sample.prompt) ?? [];
   texts.set(sample.prompt, all);
@@ -87,8 +87,8 @@ function draw() {
 
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
-/** What a person should know of a run, in words. `now` in seconds. */
-function troubles({ info, rows }, now) {
+/** Alerts about a run, in words. `now` in seconds. */
+function alertsOf({ info, rows }, now) {
   const found = [];
   const of = (key) => rows.map((row) => finite(row[key])).filter((value) => value !== null);
   const kl = of("objective/kl").at(-1);
@@ -113,9 +113,9 @@ function troubles({ info, rows }, now) {
 }
 
 function alerts() {
-  const now = [...runs.values()].flatMap((run) => troubles(run, Date.now() / 1000));
+  const now = [...runs.values()].flatMap((run) => alertsOf(run, Date.now() / 1000));
   const place = find("alerts");
-  if (now.join("\n") === [...place.children].map((each) => each.textContent).join("\n")) return; // not said twice
+  if (now.join("\n") === [...place.children].map((each) => each.textContent).join("\n")) return; // announced already
   place.replaceChildren(...now.map((text) => make("p", "note", {}, text)));
 }
 
@@ -124,4 +124,4 @@ document.addEventListener("words", () => {
   find("alerts").replaceChildren();
   alerts();
 });
-look();
+poll();
