@@ -182,11 +182,11 @@ def out_of_range(metrics: Mapping[str, float], max_grad_norm: float) -> list[str
     return found
 
 
-def over_the_run(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was out of its range how often, the most frequent first: from the lines of metrics.jsonl.
+def excursions(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The metrics that were out of their range, the most frequent first, from the lines of metrics.jsonl.
 
-    >>> over_the_run([{"ppo/policy/ratio": 1.5, "out_of_range": ["ppo/policy/ratio"]}, {"ppo/policy/ratio": 1.0}])
-    ['ppo/policy/ratio: 1/2, 1.5 (0.95 to 1.05)']
+    Returns:
+        ``name``; ``count`` of updates out of range; ``worst`` value; ``low``, ``high`` and ``of_max_grad_norm`` of the range.
     """
     values: dict[str, list[float]] = {}
     for line in lines:
@@ -195,10 +195,23 @@ def over_the_run(lines: Sequence[Mapping[str, Any]]) -> list[str]:
                 values.setdefault(name, []).append(line[name])
     found = []
     for name, own in sorted(values.items(), key=lambda item: -len(item[1])):
-        low = HEALTHY[name].low
+        low, high, of_max_grad_norm = HEALTHY[name].low, HEALTHY[name].high, HEALTHY[name].of_max_grad_norm
         worst = min(own) if low is not None and min(own) < low else max(own)
-        found.append(f"{name}: {len(own)}/{len(lines)}, {worst:.2g} ({str(HEALTHY[name]).replace('`', '')})")
+        limits = {"low": low, "high": high, "of_max_grad_norm": of_max_grad_norm}
+        found.append({"name": name, "count": len(own), "worst": worst, **limits})
     return found
+
+
+def over_the_run(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """:func:`excursions` in words.
+
+    >>> over_the_run([{"ppo/policy/ratio": 1.5, "out_of_range": ["ppo/policy/ratio"]}, {"ppo/policy/ratio": 1.0}])
+    ['ppo/policy/ratio: 1/2, 1.5 (0.95 to 1.05)']
+    """
+    return [
+        f"{each['name']}: {each['count']}/{len(lines)}, {each['worst']:.2g} ({str(HEALTHY[each['name']]).replace('`', '')})"
+        for each in excursions(lines)
+    ]
 
 
 def kl_missed(kl: float, target: float, coefficients: tuple[float, float]) -> str | None:

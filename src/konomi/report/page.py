@@ -20,7 +20,7 @@ from typing import Any
 from konomi import files
 from konomi.errors import DataError
 from konomi.reading import written_by_konomi
-from konomi.report.advice import change, locale, over_the_run
+from konomi.report.advice import change, excursions, locale
 from konomi.runs.directory import RunDir
 from konomi.text import flat, number
 
@@ -100,7 +100,7 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
         "compare": result if result_key == "compare" else None,
         "evaluation": result if result_key == "evaluation" else None,
         "learned": evaluations(metrics) if verb == "sft" else None,
-        "marked": over_the_run(metrics),
+        "excursions": {"updates": len(metrics), "metrics": excursions(metrics)},
         "config": config,
         "info": info,
     }

@@ -194,7 +194,7 @@ def _page(request: Request, person: Person, name: str) -> Response:
     site: Site = request.app.state.site
     template = request.app.state.pages.get_template(f"label/{name}.html")
     more = locale("page") if name == "watch" else {}
-    words = {lang: {**each, **more.get(lang, {})} for lang, each in catalogue("page").items() if lang in site.languages}
+    words = {lang: {**catalogue("page")[lang], **more.get(lang, {})} for lang in site.languages}
     title = visible(site.project.title) if site.project else "konomi"
     parts = {"project": site.project is not None, "runs": bool(site.runs) and person.admin, "admin": person.admin}
     return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, **parts))

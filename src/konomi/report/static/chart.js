@@ -57,9 +57,9 @@ export function chart({ key, title, unit = "", about = "", lines, named = false,
   const seen = lines.map((line) => ({ ...line, known: line.points.filter((point) => point.y !== null) }));
   const all = [...seen.flatMap((line) => line.known), ...marks, ...guide.map(([x, y]) => ({ x, y }))];
   const heights = all.flatMap(({ y, half }) => (half ? [y - half, y + half] : [y]));
-  const room = plane && !guide.length ? 0.08 : 0; // for the words beside marks
+  const room = plane && !guide.length ? 0.08 : 0; // for the words beside marks, which need more above and below
   const [x0, x1] = range([...all.map(({ x }) => x), ...(room ? [0] : [])], whole, room);
-  const [y0, y1] = range([...heights, ...limits.map(({ value }) => value), ...(zero ? [0] : [])], false, room);
+  const [y0, y1] = range([...heights, ...limits.map(({ value }) => value), ...(zero ? [0] : [])], false, 2 * room);
   const px = (x) => LEFT + ((x - x0) / (x1 - x0)) * (WIDTH - LEFT - RIGHT);
   const py = (y) => HEIGHT - BOTTOM - ((y - y0) / (y1 - y0)) * (HEIGHT - BOTTOM - TOP);
   const at = ({ x, y }) => `${px(x).toFixed(1)} ${py(y).toFixed(1)}`;
@@ -76,7 +76,7 @@ export function chart({ key, title, unit = "", about = "", lines, named = false,
   words((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "middle", xWords);
   for (const limit of limits) {
     drawing.append(svg("line", { class: "limit", x1: LEFT, x2: WIDTH - RIGHT, y1: py(limit.value), y2: py(limit.value) }));
-    words(WIDTH - RIGHT, py(limit.value) - 3, "end", `${limit.name} ${figure(limit.value)}`);
+    words(WIDTH - RIGHT, py(limit.value) - 4, "end", `${limit.name} ${figure(limit.value)}`, "over");
   }
   if (guide.length) drawing.append(svg("path", { class: "limit", d: path(guide.map(([x, y]) => ({ x, y }))) }));
   for (const line of seen) {
@@ -89,12 +89,12 @@ export function chart({ key, title, unit = "", about = "", lines, named = false,
     for (const point of line.known) drawing.append(svg("circle", { class: `dot ${line.style}`, cx: px(point.x), cy: py(point.y), r: size }));
     if (line.caption && line.known.length) {
       const last = line.known.at(-1);
-      words(px(last.x), py(last.y) - 9, px(last.x) > WIDTH / 2 ? "end" : "start", line.caption, "mark-text");
+      words(px(last.x), py(last.y) - 9, px(last.x) > WIDTH / 2 ? "end" : "start", line.caption, "over mark-text");
     }
   }
   for (const { name, x, y } of marks) {
     drawing.append(svg("circle", { class: `mark mark-${name}`, cx: px(x), cy: py(y), r: 4.5 }, svg("title", {}, `${t(name)}: ${figure(x)}, ${figure(y)}`)));
-    words(px(x), py(y) + (name === "first" || name === "last" ? 17 : -9), px(x) > WIDTH - 40 ? "end" : "middle", t(name), "mark-text");
+    words(px(x), py(y) + (name === "first" || name === "last" ? 17 : -9), px(x) > WIDTH - 40 ? "end" : "middle", t(name), "over mark-text");
   }
   const reading = make("span", "soft reading", {}, values);
   pointer(drawing, seen, { px, py, plane, values, reading, value, xWords });

@@ -1,4 +1,5 @@
 // The page of runs, live or finished: outcome, curves, texts, machine.
+import { figure } from "./chart.js";
 import { curves } from "./curves.js";
 import { figuresOf, partsOf } from "./evaluation.js";
 import { count, difference, duration, interval, number, percent, points, signed, valueOf } from "./format.js";
@@ -141,8 +142,8 @@ function beforeAfter(compare) {
     soft(t("before_after_about")),
     soft(`${t("prompts")}: ${count(compare.prompts ?? 0)} · ${t("samples_each")}: ${count(compare.samples ?? 0)}`),
     table("before_after", ["metric", "before", "after", "difference"].map((key) => t(key)), rows),
-    make("p", "", {}, `${t("score_mean")}, ${t("difference")}: `, ...change(gap), ["wins", "losses", "ties"].map((key) => ` · ${t(key)} ${count(gap[key])}`).join("")),
-    ...judged.map(([name, judge]) => make("p", "", {}, `${t("judge")} `, bdi(name), `, ${t("difference")}: `, ...change(judge?.difference))),
+    make("p", "", {}, `${t("difference_of", { name: t("score_mean") })} `, ...change(gap), ["wins", "losses", "ties"].map((key) => ` · ${t(key)} ${count(gap[key])}`).join("")),
+    ...judged.map(([name, judge]) => make("p", "", {}, bdi(t("difference_of", { name: `${t("judge")} ${name}` })), " ", ...change(judge?.difference))),
     judged.length ? soft(t("judge_about")) : "",
     soft(t("caution")),
   );
@@ -189,8 +190,17 @@ function pair(item) {
 
 /** Metrics outside their healthy range. */
 function marks({ data }) {
-  if (!data?.marked?.length) return [];
-  return [make("section", "", {}, make("p", "", {}, t("out_of_range")), make("ul", "", {}, ...data.marked.map((each) => make("li", "", {}, bdi(each)))))];
+  const { updates, metrics = [] } = data?.excursions ?? {};
+  if (!metrics.length) return [];
+  const line = (each) => `${each.name}: ${each.count}/${updates}, ${figure(Number(each.worst?.toPrecision(2)))} (${healthyRange(each)})`;
+  return [make("section", "marks", {}, make("p", "", {}, t("out_of_range")), make("ul", "", {}, ...metrics.map((each) => make("li", "", {}, bdi(line(each))))))];
+}
+
+/** A healthy range in words. */
+function healthyRange({ low, high, of_max_grad_norm: scaled }) {
+  const ends = { low: figure(low), high: figure(high) };
+  const words = low === null ? t("range_up_to", ends) : high === null ? t("range_from", ends) : t("range_between", ends);
+  return scaled ? t("range_of_max_grad_norm", { range: words }) : words;
 }
 
 /** Texts of some updates, spread over the run. */
