@@ -126,17 +126,20 @@ function results({ data }) {
 function beforeAfter(compare) {
   if (!compare) return section("before_after", make("p", "", {}, t("no_compare")));
   const { before = {}, after = {}, difference: gap = {}, judges = {} } = compare;
-  const spread = (side, name) => (name && side[name] != null ? ` ± ${number(side[name])}` : "");
+  const value = (side, key, deviation) => {
+    const spread = deviation && side[deviation] != null ? make("span", "whole", {}, `± ${number(side[deviation])}`) : "";
+    return make("span", "", {}, `${number(side[key])}${spread && " "}`, spread);
+  };
   const rows = FIGURES.map(([key, of, deviation]) => [
     finding(key === "kl" ? "kl_short" : key, of),
-    number(before[key]) + spread(before, deviation),
-    number(after[key]) + spread(after, deviation),
+    value(before, key, deviation),
+    value(after, key, deviation),
     signed(difference(after[key], before[key])),
   ]);
   const judged = Object.entries(judges);
   rows.splice(1, 0, ...judged.map(([name, judge]) => [finding("judge", "unit_score", name), number(judge?.before), number(judge?.after), signed(difference(judge?.after, judge?.before))]));
-  const level = soft(` (${number(100 * (gap.level ?? 0.95)).replace(".00", "")} %)`, "span");
-  const change = (found) => [make("b", "", {}, signed(found?.mean)), ` ${interval(found, signed)}`, level.cloneNode(true)];
+  const level = make("span", "soft whole", {}, `(${number(100 * (gap.level ?? 0.95)).replace(".00", "")} %)`);
+  const change = (found) => [make("b", "", {}, signed(found?.mean)), ` ${interval(found, signed)} `, level.cloneNode(true)];
   return section(
     "before_after",
     soft(t("before_after_about")),
