@@ -60,7 +60,7 @@ SENTENCES = (
     ("no such file", "ファイルが見つかりません。場所と名前を確かめてください。"),
     ("cannot be made", "作れませんでした。場所、空き容量、書き込みの許可を確かめてください。"),
     ("cannot be read", "読めませんでした。場所と読み取りの許可を確かめてください。"),
-    ("may it be written", "ファイルを読み書きできません。空き容量と書き込みの許可を確かめてください。"),
+    ("may the file be written", "ファイルを読み書きできません。空き容量と書き込みの許可を確かめてください。"),
 )
 """A part of a message -> what it is about and how to mend it. The first that fits is taken."""
 
