@@ -350,7 +350,7 @@ LABELLING = {
     ],
     "labelling/export.py": [
         (" and not judgement.repeat", "", "repeats are rankings too", EXPORT + "rankings_are_the_first"),
-        ('"ties": counts.ties', '"ties": 0', "ties are not counted", EXPORT + "export_writes"),
+        ('"ties": votes.ties', '"ties": 0', "ties are not counted", EXPORT + "export_writes"),
     ],
     "labelling/tables.py": [
         ("if digest != _checksum(values):", "if False:", "a changed answer passes", EXPORT + "the_damaged_row"),

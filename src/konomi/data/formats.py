@@ -214,13 +214,6 @@ def description(name: str, sha256: str | None, format: str, records: Sequence[Re
     return {"name": name, "sha256": sha256, "version": VERSION, "format": format, "counts": counts(records)}
 
 
-def write_manifest(path: Path, files: Mapping[str, Path], **more: Any) -> dict[str, Any]:
-    """Write :func:`manifest` of ``files``, with ``more`` entries, as JSON in one step, and return it."""
-    content = {**manifest(files), **more}
-    write_atomic(path, manifest_bytes(content))
-    return content
-
-
 def manifest_bytes(content: Mapping[str, Any]) -> bytes:
     """A manifest as it is written."""
     return utf8(json.dumps(plain(content), ensure_ascii=False, allow_nan=False, indent=2) + "\n")

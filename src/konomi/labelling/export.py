@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from konomi.data.formats import encode_records, manifest_bytes, write_manifest
+from konomi.data.formats import counts, encode_records, manifest_bytes
 from konomi.data.parse import VERSION
 from konomi.data.records import Pair, Ranking, Record
 from konomi.errors import DataError
 from konomi.files import json_line, write_atomic
 from konomi.labelling.answers import NO_ANSWERS
 from konomi.labelling.database import draft_of, look_up
-from konomi.labelling.records import Exported, Item, Judgement
+from konomi.labelling.records import ANSWERS, Exported, Item, Judgement
 from konomi.statistics.aggregation import Counted, counted, mean_scores, soft_pairs
 
 SOURCE = "people"
@@ -105,12 +106,15 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
     if not exported.judgements:
         raise DataError(NO_ANSWERS)
     check_out(out)
+    entries, contents = {}, {name: manifest_bytes(content) for name, content in (also or {}).items()}
+    for name, data, entry in _files(exported):
+        contents[f"{name}.jsonl"], sha256 = data, hashlib.sha256(data).hexdigest()
+        entries[name] = {"name": f"{name}.jsonl", "sha256": sha256, "version": VERSION, **entry}
+    manifest = {"version": VERSION, "files": entries, "answers": _counts(exported.judgements), **about}
     with draft_of(out, out.absolute().parent) as draft:
-        for name, content in (also or {}).items():
-            write_atomic(draft / name, manifest_bytes(content))
-        manifest = _write_files(exported, draft, about)
-        for file in draft.iterdir():
-            file.chmod(0o600)
+        for name, data in {**contents, "manifest.json": manifest_bytes(manifest)}.items():
+            write_atomic(draft / name, data)
+            (draft / name).chmod(0o600)
         draft.rename(out.absolute())
     return manifest
 
@@ -121,42 +125,31 @@ def check_out(out: Path) -> None:
         raise DataError(f"{out}: already exists; give another name or remove it")
 
 
-def _votes(pair: Pair, counts: Counted) -> dict[str, int]:
-    sides = (counts.in_favour, counts.against) if pair.chosen == counts.a else (counts.against, counts.in_favour)
-    return {"for": sides[0], "against": sides[1], "ties": counts.ties}
+def _votes(pair: Pair, votes: Counted) -> dict[str, int]:
+    sides = (votes.in_favour, votes.against) if pair.chosen == votes.a else (votes.against, votes.in_favour)
+    return {"for": sides[0], "against": sides[1], "ties": votes.ties}
 
 
-def _write_files(exported: Exported, out: Path, about: dict[str, Any]) -> dict[str, Any]:
+def _files(exported: Exported) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """Of each file that is not empty or always there: its name, its content, and the format and counts of its records."""
     ranked = rankings(exported)
-    counts = counted(ranked)
-    pairs, scores = soft_pairs(counts), mean_scores(ranked)
+    votes = counted(ranked)
+    pairs, scores = soft_pairs(votes), mean_scores(ranked)
     records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs, "scores": scores}
-    paths = {name: out / f"{name}.jsonl" for name, rows in records.items() if rows}
-    for name, path in paths.items():
-        data = encode_records(records[name], path.name)
-        if name == "pairs":
-            rows = zip(data.splitlines(), pairs, counts, strict=True)
-            data = b"".join(json_line({**json.loads(row), **_votes(pair, c)}) for row, pair, c in rows)
-        write_atomic(path, data)
-    every = exported.judgements
-    others = [each for each in every if not counts_as_ranking(each)]
-    described = {}
-    for name, judgements in (("answers", every), ("other", others)):
+    for name, rows in records.items():
+        if rows:
+            data = encode_records(rows, f"{name}.jsonl")
+            if name == "pairs":
+                lines = zip(data.splitlines(), pairs, votes, strict=True)
+                data = b"".join(json_line({**json.loads(line), **_votes(pair, of_pair)}) for line, pair, of_pair in lines)
+            yield name, data, {"format": name, "counts": counts(rows)}
+    others = [each for each in exported.judgements if not counts_as_ranking(each)]
+    for name, judgements in (("answers", exported.judgements), ("other", others)):
         data = b"".join(json_line(answer_row(exported.items[each.task], each)) for each in judgements)
-        write_atomic(out / f"{name}.jsonl", data)
-        described[name] = {
-            "name": f"{name}.jsonl",
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "version": VERSION,
-            "format": "answers",
-            "counts": {"records": len(judgements)},
-        }
-    answers = {
-        "raters": len({each.rater for each in every}),
-        **{kind: sum(each.kind == kind and not each.repeat for each in every) for kind in ("ranked", "all_bad", "skipped")},
-        "repeats": sum(each.repeat for each in every),
-    }
-    manifest = write_manifest(out / "manifest.json", paths, answers=answers, **about)
-    manifest["files"] |= described
-    write_atomic(out / "manifest.json", manifest_bytes(manifest))
-    return manifest
+        yield name, data, {"format": "answers", "counts": {"records": len(judgements)}}
+
+
+def _counts(judgements: Sequence[Judgement]) -> dict[str, int]:
+    """Raters, first answers of each kind, and repeats."""
+    kinds = Counter("repeats" if each.repeat else each.kind for each in judgements)
+    return {"raters": len({each.rater for each in judgements}), **{kind: kinds[kind] for kind in (*ANSWERS, "repeats")}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from konomi.data.records import Prompt
@@ -13,7 +13,7 @@ from konomi.statistics.agreement import enough_comparisons, intra_rater, people
 from konomi.statistics.bootstrap import header
 from konomi.statistics.bradley_terry import bradley_terry, contests
 from konomi.statistics.concordance import concordance
-from konomi.text import plural
+from konomi.text import interval_words, plural
 
 
 def statistics(exported: Exported, seed: int = 0) -> dict[str, Any]:
@@ -69,19 +69,16 @@ def lines(figures: dict[str, Any]) -> list[str]:
     text = [f"{counts}; about {figures['needed']:,} are a beginning"]
     for who, name in (("one another", "agreement"), ("themselves", "oneself")):
         if (own := figures[name]) is not None:
-            pairs = plural(own["couples"], "pair")
-            text.append(f"people agree with {who} on {_ends(own['share'], 100, '.0f', ' %')} of {pairs}; chance is 50 %")
+            share, pairs = _ends(own["share"], lambda end: f"{100 * end:.0f}", " %"), plural(own["couples"], "pair")
+            text.append(f"people agree with {who} on {share} of {pairs}; chance is 50 %")
     if figures["models"] is not None and figures["comparisons"] >= FEWEST_COMPARISONS:
         items = figures["models"]["raw"]["items"]
         text.append(
             "liked better (Bradley-Terry strength in logits, 0 is the mean; 95 %): "
-            + ", ".join(f"{i['item']} {_ends(i['strength'], 1, '+.2f')}" for i in items)
+            + ", ".join(f"{i['item']} {_ends(i['strength'], '{:+.2f}'.format)}" for i in items)
         )
     return text
 
 
-def _ends(interval: dict[str, float], scale: float, form: str, unit: str = "") -> str:
-    value, low, high = (
-        None if end is None else f"{scale * end:{form}}" for end in (interval[name] for name in ("value", "low", "high"))
-    )
-    return f"{value}{unit}" if low is None else f"{value}{unit} ({low} to {high})"
+def _ends(interval: dict[str, float], end: Callable[[float], str], unit: str = "") -> str:
+    return f"{end(interval['value'])}{unit}{interval_words(interval, end, ' ({low} to {high})', '')}"
