@@ -16,7 +16,7 @@ from scipy import optimize, stats
 from scipy.special import expit
 
 from konomi.data.records import Pair, Prompt, Ranking, Score
-from konomi.statistics.aggregation import Counted, counted, mean_scores, soft_pairs
+from konomi.statistics.aggregation import PairVotes, count_votes, mean_scores, soft_pairs
 from konomi.statistics.bradley_terry import Contest, bradley_terry, contests, fit
 
 TEXTS = ("a", "b", "c", "d", "e")
@@ -61,7 +61,7 @@ def test_scores_of_one_person_of_ties_and_of_nobody() -> None:
 def test_sources_stay_apart() -> None:
     given = [Ranking("p", ("a", "b"), (1, 2), "x", source) for source in ("one", "two")]
     assert [(s.response, s.source) for s in mean_scores(given)] == [("a", "one"), ("b", "one"), ("a", "two"), ("b", "two")]
-    assert [c.source for c in counted(given)] == ["one", "two"]
+    assert [c.source for c in count_votes(given)] == ["one", "two"]
 
 
 @given(rankings(), st.randoms(use_true_random=False))
@@ -97,7 +97,7 @@ def slow_counts(given: Sequence[Ranking]) -> dict[tuple[str, str, str], Counter[
 @given(rankings())
 def test_counts_are_those_of_slow_loops(given: list[Ranking]) -> None:
     found = {}
-    for c in counted(given):
+    for c in count_votes(given):
         one, other = sorted((c.a, c.b))
         votes = {c.a: c.in_favour, c.b: c.against, "tie": c.ties}
         found[c.prompt, one, other] = Counter({name: number for name, number in votes.items() if number})
@@ -107,16 +107,16 @@ def test_counts_are_those_of_slow_loops(given: list[Ranking]) -> None:
 
 def test_a_person_has_one_vote() -> None:
     said = [Ranking("p", ("a", "b"), ranks, "x") for ranks in [(1, 2), (1, 2), (2, 1)]]
-    assert counted(said) == [Counted("p", "a", "b", 1, 0)]
-    assert counted(said[1:]) == [Counted("p", "a", "b", 0, 0, 1)]
-    assert counted([Ranking("p", r.responses, r.ranks) for r in said]) == [Counted("p", "a", "b", 2, 1)]
-    assert counted([Pair("p", "b", "a", rater="y"), *said]) == [Counted("p", "b", "a", 1, 1)]
-    assert counted([]) == []
+    assert count_votes(said) == [PairVotes("p", "a", "b", 1, 0)]
+    assert count_votes(said[1:]) == [PairVotes("p", "a", "b", 0, 0, 1)]
+    assert count_votes([Ranking("p", r.responses, r.ranks) for r in said]) == [PairVotes("p", "a", "b", 2, 1)]
+    assert count_votes([Pair("p", "b", "a", rater="y"), *said]) == [PairVotes("p", "b", "a", 1, 1)]
+    assert count_votes([]) == []
 
 
 @given(rankings())
 def test_soft_pairs_say_what_the_counts_say(given: list[Ranking]) -> None:
-    counts = counted(given)
+    counts = count_votes(given)
     pairs = soft_pairs(counts)
     assert len(pairs) == len(counts)
     for c, pair in zip(counts, pairs, strict=True):
@@ -282,7 +282,7 @@ def test_wrong_settings() -> None:
 
 
 def test_counts_as_contests_of_what_wrote_them() -> None:
-    counts = [Counted(" p", "long text", "short", 2, 1, 1), Counted("p", "x", "y", 1, 0), Counted("p", "x", "who", 1, 0)]
+    counts = [PairVotes(" p", "long text", "short", 2, 1, 1), PairVotes("p", "x", "y", 1, 0), PairVotes("p", "x", "who", 1, 0)]
     model = {"long text": "after", "short": "before", "x": "after", "y": "after"}
     assert contests(counts, lambda prompt, text: model.get(text)) == [
         Contest(Prompt("p").key, "after", "before", 0.625, 4, length=4)

@@ -16,7 +16,7 @@ from scipy.special import expit
 
 from konomi.labelling.blind import line
 from konomi.statistics.power import wilson
-from konomi.statistics.win_rate import Vote, judge, reward_verdict, same_model, side_bias
+from konomi.statistics.win_rate import Vote, evaluate_votes, reward_verdict, same_model, side_bias
 
 NOTHING = {"value": None, "low": None, "high": None}
 
@@ -47,7 +47,7 @@ def cast(
 def test_by_hand() -> None:
     """Seven prompts, one person: 4 wins, 1 tie, 2 losses."""
     votes = [Vote(f"p{i}", "before", "after", share, "x") for i, share in enumerate([1, 1, 1, 1, 0.5, 0, 0])]
-    found = judge(votes)
+    found = evaluate_votes(votes)
     assert (found["wins"], found["ties"], found["losses"]) == (4, 1, 2)
     assert (found["votes"], found["prompts"], found["people"]) == (7, 7, 1)
     assert found["win_rate"]["value"] == pytest.approx(4.5 / 7)
@@ -59,30 +59,30 @@ def test_by_hand() -> None:
 
 
 def test_no_votes() -> None:
-    found = judge([])
+    found = evaluate_votes([])
     assert (found["votes"], found["win_rate"], found["wilson"], found["length_controlled"]) == (0, NOTHING, NOTHING, None)
     assert found["sign_test"] == {"for": 0, "against": 0, "even": 0, "p": None}
-    only_same = judge([Vote("p", "a", "b", 1, same=True)])
+    only_same = evaluate_votes([Vote("p", "a", "b", 1, same=True)])
     assert only_same["votes"] == 0 and only_same["same"]["votes"] == 1
 
 
 def test_all_win_all_tie_and_one_prompt() -> None:
-    won = judge([Vote(str(i), "b", "a", 1) for i in range(10)])
+    won = evaluate_votes([Vote(str(i), "b", "a", 1) for i in range(10)])
     assert won["win_rate"] == {"value": 1.0, "low": pytest.approx(stats.binomtest(10, 10).proportion_ci().low), "high": 1.0}
     assert won["length_controlled"]["win_rate"]["value"] > 0.9
     assert won["length_controlled"]["win_rate"]["low"] is None
-    even = judge([Vote(str(i), "b", "a", 0.5) for i in range(10)])
+    even = evaluate_votes([Vote(str(i), "b", "a", 0.5) for i in range(10)])
     assert even["win_rate"] == {"value": 0.5, "low": None, "high": None} and even["sign_test"]["p"] is None
-    one = judge([Vote("p", "b", "a", 1, "x"), Vote("p", "b", "a", 0, "y")])
+    one = evaluate_votes([Vote("p", "b", "a", 1, "x"), Vote("p", "b", "a", 0, "y")])
     assert one["win_rate"] == {"value": 0.5, "low": None, "high": None}
     assert one["agreement"]["share"]["value"] == 0
-    for found in (won, even, one, judge([])):
+    for found in (won, even, one, evaluate_votes([])):
         json.dumps(found, allow_nan=False)
 
 
 def test_votes_of_one_prompt_count_as_one_in_the_test() -> None:
     votes = [Vote(f"p{i}", "b", "a", share, rater) for i in range(6) for rater, share in [("x", 1), ("y", 1), ("z", 0)]]
-    found = judge(votes)
+    found = evaluate_votes(votes)
     assert (found["wins"], found["losses"]) == (12, 6)
     assert found["sign_test"] == {"for": 6, "against": 0, "even": 0, "p": pytest.approx(2 / 64)}
     # all prompts say the same: of these nothing can be resampled
@@ -91,34 +91,34 @@ def test_votes_of_one_prompt_count_as_one_in_the_test() -> None:
 
 def test_what_one_said_twice_counts_once() -> None:
     once = [Vote(f"p{i}", "b", "a", float(i % 3 > 0), "x") for i in range(9)]
-    twice = judge([*once, *once])
+    twice = evaluate_votes([*once, *once])
     assert {name: twice[name] for name in ("votes", "wins", "win_rate", "sign_test")} == {
-        name: judge(once)[name] for name in ("votes", "wins", "win_rate", "sign_test")
+        name: evaluate_votes(once)[name] for name in ("votes", "wins", "win_rate", "sign_test")
     }
     assert twice["oneself"]["share"]["value"] == 1
-    changed = judge([Vote("p", "b", "a", 1, "x"), Vote("p", "b", "a", 0, "x")])
+    changed = evaluate_votes([Vote("p", "b", "a", 1, "x"), Vote("p", "b", "a", 0, "x")])
     assert (changed["votes"], changed["ties"], changed["oneself"]["share"]["value"]) == (1, 1, 0)
-    nameless = judge([Vote("p", "b", "a", 1), Vote("p", "b", "a", 0)])
+    nameless = evaluate_votes([Vote("p", "b", "a", 1), Vote("p", "b", "a", 0)])
     assert (nameless["votes"], nameless["wins"], nameless["losses"]) == (2, 1, 1)
 
 
 def test_one_rule_for_what_was_said_twice() -> None:
     """A win and two losses, each of which was a tie when it came again: 1 win, 2 losses."""
     votes = [Vote(f"p{i}", "b", "a", share, "x") for i, word in enumerate((1, 0, 0)) for share in (word, 0.5)]
-    found = judge(votes)
+    found = evaluate_votes(votes)
     assert (found["wins"], found["ties"], found["losses"]) == (1, 0, 2)
     assert found["win_rate"]["value"] == found["wilson"]["value"] == pytest.approx(1 / 3)
     assert found["oneself"]["couples"] == 3
 
 
 def test_few_wins_without_a_difference_in_length_stay_wins() -> None:
-    found = judge([Vote(str(i), "b", "a", 1.0, "x") for i in range(5)])
+    found = evaluate_votes([Vote(str(i), "b", "a", 1.0, "x") for i in range(5)])
     assert found["win_rate"]["value"] == 1.0
     assert found["length_controlled"]["win_rate"]["value"] == pytest.approx(1.0, abs=1.5e-3)
 
 
 def test_what_length_alone_wins_is_found_out() -> None:
-    found = judge(cast(2, prompts=600, longer=0.8))
+    found = evaluate_votes(cast(2, prompts=600, longer=0.8))
     assert found["win_rate"]["low"] > 0.55
     controlled = found["length_controlled"]["win_rate"]
     assert controlled["low"] < 0.5 < controlled["high"]
@@ -127,19 +127,19 @@ def test_what_length_alone_wins_is_found_out() -> None:
 
 def test_without_a_difference_in_length_control_changes_nothing() -> None:
     votes = [Vote(str(i), "same", "size", float(i % 5 < 3)) for i in range(100)]
-    found = judge(votes)
+    found = evaluate_votes(votes)
     assert found["length_controlled"]["win_rate"]["value"] == pytest.approx(found["win_rate"]["value"], abs=1e-3)
     assert found["length_controlled"]["per_character"] is None
 
 
 def test_the_seed_names_the_draws() -> None:
     votes = [Vote(f"p{i}", "b" * (i % 7 + 1), "a", float(i % 3 > 0), "x") for i in range(30)]
-    one, again, other = (judge(votes, seed)["length_controlled"]["win_rate"] for seed in (1, 1, 2))
+    one, again, other = (evaluate_votes(votes, seed)["length_controlled"]["win_rate"] for seed in (1, 1, 2))
     assert one == again != other
 
 
 def test_side_bias() -> None:
-    found = judge(cast(3, prompts=400, side=0.8, same=0.2))["side"]
+    found = evaluate_votes(cast(3, prompts=400, side=0.8, same=0.2))["side"]
     assert found["votes"] == 400
     assert found["first"]["low"] > 0.55
     assert 0.4 < found["after_first"] < 0.6
@@ -152,13 +152,13 @@ def test_side_bias() -> None:
 
 def test_samples_of_the_same_model() -> None:
     votes = cast(5, prompts=400, taste=1.5, same=0.5)
-    found = judge(votes)
+    found = evaluate_votes(votes)
     same = found["same"]
     assert same["votes"] + found["votes"] == 400
     assert same["second"]["low"] < 0.5 < same["second"]["high"]
     assert 0.85 < same["told_apart"]["value"] < 0.95
     assert found["win_rate"]["low"] > 0.6
-    assert judge([vote for vote in votes if not vote.same])["win_rate"] == found["win_rate"]
+    assert evaluate_votes([vote for vote in votes if not vote.same])["win_rate"] == found["win_rate"]
     by_hand = [Vote(str(i), "b", "a", share, "x", same=True) for i, share in enumerate([1, 0.5, 0.5, 0])]
     told = same_model(by_hand)
     assert told is not None and (told["told_apart"]["value"], told["second"]["value"]) == (0.5, 0.5)
@@ -195,7 +195,7 @@ def test_turned_round_everything_is_turned_round(seed: int, prompts: int, random
     votes = cast(seed, prompts, taste=0.5, longer=0.3, side=0.2, same=0.3, people="xy")
     there = [replace(v, rater={"x": "y", "y": "x"}[str(v.rater)]) for v in turned(votes)]
     random.shuffle(there)
-    a, b = judge(votes), judge(there)
+    a, b = evaluate_votes(votes), evaluate_votes(there)
     assert (a["wins"], a["ties"], a["losses"]) == (b["losses"], b["ties"], b["wins"])
     assert a["sign_test"]["p"] == b["sign_test"]["p"]
     if not a["votes"]:
@@ -215,7 +215,7 @@ def test_an_interval_for_people_in_general_counts_raters() -> None:
         Vote(f"p{i}", "b", "a", float(share > 0), r) for i in range(60) for r, share in zip("vwxyz", (1, 1, 1, 0, 0), strict=True)
     ]
     for votes, wider in ((one_mind, False), (differ, True)):
-        found = judge(votes)
+        found = evaluate_votes(votes)
         own, people = found["win_rate"], found["win_rate_over_raters"]
         assert people["value"] == own["value"]
         if wider:  # the prompts all say 3 of 5: of these raters nothing is uncertain that prompts could show
@@ -223,11 +223,11 @@ def test_an_interval_for_people_in_general_counts_raters() -> None:
         else:
             assert people["low"] <= own["low"] and people["high"] - people["low"] < 2.2 * (own["high"] - own["low"])
     noisy = [replace(vote, share=1 - vote.share) if i % 11 == 0 else vote for i, vote in enumerate(differ)]
-    found = judge(noisy)
+    found = evaluate_votes(noisy)
     own, people = (found[name]["high"] - found[name]["low"] for name in ("win_rate", "win_rate_over_raters"))
     assert people > 4 * own
     for alone in ([replace(vote, rater="x") for vote in noisy], noisy[:1], []):
-        assert judge(alone)["win_rate_over_raters"]["low"] is None
+        assert evaluate_votes(alone)["win_rate_over_raters"]["low"] is None
 
 
 def test_without_an_interval_for_people_in_general_the_line_says_why() -> None:
@@ -240,5 +240,5 @@ def test_without_an_interval_for_people_in_general_the_line_says_why() -> None:
         (one_rater[:1], "(no interval), for these raters: 1 win, 0 ties, 0 losses in 1 vote; how far"),
         (alike, "cannot be said: no difference between the raters"), (differ, "of whom the 5 raters are a sample: 10 to 96 %"),
     ):  # fmt: skip
-        said = line({**judge(votes), "unchanged": {"texts": 0}})
+        said = line({**evaluate_votes(votes), "unchanged": {"texts": 0}})
         assert words in said, said

@@ -15,7 +15,7 @@ from konomi.labelling.answers import collect
 from konomi.labelling.export import rankings
 from konomi.labelling.people import all_people, find_person, forget
 from konomi.report.advice import FEW_COMPARISONS
-from konomi.statistics.aggregation import counted
+from konomi.statistics.aggregation import count_votes
 from konomi.web.errors import catalogue
 from konomi.web.figures import NEEDED_COMPARISONS, Found
 from label_site import MODEL, Site, answer_to, make_project, refusal, wait_for
@@ -423,7 +423,7 @@ def test_comparisons_are_counted_as_they_come(site: Site) -> None:
     def told(client: TestClient) -> tuple[Any, ...]:
         said = client.get("/api/progress", headers={"accept-language": "en"}).json()
         exported = rankings(collect(store))
-        assert said["enough"]["comparisons"] == sum(c.in_favour + c.against for c in counted(exported))
+        assert said["enough"]["comparisons"] == sum(c.in_favour + c.against for c in count_votes(exported))
         return said["mine"], said["skipped"], said["enough"]["comparisons"], said["enough"]["words"]
 
     assert NEEDED_COMPARISONS == FEW_COMPARISONS

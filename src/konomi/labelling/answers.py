@@ -37,7 +37,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _RANKS = {"ranked": "each needs one", "all_bad": "each needs one, or none has one", "skipped": "none may have one"}
 
 
-def checked(answer: Answer, keys: str) -> Answer:
+def validated(answer: Answer, keys: str) -> Answer:
     """Validate an answer, and return it as it is stored, its ranks as ``1 2 2 4``.
 
     Args:
@@ -107,7 +107,7 @@ def save(store: Store, person: Person, answer: Answer, now: float, *, seen: int 
         known = db.execute(f"{ROWS} WHERE answers.id = ?", (answer.id,)).fetchone()
         if known is None and store.frozen:
             raise Refused("frozen", "the collection is closed: no more answers are taken")
-        answer, revision = checked(answer, KEYS[: len(showing[2])]), showing[4]
+        answer, revision = validated(answer, KEYS[: len(showing[2])]), showing[4]
         if known is not None:
             before, revision = _answer(known)
             if before != answer:

@@ -12,7 +12,7 @@ from konomi.data.records import Candidate, Prompt
 from konomi.errors import DataError
 from konomi.labelling.records import Exported, Item, Judgement, NewTask
 from konomi.statistics.power import enough_votes
-from konomi.statistics.win_rate import Vote, by_prompt, judge, once, win_rate
+from konomi.statistics.win_rate import Vote, evaluate_votes, one_vote_each, sign_test_by_prompt, win_rate
 from konomi.text import interval_words, plural
 
 SIDES = ("before", "after")
@@ -79,7 +79,7 @@ def prompts_of(exported: Exported) -> int:
 
 def decided_prompts(exported: Exported) -> int:
     """Prompts that people have decided so far, for either side: what the sign test counts."""
-    counts = by_prompt(once([vote for vote in votes_of(exported) if not vote.same]))
+    counts = sign_test_by_prompt(one_vote_each([vote for vote in votes_of(exported) if not vote.same]))
     return int(counts["for"] + counts["against"])
 
 
@@ -113,7 +113,7 @@ def _vote(item: Item, judgement: Judgement, ranks: tuple[int, ...]) -> Vote:
 def with_unchanged(votes: Sequence[Vote], unchanged: int) -> list[Vote]:
     """One vote for each two texts, the mean over people; and a tie for each text that training did not change."""
     shares: dict[tuple[str, str, str], list[float]] = {}
-    for vote in once([vote for vote in votes if not vote.same]):
+    for vote in one_vote_each([vote for vote in votes if not vote.same]):
         shares.setdefault((vote.prompt, vote.before, vote.after), []).append(vote.share)
     means = [Vote(*texts, sum(own) / len(own)) for texts, own in shares.items()]
     return means + [Vote(f"unchanged {number}", "", "", 0.5) for number in range(unchanged if means else 0)]
@@ -123,15 +123,15 @@ def verdict(exported: Exported, seed: int = 0) -> dict[str, Any]:
     """The result of a blind comparison.
 
     Returns:
-        All of :func:`konomi.statistics.win_rate.judge`. ``unchanged``: ``texts`` that training did not change, which are shown
-        to nobody; ``of``: these and those that were shown; ``win_rate`` with each of them as a tie.
+        All of :func:`konomi.statistics.win_rate.evaluate_votes`. ``unchanged``: ``texts`` that training did not change, which
+        are shown to nobody; ``of``: these and those that were shown; ``win_rate`` with each of them as a tie.
         ``enough``: what so many prompts can show, see :func:`konomi.statistics.power.enough_votes`.
     """
     votes = votes_of(exported)
     shown = sum(item.kind == "compare" for item in exported.items.values())
     rate = win_rate(with_unchanged(votes, exported.unchanged))
     unchanged = {"texts": exported.unchanged, "of": shown + exported.unchanged, "win_rate": rate}
-    return {**judge(votes, seed), "unchanged": unchanged, "enough": enough_votes(prompts_of(exported))}
+    return {**evaluate_votes(votes, seed), "unchanged": unchanged, "enough": enough_votes(prompts_of(exported))}
 
 
 def line(result: Mapping[str, Any]) -> str:

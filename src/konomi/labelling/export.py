@@ -28,7 +28,7 @@ from konomi.files import json_line, write_atomic
 from konomi.labelling.answers import NO_ANSWERS
 from konomi.labelling.database import draft_of, look_up
 from konomi.labelling.records import ANSWERS, Exported, Item, Judgement
-from konomi.statistics.aggregation import Counted, counted, mean_scores, soft_pairs
+from konomi.statistics.aggregation import PairVotes, count_votes, mean_scores, soft_pairs
 
 SOURCE = "people"
 """The source that the records name."""
@@ -125,7 +125,7 @@ def check_out(out: Path) -> None:
         raise DataError(f"{out}: already exists; give another name or remove it")
 
 
-def _votes(pair: Pair, votes: Counted) -> dict[str, int]:
+def _votes(pair: Pair, votes: PairVotes) -> dict[str, int]:
     sides = (votes.in_favour, votes.against) if pair.chosen == votes.a else (votes.against, votes.in_favour)
     return {"for": sides[0], "against": sides[1], "ties": votes.ties}
 
@@ -133,7 +133,7 @@ def _votes(pair: Pair, votes: Counted) -> dict[str, int]:
 def _files(exported: Exported) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     """Of each file that is not empty or always there: its name, its content, and the format and counts of its records."""
     ranked = rankings(exported)
-    votes = counted(ranked)
+    votes = count_votes(ranked)
     pairs, scores = soft_pairs(votes), mean_scores(ranked)
     records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs, "scores": scores}
     for name, rows in records.items():

@@ -8,7 +8,7 @@ from typing import Any
 from konomi.data.records import Prompt
 from konomi.labelling.export import rankings, repeated
 from konomi.labelling.records import Exported
-from konomi.statistics.aggregation import Counted, counted
+from konomi.statistics.aggregation import PairVotes, count_votes
 from konomi.statistics.agreement import enough_comparisons, intra_rater, people
 from konomi.statistics.bootstrap import header
 from konomi.statistics.bradley_terry import bradley_terry, contests
@@ -31,11 +31,11 @@ def statistics(exported: Exported, seed: int = 0) -> dict[str, Any]:
         "oneself": intra_rater(repeats),
         "concordance": concordance(first, seed),
         "people": people(first, repeats),
-        "models": models(exported, counted(first), seed),
+        "models": models(exported, count_votes(first), seed),
     }
 
 
-def models(exported: Exported, counts: Sequence[Counted], seed: int = 0) -> dict[str, Any] | None:
+def models(exported: Exported, counts: Sequence[PairVotes], seed: int = 0) -> dict[str, Any] | None:
     """The strengths of the models that wrote the candidates.
 
     Returns:

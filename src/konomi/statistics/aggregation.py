@@ -1,4 +1,4 @@
-"""Several people's records of the same responses: as scores, counts for and against, and soft labels."""
+"""Several people's records of the same responses: as scores, votes for and against, and soft labels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Counted:
+class PairVotes:
     """Two responses to a prompt, and how many people prefer which."""
 
     prompt: str
@@ -65,7 +65,7 @@ class Counted:
         return (self.in_favour + self.ties / 2) / self.votes
 
 
-def counted(records: Iterable[Ranking | Pair]) -> list[Counted]:
+def count_votes(records: Iterable[Ranking | Pair]) -> list[PairVotes]:
     """All pairs of responses that somebody judged, with the votes for and against.
 
     A person has one vote on a pair: what they said more often, a tie if they said both equally often. Each record without a
@@ -74,8 +74,8 @@ def counted(records: Iterable[Ranking | Pair]) -> list[Counted]:
     Returns:
         In the order of first appearance, by prompt (key) and source.
 
-    >>> counted([Ranking("p", ("a", "b"), (1, 2), "x"), Ranking("p", ("b", "a"), (1, 2), "y")])
-    [Counted(prompt='p', a='a', b='b', in_favour=1, against=1, ties=0, source=None)]
+    >>> count_votes([Ranking("p", ("a", "b"), (1, 2), "x"), Ranking("p", ("b", "a"), (1, 2), "y")])
+    [PairVotes(prompt='p', a='a', b='b', in_favour=1, against=1, ties=0, source=None)]
     """
     result = []
     for group in groups(records):
@@ -86,14 +86,14 @@ def counted(records: Iterable[Ranking | Pair]) -> list[Counted]:
         for one, other in sorted(labels):
             means = [_mean(own) for own in labels[one, other].values()]
             votes = sum(m > 0.5 for m in means), sum(m < 0.5 for m in means), sum(m == 0.5 for m in means)
-            result.append(Counted(group.prompt, group.responses[one], group.responses[other], *votes, group.source))
+            result.append(PairVotes(group.prompt, group.responses[one], group.responses[other], *votes, group.source))
     return result
 
 
-def soft_pairs(counts: Iterable[Counted]) -> list[Pair]:
+def soft_pairs(counts: Iterable[PairVotes]) -> list[Pair]:
     """One pair for each couple of responses: ``chosen`` is what more people prefer, ``label`` the share of them.
 
-    >>> soft_pairs([Counted("p", "a", "b", 1, 2, 1)])[0]
+    >>> soft_pairs([PairVotes("p", "a", "b", 1, 2, 1)])[0]
     Pair(prompt='p', chosen='b', rejected='a', label=0.625, margin=0.0, rater=None, source=None)
     """
     pairs = []

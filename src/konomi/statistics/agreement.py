@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from konomi.data.records import Group, Pair, Prompt, Ranking, groups
 from konomi.report.advice import FEW_COMPARISONS
-from konomi.statistics.aggregation import counted
+from konomi.statistics.aggregation import count_votes
 from konomi.statistics.bootstrap import Array, Sums, estimate, prompt_numbers, share_interval
 
 Couple = tuple[Ranking | Pair, Ranking | Pair]
@@ -90,7 +90,7 @@ def enough_comparisons(records: Sequence[Ranking | Pair]) -> dict[str, Any]:
         beats chance; ``share`` of them that is there, at most 1; ``agreement``: see :func:`inter_rater`: its ``ceiling`` is
         the accuracy that more data cannot pass.
     """
-    counts = counted(records)
+    counts = count_votes(records)
     decided = sum(c.in_favour + c.against for c in counts)
     return {
         "comparisons": decided,

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit
 
 from konomi.data.records import Prompt
-from konomi.statistics.aggregation import Counted
+from konomi.statistics.aggregation import PairVotes
 from konomi.statistics.bootstrap import Array, Interval, bootstrap, header, interval, prompt_numbers, without_interval
 
 PRIOR = 0.1
@@ -39,7 +39,7 @@ class Contest:
     length: float = 0.0  # characters of a's text less those of b's
 
 
-def contests(counts: Iterable[Counted], name: Callable[[str, str], str | None]) -> list[Contest]:
+def contests(counts: Iterable[PairVotes], name: Callable[[str, str], str | None]) -> list[Contest]:
     """Counted pairs as contests of what wrote the responses.
 
     ``name`` gives the item of (prompt, response). A pair is left out where it is None, or the same on both sides.

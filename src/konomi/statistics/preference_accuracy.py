@@ -30,7 +30,7 @@ from konomi.statistics.bootstrap import (
     sum_by_prompt,
 )
 from konomi.statistics.classification import calibration
-from konomi.statistics.regression import ORDER_FIGURES, checked, correlation, order_figures, order_intervals
+from konomi.statistics.regression import ORDER_FIGURES, checked_scores, correlation, order_figures, order_intervals
 
 Numbers = npt.NDArray[np.int64]
 
@@ -108,7 +108,7 @@ def _checked(groups: Sequence[Group], scores: Sequence[Sequence[float]], scale: 
         raise ValueError("scores: there has to be one for each response of each group")
     if not 0 < scale < float("inf"):
         raise ValueError(f"scale = {scale}: has to be a number above 0")
-    return [checked(each, f"the scores of prompt {number}") for number, each in enumerate(scores, start=1)]
+    return [checked_scores(each, f"the scores of prompt {number}") for number, each in enumerate(scores, start=1)]
 
 
 def _decided(groups: Sequence[Group], scores: Sequence[Array], prompt: Numbers) -> Decided:

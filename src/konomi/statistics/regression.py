@@ -55,7 +55,7 @@ def evaluate_scores(truth: Sequence[float], predicted: Sequence[float], keys: Se
     if not len(truth) == len(predicted) == len(keys):
         raise ValueError(f"{len(truth)} true scores, {len(predicted)} predicted, {len(keys)} keys: there have to be as many")
     prompt = prompt_numbers(keys)
-    figures = _fits(checked(truth, "true scores"), checked(predicted, "scores"), prompt, seed)
+    figures = _fits(checked_scores(truth, "true scores"), checked_scores(predicted, "scores"), prompt, seed)
     prompts = int(prompt.max(initial=-1)) + 1
     return {**header(seed), "prompts": prompts, "texts": len(truth), **figures}
 
@@ -81,7 +81,7 @@ def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequen
     for number, (_, truth, scores) in enumerate(groups_of_scores, start=1):
         if len(truth) != len(scores):
             raise ValueError(f"group {number}: {len(truth)} true scores and {len(scores)} of the model")
-        own = checked(truth, f"true scores of group {number}"), checked(scores, f"the scores of group {number}")
+        own = checked_scores(truth, f"true scores of group {number}"), checked_scores(scores, f"the scores of group {number}")
         above = own[0][:, None] > own[0]
         right = (np.sign(own[1][:, None] - own[1]) + 1) / 2
         sides.append(own)
@@ -99,7 +99,7 @@ def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequen
     }
 
 
-def checked(values: Sequence[float], what: str) -> Array:
+def checked_scores(values: Sequence[float], what: str) -> Array:
     """The values as an array. Raises RunError if one is not a number, or beyond 1e30."""
     array = np.asarray(values, dtype=np.float64)
     for place in np.flatnonzero(~(np.abs(array) <= LARGEST))[:1]:  # NaN is in no order

@@ -34,7 +34,7 @@ class Vote:
     same: bool = False  # this is an A/A item
 
 
-def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
+def evaluate_votes(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
     """Whether people find the texts better after training.
 
     A person has one vote on two texts: what they said more often, a tie if they said both equally often. A tie is half a win.
@@ -55,7 +55,7 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
         ``version``, ``level``, ``seed``.
     """
     repeated = [vote for vote in votes if not vote.same]
-    real = once(repeated)
+    real = one_vote_each(repeated)
     signs = np.sign([vote.share - 0.5 for vote in real])
     counts = {name: int((signs == sign).sum()) for name, sign in (("wins", 1), ("ties", 0), ("losses", -1))}
     pairs = [Pair(v.prompt, v.after, v.before, v.share, rater=v.rater) for v in repeated]
@@ -68,13 +68,13 @@ def judge(votes: Sequence[Vote], seed: int = 0) -> dict[str, Any]:
         "win_rate": win_rate(real),
         "win_rate_over_raters": win_rate_over_raters(real),
         "wilson": wilson(counts["wins"] + counts["ties"] / 2, len(real)),
-        "sign_test": by_prompt(real),
+        "sign_test": sign_test_by_prompt(real),
         "length_controlled": _at_equal_length(real, seed),
         "side": side_bias(votes),
         "same": same_model(votes),
         "reward_model": reward_verdict(votes),
         "agreement": inter_rater(pairs),
-        "oneself": intra_rater(_again(pairs)),
+        "oneself": intra_rater(_repeats(pairs)),
     }
 
 
@@ -101,7 +101,7 @@ def same_model(votes: Sequence[Vote]) -> dict[str, Any] | None:
         ``votes``; ``told_apart``: share that are no ties; ``second``: how often the sample in the place of ``after`` wins,
         ties half: an interval without one half shows that something other than the text is judged. None without A/A items.
     """
-    same = once([vote for vote in votes if vote.same])
+    same = one_vote_each([vote for vote in votes if vote.same])
     if not same:
         return None
     apart = _mean(same, lambda vote: float(vote.share != 0.5))
@@ -116,7 +116,7 @@ def reward_verdict(votes: Sequence[Vote]) -> dict[str, Any] | None:
         share of votes that the model would have cast alike: a tie on either side agrees by half. With intervals. Where
         ``model`` is well above ``people``, training has exploited the reward model. None if no score is known.
     """
-    known = [vote for vote in once([vote for vote in votes if not vote.same]) if vote.gap is not None]
+    known = [vote for vote in one_vote_each([vote for vote in votes if not vote.same]) if vote.gap is not None]
     if not known:
         return None
 
@@ -134,7 +134,7 @@ def reward_verdict(votes: Sequence[Vote]) -> dict[str, Any] | None:
     }
 
 
-def once(votes: Sequence[Vote]) -> list[Vote]:
+def one_vote_each(votes: Sequence[Vote]) -> list[Vote]:
     """One vote for each person and pair of texts: what they said more often, a tie if they said both equally often."""
     by_person: dict[Any, list[Vote]] = defaultdict(list)
     for number, vote in enumerate(votes):
@@ -147,7 +147,7 @@ def once(votes: Sequence[Vote]) -> list[Vote]:
     ]
 
 
-def _again(pairs: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
+def _repeats(pairs: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
     """The first and each further record of one person on the same two texts."""
     first: dict[tuple[str, str, str, str], Pair] = {}
     repeats = []
@@ -199,7 +199,7 @@ def _sums(votes: Sequence[Vote], values: Array) -> tuple[Array, Array]:
     return np.bincount(prompt, weights=values).astype(np.float64), np.bincount(prompt).astype(np.float64)
 
 
-def by_prompt(votes: Sequence[Vote]) -> dict[str, Any]:
+def sign_test_by_prompt(votes: Sequence[Vote]) -> dict[str, Any]:
     """The sign test: prompts ``for`` after, ``against`` it, and ``even``, by the mean of their votes; ``p``."""
     off: dict[str, float] = defaultdict(float)
     for vote in votes:
