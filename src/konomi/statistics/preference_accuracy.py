@@ -6,7 +6,7 @@ is resampled is prompts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ from konomi.statistics.classification import calibration
 from konomi.statistics.regression import ORDER_FIGURES, checked_scores, correlation, order_figures, order_intervals
 
 Numbers = npt.NDArray[np.int64]
+Part = tuple[Numbers, list[dict[str, Any]]]
+"""The bucket of each comparison, and what each bucket is."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def evaluate_preferences(
         "by_length_difference": _quarters(decided.longer),
         "by_source": _sources(groups, decided.group),
     }
-    columns = _comparison_columns(decided, prompts, {name: bucket for name, (bucket, _) in parts.items()})
+    columns = _comparison_columns(decided, prompts, parts)
     columns |= sum_by_prompt(prompt, list(map(_order_of, groups, arrays)), ORDER_FIGURES) | agreement_columns(groups, prompt)
     sums = resample(columns, seed)
     raters = {c.rater for group in groups for c in group.comparisons} | {rater for group in groups for *_, rater in group.ties}
@@ -94,7 +96,7 @@ def evaluate_preferences(
         "raters": len(raters - {None}),
         "accuracy": share(sums, "right", "count"),
         "longer": _longer(sums),
-        **{name: _rows(name, sums, bucket, about) for name, (bucket, about) in parts.items()},
+        **{name: _rows(name, sums, about) for name, (_, about) in parts.items()},
         "calibration": _calibration(decided, scale),
         **order_intervals(sums),
         "length_correlation": _length_correlation(groups, arrays),
@@ -131,7 +133,7 @@ def _wins(gap: Array) -> Array:
     return wins
 
 
-def _quarters(values: Array) -> tuple[Numbers, list[dict[str, Any]]]:
+def _quarters(values: Array) -> Part:
     """Each value's bucket, of up to four of about equal size, and the ends of each bucket."""
     if not len(values):
         return np.zeros(0, dtype=np.int64), []
@@ -141,37 +143,32 @@ def _quarters(values: Array) -> tuple[Numbers, list[dict[str, Any]]]:
     return bucket.astype(np.int64), [{"from": float(v.min()), "to": float(v.max())} for v in within]
 
 
-def _sources(groups: Sequence[Group], group: Numbers) -> tuple[Numbers, list[dict[str, Any]]]:
+def _sources(groups: Sequence[Group], group: Numbers) -> Part:
     own = [groups[number].source for number in group.tolist()]
     names = sorted(dict.fromkeys(own), key=lambda name: (name is None, name or ""))
     return np.array([names.index(name) for name in own], dtype=np.int64), [{"source": name} for name in names]
 
 
-def _comparison_columns(decided: Decided, prompts: int, parts: dict[str, Numbers]) -> dict[str, Array]:
+def _comparison_columns(decided: Decided, prompts: int, parts: Mapping[str, Part]) -> dict[str, Array]:
     right, longer = _wins(decided.gap), _wins(decided.longer)
-    ones = np.ones(len(right))
-
-    def by_prompt(values: Array) -> Array:
-        return np.bincount(decided.prompt, weights=values, minlength=prompts).astype(np.float64)
-
-    columns = {"count": by_prompt(ones), "right": by_prompt(right), "longer": by_prompt(longer)}
-    columns["longer_ties"] = by_prompt((decided.longer == 0).astype(np.float64))
-    for name, buckets in parts.items():
-        for bucket in range(int(buckets.max()) + 1 if len(buckets) else 0):
-            columns[f"{name}/{bucket}/count"] = by_prompt(ones * (buckets == bucket))
-            columns[f"{name}/{bucket}/right"] = by_prompt(right * (buckets == bucket))
-    return columns
+    columns: dict[str, npt.NDArray[Any]] = {"count": np.ones(len(right)), "right": right, "longer": longer}
+    columns["longer_ties"] = decided.longer == 0
+    for name, (bucket, about) in parts.items():
+        for number in range(len(about)):
+            columns[f"{name}/{number}/count"] = bucket == number
+            columns[f"{name}/{number}/right"] = right * (bucket == number)
+    return {name: np.bincount(decided.prompt, values, prompts).astype(np.float64) for name, values in columns.items()}
 
 
-def _rows(name: str, sums: Sums, buckets: Numbers, about: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _rows(name: str, sums: Sums, about: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             **each,
-            "prompts": sums.prompts[f"{name}/{bucket}/count"],
-            "comparisons": int((buckets == bucket).sum()),
-            "accuracy": share(sums, f"{name}/{bucket}/right", f"{name}/{bucket}/count"),
+            "prompts": sums.prompts[f"{name}/{number}/count"],
+            "comparisons": int(sums.total[f"{name}/{number}/count"]),
+            "accuracy": share(sums, f"{name}/{number}/right", f"{name}/{number}/count"),
         }
-        for bucket, each in enumerate(about)
+        for number, each in enumerate(about)
     ]
 
 
