@@ -9,15 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from konomi.errors import ModelError
 from konomi.files import new_directory
 from konomi.models.trim.vocabulary import KEEP, Kept, choose, rewrite
-
-if TYPE_CHECKING:
-    import torch
-
 
 _ID_KEYS = ("token_id", "token_ids", "token_index")  # what settings end in that hold ids
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens")  # those here may lose some
@@ -93,37 +89,30 @@ def _cut(model: Any, kept: Kept, name: str) -> None:
     """Drop the rows of embedding and head that are not kept, and renumber the ids in the settings."""
     import torch
 
+    def logits(ids: Any) -> Any:
+        with torch.no_grad():
+            return model(input_ids=ids, use_cache=False).logits
+
+    def chosen(weight: Any) -> Any:
+        return torch.nn.Parameter(weight.detach()[index].clone(), requires_grad=weight.requires_grad)
+
     index = torch.tensor(kept.ids)
     probes = index[:: max(1, len(kept.ids) // _PROBES)][None, :_PROBES]
-    logits = _logits(model, probes)[..., index]
+    before = logits(probes)[..., index]
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head.weight is embedding.weight
     new = {old: i for i, old in enumerate(kept.ids)}
-    embedding.weight = _chosen(embedding.weight, index)
+    embedding.weight = chosen(embedding.weight)
     embedding.num_embeddings = len(kept.ids)
     embedding.padding_idx = new.get(embedding.padding_idx)
-    head.weight = embedding.weight if tied else _chosen(head.weight, index)
+    head.weight = embedding.weight if tied else chosen(head.weight)
     head.out_features = len(kept.ids)
     if head.bias is not None:
-        head.bias = _chosen(head.bias, index)
+        head.bias = chosen(head.bias)
     _renumber(model, new)
-    after = _logits(model, torch.searchsorted(index, probes.contiguous()))
-    if not torch.allclose(after, logits, rtol=1e-4, atol=1e-5 * float(logits.abs().max())):
+    after = logits(torch.searchsorted(index, probes.contiguous()))
+    if not torch.allclose(after, before, rtol=1e-4, atol=1e-5 * float(before.abs().max())):
         raise ModelError(f"{name}: other parts of it depend on the ids of tokens too, so its vocabulary cannot be trimmed")
-
-
-def _chosen(weight: torch.nn.Parameter, index: torch.Tensor) -> torch.nn.Parameter:
-    import torch
-
-    return torch.nn.Parameter(weight.detach()[index].clone(), requires_grad=weight.requires_grad)
-
-
-def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    with torch.no_grad():
-        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits
-    return logits
 
 
 def _settings(model: Any) -> list[Any]:
