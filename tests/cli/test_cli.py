@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 import tiny
-from command_line import assert_mistakes, konomi, lines_of, sets, started, wait_until
+from command_line import konomi, lines_of, sets, started, wait_until
 from furnished import TASTE
 
 
@@ -227,63 +226,6 @@ def test_failing_reward_fails_the_run_and_keeps_the_texts(world: Path) -> None:
     assert logged.info.status == "FAILED"
 
 
-MISTAKES: list[tuple[list[str], list[str]]] = [
-    (["ppo"], ["CONFIG.toml", "--resume"]),
-    (["ppo", "none.toml"], ["none.toml", "no such file"]),
-    (["ppo", "ppo.toml", "--set", "ppo.episods=3"], ["episods", "did you mean episodes"]),
-    (["ppo", "ppo.toml", "--set", "ppo.episodes=100"], ["100", "not a multiple", "96"]),
-    (["ppo", "ppo.toml", "--set", "ppo.gamma=fast"], ["ppo.gamma", "fast"]),
-    (["ppo", "ppo.toml", "--set", "gamma"], ["section.key=value"]),
-    (["ppo", "ppo.toml", "--set", "rollout.top_k=5"], ["top_k", "temperature"]),
-    (["ppo", "ppo.toml", "--set", "data.prompts=none.jsonl"], ["none.jsonl"]),
-    (["ppo", "ppo.toml", "--set", "data.held_out=1.0"], ["held_out"]),
-    (["ppo", "ppo.toml", "--set", "model.name=./none"], ["none"]),
-    (["ppo", "ppo.toml", "--set", "reward.name=taste.py:nothing"], ["nothing"]),
-    (["ppo", "--resume", "none"], ["none"]),
-    (["ppo", "--resume", "none", "--set", "ppo.clip=0.1"], ["--set", "resumed"]),
-    (["compare", "none"], ["none"]),
-    (["report", "."], ["run.json"]),
-    (["generate", "lm", "-p", " "], ["blank"]),
-    (["generate", "lm", "-p", "a", "--tokens", "500"], ["500", "context of 128"]),
-    (["generate", "lm", "-p", "a", "--temperature", "nan"], ["temperature"]),
-    (["ppo", "ppo.toml", "--set", "rollout.response_tokens=[4, 200]"], ["200", "context of 128"]),
-    (["ppo", "ppo.toml", "--set", "data.max_query_tokens=2"], ["max_query_tokens"]),
-    (["ppo", "ppo.toml", "--set", 'compare.extra=[" "]'], ["compare.extra"]),
-    (["ppo", "ppo.toml", *sets("rollout.stop=length", "rollout.missing_eos=replace")], ["missing_eos", "length"]),
-]  # fmt: skip
-
-
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_mistakes(untouched, MISTAKES, monkeypatch)
-
-
-def test_names_that_are_no_paths(world: Path) -> None:
-    name = "お茶はいかがですか。" * 40
-    before = sorted(world.rglob("*"))
-    for arguments in (
-        *(["ppo", "ppo.toml", "--set", f"{key}={name}"] for key in ("data.prompts", "model.name")),
-        ["ppo", "ppo.toml", "--set", f"reward.name={name}.py:f"],
-        *(
-            ["ppo", "ppo.toml", "--set", "reward.kind=" + kind, "--set", f"reward.name={name}"]
-            for kind in ("classifier", "model")
-        ),
-        *([verb, name] for verb in ("ppo", "sft", "reward", "sample", "judge", "run", "compare", "report", "label", "watch")),
-        ["ppo", "--resume", name],
-        ["ppo", "ppo.toml", "--out", name],
-        ["generate", name, "-p", "a"],
-        ["trim", name, "--scripts", "ja", "--out", "x"],
-        ["convert", name, "o.jsonl", "--to", "pairs"],
-        ["convert", "~nobody-of-this-name/x.jsonl", "o.jsonl", "--to", "pairs"],
-        ["ppo", "ppo.toml", "--set", "model.name=~nobody-of-this-name/x"],
-        ["ppo", "ppo.toml", "--set", 'data.prompts="a\\u0000b"'],
-    ):
-        result = konomi(*arguments)
-        assert result.exit_code == 2 and "Traceback" not in result.stderr, (arguments, result.stderr)
-        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-        assert re.search("no such (file|directory)|cannot be imported", result.stderr), result.stderr
-    assert sorted(world.rglob("*")) == before
-
-
 def test_what_a_reward_may_not_read_is_told_before_the_run_counted_in_it_or_refused(world: Path) -> None:
     import transformers
 
@@ -300,28 +242,3 @@ def test_what_a_reward_may_not_read_is_told_before_the_run_counted_in_it_or_refu
         result = konomi("ppo", "ppo.toml", "--set", f"run.name=at-{limit}", *settings, code=0)
         assert (told in result.stderr) and ("may be over" in result.stderr) == bool(told)
         assert {line["reward/cut_share"] for line in lines_of(world / "runs" / f"at-{limit}" / "metrics.jsonl")} == shares
-
-
-def test_a_token_that_the_model_has_no_embedding_for_is_refused_before_anything_is_written(world: Path) -> None:
-    from konomi.data.records import Prompt, is_held_out
-
-    tokenizer = tiny.tiny_tokenizer()
-    tokenizer.add_tokens(["<new>"])
-    tokenizer.save_pretrained(world / "lm")
-    texts = [f"<new>{a}{b}" for a in "abcd" for b in "abcd"]
-    held_out = next(text for text in texts if is_held_out(Prompt(text).key, 0.2))
-    trained = next(text for text in texts if not is_held_out(Prompt(text).key, 0.2))
-    (world / "sample.toml").write_text('[models.a]\nname = "lm"\n[data]\nprompts = "prompts.txt"\n', encoding="utf-8")
-    (world / "sft.toml").write_text('[model]\nname = "lm"\n[data]\ntexts = "prompts.txt"\n', encoding="utf-8")
-    (world / "reward.toml").write_text('[model]\nname = "lm"\n[data]\nfile = "pairs.jsonl"\n', encoding="utf-8")
-    plain = (world / "prompts.txt").read_text(encoding="utf-8")
-    for text in (held_out, trained):
-        (world / "prompts.txt").write_text(f"{plain}{text}\n", encoding="utf-8")
-        pairs = [{"version": 1, "prompt": each, "chosen": "a", "rejected": "b"} for each in [*plain.split(), text]]
-        (world / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
-        for arguments in (["ppo", "ppo.toml"], ["sample", "sample.toml"], ["sft", "sft.toml"], ["reward", "reward.toml"]):
-            result = konomi(*arguments)
-            assert result.exit_code == 2, (arguments, result.stderr)
-            assert text in result.stderr and "has the token '<new>' (id 29), but the model has embeddings for 29" in result.stderr
-            assert not (world / "runs").exists()
-    assert konomi("generate", "lm", "-p", "a<new>").exit_code == 2

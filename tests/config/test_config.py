@@ -313,9 +313,3 @@ def test_the_printed_file_says_what_an_empty_one_says_and_every_setting_under_wh
                 uncommented["sample"]["prompts"] = "train"
             assert build(each.job, merged(uncommented, required)) != build(each.job, required), example[1]
         assert "    # not set\n" not in text
-
-
-def test_a_verb_without_a_job_file_is_refused_with_those_that_have_one() -> None:
-    result = CliRunner().invoke(app, ["config", "trim"])
-    assert result.exit_code == 2
-    assert "ppo" in result.output and "reward" in result.output

@@ -8,10 +8,8 @@ import signal
 from pathlib import Path
 
 import filelock
-import pytest
 
-from command_line import assert_mistakes, konomi, sets, started, wait_until
-from furnished import PIPE
+from command_line import konomi, sets, started, wait_until
 from konomi.config import VERBS, PPOJob, load_pipeline
 from konomi.jobs.inputs import file_of
 from konomi.jobs.pipeline import runner
@@ -148,52 +146,6 @@ def test_killed_in_the_middle_of_ppo_it_goes_on_as_if_nothing_had_been(world: Pa
     assert (len(runs), children) == (5, dict.fromkeys(STAGES, parent))
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert set(client.get_run(parent).data.metrics) == {f"seconds/{name}" for name in STAGES}
-
-
-# bad files
-
-
-CHANGES: list[tuple[str, str, list[str]]] = [
-    ('name = "tiny"', "", ["pipe.toml: name: Field required"]),
-    ('name = "tiny"', 'name = "../tiny"', ["'../tiny'", "letters, digits, _ and - only"]),
-    ('name = "tiny"', 'nam = "tiny"', ["pipe.toml: nam: unknown key; did you mean name?"]),
-    ("[stages.rank]", '[stages."a.b"]', ["'a.b'", "letters, digits, _ and - only"]),
-    ("[stages.rank]", "[stages.mlartifacts]", ["mlartifacts"]),
-    ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "one of: sft, sample, judge, label, reward,"]),
-    ('do = "judge"', "", ["pipe.toml: stages.rank: do = None"]),
-    ('do = "judge"', 'do = "judge"\njudge.agree = 0.8', ["stages.rank: judge.agree: unknown key; did you mean agreement?"]),
-    ("episodes = 96", "episodes = 97", ["stages.policy: ppo: episodes = 97 is not a multiple"]),
-    ("run = { save_every = 1 }", "run = 3", ["stages.policy: run has to be a section, [stages.policy.run]"]),
-    ("save_every = 1", 'name = "x"', ["stages.policy: run.name is decided by the pipeline"]),
-    ("@candidates.candidates", "@nobody.candidates",
-     ["stages.rank: candidates = '@nobody.candidates'", "there is no stage 'nobody'", "here: @candidates.candidates"]),
-    ("@candidates.candidates", "@candidates.rankings",
-     ["stage candidates (sample) has no output 'rankings'", "to be had here: @candidates.candidates"]),
-    ("@candidates.candidates", "@policy.model", ["stage policy does not come before this one"]),
-    ('models.a.name = "lm"', 'models.a.name = "@rank.truth"',
-     ["stages.candidates: models.a.name", "to be had here: nothing, this is the first stage"]),
-    ("[stages", "[stag", ["pipe.toml: stag: unknown key"]),
-]  # fmt: skip
-
-
-def test_the_whole_file_is_checked_before_anything_runs(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for old, new, words in CHANGES:
-        Path("pipe.toml").write_text(PIPE, encoding="utf-8")
-        rewrite("pipe.toml", old, new)
-        assert_mistakes(world, [(["run", "pipe.toml"], words)], monkeypatch)
-
-
-MISTAKES: list[tuple[list[str], list[str]]] = [
-    (["--set", "stages.nobody.ppo.episodes=1"], ["no stage 'nobody'", "candidates, rank, policy, after"]),
-    (["--set", "stages.policy.ppo.episods=1"], ["stages.policy: ppo.episods: unknown key; did you mean episodes?"]),
-    (["--set", "stages.policy=1"], ["no stage 'policy=1'"]),
-    (["--set", "names=x"], ["write section.key=value"]),
-    (["--from", "nobody"], ["--from nobody: no such stage; the stages are: candidates, rank, policy, after"]),
-]  # fmt: skip
-
-
-def test_wrong_use_is_one_message_and_nothing_written(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_mistakes(world, ((["run", "pipe.toml", *arguments], words) for arguments, words in MISTAKES), monkeypatch)
 
 
 def test_directories_that_are_not_a_pipelines(world: Path) -> None:

@@ -151,21 +151,3 @@ def test_texts_that_are_cut_are_counted_before_training_with_the_side_and_what_i
         cut = f"it reads {limit} tokens of a text, and of a longer one not the {side}: {len(TEXTS)} of {len(TEXTS)} texts are cut"
         assert (cut in said) == bool(side) and ("texts are cut" in said) == bool(side), said
         assert (alike in said) and ("are the same" in said) == bool(alike)
-
-
-MISTAKES = [
-    ("normalize.samples=nowhere.jsonl", "nowhere.jsonl: no such file"),
-    ("train.batch_size=6", "batch_size = 6 is not a multiple of micro_batch_size = 4"),
-    ("train.task=classification", 'are for scores; task = "classification" has labels'),
-    ("data.file=nowhere.jsonl", "nowhere.jsonl: no such file"),
-    ("model.name=nowhere/at all", "no such directory"),
-    ("data.subset=x", "subset: for data sets of the hub"),
-    ("data.label=x", 'data.label is for task = "classification"'),
-    ("normalize.model=n", "fewer than two candidates of the model n (normalize.model; there are: m) in it"),
-    ("model.top_layers=9", "model.top_layers = 9: the model has 2 layers"),
-]
-
-
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = ["reward", "reward.toml", *LEARNING, *sets("train.micro_batch_size=4", "normalize.samples=samples.jsonl")]
-    assert_mistakes(here, (([*job, "--set", change], [message]) for change, message in MISTAKES), monkeypatch)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from command_line import assert_mistakes, konomi, sets
+from command_line import konomi, sets
 from furnished import TOPICS
 from konomi.config import DataConfig, ModelConfig, RolloutConfig, SampleJob, build
 from konomi.data.formats import read_tasks
@@ -138,22 +138,3 @@ def test_a_model_that_says_one_thing_only_fails_the_run_and_says_so(world: Path)
     assert result.exit_code == 1
     assert "none has two different candidates; raise rollout.temperature" in result.stderr
     assert json.loads(Path("runs/cold/run.json").read_text(encoding="utf-8"))["status"] == "failed"
-
-
-MISTAKES: list[tuple[list[str], list[str]]] = [
-    (["sample.candidates=1"], ["sample.candidates", "greater than or equal to 2"]),
-    (["sample.candidate=3"], ["did you mean candidates"]),
-    (["models.a.nam=x"], ["models.a.nam: unknown key; did you mean name?"]),
-    (["models.a.name=./none"], ["none"]),
-    (["models.b.name=./none"], ["none"]),
-    (["data.prompts=none.jsonl"], ["none.jsonl"]),
-    (["data.held_out=0.001", "sample.prompts=held_out"], ["none is held out", "data.held_out = 0.001"]),
-    (["rollout.response_tokens=[4, 200]"], ["200", "context of 128"]),
-    (["data.max_query_tokens=2"], ["max_query_tokens"]),
-]  # fmt: skip
-
-
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_mistakes(
-        untouched, ((("sample", "sample.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch
-    )

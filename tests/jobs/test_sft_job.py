@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tiny
-from command_line import assert_mistakes, konomi, lines_of, sets, started, wait_until, write_rows
+from command_line import konomi, lines_of, sets, started, wait_until, write_rows
 from furnished import COMPLETIONS
 from konomi.config import ModelConfig
 from konomi.data.records import Prompt
@@ -186,41 +186,6 @@ def test_a_stop_before_the_first_evaluation(world: Path, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt, match=r"stopped after update 1; no evaluation was better yet.*sft.evaluate_every"):
         run_sft(job, Path("runs"), Impatient())
     load_causal_lm(ModelConfig(name=str(world / "runs" / "early" / "model")))  # the initial one
-
-
-# -- bad input ---------------------------------------------------------------------------------------------------------
-
-
-MISTAKES: list[tuple[list[str], list[str]]] = [
-    (["data.texts=none.jsonl"], ["none.jsonl", "no such file"]),
-    (["data.texts=empty.jsonl"], ["empty.jsonl: no rows in it"]),
-    (["data.prompt_column=prmpt"], ["needed:", "data.prompt_column"]),
-    (["data.kind=text"], ["completions.jsonl:1: no column 'text'", "data.text_column"]),
-    (["data.kind=pairs"], ["data.kind", "prompt-completion"]),
-    (["data.split=test"], ["data.split", "is a file"]),
-    (["data.held_out=0"], ["held_out = 0", "above 0 and below 1"]),
-    (["data.limit=1"], ["held out"]),
-    (["data.texts=texts.txt", "sft.loss=completion"], ["plain texts", 'sft.loss = "all"', "completion columns"]),
-    (["sft.max_length=5"], ["completions.jsonl:", "the prompt alone has 5 tokens", "sft.max_length = 5"]),
-    (["sft.max_length=1"], ["sft.max_length", "greater than or equal to 2"]),
-    (["data.texts=long.txt", "sft.max_length=500"], ["202 tokens", "context of 128", "set sft.max_length = 128"]),
-    (["sft.batch_size=6"], ["batch_size = 6 is not a multiple of micro_batch_size = 4", "4, 8"]),
-    (["sft.batch_size=2"], ["the nearest that are: 4, 4"]),
-    (["sft.warmup=1"], ["sft.warmup", "less than 1"]),
-    (["model.top_layers=5"], ["model.top_layers = 5: the model has 2 layers"]),
-    (["model.name=./none"], ["none"]),
-    (["sft.epoch=3"], ["sft.epoch", "did you mean epochs"]),
-]  # fmt: skip
-
-
-def test_wrong_use_is_one_message_exit_2_and_nothing_written(untouched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_mistakes(untouched, ((("sft", "sft.toml", *sets(*settings)), words) for settings, words in MISTAKES), monkeypatch)
-
-
-def test_texts_have_to_be_named(world: Path) -> None:
-    (world / "sft.toml").write_text('[model]\nname = "lm"\n', encoding="utf-8")
-    result = konomi("sft", "sft.toml")
-    assert (result.exit_code, "data: Field required" in result.stderr) == (2, True)
 
 
 @pytest.mark.real
