@@ -83,7 +83,6 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "judge.agreement=0.5": ["judge.agreement", "greater than 0.5"],
         "judge.overlap=2": ["judge.overlap"],
         "reward.name=taste.py:nothing": ["nothing"],
-        "reward.name=taste.py:flat": ["720 of the 720 pairs of candidates have equal scores"],
         """run.sinks='["mlflow", "tensorboard"]'""": ['tensorboard is not installed; pip install "konomi[tensorboard]"'],
     },
     "reward": {

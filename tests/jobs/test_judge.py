@@ -102,7 +102,9 @@ def test_a_reward_that_cuts_texts_says_how_many_before_it_begins(world: Path) ->
     assert f"{len(tasks)} of {2 * len(tasks)} texts are cut, the longest has 8 tokens" in result.stderr
 
 
-def test_a_reward_that_fails_leaves_its_texts(world: Path) -> None:
+def test_an_agreement_that_cannot_be_reached_and_a_reward_that_fails(world: Path) -> None:
+    flat = konomi("judge", "judge.toml", "--set", "reward.name=taste.py:flat", code=2)
+    assert "720 of the 720 pairs of candidates have equal scores" in flat.stderr
     konomi("judge", "judge.toml", *sets("reward.name=taste.py:broken", "run.name=broken"), code=1)
     assert len(Path("runs/broken/failed_texts.jsonl").read_text(encoding="utf-8").splitlines()) == 128
     assert json.loads(Path("runs/broken/run.json").read_text(encoding="utf-8"))["status"] == "failed"

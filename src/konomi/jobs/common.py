@@ -39,7 +39,8 @@ class Work:
     def start(self, data: str, facts: Mapping[str, str], updates: int = 0) -> None:
         """Open the sinks and announce the run: ``data`` names what it reads, ``facts`` (label -> text) what it works with."""
         self.sinks = open_sinks(self.settings, self.run, self.observer.warn, data, self.parent)
-        self.observer.start(self.run, dict(facts), updates)
+        licence = self.run.info.get("licence")
+        self.observer.start(self.run, {**facts, **({"licence": licence} if licence else {})}, updates)
 
     def log(self, update: int, metrics: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl, and to the sinks."""

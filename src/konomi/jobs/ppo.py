@@ -231,4 +231,4 @@ def _facts(training: _Training, ready: Prepared) -> Mapping[str, str]:
     }
     if job.judges:
         facts["judges"] = f"{', '.join(job.judges)}: not trained against"
-    return facts | ({"licence": ready.loaded.note} if ready.loaded.note else {})
+    return facts

@@ -54,8 +54,7 @@ def run_reward(
     }  # fmt: skip
     stopping = "stopping after this step; no model is written. Ctrl-C again stops at once"
     with running(job, root, observer, fields=fields, parent=parent, stopping=lambda: observer.warn(stopping)) as work:
-        licence = {"licence": built.note} if built.note else {}
-        work.start(job.data.file, _facts(job, model, learned, precision) | licence)
+        work.start(job.data.file, _facts(job, model, learned, precision))
         if few := too_few(learned.prompts()):
             observer.warn(few)
         if built.fresh:

@@ -153,10 +153,9 @@ def _facts(job: SFTJob, ready: _Prepared) -> dict[str, str]:
     parameters = list(ready.loaded.model.parameters())
     trained, size = (sum(p.numel() for p in parameters if p.requires_grad or all_) / 1e6 for all_ in (False, True))
     learned, rows, sft = sum(row.learned for row in ready.rows), len(ready.rows), job.sft
-    facts = {
+    return {
         "model": f"{job.model.name}, {size:,.0f} M parameters, {trained:,.0f} M of them trained, {ready.precision}",
         "texts": f"{job.data.texts}: {ready.texts[0]} to learn from ({ready.kind}), {ready.texts[1]} held out",
         "job": f"{plural(sft.epochs, 'epoch')} of {plural(learned, 'learned token')} in {plural(rows, 'row')}, "
         f"{sft.batch_size} a step",
     }
-    return facts | ({"licence": ready.loaded.note} if ready.loaded.note else {})
