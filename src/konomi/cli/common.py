@@ -51,15 +51,10 @@ app = typer.Typer(
 )
 
 Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given several times.", show_default=False
-    ),
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given several times.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory that holds the runs; each run is a new one inside.")]
-Seed = Annotated[
-    int | None, typer.Option(help="Seed of everything random. Same seed, same machine: same run.", show_default=False)
-]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Directory that holds the runs; each run is a new one inside.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random. Same seed, same machine: same run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
 
 

@@ -180,12 +180,9 @@ def run(
             "--set",
             metavar="stages.NAME.SECTION.KEY=VALUE",
             help="Change one setting of a stage, or KEY=VALUE one of the pipeline; may be given several times.",
-            show_default=False,
         ),
     ] = None,
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.", show_default=False)
-    ] = None,
+    start: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which stages would run and why, and run nothing.")] = False,
     as_json: Json = False,
 ) -> None:

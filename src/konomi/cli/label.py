@@ -23,22 +23,13 @@ Host = Annotated[
     str, typer.Option(metavar="ADDRESS", help="The address to listen on. Others than this machine's own need --allow-network.")
 ]
 AllowNetwork = Annotated[bool, typer.Option("--allow-network", help="Let other machines reach the page. It is not encrypted.")]
-Port = Annotated[
-    int | None,
-    typer.Option(min=1, max=65535, help="The port; without it the one of the last time, or a free one.", show_default=False),
-]
+Port = Annotated[int | None, typer.Option(min=1, max=65535, help="The port; without it the one of the last time, or a free one.")]
 Names = Annotated[
     list[str] | None,
-    typer.Option("--name", metavar="HOST", help="A further host name that the page is opened by; may be given several times."),
+    typer.Option(metavar="HOST", help="A further host name that the page is opened by; may be given several times."),
 ]
 PublicUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--public-url",
-        metavar="URL",
-        help="https://HOST of a proxy with TLS before the page: what people open.",
-        show_default=False,
-    ),
+    str | None, typer.Option(metavar="URL", help="https://HOST of a proxy with TLS before the page: what people open.")
 ]
 
 
@@ -46,14 +37,10 @@ PublicUrl = Annotated[
 def label(
     project: Project,
     candidates: Annotated[
-        Path | None,
-        typer.Option(
-            "--candidates", metavar="FILE", help="Tasks from konomi sample: makes the project, or adds to it.", show_default=False
-        ),
+        Path | None, typer.Option(metavar="FILE", help="Tasks from konomi sample: makes the project, or adds to it.")
     ] = None,
     people: Annotated[
-        list[str] | None,
-        typer.Option("--people", metavar="NAME", help="Print an invite link for this person; may be given several times."),
+        list[str] | None, typer.Option(metavar="NAME", help="Print an invite link for this person; may be given several times.")
     ] = None,
     host: Host = "127.0.0.1",
     allow_network: AllowNetwork = False,
@@ -157,7 +144,7 @@ def make_blind(run: Path, project: Path) -> None:
 @verb
 def export(
     project: Project,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write; it must not exist yet.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The directory to write; it must not exist yet.")],
     freeze: Annotated[bool, typer.Option("--freeze", help="Close the collection: no answers are accepted from now on.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -48,7 +48,7 @@ def trim(
     scripts: Annotated[
         str, typer.Option(metavar="NAMES", help="Scripts to keep, parted by commas: ja en zh ko latin ru el ar hi th.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The directory to write; it must not exist yet.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The directory to write; it must not exist yet.")],
     keep: Annotated[int, typer.Option(min=0, help="How many of the commonest other tokens to keep.")] = 2048,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
@@ -94,7 +94,7 @@ def convert(
         str, typer.Argument(metavar="IN", help="A .jsonl, .csv or .parquet file, or the name of a data set of the hub.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file to write; it must not exist yet.")],
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="pairs, rankings, scores or candidates.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="pairs, rankings, scores or candidates.")],
     from_: Annotated[
         str, typer.Option("--from", metavar="FORMAT", help="pairs, hh, rankings or scores; auto: by the columns.")
     ] = "auto",
@@ -104,9 +104,9 @@ def convert(
             "--drop-bad", help="Leave out rows that say nothing (a blank prompt, equal answers) and count them; else refused."
         ),
     ] = False,
-    subset: Annotated[str | None, typer.Option(help="Subset of a hub data set.", show_default=False)] = None,
+    subset: Annotated[str | None, typer.Option(help="Subset of a hub data set.")] = None,
     split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train",
-    revision: Annotated[str | None, typer.Option(help="Revision of a hub data set.", show_default=False)] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub data set.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write preferences in another form: rankings, pairs, scores or candidates. It reads Anthropic-HH and chat messages too.

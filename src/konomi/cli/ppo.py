@@ -47,12 +47,9 @@ QUICK = (
 
 @verb
 def ppo(
-    config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG.toml", help="The job; see examples/.", show_default=False)
-    ] = None,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="The job; see examples/.")] = None,
     resume: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was stopped, from its last checkpoint.", show_default=False),
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped, from its last checkpoint.")
     ] = None,
     out: Out = Path("runs"),
     seed: Seed = None,
@@ -82,22 +79,16 @@ def ppo(
 @verb
 def compare(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run that has ended.")],
-    prompts: Annotated[int | None, typer.Option(min=1, help="Held-out prompts at most.", show_default=False)] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Responses a prompt and model.", show_default=False)] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="Held-out prompts at most.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Responses a prompt and model.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A further prompt, shown but not counted; may be repeated.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the draws.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws.")] = None,
     best_of: Annotated[
-        int | None,
-        typer.Option(min=0, help="Responses a prompt to take the best of, for 1, 2, 4, ... (0: none).", show_default=False),
+        int | None, typer.Option(min=0, help="Responses a prompt to take the best of, for 1, 2, 4, ... (0: none).")
     ] = None,
     people: Annotated[
         Path | None,
-        typer.Option(
-            "--people",
-            metavar="PROJECT",
-            help="Make a project of the texts of the last comparison, for people to compare blind.",
-            show_default=False,
-        ),
+        typer.Option(metavar="PROJECT", help="Make a project of the texts of the last comparison, for people to compare blind."),
     ] = None,
     as_json: Json = False,
 ) -> None:
