@@ -63,8 +63,7 @@ def pragma(path: Path, name: str) -> object:
 # journal
 
 
-@pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_the_mode_follows_the_version_that_opens_the_file(path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mode_follows_the_version_that_opens_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, expected in (((3, 51, 3), "wal"), ((3, 40, 1), "delete"), ((3, 51, 3), "wal")):
         monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
         with open_(path) as store:
@@ -76,16 +75,18 @@ def test_the_mode_follows_the_version_that_opens_the_file(path: Path, mode: str,
         assert pragma(path, "journal_mode") == expected
 
 
+def modes(directory: Path) -> dict[str, int]:
+    """The permissions of the store's file and of what SQLite keeps beside it, by the ends of their names."""
+    return {each.name.removeprefix("labels.sqlite3"): stat.S_IMODE(each.stat().st_mode) for each in directory.iterdir()}
+
+
 def test_the_file_is_its_owners_alone(path: Path, tmp_path: Path) -> None:
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert modes(tmp_path) == {"": 0o600}
     path.chmod(0o644)
-    with open_(path) as store:
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        with store.write() as db:
-            db.execute("INSERT INTO meta VALUES ('x', 'y')")
-            beside = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
-    assert set(beside.values()) == {0o600}
-    assert len(beside) == 2
+    with open_(path) as store, store.write() as db:
+        db.execute("INSERT INTO meta VALUES ('x', 'y')")
+        beside = modes(tmp_path)
+    assert set(beside.values()) == {0o600} and len(beside) == 2
 
 
 def test_what_sqlite_keeps_beside_the_file_is_its_owners_alone_too(
@@ -96,11 +97,9 @@ def test_what_sqlite_keeps_beside_the_file_is_its_owners_alone_too(
     path.chmod(0o644)
     other.execute("PRAGMA journal_mode = wal")
     other.execute("INSERT INTO meta VALUES ('x', 'y')")
-    assert {each.name.removeprefix(path.name): stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {
-        **{"": 0o644, "-wal": 0o644, "-shm": 0o644}
-    }
+    assert modes(tmp_path) == {"": 0o644, "-wal": 0o644, "-shm": 0o644}
     with open_(path):
-        assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
+        assert set(modes(tmp_path).values()) == {0o600}
     other.close()
 
 

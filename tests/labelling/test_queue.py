@@ -22,9 +22,9 @@ from konomi.labelling.people import add_person
 from konomi.labelling.queue import (
     AGREEMENT,
     GAP,
-    Candidacy,
     History,
     Settings,
+    UnseenTask,
     choose,
     has_room,
     order,
@@ -75,7 +75,7 @@ class View:
     team: Team
     person: str
 
-    def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[Candidacy]:
+    def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[UnseenTask]:
         seen = {task for task, *_ in self.team.done[self.person]}
         here = [
             task
@@ -84,7 +84,7 @@ class View:
         ]
         for task in here[:look]:
             if task not in seen:
-                yield Candidacy(task, self.team.place(task), self.team.leased(task, self.person))
+                yield UnseenTask(task, self.team.place(task), self.team.leased(task, self.person))
 
     def earlier(self, first: int, last: int) -> int | None:
         new = [(task, skipped) for task, repeat, skipped in self.team.done[self.person] if not repeat]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from konomi.labelling import people, queue
 from konomi.labelling.database import Store
-from konomi.labelling.queue import Candidacy, History, Settings
+from konomi.labelling.queue import History, Settings, UnseenTask
 from konomi.labelling.records import KEYS, Person, Progress, Shown, ShownText, without_surrogates
 from konomi.labelling.tables import checked_places, task_of
 
@@ -71,9 +71,9 @@ def give_up(store: Store, person: Person) -> None:
 
 def busy(store: Store, now: float, seconds: float = 600.0) -> bool:
     """Whether somebody has begun a task within the last ``seconds`` and has not answered it."""
-    begun = "SELECT 1 FROM shown WHERE number IS NULL AND until > 0 AND at > ? LIMIT 1"
+    query = "SELECT 1 FROM shown WHERE number IS NULL AND until > 0 AND at > ? LIMIT 1"
     with store.read() as db:
-        return db.execute(begun, (now - seconds,)).fetchone() is not None
+        return db.execute(query, (now - seconds,)).fetchone() is not None
 
 
 def coverage(store: Store) -> tuple[int, int]:
@@ -143,13 +143,13 @@ class TasksFor:
         new, repeats = (self.db.execute(last, (self.person, repeat)).fetchone()[0] or 0 for repeat in (0, 1))
         return History(self.person, new, repeats)
 
-    def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[Candidacy]:
+    def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[UnseenTask]:
         """See :class:`queue.Tasks`."""
         given = {"person": self.person, "now": self.now, "covered": covered, "begin": begin, "end": end, "look": look}
         rest = f" AND NOT {_SEEN} ORDER BY place" if look is None else " ORDER BY place LIMIT :look"
         for task, place, leased, seen in self.db.execute(_UNSEEN + rest, given):
             if not seen:
-                yield Candidacy(task, place, leased)
+                yield UnseenTask(task, place, leased)
 
     def earlier(self, first: int, last: int) -> int | None:
         """See :class:`queue.Tasks`."""

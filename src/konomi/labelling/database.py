@@ -123,7 +123,7 @@ class Store:
 
     @property
     def frozen(self) -> bool:
-        """Whether the answers are final."""
+        """Whether the collection is closed."""
         return bool(self.meta("frozen"))
 
     def freeze(self, frozen: bool = True) -> None:

@@ -42,8 +42,8 @@ class Settings(Section):
 
 
 @dataclass(frozen=True)
-class Candidacy:
-    """A task that a person might get: its id, place on the circle (0 to 1), and how many others have it open."""
+class UnseenTask:
+    """A task that a person was not shown: its id, place on the circle (0 to 1), and how many others have it open."""
 
     id: int
     place: float
@@ -62,7 +62,7 @@ class History:
 class Tasks(Protocol):
     """What the queue asks of the tasks, for one person at one moment."""
 
-    def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[Candidacy]:
+    def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[UnseenTask]:
         """Tasks with ``begin <= place < end``, by place, that ``covered`` people have answered and the person was not shown.
 
         With ``look`` only that many tasks are searched, seen or not.
@@ -155,7 +155,7 @@ def _new(history: History, tasks: Tasks, settings: Settings) -> int | None:
     return min(open_elsewhere)[1] if open_elsewhere else None
 
 
-def _around(tasks: Tasks, covered: int, start: float, look: int | None) -> Iterator[Candidacy]:
+def _around(tasks: Tasks, covered: int, start: float, look: int | None) -> Iterator[UnseenTask]:
     yield from tasks.unseen(covered, start, 1.0, look)
     yield from tasks.unseen(covered, 0.0, start, look)
 

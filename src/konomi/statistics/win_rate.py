@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -140,11 +140,7 @@ def one_vote_each(votes: Sequence[Vote]) -> list[Vote]:
     for number, vote in enumerate(votes):
         person = number if vote.rater is None else vote.rater
         by_person[Prompt(vote.prompt).key, vote.before, vote.after, person].append(vote)
-    return [
-        Vote(v.prompt, v.before, v.after, _more_often([each.share for each in own]), v.rater, gap=v.gap, same=v.same)
-        for own in by_person.values()
-        for v in own[:1]
-    ]
+    return [replace(own[0], share=_more_often([each.share for each in own]), after_first=None) for own in by_person.values()]
 
 
 def _repeats(pairs: Sequence[Pair]) -> list[tuple[Pair, Pair]]:
