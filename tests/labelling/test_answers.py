@@ -31,11 +31,11 @@ def aki(store: Store) -> Person:
 def test_an_answer_is_saved_once_and_as_it_was_meant(store: Store, aki: Person) -> None:
     shown = take(store, aki)
     assert [text.key for text in shown.texts] == ["a", "b", "c"]
-    said = answer_to(
+    answer = answer_to(
         shown, (3, 1, 1), flags={"b": ["unsafe", "broken"], "a": []}, comment="  良い \ud800", confidence=2, seconds=12.5
     )
-    assert save(store, aki, said, NOW + 1) == Saved(said.id, shown.id, 1)
-    assert answer_of(store, aki, shown.id) == said.model_copy(update={"flags": {"b": ["broken", "unsafe"]}})
+    assert save(store, aki, answer, NOW + 1) == Saved(answer.id, shown.id, 1)
+    assert answer_of(store, aki, shown.id) == answer.model_copy(update={"flags": {"b": ["broken", "unsafe"]}})
     exported = collect(store)
     (judgement,) = exported.judgements
     item = exported.items[judgement.task]
@@ -58,27 +58,27 @@ def test_ranks_are_stored_as_places_with_gaps(store: Store, aki: Person) -> None
 
 def test_a_request_that_comes_again_is_saved_once(store: Store, aki: Person) -> None:
     shown = take(store, aki)
-    said = answer_to(shown, comment="x")
-    first = save(store, aki, said, NOW)
-    assert save(store, aki, said, NOW + 99) == replace(first, again=True)
-    assert save(store, aki, said.model_copy(update={"id": said.id.upper()}), NOW) == replace(first, again=True)
-    with refused("conflict", f"answer {said.id} was saved with other content; a new answer needs a new id"):
-        save(store, aki, said.model_copy(update={"comment": "y"}), NOW)
+    answer = answer_to(shown, comment="x")
+    first = save(store, aki, answer, NOW)
+    assert save(store, aki, answer, NOW + 99) == replace(first, again=True)
+    assert save(store, aki, answer.model_copy(update={"id": answer.id.upper()}), NOW) == replace(first, again=True)
+    with refused("conflict", f"answer {answer.id} was saved with other content; a new answer needs a new id"):
+        save(store, aki, answer.model_copy(update={"comment": "y"}), NOW)
     other = take(store, aki)
-    with refused("conflict", f"answer {said.id} was saved with other content; .*"):
-        save(store, aki, answer_to(other, id=said.id), NOW)
+    with refused("conflict", f"answer {answer.id} was saved with other content; .*"):
+        save(store, aki, answer_to(other, id=answer.id), NOW)
     assert [each.comment for each in collect(store).judgements] == ["x"]
     store.freeze()
-    assert save(store, aki, said, NOW).again  # what is saved is acknowledged for ever
+    assert save(store, aki, answer, NOW).again  # what is saved is acknowledged for ever
 
 
 def test_revisions_are_kept_and_the_latest_counts(store: Store, aki: Person) -> None:
     first, second = work(store, aki, 2)
     before = progress_of(store, aki, NOW)
-    said = answer_to(first, (2, 1, 3))
-    assert save(store, aki, said, NOW + 50).revision == 2
+    answer = answer_to(first, (2, 1, 3))
+    assert save(store, aki, answer, NOW + 50).revision == 2
     assert save(store, aki, skip(first, reason="changed my mind"), NOW + 60).revision == 3
-    assert save(store, aki, said, NOW + 70) == Saved(said.id, first.id, 2, again=True)
+    assert save(store, aki, answer, NOW + 70) == Saved(answer.id, first.id, 2, again=True)
     latest = {each.revision: each for each in collect(store).judgements}
     assert {revision: each.kind for revision, each in latest.items()} == {1: "ranked", 3: "skipped"}
     assert (latest[3].reason, latest[3].at) == ("changed my mind", NOW + 60)
@@ -176,9 +176,9 @@ def test_a_frozen_store_takes_no_answers(store: Store, aki: Person) -> None:
 
 def test_one_id_from_two_threads_is_one_answer(store: Store, aki: Person) -> None:
     shown = take(store, aki)
-    said = answer_to(shown)
+    answer = answer_to(shown)
     saved: list[Saved] = []
-    threads = [threading.Thread(target=lambda: saved.append(save(store, aki, said, NOW))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: saved.append(save(store, aki, answer, NOW))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -119,8 +119,8 @@ def test_texts_that_training_did_not_change_are_told_and_count_as_ties(run: RunD
     assert (unchanged["texts"], unchanged["of"], unchanged["win_rate"]["value"]) == (10, 20, pytest.approx(0.75))
     assert unchanged["win_rate"]["low"] == pytest.approx(0.65, abs=0.06)  # 20 prompts, resampled together
     assert unchanged["win_rate"]["high"] == pytest.approx(0.85, abs=0.06)
-    told = "; 10 of 20 texts are the same before and after, and nobody was shown them: with these as ties 75.0 % ("
-    assert told in konomi("export", "P", "--out", "out", code=0).output
+    line = "; 10 of 20 texts are the same before and after, and nobody was shown them: with these as ties 75.0 % ("
+    assert line in konomi("export", "P", "--out", "out", code=0).output
 
 
 def test_what_is_planned_counts_prompts(run: RunDir) -> None:
@@ -169,8 +169,8 @@ def test_votes_know_which_side_won(tmp_path: Path) -> None:
     assert is_comparison(exported)
     votes = votes_of(exported)
     one = exported.judgements[0].rater
-    said = {vote.rater for vote in votes}
-    assert len(said) == 2
+    raters = {vote.rater for vote in votes}
+    assert len(raters) == 2
     for vote in votes:
         if vote.same:
             assert vote.gap is None and vote.share == 0.5
@@ -178,13 +178,13 @@ def test_votes_know_which_side_won(tmp_path: Path) -> None:
         assert "古い" in vote.before and "新しい" in vote.after
         assert vote.gap == (1.0 if int(vote.prompt.removeprefix("今日は")) % 4 else -1.0)
     # the one who likes what is new says so wherever it stood
-    likes_new = next(rater for rater in said if all(v.share == 1.0 for v in votes if v.rater == rater and not v.same))
+    likes_new = next(rater for rater in raters if all(v.share == 1.0 for v in votes if v.rater == rater and not v.same))
     firsts = {vote.after_first for vote in votes if vote.rater == likes_new and not vote.same}
     assert firsts == {True, False}
     for vote, judgement in zip(votes, exported.judgements, strict=True):
         item = exported.items[judgement.task]
         assert vote.after_first == (item.candidates[judgement.order[0]].text == vote.after)
-    assert one in said
+    assert one in raters
 
 
 def test_the_verdict(tmp_path: Path) -> None:

@@ -144,12 +144,12 @@ def test_a_file_of_version_1_is_brought_up_to_date(tmp_path: Path) -> None:
         shown = find_shown(store, aki, mine.shown)
         assert shown is not None
         assert [(text.key, text.text) for text in shown.texts] == [("a", "text 2.1"), ("b", "text 2.0")]
-        said = answer_of(store, aki, mine.shown)
-        assert said is not None
-        assert (said.ranks, said.flags, said.comment) == ({"a": 2, "b": 1}, {"b": ["broken"]}, "kept")
-        assert save(store, aki, said, NOW).again  # the same request again, after an update of konomi
+        answer = answer_of(store, aki, mine.shown)
+        assert answer is not None
+        assert (answer.ranks, answer.flags, answer.comment) == ({"a": 2, "b": 1}, {"b": ["broken"]}, "kept")
+        assert save(store, aki, answer, NOW).again  # the same request again, after an update of konomi
         with pytest.raises(DataError, match="was saved with other content"):
-            save(store, aki, said.model_copy(update={"comment": "other"}), NOW)
+            save(store, aki, answer.model_copy(update={"comment": "other"}), NOW)
         assert not remember(store, aki, guidelines_seen="1", shortcuts=False).shortcuts
         assert {shown.prompt for shown in work(store, aki)} == {"prompt 0", "prompt 1"}
     assert pragma(path, "user_version") == VERSION
@@ -332,9 +332,9 @@ def test_forget_leaves_no_trace(tmp_path: Path, version: tuple[int, ...], monkey
         for person in (aki, ben):
             words = f"words of {person.name} {n} "
             shown = take(store, person)
-            said = answer_to(shown, comment=words * drawn.randint(1, 60), reason=f"reason of {person.name} {n}")
-            save(store, person, said, NOW)
-            traces += [shown.id.encode(), said.id.encode()] if person == aki else []
+            answer = answer_to(shown, comment=words * drawn.randint(1, 60), reason=f"reason of {person.name} {n}")
+            save(store, person, answer, NOW)
+            traces += [shown.id.encode(), answer.id.encode()] if person == aki else []
             again = find_shown(store, person, drawn.choice(own_answers(store, person)).shown)
             assert again is not None
             save(store, person, answer_to(again, comment=words * drawn.randint(1, 60)), NOW)

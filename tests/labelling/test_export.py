@@ -85,9 +85,9 @@ def test_nothing_damaged_is_exported(project: Path) -> None:
         with contextlib.closing(sqlite3.connect(labels, isolation_level=None)) as db:
             changed = db.execute(statement).rowcount
         assert changed != 0, damage
-        said = konomi("export", "people", "--out", "out", "--freeze", code=2)
-        assert f"{labels}: damaged, or not a database (" in said.stderr, damage
-        assert "Restore a backup" in said.stderr, damage
+        printed = konomi("export", "people", "--out", "out", "--freeze", code=2)
+        assert f"{labels}: damaged, or not a database (" in printed.stderr, damage
+        assert "Restore a backup" in printed.stderr, damage
         assert not Path("out").exists(), damage
         if damage in ("wrong ranks", "a text", "no answers"):
             assert "damaged" in konomi("export", "people", "--out", "out", code=2).stderr
@@ -335,8 +335,8 @@ def test_forget_by_name(project: Path) -> None:
         ben = find_person(store, "Ben")
         answered = progress_of(store, ben, NOW).mine
     result = konomi("forget", "people", "Ben", "--yes", code=0)
-    said = f"removed: Ben and {answered} answers; rows of {ben.id} in earlier exports are still there\n"
-    assert result.stdout == said
+    printed = f"removed: Ben and {answered} answers; rows of {ben.id} in earlier exports are still there\n"
+    assert result.stdout == printed
     konomi("export", "people", "--out", "out", code=0)
     assert {each["rater"] for each in lines_of(Path("out/answers.jsonl"))} != {ben.id}
     assert len({each["rater"] for each in lines_of(Path("out/answers.jsonl"))}) == 1

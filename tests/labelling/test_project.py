@@ -140,8 +140,8 @@ def test_what_cannot_become_a_project(tmp_path: Path) -> None:
 def test_settings_that_were_edited_wrongly(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     create_project(tmp_path / "p", tasks(1))
     file = tmp_path / "p" / "project.json"
-    said = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**said, **change}), encoding="utf-8")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, **change}), encoding="utf-8")
     with pytest.raises(DataError, match=f"project.json: {message}$"):
         open_project(tmp_path / "p")
 
@@ -151,14 +151,14 @@ def test_what_is_no_project(tmp_path: Path) -> None:
     assert message in konomi("export", str(tmp_path / "nothing"), "--out", "o", code=2).stderr
     create_project(tmp_path / "p", tasks(1))
     file = tmp_path / "p" / "project.json"
-    for text, said in (
+    for text, content in (
         (b"{", "project.json: not JSON: "),
         (b"[]", "project.json: not the settings of a project"),
         (b"\xff", "project.json: not UTF-8 text"),
         (b'{"version":' + b"[" * 100_000, "not JSON: nested too deep"),
     ):
         file.write_bytes(text)
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=content):
             open_project(tmp_path / "p")
     file.unlink()
     create_project(tmp_path / "half", tasks(1), title="x\ud800")

@@ -46,53 +46,53 @@ def judged(path: Path, noise: float, seed: int = 0) -> Exported:
 
 def test_the_better_model_comes_first_and_people_agree_as_far_as_they_do(tmp_path: Path) -> None:
     exported = judged(tmp_path / "l.sqlite3", noise=0.6)
-    said = statistics(exported)
-    assert (said["comparisons"], said["ties"]) == (3 * 40 * 3, 0)
-    assert said["agreement"] == inter_rater(rankings(exported))
-    assert said["agreement"]["couples"] == 40 * 3 * 3
-    assert 0.6 < said["agreement"]["share"]["value"] < 0.95
+    figures = statistics(exported)
+    assert (figures["comparisons"], figures["ties"]) == (3 * 40 * 3, 0)
+    assert figures["agreement"] == inter_rater(rankings(exported))
+    assert figures["agreement"]["couples"] == 40 * 3 * 3
+    assert 0.6 < figures["agreement"]["share"]["value"] < 0.95
     repeats = [each for each in exported.judgements if each.repeat]
-    assert said["oneself"]["couples"] == 3 * len(repeats) > 30
-    assert said["concordance"]["tasks"] == 40 and said["concordance"]["people"] == 3
-    assert [each["records"] for each in said["people"]] == [
+    assert figures["oneself"]["couples"] == 3 * len(repeats) > 30
+    assert figures["concordance"]["tasks"] == 40 and figures["concordance"]["people"] == 3
+    assert [each["records"] for each in figures["people"]] == [
         sum(each.rater == rater for each in exported.judgements) for rater in sorted({each.rater for each in exported.judgements})
     ]
     for held in ("raw", "equal_length"):
-        items = said["models"][held]["items"]
+        items = figures["models"][held]["items"]
         assert [each["item"] for each in items] == ["good", "middling", "poor"]
         assert items[0]["strength"]["low"] > items[2]["strength"]["high"]
-    assert said["models"]["equal_length"]["covariates"]["length"] is not None
-    told = lines(said)
-    assert told[0] == "360 comparisons and 0 ties; about 2,000 are a beginning"
-    assert told[1].startswith("people agree with one another on ") and "of 360 pairs" in told[1]
-    assert told[2].startswith("people agree with themselves on ")
-    assert told[3].startswith("liked better (Bradley-Terry strength in logits, 0 is the mean; 95 %): good +")
+    assert figures["models"]["equal_length"]["covariates"]["length"] is not None
+    printed = lines(figures)
+    assert printed[0] == "360 comparisons and 0 ties; about 2,000 are a beginning"
+    assert printed[1].startswith("people agree with one another on ") and "of 360 pairs" in printed[1]
+    assert printed[2].startswith("people agree with themselves on ")
+    assert printed[3].startswith("liked better (Bradley-Terry strength in logits, 0 is the mean; 95 %): good +")
 
 
 def test_people_without_noise_agree_in_everything(tmp_path: Path) -> None:
-    said = statistics(judged(tmp_path / "l.sqlite3", noise=0.0))
-    assert said["agreement"]["share"]["value"] == said["oneself"]["share"]["value"] == 1
-    assert said["concordance"]["w"]["value"] == pytest.approx(1)
-    assert [each["others"]["share"]["value"] for each in said["people"]] == [1, 1, 1]
+    figures = statistics(judged(tmp_path / "l.sqlite3", noise=0.0))
+    assert figures["agreement"]["share"]["value"] == figures["oneself"]["share"]["value"] == 1
+    assert figures["concordance"]["w"]["value"] == pytest.approx(1)
+    assert [each["others"]["share"]["value"] for each in figures["people"]] == [1, 1, 1]
 
 
 def test_one_person_one_model_and_nobody(tmp_path: Path) -> None:
     with store_of(tmp_path, 8, repeats=0.0) as store:
         work(store, add_person(store, "a")[0])
-        said = statistics(collect(store))
-        assert said["comparisons"] == 24
-        assert said["agreement"] is said["oneself"] is said["concordance"] is None
-        assert said["people"][0]["others"] is said["people"][0]["oneself"] is None
-        assert said["models"]["raw"]["contests"] == 24
-        assert len(lines(said)) == 2
+        figures = statistics(collect(store))
+        assert figures["comparisons"] == 24
+        assert figures["agreement"] is figures["oneself"] is figures["concordance"] is None
+        assert figures["people"][0]["others"] is figures["people"][0]["oneself"] is None
+        assert figures["models"]["raw"]["contests"] == 24
+        assert len(lines(figures)) == 2
     one, _ = create_store(
         tmp_path / "one.sqlite3", [NewTask("p", (Candidate("a", {"model": "m"}), Candidate("b")))], Settings(repeats=0)
     )
     with one:
         assert statistics(collect(one))["comparisons"] == 0
         work(one, add_person(one, "a")[0])
-        said = statistics(collect(one))
-        assert said["models"] is None and len(lines(said)) == 1
+        figures = statistics(collect(one))
+        assert figures["models"] is None and len(lines(figures)) == 1
 
 
 def test_two_tasks_that_share_texts_are_no_repeat(tmp_path: Path) -> None:
@@ -100,6 +100,6 @@ def test_two_tasks_that_share_texts_are_no_repeat(tmp_path: Path) -> None:
     made = [NewTask("p", tuple(texts[:3])), NewTask("p", tuple(texts[1:]))]
     with create_store(tmp_path / "l.sqlite3", made, Settings(repeats=0))[0] as store:
         work(store, add_person(store, "a")[0])
-        said = statistics(collect(store))
-    assert len(said["people"]) == 1 and said["people"][0]["records"] == 2
-    assert said["oneself"] is None and said["people"][0]["oneself"] is None
+        figures = statistics(collect(store))
+    assert len(figures["people"]) == 1 and figures["people"][0]["records"] == 2
+    assert figures["oneself"] is None and figures["people"][0]["oneself"] is None

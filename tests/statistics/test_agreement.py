@@ -26,16 +26,16 @@ def alike(x: float, y: float) -> float | None:
 
 def slow_inter_rater(rankings: Sequence[Ranking]) -> tuple[float, int]:
     """Every couple of people on every pair of texts of every prompt, each person's word being its mean."""
-    said = []
+    agreed = []
     for prompt in {r.prompt for r in rankings}:
         for one, other in combinations(TEXTS, 2):
             words: dict[str, list[float]] = {}
             for r in rankings:
                 if r.prompt == prompt and {one, other} <= set(r.responses):
                     words.setdefault(str(r.rater), []).append(sign(r, one, other))
-            said += [alike(x, y) for x, y in combinations([float(np.mean(w)) for w in words.values()], 2)]
-    counted = [each for each in said if each is not None]
-    assert len(counted) < len(said)
+            agreed += [alike(x, y) for x, y in combinations([float(np.mean(w)) for w in words.values()], 2)]
+    counted = [each for each in agreed if each is not None]
+    assert len(counted) < len(agreed)
     return float(np.mean(counted)), len(counted)
 
 

@@ -106,11 +106,11 @@ def test_counts_are_those_of_slow_loops(given: list[Ranking]) -> None:
 
 
 def test_a_person_has_one_vote() -> None:
-    said = [Ranking("p", ("a", "b"), ranks, "x") for ranks in [(1, 2), (1, 2), (2, 1)]]
-    assert count_votes(said) == [PairVotes("p", "a", "b", 1, 0)]
-    assert count_votes(said[1:]) == [PairVotes("p", "a", "b", 0, 0, 1)]
-    assert count_votes([Ranking("p", r.responses, r.ranks) for r in said]) == [PairVotes("p", "a", "b", 2, 1)]
-    assert count_votes([Pair("p", "b", "a", rater="y"), *said]) == [PairVotes("p", "b", "a", 1, 1)]
+    records = [Ranking("p", ("a", "b"), ranks, "x") for ranks in [(1, 2), (1, 2), (2, 1)]]
+    assert count_votes(records) == [PairVotes("p", "a", "b", 1, 0)]
+    assert count_votes(records[1:]) == [PairVotes("p", "a", "b", 0, 0, 1)]
+    assert count_votes([Ranking("p", r.responses, r.ranks) for r in records]) == [PairVotes("p", "a", "b", 2, 1)]
+    assert count_votes([Pair("p", "b", "a", rater="y"), *records]) == [PairVotes("p", "b", "a", 1, 1)]
     assert count_votes([]) == []
 
 

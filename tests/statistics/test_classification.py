@@ -16,10 +16,10 @@ from konomi.statistics import evaluate_labels
 NAMES = ["very bad", "bad", "good", "very good", "never"]
 
 
-def slow_class(truth: np.ndarray, said: np.ndarray, label: int) -> dict[str, float]:
+def slow_class(truth: np.ndarray, classes: np.ndarray, label: int) -> dict[str, float]:
     """Precision TP / (TP + FP), recall TP / (TP + FN) and their harmonic mean; 0 of nothing."""
-    right = sum(t == s == label for t, s in zip(truth, said, strict=True))
-    count, predicted = int((truth == label).sum()), int((said == label).sum())
+    right = sum(t == c == label for t, c in zip(truth, classes, strict=True))
+    count, predicted = int((truth == label).sum()), int((classes == label).sum())
     precision, recall = right / predicted if predicted else 0.0, right / count if count else 0.0
     f1 = 2 * precision * recall / (precision + recall) if right else 0.0
     return {"count": count, "predicted": predicted, "precision": precision, "recall": recall, "f1": f1}
@@ -33,17 +33,17 @@ def test_labels_against_slow_loops_and_scikit_learn() -> None:
     p_NC[:, 4] = 0
     p_NC /= p_NC.sum(axis=1, keepdims=True)
     found = evaluate_labels(truth.tolist(), p_NC, NAMES)
-    said = p_NC.argmax(axis=1)
-    right = sum(t == s for t, s in zip(truth, said, strict=True)) / 300
+    predicted = p_NC.argmax(axis=1)
+    right = sum(t == s for t, s in zip(truth, predicted, strict=True)) / 300
     assert found["accuracy"]["value"] == pytest.approx(right)
-    classes = [slow_class(truth, said, label) for label in range(5)]
+    classes = [slow_class(truth, predicted, label) for label in range(5)]
     assert [row.pop("label") for row in found["classes"]] == NAMES
     for row, expected in zip(found["classes"], classes, strict=True):
         assert row == pytest.approx(expected)
     known = [each["f1"] for each in classes if each["count"] or each["predicted"]]
     assert len(known) == 4  # what is neither there nor predicted has no F1
     assert found["macro_f1"]["value"] == pytest.approx(sum(known) / 4)
-    assert found["confusion"] == [[sum((truth == t) & (said == s)) for s in range(5)] for t in range(5)]
+    assert found["confusion"] == [[sum((truth == t) & (predicted == s)) for s in range(5)] for t in range(5)]
     assert found["calibration"]["log_loss"] == pytest.approx(metrics.log_loss(truth, p_NC, labels=list(range(5))))
     assert found["calibration"]["brier"] == pytest.approx(((p_NC - np.eye(5)[truth]) ** 2).sum(axis=1).mean())
     assert found["majority"]["label"] == "bad"
@@ -82,8 +82,8 @@ def test_a_classifier_that_always_says_the_same_is_no_better_than_the_most_frequ
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.floats(1e-9, 1), min_size=3, max_size=3)), max_size=6))
 def test_whatever_is_classified_json_comes_out(rows: list[tuple[int, list[float]]]) -> None:
-    said = [[p / sum(row) for p in row] for _, row in rows]
-    found = evaluate_labels([t for t, _ in rows], said, ["a", "b", "c"])
+    predicted = [[p / sum(row) for p in row] for _, row in rows]
+    found = evaluate_labels([t for t, _ in rows], predicted, ["a", "b", "c"])
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 

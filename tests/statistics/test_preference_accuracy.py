@@ -99,11 +99,11 @@ def test_orders_are_those_of_scipy(seed: int) -> None:
             wins[c.worse] -= 2 * c.label - 1
             judged |= {c.better, c.worse}
         judged |= {place for one, other, _ in group.ties for place in (one, other)}
-        truth, said = [round(wins[j], 6) for j in sorted(judged)], [own[j] for j in sorted(judged)]
+        truth, predicted = [round(wins[j], 6) for j in sorted(judged)], [own[j] for j in sorted(judged)]
         if len(set(truth)) < 2:
             continue
-        taus.append(stats.kendalltau(truth, said).statistic if len(set(said)) > 1 else 0.0)
-        first = [t == max(truth) for t, s in zip(truth, said, strict=True) if s == max(said)]
+        taus.append(stats.kendalltau(truth, predicted).statistic if len(set(predicted)) > 1 else 0.0)
+        first = [t == max(truth) for t, s in zip(truth, predicted, strict=True) if s == max(predicted)]
         hits.append(sum(first) / len(first))
         chances.append(truth.count(max(truth)) / len(truth))
     found = evaluate_preferences(made, scores)

@@ -44,8 +44,8 @@ def test_regression_against_sklearn_and_a_slow_bootstrap() -> None:
     rng = np.random.default_rng(0)
     keys = [f"p{i // 3}" for i in range(150)]
     truth = rng.normal(size=150) + np.repeat(rng.normal(size=50), 3)
-    said = 0.7 * truth + rng.normal(size=150)
-    found = evaluate_scores(truth.tolist(), said.tolist(), keys)
+    predicted = 0.7 * truth + rng.normal(size=150)
+    found = evaluate_scores(truth.tolist(), predicted.tolist(), keys)
     figures = {
         "pearson": lambda t, s: stats.pearsonr(t, s).statistic,
         "spearman": lambda t, s: stats.spearmanr(t, s).statistic,
@@ -54,12 +54,12 @@ def test_regression_against_sklearn_and_a_slow_bootstrap() -> None:
     }
     picks = [np.concatenate([3 * k + np.arange(3) for k in rng.integers(50, size=50)]) for _ in range(300)]
     for name, figure in figures.items():
-        assert found[name]["value"] == pytest.approx(float(figure(truth, said)))
-        slow = np.quantile([figure(truth[rows], said[rows]) for rows in picks], [0.025, 0.975])
+        assert found[name]["value"] == pytest.approx(float(figure(truth, predicted)))
+        slow = np.quantile([figure(truth[rows], predicted[rows]) for rows in picks], [0.025, 0.975])
         width = found[name]["high"] - found[name]["low"]
         assert [found[name]["low"], found[name]["high"]] == pytest.approx(slow.tolist(), abs=0.25 * width)
     assert (found["prompts"], found["texts"]) == (50, 150)
-    alone = evaluate_scores(truth.tolist(), said.tolist(), [str(i) for i in range(150)])
+    alone = evaluate_scores(truth.tolist(), predicted.tolist(), [str(i) for i in range(150)])
     assert alone["pearson"]["value"] == found["pearson"]["value"] and alone["pearson"] != found["pearson"]
 
 
@@ -67,14 +67,14 @@ def test_truth_without_noise_against_a_slow_loop() -> None:
     rng = random.Random(0)
     both = [tuple([rng.choice([0.0, 1.0, rng.gauss(0, 1)]) for _ in range(k)] for _ in range(2)) for k in (1, 2, 5, 3, 4) * 9]
     right, pairs, taus = 0.0, 0, []
-    for truth, said in both:
+    for truth, predicted in both:
         for i, j in itertools.combinations(range(len(truth)), 2):
             if truth[i] != truth[j]:
                 pairs += 1
-                right += 0.5 if said[i] == said[j] else float((said[i] > said[j]) == (truth[i] > truth[j]))
+                right += 0.5 if predicted[i] == predicted[j] else float((predicted[i] > predicted[j]) == (truth[i] > truth[j]))
         if len(set(truth)) > 1:
-            taus.append(stats.kendalltau(truth, said).statistic if len(set(said)) > 1 else 0.0)
-    named = [(f"p{i}", truth, said) for i, (truth, said) in enumerate(both)]
+            taus.append(stats.kendalltau(truth, predicted).statistic if len(set(predicted)) > 1 else 0.0)
+    named = [(f"p{i}", truth, predicted) for i, (truth, predicted) in enumerate(both)]
     found = evaluate_truth(named)
     assert found["pairs"] == pairs and found["prompts"] <= 36
     assert found["accuracy"]["value"] == pytest.approx(right / pairs)
