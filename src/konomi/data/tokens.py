@@ -97,12 +97,9 @@ class Tokens:
     def ends(self, query: Sequence[int], response: Sequence[int]) -> list[int]:
         """Return how many characters of the response's text (that of :meth:`split`) are complete after each of its tokens."""
         before, text, start = self._behind(query, response)
-        counts = [0]
-        for number in range(1, len(response)):
-            so_far = self._text([*before, *response[:number]])
-            same = sum(itertools.takewhile(bool, map(operator.eq, so_far, text)))
-            counts.append(max(counts[-1], same - start))
-        return [*counts[1:], len(text) - start]
+        texts = (self._text([*before, *response[:number]]) for number in range(1, len(response)))
+        same = (sum(itertools.takewhile(bool, map(operator.eq, each, text))) - start for each in texts)
+        return [*itertools.islice(itertools.accumulate(same, max, initial=0), 1, None), len(text) - start]
 
     def _behind(self, query: Sequence[int], response: Sequence[int]) -> tuple[list[int], str, int]:
         """The ids that a response is decoded after, the text of both, and where the response begins in it."""
