@@ -94,6 +94,8 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "normalize.samples=candidates.jsonl train.task=classification": ['for scores; task = "classification" has labels'],
         "data.label=x": ['data.label is for task = "classification"'],
         "data.subset=x": ["subset: for data sets of the hub"],
+        "data.held_out=0.9999": ["no prompt is left to train on that has a comparison"],
+        "data.held_out=1e-9": ["no prompt is left to evaluate on that has a comparison", "change data.held_out"],
         "train.batch_size=6 train.micro_batch_size=4": ["batch_size = 6 is not a multiple of micro_batch_size = 4"],
         "model.name='nowhere/at all'": ["no such directory"],
         "model.top_layers=9": ["model.top_layers = 9: the model has 2 layers"],
