@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,36 +97,29 @@ def test_patience_ends_it_and_the_best_is_not_the_last(tmp_path: Path) -> None:
     assert held_out_loss(model) == pytest.approx(min(losses), abs=1e-5)
 
 
+def trained(directory: Path, train: list[Example], seed: int = 0, top_layers: int | None = None, **changes: Any) -> torch.Tensor:
+    """The weights after one epoch."""
+    model = fresh(directory, top_layers=top_layers)
+    learn(model, train, HELD_OUT, CONFIG.model_copy(update={"epochs": 1, **changes}), directory, seed=seed)
+    return weights(model)
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_another_order(tmp_path: Path) -> None:
-    made = []
-    for number, seed in enumerate((0, 0, 1)):
-        model = fresh(tmp_path / str(number))
-        config = CONFIG.model_copy(update={"epochs": 1})
-        learn(model, TRAIN, HELD_OUT, config, tmp_path, seed=seed)
-        made.append(weights(model))
-    assert torch.equal(made[0], made[1]) and not torch.allclose(made[0], made[2], atol=1e-6)
+    one, again, other = (trained(tmp_path / str(i), TRAIN, seed=seed) for i, seed in enumerate((0, 0, 1)))
+    assert torch.equal(one, again) and not torch.allclose(one, other, atol=1e-6)
 
 
 def test_micro_batches_change_nothing(tmp_path: Path) -> None:
-    made = []
-    for size in (None, 2):
-        model = fresh(tmp_path / str(size))
-        config = CONFIG.model_copy(update={"epochs": 1, "micro_batch_size": size})
-        learn(model, TRAIN[:61], HELD_OUT, config, tmp_path)
-        made.append(weights(model))
-    assert torch.allclose(made[0], made[1], atol=2e-4)
+    whole, parts = (trained(tmp_path / str(size), TRAIN[:61], micro_batch_size=size) for size in (None, 2))
+    assert torch.allclose(whole, parts, atol=2e-4)
 
 
 def test_kept_hidden_states_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    for room in (training.TRUNK_BYTES, 0):
-        monkeypatch.setattr(training, "TRUNK_BYTES", room)
-        model = fresh(tmp_path / str(room), top_layers=1)
-        assert (training._Rows(model, TRAIN, "fp32").hidden is None) == (room == 0)
-        config = CONFIG.model_copy(update={"epochs": 1})
-        learn(model, TRAIN, HELD_OUT, config, tmp_path)
-        made.append(weights(model))
-    assert torch.allclose(made[0], made[1], atol=2e-4)
+    kept = trained(tmp_path / "kept", TRAIN, top_layers=1)
+    assert training._Rows(fresh(tmp_path / "kept", top_layers=1), TRAIN, "fp32").hidden is not None
+    monkeypatch.setattr(training, "TRUNK_BYTES", 0)
+    assert training._Rows(fresh(tmp_path / "kept", top_layers=1), TRAIN, "fp32").hidden is None
+    assert torch.allclose(kept, trained(tmp_path / "again", TRAIN, top_layers=1), atol=2e-4)
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_prompts(tmp_path: Path) -> None:
