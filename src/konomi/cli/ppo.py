@@ -101,7 +101,9 @@ def compare(
         from konomi.cli.label import make_blind
 
         if any(each is not None for each in (prompts, samples, prompt, seed, best_of)):
-            raise ConfigError("--people takes the texts that are there: leave the other options out, or compare again before")
+            raise ConfigError(
+                "--people uses the texts of the last comparison: leave the other options out, or compare again with them first"
+            )
         make_blind(run, people)
         return
     from konomi.config import CompareConfig, PPOJob, build

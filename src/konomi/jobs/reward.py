@@ -67,7 +67,7 @@ def run_reward(
             )  # fmt: skip
         if outcome.best_step == 0:
             _nothing_learned(built.fresh, observer)
-        observer.say("The model is held against what was held out")
+        observer.say("The model is evaluated on what was held out")
         result = _evaluate(job, model, learned, samples)
         with new_directory(work.run.model) as draft:
             model.save(draft, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})

@@ -223,7 +223,7 @@ def _tasks(drafts: Sequence[_Draft], seed: int) -> list[Task]:
 def _warn(figures: dict[str, int], observer: Observer) -> None:
     if figures["tasks_dropped"]:
         observer.warn(
-            f"left out: {plural(figures['tasks_dropped'], 'task')}: no two different candidates in them, or the same as another"
+            f"left out: {plural(figures['tasks_dropped'], 'task')}, without two different candidates or equal to another"
         )
     if figures["tasks_with_fewer"]:
         observer.warn(f"fewer candidates than asked for in {plural(figures['tasks_with_fewer'], 'task')}: others were duplicates")

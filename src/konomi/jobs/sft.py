@@ -98,7 +98,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
     kind, examples = load_examples(job.data, observer.say)
     if kind == "text" and job.sft.loss == "completion":
         raise ConfigError(
-            f'sft.loss = "completion": the rows of {job.data.texts} are plain texts, of which nothing is a completion; '
+            f'sft.loss = "completion": the rows of {job.data.texts} are plain texts, which have no completion; '
             'set sft.loss = "all", or give prompt and completion columns'
         )
     sides = split_examples(examples, job.data)
