@@ -195,8 +195,8 @@ function pair(item) {
 function marks({ data }) {
   const { updates, metrics = [] } = data?.excursions ?? {};
   if (!metrics.length) return [];
-  const line = (each) => `${each.name}: ${each.count}/${updates}, ${figure(Number(each.worst?.toPrecision(2)))} (${healthyRange(each)})`;
-  return [make("section", "marks", {}, make("p", "", {}, t("out_of_range")), make("ul", "", {}, ...metrics.map((each) => make("li", "", {}, bdi(line(each))))))];
+  const words = (each) => [bdi(`${each.name}: ${each.count}/${updates}, ${figure(Number(each.worst?.toPrecision(2)))}`), " ", make("span", "whole", {}, `(${healthyRange(each)})`)];
+  return [make("section", "marks", {}, make("p", "", {}, t("out_of_range")), make("ul", "", {}, ...metrics.map((each) => make("li", "", {}, ...words(each)))))];
 }
 
 /** A healthy range in words. */
