@@ -94,7 +94,7 @@ export function chart({ key, title, unit = "", about = "", lines, named = false,
   }
   for (const { name, x, y } of marks) {
     drawing.append(svg("circle", { class: `mark mark-${name}`, cx: px(x), cy: py(y), r: 4.5 }, svg("title", {}, `${t(name)}: ${figure(x)}, ${figure(y)}`)));
-    words(px(x), py(y) + (name === "first" || name === "last" ? 17 : -9), px(x) > WIDTH - 40 ? "end" : "middle", t(name), "over mark-text");
+    words(px(x), py(y) + (labelBelow(name, y, marks) ? 17 : -9), px(x) > WIDTH - 40 ? "end" : "middle", t(name), "over mark-text");
   }
   const reading = make("span", "soft reading", {}, values);
   pointer(drawing, seen, { px, py, plane, values, reading, value, xWords });
@@ -102,6 +102,14 @@ export function chart({ key, title, unit = "", about = "", lines, named = false,
   write(name, title);
   const head = [name, unit && make("span", "unit", {}, unit), about && make("span", "soft", {}, about)];
   return make("figure", "", { "data-chart": key }, make("figcaption", "", {}, ...head.flatMap((part) => (part ? [part, " "] : [])), reading), drawing);
+}
+
+const BESIDE = { first: "before", before: "first", last: "after", after: "last" };
+
+/** Whether a mark's label is below it: the lower of two marks that may be close together. */
+function labelBelow(name, y, marks) {
+  const other = marks.find((mark) => mark.name === BESIDE[name]);
+  return other && other.y !== y ? y < other.y : name === "first" || name === "last";
 }
 
 /** Show the values under the pointer: the nearest point along x of each line, or in a plane the nearest point overall. */
