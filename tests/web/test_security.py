@@ -102,17 +102,8 @@ def test_on_a_network_numbers_and_given_names_alone() -> None:
 def test_without_a_token_nothing(site: Site) -> None:
     site.owner()
     for client in (site.client(), site.client(cookies={site.site.cookie: "x" * 43}), site.client(cookies={site.site.cookie: ""})):
-        for path in (
-            "/api/me",
-            "/api/next",
-            "/api/mine",
-            "/api/progress",
-            "/api/guidelines",
-            "/api/people",
-            "/api/shown/x",
-            "/api/runs",
-        ):
-            assert client.get(path).status_code == 401, path
+        for name in ("me", "next", "mine", "progress", "guidelines", "people", "shown/x", "runs"):
+            assert client.get(f"/api/{name}").status_code == 401, name
         for path in ("/", "/guidelines", "/people", "/watch", "/start/x", "/i/x", "/i/%00", f"/i/{'x' * 5000}"):
             said = client.get(path)
             assert said.status_code == 401, path
