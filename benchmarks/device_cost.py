@@ -16,7 +16,7 @@ import json
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,8 @@ class Cost:
     operators: int = 0
     """Calls that launch work on the device."""
     waits: int = 0
+    names: Counter[str] = field(default_factory=Counter)
+    """Operator -> times."""
     places: Counter[str] = field(default_factory=Counter)
     """Where konomi's code waits: file:line -> times."""
 
@@ -76,6 +78,7 @@ class Count(TorchDispatchMode):
             self.wait()
         elif (ours or (place is not None and place.type == DEVICE.type)) and name not in VIEWS:
             self.cost.operators += 1
+            self.cost.names[name] += 1
         return func(*args, **kwargs)
 
     @staticmethod
@@ -109,7 +112,7 @@ def counting() -> Iterator[Cost]:
             DeviceTensor.tolist = plain  # type: ignore[method-assign]
 
 
-LAYERS = 4
+LAYERS = 12
 TOKENS = 32
 
 
@@ -145,10 +148,10 @@ def a_token() -> Cost:
     return cost
 
 
-def update(micro_batches: int) -> Cost:
-    """One update of PPO: 8 responses in one mini-batch of so many micro-batches, two epochs."""
+def update() -> Cost:
+    """One update of PPO: 8 responses in one micro-batch, two epochs."""
     trainer = tiny_trainer(
-        model=model(), reward=CountA(), episodes=16, batch_size=8, mini_batch_size=8, micro_batch_tokens=10**6 if micro_batches == 1 else 40,
+        model=model(), reward=CountA(), episodes=16, batch_size=8, mini_batch_size=8, micro_batch_tokens=10**6,
         baseline_samples=4,
     )  # fmt: skip
     steps = iter(trainer)
@@ -163,9 +166,11 @@ def measure() -> dict[str, Cost]:
     with fake_device():
         short, long = decoding(TOKENS), decoding(2 * TOKENS)
         token = Cost(
-            round((long.operators - short.operators) / TOKENS), round((long.waits - short.waits) / TOKENS), long.places - short.places
+            round((long.operators - short.operators) / TOKENS),
+            round((long.waits - short.waits) / TOKENS),
+            long.places - short.places,
         )
-        return {"a decoded token": token, "the model's own token": a_token(), "an update": update(1)}
+        return {"a decoded token": token, "the model's own token": a_token(), "an update": update()}
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from konomi.data.tokens import Tokens, pad_right
 from konomi.engine import packed
 from konomi.engine.decoding import PackedDecoder, cache_bytes, check_decoding, make_decoder
 from konomi.engine.forward import reference_logprobs, rounds_coarsely
-from konomi.engine.layout import Layout
+from konomi.engine.layout import Layout, additive
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import generate, make_draws
 from konomi.errors import ConfigError, ModelError
@@ -272,7 +272,8 @@ def test_attention_in_products_is_the_fused_one(heads: int, shared: int) -> None
     shapes = [(3, heads, 11, 8), (3, heads // shared, 11, 8), (3, heads // shared, 11, 8)]
     given = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
     half, exact = ([x.detach().clone().to(dtype).requires_grad_() for x in given] for dtype in (torch.bfloat16, torch.float64))
-    outs = [packed._attend(*tensors, None, None, None) for tensors in (half, exact)]
+    causal = torch.ones(11, 11).tril().bool()
+    outs = [packed._attend(*x, additive(causal, x[0].dtype), None, None) for x in (half, exact)]
     assert packed.prefers_products(half[0]) and not packed.prefers_products(exact[0])
     oracles.close(outs[0].double(), outs[1], 0.02)
     for out in outs:
@@ -285,9 +286,9 @@ def test_room_for_keys_is_in_whole_lanes() -> None:
     """What is handed to attention beyond a sequence's own is masked: room is rounded up, and its rest is 0."""
     from konomi.engine.layout import KeyValues
 
-    cache = KeyValues(5, torch.tensor([3, 2]))
+    cache = KeyValues(5, [3, 2], torch.tensor([3, 2]))
     cache.prefill(0, torch.ones(2, 1, 3, 4), torch.ones(2, 1, 3, 4))
-    cache.lengths_B = cache.lengths_B + 1
+    assert cache.begin_step().tolist() == [3, 2]
     keys, values = cache.extend(0, torch.full((2, 1, 4), 2.0), torch.full((2, 1, 4), 3.0))
     assert keys.shape == values.shape == (2, 1, 16, 4)
     assert keys[:, 0, :, 0].tolist() == [[1, 1, 1, 2] + [0] * 12, [1, 1, 2] + [0] * 13]

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+import oracles
 from konomi.config import RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.engine import sampler
 from konomi.engine.rollout import Rollout
-from konomi.engine.sampler import make_draws, sample
+from konomi.engine.sampler import generate, make_draws, sample
 from konomi.errors import RunError
 from konomi.seeds import stream_seed
 from tiny import EOS_ID, FAMILIES, VOCAB, tiny_model, tiny_tokenizer
@@ -81,6 +82,26 @@ def test_rows_that_leave_the_batch_change_nothing(
     for name, value in vars(before).items():
         assert torch.equal(getattr(after, name), value), name
     assert len(set(before.response_lengths.tolist())) > 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_how_often_the_host_looks_changes_nothing(
+    models: dict[str, Any], tokens: Tokens, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks, responses that have ended are decoded on."""
+    config, queries = settings("both", 1, 14, temperature=1.3), ragged_queries(12, seed=4)
+    draws = make_draws(config, 0, NAMES[:12])
+    found = []
+    for every in (1, 4):
+        monkeypatch.setattr(sampler, "looks", lambda _, step, every=every: step % every == 0)
+        generation = generate(models[family], tokens, queries, draws, config, trunk_layer=1)
+        found.append(generation)
+    one, other = found
+    for name, value in vars(one.rollout).items():
+        assert torch.equal(getattr(other.rollout, name), value), name
+    for name in ("logprobs", "entropy"):  # products of other shapes round otherwise
+        oracles.close(getattr(other, name), getattr(one, name), 1e-9)
+    assert len(set(one.rollout.response_lengths.tolist())) > 2
 
 
 def end_by_chance(share: float) -> Any:

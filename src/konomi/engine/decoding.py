@@ -61,7 +61,7 @@ def _decodes(lm: PreTrainedModel) -> bool:
     before = decoder.cached()
     hidden.append(decoder.step(torch.stack([rows[0][7], rows[1][2]])))
     growth = (decoder.cached() - before) // 2
-    decoder.keep(torch.tensor([True, False], device=lm.device))
+    decoder.keep([True, False])
     hidden.append(decoder.step(rows[0][8:]))
     expected = torch.stack([alone[0][6], alone[1][1], alone[0][7], alone[1][2], alone[0][8]])
     if not is_near(torch.cat(hidden).float(), expected.float(), lm):
@@ -86,8 +86,8 @@ class PackedDecoder:
 
     def __init__(self, lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None) -> None:
         self.lm, self.queries, self.trunk_layer = lm, queries, trunk_layer
-        lengths_B = torch.tensor([len(query) for query in queries], device=lm.device)
-        self.cache = KeyValues(int(lengths_B.max()) + tokens, lengths_B)
+        sizes = [len(query) for query in queries]
+        self.cache = KeyValues(max(sizes) + tokens, sizes, torch.tensor(sizes, device=lm.device))
         self.rows = torch.arange(len(queries), device=lm.device)
         self._trunk: Tensor | None = None
 
@@ -111,24 +111,23 @@ class PackedDecoder:
 
     def step(self, ids_B: Tensor) -> Tensor:
         """Append a token to each sequence; its last hidden state [B, D]."""
-        positions_B = self.cache.lengths_B
-        self.cache.lengths_B = positions_B + 1
+        positions_B = self.cache.begin_step()
         with packed.keeping(self.lm, self.trunk_layer) as kept:
             hidden_BD = packed.run(self.lm, ids_B, positions_B, None, self.cache)
         if kept:
             self._store(kept[0], self.rows, positions_B)
         return hidden_BD
 
-    def keep(self, going_B: Tensor) -> Tensor:
+    def keep(self, going: Sequence[bool]) -> Tensor:
         """Drop sequences; returns the former place of the one now at each place."""
-        order_b = self.cache.keep(going_B)
+        order_b = self.cache.keep(going)
         self.rows = self.rows[order_b]
         return order_b
 
     def cached(self) -> int:
         """Numbers in the cache, as if each sequence were as long as the longest."""
         each = sum(store[0, :, 0].numel() for pair in self.cache.layers.values() for store in pair)
-        return each * len(self.cache.lengths_B) * int(self.cache.lengths_B.max())
+        return each * len(self.cache.sizes) * max(self.cache.sizes)
 
     def trunk(self) -> Trunk | None:
         """The hidden states kept between two layers, rows in the order of the queries."""
@@ -171,8 +170,8 @@ class PaddedDecoder:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         return self._read(None if self.recurrent else self.mask)
 
-    def keep(self, going_B: Tensor) -> Tensor:
-        order_b = going_B.nonzero().squeeze(1)
+    def keep(self, going: Sequence[bool]) -> Tensor:
+        order_b = torch.tensor([place for place, on in enumerate(going) if on], device=self.rows.device)
         self.cache.reorder_cache(order_b)  # can drop rows, and handles recurrent states, which `batch_select_indices` does not
         self.rows, self.positions, self.mask = self.rows[order_b], self.positions[order_b], self.mask[order_b]
         return order_b

@@ -21,7 +21,9 @@ HEAD_TOKENS = 512
 PREFILL_TOKENS = 4096
 """Query tokens that go through the model at a time."""
 DRAW_ROWS = 16
-"""Rows whose sampling weights exist at one time: they stay in the processor's cache."""
+"""Rows whose sampling weights exist at one time on a processor: they stay in its cache."""
+LOOK_STEPS = 16
+"""Decoding steps between two looks of the host at which responses have ended, where a look keeps the device waiting."""
 LANES = 16
 """float32 numbers in a vector register of a processor."""
 PRODUCTS_LENGTH = 256
@@ -79,6 +81,16 @@ def head_blocks(device: torch.device) -> Blocks:
     from konomi.ops import Blocks
 
     return Blocks(rows=None) if device.type == "cuda" else Blocks()
+
+
+def draw_rows(device: torch.device) -> int | None:
+    """Rows that are drawn at a time; None: all."""
+    return DRAW_ROWS if is_processor(device) else None
+
+
+def looks(device: torch.device, step: int) -> bool:
+    """Whether the host looks after this decoding step, counted from 1, which responses have ended."""
+    return is_processor(device) or step % LOOK_STEPS == 0
 
 
 def prefers_products(query_BHLd: torch.Tensor) -> bool:

@@ -6,6 +6,7 @@ X tokens that are another sequence's too, G key-value heads, S room for tokens, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,7 @@ class Layout:
         self.copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1)
         """[X]: places of the block that hold a token of another sequence's."""
         self.plain = len(self.token_T) == mask_BL.numel()
+        self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def pad(self, x_Tx: Tensor) -> Tensor:
         """[T, ...] -> [B, L, ...]."""
@@ -65,6 +67,16 @@ class Layout:
     def at(self, x_Tx: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
         """[N, ...]: what is at these positions of these sequences."""
         return x_Tx.index_select(0, self.place_BL[rows_N, positions_N])
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[L, L]: what is added to the scores of attention; the same for all layers of a kind."""
+        if (window, dtype) not in self._masks:
+            steps_L = torch.arange(self.length, device=self.token_T.device)
+            seen_LL = steps_L[:, None] >= steps_L
+            if window is not None:
+                seen_LL &= steps_L[:, None] - steps_L < window
+            self._masks[window, dtype] = additive(seen_LL, dtype)
+        return self._masks[window, dtype]
 
 
 class _Pad(torch.autograd.Function):
@@ -100,6 +112,11 @@ class _Pick(torch.autograd.Function):
         return grads, None
 
 
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where ``seen``, else -inf."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
 def whole_lanes(tokens: int) -> int:
     """``tokens``, rounded up to a multiple of `LANES`.
 
@@ -118,41 +135,68 @@ class KeyValues:
 
     room: int
     """S."""
+    sizes: list[int]
+    """B: tokens of each sequence, that of the present step included."""
     lengths_B: Tensor
-    """[B] tokens of each sequence, that of the present step included."""
+    """[B]: the same on the device."""
     first: int = 0
     """The first sequence of the present prefill."""
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _places: tuple[Tensor, Tensor] = field(init=False, repr=False)
+    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def prefill(self, layer: int, key_BGLd: Tensor, value_BGLd: Tensor) -> None:
         """Write the first tokens of sequences ``first`` and on."""
         if layer not in self.layers:
             _, heads, _, width = key_BGLd.shape
-            shape = (len(self.lengths_B), heads, whole_lanes(self.room))
+            shape = (len(self.sizes), heads, whole_lanes(self.room))
             # zeros: what is masked has weight 0, and 0 times whatever was in that memory need not be 0
             self.layers[layer] = (key_BGLd.new_zeros(*shape, width), value_BGLd.new_zeros(*shape, value_BGLd.shape[-1]))
         here = slice(self.first, self.first + len(key_BGLd))
         for store, new in zip(self.layers[layer], (key_BGLd, value_BGLd), strict=True):
             store[here, :, : new.shape[2]] = new
 
+    def begin_step(self) -> Tensor:
+        """Make each sequence longer by a token; returns [B], its position."""
+        positions_B = self.lengths_B
+        self.sizes, self.lengths_B = [size + 1 for size in self.sizes], positions_B + 1
+        self._places, self._masks = (torch.arange(len(self.sizes), device=positions_B.device), positions_B), {}
+        return positions_B
+
     def extend(self, layer: int, key_BGd: Tensor, value_BGd: Tensor) -> tuple[Tensor, Tensor]:
         """Write a token of each running sequence; returns [B, G, S, d], all their tokens and unused room."""
-        count, longest = len(self.lengths_B), whole_lanes(int(self.lengths_B.max()))
-        rows = torch.arange(count, device=key_BGd.device)
+        count, longest = len(self.sizes), whole_lanes(max(self.sizes))
+        rows_B, positions_B = self._places
         for store, new in zip(self.layers[layer], (key_BGd, value_BGd), strict=True):
-            store[rows, :, self.lengths_B - 1] = new
+            store[rows_B, :, positions_B] = new
         key, value = self.layers[layer]
         return key[:count, :, :longest], value[:count, :, :longest]
 
-    def keep(self, going_B: Tensor) -> Tensor:
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[B, 1, 1, S]: what is added to the scores of the present step's tokens; the same for all layers of a kind."""
+        if (window, dtype) not in self._masks:
+            longest = whole_lanes(max(self.sizes))
+            steps_S = torch.arange(longest, device=self.lengths_B.device)
+            seen_BS = steps_S < self.lengths_B[:, None]
+            if window is not None and longest > window:
+                seen_BS &= steps_S >= self.lengths_B[:, None] - window
+            self._masks[window, dtype] = additive(seen_BS, dtype)[:, None, None]
+        return self._masks[window, dtype]
+
+    def keep(self, going: Sequence[bool]) -> Tensor:
         """Drop sequences: those at the end move into the free places. Returns [b], the former place of each."""
-        count = int(going_B.sum())
-        order_b = torch.arange(count, device=going_B.device)
-        free, movers = (~going_B[:count]).nonzero().squeeze(1), going_B[count:].nonzero().squeeze(1) + count
-        order_b[free] = movers
-        if len(free):
+        count = sum(going)
+        free = [place for place in range(count) if not going[place]]
+        movers = [place for place in range(count, len(going)) if going[place]]
+        order = list(range(count))
+        for place, mover in zip(free, movers, strict=True):
+            order[place] = mover
+        device = self.lengths_B.device
+        if free:
+            free_b, movers_b = torch.tensor(free, device=device), torch.tensor(movers, device=device)
             for pair in self.layers.values():
                 for store in pair:
-                    store[free] = store[movers]
-        self.lengths_B = self.lengths_B[order_b]
+                    store[free_b] = store[movers_b]
+        order_b = torch.tensor(order, device=device)
+        self.sizes, self.lengths_B = [self.sizes[place] for place in order], self.lengths_B[order_b]
         return order_b

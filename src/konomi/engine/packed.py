@@ -184,23 +184,15 @@ def _attention(
     if layout is None:
         assert key_values is not None
         keys, values = key_values.extend(layer, key_TGd, value_TGd)
-        steps_L = torch.arange(keys.shape[2], device=query.device)
-        seen_BL = steps_L < key_values.lengths_B[:, None]
-        if sliding_window is not None and keys.shape[2] > sliding_window:
-            seen_BL &= steps_L >= key_values.lengths_B[:, None] - sliding_window
         # the heads that share keys and values are as many queries of them
         grouped_BGxd = query_THd.view(len(query_THd), keys.shape[1], -1, query_THd.shape[-1])
-        out = _attend(grouped_BGxd, keys, values, seen_BL[:, None, None], scaling, softcap)
+        out = _attend(grouped_BGxd, keys, values, key_values.mask(sliding_window, values.dtype), scaling, softcap)
         return out.reshape(1, *query_THd.shape), None
     query_BHLd, key_BGLd, value_BGLd = (layout.pad(x).transpose(1, 2) for x in (query_THd, key_TGd, value_TGd))
     if key_values is not None:
         key_values.prefill(layer, key_BGLd, value_BGLd)
-    mask: Tensor | None = None
-    if softcap is not None or (sliding_window is not None and layout.length > sliding_window):
-        steps_L = torch.arange(layout.length, device=query.device)
-        mask = steps_L[:, None] >= steps_L
-        if sliding_window is not None:
-            mask = mask & (steps_L[:, None] - steps_L < sliding_window)
+    limited = sliding_window is not None and layout.length > sliding_window
+    mask = layout.mask(sliding_window, value.dtype) if limited or softcap is not None or prefers_products(query_BHLd) else None
     out_BHLd = _attend(query_BHLd, key_BGLd, value_BGLd, mask, scaling, softcap)
     return layout.pack(out_BHLd.transpose(1, 2))[None], None
 
@@ -208,7 +200,7 @@ def _attention(
 def _attend(
     query_BHLd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
 ) -> Tensor:
-    """Soft-max attention [B, H, L, d]: under ``mask``, causal without one."""
+    """Soft-max attention [B, H, L, d]: with ``mask`` (0 or -inf) added to the scores, causal without one."""
     if shared := query_BHLd.shape[1] // key_BGSd.shape[1] - 1:
         key_BGSd, value_BGSd = (x.repeat_interleave(shared + 1, dim=1) for x in (key_BGSd, value_BGSd))
     in_products = prefers_products(query_BHLd)
@@ -216,18 +208,16 @@ def _attend(
         return functional.scaled_dot_product_attention(
             query_BHLd, key_BGSd, value_BGSd, attn_mask=mask, is_causal=mask is None, scale=scaling
         )
-    if mask is None:
-        steps_L = torch.arange(query_BHLd.shape[2], device=query_BHLd.device)
-        mask = steps_L[:, None] >= steps_L
+    assert mask is not None
     spare = whole_lanes(key_BGSd.shape[2]) - key_BGSd.shape[2]
     if in_products and spare:
         key_BGSd, value_BGSd = (functional.pad(x, (0, 0, 0, spare)) for x in (key_BGSd, value_BGSd))
-        mask = functional.pad(mask, (0, spare))
+        mask = functional.pad(mask, (0, spare), value=-torch.inf)
     scale = query_BHLd.shape[-1] ** -0.5 if scaling is None else scaling
     scores = query_BHLd @ key_BGSd.transpose(-1, -2) * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    return torch.softmax(scores.float().masked_fill(~mask, -torch.inf), -1).to(value_BGSd.dtype) @ value_BGSd
+    return torch.softmax(scores.float() + mask.float(), -1).to(value_BGSd.dtype) @ value_BGSd
 
 
 AttentionInterface.register(INTERFACE, _attention)

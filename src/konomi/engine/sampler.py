@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from konomi.config import RolloutConfig
 from konomi.data.tokens import Tokens, pad_right
 from konomi.engine.decoding import Decoder, cache_bytes, check_decoding, make_decoder
-from konomi.engine.device import DRAW_ROWS
+from konomi.engine.device import draw_rows, looks
 from konomi.engine.forward import head_logits
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
@@ -105,23 +105,23 @@ def generate(
     """
     check_decoding(lm)
     out = _Responses(len(queries), draws.uniforms.shape[1], lm)
+    stops = torch.tensor(sorted(tokens.eos_ids if config.stop != "length" else ()), dtype=torch.int64, device=lm.device)
     turns: list[tuple[Tensor, Trunk | None]] = []
     order = draws.lengths.argsort(descending=True, stable=True)  # so that those that end early are at the end
     room = max(map(len, queries)) + int(draws.lengths.max())
     for rows in torch.split(order, max(1, int(config.cache_gb * 1e9) // cache_bytes(lm, room))):
         decoder = make_decoder(lm, [queries[row] for row in rows], int(draws.lengths[rows].max()), trunk_layer)
         with cast_once(lm):
-            _run(lm, decoder, rows.to(lm.device), draws, config, tokens, values, out)
+            _run(lm, decoder, rows, draws, config, stops, values, out)
         turns.append((rows.to(lm.device), decoder.trunk()))
     _check_finite(out, name)
     responses = [row[:n] for row, n in zip(out.ids.tolist(), out.lengths.tolist(), strict=True)]
     ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)
     query_lengths_B = torch.tensor([len(query) for query in queries], device=lm.device)
-    rollout = Rollout(ids_BL.to(lm.device), query_lengths_B, out.lengths, out.ended)
+    ended_B = torch.isin(out.ids.gather(1, out.lengths[:, None] - 1).squeeze(1), stops)
+    rollout = Rollout(ids_BL.to(lm.device), query_lengths_B, out.lengths, ended_B)
     width = rollout.mask.shape[1]
-    return Generation(
-        rollout, out.logprobs[:, :width], out.entropy[:, :width], out.values[:, :width], _join(turns, ids_BL.shape[1])
-    )
+    return Generation(rollout, *out.figures[:, :, :width], _join(turns, ids_BL.shape[1]))
 
 
 class _Responses:
@@ -130,43 +130,46 @@ class _Responses:
     def __init__(self, count: int, width: int, lm: PreTrainedModel) -> None:
         self.ids = torch.zeros(count, width, dtype=torch.int64, device=lm.device)
         self.lengths = torch.zeros(count, dtype=torch.int64, device=lm.device)
-        self.ended = torch.zeros(count, dtype=torch.bool, device=lm.device)
         dtype = torch.float64 if lm.dtype == torch.float64 else torch.float32
-        self.logprobs, self.entropy, self.values = (
-            torch.zeros(count, width, dtype=dtype, device=lm.device) for _ in range(3)
-        )  # fmt: skip
+        self.figures = torch.zeros(3, count, width, dtype=dtype, device=lm.device)
+        """Log-probabilities, entropies, values."""
+
+    def add(self, step: int, rows: Tensor, going: Tensor, drawn: Tensor, *figures: Tensor) -> None:
+        """Write what was drawn in a step for the ``rows`` that are still ``going``."""
+        over = ~going
+        stacked = torch.stack([each.to(self.figures.dtype) for each in figures]).masked_fill(over, 0)
+        self.ids[:, step].index_copy_(0, rows, drawn.masked_fill(over, 0))
+        self.figures[: len(figures), :, step].index_copy_(1, rows, stacked)
+        self.lengths.index_add_(0, rows, going.long())
 
 
 def _run(
-    lm: PreTrainedModel, decoder: Decoder, which: Tensor, draws: Draws, config: RolloutConfig, tokens: Tokens,
+    lm: PreTrainedModel, decoder: Decoder, which: Tensor, draws: Draws, config: RolloutConfig, stops: Tensor,
     values: Callable[[Tensor], Tensor] | None, out: _Responses,
 ) -> None:  # fmt: skip
-    """Decode the queries ``which`` to their ends."""
-    stops = torch.tensor(sorted(tokens.eos_ids if config.stop != "length" else ()), dtype=torch.int64, device=lm.device)
-    uniforms, limits = draws.uniforms.to(lm.device)[which], draws.lengths.to(lm.device)[which]
+    """Decode the queries ``which`` to their ends. A response that ends between two looks of the host is decoded on, unused."""
+    longest = int(draws.lengths[which].max())
+    rows, uniforms, limits = (x.to(lm.device) for x in (which, draws.uniforms[which], draws.lengths[which]))
     going = torch.ones(len(which), dtype=torch.bool, device=lm.device)
     hidden = decoder.start()
-    for step in range(int(limits.max())):
-        drawn, logprobs, entropy = draw(head_logits(lm, hidden, config.temperature), uniforms[decoder.rows, step])
-        stopped = torch.isin(drawn, stops)
-        here = which[decoder.rows[going]]
-        out.ids[here, step], out.logprobs[here, step], out.entropy[here, step] = drawn[going], logprobs[going], entropy[going]
-        if values is not None:
-            out.values[here, step] = values(hidden)[going].to(out.values.dtype)
-        out.lengths[here], out.ended[here] = step + 1, stopped[going]
-        # a row whose logits are not finite ends here, and is reported after the last step
-        going = going & ~stopped & logprobs.isfinite() & (step + 1 < limits[decoder.rows])
-        left = int(going.sum())
-        if left == 0:
+    for step in range(longest):
+        drawn, logprobs, entropy = draw(head_logits(lm, hidden, config.temperature), uniforms[:, step])
+        out.add(step, rows, going, drawn, logprobs, entropy, *([] if values is None else [values(hidden)]))
+        going = going & torch.isin(drawn, stops, invert=True) & (step + 1 < limits)
+        if step + 1 == longest:
             break
-        if left < KEEP_ROWS * len(going):
-            order = decoder.keep(going)
-            drawn, going = drawn[order], going[order]
+        if looks(lm.device, step + 1):
+            left = going.tolist()
+            if not any(left):
+                break
+            if sum(left) < KEEP_ROWS * len(left):
+                order = decoder.keep(left)
+                drawn, going, rows, uniforms, limits = (x[order] for x in (drawn, going, rows, uniforms, limits))
         hidden = decoder.step(drawn)
 
 
 def _check_finite(out: _Responses, name: str) -> None:
-    broken = int((~out.logprobs.isfinite()).any(1).sum())
+    broken = int((~out.figures[0].isfinite()).any(1).sum())
     if broken:
         raise RunError(
             f"{name}: its logits are not finite (NaN or infinity) in {broken} of {len(out.ids)} responses. Its weights are "
@@ -203,10 +206,13 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]
     >>> draw(torch.tensor([[0.0, 0.0, 0.0, 0.0]]).expand(3, 4), torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64))[0]
     tensor([0, 2, 3])
     """
-    parts = zip(torch.split(logits_BV, DRAW_ROWS), torch.split(uniforms_B, DRAW_ROWS), strict=True)
+    rows = draw_rows(logits_BV.device) or len(logits_BV)
     with torch.autocast(logits_BV.device.type, enabled=False):  # it would take sums of products in bfloat16
-        token, logprob, entropy = zip(*(_draw_rows(logits, uniforms) for logits, uniforms in parts), strict=True)
-    return torch.cat(token), torch.cat(logprob), torch.cat(entropy)
+        parts = [_draw_rows(*part) for part in zip(logits_BV.split(rows), uniforms_B.split(rows), strict=True)]
+    if len(parts) == 1:
+        return parts[0]
+    token_B, logprob_B, entropy_B = (torch.cat(column) for column in zip(*parts, strict=True))
+    return token_B, logprob_B, entropy_B
 
 
 def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,8 +228,8 @@ def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, T
     target_B1 = uniforms_B[:, None] * total_B[:, None]
     # sums that are NaN give an index behind the last block; the log-probability of that token is NaN too
     block_B = _first_above(blocks_BK, target_B1).clamp(max=blocks_BK.shape[1] - 1)
-    start_B1 = torch.where(block_B[:, None] > 0, blocks_BK.gather(1, (block_B[:, None] - 1).clamp(min=0)), 0.0)
-    inner_Bx = weights_BKx[torch.arange(batch, device=block_B.device), block_B].double().cumsum(dim=-1)
+    start_B1 = blocks_BK.gather(1, (block_B[:, None] - 1).clamp(min=0)).masked_fill(block_B[:, None] == 0, 0.0)
+    inner_Bx = weights_BKx.gather(1, block_B[:, None, None].expand(-1, 1, BLOCK)).squeeze(1).double().cumsum(dim=-1)
     token_B = (block_B * BLOCK + _first_above(inner_Bx, target_B1 - start_B1)).clamp(max=vocabulary - 1)
     log_total_B = total_B.log()
     logprob_B = gaps_BV.gather(1, token_B[:, None]).squeeze(1) - log_total_B
