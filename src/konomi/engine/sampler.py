@@ -121,7 +121,8 @@ def generate(
     ended_B = torch.isin(out.ids.gather(1, out.lengths[:, None] - 1).squeeze(1), stops)
     rollout = Rollout(ids_BL.to(lm.device), query_lengths_B, out.lengths, ended_B)
     width = rollout.mask.shape[1]
-    return Generation(rollout, *out.figures[:, :, :width], _join(turns, ids_BL.shape[1]))
+    logprobs_BR, entropy_BR, values_BR = out.figures[:, :, :width]
+    return Generation(rollout, logprobs_BR, entropy_BR, values_BR, _join(turns, ids_BL.shape[1]))
 
 
 class _Responses:
