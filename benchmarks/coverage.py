@@ -12,7 +12,7 @@ import argparse
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +44,16 @@ class Cell:
 
     @property
     def least(self) -> float:
-        """The least coverage of any interval that errs in at most 2.5 % to each side: few votes allow few sums."""
+        """What any interval covers at least that errs in at most 2.5 % to each side: few votes allow few outcomes.
+
+        Without ties it can err in a tail of the sums, with ties in up to 2.5 % unless the farthest sum alone is more probable.
+        """
         if self.vote is None:
             return 0.0
-        sums = reduce(np.convolve, [np.array(self.vote)] * self.size)
+        loss, tie, win = self.vote
+        if tie:
+            return 1 - TAIL * sum(each**self.size <= TAIL for each in (loss, win))
+        sums = stats.binom.pmf(np.arange(self.size + 1), self.size, win)
         tails = np.cumsum(sums), np.cumsum(sums[::-1])
         return 1 - sum(float(tail[tail <= TAIL].max(initial=0)) for tail in tails)
 
@@ -113,6 +119,15 @@ def exact_wins(rate: float) -> Callable[[int], float]:
     return held
 
 
+def pairs(rate: float) -> Callable[[RNG, int], tuple[list[Interval], float]]:
+    """Two independent comparisons a prompt."""
+
+    def draw(rng: RNG, prompts: int) -> tuple[list[Interval], float]:
+        return [share_interval(rng.binomial(2, rate, size=prompts).astype(float), np.full(prompts, 2.0))], rate
+
+    return draw
+
+
 def accuracy(rate: float) -> Callable[[RNG, int], tuple[list[Interval], float]]:
     """1 to 10 comparisons a prompt, of which a reward model gets ``rate`` right; prompts differ (intra-class correlation 0.2)."""
 
@@ -159,6 +174,8 @@ def cells() -> Iterator[Cell]:
             yield from (Cell(rate, words, n, wins(vote), exact, vote) for n in (5, 10, 20, 50))
     for true in (0.6, 0.7, 0.8):
         yield from (Cell(right, f"true {true}, 1 to 10 comparisons a prompt", n, accuracy(true)) for n in (5, 10, 20, 50))
+    for true in (0.6, 0.8):
+        yield from (Cell(right, f"true {true}, 2 comparisons a prompt", n, pairs(true)) for n in (5, 10, 20, 50))
     for people, each, spread, base in (
         (5, 5, 0.5, 0.0),
         (5, 5, 1.0, 0.0),
@@ -196,7 +213,7 @@ def table(found: dict[Cell, Coverage]) -> str:
     for cell, each in found.items():
         text = f"{100 * each.held:.1f}"
         if not LOW <= each.held <= HIGH:
-            text = f"{text} †" if cell.least > HIGH else f"**{text}**"
+            text = f"{text} †" if each.held > HIGH and cell.least > HIGH else f"**{text}**"
         if each.prompts_only is not None:
             text += f" ({100 * each.prompts_only:.0f})"
         rows.setdefault((cell.figure, cell.what), {})[cell.size] = text

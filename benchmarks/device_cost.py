@@ -90,9 +90,9 @@ class Count(TorchDispatchMode):
     def wait(self) -> None:
         """Count one, and where."""
         self.cost.waits += 1
-        lines = [f for f in traceback.extract_stack() if "/konomi/" in f.filename]
+        lines = [f for f in traceback.extract_stack() if "/src/konomi/" in f.filename]
         if lines:
-            self.cost.places[f"{lines[-1].filename.split('/konomi/')[-1]}:{lines[-1].lineno}"] += 1
+            self.cost.places[f"{lines[-1].filename.split('/src/konomi/')[-1]}:{lines[-1].lineno}"] += 1
 
 
 @contextmanager

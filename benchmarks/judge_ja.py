@@ -41,7 +41,7 @@ def table(directory: Path) -> str:
     lines = [
         "| what | figure (95 % interval) |",
         "|---|---|",
-        f"| rankings by the stand-in | {counts['records']:,} of {counts['prompts']} openings, {counts['comparisons']:,} "
+        f"| rankings by the simulated rater | {counts['records']:,} of {counts['prompts']} openings, {counts['comparisons']:,} "
         f"comparisons; it agrees with itself in {ranked['self_agreement']:.1%} |",
         f"| reward model, held-out comparisons with noise | {interval(held_out['accuracy'])}, {held_out['prompts']} openings |",
         f"| reward model against the judge without noise | **{interval(truth['accuracy'])}**, {truth['pairs']:,} pairs of "

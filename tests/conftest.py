@@ -55,16 +55,16 @@ def fresh_accelerator() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with all that small jobs need, for the tests that leave it as it is."""
+def furnished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `world` copies: a directory with all that small jobs need."""
     from furnished import furnish
 
     return furnish(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
-def world(untouched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def world(furnished_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, as the current directory."""
-    shutil.copytree(untouched, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(furnished_once, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path

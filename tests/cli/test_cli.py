@@ -140,6 +140,8 @@ def test_stopped_and_resumed_is_as_never_stopped(world: Path, how: signal.Signal
     slow = ("--set", "reward.name=taste.py:slow")
     (world / "slow").touch()
     run = world / "runs" / "stopped"
+    # so many updates that it is not over when the second process has started and been refused
+    slow = (*slow, "--set", "ppo.episodes=640", "--set", "run.save_every=2")
     with started("ppo", "ppo.toml", "--set", "run.name=stopped", *slow) as process:
         wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
         taken = konomi("ppo", "--resume", str(run))

@@ -81,6 +81,7 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "candidates=none.jsonl": ["none.jsonl"],
         "candidates=taste.py": ["taste.py"],
         "judge.agreement=0.5": ["judge.agreement", "greater than 0.5"],
+        "judge.agreement=1.1": ["judge.agreement", "less than or equal to 1"],
         "judge.overlap=2": ["judge.overlap"],
         "reward.name=taste.py:nothing": ["nothing"],
         """run.sinks='["mlflow", "tensorboard"]'""": ['tensorboard is not installed; pip install "konomi[tensorboard]"'],

@@ -375,6 +375,8 @@ def test_manifest(tmp_path: Path) -> None:
 @given(rankings())
 def test_a_ranking_without_ties_has_all_pairs(ranking: Ranking) -> None:
     assert counts(RECORDS[:1]) == {"records": 1, "prompts": 1, "responses": 2}
+    one_prompt = [Score("p", "a", 1), Score("p ", "a", 2), Score("q", "a", 3)]
+    assert counts(one_prompt) == {"records": 3, "prompts": 2, "responses": 2}
     found = counts([ranking])
     k = len(ranking.responses)
     assert found["comparisons"] + found["ties"] == k * (k - 1) // 2

@@ -93,7 +93,7 @@ def test_how_often_the_host_looks_changes_nothing(
     draws = make_draws(config, 0, NAMES[:12])
     found = []
     for every in (1, 4):
-        monkeypatch.setattr(sampler, "looks", lambda _, step, every=every: step % every == 0)
+        monkeypatch.setattr(sampler, "host_looks", lambda _, step, every=every: step % every == 0)
         generation = generate(models[family], tokens, queries, draws, config, trunk_layer=1)
         found.append(generation)
     one, other = found

@@ -1,4 +1,4 @@
-"""`konomi judge`: a stand-in that is called one, and its mathematics: closed forms against draws, relations that have to hold."""
+"""`konomi judge`: a simulated rater that is called one; its mathematics: closed forms against draws, and relations."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_rankings_of_a_stand_in_and_the_truth(world: Path) -> None:
 
 def test_it_is_called_a_stand_in_everywhere(world: Path) -> None:
     result = konomi("judge", "judge.toml")
-    assert "stand-in for people (no person is asked)" in result.stderr
-    assert "stand-in for people" in result.stdout and "No person was asked" in result.stdout
+    assert "simulated rater (no person is asked)" in result.stderr
+    assert "A simulated rater ranked" in result.stdout and "No person was asked" in result.stdout
     assert "STAND-IN FOR PEOPLE" in konomi("judge", "--help").stdout
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,6 +180,28 @@ def test_a_migration_happens_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     monkeypatch.undo()
     open_(path).close()
     assert pragma(path, "user_version") == VERSION
+
+
+def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
+    path = of_version_1(tmp_path)
+    code = f"""
+import sys
+from pathlib import Path
+from konomi.labelling.answers import collect
+from konomi.labelling.database import Store
+from konomi.labelling.queue import Settings
+print("ready", flush=True)
+sys.stdin.readline()
+with Store(Path({str(path)!r}), Settings()) as store:
+    print(len(collect(store).judgements))
+"""
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    openers = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
+    assert [opener.stdout.readline() for opener in openers] == ["ready\n"] * 2  # type: ignore[union-attr]
+    for opener in openers:
+        opener.stdin.write("go\n")  # type: ignore[union-attr]
+        opener.stdin.flush()  # type: ignore[union-attr]
+    assert [opener.communicate(timeout=60)[0] for opener in openers] == ["1\n"] * 2
 
 
 def test_who_waited_for_another_to_migrate_finds_it_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from children import child
 
+from command_line import child
 from konomi.labelling.answers import collect
 from konomi.labelling.database import Store
 from konomi.labelling.people import add_person
 from konomi.labelling.queue import Settings
 from people_at_work import store_of
 
-WRITERS, KILLS, TASKS = 3, 2, 30
+WRITERS, KILLS, TASKS = 3, 2, 45
 WRITER = f"""
 import sqlite3, sys, time, uuid
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
@@ -38,7 +38,8 @@ with Store(Path(path), Settings(repeats=0)) as store:
     person = person_of(store, token)
     while (shown := next_task(store, person, time.time())) is not None:
         id = uuid.uuid5(uuid.NAMESPACE_OID, shown.id)  # who is started again sends what was not acknowledged under the same id
-        print(save(store, person, answer_to(shown, id=str(id)), time.time()).id, flush=True)
+        answer = answer_to(shown, id=str(id), comment=shown.id)
+        print(save(store, person, answer, time.time()).id, flush=True)
 """
 
 
@@ -70,6 +71,7 @@ def test_several_processes_write_at_once_and_are_killed(tmp_path: Path, journal:
         judgements = collect(store).judgements
         with store.read() as db:
             saved = Counter(id for (id,) in db.execute("SELECT id FROM answers"))
+            assert db.execute("SELECT count(*) FROM answers WHERE comment != shown").fetchone() == (0,)
             covered = dict(db.execute("SELECT id, covered FROM tasks"))
     assert len(saved) == len(judgements) == 2 * TASKS  # all tasks by two people, whoever was killed
     assert set(saved.values()) == {1} and acknowledged <= set(saved)

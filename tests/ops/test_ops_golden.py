@@ -10,6 +10,7 @@ from konomi import ops
 from oracles import close
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "classic_ppo.json").read_text("utf-8"))
+assert len(GOLDEN["cases"]) == 12  # none of them is skipped
 KIND = {"kl": "k1", "abs": "abs", "mse": "k2"}
 
 

@@ -95,7 +95,8 @@ def cells(page: Page, part: str) -> list[list[str]]:
 def test_a_whole_run(tmp_path: Path, drawn: Callable[..., Page]) -> None:
     run = ppo_run(tmp_path)
     add_compare(run)
-    run.append_metrics(16, {"out_of_range": ["ppo/policy/ratio"], "ppo/policy/ratio": 1.5})
+    odd = {"ppo/policy/ratio": 1.5, "ppo/policy/approxkl": 0.2, "ppo/policy/entropy": 0.1, "ppo/policy/grad_norm": 40.0}
+    run.append_metrics(16, {"out_of_range": list(odd), **odd})
     run.set_status("finished")
     page = drawn(run)
     assert page.title() == "run: PPO of embedded:gemma3-270m toward embedded:asari (positive)"

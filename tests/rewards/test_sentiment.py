@@ -96,7 +96,7 @@ def test_asari_is_what_its_graph_computes(asari: SentimentReward) -> None:
     assert max(found) > 0.9 and min(found) < 0.1
 
 
-@pytest.mark.parametrize("gone", ["asari", "janome", "onnx"])
+@pytest.mark.parametrize("gone", ["asari", "janome", "onnx", "vaderSentiment"])
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
     if gone != "asari" and importlib.util.find_spec("asari") is None:
         pytest.skip("asari is not installed")
@@ -110,10 +110,12 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, gone: str) -
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real_import(name, *rest)
 
-    module._asari.cache_clear()
+    for cached in (module._asari, module._janome, module._vader):
+        cached.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", find)
     monkeypatch.setattr(builtins, "__import__", import_)
-    refused(ModelError, gone, "pip install 'konomi[embedded]'")
+    name = "embedded:vader" if gone == "vaderSentiment" else "embedded:asari"
+    refused(ModelError, gone, "pip install 'konomi[embedded]'", name=name)
 
 
 def test_a_damaged_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

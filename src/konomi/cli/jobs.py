@@ -95,7 +95,7 @@ def sft(result: dict[str, Any]) -> None:
 
 @job_verb("The job; see docs/config.md.")
 def sample(result: dict[str, Any]) -> None:
-    """Let one or several models write candidates for people, or their stand-in, to rank.
+    """Let one or several models write candidates for people, or a simulated rater, to rank.
 
     Each prompt gets K different responses, each with the model, the seed and the settings that it came from.
     """
@@ -110,7 +110,7 @@ def judge(result: dict[str, Any]) -> None:
     true scores are known. Its rankings carry the name "stand-in"; do not pass them off as people's.
     """
     echo(
-        f"A stand-in for people ranked {plural(result['tasks'], 'task')}, {result['tasks_ranked_twice']:,} of them twice. No "
+        f"A simulated rater ranked {plural(result['tasks'], 'task')}, {result['tasks_ranked_twice']:,} of them twice. No "
         f"person was asked. It agrees with itself on {result['self_agreement']:.3f} of {plural(result['pairs'], 'pair')} "
         f"(expected {result['self_agreement_expected']:.3f}).\n{result['rankings']}\n{result['truth']}"
     )

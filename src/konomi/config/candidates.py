@@ -56,7 +56,7 @@ class SampleJob(Section):
 
 
 class JudgeConfig(Section):
-    """How well the stand-in agrees with itself."""
+    """How well the simulated rater agrees with itself."""
 
     agreement: Annotated[float, Field(gt=0.5, le=1.0)] = 0.75
     """Share of the pairs that two of its rankings of the same candidates order alike: noise of this much is added to the scores.

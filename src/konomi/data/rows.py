@@ -6,6 +6,7 @@ import difflib
 import math
 import unicodedata
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from konomi.errors import DataError
@@ -47,7 +48,7 @@ class Row(NamedTuple):
         """A finite number, or ``default`` where there is none. ``as_text``: it may be written as a text, as in CSV files."""
         value = self.value(column) if default is None else self.values.get(column)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float, str) if as_text else (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float, Decimal, str) if as_text else (int, float)):
             raise DataError(f"{self.where}: {column!r} is {kind(value)}; a number is needed")
         try:
             number = float(value)

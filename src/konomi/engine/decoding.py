@@ -171,7 +171,7 @@ class PaddedDecoder:
         return self._read(None if self.recurrent else self.mask)
 
     def keep(self, going: Sequence[bool]) -> Tensor:
-        order_b = torch.tensor([place for place, on in enumerate(going) if on], device=self.rows.device)
+        order_b = torch.tensor([place for place, on in enumerate(going) if on], dtype=torch.int64, device=self.rows.device)
         self.cache.reorder_cache(order_b)  # can drop rows, and handles recurrent states, which `batch_select_indices` does not
         self.rows, self.positions, self.mask = self.rows[order_b], self.positions[order_b], self.mask[order_b]
         return order_b

@@ -20,8 +20,8 @@ HEAD_TOKENS = 512
 """Tokens that go through the vocabulary head at a time where all their logits are needed."""
 PREFILL_TOKENS = 4096
 """Query tokens that go through the model at a time."""
-DRAW_ROWS = 16
-"""Rows whose sampling weights exist at one time on a processor: they stay in its cache."""
+DRAW_ROWS, DRAW_ROWS_ON_GPU = 16, 256
+"""Rows whose sampling weights exist at one time; on a processor they stay in its cache."""
 LOOK_STEPS = 16
 """Decoding steps between two looks of the host at which responses have ended, where a look keeps the device waiting."""
 LANES = 16
@@ -83,12 +83,12 @@ def head_blocks(device: torch.device) -> Blocks:
     return Blocks(rows=None) if device.type == "cuda" else Blocks()
 
 
-def draw_rows(device: torch.device) -> int | None:
-    """Rows that are drawn at a time; None: all."""
-    return DRAW_ROWS if is_processor(device) else None
+def draw_rows(device: torch.device) -> int:
+    """Rows that are drawn at a time."""
+    return DRAW_ROWS if is_processor(device) else DRAW_ROWS_ON_GPU
 
 
-def looks(device: torch.device, step: int) -> bool:
+def host_looks(device: torch.device, step: int) -> bool:
     """Whether the host looks after this decoding step, counted from 1, which responses have ended."""
     return is_processor(device) or step % LOOK_STEPS == 0
 

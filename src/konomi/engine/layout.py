@@ -197,6 +197,6 @@ class KeyValues:
             for pair in self.layers.values():
                 for store in pair:
                     store[free_b] = store[movers_b]
-        order_b = torch.tensor(order, device=device)
+        order_b = torch.tensor(order, dtype=torch.int64, device=device)
         self.sizes, self.lengths_B = [self.sizes[place] for place in order], self.lengths_B[order_b]
         return order_b

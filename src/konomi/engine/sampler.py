@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from konomi.config import RolloutConfig
 from konomi.data.tokens import Tokens, pad_right
 from konomi.engine.decoding import Decoder, cache_bytes, check_decoding, make_decoder
-from konomi.engine.device import draw_rows, looks
+from konomi.engine.device import draw_rows, host_looks
 from konomi.engine.forward import head_logits
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
@@ -159,7 +159,8 @@ def _run(
         going = going & torch.isin(drawn, stops, invert=True) & (step + 1 < limits)
         if step + 1 == longest:
             break
-        if looks(lm.device, step + 1):
+        if host_looks(lm.device, step + 1):
+            going = going & logprobs.isfinite()  # of a row whose logits are not finite nothing more is drawn
             left = going.tolist()
             if not any(left):
                 break
@@ -207,7 +208,7 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]
     >>> draw(torch.tensor([[0.0, 0.0, 0.0, 0.0]]).expand(3, 4), torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64))[0]
     tensor([0, 2, 3])
     """
-    rows = draw_rows(logits_BV.device) or len(logits_BV)
+    rows = draw_rows(logits_BV.device)
     with torch.autocast(logits_BV.device.type, enabled=False):  # it would take sums of products in bfloat16
         parts = [_draw_rows(*part) for part in zip(logits_BV.split(rows), uniforms_B.split(rows), strict=True)]
     if len(parts) == 1:

@@ -138,6 +138,6 @@ def locked(directory: Path, info: Callable[[], Mapping[str, Any]]) -> Iterator[N
 
 
 def result_of(work: Work, started: float, **figures: Any) -> dict[str, Any]:
-    """What ``--json`` prints of a job that was ``started`` then, by the monotonic clock."""
+    """What ``--json`` prints of a job; ``started``: when it began, by the monotonic clock."""
     ends = {"seconds": time.monotonic() - started, "mlflow": work.sinks.address}
     return {"run": str(work.run.path), "status": "finished", **figures, **ends}

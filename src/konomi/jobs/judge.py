@@ -36,7 +36,7 @@ from konomi.text import plural
 Array = npt.NDArray[np.float64]
 
 RATERS = ("stand-in", "stand-in-2")
-"""Names of the simulated rater: nobody is to take its rankings for a person's."""
+"""Names of the simulated rater: so that nobody takes its rankings for a person's."""
 TRUTH = "stand-in-without-noise"
 BATCH = 128
 """Texts that are scored at a time."""
@@ -47,15 +47,19 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
 
     The run directory gets rankings.jsonl, truth.jsonl (the scores without noise) and manifest.json. The ranking of a task
     depends on the seed, the prompt and the candidates' texts alone, not on their order or on the other tasks; only the scale of
-    the noise is common to all. Arguments and errors are those of :func:`konomi.run_ppo`; a DataError also if the agreement
-    cannot be reached.
+    the noise is common to all.
+
+    Raises:
+        ConfigError, DataError, ModelError: an input is not usable, or the agreement cannot be reached; nothing was written.
+        RunError: the reward failed; its texts are in failed_texts.jsonl.
+        KeyboardInterrupt: stopped by a signal.
     """
     observer, started = observer or Observer(), time.monotonic()
     tasks = read_tasks(job.candidates, observer.say)
     reward = build_reward(job.reward, columns=tasks[0].columns, device=find_device())
     _check_texts(tasks, reward, observer)
     facts = {
-        "rater": f"a stand-in for people (no person is asked): {reward.name} with noise",
+        "rater": f"a simulated rater (no person is asked): {reward.name} with noise",
         "candidates": f"{job.candidates}: {plural(len(tasks), 'task')}",
         "agreement": f"{job.judge.agreement:g} of the pairs, with itself",
     }

@@ -35,8 +35,12 @@ def run_reward(
 ) -> dict[str, Any]:
     """Train a reward model (or a classifier) and say how far it can be trusted; return what ``--json`` prints.
 
-    The run directory gets model/, eval.json, metrics.jsonl and report.html; after a stop there is no model. Arguments and
-    errors are those of :func:`konomi.run_ppo`.
+    The run directory gets model/, eval.json, metrics.jsonl and report.html; after a stop there is no model.
+
+    Raises:
+        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
+        RunError: training failed; the directory says why.
+        KeyboardInterrupt: stopped by a signal; no model was written.
     """
     observer, started = observer or Observer(), time.monotonic()
     learned = load(job, observer.say, observer.warn)

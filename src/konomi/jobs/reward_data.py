@@ -112,7 +112,7 @@ def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], 
         if not side:
             raise DataError(
                 f"{data.file}: no prompt is left to {name} that has a comparison; it has {plural(len(every), 'prompt')} in all. "
-                f"Give more prompts, or change data.held_out = {data.held_out:g}"
+                f"Give more prompts, or change data.held_out = {data.held_out:g} or data.evaluation"
             )
     counts = [sum(len(group.comparisons) for group in side) for side in (train, held_out)]
     truth = {(s.key, s.response): s.score for s in read_scores(data.truth)} if data.truth else {}

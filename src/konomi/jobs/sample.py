@@ -69,8 +69,12 @@ def run_sample(
 
     The run directory gets candidates.jsonl and manifest.json. Each candidate has a random stream of its own: neither its
     neighbours nor the size of a batch change it. One model at a time is in memory; if there are several, each is loaded and
-    checked before anything is written, and loaded again to write. Arguments and errors are those of :func:`konomi.run_ppo`;
-    a RunError also if no task has two different candidates.
+    checked before anything is written, and loaded again to write.
+
+    Raises:
+        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
+        RunError: no task has two different candidates, or a model's logits are not finite.
+        KeyboardInterrupt: stopped by a signal.
     """
     observer, started = observer or Observer(), time.monotonic()
     prompts = _prompts(job, observer)

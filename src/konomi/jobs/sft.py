@@ -31,8 +31,12 @@ from konomi.training.texts import Collator, Row, encode, pack
 def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
     """Fine-tune a model; return what ``--json`` prints.
 
-    From the first evaluation on, the run's ``model/`` is the best so far, and always complete. Arguments and errors are those
-    of :func:`konomi.run_ppo`.
+    From the first evaluation on, the run's ``model/`` is the best so far, and always complete.
+
+    Raises:
+        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
+        RunError: the run failed after it had begun; its directory says why.
+        KeyboardInterrupt: stopped by a signal; says what there is.
     """
     observer, started = observer or Observer(), time.monotonic()
     ready = _prepare(job, observer)

@@ -55,7 +55,8 @@ def train(
     Raises:
         ConfigError, DataError, ModelError: an input is not usable; nothing was written.
         RunError: the run failed; its directory says why.
-        KeyboardInterrupt: Ctrl-C stopped it after the update under way, or a second one at once; it says how to go on.
+        KeyboardInterrupt: Ctrl-C stopped it after the update under way, or a second one at once; if the updates had begun, it
+            says how to go on.
     """
     from konomi.runs.console import make_observer
 

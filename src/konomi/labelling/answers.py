@@ -233,7 +233,7 @@ def _decided(row: int, kind: str | None, ranks: str | None) -> int:
 def collect(store: Store, *, freeze: bool = False) -> Exported:
     """All tasks and latest answers at one moment, while others may go on writing.
 
-    With ``freeze`` the answers are final from that moment on.
+    With ``freeze`` the collection is closed from that moment on.
 
     Raises:
         DataError: nobody has answered yet (with ``freeze``), or something is damaged. Nothing is then frozen.

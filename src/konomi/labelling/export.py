@@ -131,7 +131,7 @@ def _votes(pair: Pair, votes: PairVotes) -> dict[str, int]:
 
 
 def _files(exported: Exported) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """Of each file that is not empty or always there: its name, its content, and the format and counts of its records."""
+    """Name, content, and format and counts of each file; rankings, pairs and scores only if there are any."""
     ranked = rankings(exported)
     votes = count_votes(ranked)
     pairs, scores = soft_pairs(votes), mean_scores(ranked)

@@ -50,7 +50,9 @@ class SentimentReward:
         self._config = config
         if config.name == "embedded:asari":
             self.positive, labels = _asari().of_text, _asari().labels
+            _janome()
         elif config.name == "embedded:vader":
+            _vader()
             self.positive, labels = _vader_positive, ["negative", "positive"]
         else:
             known = "embedded:asari, embedded:vader"

@@ -32,7 +32,10 @@ class Observer:
         """One update is done."""
 
     def stopping(self) -> None:
-        """A signal asked to stop; the update under way is finished first."""
+        """A signal asked to stop; the update under way is finished first.
+
+        Called in a thread of its own, while the main thread may be in another method.
+        """
         self.warn("stopping: this update is finished and saved first; Ctrl-C again stops at once")
 
     def end(self) -> None:

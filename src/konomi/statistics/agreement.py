@@ -102,8 +102,10 @@ def enough_comparisons(records: Sequence[Ranking | Pair]) -> dict[str, Any]:
 
 
 def agreement_columns(by_prompt: Sequence[Group], prompt: npt.NDArray[np.int64]) -> dict[str, Array]:
-    """By prompt, of which each group has a number: couples of raters who judged the same two responses, and how often they
-    agreed."""
+    """Couples of raters who judged the same two responses, and how often they agreed, by prompt.
+
+    ``prompt``: of each group in ``by_prompt``, the number of its prompt.
+    """
     return _columns(
         [
             (number, agree / 2, count / 2)  # each couple is seen from either side

@@ -153,8 +153,8 @@ def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, flo
     Jeffreys' interval (Brown, Cai and DasGupta 2001) of an effective number of comparisons, share (1 - share) / variance, at
     most twice as many as there are. The variance is that over prompts (of residuals as Bell and McCaffrey 2002 adjust them);
     that it is estimated from few prompts costs (1.96 / Student's t)^2 of the number (Korn and Graubard 1998), with half a
-    degree of freedom less than prompts, which simulation chose. Where each prompt is one win, one tie or one loss, share and
-    ties give the variance, so that it costs nothing.
+    degree of freedom less than prompts (or raters, if fewer), which simulation chose. Where each prompt is all, half or none of
+    equally many comparisons, it counts as one, the shares of these give the variance, and there is no such cost.
 
     Args:
         top_P, count_P: sums of each prompt; 0 of 0 is left out.
@@ -180,7 +180,7 @@ def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, flo
         return without_interval(value)
     known = raters is None and np.ptp(count_P) == 0 and bool(np.isin(top_P, count_P[0] * np.array((0.0, 0.5, 1.0))).all())
     factor = prompts / (prompts - 1) if known else float(stats.norm.isf(TAIL) / stats.t.isf(TAIL, fewest - 0.5)) ** 2
-    size = min(value * (1 - value) / variance * factor, 2 * total)
+    size = min(value * (1 - value) / variance * factor, 2 * (prompts if known else total))
     low, high = stats.beta.ppf([TAIL, 1 - TAIL], value * size + 0.5, (1 - value) * size + 0.5)
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 

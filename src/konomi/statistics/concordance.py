@@ -127,8 +127,8 @@ def alphas(coincidences_RVV: Array) -> Array:
     1 - D_o / D_e, observed by expected disagreement. Two values differ by the square of the values that lie between them in
     all the data, their own by half. 1 is full agreement, 0 what chance gives, below 0 worse.
 
-    They are sums over the units of :func:`coincidences`, values in ascending order. NaN where no unit has two values, or all are
-    the same.
+    Each matrix is a sum of those of :func:`coincidences`, values in ascending order. NaN where no unit has two values, or all
+    are the same.
     """
     count_RV = coincidences_RVV.sum(axis=2)
     # the values between two, their own by half, are the difference of their middle ranks

@@ -106,7 +106,7 @@ def detectable(votes: int) -> float | None:
 def enough_votes(planned: int) -> dict[str, Any]:
     """What a planned number of votes can show, before any is cast.
 
-    Votes are independent (prompts, if each gets one vote or several), without the expected ties.
+    ``planned``: independent votes (prompts, if each gets one vote or several), without the expected ties.
 
     Returns:
         ``planned``; ``alpha``; ``target``: the wanted power; ``detectable``: see there; ``rates``: for true win rates from 55

@@ -166,7 +166,7 @@ def _from_another_site(request: Request) -> bool:
 
 
 def _reload_from_here(request: Request) -> Response:
-    # browsers leave SameSite=strict cookies out of what starts on another site; "?" is this address, asked for from our own page
+    # browsers leave SameSite=strict cookies out of what starts on another site; "?" reloads this address, now from our own page
     return small_page(reader_language(request), "", {"?": "konomi"}, refresh="?")
 
 

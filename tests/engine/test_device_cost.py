@@ -1,0 +1,20 @@
+"""What sampling asks of a device besides arithmetic, as benchmarks/device_cost.py counts it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fake_device import fake_device
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import device_cost
+
+
+def test_a_decoded_token_waits_for_nothing_between_two_looks() -> None:
+    with fake_device():
+        short, long = device_cost.decoding(32), device_cost.decoding(64)
+        own = device_cost.a_token()
+    assert long.waits - short.waits == 2
+    assert long.operators - short.operators <= 32 * 1.25 * own.operators
