@@ -38,6 +38,18 @@ class Engine:
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
 
+    def step(self, norm: Tensor | None, first: bool) -> None:
+        """Take an optimiser step, unless this gradient or an earlier one of the update has a ``norm`` that is not finite.
+
+        The optimiser decides that on the device, as it does for a gradient scaler, so that nothing waits for the number.
+        ``first``: of the update.
+        """
+        if norm is not None:
+            adam = self.optimizer.optimizer
+            broken = (~norm.isfinite()).float()
+            adam.found_inf = broken if first else torch.maximum(adam.found_inf, broken)
+        self.optimizer.step()
+
     def sync(self, last: bool) -> AbstractContextManager[Any]:
         """Let processes exchange gradients only in the last micro-batch of a mini-batch."""
         return nullcontext() if last else self.accelerator.no_sync(self.wrapped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,15 +17,18 @@ from konomi.training.experience import Experience, ScoredRollout
 
 @dataclass
 class Sums:
-    """Means over everything that any process saw, each a sum and the count of what was summed; and maxima."""
+    """Means over everything that any process saw, each a sum and the count of what was summed; and maxima.
+
+    Tensors are read when the means are asked for, all in one transfer: until then nothing waits for the device.
+    """
 
     totals: dict[str, tuple[float, float]] = field(default_factory=dict)
     maxima: dict[str, float] = field(default_factory=dict)
+    _unread: list[tuple[str, Tensor | float, Tensor | float]] = field(default_factory=list)
 
     def add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
         """Add to the mean ``name``."""
-        old_total, old_count = self.totals.get(name, (0.0, 0.0))
-        self.totals[name] = (old_total + float(total), old_count + float(count))
+        self._unread.append((name, total, count))
 
     def most(self, name: str, value: float) -> None:
         """Raise the maximum ``name``; a NaN stays."""
@@ -33,11 +37,35 @@ class Sums:
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """The means and the maxima over all processes."""
+        self._read()
         pairs = torch.tensor(list(self.totals.values()), dtype=torch.float64, device=accelerator.device)
         pairs = accelerator.reduce(pairs, reduction="sum")
         means = {name: total / count if count else 0.0 for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)}
         maxima = torch.tensor([list(self.maxima.values())], dtype=torch.float64, device=accelerator.device)
         return means | dict(zip(self.maxima, accelerator.gather(maxima).amax(0).tolist(), strict=True))
+
+    def _read(self) -> None:
+        """Add up what is unread, in float64 and in the order in which it came."""
+        numbers = iter(numbers_of([x for _, *pair in self._unread for x in pair if isinstance(x, Tensor)]))
+        for name, *pair in self._unread:
+            total, count = (next(numbers) if isinstance(x, Tensor) else float(x) for x in pair)
+            old_total, old_count = self.totals.get(name, (0.0, 0.0))
+            self.totals[name] = (old_total + total, old_count + count)
+        self._unread.clear()
+
+
+def numbers_of(scalars: Sequence[Tensor]) -> list[float]:
+    """The numbers of tensors without axes, whatever their types, in one transfer for each device."""
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, x in enumerate(scalars):
+        groups.setdefault((x.device, x.dtype), []).append(place)
+    numbers = [0.0] * len(scalars)
+    for device in dict.fromkeys(device for device, _ in groups):
+        here = [places for (other, _), places in groups.items() if other == device]
+        read = torch.cat([torch.stack([scalars[place] for place in places]).double() for places in here]).tolist()
+        for place, number in zip((place for places in here for place in places), read, strict=True):
+            numbers[place] = number
+    return numbers
 
 
 class Clock:

@@ -141,6 +141,11 @@ class PPOTrainer:
 
         # 5. Metrics
         metrics = finish(sums.means(self.engine.accelerator), ppo.vf_coef)
+        if not math.isfinite(metrics.get("ppo/policy/grad_norm", 0.0)):
+            raise RunError(
+                f"update {self.update + 1}: the gradient is not finite. The last checkpoint is untouched; try a lower "
+                'ppo.learning_rate, or model.precision = "fp32"'
+            )
         metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": ppo.learning_rate * rate}
         metrics |= {f"time/ppo/{phase}": seconds for phase, seconds in clock.seconds.items()}
         metrics["episodes/per_second"] = ppo.batch_size / clock.seconds["total"]
@@ -267,13 +272,8 @@ class PPOTrainer:
                         loss = self._losses(experience.select(part), count, sums, first=epoch == 0 and number == 0)
                         self.engine.accelerator.backward(loss * self.processes)
                 norm = self.engine.accelerator.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
-                if norm is not None and not torch.isfinite(norm):
-                    raise RunError(
-                        f"update {self.update + 1}: the gradient is not finite. The last checkpoint is untouched; try a lower "
-                        'ppo.learning_rate, or model.precision = "fp32"'
-                    )
-                sums.add("ppo/policy/grad_norm", float(norm or 0.0), 1)
-                self.engine.optimizer.step()
+                sums.add("ppo/policy/grad_norm", 0.0 if norm is None else norm, 1)
+                self.engine.step(norm, first=epoch == 0 and number == 0)
 
     def _losses(self, e: Experience, count: Tensor, sums: Sums, first: bool) -> Tensor:
         with self.engine.autocast():
