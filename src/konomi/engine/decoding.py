@@ -93,19 +93,19 @@ class PackedDecoder:
 
     def start(self) -> Tensor:
         """Read the queries; the last hidden state [B, D] of each."""
-        hidden, lengths_B, first = [], self.cache.lengths_B, 0
+        hidden, lengths_B, first = [], torch.tensor(self.cache.sizes), 0
         while first < len(self.queries):
             end = first + 1
             while end < len(self.queries) and sum(map(len, self.queries[first : end + 1])) <= PREFILL_TOKENS:
                 end += 1
             here, self.cache.first = lengths_B[first:end], first
-            ids_BL = pad_right(self.queries[first:end], 0)[0].to(self.lm.device)
-            layout = Layout(here, (ids_BL, here))
+            ids_BL = pad_right(self.queries[first:end], 0)[0]
+            layout = Layout(here, (ids_BL, here), self.lm.device)
             with packed.keeping(self.lm, self.trunk_layer) as kept:
-                hidden_TD = packed.run(self.lm, ids_BL.flatten()[layout.token_T], layout.positions_T, layout, self.cache)
+                hidden_TD = packed.run(self.lm, layout.ids(ids_BL), layout.positions_T, layout, self.cache)
             if kept:
                 self._store(layout.pad(kept[0]), slice(first, end), slice(layout.length))
-            hidden.append(layout.at(hidden_TD, torch.arange(end - first, device=self.lm.device), here - 1))
+            hidden.append(layout.at(hidden_TD, torch.arange(end - first), here - 1))
             first = end
         return torch.cat(hidden)
 

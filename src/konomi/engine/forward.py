@@ -66,12 +66,12 @@ def response_hidden(lm: PreTrainedModel, rollout: Rollout, trunk: Trunk | None =
     """The last hidden state [N, D] at each position that predicts a response token, and that token [N], in row order."""
     row_N, step_N = rollout.mask.nonzero(as_tuple=True)
     at_N = rollout.query_lengths[row_N] + step_N
-    targets_N = rollout.ids[row_N, at_N]
+    targets_N = rollout.ids[row_N, at_N].to(lm.device)
     if not packed.packs(lm):
-        hidden_BLD = packed.trunk_of(lm)(input_ids=rollout.ids, use_cache=False).last_hidden_state
-        return hidden_BLD[row_N, at_N - 1], targets_N
-    layout = Layout(rollout.lengths - 1, (rollout.ids, rollout.query_lengths))
-    ids_T = rollout.ids[layout.rows_T, layout.positions_T]
+        hidden_BLD = packed.trunk_of(lm)(input_ids=rollout.ids.to(lm.device), use_cache=False).last_hidden_state
+        return hidden_BLD[row_N.to(lm.device), (at_N - 1).to(lm.device)], targets_N
+    layout = Layout(rollout.lengths - 1, (rollout.ids, rollout.query_lengths), lm.device)
+    ids_T = layout.ids(rollout.ids)
     hidden_TD = packed.run_from(lm, trunk, ids_T, layout) if trunk else packed.run(lm, ids_T, layout.positions_T, layout)
     return layout.at(hidden_TD, row_N, at_N - 1), targets_N
 
@@ -101,7 +101,7 @@ def check_head(lm: PreTrainedModel) -> None:
         ModelError: the logits differ from the model's own.
     """
     ids = torch.arange(5, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
-    rows, lengths_B = (ids[:2], ids[2:]), torch.tensor([2, 3], device=lm.device)
+    rows, lengths_B = (ids[:2], ids[2:]), torch.tensor([2, 3])
     with trial(lm):
         theirs = torch.cat([lm(input_ids=row[None], use_cache=False).logits[0].float() for row in rows])
 
@@ -109,7 +109,7 @@ def check_head(lm: PreTrainedModel) -> None:
             return is_near(head_logits(lm, hidden, 1.0).float(), theirs, lm)
 
         if packed.packs(lm):
-            layout = Layout(lengths_B)
+            layout = Layout(lengths_B, device=lm.device)
             with suppress(packed.CannotPack, *FAULTS):
                 if same(packed.run(lm, ids, layout.positions_T, layout)):
                     return
@@ -122,13 +122,13 @@ def check_head(lm: PreTrainedModel) -> None:
                 "log-probabilities would be wrong",
             )
         hidden_BLD = trunk(input_ids=padded_BL, use_cache=False).last_hidden_state
-        if not same(hidden_BLD[lengths_to_mask(lengths_B, 3)]):
+        if not same(hidden_BLD[lengths_to_mask(lengths_B, 3).to(lm.device)]):
             raise refusal(lm, "what it makes of a sequence changes with the padding beside it")
 
 
 def goes_on_from(lm: PreTrainedModel, layer: int) -> bool:
     """Whether the layers from ``layer`` on need nothing from those below but the kept hidden states."""
-    ids, layout = torch.zeros(5, dtype=torch.int64, device=lm.device), Layout(torch.tensor([2, 3], device=lm.device))
+    ids, layout = torch.zeros(5, dtype=torch.int64, device=lm.device), Layout(torch.tensor([2, 3]), device=lm.device)
     with suppress(*FAULTS), torch.no_grad(), torch.autocast(lm.device.type, enabled=False):
         with packed.keeping(lm, layer) as kept:
             whole_TD = packed.run(lm, ids, layout.positions_T, layout)
@@ -155,4 +155,5 @@ def _soft_cap(lm: PreTrainedModel) -> float | None:
 def rows_of(flat_N: Tensor, rollout: Rollout) -> Tensor:
     """[B, R] of a flat list over the valid response tokens; 0 at padding."""
     mask_BR = rollout.mask
-    return torch.zeros(mask_BR.shape, dtype=flat_N.dtype, device=flat_N.device).masked_scatter(mask_BR, flat_N)
+    place_N = mask_BR.flatten().nonzero().squeeze(1).to(flat_N.device)
+    return flat_N.new_zeros(mask_BR.numel()).index_copy(0, place_N, flat_N).view(mask_BR.shape)

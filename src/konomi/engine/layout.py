@@ -21,43 +21,49 @@ class Layout:
     """Which token of a packed row belongs to which sequence.
 
     A query that several sequences begin with is stored once: causality makes its hidden states the same for all of them.
+    All this is found on the host, so that nothing waits for a device.
 
     Args:
         lengths_B: int64, at least 1.
         queries: ids [B, L] and the lengths [B] of the queries that they begin with, to find those that are shared.
+        device: where the model is; by default where ``lengths_B`` is.
     """
 
-    def __init__(self, lengths_B: Tensor, queries: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(
+        self, lengths_B: Tensor, queries: tuple[Tensor, Tensor] | None = None, device: torch.device | None = None
+    ) -> None:
+        self.device, lengths_B = device or lengths_B.device, lengths_B.cpu()
         self.length = int(lengths_B.max())
         mask_BL = lengths_to_mask(lengths_B, self.length)
-        columns_L = torch.arange(self.length, device=lengths_B.device)
-        own_BL, owner_B = mask_BL, torch.arange(len(lengths_B), device=lengths_B.device)
+        columns_L = torch.arange(self.length)
+        own_BL, owner_B = mask_BL, torch.arange(len(lengths_B))
         if queries is not None and len(lengths_B) > 1:
-            ids_BL, query_lengths_B = queries
+            ids_BL, query_lengths_B = (x.cpu() for x in queries)
             query_BL = lengths_to_mask(query_lengths_B, self.length)
             _, same_B = (
                 ids_BL[:, : self.length].masked_fill(~query_BL[:, : ids_BL.shape[1]], -1).unique(dim=0, return_inverse=True)
             )
             owner_B = torch.full_like(owner_B, len(owner_B)).scatter_reduce(0, same_B, owner_B, "amin")[same_B]
-            own_BL = mask_BL & ~(query_BL & (owner_B != torch.arange(len(owner_B), device=owner_B.device))[:, None])
-        self.token_T = own_BL.flatten().nonzero().squeeze(1)
-        """[T]: the place of each token in the padded block."""
-        self.rows_T, self.positions_T = self.token_T // self.length, self.token_T % self.length
+            own_BL = mask_BL & ~(query_BL & (owner_B != torch.arange(len(owner_B)))[:, None])
+        token_T = own_BL.flatten().nonzero().squeeze(1)
+        self._rows_T, self._positions_T = token_T // self.length, token_T % self.length
+        self.token_T, self.positions_T = token_T.to(self.device), self._positions_T.to(self.device)
+        """[T]: the place of each token in the padded block; its place in its sequence."""
         number_BL = (own_BL.flatten().cumsum(0) - 1).view_as(own_BL)
         number_BL = torch.where(own_BL, number_BL, number_BL[owner_B])
-        self.place_BL = number_BL.gather(1, torch.minimum(columns_L, lengths_B[:, None] - 1))
-        """[B, L]: the token in each place of the padded block; in padding the last one once more."""
-        self.copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1)
+        self._place_BL = number_BL.gather(1, torch.minimum(columns_L, lengths_B[:, None] - 1))
+        self._places = self._place_BL.flatten().to(self.device)  # the token in each place; in padding the last one once more
+        self.copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1).to(self.device)
         """[X]: places of the block that hold a token of another sequence's."""
-        self.plain = len(self.token_T) == mask_BL.numel()
+        self.plain = len(token_T) == mask_BL.numel()
         self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def pad(self, x_Tx: Tensor) -> Tensor:
         """[T, ...] -> [B, L, ...]."""
         if self.plain:
-            return x_Tx.view(*self.place_BL.shape, *x_Tx.shape[1:])
-        rows: Tensor = _Pad.apply(x_Tx, self.place_BL.flatten(), self.token_T, self.copies_X)
-        return rows.view(*self.place_BL.shape, *x_Tx.shape[1:])
+            return x_Tx.view(*self._place_BL.shape, *x_Tx.shape[1:])
+        rows: Tensor = _Pad.apply(x_Tx, self._places, self.token_T, self.copies_X)
+        return rows.view(*self._place_BL.shape, *x_Tx.shape[1:])
 
     def pack(self, x_BLx: Tensor) -> Tensor:
         """[B, L, ...] -> [T, ...]."""
@@ -65,13 +71,17 @@ class Layout:
         return flat if self.plain else _Pick.apply(flat, self.token_T)
 
     def at(self, x_Tx: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
-        """[N, ...]: what is at these positions of these sequences."""
-        return x_Tx.index_select(0, self.place_BL[rows_N, positions_N])
+        """[N, ...]: what is at these positions of these sequences, both on the host."""
+        return x_Tx.index_select(0, self._place_BL[rows_N, positions_N].to(self.device))
+
+    def ids(self, ids_BL: Tensor) -> Tensor:
+        """[T] on the device: the ids of the tokens, of ids on the host."""
+        return ids_BL[self._rows_T, self._positions_T].to(self.device)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """[L, L]: what is added to the scores of attention; the same for all layers of a kind."""
         if (window, dtype) not in self._masks:
-            steps_L = torch.arange(self.length, device=self.token_T.device)
+            steps_L = torch.arange(self.length, device=self.device)
             seen_LL = steps_L[:, None] >= steps_L
             if window is not None:
                 seen_LL &= steps_L[:, None] - steps_L < window

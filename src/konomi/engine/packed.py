@@ -41,7 +41,7 @@ class Trunk:
 
     def select(self, rows: Tensor) -> Trunk:
         """The given rows."""
-        return Trunk(self.layer, self.hidden[rows])
+        return Trunk(self.layer, self.hidden[rows.to(self.hidden.device)])
 
 
 class CannotPack(ModelError):

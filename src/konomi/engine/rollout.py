@@ -15,7 +15,7 @@ from konomi.data.tokens import length_batches, lengths_to_mask
 
 @dataclass(frozen=True)
 class Rollout:
-    """Queries and the responses drawn for them.
+    """Queries and the responses drawn for them; all on the host, so that sizes and row numbers are known without a wait.
 
     Masks come from lengths, never from token ids: the end of text is drawn and learned like any token.
     """
@@ -70,7 +70,7 @@ def scatter_rows(parts: Sequence[Tensor], rows: Sequence[Tensor], size: int) -> 
     """
     out = parts[0].new_zeros(size, max(part.shape[1] for part in parts))
     for part, at in zip(parts, rows, strict=True):
-        out[at, : part.shape[1]] = part
+        out[at.to(out.device), : part.shape[1]] = part
     return out
 
 
@@ -81,16 +81,16 @@ def micro_batches(lengths: Tensor, rows: Tensor, budget: int) -> list[Tensor]:
 
     Args:
         lengths: [B] tokens of every sequence.
-        rows: [b] the rows to divide; on the CPU.
+        rows: [b] the rows to divide.
         budget: rows times longest row, in tokens.
 
     Returns:
-        Index tensors that together hold every row once, on the device of ``lengths``.
+        Index tensors that together hold every row once; all on the host.
 
     >>> import torch
     >>> [part.tolist() for part in micro_batches(torch.tensor([9, 2, 8, 3]), torch.arange(4), 20)]
     [[0, 2], [3, 1]]
     """
-    sizes = lengths.cpu()[rows].tolist()
+    sizes = lengths[rows].tolist()
     batches = length_batches(sizes, lambda batch: len(batch) * sizes[batch[0]] <= budget, longest_first=True)
-    return [rows[batch].to(lengths.device) for batch in batches]
+    return [rows[batch] for batch in batches]

@@ -105,7 +105,8 @@ def generate(
     """
     check_decoding(lm)
     out = _Responses(len(queries), draws.uniforms.shape[1], lm)
-    stops = torch.tensor(sorted(tokens.eos_ids if config.stop != "length" else ()), dtype=torch.int64, device=lm.device)
+    ends = tokens.eos_ids if config.stop != "length" else frozenset()
+    stops = torch.tensor(sorted(ends), dtype=torch.int64, device=lm.device)
     turns: list[tuple[Tensor, Trunk | None]] = []
     order = draws.lengths.argsort(descending=True, stable=True)  # so that those that end early are at the end
     room = max(map(len, queries)) + int(draws.lengths.max())
@@ -115,11 +116,11 @@ def generate(
             _run(lm, decoder, rows, draws, config, stops, values, out)
         turns.append((rows.to(lm.device), decoder.trunk()))
     _check_finite(out, name)
-    responses = [row[:n] for row, n in zip(out.ids.tolist(), out.lengths.tolist(), strict=True)]
+    response_lengths_B = out.lengths.cpu()
+    responses = [row[:n] for row, n in zip(out.ids.tolist(), response_lengths_B.tolist(), strict=True)]
     ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)
-    query_lengths_B = torch.tensor([len(query) for query in queries], device=lm.device)
-    ended_B = torch.isin(out.ids.gather(1, out.lengths[:, None] - 1).squeeze(1), stops)
-    rollout = Rollout(ids_BL.to(lm.device), query_lengths_B, out.lengths, ended_B)
+    ended_B = torch.tensor([response[-1] in ends for response in responses])
+    rollout = Rollout(ids_BL, torch.tensor([len(query) for query in queries]), response_lengths_B, ended_B)
     width = rollout.mask.shape[1]
     logprobs_BR, entropy_BR, values_BR = out.figures[:, :, :width]
     return Generation(rollout, logprobs_BR, entropy_BR, values_BR, _join(turns, ids_BL.shape[1]))

@@ -107,8 +107,8 @@ class RewardModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """[B, C] float32 (or wider), with gradients where training is on."""
         if not self.packs:
-            mask_BL = lengths_to_mask(batch.lengths, batch.ids.shape[1]).long()
-            logits_BC: Tensor = self.model(input_ids=batch.ids, attention_mask=mask_BL).logits
+            mask_BL = lengths_to_mask(batch.lengths, batch.ids.shape[1]).long().to(self.device)
+            logits_BC: Tensor = self.model(input_ids=batch.ids.to(self.device), attention_mask=mask_BL).logits
             return logits_BC.float() if logits_BC.dtype.itemsize < 4 else logits_BC
         hidden_BD = self._last_hidden(batch)
         with torch.autocast(hidden_BD.device.type, enabled=False):  # bfloat16 would round scores to 8 bits
@@ -120,7 +120,7 @@ class RewardModel(nn.Module):
         return self.reader.encode(texts)
 
     def batch(self, rows: Sequence[Sequence[int]], groups: Sequence[int] | None = None) -> Batch:
-        """Rows of token ids as a batch on the model's device. Rows with the same number in ``groups`` may share a beginning."""
+        """Rows of token ids as a batch. Rows with the same number in ``groups`` may share a beginning."""
         ids_BL, lengths_B = pad_right(rows, self.pad_id)
         shared = [0] * len(rows)
         members: dict[int, list[int]] = {}
@@ -129,7 +129,7 @@ class RewardModel(nn.Module):
         for at in members.values():
             for place in at if len(at) > 1 else ():
                 shared[place] = _common([rows[each] for each in at])
-        return Batch(*(x.to(self.device) for x in (ids_BL, lengths_B, torch.tensor(shared))))
+        return Batch(ids_BL, lengths_B, torch.tensor(shared))
 
     @torch.no_grad()
     def predict(
@@ -169,7 +169,7 @@ class RewardModel(nn.Module):
         """[B, L, D] input of the first trained layer, the same in every epoch. None if it cannot be kept."""
         if not self.packs or not self.trunk_layer:
             return None
-        layout, ids_T = _layout(batch)
+        layout, ids_T = _layout(batch, self.device)
         with packed.keeping(self.model, self.trunk_layer) as kept:
             packed.run(self.model, ids_T, layout.positions_T, layout)
         return layout.pad(kept[0])
@@ -184,13 +184,12 @@ class RewardModel(nn.Module):
         write_atomic(directory / FILE, utf8(json.dumps(content, ensure_ascii=False, indent=2) + "\n"))
 
     def _last_hidden(self, batch: Batch) -> Tensor:
-        layout, ids_T = _layout(batch)
+        layout, ids_T = _layout(batch, self.device)
         if batch.hidden is not None and self.trunk_layer:
             hidden_TD = packed.run_from(self.model, Trunk(self.trunk_layer, batch.hidden), ids_T, layout)
         else:
             hidden_TD = packed.run(self.model, ids_T, layout.positions_T, layout)
-        rows_B = torch.arange(len(batch.lengths), device=batch.lengths.device)
-        return layout.at(hidden_TD, rows_B, batch.lengths - 1)
+        return layout.at(hidden_TD, torch.arange(len(batch.lengths)), batch.lengths - 1)
 
     @torch.no_grad()
     def _check_packed(self) -> bool:
@@ -235,9 +234,9 @@ def _common(rows: Sequence[Sequence[int]]) -> int:
     return next((i for i, column in enumerate(zip(*rows, strict=False)) if len(set(column)) > 1), min(map(len, rows)))
 
 
-def _layout(batch: Batch) -> tuple[Layout, Tensor]:
-    layout = Layout(batch.lengths, (batch.ids, batch.shared))
-    return layout, batch.ids[layout.rows_T, layout.positions_T]
+def _layout(batch: Batch, device: torch.device) -> tuple[Layout, Tensor]:
+    layout = Layout(batch.lengths, (batch.ids, batch.shared), device)
+    return layout, layout.ids(batch.ids)
 
 
 def _layers(model: Any) -> nn.ModuleList:

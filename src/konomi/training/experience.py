@@ -92,7 +92,7 @@ class Scorer:
         columns = columns_of(prompts)
         before = self._read_and_cut()
         scores = evaluate(self.reward, queries, responses, columns, save_to=self.failed_texts)
-        ended_B = rollout.ended.cpu()
+        ended_B = rollout.ended
         totals_B = with_missing_eos(torch.tensor(scores.totals, dtype=torch.float64), ended_B, self.config)
         by_token = None
         if scores.token_rewards is not None:
@@ -204,7 +204,8 @@ class Experience:
         """The given rows, without the padding that they do not need."""
         rollout = self.rollout.select(rows)
         width = rollout.mask.shape[1]
-        rest: dict[str, Any] = {k: v[rows, :width] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        here = rows.to(self.mask.device)
+        rest: dict[str, Any] = {k: v[here, :width] for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, rollout=rollout, **rest, trunk=self.trunk and self.trunk.select(rows))
 
 
@@ -217,7 +218,7 @@ def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) 
     Raises:
         RunError: that is more than `RATIO_TOLERANCE` allows.
     """
-    gap = float((ratio_BR - 1.0).abs()[mask_BR].max())
+    gap = float((ratio_BR - 1.0).abs().masked_fill(~mask_BR, 0.0).max())
     allowed = RATIO_TOLERANCE[engine.precision]
     if not gap <= allowed:
         raise RunError(
@@ -244,12 +245,12 @@ def recompute_logprobs(
     """
 
     def replace_rows(old: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
-        rows = torch.cat(parts)
+        rows = torch.cat(parts).to(mask_BR.device)
         wide = [functional.pad(new, (0, mask_BR.shape[1] - new.shape[1])) for new in evaluate(parts)]
         return [before.index_copy(0, rows, new[rows].to(before)) for before, new in zip(old, wide, strict=True)]
 
     trained = replace_rows(sampled, plan[0])
-    gap = ((trained[0] - sampled[0]).exp() - 1.0).abs()[mask_BR].max()
+    gap = ((trained[0] - sampled[0]).exp() - 1.0).abs().masked_fill(~mask_BR, 0.0).max()
     if len(plan) > 1 and engine.total((~(gap <= RATIO_TOLERANCE["sampler"])).float()):
         trained = replace_rows(trained, [part for mini_batch in plan[1:] for part in mini_batch])
     return trained, float(gap)

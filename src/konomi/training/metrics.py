@@ -38,6 +38,8 @@ class Sums:
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """The means and the maxima over all processes."""
         self._read()
+        if accelerator.num_processes == 1:
+            return {name: total / count if count else 0.0 for name, (total, count) in self.totals.items()} | self.maxima
         pairs = torch.tensor(list(self.totals.values()), dtype=torch.float64, device=accelerator.device)
         pairs = accelerator.reduce(pairs, reduction="sum")
         means = {name: total / count if count else 0.0 for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)}

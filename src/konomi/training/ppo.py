@@ -224,7 +224,7 @@ class PPOTrainer:
     ) -> Experience:
         """Log-probabilities of policy and reference; then rewards and advantages."""
         ppo, temperature, rollout, trunk = self.ppo, self.rollout_config.temperature, generation.rollout, generation.trunk
-        mask_BR = rollout.mask
+        mask_BR = rollout.mask.to(self.engine.accelerator.device)
 
         def each(call: Callable[[Rollout, Trunk | None], list[Tensor]], rows: list[Tensor]) -> list[Tensor]:
             with self.engine.autocast():
@@ -264,8 +264,8 @@ class PPOTrainer:
         for epoch in range(self.ppo.epochs):
             plan = first_plan if epoch == 0 else self._plan(experience.rollout, epoch)
             for number, parts in enumerate(plan):
-                valid = sum(experience.mask[part].sum() for part in parts)
-                count = self.engine.total(torch.as_tensor(valid, device=self.engine.accelerator.device))
+                valid = experience.rollout.response_lengths[torch.cat(parts)].sum()
+                count = self.engine.total(valid.to(self.engine.accelerator.device))
                 self.engine.optimizer.zero_grad()
                 for part in parts:
                     with self.engine.sync(last=part is parts[-1]):

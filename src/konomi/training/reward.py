@@ -196,7 +196,9 @@ class _RewardTrainer(QuietTrainer):
         return samples, sum(len(each["targets"]) for each in samples)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        batch = Batch(inputs["ids"], inputs["lengths"], inputs["shared"], inputs.get("hidden"))
+        # the Trainer moves everything to the device; sizes and row numbers are for the host
+        ids_BL, lengths_B, shared_B = (inputs[name].cpu() for name in ("ids", "lengths", "shared"))
+        batch = Batch(ids_BL, lengths_B, shared_B, inputs.get("hidden"))
         return task_loss(self.task, model(batch), inputs, num_items_in_batch)[0]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
