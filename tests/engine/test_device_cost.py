@@ -1,4 +1,4 @@
-"""What sampling asks of a device besides arithmetic, as benchmarks/device_cost.py counts it."""
+"""What an update asks of a device besides arithmetic, as benchmarks/device_cost.py counts it."""
 
 from __future__ import annotations
 
@@ -18,3 +18,9 @@ def test_a_decoded_token_waits_for_nothing_between_two_looks() -> None:
         own = device_cost.a_token()
     assert long.waits - short.waits == 2
     assert long.operators - short.operators <= 32 * 1.25 * own.operators
+
+
+def test_an_update_waits_a_few_times_however_many_tokens_layers_and_micro_batches() -> None:
+    """For responses, scores and KL, the ratio check and the metrics."""
+    with fake_device():
+        assert device_cost.update().waits <= 8
