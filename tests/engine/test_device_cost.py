@@ -14,10 +14,10 @@ import device_cost
 
 def test_a_decoded_token_waits_for_nothing_between_two_looks() -> None:
     with fake_device():
-        short, long = device_cost.decoding(32), device_cost.decoding(64)
+        short, long = device_cost.decoding(16), device_cost.decoding(32)
         own = device_cost.a_token()
-    assert long.waits - short.waits == 2
-    assert long.operators - short.operators <= 32 * 1.25 * own.operators
+    assert long.waits - short.waits == 1
+    assert long.operators - short.operators <= 16 * 1.25 * own.operators
 
 
 def test_an_update_waits_a_few_times_however_many_tokens_layers_and_micro_batches() -> None:

@@ -40,7 +40,7 @@ def test_a_handful_is_killed():
             "sign of the penalty",
             "no lambda in the trace",
             "the cap counts double",
-            "one token short",
+            "one token too many",
             "ranks of other texts",
         )
     ]
