@@ -52,7 +52,7 @@ def test_it_is_called_a_stand_in_everywhere(world: Path) -> None:
     result = konomi("judge", "judge.toml")
     assert "simulated rater (no person is asked)" in result.stderr
     assert "A simulated rater ranked" in result.stdout and "No person was asked" in result.stdout
-    assert "STAND-IN FOR PEOPLE" in konomi("judge", "--help").stdout
+    assert "SIMULATED RATER" in konomi("judge", "--help").stdout
 
 
 def test_without_noise_it_says_the_truth(world: Path) -> None:

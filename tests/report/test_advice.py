@@ -26,13 +26,15 @@ def test_metrics_are_marked_where_they_leave_their_range() -> None:
 
 
 def test_a_kl_off_its_target_has_its_reason() -> None:
-    for kl, coefficients, words in (
-        (4.9, (0.2, 0.2), None), (7.1, (0.2, 0.2), None),
-        (29.0, (0.2, 0.204), "KL ended at 29.0, over the target 6: the coefficient went from 0.2 to 0.204"),
-        (0.8, (0.2, 0.2), "the coefficient stayed at 0.2"),
-        (2.0, (0.2, 0.19), "lower ppo.kl_coef"), (0.5, (0.2, 0.04), "the run was too short"),
+    level, rising = [0.0, 1.0, 1.9, 2.0, 2.0, 2.1, 2.0, 2.0], [0.0, 0.2, 0.8, 1.7, 2.0, 2.8, 3.3]
+    for kl, coefficients, course, words in (
+        (4.9, (0.2, 0.2), rising, None), (7.1, (0.2, 0.2), level, None),
+        (29.0, (0.2, 0.204), rising, "KL ended at 29.0, over the target 6: the coefficient went from 0.2 to 0.204"),
+        (0.8, (0.2, 0.2), level, "the coefficient stayed at 0.2"), (4.3, (0.02, 0.0185), rising, "was still rising"),
+        (0.8, (0.2, 0.2), [0.0], "was still rising"),
+        (2.0, (0.2, 0.19), level, "lower ppo.kl_coef"), (0.5, (0.2, 0.04), level, "the run was too short"),
     ):  # fmt: skip
-        sentence = kl_missed(kl, 6.0, coefficients)
+        sentence = kl_missed(kl, 6.0, coefficients, course)
         assert sentence is None if words is None else sentence is not None and words in sentence
 
 

@@ -104,7 +104,7 @@ def sample(result: dict[str, Any]) -> None:
 
 @job_verb("The job; see docs/config.md.")
 def judge(result: dict[str, Any]) -> None:
-    """Let a STAND-IN FOR PEOPLE rank candidates: a reward with noise. No person is asked.
+    """Let a SIMULATED RATER rank candidates: a reward with noise. No person is asked.
 
     It is for trying everything before people take part, and for tests: it agrees with itself as often as you say, and its
     true scores are known. Its rankings carry the name "stand-in"; do not pass them off as people's.

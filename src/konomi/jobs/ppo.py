@@ -167,7 +167,7 @@ def _compare(training: _Training, ready: Prepared) -> dict[str, Any]:
     lines = run.read_metrics()
     if job.ppo.kl_controller == "adaptive" and lines:
         coefficients = lines[0]["objective/kl_coef"], lines[-1]["objective/kl_coef"]
-        if missed := kl_missed(kl, job.ppo.kl_target, coefficients):
+        if missed := kl_missed(kl, job.ppo.kl_target, coefficients, [line["objective/kl"] for line in lines]):
             observer.warn(missed)
     if marked := over_the_run(lines):
         observer.warn(f"out of the healthy range (updates, worst value, range): {'; '.join(marked)}. See docs/metrics.md")

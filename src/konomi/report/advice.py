@@ -214,12 +214,13 @@ def over_the_run(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def kl_missed(kl: float, target: float, coefficients: tuple[float, float]) -> str | None:
+def kl_missed(kl: float, target: float, coefficients: tuple[float, float], course: Sequence[float] = ()) -> str | None:
     """Why the KL of the trained model is not within 20 % of its target; None if it is.
 
     Args:
         kl, target: nats/response.
         coefficients: the KL coefficient of the first and of the last update.
+        course: the KL of each update.
 
     >>> kl_missed(6.5, 6.0, (0.2, 0.3)) is None
     True
@@ -232,7 +233,11 @@ def kl_missed(kl: float, target: float, coefficients: tuple[float, float]) -> st
     if kl > target:
         advice = "too low or too late for these steps: raise ppo.kl_coef, or lower ppo.learning_rate or ppo.kl_horizon"
         return f"KL ended at {kl:.1f}, over the target {target:g}: {moved}, {advice}"
-    advice = "and the run was too short or its steps too small: more ppo.episodes, or a higher ppo.learning_rate"
-    if coefficients[1] > 0.5 * coefficients[0]:
-        advice = "and still costs more than the reward gives: lower ppo.kl_coef or ppo.kl_horizon, or more ppo.episodes"
+    quarter = -(-len(course) // 4)
+    if course and (len(course) < 4 or sum(course[-quarter:]) > 1.1 * sum(course[-2 * quarter : -quarter])):
+        advice = "and the KL was still rising when the run ended: raise ppo.episodes"
+    elif coefficients[1] > 0.5 * coefficients[0]:
+        advice = "and still costs more than the reward gives: lower ppo.kl_coef or ppo.kl_horizon, or raise ppo.episodes"
+    else:
+        advice = "and the run was too short or its steps too small: raise ppo.episodes or ppo.learning_rate"
     return f"KL ended at {kl:.1f}, under the target {target:g}: {moved}, {advice}"
