@@ -349,7 +349,7 @@ LABELLING = {
         (' - (kind not in (None, "skipped"))', "", "a revision covers a task again", SAVED + "revisions_are_kept"),
         ("if change and not repeat:", "if change:", "a repeat covers a task", ASSIGNMENTS + "a_repeat_is_the_same_task"),
         ("in sorted(zip(map(int, places), KEYS", "in list(zip(map(int, places), KEYS", "ranks of other texts",
-         SAVED + "an_answer_is_saved_once"),
+         SAVED + "ranks_are_of_their_texts"),
         ("1 + sum(other < rank", "1 + sum(other <= rank", "ties at the last of their places", SAVED + "ranks_are_stored"),
         (" - _decided(newest, kind_before, ranks_before)", "", "a revision's comparisons count twice",
          SAVED + "comparisons_follow"),
