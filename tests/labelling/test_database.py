@@ -182,7 +182,7 @@ def test_a_migration_happens_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     assert pragma(path, "user_version") == VERSION
 
 
-def test_two_processes_may_migrate_at_once(tmp_path: Path) -> None:
+def test_processes_may_migrate_at_once(tmp_path: Path) -> None:
     path = of_version_1(tmp_path)
     code = f"""
 import sys
@@ -196,12 +196,12 @@ with Store(Path({str(path)!r}), Settings()) as store:
     print(len(collect(store).judgements))
 """
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    openers = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(2)]
-    assert [opener.stdout.readline() for opener in openers] == ["ready\n"] * 2  # type: ignore[union-attr]
+    openers = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(4)]
+    assert [opener.stdout.readline() for opener in openers] == ["ready\n"] * 4  # type: ignore[union-attr]
     for opener in openers:
         opener.stdin.write("go\n")  # type: ignore[union-attr]
         opener.stdin.flush()  # type: ignore[union-attr]
-    assert [opener.communicate(timeout=60)[0] for opener in openers] == ["1\n"] * 2
+    assert [opener.communicate(timeout=60)[0] for opener in openers] == ["1\n"] * 4
 
 
 def test_who_waited_for_another_to_migrate_finds_it_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,15 +172,17 @@ def share_interval(top_P: Array, count_P: Array, raters: tuple[Array, Array, flo
     fewest = prompts if raters is None else min(prompts, len(raters[0]))
     if prompts < 1 or value in (0.0, 1.0) or fewest < 2:
         return interval(value, np.zeros(0), fewest, (0.0, 1.0))
+    known = raters is None and np.ptp(count_P) == 0 and bool(np.isin(top_P, count_P[0] * np.array((0.0, 0.5, 1.0))).all())
+    if known:
+        top_P, count_P, total = top_P / count_P, np.ones(prompts), float(prompts)
     variance = _variance(top_P, count_P, value)
     if raters is not None:
         over_raters = _variance(raters[0], raters[1], value)
         variance = max(variance + over_raters - raters[2], over_raters)
     if variance <= 1e-12:
         return without_interval(value)
-    known = raters is None and np.ptp(count_P) == 0 and bool(np.isin(top_P, count_P[0] * np.array((0.0, 0.5, 1.0))).all())
     factor = prompts / (prompts - 1) if known else float(stats.norm.isf(TAIL) / stats.t.isf(TAIL, fewest - 0.5)) ** 2
-    size = min(value * (1 - value) / variance * factor, 2 * (prompts if known else total))
+    size = min(value * (1 - value) / variance * factor, 2 * total)
     low, high = stats.beta.ppf([TAIL, 1 - TAIL], value * size + 0.5, (1 - value) * size + 0.5)
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
 
