@@ -3,6 +3,7 @@ figures are the same."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -19,9 +20,11 @@ import tiny
 from engine.test_packed import gemma2, gpt_neo
 from fake_device import DEVICE, DeviceTensor, fake_device
 from konomi.cli import app
-from konomi.config import ClassifierReward, ModelConfig, ModelReward
+from konomi.config import ClassifierReward, ModelConfig, ModelReward, RolloutConfig
+from konomi.data.tokens import Tokens
 from konomi.engine import packed
-from konomi.engine.device import PRODUCTS_LENGTH, choose_precision, head_blocks, prefers_products
+from konomi.engine.device import LOOK_STEPS, PRODUCTS_LENGTH, choose_precision, head_blocks, prefers_products
+from konomi.engine.sampler import make_draws, sample
 from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
 from konomi.models.reward_files import make_reward_model
@@ -30,7 +33,8 @@ from konomi.rewards import build_reward
 from konomi.training.sft import check_packing
 from refusals import scores_of
 from rewards.test_model import save_classifier
-from tiny_run import CountA, facts, tiny_model, tiny_trainer
+from tiny import tiny_tokenizer
+from tiny_run import CountA, facts, ragged_queries, tiny_model, tiny_trainer, without_dropout
 
 
 @pytest.fixture
@@ -67,6 +71,20 @@ def trained(case: dict[str, Any]) -> tuple[list[dict[str, float]], Any]:
         **{"reward": CountA(), **case}, episodes=16, batch_size=8, mini_batch_size=4, micro_batch_tokens=30, baseline_samples=4
     )
     return [facts(result.metrics) for result in trainer], trainer
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3"])
+def test_responses_that_end_early_leave_the_batch(family: str) -> None:
+    """They are longer than the steps between two looks of the host, and some are not."""
+    config = RolloutConfig(response_tokens=(4, 40), stop="length")
+    draws = make_draws(config, 0, [("rollout", i) for i in range(12)])
+    assert (draws.lengths < LOOK_STEPS).any() and (draws.lengths > 2 * LOOK_STEPS).any()
+    lm, tokens, queries = without_dropout(family), Tokens(tiny_tokenizer()), ragged_queries(12)
+    expected = sample(copy.deepcopy(lm), tokens, queries, draws, config)
+    with fake_device():
+        found = sample(lm.to(DEVICE), tokens, queries, draws, config)
+    for name, value in vars(expected).items():
+        assert torch.equal(getattr(found, name), value), name
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(v) for v in case.values() if isinstance(v, (str, int))))
