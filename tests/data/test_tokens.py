@@ -61,6 +61,10 @@ def sentencepiece_like(template: str | None = None, **special: str) -> Any:
     return tokenizer
 
 
+def ends(tokens: Tokens, query: list[int], response: list[int]) -> list[int]:
+    return tokens.ends([query], [response])[0]
+
+
 def test_leading_special_tokens_are_kept_and_trailing_ones_dropped() -> None:
     tokens = Tokens(tiny_tokenizer())
     assert tokens.leading == [BOS_ID]
@@ -146,12 +150,12 @@ def test_half_a_character_at_the_end_of_a_response_is_left_out_and_a_written_sig
                 half = row[: len(row) - kept]
                 for ids in (half, half + end):
                     assert tokens.split("雨a", query, ids) == ("雨a", text[:-1])
-                    assert tokens.ends(query, ids)[-1] == len(text) - 1 == len(tokens.split("雨a", query, ids)[1])
+                    assert ends(tokens, query, ids)[-1] == len(text) - 1 == len(tokens.split("雨a", query, ids)[1])
     merged = Tokens(bytes_tokenizer(merges=[("ã", "ģ"), ("a", "ãģ")]))  # "a" and two of the three bytes of a kana in one token
     (whole,) = merged._plain(["aあ"])
     assert len(whole) == 2
     assert merged.split("b", merged.encode("b"), whole[:1]) == ("b", "a")
-    assert merged.ends(merged.encode("b"), whole) == [1, 2]
+    assert ends(merged, merged.encode("b"), whole) == [1, 2]
 
 
 def test_wrong_bytes_of_a_response_stay_and_leave_the_prompt_alone() -> None:
@@ -159,7 +163,7 @@ def test_wrong_bytes_of_a_response_stay_and_leave_the_prompt_alone() -> None:
         a, rain = tokens._plain(["a"])[0], tokens._plain(["雨"])[0]
         prompt, response = tokens.split("b雨", tokens.encode("b雨"), [rain[1], *a])
         assert (prompt, response) == ("b雨", "\ufffda")
-        assert tokens.ends(tokens.encode("b雨"), [rain[1], *a]) == [1, 2]
+        assert ends(tokens, tokens.encode("b雨"), [rain[1], *a]) == [1, 2]
 
 
 def test_split_keeps_the_markup_of_prompt_and_response_and_leaves_out_the_last_end_of_text_only() -> None:
@@ -174,7 +178,7 @@ def test_split_keeps_the_markup_of_prompt_and_response_and_leaves_out_the_last_e
     ]
     for prompt, query, response, texts in cases:
         assert tokens.split(prompt, query, response) == texts
-        assert tokens.ends(query, response)[-1] == len(texts[1])
+        assert ends(tokens, query, response)[-1] == len(texts[1])
 
 
 def test_a_prompt_that_was_not_cut_stays_as_it_was_written() -> None:
@@ -215,22 +219,22 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused_by_name() -> Non
 
 def test_ends_count_the_characters_after_each_token() -> None:
     tokens = Tokens(tiny_tokenizer())
-    assert tokens.ends(tokens.encode("the "), tokens._plain(["cat"])[0]) == [1, 2, 3]
-    assert tokens.ends(tokens.encode("the"), [*tokens._plain(["ca"])[0], EOS_ID]) == [1, 2, 2]
-    assert tokens.ends(tokens.encode("the"), [2, EOS_ID, 3]) == [1, 6, 7]
-    assert tokens.ends(tokens.encode("the"), [EOS_ID]) == [0]
-    assert tokens.ends([BOS_ID], tokens._plain(["a"])[0]) == [1]
+    assert ends(tokens, tokens.encode("the "), tokens._plain(["cat"])[0]) == [1, 2, 3]
+    assert ends(tokens, tokens.encode("the"), [*tokens._plain(["ca"])[0], EOS_ID]) == [1, 2, 2]
+    assert ends(tokens, tokens.encode("the"), [2, EOS_ID, 3]) == [1, 6, 7]
+    assert ends(tokens, tokens.encode("the"), [EOS_ID]) == [0]
+    assert ends(tokens, [BOS_ID], tokens._plain(["a"])[0]) == [1]
 
 
 def test_a_character_of_several_tokens_counts_from_its_last_one_on() -> None:
     tokens = Tokens(bytes_tokenizer())
     text = tokens._plain(["日a本"])[0]
     assert len(text) == 7
-    assert tokens.ends(tokens.encode("今"), text) == [0, 0, 1, 2, 2, 2, 3]
-    assert tokens.ends(tokens.encode("今"), text[:-1]) == [0, 0, 1, 2, 2, 2]  # half a character is none
+    assert ends(tokens, tokens.encode("今"), text) == [0, 0, 1, 2, 2, 2, 3]
+    assert ends(tokens, tokens.encode("今"), text[:-1]) == [0, 0, 1, 2, 2, 2]  # half a character is none
     query = tokens.encode("今日")
     assert tokens.split("今日", query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == ("今", "日a")
-    assert tokens.ends(query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == [1, 2]
+    assert ends(tokens, query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == [1, 2]
 
 
 def test_a_space_in_front_belongs_to_the_word_behind() -> None:
@@ -238,7 +242,7 @@ def test_a_space_in_front_belongs_to_the_word_behind() -> None:
     assert tokens.decode(tokens.encode("the rain")) + tokens.decode(tokens.encode("that")) == "the rainthat"
     query, response = tokens.encode("the rain"), tokens._plain(["that a"])[0]
     assert tokens.split("the rain", query, response) == ("the rain", " that a")
-    assert tokens.ends(query, response) == [5, 7]
+    assert ends(tokens, query, response) == [5, 7]
 
 
 def prompts(count: int, length: int = 26) -> list[Prompt]:

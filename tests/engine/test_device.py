@@ -4,6 +4,7 @@ figures are the same."""
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import subprocess
@@ -133,13 +134,19 @@ def test_rewards_that_are_models_move_to_it(device: torch.device, tmp_path: Path
     tiny.save_tiny(tmp_path / "lm", "llama")
     make_reward_model(ModelConfig(name=str(tmp_path / "lm")), outputs=1, seed=0, max_length=64).model.save(tmp_path / "rm", {})
     save_classifier(tmp_path / "classifier")
-    for config in (
-        ClassifierReward(name=str(tmp_path / "classifier"), label="positive"),
-        ModelReward(kind="model", name=str(tmp_path / "rm"), normalized=False),
+    tolerance: dict[Any, float] = {"fp32": 1e-5, "bf16": 0.05}
+    for config, precision in itertools.product(
+        (
+            ClassifierReward(name=str(tmp_path / "classifier"), label="positive"),
+            ModelReward(kind="model", name=str(tmp_path / "rm"), normalized=False),
+        ),
+        tolerance,
     ):
+        config = config.model_copy(update={"precision": precision})
         reward: Any = build_reward(config, device=device)
         assert all(isinstance(parameter.data, DeviceTensor) for parameter in reward._model.parameters())
-        assert scores_of(reward, ["ab", "c"]) == pytest.approx(scores_of(build_reward(config), ["ab", "c"]), abs=1e-5)
+        here = scores_of(build_reward(config), ["ab", "c"])
+        assert scores_of(reward, ["ab", "c"]) == pytest.approx(here, abs=tolerance[precision])
 
 
 # -- whole jobs --------------------------------------------------------------------------------------------------------

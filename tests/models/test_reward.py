@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from konomi.config import ModelConfig
 from konomi.errors import ConfigError, DataError, ModelError
 from konomi.models import reward
+from konomi.models.load import hold_in_bf16
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.models.reward_files import init_head, make_reward_model, open_reward_model
 from tiny import FAMILIES, save_tiny, tiny_encoder
@@ -83,11 +84,27 @@ def test_only_the_top_is_trained_and_all_of_it_is_saved(tmp_path: Path, family: 
     assert again.normalisation == model.normalisation and again.normalised(3.5) == 1.0
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "xlm-roberta"])
+def test_a_trunk_in_bf16_gives_the_same_scores_but_for_rounding(tmp_path: Path, family: str) -> None:
+    model = make(tmp_path, family)
+    exact = scores(model, [TEXTS])
+    hold_in_bf16(model.model)
+    trunk = f"model.{model.model.base_model_prefix}."
+    held = {(name.startswith(trunk), p.dtype) for name, p in model.named_parameters()}
+    assert held == {(True, torch.bfloat16), (False, torch.float32)}
+    rounded = scores(model, [TEXTS])
+    assert exact != rounded == pytest.approx(exact, abs=0.05)
+    assert rounded != torch.tensor(rounded).bfloat16().tolist()
+
+
 def test_many_texts_to_one_prompt_are_more_than_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make(tmp_path, "llama")
     expected = scores(model, [TEXTS, TEXTS[:2]])
-    monkeypatch.setattr(reward, "BATCH_TOKENS", 30)
-    assert scores(model, [TEXTS, TEXTS[:2]]) == pytest.approx(expected, abs=1e-5)
+    monkeypatch.setattr(reward, "score_tokens", lambda device: (30, 30))
+    for part in (512, 2):  # of small parts there are several
+        monkeypatch.setattr(reward, "PART", part)
+        assert scores(model, [TEXTS, TEXTS[:2]]) == pytest.approx(expected, abs=1e-5)
+    assert model.predict([]) == []
 
 
 def test_the_seed_decides_all_that_is_new_in_an_encoder(tmp_path: Path) -> None:

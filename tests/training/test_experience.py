@@ -212,7 +212,7 @@ def test_a_reward_model_sees_in_ppo_the_tokens_that_it_was_trained_on(tmp_path: 
     with torch.no_grad():
         model.model.score.weight.normal_(std=30.0, generator=torch.Generator().manual_seed(0))
     model.save(tmp_path / "rm", {})
-    reward = build_reward(ModelReward(kind="model", name=str(tmp_path / "rm"), normalized=False))
+    reward = build_reward(ModelReward(kind="model", name=str(tmp_path / "rm"), normalized=False, precision="fp32"))
     tokens = Tokens(tiny_tokenizer())
     query = tokens.encode(prompt)
     rows = [[*query, *tokens._plain([response])[0], *end] for response, end in zip(responses, ([EOS_ID], []), strict=True)]

@@ -12,6 +12,8 @@ from konomi.config.section import Positive, Section
 
 Name = Annotated[str, Field(pattern=r"^[\w-]{1,60}$")]
 """A name that a user gives to a part or a judge: it becomes part of a metric's name."""
+Precision = Literal["auto", "fp32", "bf16"]
+"""Of a model that is not trained."""
 
 
 class ClassifierReward(Section):
@@ -27,8 +29,11 @@ class ClassifierReward(Section):
     """logit: the raw output (of the embedded ones the log-odds). probability: after soft-max, 0 to 1. log-odds: log p/(1-p)."""
     text: Literal["both", "response"] = "both"
     """Score prompt + response, or the response alone."""
-    batch_size: Positive = 32
-    """Texts a forward pass."""
+    batch_size: Positive | None = None
+    """Texts a forward pass, at most. None: as many as have 4,096 tokens on a processor, 32,768 on a GPU."""
+    precision: Precision = "auto"
+    """Of its weights and products. auto: bf16 where the device multiplies it in hardware, else fp32. bf16 takes half the memory;
+    scores then differ by rounding."""
     max_length: Positive = 512
     """Tokens that it reads of a text, in its own. Longer texts are cut, by most tokenizers at the end, where the response is."""
     revision: str | None = None
@@ -53,6 +58,9 @@ class ModelReward(Section):
     kind: Literal["model"]
     name: str
     """Directory of the model: RUN/model."""
+    precision: Precision = "auto"
+    """Of its weights and products. auto: bf16 where the device multiplies it in hardware, else fp32. bf16 takes half the memory;
+    scores then differ by rounding."""
     normalized: bool = True
     """Subtract the mean and divide by the deviation of the initial model's samples, which are saved with the model; a model
     that has none is refused. false: raw scores."""

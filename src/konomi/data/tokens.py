@@ -6,24 +6,24 @@ Shapes: B sequences, L the longest of them.
 
 from __future__ import annotations
 
-import codecs
 import itertools
 import operator
-import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
+from konomi.data.detokenizer import Detokenizer, fast_backend
 from konomi.data.records import Prompt
 from konomi.errors import DataError, ModelError
 from konomi.seeds import stream_seed
 from konomi.text import shortened
 
+KEPT = 20_000
+"""Prompts whose ids are kept, so that they are not read anew in each epoch."""
 _PROBES = ("a", "1", "あ")  # any tokenizer has a token for one of them
-_BYTE = re.compile("<0x([0-9A-F]{2})>")  # the token of a byte, where a vocabulary falls back to bytes
 
 
 class Tokens:
@@ -49,7 +49,8 @@ class Tokens:
         self.eos_ids: frozenset[int] = frozenset(valid_ids((eos, *eos_ids), vocabulary))
         self.end_id: int | None = eos if eos in self.eos_ids else min(self.eos_ids, default=None)
         self.pad_id: int = valid_id((pad, self.end_id), vocabulary)
-        self._symbols = byte_symbols(tokenizer)
+        self._texts = Detokenizer(tokenizer)
+        self._read: dict[str, array[int]] = {}
         self.leading: list[int] = self._leading()
 
     def _leading(self) -> list[int]:
@@ -65,8 +66,15 @@ class Tokens:
         )
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+        return token_ids(self.tokenizer, texts, special=False)
+
+    def _whole(self, texts: Sequence[str]) -> dict[str, array[int]]:
+        """The ids of texts at least, kept for later: a prompt is read to be cut to a query, then to be told from it."""
+        if len(self._read) > KEPT:
+            self._read = {}
+        new = [text for text in dict.fromkeys(texts) if text not in self._read]
+        self._read |= zip(new, (array("i", row) for row in self._plain(new)), strict=True)
+        return self._read
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text`` with leading special tokens and without trailing ones."""
@@ -74,7 +82,7 @@ class Tokens:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` without leading special tokens and without an incomplete last character."""
-        return self._text(self._without_leading(ids))
+        return self._texts([self._without_leading(ids)])[0]
 
     def split(self, prompt: str, query: Sequence[int], response: Sequence[int]) -> tuple[str, str]:
         """Return the text of a prompt, as far as it is in the query, and that of the response.
@@ -83,71 +91,48 @@ class Tokens:
         are text. It is decoded after its query: by itself, SentencePiece decoders drop the space in front of the first word, and
         a character that the cut went through would be lost (it belongs to the response).
         """
-        _, text, start = self._behind(query, response)
-        asked = prompt if list(query) == self.query(prompt, None) else self.decode(query)
-        return asked, text[start:]
+        (asked,), (answer,) = self.split_all([prompt], [query], [response])
+        return asked, answer
 
     def split_all(
         self, prompts: Iterable[str], queries: Iterable[Sequence[int]], responses: Iterable[Sequence[int]]
     ) -> tuple[list[str], list[str]]:
         """As :meth:`split`, of many: the texts of their prompts, and those of their responses."""
-        pairs = [self.split(*each) for each in zip(prompts, queries, responses, strict=True)]
-        return [prompt for prompt, _ in pairs], [response for _, response in pairs]
+        prompts, queries = list(prompts), list(map(list, queries))
+        whole = self._whole(prompts)
+        behind = self._behind(queries, list(responses))
+        rows = zip(prompts, queries, behind, strict=True)
+        asked = [prompt if query == [*self.leading, *whole[prompt]] else each.asked for prompt, query, each in rows]
+        return asked, [each.text[each.start :] for each in behind]
 
-    def ends(self, query: Sequence[int], response: Sequence[int]) -> list[int]:
-        """Return how many characters of the response's text (that of :meth:`split`) are complete after each of its tokens."""
-        before, text, start = self._behind(query, response)
-        texts = (self._text([*before, *response[:number]]) for number in range(1, len(response)))
-        same = (sum(itertools.takewhile(bool, map(operator.eq, each, text))) - start for each in texts)
-        return [*itertools.islice(itertools.accumulate(same, max, initial=0), 1, None), len(text) - start]
+    def ends(self, queries: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Return how many characters of each response's text (that of :meth:`split`) are complete after each of its tokens."""
+        ends = []
+        for each, response in zip(self._behind(queries, responses), responses, strict=True):
+            texts = self._texts([[*each.before, *response[:number]] for number in range(1, len(response))])
+            same = (_same_start(text, each.text) - each.start for text in texts)
+            ends.append([*itertools.islice(itertools.accumulate(same, max, initial=0), 1, None), len(each.text) - each.start])
+        return ends
 
-    def _behind(self, query: Sequence[int], response: Sequence[int]) -> tuple[list[int], str, int]:
-        """The ids that a response is decoded after, the text of both, and where the response begins in it."""
-        written = response[:-1] if response and response[-1] in self.eos_ids else response
-        before = self._without_leading(query)
-        asked, text = self._text(before), self._text([*before, *written])
-        if text.startswith(asked):
-            return before, text, len(asked)
-        # with byte fallback a wrong byte spoils all characters around it that are spelt in bytes, the query's too
-        before = before[len(self._complete(before)[0]) :]
-        return before, self._text([*before, *written]), 0
+    def _behind(self, queries: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[_Behind]:
+        """Responses decoded after their queries."""
+        befores = list(map(self._without_leading, queries))
+        written = [row[:-1] if row and row[-1] in self.eos_ids else row for row in responses]
+        asked = self._texts(befores)
+        texts = self._texts([[*before, *row] for before, row in zip(befores, written, strict=True)])
+        decoded = []
+        for before, row, prompt, text in zip(befores, written, asked, texts, strict=True):
+            if text.startswith(prompt):
+                decoded.append(_Behind(before, prompt, text, len(prompt)))
+            else:
+                # with byte fallback a wrong byte spoils all characters around it that are spelt in bytes, the query's too
+                half = before[len(self._texts.complete(before)[0]) :]
+                decoded.append(_Behind(half, prompt, self._texts([[*half, *row]])[0], 0))
+        return decoded
 
     def _without_leading(self, ids: Sequence[int]) -> list[int]:
         front = len(self.leading)
         return list(ids[front:] if list(ids[:front]) == self.leading else ids)
-
-    def _text(self, ids: Sequence[int]) -> str:
-        complete, half = self._complete(ids)
-        text = self._decode(complete)
-        return text.removesuffix("\ufffd") if half else text
-
-    def _complete(self, ids: Sequence[int]) -> tuple[list[int], bool]:
-        """Ids without those at the end that only begin a character; whether the last one left still begins one."""
-        complete = list(ids)
-        tail = b"".join(map(self._bytes, complete[-3:]))[-3:]  # three bytes of four at most
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        decoder.decode(tail)
-        left = len(decoder.getstate()[0])
-        while left and (size := len(self._bytes(complete[-1]))) <= left:
-            complete.pop()
-            left -= size
-        return complete, left > 0
-
-    def _bytes(self, i: int) -> bytes:
-        """The bytes of a token's text, where they may be parts of characters."""
-        token = self.tokenizer.convert_ids_to_tokens(i)
-        if isinstance(token, bytes):
-            return token
-        if token is None:
-            return b""
-        if self._symbols and all(symbol in self._symbols for symbol in token):
-            return bytes(self._symbols[symbol] for symbol in token)
-        if not self._symbols and (byte := _BYTE.fullmatch(token)):
-            return bytes.fromhex(byte[1])
-        return str(token).encode("utf-8", "replace")
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def query(self, text: str, length: int | None) -> list[int]:
         """Return the leading special tokens and the first ``length`` tokens of the text (None: all of them)."""
@@ -163,18 +148,17 @@ class Tokens:
         ids, before = list(self.leading), ""
         for text in texts:
             joined = self.leading + self._plain([before + text])[0]
-            more = joined[len(ids) :] if joined[: len(ids)] == ids else self._apart(ids, text, self._decode(joined))
+            more = joined[len(ids) :] if joined[: len(ids)] == ids else self._apart(ids, text, joined)
             rows.append(check_ids(more if rows else ids + more, text, self.tokenizer, self.vocabulary))
             ids, before = ids + more, before + text
         return rows
 
-    def _apart(self, before: list[int], text: str, joined: str) -> list[int]:
+    def _apart(self, before: list[int], text: str, joined: list[int]) -> list[int]:
         """The ids of a text that the tokenizer would merge with what is before it."""
         ids = self._plain([text])[0]
         # SentencePiece puts a space in front of whatever it is given
-        if self._decode(before + ids) != joined and self._decode(before + ids[1:]) == joined:
-            return ids[1:]
-        return ids
+        plain, rest, both = self._texts.decode([before + ids, before + ids[1:], joined])
+        return ids[1:] if plain != both == rest else ids
 
     def ended(self, ids: list[int]) -> list[int]:
         """Return ids that end in the end of text. A chat template may have put it there, and a line break behind it."""
@@ -198,22 +182,47 @@ class Tokens:
         """
         if not prompts:
             return []
-        rows = []
-        for prompt, plain in zip(prompts, self._plain([prompt.text for prompt in prompts]), strict=True):
+        rows, whole = [], self._whole([prompt.text for prompt in prompts])
+        for prompt, plain in ((prompt, whole[prompt.text]) for prompt in prompts):
             if query_tokens is not None:
                 low, high = query_tokens
                 plain = plain[: low + stream_seed(seed, "query", epoch, prompt.key) % (high - low + 1)]
-            row = check_ids(self.leading + plain, prompt.text, self.tokenizer, self.vocabulary)
-            start = shortened(prompt.text)
+            row = check_ids([*self.leading, *plain], prompt.text, self.tokenizer, self.vocabulary)
             if len(row) > max_tokens:
                 raise DataError(
-                    f"the text {start!r} makes a query of {len(row)} tokens, more than data.max_query_tokens = "
+                    f"the text {shortened(prompt.text)!r} makes a query of {len(row)} tokens, more than data.max_query_tokens = "
                     f"{max_tokens}; shorten or remove it, cut texts with data.query_tokens, or raise the limit"
                 )
             if not row:
-                raise DataError(f"the text {start!r} has no tokens in this model's vocabulary; remove it")
+                raise DataError(f"the text {shortened(prompt.text)!r} has no tokens in this model's vocabulary; remove it")
             rows.append(row)
         return rows
+
+
+class _Behind(NamedTuple):
+    """A response that was decoded after the ids ``before``: their text alone, both together, and where the response begins."""
+
+    before: list[int]
+    asked: str
+    text: str
+    start: int
+
+
+def _same_start(first: str, second: str) -> int:
+    """How many first characters are the same."""
+    same = itertools.takewhile(bool, map(operator.eq, first, second))
+    return len(first) if second.startswith(first) else sum(same)
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+    """The ids of each text, with the special tokens around it or without, as the tokenizer gives them; of all in one call."""
+    if (fast := fast_backend(tokenizer)) is not None:
+        fast.no_truncation()
+        fast.no_padding()
+        fast.encode_special_tokens = tokenizer.split_special_tokens
+        return [each.ids for each in fast.encode_batch_fast(list(texts), add_special_tokens=special)]
+    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"] if texts else []
+    return rows
 
 
 def valid_ids(ids: Iterable[int | None], vocabulary: int | None) -> list[int]:
@@ -237,17 +246,6 @@ def check_ids(ids: list[int], text: str, tokenizer: Any, vocabulary: int | None)
             "(model.resize_token_embeddings(len(tokenizer))) and save it"
         )
     return ids
-
-
-def byte_symbols(tokenizer: Any) -> dict[str, int]:
-    """The characters that stand for bytes in a byte-level vocabulary, with the bytes; empty for other vocabularies."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    symbols = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
-    probe = bytes_to_unicode()[0x80]  # no character of its own
-    i = tokenizer.convert_tokens_to_ids(probe)
-    is_byte = i is not None and tokenizer.convert_ids_to_tokens(i) == probe and tokenizer.decode([i]) == "\ufffd"
-    return symbols if is_byte else {}
 
 
 def lengths_to_mask(lengths_B: torch.Tensor, width: int) -> torch.Tensor:
@@ -277,9 +275,12 @@ def length_batches(lengths: Sequence[int], fits: Callable[[list[int]], bool], lo
 
 def pad_right(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids [B, L] int64, filled up with ``pad_id``, and lengths [B] int64."""
-    tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
-    ids_BL = pad_sequence(tensors, True, pad_id, side) if rows else torch.empty(0, 0, dtype=torch.int64)
-    return ids_BL, torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    lengths_B = torch.tensor(list(map(len, rows)), dtype=torch.int64)
+    mask_BL = lengths_to_mask(lengths_B, int(lengths_B.max()) if rows else 0)
+    ids_BL = torch.full(mask_BL.shape, pad_id)
+    flat = torch.tensor(list(itertools.chain.from_iterable(rows)), dtype=torch.int64)
+    ids_BL[mask_BL if side == "right" else mask_BL.flip(-1)] = flat
+    return ids_BL, lengths_B
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -56,13 +56,16 @@ def is_processor(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def choose_precision(wanted: str) -> Literal["fp32", "bf16", "fp64"]:
-    """bf16 where the machine multiplies it in hardware, else fp32; anything but "auto" is returned unchanged."""
+def choose_precision(wanted: str, device: torch.device | None = None) -> Literal["fp32", "bf16", "fp64"]:
+    """bf16 where the machine multiplies it in hardware, else fp32; anything but "auto" is returned unchanged.
+
+    ``device``: where a model is that stays on it; by default the GPU, if there is one.
+    """
     if wanted != "auto":
         return wanted  # type: ignore[return-value]
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not (device and is_processor(device)):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     capabilities = torch.backends.cpu.get_cpu_capability()
     in_hardware = capabilities.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
@@ -81,6 +84,12 @@ def head_blocks(device: torch.device) -> Blocks:
     from konomi.ops import Blocks
 
     return Blocks(rows=None) if device.type == "cuda" else Blocks()
+
+
+def score_tokens(device: torch.device) -> tuple[int, int]:
+    """Tokens with their padding that a reward model reads at a time; and how many may be padded at will, since another small
+    batch would cost as much as its padding."""
+    return (4096, 512) if is_processor(device) else (32_768, 16_384)
 
 
 def draw_rows(device: torch.device) -> int:

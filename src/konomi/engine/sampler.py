@@ -47,8 +47,9 @@ class Draws:
 def make_draws(config: RolloutConfig, seed: int, names: Sequence[tuple[str | int, ...]]) -> Draws:
     """The random numbers of the responses called ``names`` in the run with this seed, each from a stream of its own."""
     low, high = config.response_tokens
-    streams = [torch.Generator().manual_seed(stream_seed(seed, *name)) for name in names]
-    uniforms_BR = torch.stack([torch.rand(high + 1, dtype=torch.float64, generator=stream) for stream in streams])
+    uniforms_BR, stream = torch.empty(len(names), high + 1, dtype=torch.float64), torch.Generator()
+    for row_R, name in zip(uniforms_BR, names, strict=True):
+        torch.rand(high + 1, out=row_R, generator=stream.manual_seed(stream_seed(seed, *name)))
     lengths_B = low + (uniforms_BR[:, 0] * (high - low + 1)).long()
     if config.stop == "eos":
         lengths_B = torch.full_like(lengths_B, high)

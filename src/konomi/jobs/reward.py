@@ -160,7 +160,7 @@ def _normalise(model: RewardModel, samples: Samples) -> list[dict[str, Any]]:
 
 def _evaluate(job: RewardJob, model: RewardModel, learned: Learned, samples: Samples | None) -> dict[str, Any]:
     """The content of eval.json."""
-    numbers = model.predict(learned.texts())  # in float32, as PPO will ask
+    numbers = model.predict(learned.texts())  # in float32, as it is saved
     result: dict[str, Any] = {"version": 1, "task": job.train.task, **learned.evaluate(numbers, job.run.seed)}
     texts: list[dict[str, Any]] = []
     if samples:

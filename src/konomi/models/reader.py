@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from konomi.data.tokens import check_ids, valid_id
+from konomi.data.tokens import check_ids, token_ids, valid_id
 from konomi.errors import ConfigError
 from konomi.models.load import vocabulary_size
 from konomi.text import plural
@@ -57,7 +57,7 @@ class Reader:
         Raises:
             ModelError: the model has no embedding for a token of a text.
         """
-        return [len(self._checked(row, text)) for row, text in zip(self._ids(texts), texts, strict=True)]
+        return [len(self._checked(row, text)) for row, text in zip(token_ids(self.tokenizer, texts), texts, strict=True)]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, cut to ``max_length``; at least one.
@@ -65,18 +65,14 @@ class Reader:
         Raises:
             ModelError: the model has no embedding for a token of a text.
         """
-        rows = self._ids(texts)
+        rows = token_ids(self.tokenizer, texts)
         if long := [i for i, row in enumerate(rows) if len(row) > self.max_length]:
             self.longest = max(self.longest, *(len(rows[i]) for i in long))
-            again = self._ids([texts[i] for i in long], truncation=True, max_length=self.max_length)
-            for i, row in zip(long, again, strict=True):
+            again = self.tokenizer([texts[i] for i in long], verbose=False, truncation=True, max_length=self.max_length)
+            for i, row in zip(long, again["input_ids"], strict=True):
                 rows[i] = row
         self.texts, self.cut = self.texts + len(rows), self.cut + len(long)
         return [self._checked(row, text) or [self.pad_id] for row, text in zip(rows, texts, strict=True)]
-
-    def _ids(self, texts: Sequence[str], **settings: Any) -> list[list[int]]:
-        rows: list[list[int]] = self.tokenizer(list(texts), verbose=False, **settings)["input_ids"] if texts else []
-        return rows
 
     def _checked(self, row: list[int], text: str) -> list[int]:
         return check_ids(row, text, self.tokenizer, self.vocabulary)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from konomi.data.tokens import length_batches, lengths_to_mask, pad_right
 from konomi.engine import packed
+from konomi.engine.device import score_tokens
 from konomi.engine.layout import Layout
 from konomi.engine.packed import Trunk
 from konomi.errors import ModelError
@@ -30,8 +31,8 @@ from konomi.models.reader import Reader
 
 FILE, VERSION = "reward.json", 1
 """Beside the weights of a saved model: what it was trained on, and its normalisation."""
-BATCH_TOKENS = 4096
-"""Tokens with their padding that are scored at a time."""
+PART = 512
+"""Texts that are tokenised at a time: a GPU meanwhile scores those before them."""
 
 
 @dataclass(frozen=True)
@@ -139,25 +140,37 @@ class RewardModel(nn.Module):
 
         A text's numbers do not depend on the other texts, beyond float error.
         """
-        pieces: list[tuple[int, list[list[int]]]] = []  # a group larger than a batch gives several
-        for place, group in enumerate(texts):
-            rows = self.encode(group)
-            size = max(1, BATCH_TOKENS // max(map(len, rows), default=1))
-            pieces += [(place, rows[start : start + size]) for start in range(0, len(rows), size)]
-        by_piece: dict[int, Tensor] = {}
         was_training = self.training
         self.eval()
-        for part in _batches([rows for _, rows in pieces]):
-            rows = [row for i in part for row in pieces[i][1]]
-            batch = self.batch(rows, [i for i in part for _ in pieces[i][1]])
-            with autocast():
-                numbers = self(batch).float().cpu()
-            by_piece |= zip(part, numbers.split([len(pieces[i][1]) for i in part]), strict=True)
+        order: list[int] = []
+        numbers: list[Tensor] = []
+        for part in _parts(texts):
+            start = len(order)
+            for rows_b, numbers_bC in self._launched(part, autocast):
+                order += [start + row for row in rows_b]
+                numbers.append(numbers_bC)
         self.train(was_training)
-        by_group: list[list[Tensor]] = [[] for _ in texts]
-        for i, (place, _) in enumerate(pieces):
-            by_group[place].append(by_piece[i])
-        return [torch.cat(parts) for parts in by_group]
+        if not numbers:
+            return []
+        read_BC = torch.cat(numbers).cpu()
+        return list(read_BC[torch.tensor(order).argsort()].split(list(map(len, texts))))
+
+    def _launched(
+        self, texts: Sequence[Sequence[str]], autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Batch by batch which texts it has, counted through all groups, and their numbers [b, C], not waited for."""
+        rows, most, end = self.encode([text for group in texts for text in group]), score_tokens(self.device)[0], 0
+        pieces: list[list[int]] = []  # a group larger than a batch gives several
+        for group in texts:
+            start, end = end, end + len(group)
+            size = max(1, most // max(map(len, rows[start:end]), default=1))
+            pieces += [list(range(first, min(first + size, end))) for first in range(start, end, size)]
+        widths = [max(len(rows[i]) for i in piece) for piece in pieces]
+        for batch in length_batches(widths, lambda some: sum(len(pieces[i]) for i in some) * widths[some[-1]] <= most):
+            chosen = [row for i in batch for row in pieces[i]]
+            with autocast():
+                numbers_bC = self(self.batch([rows[i] for i in chosen], [i for i in batch for _ in pieces[i]]))
+            yield chosen, numbers_bC.float()
 
     def normalised(self, raw: float) -> float:
         """A raw score on the scale of the initial model's samples; unchanged where there is no scale."""
@@ -223,10 +236,18 @@ class RewardModel(nn.Module):
         self.trunk_layer = below if self.packs else None
 
 
-def _batches(groups: Sequence[Sequence[Sequence[int]]]) -> Iterator[list[int]]:
-    """Groups of like length, as many together as have BATCH_TOKENS with their padding."""
-    widths = [max(map(len, rows)) for rows in groups]
-    return length_batches(widths, lambda batch: sum(len(groups[i]) for i in batch) * widths[batch[-1]] <= BATCH_TOKENS)
+def _parts(texts: Sequence[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+    """Groups one after another, as many together as have `PART` texts."""
+    part: list[Sequence[str]] = []
+    count = 0
+    for group in texts:
+        part.append(group)
+        count += len(group)
+        if count >= PART:
+            yield part
+            part, count = [], 0
+    if part:
+        yield part
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:

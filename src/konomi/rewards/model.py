@@ -5,7 +5,6 @@ Shapes: B texts, L the longest in tokens, C labels.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,20 +12,19 @@ import torch
 from konomi.config import ClassifierReward, ModelReward
 from konomi.data.sources import hub_problem
 from konomi.data.tokens import length_batches, lengths_to_mask, pad_right, read_tokenizer
+from konomi.engine.device import choose_precision, score_tokens
 from konomi.errors import FAULTS, ConfigError, ModelError
 from konomi.files import model_path
 from konomi.models.find import refuse_adapter
-from konomi.models.load import fuse_gelu
+from konomi.models.load import fuse_gelu, hold_in_bf16
 from konomi.models.reader import Reader
 from konomi.models.reward_files import open_reward_model
 from konomi.rewards.base import Columns, Texts, find_label
 
-_BATCH_TOKENS = 4096
-"""Padded tokens of a batch, at most: bounds the memory that long texts take."""
-_FREE_TOKENS = 512
-"""Batches up to this size may be padded at will: small batches are slow too."""
+_PART = 512
+"""Texts that are tokenised at a time: a GPU meanwhile scores those before them."""
 _PADDING = 0.1
-"""Beyond that, padding is at most this share of a batch."""
+"""The share of a batch that may be padding, unless the batch is small."""
 
 
 class RewardModelReward:
@@ -50,7 +48,7 @@ class RewardModelReward:
                 f"reward.name: {config.name} has no scale: the samples of the initial model were not scored when it was trained, "
                 "so that the KL coefficient has no meaning. Train it with normalize.samples, or set reward.normalized = false"
             )
-        self._model.to(device)
+        _place(self._model.model, config.precision, device)
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text; texts to the same prompt go through the model together."""
@@ -82,32 +80,39 @@ class ClassifierModelReward:
         self.reader = Reader(tokenizer, self._model, config.max_length, config.name, config.text == "both")
         self.readers = [self.reader]
         self._model.config.pad_token_id = self.reader.pad_id  # decoders ask for it to find each row's last token
-        self._model.to(device)
+        _place(self._model, config.precision, device)
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text (or response, as configured); what is in the same batch does not change it.
 
-        The next texts are tokenised in a thread meanwhile (tokenizers are not Python and do not hold it up).
+        On a GPU nothing waits for a batch: the next texts are tokenised meanwhile, and all numbers are read at the end.
         """
         chosen = list(responses if self._config.text == "response" else texts)
         unique = sorted(dict.fromkeys(chosen), key=len)
-        size = 8 * self._config.batch_size
-        parts = [unique[start : start + size] for start in range(0, len(unique), size)]
-        scores: dict[str, float] = {}
-        with ThreadPoolExecutor(1, "tokenizer") as worker:
-            for part, rows in zip(parts, worker.map(self.reader.encode, parts), strict=True):
-                for batch in batches([len(row) for row in rows], self._config.batch_size):
-                    values = self._batch([rows[i] for i in batch])
-                    scores |= {part[i]: value for i, value in zip(batch, values, strict=True)}
+        read: list[str] = []
+        logits: list[torch.Tensor] = []
+        for start in range(0, len(unique), _PART):
+            part = unique[start : start + _PART]
+            rows = self.reader.encode(part)
+            for batch in batches([len(row) for row in rows], self._config.batch_size, score_tokens(self._model.device)):
+                read += [part[i] for i in batch]
+                logits.append(self._logits([rows[i] for i in batch]))
+        scores = dict(zip(read, self._scores(logits), strict=True))
         return [scores[text] for text in chosen]
 
     @torch.inference_mode()
-    def _batch(self, rows: list[list[int]]) -> list[float]:
+    def _logits(self, rows: list[list[int]]) -> torch.Tensor:
         ids_BL, lengths_B = pad_right(rows, self.reader.pad_id)
         mask_BL = lengths_to_mask(lengths_B, ids_BL.shape[1]).long()
         device = self._model.device
-        output = self._model(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
-        logits_BC: torch.Tensor = output.logits.double().cpu()
+        logits_BC: torch.Tensor = self._model(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device)).logits
+        return logits_BC
+
+    def _scores(self, logits: list[torch.Tensor]) -> list[float]:
+        """The label's score of each text, of the logits [b, C] of batches."""
+        if not logits:
+            return []
+        logits_BC = torch.cat(logits).cpu().double()
         if self._config.use == "probability":
             scores_BC = logits_BC.sigmoid() if self._several else logits_BC.softmax(-1)
         elif self._config.use == "log-odds" and not self._several:
@@ -120,19 +125,29 @@ class ClassifierModelReward:
         return values
 
 
-def batches(lengths: list[int], size: int) -> list[list[int]]:
+def batches(lengths: list[int], size: int | None, limits: tuple[int, int]) -> list[list[int]]:
     """Divide rows of ``lengths`` tokens, longest first, into batches of at most ``size`` rows with little padding.
 
-    >>> batches([300, 2, 290, 3, 280], 32)
+    ``limits``: see :func:`konomi.engine.device.score_tokens`.
+
+    >>> batches([300, 2, 290, 3, 280], None, (1000, 100))
     [[0, 2, 4], [3, 1]]
     """
+    most, free = limits
 
     def fits(batch: list[int]) -> bool:
         padded = lengths[batch[0]] * len(batch)
         waste = padded - sum(lengths[i] for i in batch)
-        return len(batch) <= size and padded <= _BATCH_TOKENS and (padded <= _FREE_TOKENS or waste <= _PADDING * padded)
+        return len(batch) <= (size or most) and padded <= most and (padded <= free or waste <= _PADDING * padded)
 
     return list(length_batches(lengths, fits, longest_first=True))
+
+
+def _place(model: Any, precision: str, device: torch.device | str) -> None:
+    """Put a frozen model on its device, in the precision that is wanted."""
+    if choose_precision(precision, torch.device(device)) == "bf16":
+        hold_in_bf16(model)
+    model.to(device)
 
 
 def _load(config: ClassifierReward) -> tuple[Any, Any, int]:

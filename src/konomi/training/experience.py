@@ -48,8 +48,8 @@ class QueryStream:
         queries: list[list[int]] = []
         for epoch in range(start // size, (start + count - 1) // size + 1):
             generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch))
-            order = torch.randperm(size, generator=generator).tolist()
-            chosen = [self.prompts[i] for i in order[max(0, start - epoch * size) : start + count - epoch * size]]
+            order = torch.randperm(size, generator=generator)[max(0, start - epoch * size) : start + count - epoch * size]
+            chosen = [self.prompts[i] for i in order.tolist()]
             prompts += chosen
             queries += self.tokens.queries(chosen, self.config.query_tokens, self.seed, epoch, self.config.max_query_tokens)
         return prompts, queries
@@ -98,7 +98,7 @@ class Scorer:
         if scores.token_rewards is not None:
             keep = self.config.missing_eos != "replace"
             places = [each if ended or keep else [] for each, ended in zip(scores.token_rewards, ended_B.tolist(), strict=True)]
-            by_token = token_rewards([self.tokens.ends(*row) for row in zip(*ids, strict=True)], places, rollout.mask.shape[1])
+            by_token = token_rewards(self.tokens.ends(*ids), places, int(rollout.response_lengths.max()))
         figures = {f"reward/{name}/mean": values for name, values in scores.parts.items()}
         read, cut = (now - then for now, then in zip(self._read_and_cut(), before, strict=True))
         if read:
@@ -129,11 +129,11 @@ def token_rewards(ends_B: Sequence[Sequence[int]], places_B: Sequence[TokenRewar
     >>> token_rewards([[2, 4, 4]], [[(1, 0.5), (3, 1.0), (4, 2.0)]], 3).tolist()
     [[0.5, 1.0, 2.0]]
     """
-    rewards_BR = torch.zeros(len(ends_B), width, dtype=torch.float64)
-    for row_R, ends, places in zip(rewards_BR, ends_B, places_B, strict=True):
+    rewards = [[0.0] * width for _ in ends_B]
+    for row, ends, places in zip(rewards, ends_B, places_B, strict=True):
         for end, part in places:
-            row_R[len(ends) - 1 if end == ends[-1] else bisect_left(ends, end)] += part
-    return rewards_BR
+            row[len(ends) - 1 if end == ends[-1] else bisect_left(ends, end)] += part
+    return torch.tensor(rewards, dtype=torch.float64)
 
 
 def with_missing_eos(scores_B: Tensor, ended_B: Tensor, config: RolloutConfig) -> Tensor:

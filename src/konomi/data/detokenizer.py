@@ -1,0 +1,84 @@
+"""Token ids to text, many rows at a time, without the bytes at an end that only begin a character."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_BYTE = re.compile("<0x([0-9A-F]{2})>")  # the token of a byte, where a vocabulary falls back to bytes
+
+
+class Detokenizer:
+    """Makes text of token ids, special tokens included."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._symbols, self._fast = byte_symbols(tokenizer), fast_backend(tokenizer)
+        self._known: dict[int, bytes] = {}
+
+    def __call__(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of rows of ids, each without an incomplete last character."""
+        complete = list(map(self.complete, rows))
+        texts = self.decode([ids for ids, _ in complete])
+        return [text.removesuffix("\ufffd") if half else text for text, (_, half) in zip(texts, complete, strict=True)]
+
+    def complete(self, ids: Sequence[int]) -> tuple[list[int], bool]:
+        """Ids without those at the end that only begin a character; whether the last one left still begins one."""
+        complete = list(ids)
+        tail = b"".join(map(self._bytes, complete[-3:]))[-3:]  # three bytes of four at most
+        if tail.isascii():
+            return complete, False
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder.decode(tail)
+        left = len(decoder.getstate()[0])
+        while left and (size := len(self._bytes(complete[-1]))) <= left:
+            complete.pop()
+            left -= size
+        return complete, left > 0
+
+    def _bytes(self, i: int) -> bytes:
+        """The bytes of a token's text, where they may be parts of characters."""
+        if i not in self._known:
+            self._known[i] = self._look_up(self.tokenizer.convert_ids_to_tokens(i))
+        return self._known[i]
+
+    def _look_up(self, token: str | bytes | None) -> bytes:
+        if isinstance(token, bytes):
+            return token
+        if token is None:
+            return b""
+        if self._symbols and all(symbol in self._symbols for symbol in token):
+            return bytes(self._symbols[symbol] for symbol in token)
+        if not self._symbols and (byte := _BYTE.fullmatch(token)):
+            return bytes.fromhex(byte[1])
+        return str(token).encode("utf-8", "replace")
+
+    def decode(self, rows: Sequence[list[int]]) -> list[str]:
+        """The texts of rows of ids, special tokens included."""
+        if self._fast is not None:
+            texts: list[str] = self._fast.decode_batch(rows, skip_special_tokens=False)
+            return texts
+        return [str(self.tokenizer.decode(row, skip_special_tokens=False, clean_up_tokenization_spaces=False)) for row in rows]
+
+
+def fast_backend(tokenizer: Any) -> Any | None:
+    """The part of a fast tokenizer that is not Python and reads many texts at a time in its own threads; None for a tokenizer
+    that does more than this part."""
+    from transformers import PreTrainedTokenizerFast as Fast
+
+    kind, own = type(tokenizer), ("__call__", "_encode_plus", "decode", "_decode")
+    plain = isinstance(tokenizer, Fast) and all(getattr(kind, name) is getattr(Fast, name) for name in own)
+    return tokenizer.backend_tokenizer if plain and not hasattr(tokenizer, "_switch_to_input_mode") else None
+
+
+def byte_symbols(tokenizer: Any) -> dict[str, int]:
+    """The characters that stand for bytes in a byte-level vocabulary, with the bytes; empty for other vocabularies."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    symbols = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
+    probe = bytes_to_unicode()[0x80]  # no character of its own
+    i = tokenizer.convert_tokens_to_ids(probe)
+    is_byte = i is not None and tokenizer.convert_ids_to_tokens(i) == probe and tokenizer.decode([i]) == "\ufffd"
+    return symbols if is_byte else {}
