@@ -41,31 +41,31 @@ class MissingPart(Exception):
 
 
 def make_trainer(
-    given: argparse.Namespace, *, reward: Any = None, top_layers: int = 0, positions: int = 1024, epochs: int = shapes.EPOCHS,
+    given: argparse.Namespace, *, lm: Any = None, reward: Any = None, top_layers: int = 0, positions: int = 1024,
     query: tuple[int, int] = (shapes.LOW, shapes.HIGH), response: tuple[int, int] = (shapes.LOW, shapes.HIGH),
+    precision: str = "auto", more: int = 0, rollout: Mapping[str, Any] | None = None, **ppo: Any,
 ) -> tuple[Any, str]:  # fmt: skip
-    """A trainer on GPT-2 small shape; and its precision."""
+    """A trainer of ``lm``, by default GPT-2 small shape, for ``more`` updates than are timed; and its precision."""
     from konomi import DataConfig, Policy, PPOConfig, PPOTrainer, Prompt, RolloutConfig, Tokens, make_reference
     from konomi.engine.device import choose_precision
 
     if top_layers and "top_layers" not in inspect.signature(Policy).parameters:
         raise MissingPart("this version cannot train the top layers alone")
-    policy = Policy(shapes.gpt2(given.seed, positions), **({"top_layers": top_layers} if top_layers else {}))
-    prompts = [Prompt(text) for text in shapes.texts(1024, given.seed, query[1], query[1])]
-    precision = choose_precision("auto")
-    ppo = PPOConfig(
-        episodes=given.episodes * (given.warmup + given.updates), batch_size=given.episodes, epochs=epochs,
-        mini_batch_size=min(shapes.MINI_BATCH, given.episodes), baseline_samples=BASELINE, kl_cap=1e9,
-    )  # fmt: skip
+    policy = Policy(lm or shapes.gpt2(given.seed, positions), **({"top_layers": top_layers} if top_layers else {}))
+    prompts = [Prompt(text) for text in shapes.texts(max(1024, given.episodes), given.seed, query[1], query[1])]
+    precision = choose_precision(precision)
+    settings = {"epochs": shapes.EPOCHS, "mini_batch_size": min(shapes.MINI_BATCH, given.episodes), **ppo}
     trainer = PPOTrainer(
-        policy, make_reference(policy), Tokens(shapes.tokenizer()), prompts, reward or HashReward(), ppo=ppo,
-        rollout=RolloutConfig(response_tokens=response, stop="length"), data=DataConfig(query_tokens=query),
+        policy, make_reference(policy), Tokens(shapes.tokenizer()), prompts, reward or HashReward(),
+        ppo=PPOConfig(episodes=given.episodes * (given.warmup + given.updates + more), batch_size=given.episodes,
+                      baseline_samples=BASELINE, kl_cap=1e9, **settings),
+        rollout=RolloutConfig(response_tokens=response, stop="length", **(rollout or {})), data=DataConfig(query_tokens=query),
         seed=given.seed, precision=precision,
     )  # fmt: skip
     return trainer, precision
 
 
-def run(trainer: Any, given: argparse.Namespace, count_lengths: Any) -> None:
+def run(trainer: Any, given: argparse.Namespace, count_lengths: Any) -> shapes.Log:
     """Time the updates."""
     log = shapes.Log(given.out, given.warmup)
     trainer.baseline()
@@ -78,6 +78,7 @@ def run(trainer: Any, given: argparse.Namespace, count_lengths: Any) -> None:
         queries, responses = count_lengths(result)
         log.update(seconds, given.episodes, phases=phases, queries=queries, responses=responses)
     log.end(precision=trainer.engine.precision, shape=asdict(bounds.shape_of(trainer.policy.lm.config.get_text_config())))
+    return log
 
 
 def word_lengths(result: Any) -> tuple[list[int], list[int]]:
@@ -105,8 +106,9 @@ def job_c(given: argparse.Namespace) -> None:
     run(make_trainer(given, reward=reward)[0], given, word_lengths)
 
 
-def classifier(directory: Path) -> Path:
-    """A directory with a classifier of XLM-R-base shape, random weights; a text of n words has n + 2 tokens."""
+def classifier(directory: Path, **sizes: int) -> Path:
+    """A directory with a classifier of XLM-R-base shape, random weights; a text of n words has n + 2 tokens. ``sizes`` that are
+    not its own."""
     if (directory / "model.safetensors").exists():
         return directory
     import torch
@@ -114,7 +116,11 @@ def classifier(directory: Path) -> Path:
     from transformers import PreTrainedTokenizerFast, XLMRobertaConfig, XLMRobertaForSequenceClassification
 
     specials = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
-    words = specials | {f"w{i}": i + len(specials) for i in range(CLASSIFIER_WORDS)}
+    size = {
+        "vocab_size": len(specials) + CLASSIFIER_WORDS, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "intermediate_size": 3072, **sizes,
+    }  # fmt: skip
+    words = specials | {f"w{i}": i + len(specials) for i in range(size["vocab_size"] - len(specials))}
     made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
@@ -123,9 +129,8 @@ def classifier(directory: Path) -> Path:
     )
     torch.manual_seed(0)
     config = XLMRobertaConfig(
-        vocab_size=len(words), hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
         max_position_embeddings=514, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2,
-        id2label={0: "positive", 1: "neutral", 2: "negative"}, label2id={"positive": 0, "neutral": 1, "negative": 2},
+        id2label={0: "positive", 1: "neutral", 2: "negative"}, label2id={"positive": 0, "neutral": 1, "negative": 2}, **size,
     )  # fmt: skip
     tokenizer.save_pretrained(directory)
     XLMRobertaForSequenceClassification(config).save_pretrained(directory)

@@ -1,9 +1,9 @@
-"""The pictures of the speed section, as SVG text: bars of an update's phases, and curves of growth. Pure."""
+"""The pictures of speed, as SVG text: bars of an update's phases, curves of growth, one update of a GPU over time. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -70,6 +70,34 @@ def timeline(groups: Sequence[Sequence[Bar]]) -> str:
         y += 18
     parts.append(_text(left, y + 4, "Seconds of one update; in the bars: share of the phase's bound.", colour="#555555"))
     return _svg(width, y + 16, "One update before and after, by phase", parts)
+
+
+def one_update(phases: Sequence[tuple[str, float, float]], lanes: Mapping[str, Sequence[float]], seconds: float) -> str:
+    """An update over time: its phases (name, start, end), and under them lanes of how busy something was, from 0 to 1."""
+    left, width, high = 92.0, 760.0, 44.0
+    scale = (width - left - 16) / seconds
+    parts = [_text(left - 8, 31, "phase", "end")]
+    for name, start, end in phases:
+        told = f"<title>{escape(name)}: {end - start:.4f} s</title>"
+        parts.append(f'<rect x="{left + start * scale:.1f}" y="14" width="{max((end - start) * scale, 0.5):.1f}" height="26" '
+                     f'fill="{COLOURS[name]}">{told}</rect>')  # fmt: skip
+        if (end - start) * scale > 46:
+            parts.append(_text(left + (start + end) / 2 * scale, 32, name, "middle", "#000000"))
+    for number, (name, shares) in enumerate(lanes.items()):
+        foot = 14 + 26 + (number + 1) * high
+        wide = (width - left - 16) / len(shares)
+        outline = "".join(
+            f"V{foot - share * (high - 10):.1f}H{left + (place + 1) * wide:.1f}" for place, share in enumerate(shares)
+        )
+        mean = sum(shares) / len(shares)
+        parts += [_text(left - 8, foot - 16, name, "end"), _text(left - 8, foot - 2, f"{mean:.0%}", "end", "#555555")]
+        parts.append(f'<path d="M{left:.1f} {foot:.1f}{outline}V{foot:.1f}Z" fill="#4477aa"/>')
+        parts.append(f'<path d="M{left:.1f} {foot:.1f}H{width - 16:.1f}" stroke="{FAINT}"/>')
+    foot = 14 + 26 + len(lanes) * high + 18
+    step = _round_step(seconds)
+    for tick in range(int(seconds / step) + 1):
+        parts.append(_text(left + tick * step * scale, foot, f"{tick * step:.4g} s", "middle", "#555555"))
+    return _svg(width, foot + 12, "One update over time: phases, and how busy the device and the host are", parts)
 
 
 def growth(panels: Sequence[Panel]) -> str:

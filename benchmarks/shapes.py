@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-VOCABULARY = 50_257
+VOCABULARY, FEW = 50_257, 1_000
+"""Tokens; and those of tiny shapes, which set `VOCABULARY` to it."""
 LOW, HIGH = 10, 24
 EPISODES, MINI_BATCH, EPOCHS = 64, 16, 2
 END = "<eos>"
@@ -62,8 +63,8 @@ def tokenizer(**special: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, **special)
 
 
-def gpt2(seed: int, positions: int = 1024) -> Any:
-    """GPT-2 small with random weights, in evaluation mode."""
+def gpt2(seed: int, positions: int = 1024, **sizes: Any) -> Any:
+    """GPT-2 small with random weights, in evaluation mode; ``sizes`` that are not its own."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -71,9 +72,38 @@ def gpt2(seed: int, positions: int = 1024) -> Any:
     end = VOCABULARY - 1
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=positions, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        summary_first_dropout=0.0, bos_token_id=end, eos_token_id=end,
+        summary_first_dropout=0.0, bos_token_id=end, eos_token_id=end, **sizes,
     )  # fmt: skip
     return GPT2LMHeadModel(config).eval()
+
+
+def llama(seed: int, device: str = "cpu", **sizes: Any) -> Any:
+    """A Llama shape of 1.24B parameters (16 layers, width 2,048, 8 key-value heads) with random weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    end = VOCABULARY - 1
+    large = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, tie_word_embeddings=True, max_position_embeddings=4096, bos_token_id=end, eos_token_id=end,
+        **{**large, "num_key_value_heads": 8, **sizes},
+    )  # fmt: skip
+    with torch.device(device):
+        return LlamaForCausalLM(config).eval()
+
+
+def model(name: str, seed: int) -> Any:
+    """gpt2 or llama; gpt2-tiny and llama-tiny are the same with two small layers, and the same on every machine."""
+    import torch
+
+    if name == "llama":  # drawing a billion numbers takes a processor half a minute
+        return llama(seed, "cuda" if torch.cuda.is_available() else "cpu")
+    large = {"initializer_range": 0.2}  # so that a token depends much on those before it
+    if name == "llama-tiny":
+        small = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
+        return llama(seed, intermediate_size=128, num_key_value_heads=2, **small, **large)
+    return gpt2(seed, **({"n_layer": 2, "n_embd": 64, "n_head": 4, **large} if name == "gpt2-tiny" else {}))
 
 
 def paired_lengths(rng: random.Random, count: int) -> list[int]:
@@ -92,6 +122,18 @@ def peak_rss_gb() -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def gpu() -> Any | None:
+    """``torch.cuda`` where torch is imported and sees a GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_available() else None
+
+
+def peak_gpu_gb() -> float | None:
+    """The most that tensors of this process have held on the GPU since its peak was last reset, 10^9 bytes."""
+    cuda = gpu()
+    return cuda.max_memory_allocated() / 1e9 if cuda else None
 
 
 class Log:
@@ -113,6 +155,7 @@ class Log:
         """
         self.count, before, self._cpu = self.count + 1, self._cpu, time.process_time()
         facts = {"warmup": self.count <= self.warmup, "rss": peak_rss_gb(), "cpu": self._cpu - before}
+        facts |= {"gpu": peak} if (peak := peak_gpu_gb()) is not None else {}
         self.write(seconds=seconds, episodes=episodes, **facts, **more)
 
     def end(self, **facts: Any) -> None:
@@ -121,13 +164,19 @@ class Log:
 
 
 class Clock:
-    """Seconds since it was made or last asked."""
+    """Seconds since it was made or last asked, a GPU's work included."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter()
+        self._last = self._now()
+
+    @staticmethod
+    def _now() -> float:
+        if cuda := gpu():
+            cuda.synchronize()
+        return time.perf_counter()
 
     def lap(self) -> float:
         """The seconds since the last lap."""
-        now = time.perf_counter()
+        now = self._now()
         since, self._last = now - self._last, now
         return since

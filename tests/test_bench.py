@@ -1,8 +1,9 @@
-"""The speed benchmark's arithmetic: counts against hand and torch, tables from stored numbers. Nothing is timed here."""
+"""The speed benchmarks' arithmetic: counts against hand and torch, tables from stored numbers. No time is asserted here."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -17,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bounds  # noqa: E402
+import gpu_check  # noqa: E402
+import gpu_table  # noqa: E402
+import gpu_trace  # noqa: E402
 import plots  # noqa: E402
 import shapes  # noqa: E402
 import speed  # noqa: E402
@@ -214,3 +218,109 @@ def test_every_system_has_a_label(tmp_path: Path) -> None:
     points = speed.growth_points(quick=False)
     assert len({system.name for _, _, system in points}) == len(points) == 20
     assert len(speed.growth_points(quick=True)) == 4
+
+
+# one GPU
+
+
+def trace(*events: tuple[str, str, float, float]) -> list[dict[str, Any]]:
+    """Events of Chrome's format: category, name, start and length in microseconds."""
+    return [{"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur} for cat, name, ts, dur in events]
+
+
+UPDATE = trace(
+    ("user_annotation", gpu_trace.UPDATE, 0, 1000),
+    ("user_annotation", "rollout", 0, 400), ("user_annotation", "train", 400, 600),
+    ("cpu_op", "aten::mm", 10, 20), ("cpu_op", "aten::_local_scalar_dense", 300, 100),
+    ("cuda_runtime", "cudaLaunchKernel", 20, 5), ("cuda_runtime", "cudaGraphLaunch", 450, 5),
+    ("cuda_runtime", "cudaStreamSynchronize", 300, 90), ("cuda_runtime", "cudaMemcpyAsync", 290, 5),
+    ("kernel", "gemm", 100, 100), ("kernel", "gemm", 150, 100), ("kernel", "other", 990, 40),
+    ("gpu_memcpy", "Memcpy DtoH", 380, 40),
+    ("kernel", "of the update before", -50, 20), ("cuda_runtime", "cudaLaunchKernel", 1001, 5),
+)  # fmt: skip
+
+
+def test_profile_of_an_update_by_hand() -> None:
+    found = gpu_trace.summary(UPDATE)
+    assert {name: found[name] for name in ("launches", "graphs", "kernels", "waits", "asked")} == {
+        "launches": 2, "graphs": 1, "kernels": 3, "waits": 1, "asked": 1,
+    }  # fmt: skip
+    assert found["busy"] == pytest.approx((150 + 40 + 10) * 1e-6)  # kernels that overlap count once, what is over the end not
+    assert found["waiting"] == pytest.approx(90e-6)
+    assert found["phases"]["rollout"] == pytest.approx({"seconds": 400e-6, "busy": 170e-6, "launches": 1})
+    assert found["phases"]["train"]["launches"] == 1
+    assert found["top"][0] == ("gemm", 2, pytest.approx(0.2))
+    text = gpu_trace.told("A64", found, [("ppo.py:1 step", 3, 1.5)])
+    assert "device busy 20 %" in text and "launches 2, of graphs 1" in text and "ppo.py:1 step" in text
+
+
+def test_picture_of_an_update() -> None:
+    root = ElementTree.fromstring(gpu_trace.picture(UPDATE))
+    drawn = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"phase", "rollout", "train", "device", "20%", "operators", "12%", "waits", "9%"} <= set(drawn)
+
+
+GPU_ROWS: list[dict[str, Any]] = [
+    {"machine": "a GPU", "flops": 1e12, "bytes": 2e12},
+    {"system": "konomi", "job": "L", "seconds": 9.0, "episodes": 64, "warmup": True, "phases": {"rollout": 9.0}},
+    *({"system": "konomi", "job": "L", "seconds": s, "episodes": 64, "warmup": False, "phases": {"rollout": s / 2}, "gpu": s}
+      for s in (1.0, 1.5, 1.25)),
+    {"system": "konomi", "job": "L", "captured": "12 steps"},
+    {"system": "rloo", "job": "A64", "skipped": "trl is not installed"},
+]  # fmt: skip
+
+
+def test_table_of_the_gpu() -> None:
+    """64 episodes in 1.25 s are over 35/s, but the rollout of 0.625 s is over 0.6."""
+    rows = [row | {"phases": {"rollout": 0.5}} if row.get("seconds") == 1.25 else row for row in GPU_ROWS]
+    text, faster = (gpu_table.table(each, {name: gpu_table.JOBS[name] for name in ("A64", "L")}) for each in (GPU_ROWS, rows))
+    assert text.startswith("a GPU; products in bf16 1 TFLOP/s, copies 2.00 TB/s")
+    line = next(line for line in text.splitlines() if line.startswith("| L:"))
+    assert line.endswith("| 51.2 | – | – | >= 35, rollout <= 0.6 s | no |")
+    assert next(line for line in faster.splitlines() if line.startswith("| L:")).endswith("| yes |")
+    assert "| – | – | – | >= 450 | – |" in text
+    assert "| konomi, L | 1.250 (1.000 to 1.500) | 3 | 0.625 | – | – | – | 1.5 |" in text
+    assert "RLOO, bf16, A64: not measured: trl is not installed." in text and "konomi, L: captured: 12 steps." in text
+
+
+def test_share_of_the_gpu_by_hand() -> None:
+    row = {"seconds": 2.0, "episodes": 1, "warmup": False, "queries": [1], "responses": [2]}
+    result = gpu_table.Result([row, {"shape": vars(TINY)}])
+    count = sum(bounds.update_flops(TINY, [1], [2], Plan()).values())
+    assert result.share(1000.0) == pytest.approx(count / 1000.0 / 2.0)
+    assert result.share(None) is None
+
+
+def test_a_gpu_that_computes_otherwise_is_found() -> None:
+    metrics = {"ppo/policy/entropy": 5.0, "objective/kl": 0.1}
+    runs = {"gpt2-tiny, fp32": {"metrics": [metrics] * 3, "responses": [["a", "b"]] * 3}}
+    processor = {"device": "cpu", "runs": runs}
+    half = {"gpt2-tiny, bf16": {"metrics": [metrics | {"ppo/policy/entropy": 5.05}] * 3, "responses": [["c", "d"]] * 3}}
+    assert gpu_check.problems({"runs": runs | half}, processor) == []
+    off = {
+        "metrics": [metrics | {"objective/kl": 0.102}, metrics, metrics | {"objective/kl": float("nan")}],
+        "responses": [["a", "c"]],
+    }
+    found = gpu_check.problems({"runs": {"gpt2-tiny, fp32": off}}, processor)
+    assert [re.sub(r".*: (.*?)(?: differs)? .*", r"\1", line) for line in found] == ["50%", "objective/kl", "objective/kl"]
+    half["gpt2-tiny, bf16"]["metrics"][0]["ppo/policy/entropy"] = 5.2
+    assert len(gpu_check.problems({"runs": half}, processor)) == 1
+
+
+def test_the_gpu_script_runs_on_a_processor(tmp_path: Path) -> None:
+    """All of its jobs, with a peer that is not there, and a profile; then the check, which needs a GPU."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--tiny", "--out", str(tmp_path), "--work", str(tmp_path)]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "src")}
+    how: dict[str, Any] = {"capture_output": True, "text": True, "encoding": "utf-8", "env": environment}
+    done = subprocess.run([*command, "--systems", "konomi,rloo", "--profile", "A64"], **how)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for job in gpu_table.JOBS:
+        assert re.search(rf"^\| konomi, {job} \| \d+\.\d{{3}} ", done.stdout, re.MULTILINE), done.stdout
+    assert "RLOO, bf16, A2048: not measured: trl is not installed." in done.stdout and "Profile of A64" in done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sum("seconds" in row for row in rows) == 2 * len(gpu_table.JOBS)
+    ElementTree.parse(tmp_path / "trace-A64.svg")
+    refused = subprocess.run([*command, "--device"], **how)
+    assert refused.returncode == 2 and "no GPU is seen here" in refused.stdout, refused.stdout + refused.stderr
+    unknown = subprocess.run([*command, "--jobs", "A64,Z"], **how)
+    assert unknown.returncode == 2 and "Z: not one of A64" in unknown.stderr

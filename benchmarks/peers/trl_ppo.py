@@ -23,7 +23,7 @@ shapes.quiet()
 warnings.simplefilter("ignore")
 
 
-def main() -> None:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--updates", type=int, default=2)
@@ -33,15 +33,19 @@ def main() -> None:
     parser.add_argument("--mini-batch", type=int, default=shapes.MINI_BATCH)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--generate-batch", type=int, default=32)
-    given = parser.parse_args()
+    parser.add_argument("--model", default="gpt2")
+    return parser.parse_args(words)
 
+
+def measure(given: argparse.Namespace) -> None:
+    """Time the updates."""
     import torch
     from trl import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
 
     tokenizer = shapes.tokenizer(pad_token=shapes.END)
     models = []
     for _ in range(2):  # the same seed: the reference is the initial model
-        model = AutoModelForCausalLMWithValueHead(shapes.gpt2(given.seed), summary_dropout_prob=0.0)
+        model = AutoModelForCausalLMWithValueHead(shapes.model(given.model, given.seed), summary_dropout_prob=0.0)
         model.is_peft_model = False
         models.append(model)
     config = PPOConfig(
@@ -56,7 +60,7 @@ def main() -> None:
         asked = shapes.texts(given.episodes, rng.randrange(2**31))
         lengths = iter(shapes.paired_lengths(rng, given.episodes // size))
         clock = shapes.Clock()
-        queries = [torch.tensor(tokenizer(text)["input_ids"]) for text in asked]
+        queries = [torch.tensor(tokenizer(text)["input_ids"], device=trainer.accelerator.device) for text in asked]
         # top_k 0 and top_p 1 take no warper; no token ends a response, as in the job of the others
         responses = trainer.generate(
             queries, length_sampler=lambda lengths=lengths: next(lengths), batch_size=size, return_prompt=False,
@@ -75,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure(arguments())

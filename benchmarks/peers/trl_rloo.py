@@ -27,27 +27,30 @@ shapes.quiet()
 warnings.simplefilter("ignore")
 
 
-def arguments() -> argparse.Namespace:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--updates", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=shapes.EPISODES)
+    parser.add_argument("--mini-batch", type=int, default=shapes.MINI_BATCH)
+    parser.add_argument("--response", type=int, nargs=2, default=(shapes.LOW, shapes.HIGH), help="tokens, fewest and most")
+    parser.add_argument("--model", default="gpt2")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
     parser.add_argument("--weights", choices=("bf16", "fp32"), default="fp32", help="of the model; --precision is autocast")
     parser.add_argument("--checkpointing", action="store_true", help="the library's default; slower")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
-def main() -> None:
-    given = arguments()
+def measure(given: argparse.Namespace) -> None:
+    """Time the updates."""
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import RLOOConfig, RLOOTrainer
 
-    mini_batches = given.episodes // shapes.MINI_BATCH
+    mini_batches = given.episodes // given.mini_batch
     steps = mini_batches * shapes.EPOCHS  # optimiser steps an update
     log, rng = shapes.Log(given.out, given.warmup), random.Random(given.seed)
     lengths: dict[str, list[int]] = {}
@@ -55,7 +58,7 @@ def main() -> None:
     class Trainer(RLOOTrainer):
         def _generate_single_turn(self, prompt_ids: list, *rest: Any) -> Any:
             completions = super()._generate_single_turn(prompt_ids, *rest)
-            completions = [ids[: rng.randint(shapes.LOW, shapes.HIGH)] for ids in completions]
+            completions = [ids[: rng.randint(*given.response)] for ids in completions]
             lengths.update(queries=[len(ids) for ids in prompt_ids], responses=[len(ids) for ids in completions])
             return completions
 
@@ -72,18 +75,18 @@ def main() -> None:
 
     updates = given.warmup + given.updates
     prompts = shapes.texts(updates * given.episodes // 4, given.seed)
-    model = shapes.gpt2(given.seed)
+    model = shapes.model(given.model, given.seed)
     model.to(torch.bfloat16 if given.weights == "bf16" else torch.float32)
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)  # the trainer makes its reference from the name that the configuration holds
         model.config._name_or_path = scratch
         config = RLOOConfig(
-            output_dir=scratch, use_cpu=True, bf16=given.precision == "bf16", seed=given.seed, max_steps=updates * steps,
-            num_generations=4, num_iterations=shapes.EPOCHS, per_device_train_batch_size=shapes.MINI_BATCH,
-            gradient_accumulation_steps=1, steps_per_generation=mini_batches, max_completion_length=shapes.HIGH,
-            temperature=1.0, top_k=0, top_p=1.0, beta=0.05, learning_rate=1.41e-5, disable_dropout=True,
-            gradient_checkpointing=given.checkpointing, pad_to_multiple_of=None, save_strategy="no", report_to="none",
-            logging_strategy="no", disable_tqdm=True, shuffle_dataset=False, model_init_kwargs=None,
+            output_dir=scratch, use_cpu=not shapes.gpu(), bf16=given.precision == "bf16", seed=given.seed,
+            max_steps=updates * steps, num_generations=4, num_iterations=shapes.EPOCHS,
+            per_device_train_batch_size=given.mini_batch, gradient_accumulation_steps=1, steps_per_generation=mini_batches,
+            max_completion_length=given.response[1], temperature=1.0, top_k=0, top_p=1.0, beta=0.05, learning_rate=1.41e-5,
+            disable_dropout=True, gradient_checkpointing=given.checkpointing, pad_to_multiple_of=None, save_strategy="no",
+            report_to="none", logging_strategy="no", disable_tqdm=True, shuffle_dataset=False, model_init_kwargs=None,
         )  # fmt: skip
         trainer = Trainer(
             model, reward, config, Dataset.from_dict({"prompt": prompts}), callbacks=[Timer()],
@@ -94,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    measure(arguments())
