@@ -24,6 +24,7 @@ READMES = [ROOT / "README.md", ROOT / "README.ja.md"]
 PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
 SECTIONS = {
     "model": configuration.ModelConfig,
+    "lora": configuration.LoraConfig,
     "data": configuration.DataConfig,
     "rollout": configuration.RolloutConfig,
     'reward` with `kind = "classifier"': configuration.ClassifierReward,
@@ -209,7 +210,6 @@ def test_the_table_of_verbs_is_that_of_the_command_line() -> None:
 
 
 PLANNED = {
-    "lora": "models/lora.py", "adapters (lora)": "models/lora.py", "アダプター（lora）": "models/lora.py",
     "several processes from the command line": "cli/launch.py",
     "jobs over several processes from the command line": "cli/launch.py",
     "コマンドラインからの複数プロセスでの実行": "cli/launch.py",

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from konomi.config import DataConfig, PPOConfig, RolloutConfig
+from konomi.config import DataConfig, LoraConfig, PPOConfig, RolloutConfig
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import make_draws, sample
+from konomi.models.lora import add_adapters
 from konomi.models.policy import Policy, make_reference
 from konomi.training.ppo import PPOTrainer
 from tiny import tiny_model, tiny_tokenizer
@@ -113,10 +114,12 @@ def ragged_queries(count: int, seed: int = 0) -> list[list[int]]:
 def tiny_trainer(
     family: str = "gpt2", *, model: Any = None, reward: Any = None, freeze: bool = False, top_layers: int | None = None,
     shift: float = 0.0, seed: int = 0, precision: str = "fp32", failed_texts: Path | None = None,
-    judges: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None, **ppo: Any,
+    judges: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None, lora: int | None = None, **ppo: Any,
 ) -> PPOTrainer:  # fmt: skip
-    """A trainer of its own model; ``shift``: the policy is that far from the reference already."""
-    policy = Policy(model if model is not None else without_dropout(family), freeze, top_layers)
+    """A trainer of its own model; ``shift``: the policy is that far from the reference already; ``lora``: rank of adapters."""
+    model = model if model is not None else without_dropout(family)
+    add_adapters(model, LoraConfig(rank=lora), seed=seed)
+    policy = Policy(model, freeze, top_layers)
     reference = make_reference(policy)
     if shift:
         disturbed(policy, shift)

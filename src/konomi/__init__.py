@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         FunctionReward,
         HttpReward,
         JudgeJob,
+        LoraConfig,
         ModelConfig,
         ModelReward,
         PPOConfig,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from konomi.jobs.sft import run_sft
     from konomi.jobs.train import train
     from konomi.models.load import load_causal_lm
+    from konomi.models.lora import add_adapters
     from konomi.models.policy import Policy, make_reference
     from konomi.models.reward_files import open_reward_model
     from konomi.report.page import write_report
@@ -59,8 +61,9 @@ _HOME = {
     name: module
     for module, names in {
         "konomi.config":
-            "ClassifierReward CompareConfig DataConfig FunctionReward HttpReward JudgeJob ModelConfig ModelReward "
-            "PPOConfig PPOJob RewardJob RolloutConfig RunConfig SFTConfig SFTData SFTJob SampleJob SumReward load_config",
+            "ClassifierReward CompareConfig DataConfig FunctionReward HttpReward JudgeJob LoraConfig ModelConfig "
+            "ModelReward PPOConfig PPOJob RewardJob RolloutConfig RunConfig SFTConfig SFTData SFTJob SampleJob SumReward "
+            "load_config",
         "konomi.config.pipeline": "load_pipeline",
         "konomi.data.formats": "read_comparisons read_scores read_tasks write_records",
         "konomi.data.records": "Candidate Pair Prompt Ranking Score Task",
@@ -76,6 +79,7 @@ _HOME = {
         "konomi.jobs.sft": "run_sft",
         "konomi.jobs.train": "train",
         "konomi.models.load": "load_causal_lm",
+        "konomi.models.lora": "add_adapters",
         "konomi.models.policy": "Policy make_reference",
         "konomi.models.reward_files": "open_reward_model",
         "konomi.report.page": "write_report",
@@ -90,10 +94,10 @@ _HOME = {
 
 __all__ = [
     "Candidate", "ClassifierReward", "CompareConfig", "ConfigError", "DataConfig", "DataError", "FunctionReward", "HttpReward",
-    "JudgeJob", "KonomiError", "ModelConfig", "ModelError", "ModelReward", "PPOConfig", "PPOJob", "PPOTrainer", "Pair",
-    "Policy", "Prompt", "Ranking", "RewardJob", "RolloutConfig", "RunConfig", "RunDir", "RunError", "SFTConfig", "SFTData",
-    "SFTJob", "SampleJob", "Score", "StepResult", "SumReward", "Task", "Tokens", "build_reward", "compare_models",
-    "load_causal_lm", "load_config", "load_pipeline", "load_prompts", "make_reference", "open_reward_model",
+    "JudgeJob", "KonomiError", "LoraConfig", "ModelConfig", "ModelError", "ModelReward", "PPOConfig", "PPOJob", "PPOTrainer",
+    "Pair", "Policy", "Prompt", "Ranking", "RewardJob", "RolloutConfig", "RunConfig", "RunDir", "RunError", "SFTConfig",
+    "SFTData", "SFTJob", "SampleJob", "Score", "StepResult", "SumReward", "Task", "Tokens", "add_adapters", "build_reward",
+    "compare_models", "load_causal_lm", "load_config", "load_pipeline", "load_prompts", "make_reference", "open_reward_model",
     "read_comparisons", "read_scores", "read_tasks", "run_judge", "run_pipeline", "run_ppo", "run_reward", "run_sample",
     "run_sft", "split_held_out", "train", "write_records", "write_report",
 ]  # fmt: skip

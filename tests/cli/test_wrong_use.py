@@ -48,6 +48,8 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "data.max_query_tokens=2": ["max_query_tokens"],
         "compare.extra='[\" \"]'": ["compare.extra"],
         "rollout.stop=length rollout.missing_eos=replace": ["missing_eos", "length"],
+        'lora.rank=4 lora.targets=\'["c_attn", "q_proj"]\'': ["is named q_proj; there are: c_attn, c_fc, c_proj"],
+        "lora.alpha=8": ["lora: alpha is of no use without rank"],
     },
     "sft": {
         "data.texts=none.jsonl": ["none.jsonl", "no such file"],
@@ -65,6 +67,7 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "sft.batch_size=6": ["batch_size = 6 is not a multiple of micro_batch_size = 4", "4, 8"],
         "sft.warmup=1": ["sft.warmup", "less than 1"],
         "model.top_layers=5": ["model.top_layers = 5: the model has 2 layers"],
+        "model.top_layers=1 lora.rank=4": ["model.top_layers = 1 with lora.rank = 4", "set one of them"],
         "model.name=./none": ["none"],
     },
     "sample": {

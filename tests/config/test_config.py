@@ -261,7 +261,7 @@ def test_every_setting_is_read_and_explained() -> None:
             assert name in attributes, f"{section.__name__}.{name}"
             is_tag = len(get_args(field.annotation)) == 1 and name == "kind"
             assert is_tag or (field.description or "").rstrip().endswith((".", ")")), f"{section.__name__}.{name}"
-    assert set(PPOJob.model_fields) == {"model", "data", "rollout", "reward", "judges", "ppo", "compare", "run"}
+    assert set(PPOJob.model_fields) == {"model", "lora", "data", "rollout", "reward", "judges", "ppo", "compare", "run"}
 
 
 # -- konomi config VERB ----------------------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ HALF_FROZEN = [(family, number % 2 == 1) for number, family in enumerate(FAMILIE
 # -- it learns ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "freeze"), [("gpt2", False), ("gemma3", True)])
-def test_the_reward_rises(family: str, freeze: bool) -> None:
+@pytest.mark.parametrize(("family", "freeze", "lora"), [("gpt2", False, None), ("gemma3", True, None), ("gemma3", True, 4)])
+def test_the_reward_rises(family: str, freeze: bool, lora: int | None) -> None:
     trainer = tiny_trainer(
-        family, freeze=freeze, model=None if not freeze else tiny_model(family, initializer_range=0.1),
+        family, freeze=freeze, lora=lora, model=None if not freeze else tiny_model(family, initializer_range=0.1),
         episodes=15 * 32, batch_size=32, mini_batch_size=16, learning_rate=1e-2, kl_coef=0.02, kl_target=8.0,
         micro_batch_tokens=500, rollout={"stop": "length", "response_tokens": (4, 8)},
     )  # fmt: skip
@@ -328,10 +328,12 @@ def test_a_seed_decides_the_run() -> None:
     assert [facts(step.metrics) for step in other] != first
 
 
-@pytest.mark.parametrize(("noise", "freeze"), [("", False), ("torch", True), ("numpy", False), ("python", True)])
-def test_a_resumed_run_goes_on_to_the_same_bits(noise: str, freeze: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("noise", "freeze", "lora"), [("", False, None), ("torch", True, 4), ("numpy", False, None), ("python", True, None)]
+)
+def test_a_resumed_run_goes_on_to_the_same_bits(noise: str, freeze: bool, lora: int | None, tmp_path: Path) -> None:
     def fresh(seed: int = 0) -> PPOTrainer:
-        return tiny_trainer("llama", reward=CountA(noise), freeze=freeze, seed=seed)
+        return tiny_trainer("llama", reward=CountA(noise), freeze=freeze, seed=seed, lora=lora)
 
     def set_seeds(seed: int) -> None:
         import random

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from konomi.config.candidates import JudgeConfig, JudgeJob, LabelConfig, LabelJob, SampleConfig, SampleJob
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
-from konomi.config.ppo import CompareConfig, DataConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
+from konomi.config.ppo import CompareConfig, DataConfig, LoraConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
 from konomi.config.reward_model import NormalizeConfig, RewardData, RewardJob, RewardTraining
 from konomi.config.rewards import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
 from konomi.config.section import Section, StageConfig, build, load_config
@@ -16,7 +16,7 @@ from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
     "VERBS", "ClassifierReward", "CompareConfig", "DataConfig", "FunctionReward", "HttpReward", "JudgeConfig", "JudgeJob",
-    "LabelConfig", "LabelJob", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline",
+    "LabelConfig", "LabelJob", "LoraConfig", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline",
     "RewardConfig", "RewardData", "RewardJob", "RewardTraining", "RolloutConfig", "RunConfig", "SFTConfig", "SFTData",
     "SFTJob", "SampleConfig", "SampleJob", "Section", "Stage", "StageConfig", "SumReward", "build", "load_config",
     "load_pipeline",

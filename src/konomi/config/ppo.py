@@ -35,6 +35,42 @@ class ModelConfig(Section):
     """Precision of matrix products. auto: bf16 where the processor or GPU has it in hardware, else fp32. fp64 is for tests."""
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (LoRA): two small matrices are trained beside each weight, and the weights stay as they are."""
+
+    rank: Positive | None = None
+    """Rank of the adapters, usual 8 to 64; needs pip install "konomi[lora]". With its adapters off the model is the reference: no
+    second copy, and gradients and optimiser state of the adapters and the new head only. The learning rate has to be about ten
+    times that of a run without adapters. Not set: no adapters."""
+    alpha: Positive = 32
+    """What the adapters add to a weight is multiplied by alpha / rank. Higher: larger steps."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that get adapters, such as ["q_proj", "v_proj"]. Empty: all but the heads."""
+
+    @model_validator(mode="after")
+    def _on(self) -> LoraConfig:
+        changed = [name for name in ("alpha", "targets") if getattr(self, name) != type(self).model_fields[name].default]
+        if self.rank is None and changed:
+            raise ValueError(f"{changed[0]} is of no use without rank, which turns the adapters on; set rank, for example to 16")
+        return self
+
+
+class TrainedModel(Section):
+    """What the jobs that train a model begin with."""
+
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> TrainedModel:
+        if self.lora.rank is not None and self.model.top_layers is not None:
+            raise ValueError(
+                f"model.top_layers = {self.model.top_layers} with lora.rank = {self.lora.rank}: the first trains weights of some "
+                "layers, the second adapters of all; set one of them"
+            )
+        return self
+
+
 class DataConfig(Section):
     """The prompts."""
 
@@ -213,10 +249,9 @@ class RunConfig(StageConfig):
     """Texts kept of every update, in samples.jsonl."""
 
 
-class PPOJob(Section):
+class PPOJob(TrainedModel):
     """A whole `konomi ppo` file."""
 
-    model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = ClassifierReward()

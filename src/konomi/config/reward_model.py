@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from konomi.config.ppo import ModelConfig
+from konomi.config.ppo import TrainedModel
 from konomi.config.section import Positive, Section, StageConfig, check_multiple
 
 
@@ -90,10 +90,9 @@ class NormalizeConfig(Section):
     """Candidates at most, chosen by the seed, all those of a task together."""
 
 
-class RewardJob(Section):
+class RewardJob(TrainedModel):
     """A whole `konomi reward` file."""
 
-    model: ModelConfig = ModelConfig()
     data: RewardData
     train: RewardTraining = RewardTraining()
     normalize: NormalizeConfig = NormalizeConfig()

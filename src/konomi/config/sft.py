@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from konomi.config.ppo import ModelConfig
+from konomi.config.ppo import TrainedModel
 from konomi.config.section import Positive, Section, StageConfig, check_held_out, check_multiple
 
 
@@ -85,10 +85,9 @@ class SFTConfig(Section):
         return self
 
 
-class SFTJob(Section):
+class SFTJob(TrainedModel):
     """A whole `konomi sft` file."""
 
-    model: ModelConfig = ModelConfig()
     data: SFTData
     sft: SFTConfig = SFTConfig()
     run: StageConfig = StageConfig()

@@ -20,6 +20,7 @@ from konomi.errors import RunError
 from konomi.jobs.common import Work, result_of, running
 from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.prepare import PROMPTS, Prepared, job_of, prepare
+from konomi.models.lora import adapted_layers, add_adapters, require_peft, reset_adapters
 from konomi.models.policy import Policy, make_reference
 from konomi.report.advice import kl_missed, over_the_run, too_few
 from konomi.rewards import reward_config
@@ -65,10 +66,12 @@ def run_ppo(
         KeyboardInterrupt: a signal stopped it; the state is saved.
     """
     observer, started = observer or Observer(), time.monotonic()
+    require_peft(job.lora)
     old = RunDir.open(resume) if resume else None
     own = None if prompts is None else as_prompts(itertools.islice(prompts, job.data.limit), job.data.column, observer.say)
     named = job if reward is None else job.model_copy(update={"reward": reward_config(reward)})
     ready = prepare(named, observer, old, prompts=own, reward=reward)
+    add_adapters(ready.loaded.model, job.lora, seed=job.run.seed, base=job.model.name)
     policy = Policy(ready.loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)
     with running(named, root, observer, fields=ready.fields, parent=parent, resume=old) as work:
@@ -145,6 +148,9 @@ def _keep_model(training: _Training) -> None:
     with files.new_directory(training.work.run.model) as draft:
         trainer.policy.save(draft)
         trainer.tokens.tokenizer.save_pretrained(draft)
+    if adapted_layers(trainer.policy.lm):
+        with files.new_directory(training.work.run.adapter) as draft:
+            trainer.policy.save_adapter(draft)
 
 
 def _compare(training: _Training, ready: Prepared) -> dict[str, Any]:
@@ -185,7 +191,10 @@ def _roll_back(training: _Training) -> None:
     if update is not None:
         warn(f"{trainer.stop_reason}. The model is the one after update {update}, the last good checkpoint")
     else:
-        trainer.policy.lm.load_state_dict(trainer.reference.state_dict())
+        if adapted_layers(trainer.policy.lm):
+            reset_adapters(trainer.policy.lm)
+        else:
+            trainer.policy.lm.load_state_dict(trainer.reference.state_dict())
         warn(f"{trainer.stop_reason}, and no complete checkpoint is left. The model is the initial one; see run.save_every")
 
 
@@ -217,12 +226,14 @@ def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
 def _facts(training: _Training, ready: Prepared) -> Mapping[str, str]:
     job, trainer = training.job, training.trainer
     parameters = sum(p.numel() for p in trainer.policy.parameters())
+    trained = sum(p.numel() for p in trainer.policy.parameters() if p.requires_grad)
+    adapters = f", {trained / 1e6:.2f} M of them trained (adapters of rank {job.lora.rank})" if job.lora.rank else ""
     low, high = job.rollout.response_tokens
     done = f" (going on after update {trainer.update})" if trainer.update else ""
     target = f", target {job.ppo.kl_target:g} nats/response" if job.ppo.kl_controller == "adaptive" else ""
     device = trainer.engine.accelerator.device
     facts = {
-        "model": f"{job.model.name}, {parameters / 1e6:,.0f} M parameters, {ready.precision} on {device}",
+        "model": f"{job.model.name}, {parameters / 1e6:,.0f} M parameters{adapters}, {ready.precision} on {device}",
         "reward": f"{job.reward.kind} {ready.reward.name}",
         "prompts": f"{job.data.prompts}: {len(ready.prompts)} to train on, {len(ready.held_out)} held out",
         "job": f"{plural(job.ppo.updates, 'update')} of {job.ppo.batch_size} responses of {low} to {high} tokens{done}",

@@ -18,6 +18,7 @@ from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
 from konomi.jobs.common import result_of, running
 from konomi.jobs.reward_data import Learned, load
+from konomi.models.lora import adapted_layers, require_peft, save_adapter
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.models.reward_files import make_reward_model, rescale_head
 from konomi.report.advice import too_few
@@ -43,11 +44,12 @@ def run_reward(
         KeyboardInterrupt: stopped by a signal; no model was written.
     """
     observer, started = observer or Observer(), time.monotonic()
+    require_peft(job.lora)
     learned = load(job, observer.say, observer.warn)
     samples = _samples(job)
     built = make_reward_model(
         job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,
-        max_length=job.train.max_length, progress=observer.say,
+        max_length=job.train.max_length, progress=observer.say, lora=job.lora,
     )  # fmt: skip
     _check_texts(built.model, learned, samples, observer)
     model = built.model.to(find_device())
@@ -75,6 +77,9 @@ def run_reward(
         result = _evaluate(job, model, learned, samples)
         with new_directory(work.run.model) as draft:
             model.save(draft, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
+        if adapted_layers(model.model):
+            with new_directory(work.run.adapter) as draft:
+                save_adapter(model.model, draft)
         work.run.write_json("eval.json", result)
         figures = _flat(result["held_out"], "held_out/") | _flat(result.get("truth", {}), "truth/")
         work.sinks.log(outcome.steps, figures)

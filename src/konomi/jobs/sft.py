@@ -19,6 +19,7 @@ from konomi.jobs.common import result_of, running
 from konomi.jobs.inputs import digest_of
 from konomi.jobs.prepare import context_of
 from konomi.models.load import Loaded, load_causal_lm, quiet
+from konomi.models.lora import adapted_layers, add_adapters, merged, require_peft, save_adapter
 from konomi.models.policy import train_only
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
@@ -78,8 +79,11 @@ def _what_there_is(run: RunDir, outcome: Outcome) -> str:
 
 
 def _keep(run: RunDir, loaded: Loaded) -> None:
+    if adapted_layers(loaded.model):
+        with new_directory(run.adapter) as draft:
+            save_adapter(loaded.model, draft)
     with new_directory(run.model) as draft:
-        loaded.model.save_pretrained(draft)
+        merged(loaded.model).save_pretrained(draft)
         loaded.tokenizer.save_pretrained(draft)
 
 
@@ -99,6 +103,7 @@ class _Prepared:
 
 def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
     manage_memory()
+    require_peft(job.lora)
     kind, examples = load_examples(job.data, observer.say)
     if kind == "text" and job.sft.loss == "completion":
         raise ConfigError(
@@ -117,6 +122,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
     rows, held_out = (_encoded(job, side, loaded, everything, render, observer) for side in sides)
     check_head(loaded.model)
     train_only(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
+    add_adapters(loaded.model, job.lora, seed=job.run.seed, base=job.model.name)
     if job.sft.packing:
         check_packing(loaded.model)
         rows, held_out = (pack(each, job.sft.max_length) for each in (rows, held_out))

@@ -26,6 +26,7 @@ from konomi.engine.rollout import Rollout
 from konomi.engine.shared_weights import one_gradient
 from konomi.errors import ConfigError
 from konomi.models.load import quiet
+from konomi.models.lora import adapted_layers, are_zero, merged, plain_parameters, save_adapter, without_adapters
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -77,12 +78,21 @@ class Policy(nn.Module):
         return values_N
 
     def save(self, directory: str | Path, own_names: bool = False) -> None:
-        """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it.
+        """Write ``model.safetensors`` with its configuration, as plain transformers does, and the value head beside it. What
+        adapters add is in the weights.
 
         ``own_names``: keep the model's own names and shapes of weights; its family's files may differ (experts one by one).
         """
         with quiet():
-            self.lm.save_pretrained(directory, save_original_format=not own_names)
+            merged(self.lm).save_pretrained(directory, save_original_format=not own_names)
+        self._save_head(directory)
+
+    def save_adapter(self, directory: str | Path) -> None:
+        """Write the adapters, as peft does, and the value head beside them."""
+        save_adapter(self.lm, Path(directory))
+        self._save_head(directory)
+
+    def _save_head(self, directory: str | Path) -> None:
         save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, Path(directory) / VALUE_HEAD_FILE)
 
 
@@ -113,7 +123,9 @@ def layers_below(lm: PreTrainedModel, top_layers: int) -> int:
 
 
 def make_reference(policy: Policy) -> PreTrainedModel:
-    """A frozen copy of a policy's language model. Weights that the policy does not train are shared."""
+    """A frozen copy of a policy's language model. Weights that the policy does not train are shared; with adapters all are."""
+    if adapted_layers(policy.lm):
+        return cast(PreTrainedModel, without_adapters(policy.lm).requires_grad_(False).eval())
     shared = {id(p): p for p in policy.lm.parameters() if not p.requires_grad}
     return cast(PreTrainedModel, copy.deepcopy(policy.lm, memo=dict(shared)).requires_grad_(False).eval())
 
@@ -121,7 +133,9 @@ def make_reference(policy: Policy) -> PreTrainedModel:
 @torch.no_grad()
 def same_weights(lm: PreTrainedModel, reference: PreTrainedModel, frozen: bool = False) -> bool:
     """Whether a policy is its reference, to the bit; ``frozen``: in what is not trained."""
-    own, others = dict(lm.named_parameters()), dict(reference.named_parameters())
+    own, others = plain_parameters(lm), plain_parameters(reference)
+    if not (frozen or are_zero(lm)):
+        return False
     return own.keys() == others.keys() and all(
         weight is others[name] or torch.equal(weight, others[name])
         for name, weight in own.items()

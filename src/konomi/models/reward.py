@@ -26,6 +26,7 @@ from konomi.engine.packed import Trunk
 from konomi.errors import ModelError
 from konomi.files import utf8, write_atomic
 from konomi.models.load import quiet
+from konomi.models.lora import merged
 from konomi.models.policy import layers_below
 from konomi.models.reader import Reader
 
@@ -190,7 +191,7 @@ class RewardModel(nn.Module):
     def save(self, directory: Path, facts: dict[str, Any]) -> None:
         """Write the model, its tokenizer and ``reward.json`` (``facts`` and the normalisation)."""
         with quiet():
-            self.model.save_pretrained(directory)
+            merged(self.model).save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
         scale = asdict(self.normalisation) if self.normalisation else {}
         content = {"version": VERSION, **facts, "max_length": self.reader.max_length, **scale}

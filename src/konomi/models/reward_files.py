@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from konomi.config import ModelConfig
+from konomi.config import LoraConfig, ModelConfig
 from konomi.data.tokens import read_tokenizer
 from konomi.errors import DataError, ModelError
 from konomi.files import model_path, read_utf8
 from konomi.models.embedded import Progress
 from konomi.models.find import find_files, licence_of, refuse_adapter
 from konomi.models.load import explained, fuse_gelu, load_causal_lm, quiet, remove_dropout
+from konomi.models.lora import add_adapters
 from konomi.models.reward import FILE, VERSION, Normalisation, RewardModel
 from konomi.reading import parse_json
 
@@ -44,11 +45,13 @@ class NewRewardModel:
 
 
 def make_reward_model(
-    config: ModelConfig, *, outputs: int, labels: Sequence[str] = (), seed: int, max_length: int, progress: Progress | None = None
-) -> NewRewardModel:
+    config: ModelConfig, *, outputs: int, labels: Sequence[str] = (), seed: int, max_length: int,
+    progress: Progress | None = None, lora: LoraConfig | None = None,
+) -> NewRewardModel:  # fmt: skip
     """Put a head of ``outputs`` numbers, drawn with ``seed``, on the model that ``config`` names; on the CPU, float32.
 
-    The head of a classifier is kept where it has as many outputs and the same labels.
+    The head of a classifier is kept where it has as many outputs and the same labels. With ``lora`` adapters are trained, and the
+    head whole.
 
     Raises:
         ModelError: it cannot be found or read, or has no form for classification in transformers.
@@ -76,6 +79,8 @@ def make_reward_model(
     frozen = config.freeze == "embeddings"
     reward = RewardModel(model, tokenizer, max_length=max_length, top_layers=config.top_layers, freeze_embeddings=frozen)
     reward.reader.name = name
+    if lora is not None:
+        add_adapters(model, lora, seed=seed, base=name, heads=_heads(model))
     return NewRewardModel(reward.eval(), fresh, revision, note)
 
 
@@ -165,6 +170,13 @@ def _classifier(files: Path, config: ModelConfig, outputs: int, labels: Sequence
         raise ModelError(f"{config.name}: its files lack {len(inside)} weights of the trunk, such as {inside[0]}")
     fuse_gelu(model)
     return model, tokenizer, bool(lacking) or not same
+
+
+def _heads(model: Any) -> list[str]:
+    """The names of the modules behind the trunk; a pooler is drawn with them, and counts as one."""
+    trunk = {id(module) for module in model.base_model.modules()}
+    behind = [name for name, child in model.named_children() if id(child) not in trunk and any(True for _ in child.parameters())]
+    return [*behind, *(["pooler"] if getattr(model.base_model, "pooler", None) is not None else [])]
 
 
 def _head(model: Any) -> nn.Linear:

@@ -15,11 +15,11 @@ from konomi.text import flat, number
 
 NAME = "README.md"
 _SETTINGS = {
-    "ppo": ("model.freeze", "model.top_layers", "ppo.episodes", "ppo.batch_size", "ppo.epochs", "ppo.learning_rate",
+    "ppo": ("model.freeze", "model.top_layers", "lora.rank", "ppo.episodes", "ppo.batch_size", "ppo.epochs", "ppo.learning_rate",
             "ppo.kl_coef", "ppo.kl_controller", "ppo.kl_target", "rollout.response_tokens", "rollout.temperature"),
-    "sft": ("model.freeze", "model.top_layers", "sft.epochs", "sft.batch_size", "sft.learning_rate", "sft.max_length",
-            "sft.loss"),
-    "reward": ("train.task", "train.epochs", "train.batch_size", "train.learning_rate", "train.max_length"),
+    "sft": ("model.freeze", "model.top_layers", "lora.rank", "sft.epochs", "sft.batch_size", "sft.learning_rate",
+            "sft.max_length", "sft.loss"),
+    "reward": ("lora.rank", "train.task", "train.epochs", "train.batch_size", "train.learning_rate", "train.max_length"),
 }  # fmt: skip
 _DONE = {
     "ppo": "A language model, moved toward a reward by PPO.",

@@ -9,6 +9,7 @@
     inputs/         a copy of each reward function's file, by the setting that names it
     checkpoints/    made by the trainer
     model/          the model that the run ends with
+    adapter/        where adapters were trained: they alone, for peft; their sum with the weights is in model/
     compare.json    the before/after
     eval.json       how far a reward model can be trusted
     report.html
@@ -46,7 +47,8 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints, self.inputs, self.model = path / "checkpoints", path / "inputs", path / "model"
+        self.checkpoints, self.inputs = path / "checkpoints", path / "inputs"
+        self.model, self.adapter = path / "model", path / "adapter"
         self.compare, self.report = path / "compare.json", path / "report.html"
         self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
         self._checked: set[Path] = set()  # files whose last line is known to be complete

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from konomi.errors import RunError
 from konomi.files import new_directory, writing
+from konomi.models.lora import ADAPTER_FILE, adapted_layers, adapter_weights
 from konomi.models.policy import VALUE_HEAD_FILE, Policy
 from konomi.training.experience import ScoreScale
 
@@ -81,14 +82,17 @@ class Checkpoints:
 
 
 def save_checkpoint(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Write policy, value head, optimiser, random states and ``state``, that of the trainer."""
+    """Write policy (with adapters: them alone), value head, optimiser, random states and ``state``, that of the trainer."""
     moments = {
         f"{name}/{key}": torch.as_tensor(value).contiguous()
         for name, parameter in policy.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     with new_directory(directory) as draft:
-        policy.save(draft, own_names=True)
+        if adapted_layers(policy.lm):
+            policy.save_adapter(draft)
+        else:
+            policy.save(draft, own_names=True)
         save_file(moments, draft / OPTIMIZER_FILE)
         save_file(random_state(), draft / RANDOM_FILE)
         (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -138,19 +142,26 @@ def load_weights(policy: Policy, directory: Path) -> None:
 
 
 def _read_weights(policy: Policy, directory: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights of the language model and of the value head, checked."""
-    files = sorted(directory.glob("model*.safetensors"))
+    """The weights of the language model, or of its adapters, and of the value head, checked."""
+    adapter = adapter_weights(policy.lm)
+    pattern = ADAPTER_FILE if adapter else "model*.safetensors"
+    files = sorted(directory.glob(pattern))
     if not files:
-        raise RunError(f"{directory}: no model*.safetensors there")
+        raise RunError(f"{directory}: no {pattern} there")
     weights = {name: tensor for file in files for name, tensor in _read_file(file).items()}
     head = _read_file(directory / VALUE_HEAD_FILE)
-    _check_tensors("the weights", weights, policy.lm.state_dict(), set(policy.lm.all_tied_weights_keys))
+    _check_tensors("the weights", weights, adapter or policy.lm.state_dict(), set(policy.lm.all_tied_weights_keys))
     _check_tensors(VALUE_HEAD_FILE, head, policy.value_head.state_dict())
     return weights, head
 
 
+@torch.no_grad()
 def _set_weights(policy: Policy, weights: dict[str, Tensor], head: dict[str, Tensor]) -> None:
-    policy.lm.load_state_dict(weights, strict=False)  # a tied weight is there once
+    if adapter := adapter_weights(policy.lm):
+        for name, parameter in adapter.items():
+            parameter.copy_(weights[name])
+    else:
+        policy.lm.load_state_dict(weights, strict=False)  # a tied weight is there once
     policy.value_head.load_state_dict(head)
 
 

@@ -1,0 +1,179 @@
+"""Low-rank adapters (LoRA; Hu et al. 2021, arXiv:2106.09685) by peft, put into a model in place.
+
+A linear layer ``y = W x`` becomes ``y = W x + (alpha / rank) B A x``. W is frozen. B begins at zero, and the model as it was.
+The model stays of its own class, so that whatever runs it runs it with its adapters: packed, sampled, as a reward model. peft is
+imported when adapters are asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from konomi.config import LoraConfig
+from konomi.engine.packed import trunk_of
+from konomi.errors import ConfigError, ModelError
+from konomi.files import model_path
+from konomi.seeds import stream_seed
+
+ADAPTER_FILE = "adapter_model.safetensors"
+"""peft's name of the weights, beside its adapter_config.json."""
+_NAME = "default"
+"""peft's name of the only adapter."""
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def require_peft(config: LoraConfig) -> None:
+    """Raise ConfigError if adapters are asked for and peft cannot be imported. Call it before a model is loaded."""
+    if config.rank is None:
+        return
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f'lora.rank = {config.rank}: {error}; pip install "konomi[lora]"') from None
+
+
+def add_adapters(model: Any, config: LoraConfig, *, seed: int = 0, base: str = "", heads: Sequence[str] = ()) -> None:
+    """Freeze a model and put adapters beside the linear layers of its trunk, in place. Without ``config.rank`` nothing is done.
+
+    Args:
+        model: of transformers, on the CPU.
+        config: rank, alpha and targets.
+        seed: of the first weights of A.
+        base: the name of the model, for whoever opens the saved adapter.
+        heads: names of modules that are trained whole and saved with the adapter.
+
+    Raises:
+        ConfigError: peft is missing; no linear layer has the name of a target.
+    """
+    if config.rank is None:
+        return
+    require_peft(config)
+    import peft
+
+    layers = _targets(model, config, heads)
+    names = {name.rpartition(".")[2] for name in layers}
+    alike = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in names} - layers.keys()
+    settings = peft.LoraConfig(
+        task_type="SEQ_CLS" if heads else "CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, target_modules=sorted(names),
+        exclude_modules=sorted(alike) or None, fan_in_fan_out=isinstance(next(iter(layers.values())), Conv1D),
+        base_model_name_or_path=_found(base),
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "lora"))
+        peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
+    settings.modules_to_save = list(heads) or None  # not before: peft would put a copy in place of each
+    for layer in adapted_layers(model):  # where it has to be, autocast casts: peft would cast to float32 first
+        layer.cast_input_dtype_enabled = layer.base_layer.weight.dtype.itemsize < 4
+    for name, parameter in model.named_parameters():
+        if _is_adapter(name) or _is_in(name, heads):
+            parameter.data = parameter.data if parameter.dtype.itemsize >= 4 else parameter.data.float()
+            parameter.requires_grad_(True)
+
+
+def _targets(model: Any, config: LoraConfig, heads: Sequence[str]) -> dict[str, nn.Module]:
+    """The layers that get adapters, by their full names."""
+    inside = {id(module) for module in trunk_of(model).modules()}
+    linear = {
+        name: module for name, module in model.named_modules()
+        if id(module) in inside and isinstance(module, (nn.Linear, Conv1D)) and not _is_in(name, heads)
+    }  # fmt: skip
+    for target in config.targets:
+        if not any(_ends(name, target) for name in linear):
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear})) or "none"
+            raise ConfigError(f"lora.targets: no linear layer of {type(model).__name__} is named {target}; there are: {known}")
+    return {name: each for name, each in linear.items() if not config.targets or any(_ends(name, t) for t in config.targets)}
+
+
+def _found(base: str) -> str:
+    """The name of a model, or where its directory is."""
+    path = model_path(base, ModelError) if base else Path(base)
+    return str(path.resolve()) if base and path.exists() else base
+
+
+def _ends(name: str, target: str) -> bool:
+    return f".{name}".endswith(f".{target}")
+
+
+def _is_in(name: str, heads: Sequence[str]) -> bool:
+    return not set(heads).isdisjoint(name.split("."))
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def adapted_layers(model: nn.Module) -> list[Any]:
+    """The layers with an adapter; none in a model without."""
+    return [module for module in model.modules() if hasattr(module, "lora_A")]
+
+
+def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that the model has without adapters, by the names that they then have."""
+    return {name.replace(".base_layer.", "."): p for name, p in model.named_parameters() if not _is_adapter(name)}
+
+
+def adapter_weights(model: Any) -> dict[str, nn.Parameter]:
+    """What is trained, adapters and heads, by peft's names of saved weights; nothing for a model without adapters."""
+    if not adapted_layers(model):
+        return {}
+    heads = model.peft_config[_NAME].modules_to_save or ()
+    trained = {name: p for name, p in model.named_parameters() if _is_adapter(name) or _is_in(name, heads)}
+    return {f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": parameter for name, parameter in trained.items()}
+
+
+def save_adapter(model: Any, directory: Path) -> None:
+    """Write the adapters, with heads that are trained whole, as peft does: ``PeftModel.from_pretrained(base, directory)``."""
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in adapter_weights(model).items()}
+    save_file(tensors, directory / ADAPTER_FILE, metadata={"format": "pt"})
+    settings = copy.copy(model.peft_config[_NAME])
+    settings.inference_mode, settings.target_modules = True, sorted(settings.target_modules)  # a set would come in any order
+    settings.save_pretrained(directory)
+
+
+@torch.no_grad()
+def reset_adapters(model: nn.Module) -> None:
+    """Make the model what it is without adapters."""
+    for layer in adapted_layers(model):
+        layer.lora_B[_NAME].weight.zero_()
+
+
+def are_zero(model: nn.Module) -> bool:
+    """Whether the adapters add nothing; true of a model without any."""
+    return not any(bool(layer.lora_B[_NAME].weight.any()) for layer in adapted_layers(model))
+
+
+def without_adapters(model: ModelT) -> ModelT:
+    """A copy that shares all weights, and has the layers beneath the adapters in their places. It takes no memory to speak of."""
+    return _copied(model, lambda layer: layer.base_layer.weight)
+
+
+@torch.no_grad()
+def merged(model: ModelT) -> ModelT:
+    """A copy as :func:`without_adapters` makes it, but with what the adapters add in the weights, which are then on the CPU; the
+    model itself if it has no adapters."""
+
+    def whole(layer: Any) -> Tensor:
+        weight, added = layer.base_layer.weight, layer.get_delta_weight(_NAME)
+        return nn.Parameter((weight.to(added.dtype) + added).to(weight.dtype).cpu(), requires_grad=False)
+
+    return _copied(model, whole) if adapted_layers(model) else model
+
+
+def _copied(model: ModelT, weight_of: Any) -> ModelT:
+    shared: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    memo = dict(shared)
+    for layer in adapted_layers(model):
+        memo[id(layer)] = plain = copy.deepcopy(layer.base_layer, dict(shared))
+        plain.weight = weight_of(layer)
+    made = copy.deepcopy(model, memo)
+    del made.peft_config
+    return made

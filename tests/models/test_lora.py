@@ -1,0 +1,171 @@
+"""Adapters: what of a model is trained, the reference without a copy, and what is saved, opened by peft itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from konomi.config import LoraConfig, ModelConfig
+from konomi.engine.forward import reference_logprobs
+from konomi.errors import ConfigError
+from konomi.models.lora import adapted_layers, adapter_weights, add_adapters, merged, reset_adapters
+from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference, same_weights
+from konomi.models.reward_files import make_reward_model, open_reward_model
+from tiny import FAMILIES, save_tiny, tiny_encoder
+from tiny_run import disturbed, tiny_rollout, tiny_trainer, without_dropout
+
+RANK = LoraConfig(rank=4)
+PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+"""Its class of models asks transformers for a property that is to go."""
+
+
+def adapted(family: str, **lora: Any) -> Policy:
+    """A policy with adapters that add something."""
+    lm = without_dropout(family)
+    add_adapters(lm, LoraConfig(**{"rank": 4, **lora}), seed=1)
+    disturbed(lm)
+    return Policy(lm)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_its_adapters_the_policy_is_its_reference_to_the_bit(family: str) -> None:
+    policy, initial = adapted(family), without_dropout(family)
+    reference, rollout = make_reference(policy), tiny_rollout(initial)
+    expected = reference_logprobs(initial, rollout, 1.0)
+    assert torch.equal(reference_logprobs(reference, rollout, 1.0), expected)
+    assert not torch.allclose(reference_logprobs(policy.lm, rollout, 1.0), expected, atol=0.01)
+    for layer in adapted_layers(policy.lm):  # peft's own way to turn them off
+        layer.enable_adapters(False)
+    assert torch.equal(reference_logprobs(policy.lm, rollout, 1.0), expected)
+    addresses = {parameter.data_ptr() for parameter in policy.lm.parameters()}
+    assert {parameter.data_ptr() for parameter in reference.parameters()} <= addresses  # no second copy
+    assert not adapted_layers(reference) and not same_weights(policy.lm, reference)
+    assert dict(reference.named_parameters()).keys() == dict(initial.named_parameters()).keys()
+    reset_adapters(policy.lm)
+    assert same_weights(policy.lm, reference)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_adapters_and_the_value_head_are_trained(family: str) -> None:
+    trainer = tiny_trainer(family, lora=4, episodes=32, value_learning_rate=1e-3)
+    before = {name: parameter.clone() for name, parameter in trainer.policy.named_parameters()}
+    first, second = trainer
+    assert first.metrics["objective/kl"] == 0.0
+    assert second.metrics["objective/kl"] != 0.0
+    for name, parameter in trainer.policy.named_parameters():
+        trained = ".lora_" in name or name.startswith("value_head.")
+        assert (parameter.grad is not None) == parameter.requires_grad == trained, name
+        assert torch.equal(parameter, before[name]) != trained, name
+    assert all(trainer.reference.get_parameter(name) is not None for name, _ in without_dropout(family).named_parameters())
+
+
+def test_every_linear_layer_of_the_trunk_or_those_that_are_named() -> None:
+    everything = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+    def names(**lora: Any) -> list[str]:
+        lm = adapted("llama", **lora).lm
+        return [name for name, module in lm.named_modules() if hasattr(module, "lora_A")]
+
+    assert {name.rpartition(".")[2] for name in names()} == everything and len(names()) == 2 * len(everything)
+    assert {name.rpartition(".")[2] for name in names(targets=("q_proj", "mlp.up_proj"))} == {"q_proj", "up_proj"}
+    for wrong in ("lm_head", "embed_tokens", "proj", "c_attn"):
+        with pytest.raises(
+            ConfigError, match=rf"lora.targets: no linear layer of Llama\w+ is named {wrong}; there are: down_proj, "
+        ):
+            adapted("llama", targets=("q_proj", wrong))
+
+
+def test_alpha_scales_and_the_seed_decides() -> None:
+    layers = [adapted_layers(adapted("gpt2", rank=8, alpha=alpha).lm) for alpha in (8, 24)]
+    ratio = layers[1][0].get_delta_weight("default") / layers[0][0].get_delta_weight("default")
+    assert torch.allclose(ratio, torch.tensor(3.0))
+    models = [without_dropout("gpt2") for _ in range(3)]
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        torch.manual_seed(seed + 7)
+        add_adapters(model, RANK, seed=seed)
+    first, same, other = ([w.clone() for w in adapter_weights(model).values()] for model in models)
+    assert all(map(torch.equal, first, same)) and not all(map(torch.equal, first, other))
+    plain = without_dropout("gpt2")
+    add_adapters(plain, LoraConfig())
+    assert not adapted_layers(plain) and merged(plain) is plain and all(p.requires_grad for p in plain.parameters())
+
+
+@PEFT_WARNS
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_saved_opens_in_peft_and_merged_in_transformers(family: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    policy, base = adapted(family), save_tiny(tmp_path / "base", family)
+    policy.lm.peft_config["default"].base_model_name_or_path = str(base)
+    rollout, before = tiny_rollout(policy.lm), dict(policy.lm.named_parameters())
+    torch.nn.init.normal_(policy.value_head.weight)
+    policy.save_adapter(tmp_path)
+    policy.save(tmp_path / "merged")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", VALUE_HEAD_FILE, "base", "merged",
+    }  # fmt: skip
+    facts = json.loads((tmp_path / "adapter_config.json").read_text("utf-8"))
+    assert (facts["r"], facts["lora_alpha"], facts["task_type"], facts["bias"]) == (4, 32, "CAUSAL_LM", "none")
+    assert facts["target_modules"] == sorted(facts["target_modules"]) and facts["base_model_name_or_path"] == str(base)
+    opened = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path).eval()
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    for ids, length in zip(rollout.ids, rollout.lengths, strict=True):
+        expected = policy.lm(input_ids=ids[None, :length]).logits
+        assert torch.equal(opened(input_ids=ids[None, :length]).logits, expected)
+        assert torch.allclose(plain(input_ids=ids[None, :length]).logits, expected, atol=1e-5)
+    assert all(before[name] is parameter for name, parameter in policy.lm.named_parameters())  # saving has merged a copy
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+
+
+@PEFT_WARNS
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "encoder"])
+def test_a_reward_model_keeps_its_head_beside_its_adapters(kind: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    from konomi.models.lora import save_adapter
+
+    base = tiny_encoder(tmp_path / "lm") if kind == "encoder" else save_tiny(tmp_path / "lm", kind)
+    made = make_reward_model(ModelConfig(name=str(base)), outputs=1, seed=0, max_length=64, lora=RANK).model
+    assert made.packs == (kind != "encoder")
+    trained = {name for name, parameter in made.model.named_parameters() if parameter.requires_grad}
+    heads = {name for name in trained if ".lora_" not in name}
+    assert heads and all(name.startswith(("score.", "classifier.")) for name in heads)
+    assert len(trained) > 10 and not any(name.startswith(("score.", "classifier.")) for name in trained - heads)
+    disturbed(made.model)
+    texts = ["abc", "a longer text", "z"]
+    expected = torch.cat(made.predict([[text] for text in texts]))
+    made.save(tmp_path / "model", {})
+    assert torch.allclose(
+        torch.cat(open_reward_model(str(tmp_path / "model")).predict([[text] for text in texts])), expected, atol=1e-5
+    )
+    (tmp_path / "adapter").mkdir()
+    save_adapter(made.model, tmp_path / "adapter")
+    plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, pad_token_id=made.pad_id)
+    opened = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    for text, number in zip(texts, expected, strict=True):
+        assert torch.allclose(opened(input_ids=torch.tensor(made.encode([text]))).logits[0], number, atol=1e-5)
+
+
+def test_half_weights_have_adapters_in_float32() -> None:
+    """They learn in steps that half precision would lose; without autocast too."""
+    lm = without_dropout("llama").bfloat16()
+    add_adapters(lm, RANK)
+    assert {p.dtype for p in adapter_weights(lm).values()} == {torch.float32}
+    disturbed(lm)
+    ids = torch.tensor([[3, 4, 5]])
+    assert torch.allclose(lm(ids).logits, merged(lm)(ids).logits, atol=0.1)
+    assert {p.dtype for p in merged(lm).parameters()} == {torch.bfloat16}
+
+
+def test_without_peft_one_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r'lora.rank = 4: .*peft.*; pip install "konomi\[lora\]"'):
+        add_adapters(without_dropout("gpt2"), RANK)
+    add_adapters(without_dropout("gpt2"), LoraConfig())
