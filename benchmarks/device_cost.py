@@ -148,6 +148,20 @@ def a_token() -> Cost:
     return cost
 
 
+def head(tokens: int = 512, vocabulary: int = 32_768) -> Cost:
+    """The vocabulary head over a micro-batch's response tokens, forward and backward, in the blocks that a device gets."""
+    from konomi.engine.device import head_blocks
+    from konomi.ops import linear_logprobs
+
+    hidden = torch.randn(tokens, 8).to(DEVICE).requires_grad_()
+    weight = torch.randn(vocabulary, 8).to(DEVICE).requires_grad_()
+    targets = torch.arange(tokens).to(DEVICE)
+    with counting() as cost:
+        logprobs, _ = linear_logprobs(hidden, weight, targets, 1.0, head_blocks(DEVICE))
+        logprobs.sum().backward()
+    return cost
+
+
 def update() -> Cost:
     """One update of PPO: 8 responses in one micro-batch, two epochs."""
     trainer = tiny_trainer(
@@ -170,7 +184,8 @@ def measure() -> dict[str, Cost]:
             round((long.waits - short.waits) / TOKENS),
             long.places - short.places,
         )
-        return {"a decoded token": token, "the model's own token": a_token(), "an update": update()}
+        own = a_token()
+        return {"a decoded token": token, "the model's own token": own, "a micro-batch's head": head(), "an update": update()}
 
 
 def main() -> None:

@@ -34,6 +34,8 @@ shapes.quiet()
 HERE = Path(__file__).resolve().parent
 VERSIONS = {"trl-ppo": "0.11.", "rloo": "1.16."}
 """What the version of a peer begins with."""
+MOST_OF_PEERS = 5
+"""Updates of a peer that are timed, at most, after one that warms up: they capture nothing."""
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -96,7 +98,9 @@ def work(system: str, given: argparse.Namespace) -> int:
             shapes.Log(path, 0).write(skipped=why)
             continue
         try:
+            begun = time.perf_counter()
             run_konomi(name, job, given, path) if system == "konomi" else run_peer(system, job, given, path)
+            print(f"{SYSTEMS[system]}, {name}: {time.perf_counter() - begun:.0f} s in all", flush=True)
         except Exception as error:  # whatever it is, the other jobs' numbers are wanted
             traceback.print_exc()
             with path.open("a", encoding="utf-8") as file:
@@ -115,8 +119,7 @@ def free_memory() -> None:
 
 def timed(job: Job, given: argparse.Namespace, path: Path) -> dict[str, Any]:
     """The options that every system's script takes."""
-    warmup = 1 if given.tiny else given.warmup
-    return {"out": path, "updates": job.updates, "warmup": warmup, "episodes": job.episodes, "seed": 0}
+    return {"out": path, "updates": job.updates, "warmup": 1 if given.tiny else given.warmup, "episodes": job.episodes, "seed": 0}
 
 
 def run_konomi(name: str, job: Job, given: argparse.Namespace, path: Path) -> None:
@@ -180,7 +183,8 @@ def not_there(system: str) -> str | None:
 def run_peer(system: str, job: Job, given: argparse.Namespace, path: Path) -> None:
     """A job on a peer, in the best settings that were found."""
     sys.path.insert(0, str(HERE / "peers"))
-    options = [word for key, value in timed(job, given, path).items() for word in (f"--{key}", str(value))]
+    shorter = {**timed(job, given, path), "updates": min(job.updates, MOST_OF_PEERS), "warmup": 1}
+    options = [word for key, value in shorter.items() for word in (f"--{key}", str(value))]
     options += ["--mini-batch", str(job.mini_batch), "--model", job.model]
     if system == "rloo":
         import trl_rloo
@@ -216,54 +220,68 @@ def best_of_gpu() -> dict[str, Any]:
 # all processes
 
 
-def start(worker: str, given: argparse.Namespace, until: float, **variables: str) -> str | None:
-    """Run a process, with its log in the results: that of a peer with all it prints. Says what went wrong with all of it."""
+def start(worker: str, given: argparse.Namespace, until: float, log: str, **variables: str) -> str | None:
+    """Run a process, a peer without what it prints. Says what went wrong with all of it, and then keeps its ``log``."""
     kept = {name: value for name, value in vars(given).items() if value not in (None, [], "", False)}
-    kept = {**kept, "worker": worker, "until": until}
     options = []
-    for name, value in kept.items():
+    for name, value in {**kept, "worker": worker, "until": until}.items():
         text = ",".join(value) if isinstance(value, list) else str(value)
         options += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
-    with (given.out / f"{worker}.log").open("w", encoding="utf-8") as log:
+    path = given.out / log
+    with path.open("w", encoding="utf-8") as file:
         try:
             done = subprocess.run([sys.executable, str(HERE / "gpu.py"), *options],
-                                  stdout=log if worker in VERSIONS else None, stderr=log,
+                                  stdout=file if worker in VERSIONS else None, stderr=file,
                                   env={**os.environ, "PYTHONUNBUFFERED": "1", **variables},
                                   timeout=max(60.0, until + 30.0 - time.time()))  # fmt: skip
         except subprocess.TimeoutExpired:
             return "it took too long"
-    last = Path(log.name).read_text(encoding="utf-8").strip().splitlines()[-1:]
-    return f"exit code {done.returncode}: {' '.join(last)[:200]}" if done.returncode else None
+    if done.returncode == 0:
+        path.unlink()
+        return None
+    last = path.read_text(encoding="utf-8").strip().splitlines()[-1:]
+    return f"exit code {done.returncode}: {' '.join(last)[:200]}"
 
 
 def measure(given: argparse.Namespace) -> int:
     """Run every system, one after the other; keep the lines after each; print the tables."""
     until = time.time() + given.seconds
-    raw = given.out / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
+    raw, lines, failed = given.out / "raw", given.out / "gpu.jsonl", 0
+    raw.mkdir(exist_ok=True)
     for left in raw.glob("*.jsonl"):
         left.unlink()
-    lines, failed = given.out / "gpu.jsonl", 0
     lines.write_text("", encoding="utf-8")
     for system in given.systems:
         own = {"rloo": given.rloo_path, "trl-ppo": given.ppo_path}.get(system)
-        problem = start(system, given, until, **({"PYTHONPATH": own} if own else {}))
+        problem = start(system, given, until, f"{system}.log", **({"PYTHONPATH": own} if own else {}))
         if problem:
             failed = 1
             print(f"{SYSTEMS[system]}: {problem}", flush=True)
         with lines.open("a", encoding="utf-8") as file:
-            for name in [None, *given.jobs]:
-                path = raw / f"{system}-{name}.jsonl" if name else raw / "machine.jsonl"
-                told = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-                place = {"system": system, "job": name} if name else {}
-                file.writelines(json.dumps({**place, **json.loads(line)}) + "\n" for line in told)
-                path.unlink(missing_ok=True)
+            for row in collected(raw, system, given.jobs, problem):
+                file.write(json.dumps(row) + "\n")
     raw.rmdir()
     rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
     text = table(rows, {name: JOBS[name] for name in given.jobs})
     (given.out / "gpu.md").write_text(text + "\n", encoding="utf-8")
     print(text, flush=True)
     return failed
+
+
+def collected(raw: Path, system: str, jobs: Sequence[str], problem: str | None) -> list[dict[str, Any]]:
+    """The lines of a system's process, which are then gone, each with its system and job; jobs that it did not come to."""
+    rows: list[dict[str, Any]] = []
+    for name in jobs:
+        path, place = raw / f"{system}-{name}.jsonl", {"system": system, "job": name}
+        if path.exists():
+            rows += [{**place, **json.loads(line)} for line in path.read_text(encoding="utf-8").splitlines()]
+            path.unlink()
+        elif problem and (system == "konomi" or system in JOBS[name].peers):
+            rows.append({**place, "skipped": problem})
+    if (machine := raw / "machine.jsonl").exists():
+        rows.append(json.loads(machine.read_text(encoding="utf-8")))
+        machine.unlink()
+    return rows
 
 
 def main() -> int:
@@ -276,7 +294,8 @@ def main() -> int:
     if given.worker:
         return work(given.worker, given)
     if given.device:
-        return gpu_check.compare(given.out, lambda **variables: start("check", given, time.time() + 120, **variables))
+        until = time.time() + 120
+        return gpu_check.compare(given.out, lambda log, variables: start("check", given, until, log, **variables))
     return measure(given)
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,17 @@ def problems(gpu: Mapping[str, Any], processor: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def compare(out: Path, start: Callable[..., str | None]) -> int:
-    """Record on both, say what is not alike; the exit code."""
+def compare(out: Path, start: Callable[[str, dict[str, str]], str | None]) -> int:
+    """Record on both at the same time, say what is not alike; the exit code. ``start`` takes the name of a log and variables."""
     for name in ("gpu", "processor"):
         (out / f"check-{name}.json").unlink(missing_ok=True)
-    for variables in ({"CUDA_VISIBLE_DEVICES": ""}, {}):
-        if problem := start(**variables):
-            print(f"check: {problem}", flush=True)
-            return 1
+    with ThreadPoolExecutor(2) as pool:
+        both = {"check-processor.log": {"CUDA_VISIBLE_DEVICES": ""}, "check-gpu.log": {}}
+        failed = [problem for problem in pool.map(start, both, both.values()) if problem]
+    for problem in failed:
+        print(f"check: {problem}", flush=True)
+    if failed:
+        return 1
     if not (out / "check-gpu.json").exists():
         print("--device: no GPU is seen here; leave it out for a processor")
         return 2

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bounds  # noqa: E402
+import gpu  # noqa: E402
 import gpu_check  # noqa: E402
 import gpu_table  # noqa: E402
 import gpu_trace  # noqa: E402
@@ -305,6 +306,17 @@ def test_a_gpu_that_computes_otherwise_is_found() -> None:
     assert [re.sub(r".*: (.*?)(?: differs)? .*", r"\1", line) for line in found] == ["50%", "objective/kl", "objective/kl"]
     half["gpt2-tiny, bf16"]["metrics"][0]["ppo/policy/entropy"] = 5.2
     assert len(gpu_check.problems({"runs": half}, processor)) == 1
+
+
+def test_what_a_broken_process_leaves_behind(tmp_path: Path) -> None:
+    """Lines of the jobs that it did, why not of the others, and nothing for jobs that the peer does not do."""
+    (tmp_path / "rloo-A64.jsonl").write_text('{"seconds": 1.0}\n', encoding="utf-8")
+    (tmp_path / "machine.jsonl").write_text('{"machine": "a GPU"}', encoding="utf-8")
+    rows = gpu.collected(tmp_path, "rloo", list(gpu_table.JOBS), "exit code 1")
+    assert [(row.get("job"), row.get("seconds"), row.get("skipped")) for row in rows] == [
+        ("A64", 1.0, None), ("A512", None, "exit code 1"), ("A2048", None, "exit code 1"), (None, None, None),
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_gpu_script_runs_on_a_processor(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import device_cost
 
+HEAD_OPERATORS = 1_049
+"""Of the vocabulary head, forward and backward, for 512 response tokens and 32,768 words."""
+
 
 def test_a_decoded_token_waits_for_nothing_between_two_looks() -> None:
     with fake_device():
@@ -24,3 +27,10 @@ def test_an_update_waits_a_few_times_however_many_tokens_layers_and_micro_batche
     """For responses, scores and KL, the ratio check and the metrics."""
     with fake_device():
         assert device_cost.update().waits <= 8
+
+
+def test_the_head_of_a_micro_batch_is_no_more_operators_than_it_was() -> None:
+    with fake_device():
+        cost = device_cost.head()
+    assert cost.waits == 0
+    assert cost.operators <= HEAD_OPERATORS
