@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from konomi.cli import app
 
 
-def konomi(*arguments: str, code: int | None = None) -> Result:
-    """Call the command line. ``code``: the exit code that it has to have."""
-    result = CliRunner().invoke(app, list(arguments))
+def konomi(*arguments: str, code: int | None = None, stdin: str | None = None) -> Result:
+    """Call the command line. ``code``: the exit code that it has to have; ``stdin``: what is typed."""
+    result = CliRunner().invoke(app, list(arguments), input=stdin)
     assert code is None or result.exit_code == code, f"{arguments}\n{result.output}\n{result.exception!r}"
     return result
 

@@ -15,7 +15,6 @@ from konomi.errors import DataError
 from refusals import jsonl, refused
 
 SHARED = {"role": "user", "content": "Q?"}
-DIALOGUE = "User: Q?\n\nAssistant:"
 
 
 def talk(answer: str) -> list[dict[str, str]]:
@@ -35,7 +34,6 @@ HEAD = "SUBREDDIT: r/S\n\nTITLE: T\n\nPOST: P\n\nTL;DR:"
 TURNS = {"prompt": '["Q?"]', "response_a": '["a"]', "response_b": '["b"]'}
 STEINNON = {"info": INFO, "summaries": [{"text": " a"}, {"text": " b"}], "worker": "w"}
 A, B, TIE = Pair("Q?", "a", "b"), Pair("Q?", "b", "a"), Pair("Q?", "a", "b", 0.5)
-DA, DB, DTIE = (Pair(DIALOGUE, f" {p.chosen}", f" {p.rejected}", p.label) for p in (A, B, TIE))
 ANSWERS = [{"answer": "a", "rank": 1.0}, {"answer": "b", "rank": 3.0}, {"answer": "c", "rank": 1.0}]
 RANKED = {"prompt": "Q?", "ranker": {"rank": ["2", "1"]}, "items": ITEMS, "annotator": 7}
 
@@ -48,7 +46,7 @@ def numbered(prompt: str, one: str, other: str, column: str, *results: tuple[flo
 
 ROWS: dict[str, list[tuple[dict[str, Any], list[Any]]]] = {
     "HelpSteer2": numbered("prompt", "response_1", "response_2", "preference_strength", (-2, A), (1, B), (0, TIE)),
-    "HelpSteer3": numbered("context", "response1", "response2", "overall_preference", (-3, DA), (1, DB), (0, DTIE)),
+    "HelpSteer3": numbered("context", "response1", "response2", "overall_preference", (-3, A), (1, B), (0, TIE)),
     "SHP": numbered("history", "human_ref_A", "human_ref_B", "labels", (1, A), (0, B), score_A=3, score_B=1),
     "WebGPT": [
         ({"question": {"full_text": "Q?"}, "answer_0": "a", "score_0": n, "answer_1": "b", "score_1": -n}, [r])
@@ -71,13 +69,13 @@ ROWS: dict[str, list[tuple[dict[str, Any], list[Any]]]] = {
     "Label Studio": [(RANKED, [Ranking("Q?", ("b", "a"), (1, 2), "7")])],
     "Chatbot Arena": [
         ({"conversation_a": talk("a"), "conversation_b": talk("b"), "winner": n, "model_a": "x"}, [r])
-        for n, r in (("model_a", DA), ("model_b", DB), ("tie", DTIE), ("tie (bothbad)", DTIE))
+        for n, r in (("model_a", A), ("model_b", B), ("tie", TIE), ("tie (bothbad)", TIE))
     ],
     "Chatbot Arena (turns)": [
         (TURNS | {"winner_model_a": a, "winner_model_b": b, "winner_tie": 1 - a - b}, [r])
-        for a, b, r in ((1, 0, DA), (0, 1, DB), (0, 0, DTIE))
+        for a, b, r in ((1, 0, A), (0, 1, B), (0, 0, TIE))
     ],
-    "ms-swift": [({"messages": talk("a"), "rejected_response": "b"}, [DA])],
+    "ms-swift": [({"messages": talk("a"), "rejected_response": "b"}, [A])],
 }
 
 
@@ -103,8 +101,8 @@ def test_arena_as_a_csv_file(tmp_path: Path) -> None:
         '1,"[""Q?"", ""And?""]","[""a"", null]","[""b"", ""c""]",0,1,0\n', encoding="utf-8",
     )  # fmt: skip
     (pair,) = read_records(path)[0]
-    assert isinstance(pair, Pair) and pair.prompt == DIALOGUE
-    assert (pair.chosen, pair.rejected) == (" b\n\nUser: And?\n\nAssistant: c", " a\n\nUser: And?\n\nAssistant: ")
+    assert isinstance(pair, Pair) and pair.prompt == "Q?" and pair.messages == [SHARED]
+    assert (pair.chosen, pair.rejected) == ("b\n\nUser: And?\n\nAssistant: c", "a\n\nUser: And?\n\nAssistant: ")
 
 
 def test_what_is_not_known_is_said_to_be_unknown_with_what_is(tmp_path: Path) -> None:

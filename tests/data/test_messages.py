@@ -1,4 +1,4 @@
-"""Preferences as chat messages: TRL's forms, rendered plainly or by a chat template."""
+"""Conversations as text, and preferences as chat messages: TRL's forms."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-import tiny
-from konomi.data.messages import plain_render, preference, template_render
+from konomi.data.messages import Answered, Conversation, asked, preference, readable
 from konomi.data.parse import detect, parse
 from konomi.data.records import Pair
 from konomi.data.rows import Row, UnusableRow
-from konomi.errors import DataError, ModelError
+from konomi.errors import DataError
 
 
 def user(text: str) -> dict[str, Any]:
@@ -22,7 +21,7 @@ def said(text: str) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
-GOLDEN = Pair("User: 1+1?\n\nAssistant:", " Two.", " Three.")
+GOLDEN = Pair("1+1?", "Two.", "Three.")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,8 @@ GOLDEN = Pair("User: 1+1?\n\nAssistant:", " Two.", " Three.")
 )
 def test_all_forms_are_one_pair(row: dict[str, Any]) -> None:
     assert detect(Row("x:1", row)) == "pairs"
-    assert parse(Row("x:1", row), "pairs") == GOLDEN
+    pair = parse(Row("x:1", row), "pairs")
+    assert pair == GOLDEN and isinstance(pair, Pair) and pair.messages == [user("1+1?")]
 
 
 def test_several_turns() -> None:
@@ -48,9 +48,24 @@ def test_several_turns() -> None:
         "chosen": [{"role": "system", "content": "Be kind."}, user("a"), said("b"), user("c"), said("d")],
         "rejected": [{"role": "system", "content": "Be kind."}, user("a"), said("b"), user("c"), said("x"), user("y"), said("z")],
     }
-    prompt = "System: Be kind.\n\nUser: a\n\nAssistant: b\n\nUser: c\n\nAssistant:"
-    assert preference(Row("x:1", row)) == (prompt, " d", " x\n\nUser: y\n\nAssistant: z")
-    assert prompt + " d" == plain_render(row["chosen"])
+    messages, chosen, rejected = preference(Row("x:1", row))
+    assert messages == row["chosen"][:4]
+    assert readable(messages) == "System: Be kind.\n\nUser: a\n\nAssistant: b\n\nUser: c"
+    assert (chosen, rejected) == ("d", "x\n\nUser: y\n\nAssistant: z")
+    assert str(Answered(readable(messages), chosen, messages)) == readable(row["chosen"])
+
+
+def test_a_system_message_of_the_settings_goes_before_those_that_have_none() -> None:
+    own = [{"role": "system", "content": "Be kind."}, user("a")]
+    assert asked(own, "Be brief.") == own
+    assert asked([user("a")], "Be brief.") == [{"role": "system", "content": "Be brief."}, user("a")]
+    assert asked([user("a")]) == [user("a")]
+
+
+def test_a_text_is_what_a_user_says_to_a_model_that_reads_conversations() -> None:
+    assert Answered("a", "b").conversation == [user("a"), said("b")]
+    talk = Conversation([user("a"), said("b"), user("c")])
+    assert Answered(readable(talk), "d", talk).conversation == [*talk, said("d")]
 
 
 @pytest.mark.parametrize(
@@ -79,35 +94,3 @@ def test_bad_messages(error: type[DataError], change: dict[str, Any], part: str)
     with pytest.raises(error) as caught:
         parse(row, "pairs")
     assert type(caught.value) is error and str(caught.value).startswith("f:3: ") and part in str(caught.value)
-
-
-# chat templates
-
-TEMPLATE = """{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}\
-{{ m.role[0] }} {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}a {% endif %}"""
-
-
-def tokenizer(template: str | None = TEMPLATE, bos: bool = True) -> Any:
-    made = tiny.tiny_tokenizer(bos=bos)
-    made.chat_template = template
-    return made
-
-
-ROW = {"prompt": [user("hi")], "chosen": [said("yes")], "rejected": [said("no")]}
-
-
-@pytest.mark.parametrize(("adds_bos", "start"), [(True, ""), (False, "<bos>")])
-def test_a_chat_template(adds_bos: bool, start: str) -> None:
-    render = template_render(tokenizer(bos=adds_bos))
-    assert preference(Row("x:1", ROW), render) == (f"{start}u hi<eos>a ", "yes<eos>", "no<eos>")
-
-
-def test_templates_that_do_not_work() -> None:
-    with pytest.raises(ModelError, match="this tokenizer has no chat template"):
-        template_render(tokenizer(None))
-    row = {**ROW, "prompt": [{"role": "tool", "content": "x"}]}
-    with pytest.raises(DataError, match=r"^f:3: the chat template refuses these messages: no tools"):
-        preference(Row("f:3", row), template_render(tokenizer()))
-    render = template_render(tokenizer("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"))
-    with pytest.raises(DataError, match=r"^f:3: the chat template writes the prompt differently when an answer follows \('1hi'"):
-        preference(Row("f:3", ROW), render)

@@ -134,7 +134,7 @@ def test_split_gives_a_cut_character_to_the_response() -> None:
         row = tokens.encode("雨だ")
         assert len(row) == 6
         for cut in range(7):
-            prompt, response = tokens.split("雨だ", row[:cut], row[cut:])
+            prompt, response = tokens.split(Prompt("雨だ"), row[:cut], row[cut:])
             assert prompt + response == "雨だ"
             assert prompt == "雨だ"[: cut // 3]
 
@@ -145,23 +145,23 @@ def test_half_a_character_at_the_end_of_a_response_is_left_out_and_a_written_sig
         for text in ("é", "だ", "😀", "b雨だ", "雨😀", "\ufffd"):
             row = tokens._plain([text])[0]
             last = len(text[-1].encode())
-            assert tokens.split("雨a", query, row) == ("雨a", text)
+            assert tokens.split(Prompt("雨a"), query, row) == ("雨a", text)
             for kept in range(1, last):
                 half = row[: len(row) - kept]
                 for ids in (half, half + end):
-                    assert tokens.split("雨a", query, ids) == ("雨a", text[:-1])
-                    assert ends(tokens, query, ids)[-1] == len(text) - 1 == len(tokens.split("雨a", query, ids)[1])
+                    assert tokens.split(Prompt("雨a"), query, ids) == ("雨a", text[:-1])
+                    assert ends(tokens, query, ids)[-1] == len(text) - 1 == len(tokens.split(Prompt("雨a"), query, ids)[1])
     merged = Tokens(bytes_tokenizer(merges=[("ã", "ģ"), ("a", "ãģ")]))  # "a" and two of the three bytes of a kana in one token
     (whole,) = merged._plain(["aあ"])
     assert len(whole) == 2
-    assert merged.split("b", merged.encode("b"), whole[:1]) == ("b", "a")
+    assert merged.split(Prompt("b"), merged.encode("b"), whole[:1]) == ("b", "a")
     assert ends(merged, merged.encode("b"), whole) == [1, 2]
 
 
 def test_wrong_bytes_of_a_response_stay_and_leave_the_prompt_alone() -> None:
     for tokens in (Tokens(bytes_tokenizer()), Tokens(falls_back_to_bytes())):
         a, rain = tokens._plain(["a"])[0], tokens._plain(["雨"])[0]
-        prompt, response = tokens.split("b雨", tokens.encode("b雨"), [rain[1], *a])
+        prompt, response = tokens.split(Prompt("b雨"), tokens.encode("b雨"), [rain[1], *a])
         assert (prompt, response) == ("b雨", "\ufffda")
         assert ends(tokens, tokens.encode("b雨"), [rain[1], *a]) == [1, 2]
 
@@ -177,7 +177,7 @@ def test_split_keeps_the_markup_of_prompt_and_response_and_leaves_out_the_last_e
         ("abc", [BOS_ID], [5], ("", "d")),
     ]
     for prompt, query, response, texts in cases:
-        assert tokens.split(prompt, query, response) == texts
+        assert tokens.split(Prompt(prompt), query, response) == texts
         assert ends(tokens, query, response)[-1] == len(texts[1])
 
 
@@ -187,14 +187,15 @@ def test_a_prompt_that_was_not_cut_stays_as_it_was_written() -> None:
     tokens = Tokens(sentencepiece_like())
     tokens.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     text = "THE  ｒain fog "
-    assert tokens.split(text, tokens.encode(text), tokens._plain(["that"])[0]) == (text, " that")
+    assert tokens.split(Prompt(text), tokens.encode(text), tokens._plain(["that"])[0]) == (text, " that")
 
 
 def test_the_settings_of_a_model_name_ends_of_text_and_ids_that_it_does_not_have_are_none() -> None:
     tokens = Tokens(tiny_tokenizer(), eos_ids=[5, 29, 7], vocabulary=29)
     assert (tokens.eos_ids, tokens.end_id, tokens.pad_id) == ({EOS_ID, 5, 7}, EOS_ID, EOS_ID)
-    assert tokens.split("a", [BOS_ID, 2], [3, 7, 5]) == ("a", "bf")
-    assert tokens.ended([BOS_ID, 2, 5]) == [BOS_ID, 2, 5, EOS_ID]
+    assert tokens.split(Prompt("a"), [BOS_ID, 2], [3, 7, 5]) == ("a", "bf")
+    assert tokens.ended([BOS_ID, 2, 6]) == [BOS_ID, 2, 6, EOS_ID]
+    assert tokens.ended([BOS_ID, 2, 5]) == [BOS_ID, 2, 5]
     assert tokens.stops() == "<eos> (1), d (5), f (7)"
     padded = Tokens(bytes_tokenizer(eos_token="</s>", pad_token="<pad>"), vocabulary=256)
     assert (padded.eos_ids, padded.end_id, padded.pad_id) == (set(), None, 0)
@@ -233,7 +234,7 @@ def test_a_character_of_several_tokens_counts_from_its_last_one_on() -> None:
     assert ends(tokens, tokens.encode("今"), text) == [0, 0, 1, 2, 2, 2, 3]
     assert ends(tokens, tokens.encode("今"), text[:-1]) == [0, 0, 1, 2, 2, 2]  # half a character is none
     query = tokens.encode("今日")
-    assert tokens.split("今日", query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == ("今", "日a")
+    assert tokens.split(Prompt("今日"), query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == ("今", "日a")
     assert ends(tokens, query[:-1], [query[-1], *tokens._plain(["a"])[0]]) == [1, 2]
 
 
@@ -241,7 +242,7 @@ def test_a_space_in_front_belongs_to_the_word_behind() -> None:
     tokens = Tokens(sentencepiece_like())
     assert tokens.decode(tokens.encode("the rain")) + tokens.decode(tokens.encode("that")) == "the rainthat"
     query, response = tokens.encode("the rain"), tokens._plain(["that a"])[0]
-    assert tokens.split("the rain", query, response) == ("the rain", " that a")
+    assert tokens.split(Prompt("the rain"), query, response) == ("the rain", " that a")
     assert ends(tokens, query, response) == [5, 7]
 
 

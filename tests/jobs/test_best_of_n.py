@@ -95,7 +95,7 @@ def test_rows_are_those_of_a_plain_loop() -> None:
     for prompt, query in zip(prompts, queries, strict=True):
         draws = make_draws(ROLLOUT, 5, [("best of", prompt.key, i) for i in range(6)])
         drawn = sample(model, tokens, [query] * 6, draws, ROLLOUT).response_ids()
-        texts = [tokens.split(prompt.text, query, ids)[1] for ids in drawn]
+        texts = [tokens.split(prompt, query, ids)[1] for ids in drawn]
         scores.append([float(score) for score in early(texts)])
         judged.append([float(text.count("b") + len(text)) for text in texts])
     for row in rows:

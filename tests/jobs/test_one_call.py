@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import konomi
-from konomi.config import ClassifierReward, FunctionReward, HttpReward, ModelReward, PPOConfig, RolloutConfig
+from konomi.config import ClassifierReward, DataConfig, FunctionReward, HttpReward, ModelReward, PPOConfig, RolloutConfig
 from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts
 from konomi.jobs.revisit import compare_run
@@ -135,7 +135,7 @@ def test_settings_that_are_none_are_named(tmp_path: Path) -> None:
 
 def test_prompts_of_strings_rows_and_prompts() -> None:
     assert [each.text for each in as_prompts(["a", "b"])] == ["a", "b"]
-    rows = as_prompts([{"question": "a", "topic": 1}, {"question": "b"}], column="question")
+    rows = as_prompts([{"question": "a", "topic": 1}, {"question": "b"}], DataConfig(column="question"))
     assert [(each.text, each.columns) for each in rows] == [("a", {"topic": 1}), ("b", {"topic": None})]
     assert as_prompts(rows) == rows
     own = [Prompt("What is 2+2?", {"text": "four", "text_": "five"})]

@@ -60,7 +60,7 @@ def test_candidates_with_where_they_came_from(world: Path) -> None:
         query = tokens.encode(tasks[3].prompt)
         draws = make_draws(config, each.source["seed"], [tuple(each.source["stream"])])
         again = sample(loaded.model.double(), tokens, [query], draws, config).response_ids()[0]
-        assert (len(again), tokens.split(tasks[3].prompt, query, again)[1]) == (each.source["tokens"], each.text)
+        assert (len(again), tokens.split(Prompt(tasks[3].prompt), query, again)[1]) == (each.source["tokens"], each.text)
 
 
 def test_same_seed_same_file_whatever_the_batches(world: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from konomi.data.chat import template_render
 from konomi.data.examples import Example
-from konomi.data.messages import template_render
 from konomi.data.tokens import Tokens
 from konomi.errors import DataError
 from konomi.training.texts import IGNORED, Collator, Cut, Row, encode, pack, turns
@@ -87,8 +87,8 @@ def test_what_is_learned_of_a_text(example: Example, settings: dict[str, Any], i
         (talk("ab", "cd"), {"max_length": 8}, r"t:1: before the assistant's first answer there are 8 tokens.*sft.max_length = 8"),
         (Example("f:1", "a"), {"bos": False, "eos": False},
          "f:1: 1 tokens in this model's vocabulary: there is nothing to learn"),
-        (talk("ab", "cd", "ef", "gh"), {"template": ONLY_LAST},
-         "t:1: the chat template writes a turn differently when others follow"),
+        (talk("ab", "cd"), {"template": "{{ messages | length }}{{ messages[0].content }}"},
+         "t:1: the chat template writes a question differently when its answer follows"),
         (talk("ab", "cd"), {"template": "{{ raise_exception('no users') }}"},
          "t:1: the chat template refuses these messages: no users"),
     ],
@@ -102,8 +102,8 @@ def test_the_parts_of_a_conversation_are_its_rendering() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
     example, render = talk("ab", "cd", "ef"), template_render(tokenizer)
-    parts = turns(example, render)
-    assert "".join(text for text, _ in parts) == render(list(example.messages))  # type: ignore[arg-type]
+    (parts,) = turns(example.messages, render)
+    assert "".join(text for text, _ in parts) == render(example.messages)
     assert [learned for _, learned in parts] == [False, True, False]
     assert encoded(talk("ab", "cd", "ef", "gh"), template=ONLY_LAST, everything=True)[0].learned > 10
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from konomi.cli.common import Json, echo, make_observer, show_json, verb
+from konomi.errors import ConfigError
 from konomi.text import plural
 
 Model = Annotated[
@@ -20,7 +21,16 @@ TrustRemoteCode = Annotated[bool, typer.Option(help="Run Python code that the mo
 @verb
 def generate(
     model: Model,
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to go on from; may be repeated.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="What to go on from, or with --chat to answer; may be repeated.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="For chat models: a prompt is a user's message. Without --prompt, talk line by line.")
+    ] = False,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="The system message, with --chat.")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A chat template (Jinja) in the place of the model's own.")
+    ] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses a prompt.")] = 1,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 40,
     temperature: Annotated[float, typer.Option(min=0.01, help="Lower: safer, duller.")] = 1.0,
@@ -28,18 +38,26 @@ def generate(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Let a model continue prompts: one line a response."""
+    """Let a model continue prompts, or answer them: one line a response."""
+    if not chat and (not prompt or system is not None or chat_template is not None):
+        raise ConfigError("--prompt TEXT is needed; --chat takes messages instead, and --system and --chat-template go with it")
     from konomi.config import ModelConfig
-    from konomi.jobs.revisit import generate_texts
+    from konomi.jobs.revisit import Writer, prompts_of
     from konomi.runs.console import flat
 
-    config = ModelConfig(name=model, trust_remote_code=trust_remote_code)
-    rows = generate_texts(config, prompt, samples, tokens, temperature, seed, make_observer())
+    asked = prompts_of(prompt or [], chat, system) if prompt else []
+    config = ModelConfig(name=model, trust_remote_code=trust_remote_code, chat_template=chat_template)
+    writer = Writer(config, tokens, temperature, seed, make_observer())
+    if not asked:
+        for answer in writer.talk(typer.get_text_stream("stdin"), system):
+            echo(flat(answer))
+        return
+    answers = writer.answers(asked, samples)
     if as_json:
-        show_json(rows)
+        show_json([each.shown for each in answers])
     else:
-        for row in rows:
-            echo(flat(row["prompt"] + row["response"]))
+        for each in answers:
+            echo(flat(str(each)))
 
 
 @verb

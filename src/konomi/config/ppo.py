@@ -16,6 +16,9 @@ def _ordered(name: str, pair: tuple[int, int] | None) -> None:
         raise ValueError(f"{name} = [{pair[0]}, {pair[1]}]: the first has to be the smaller one")
 
 
+NO_CUT = "query_tokens cuts texts that a model continues; a message to a chat model stays whole: remove it"
+
+
 class ModelConfig(Section):
     """The language model that is moved."""
 
@@ -25,6 +28,9 @@ class ModelConfig(Section):
     """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False
     """Run Python code that the model's repository ships. Off: such a model is refused."""
+    chat_template: str | None = None
+    """A file with a chat template (Jinja), or the template itself, in the place of the tokenizer's own. It is saved with the
+    trained model."""
     freeze: Literal["none", "embeddings"] = "none"
     """embeddings: the token embeddings and the vocabulary head stay as they are. Saves much time and memory where the
     vocabulary is most of the model (Gemma 3 270M: 168 of 268 M parameters); policy and reference then share them."""
@@ -77,7 +83,13 @@ class DataConfig(Section):
     prompts: str = "embedded:openings-ja"
     """A .jsonl, .csv, .tsv, .parquet or .txt file, a hub data set's name, or an embedded list."""
     column: str = "text"
-    """Column (or JSON key) that holds the text. The other columns reach reward functions by name."""
+    """Column (or JSON key) that holds the text, or a conversation: a list of {"role", "content"} that ends with what is to be
+    answered. The other columns reach reward functions by name, the conversation as `messages`."""
+    chat: bool = False
+    """A text is a user's message to a chat model, not the beginning of what it writes: the model's chat template puts it between
+    control tokens. A conversation is always written so."""
+    system: str | None = None
+    """System message of all conversations that have none of their own. Raters and pages do not see it."""
     subset: str | None = None
     """Configuration name of a hub data set."""
     split: str = "train"
@@ -99,6 +111,8 @@ class DataConfig(Section):
     def _range(self) -> DataConfig:
         _ordered("query_tokens", self.query_tokens)
         check_held_out(self.held_out, "the before/after needs texts that training never sees")
+        if self.chat and self.query_tokens:
+            raise ValueError(NO_CUT)
         return self
 
 

@@ -22,6 +22,9 @@ class RewardData(Section):
     """Share of the prompts that is kept for evaluation, chosen by the hash of the prompt: never by pair."""
     truth: str | None = None
     """Scores of the same responses by a judge that is certain. The model is held against them too."""
+    chat: bool = False
+    """A prompt that is a text is a user's message, written with its response by the model's chat template. Conversations are
+    written so in any case where the model has a template, else as plain text."""
     text: str = "text"
     """Column that holds the text. Task classification."""
     label: str = "label"
@@ -108,6 +111,8 @@ class RewardJob(TrainedModel):
             for key in ("text", "label", "labels"):
                 if getattr(self.data, key) != RewardData.model_fields[key].default:
                     raise ValueError(f'data.{key} is for task = "classification"; remove it')
+        elif self.data.chat:
+            raise ValueError('data.chat is for prompts with responses; task = "classification" has texts')
         if self.data.evaluation and self.data.evaluation_split:
             raise ValueError("data.evaluation and data.evaluation_split: set one of them")
         return self

@@ -29,6 +29,9 @@ class ClassifierReward(Section):
     """logit: the raw output (of the embedded ones the log-odds). probability: after soft-max, 0 to 1. log-odds: log p/(1-p)."""
     text: Literal["both", "response"] = "both"
     """Score prompt + response, or the response alone."""
+    chat: bool = False
+    """Read prompt and response as a conversation, written by the classifier's own chat template: for reward models of the hub
+    that were trained so."""
     batch_size: Positive | None = None
     """Texts a forward pass, at most. None: as many as have 4,096 tokens on a processor, 32,768 on a GPU."""
     precision: Precision = "auto"
@@ -41,6 +44,12 @@ class ClassifierReward(Section):
     trust_remote_code: bool = False
     """Run Python code that the model's repository ships."""
 
+    @model_validator(mode="after")
+    def _whole(self) -> ClassifierReward:
+        if self.chat and (self.text == "response" or self.name.startswith("embedded:")):
+            raise ValueError('chat = true: not with text = "response" or an embedded classifier, which reads plain text')
+        return self
+
 
 class FunctionReward(Section):
     """Reward = a Python function of one's own."""
@@ -48,8 +57,8 @@ class FunctionReward(Section):
     kind: Literal["function"]
     name: str
     """package.module:function or path/to/file.py:function. It is called with the arguments that it names, out of `texts`,
-    `prompts`, `responses` and the data set's other columns (lists of equal length), and returns one number a text, or pairs for
-    one that is scored along its way (see the per-token form)."""
+    `prompts`, `responses` and the data set's other columns (lists of equal length; of conversations `messages`), and returns one
+    number a text, or pairs for one that is scored along its way (see the per-token form)."""
 
 
 class ModelReward(Section):

@@ -113,7 +113,9 @@ def pairs_of(ranking: Ranking, dropped: Counter[str]) -> list[Pair]:
     ranked, texts = list(ranked_pairs(ranking.ranks)), ranking.responses
     dropped.update({"tie": sum(tied for _, _, tied in ranked)})
     return [
-        Pair(ranking.prompt, texts[better], texts[worse], rater=ranking.rater, source=ranking.source)
+        Pair(
+            ranking.prompt, texts[better], texts[worse], rater=ranking.rater, source=ranking.source, messages=ranking.messages
+        )
         for better, worse, tied in ranked if not tied
     ]  # fmt: skip
 
@@ -121,7 +123,7 @@ def pairs_of(ranking: Ranking, dropped: Counter[str]) -> list[Pair]:
 def scores_of(ranking: Ranking) -> list[Score]:
     """Each response with its normalised rank as its score."""
     both = zip(ranking.responses, normalised_ranks(ranking.ranks), strict=True)
-    return [Score(ranking.prompt, text, score, ranking.rater, ranking.source) for text, score in both]
+    return [Score(ranking.prompt, text, score, ranking.rater, ranking.source, ranking.messages) for text, score in both]
 
 
 def normalised_ranks(ranks: Sequence[int]) -> list[float]:
@@ -151,7 +153,7 @@ def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]
                 raise DataError(
                     f"pair {number}: {held}: ranks cannot hold them; keep pairs, or set label to 0, 0.5 or 1 and margin to 0"
                 )
-            rankings.append(Ranking(record.prompt, record.responses, ranks, record.rater, record.source))
+            rankings.append(Ranking(record.prompt, record.responses, ranks, record.rater, record.source, record.messages))
         elif isinstance(record, Score):
             scored.setdefault((record.key, record.rater, record.source), []).append(record)
         else:
@@ -168,16 +170,22 @@ def _ranked(scores: Sequence[Score]) -> Ranking | None:
         by_text.setdefault(each.response, []).append(each.score)
     means = [sum(each) / len(each) for each in by_text.values()]
     ranks = tuple(1 + sum(other > mean for other in means) for mean in means)
-    return Ranking(scores[0].prompt, tuple(by_text), ranks, scores[0].rater, scores[0].source) if len(by_text) > 1 else None
+    first = scores[0]
+    ranking = Ranking(first.prompt, tuple(by_text), ranks, first.rater, first.source, first.messages)
+    return ranking if len(by_text) > 1 else None
 
 
 def _tasks(records: Sequence[Record], dropped: Counter[str]) -> list[Task]:
     """The different responses to each prompt, to be ranked again, with their sources."""
-    by_prompt: dict[str, tuple[str, dict[str, Candidate]]] = {}
+    by_prompt: dict[str, tuple[Record, dict[str, Candidate]]] = {}
     for record in records:
-        _, texts = by_prompt.setdefault(record.key, (record.prompt, {}))
+        _, texts = by_prompt.setdefault(record.key, (record, {}))
         source = None if isinstance(record, Task) else record.source
         for text in record.responses:
             texts.setdefault(text, Candidate(text, {} if source is None else {"source": source}))
     dropped.update({ALONE: sum(len(texts) < 2 for _, texts in by_prompt.values())})
-    return [Task(prompt, tuple(texts.values())) for prompt, texts in by_prompt.values() if len(texts) > 1]
+    return [
+        Task(first.prompt, tuple(texts.values()), {"messages": first.messages} if first.messages else {})
+        for first, texts in by_prompt.values()
+        if len(texts) > 1
+    ]

@@ -1,11 +1,14 @@
-"""Token ids to text, many rows at a time, without the bytes at an end that only begin a character."""
+"""Text to token ids and back, many rows at a time; a text is without the bytes at an end that only begin a character."""
 
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
+
+from konomi.data.chat import MARK
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # the token of a byte, where a vocabulary falls back to bytes
 
@@ -82,3 +85,21 @@ def byte_symbols(tokenizer: Any) -> dict[str, int]:
     i = tokenizer.convert_tokens_to_ids(probe)
     is_byte = i is not None and tokenizer.convert_ids_to_tokens(i) == probe and tokenizer.decode([i]) == "\ufffd"
     return symbols if is_byte else {}
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+    """The ids of each text, with the special tokens around it or without, as the tokenizer gives them; of all in one call."""
+    if (fast := fast_backend(tokenizer)) is not None:
+        fast.no_truncation()
+        fast.no_padding()
+        fast.encode_special_tokens = tokenizer.split_special_tokens
+        return [each.ids for each in fast.encode_batch_fast(list(texts), add_special_tokens=special)]
+    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"] if texts else []
+    return rows
+
+
+def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts without special tokens around them. No token spans a mark of `konomi.data.chat`, which has no id."""
+    pieces = [[each for each in text.split(MARK) if each] or [""] for text in texts]
+    parts = iter(token_ids(tokenizer, [each for row in pieces for each in row], special=False))
+    return [[i for ids in itertools.islice(parts, len(row)) for i in ids] for row in pieces]

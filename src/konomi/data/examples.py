@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from konomi.config import RewardData, SFTData
-from konomi.data.messages import messages_of
+from konomi.data.messages import Message, messages_of
 from konomi.data.records import LabelledText, repeating_rows, split_by_key, text_key
 from konomi.data.rows import Row, alike, near, unused
 from konomi.data.sources import EMBEDDED, Hub, open_rows, sources_of
@@ -28,7 +28,7 @@ class Example:
     where: str
     text: str = ""
     completion: str | None = None
-    messages: tuple[Mapping[str, Any], ...] = ()
+    messages: tuple[Message, ...] = ()
 
     @property
     def key(self) -> str:
@@ -146,7 +146,7 @@ def _example(row: Row, kind: Kind, config: SFTData) -> Example:
     return Example(row.where, prompt, row.text(config.completion_column, hint=". Set data.completion_column"))
 
 
-def _messages(row: Row, column: str) -> tuple[Mapping[str, Any], ...]:
+def _messages(row: Row, column: str) -> tuple[Message, ...]:
     needed = 'a list of {"role": ..., "content": ...}'
     messages = messages_of(row, column, needed, blank=False, hint=". Set data.messages_column")
     if not messages:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.layouts import LAYOUTS
-from konomi.data.messages import Render
 from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, csv_values, detect, parse, parse_all
 from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task, groups, repeating_rows
 from konomi.data.row_files import LINE_LIMIT, TABLES
@@ -38,7 +37,6 @@ def read_comparisons(
     path: str | Path,
     format: str = "auto",
     *,
-    render: Render | None = None,
     hub: Hub | None = None,
     dropped: Counter[str] | None = None,
     say: Callable[[str], None] | None = None,
@@ -48,7 +46,7 @@ def read_comparisons(
     Raises:
         DataError: the source or a row cannot be read; the rows are of another kind; all comparisons are ties.
     """
-    records, format = read_records(path, format, render=render, hub=hub, dropped=dropped, say=say)
+    records, format = read_records(path, format, hub=hub, dropped=dropped, say=say)
     comparisons = [record for record in records if isinstance(record, (Ranking, Pair))]
     if not comparisons:
         how = "konomi convert --to rankings makes rankings of them" if format == "scores" else "they have to be ranked first"
@@ -71,7 +69,6 @@ def read_records(
     path: str | Path,
     format: str = "auto",
     *,
-    render: Render | None = None,
     hub: Hub | None = None,
     dropped: Counter[str] | None = None,
     say: Callable[[str], None] | None = None,
@@ -82,7 +79,6 @@ def read_records(
         path: a .jsonl, .csv or .parquet file, or the name of a hub data set.
         format: ``candidates``, ``rankings``, ``pairs`` (texts or messages), ``hh``, ``scores``, the name of a layout, or
             ``auto``: by the columns of the first row.
-        render: messages to one text, for example ``messages.template_render(tokenizer)``; None: ``messages.plain_render``.
         hub: which part of a hub data set.
         dropped: if given, unusable rows are left out and counted here by reason, instead of refused.
         say: gets the format and the columns that are not used.
@@ -104,7 +100,7 @@ def read_records(
         if say is not None and not records and not unusable:
             say(f"{path}: read as {format}{unused(row.values, _columns_of(format))}")
         try:
-            parsed = parse_all(row, format, render)
+            parsed = parse_all(row, format)
         except UnusableRow as error:
             unusable.append(error)
             continue
@@ -167,8 +163,12 @@ def encode_records(records: Sequence[Record], where: str) -> bytes:
         if format_of(record) != format:
             raise DataError(f"{place}: one of {format_of(record)} among {format}; a file holds one kind")
         values = {"version": VERSION, **asdict(record)}
+        if values.get("messages") is None:
+            values.pop("messages", None)
         if isinstance(record, Task):
             values["candidates"] = [{**each.source, "text": each.text} for each in record.candidates]
+            if record.messages:
+                values["messages"] = values["columns"].pop("messages")
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         parse(Row(place, values), format)
         try:

@@ -1,75 +1,99 @@
-"""Chat messages, ``{"role", "content"}``, as texts: a preference's prompt and its two answers. Standard library only.
+"""Chat messages, ``{"role", "content"}``: conversations to be answered, and their plain text. Standard library only.
 
-A chat model's own template renders them (:func:`template_render`). A base model has none, and often no tokenizer is at hand;
-then :func:`plain_render` writes a dialogue that a person can read and any language model can go on with.
+People, text classifiers and pages see a conversation as :func:`readable` has it. Models get the messages, which their own chat
+template writes (`konomi.data.chat`).
 """
 
 from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from konomi.data.rows import Row, UnusableRow, checked_text, kind
-from konomi.errors import DataError, ModelError
+from konomi.errors import DataError
 
 Message = dict[str, Any]
-Render = Callable[[list[Message]], str]
-"""Messages to one text. Where the last message is not the assistant's, the text ends in the cue for its answer, so that it is
-the beginning of the text of prompt and answer."""
 
 
-def plain_render(messages: Sequence[Message]) -> str:
-    """The messages as a dialogue in Anthropic-HH's form, without special tokens.
+class Conversation(list[Message]):
+    """Messages that a response answers. The type tells them from a data column that is called ``messages``."""
 
-    >>> print(plain_render([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]))
+
+def asked(messages: Sequence[Message], system: str | None = None) -> Conversation:
+    """The messages as a model gets them: with ``system`` in front, unless they begin with a system message of their own."""
+    own = messages[0]["role"] in ("system", "developer")
+    return Conversation(messages if own or system is None else [{"role": "system", "content": system}, *messages])
+
+
+def readable(messages: Sequence[Message]) -> str:
+    """The messages as people read them: of a single user's message its text, else a dialogue.
+
+    >>> readable([{"role": "user", "content": "Hi"}])
+    'Hi'
+    >>> print(readable([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]))
     System: Be kind.
     <BLANKLINE>
     User: Hi
-    <BLANKLINE>
-    Assistant:
     """
-    parts = [f"{m['role'][:1].upper()}{m['role'][1:]}: {m['content']}" for m in messages]
-    return "\n\n".join(parts if messages[-1]["role"] == "assistant" else [*parts, "Assistant:"])
+    if [message["role"] for message in messages] == ["user"]:
+        return str(messages[0]["content"])
+    return dialogue(messages)
 
 
-def template_render(tokenizer: Any) -> Render:
-    """The chat template of a transformers tokenizer, without a ``<bos>`` that the tokenizer would put in front a second time.
+def dialogue(messages: Sequence[Message]) -> str:
+    """The messages, each with the name of who speaks."""
+    return "\n\n".join(f"{m['role'][:1].upper()}{m['role'][1:]}: {m['content']}" for m in messages)
 
-    Raises:
-        ModelError: the tokenizer has no chat template.
-        DataError: (when it renders) the template refuses the messages.
+
+@dataclass(frozen=True)
+class Answered:
+    """A prompt and a response to it: what rewards read.
+
+    prompt: the text, of a conversation the readable one. messages: the conversation; None: the response continues the text.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ModelError(
-            f"{getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__}: this tokenizer has no chat template; "
-            "take an instruction-tuned model's, or render messages plainly"
-        )
-    import jinja2
 
-    bos = tokenizer.bos_token
-    added = bos is not None and tokenizer("a", verbose=False)["input_ids"][:1] == [tokenizer.bos_token_id]
+    prompt: str
+    response: str
+    messages: Conversation | None = field(default=None, compare=False)
 
-    def render(messages: list[Message]) -> str:
-        cue = messages[-1]["role"] != "assistant"
-        try:
-            text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=cue)
-        except jinja2.TemplateError as error:
-            raise DataError(f"the chat template refuses these messages: {error}") from error
-        return text.removeprefix(bos) if added else text
+    def __str__(self) -> str:
+        """Both as one text.
 
-    return render
+        >>> str(Answered("Hi, ", "you")), str(Answered("Hi", "Hello", Conversation([{"role": "user", "content": "Hi"}])))
+        ('Hi, you', 'Hi\\n\\nHello')
+        """
+        if self.messages is None:
+            return self.prompt + self.response
+        speaker = "" if self.prompt == self.messages[-1]["content"] else "Assistant: "
+        return f"{self.prompt}\n\n{speaker}{self.response}"
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """As a row for pages and files; ``chat``: the response answers the prompt, and does not continue its text."""
+        return {"prompt": self.prompt, "response": self.response, **({"chat": True} if self.messages else {})}
+
+    @property
+    def conversation(self) -> Conversation:
+        """All messages, the response the last of them; a prompt that is a text is the user's."""
+        before = self.messages or [{"role": "user", "content": self.prompt}]
+        return Conversation([*before, {"role": "assistant", "content": self.response}])
 
 
-def preference(row: Row, render: Render | None = None) -> tuple[str, str, str]:
-    """The texts of prompt, chosen and rejected of a row in which some of the three are messages.
+Text = str | Answered
+"""What a model that scores texts reads."""
+
+
+def preference(row: Row) -> tuple[Conversation, str, str]:
+    """The prompt, chosen and rejected of a row in which some of the three are messages.
 
     The prompt may be messages, a text (then the user's), or missing: then it is what chosen and rejected both begin with. It is
-    taken off where they begin with it. Prompt + chosen is the rendering of all messages.
+    taken off where they begin with it. An answer of several messages is one text, with the names of who speaks.
 
     Raises:
-        DataError: something is not a list of messages; the rendering of all does not begin with that of the prompt.
+        DataError: something is not a list of messages.
         UnusableRow: chosen and rejected are the same, one of them is empty, or there is no prompt.
     """
     where, given = row.where, row.values.get("prompt")
@@ -95,16 +119,8 @@ def preference(row: Row, render: Render | None = None) -> tuple[str, str, str]:
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
     if not chosen or not rejected:
         raise UnusableRow(where, "chosen or rejected has no answer after the prompt", "remove the row")
-    try:
-        head, *texts = [(render or plain_render)(each) for each in (prompt, prompt + chosen, prompt + rejected)]
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-    if not all(text.startswith(head) for text in texts):
-        raise DataError(
-            f"{where}: the chat template writes the prompt differently when an answer follows ({head[-40:]!r} is not how "
-            "the text before the answer ends); use another template, or render messages plainly"
-        )
-    return head, texts[0][len(head) :], texts[1][len(head) :]
+    one, other = (dialogue(each).removeprefix("Assistant: ") for each in (chosen, rejected))
+    return Conversation(prompt), one, other
 
 
 def messages_of(

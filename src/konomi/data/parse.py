@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from konomi.data.layouts import LAYOUTS
-from konomi.data.messages import Render, preference
+from konomi.data.messages import Conversation, messages_of, preference, readable
 from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task
 from konomi.data.rows import Row, UnusableRow, checked_text, kind
 from konomi.errors import DataError
@@ -26,11 +26,11 @@ COLUMNS = {
 }
 """By format, the columns that it needs."""
 OPTIONAL = {
-    "candidates": ("columns", "version"),
-    "rankings": ("rater", "source", "version"),
-    "pairs": ("label", "margin", "rater", "source", "version"),
+    "candidates": ("columns", "messages", "version"),
+    "rankings": ("rater", "source", "messages", "version"),
+    "pairs": ("label", "margin", "rater", "source", "messages", "version"),
     "hh": ("label", "margin", "rater", "source", "version"),
-    "scores": ("rater", "source", "version"),
+    "scores": ("rater", "source", "messages", "version"),
 }
 _CUE = "\n\nAssistant:"
 _WRITTEN_MESSAGES = re.compile(r"""\s*\[\s*\{\s*['"](role|content)['"]\s*:""")
@@ -63,20 +63,20 @@ def detect(row: Row) -> str:
     return "hh" if best == "pairs" and values.get("prompt") is None and dialogues else best
 
 
-def parse_all(row: Row, format: str, render: Render | None = None) -> list[Record]:
+def parse_all(row: Row, format: str) -> list[Record]:
     """The records in a row of a format, or of a layout, where it may hold several.
 
     Raises: as :func:`parse`.
     """
     layout = LAYOUTS.get(format)
     if layout is None:
-        return [parse(row, format, render)]
+        return [parse(row, format)]
     for name in layout.columns:
         row.value(name)
-    return [parse(Row(row.where, each), layout.format, render) for each in layout.rows(row)]
+    return [parse(Row(row.where, each), layout.format) for each in layout.rows(row)]
 
 
-def parse(row: Row, format: str, render: Render | None = None) -> Record:
+def parse(row: Row, format: str) -> Record:
     """The record in a row of a format.
 
     Raises:
@@ -90,15 +90,26 @@ def parse(row: Row, format: str, render: Render | None = None) -> Record:
         given = version if isinstance(version, (int, float)) else kind(version)
         raise DataError(f"{row.where}: 'version' is {given}; {VERSION} is the only one")
     if format in ("pairs", "hh"):
-        return _pair(row, format, render)
+        return _pair(row, format)
     if format == "scores":
-        prompt, response = row.text("prompt"), row.text("response", blank=True)
-        return Score(prompt, response, row.number("score"), row.optional_text("rater"), row.optional_text("source"))
+        (prompt, messages), response = _prompt(row), row.text("response", blank=True)
+        return Score(prompt, response, row.number("score"), row.optional_text("rater"), row.optional_text("source"), messages)
     return _task(row) if format == "candidates" else _ranking(row)
 
 
+def _prompt(row: Row) -> tuple[str, Conversation | None]:
+    """The text of a prompt, and the conversation that it stands for: in ``messages``, or in its place."""
+    if isinstance(row.values.get("prompt"), list):
+        own = Conversation(messages_of(row, "prompt"))
+        if not any(message["content"].strip() for message in own):
+            raise UnusableRow(row.where, "'prompt' is blank", "remove the row or write a text")
+        return readable(own), own
+    ours = row.values.get("version") is not None  # in another's file they may be anything
+    return row.text("prompt"), Conversation(messages_of(row, "messages")) if ours and row.values.get("messages") else None
+
+
 def _task(row: Row) -> Task:
-    prompt, candidates = row.text("prompt"), []
+    (prompt, messages), candidates = _prompt(row), []
     for number, each in enumerate(row.items("candidates"), start=1):
         if not isinstance(each, dict) or "text" not in each:
             raise DataError(f'{row.where}: candidate {number} is not an object with a "text"')
@@ -107,13 +118,14 @@ def _task(row: Row) -> Task:
     _different(row.where, "candidate", [each.text for each in candidates])
     columns = {} if row.values.get("columns") is None else row.inner("columns").values
     try:  # a table may hold dates
-        return Task(prompt, tuple(Candidate(each.text, plain(each.source)) for each in candidates), plain(columns))
+        columns = {**plain(columns), **({"messages": messages} if messages else {})}
+        return Task(prompt, tuple(Candidate(each.text, plain(each.source)) for each in candidates), columns)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{row.where}: JSON cannot hold it: {error}") from error
 
 
 def _ranking(row: Row) -> Ranking:
-    where, prompt = row.where, row.text("prompt")
+    where, (prompt, messages) = row.where, _prompt(row)
     texts = enumerate(row.items("responses"), start=1)
     responses = [checked_text(where, f"response {number}", each, blank=True) for number, each in texts]
     # a table that had a gap somewhere holds whole numbers as 1.0
@@ -125,19 +137,21 @@ def _ranking(row: Row) -> Ranking:
     if len(ranks) != len(responses):
         raise DataError(f"{where}: {len(ranks)} ranks for {len(responses)} responses; one each is needed")
     _different(where, "response", responses)
-    return Ranking(prompt, tuple(responses), tuple(ranks), row.optional_text("rater"), row.optional_text("source"))
+    return Ranking(prompt, tuple(responses), tuple(ranks), row.optional_text("rater"), row.optional_text("source"), messages)
 
 
-def _pair(row: Row, format: str, render: Render | None) -> Pair:
-    where = row.where
+def _pair(row: Row, format: str) -> Pair:
+    where, messages = row.where, None
     answers = row.value("chosen"), row.value("rejected")
     if format == "hh":
         prompt, chosen, rejected = _dialogues(row)
     elif any(isinstance(each, list) for each in (row.values.get("prompt"), *answers)):
-        prompt, chosen, rejected = preference(row, render)
+        messages, chosen, rejected = preference(row)
+        prompt = readable(messages)
     else:
         hint = "; only messages, and dialogues with 'Assistant:', hold their prompt in chosen and rejected"
-        prompt, chosen, rejected = row.text("prompt", hint=hint), row.text("chosen", blank=True), row.text("rejected", blank=True)
+        row.value("prompt", hint)
+        (prompt, messages), chosen, rejected = _prompt(row), row.text("chosen", blank=True), row.text("rejected", blank=True)
     if chosen == rejected:
         raise UnusableRow(where, "chosen and rejected are equal", "remove the row")
     label, margin = row.number("label", 1.0), row.number("margin", 0.0)
@@ -145,7 +159,8 @@ def _pair(row: Row, format: str, render: Render | None) -> Pair:
         raise DataError(f"{where}: 'label' is {label:g}; it is the probability that chosen is the better one: 0 to 1")
     if margin < 0:
         raise DataError(f"{where}: 'margin' is {margin:g}; it is 0 or more, in favour of chosen")
-    return Pair(prompt, chosen, rejected, label, margin, row.optional_text("rater"), row.optional_text("source"))
+    names = row.optional_text("rater"), row.optional_text("source")
+    return Pair(prompt, chosen, rejected, label, margin, *names, messages)
 
 
 def _dialogues(row: Row) -> tuple[str, str, str]:

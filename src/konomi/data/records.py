@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from konomi.data.messages import Conversation
 from konomi.text import plural
 
 
@@ -21,13 +22,24 @@ def text_key(text: str) -> str:
     return hashlib.blake2b(unicodedata.normalize("NFC", text).strip().encode(), digest_size=16).hexdigest()
 
 
+class _WithColumns:
+    columns: dict[str, Any]
+
+    @property
+    def messages(self) -> Conversation | None:
+        """The conversation that the text stands for; None: it is a text to be continued."""
+        found = self.columns.get("messages")
+        return found if isinstance(found, Conversation) else None
+
+
 @dataclass(frozen=True)
-class Prompt:
+class Prompt(_WithColumns):
     """A text that responses are drawn for.
 
     Attributes:
-        text: as it was read, with its white space.
-        columns: the row's other columns, the same names in all prompts of a source; reward functions get them.
+        text: as it was read, with its white space; of a conversation the readable form.
+        columns: the row's other columns, the same names in all prompts of a source; reward functions get them. A conversation is
+            among them as ``messages``.
         copy: how many earlier prompts of the source have the same text, with other columns.
     """
 
@@ -44,6 +56,9 @@ class Prompt:
     def stream(self) -> str:
         """The name of its random streams; copies have their own, so that they are answered independently."""
         return f"{self.key}.{self.copy}" if self.copy else self.key
+
+
+_MESSAGES: Any = field(default=None, repr=False, compare=False)
 
 
 class _OfPrompt:
@@ -65,8 +80,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Task(_OfPrompt):
-    """A prompt, its other columns, and the candidates to be ranked: at least two, no two the same."""
+class Task(_OfPrompt, _WithColumns):
+    """A prompt, its other columns (as in :class:`Prompt`), and the candidates to be ranked: at least two, no two the same."""
 
     prompt: str
     candidates: tuple[Candidate, ...]
@@ -86,6 +101,7 @@ class Ranking(_OfPrompt):
         ranks: one a response; 1 is the best, the same number is a tie. Only their order counts.
         rater: a pseudonym, or None.
         source: the data set or model that this came from, or None.
+        messages: the conversation that the prompt stands for, or None.
     """
 
     prompt: str
@@ -93,6 +109,7 @@ class Ranking(_OfPrompt):
     ranks: tuple[int, ...]
     rater: str | None = None
     source: str | None = None
+    messages: Conversation | None = _MESSAGES
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,7 @@ class Pair(_OfPrompt):
     margin: float = 0.0
     rater: str | None = None
     source: str | None = None
+    messages: Conversation | None = _MESSAGES
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -127,6 +145,7 @@ class Score(_OfPrompt):
     score: float
     rater: str | None = None
     source: str | None = None
+    messages: Conversation | None = _MESSAGES
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -225,6 +244,7 @@ class Group(_OfPrompt):
     comparisons: tuple[Comparison, ...]
     ties: tuple[tuple[int, int, str | None], ...] = ()
     source: str | None = None
+    messages: Conversation | None = _MESSAGES
 
     def judgements(self) -> Iterator[tuple[int, int, float, str | None]]:
         """Each judgement of two responses: their indices, the probability that the first is better (a tie: 0.5), the rater."""
@@ -263,7 +283,8 @@ def _group(records: Sequence[Ranking | Pair]) -> Group:
                 ties.append((at[better], at[worse], record.rater))
             else:
                 comparisons.append(Comparison(at[better], at[worse], rater=record.rater))
-    return Group(records[0].prompt, tuple(index), tuple(comparisons), tuple(ties), records[0].source)
+    first = records[0]
+    return Group(first.prompt, tuple(index), tuple(comparisons), tuple(ties), first.source, first.messages)
 
 
 def ranked_pairs(ranks: Sequence[int]) -> Iterator[tuple[int, int, bool]]:

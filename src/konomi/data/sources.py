@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from konomi.config import DataConfig, RewardData, SFTData
+from konomi.config.ppo import NO_CUT
+from konomi.data.messages import Conversation, asked, messages_of, readable
 from konomi.data.records import Prompt, split_by_key
 from konomi.data.row_files import FORMATS, file_rows
 from konomi.data.rows import Row, near, need_column
@@ -63,24 +65,28 @@ def load_prompts(
 
     Raises:
         DataError: the source cannot be found, reached or read; a row has no text; there are no rows.
-        ConfigError: a setting for hub data sets is given with a file.
+        ConfigError: a setting for hub data sets is given with a file, one for conversations with texts, or one for texts with
+            conversations.
     """
     rows = open_rows(config.prompts, config.column, Hub.of(config), "data.")
-    prompts = _prompts(itertools.islice(rows, config.limit), config.column, config.prompts, say)
+    prompts = _prompts(itertools.islice(rows, config.limit), config, config.prompts, say)
     return distinct_prompts(prompts, reads, say, config.prompts)
 
 
 def as_prompts(
-    given: Iterable[str | Mapping[str, Any] | Prompt], column: str = "text", say: Callable[[str], None] = lambda _: None
-) -> list[Prompt]:
-    """Return prompts of strings, of rows that have ``column`` (dicts, a data set), or of prompts, as :func:`load_prompts` does.
+    given: Iterable[str | Mapping[str, Any] | Prompt], config: DataConfig | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Prompt]:  # fmt: skip
+    """Return prompts of strings, of rows that have ``config.column`` (dicts, a data set), or of prompts, as :func:`load_prompts`
+    does.
 
     Raises:
         DataError: there are none; one has no text.
     """
     if isinstance(given, str | bytes):
         raise DataError("prompts: one string; give a list of them")
-    given = list(given)
+    given, config = list(given), config or DataConfig()
+    column = config.column
     if all(isinstance(each, Prompt) for each in given):  # their text needs a column that none of them has
         while any(column in each.columns for each in given if isinstance(each, Prompt)):
             column += "_"
@@ -91,29 +97,65 @@ def as_prompts(
         return dict(each) if isinstance(each, Mapping) else {column: each}
 
     rows = (Row(f"prompts[{i}]", values_of(each)) for i, each in enumerate(given))
-    return distinct_prompts(_prompts(rows, column, "prompts", say), None, say)
+    named = config.model_copy(update={"column": column})
+    return distinct_prompts(_prompts(rows, named, "prompts", say), None, say)
 
 
-def _prompts(rows: Iterable[Row], column: str, source: str, say: Callable[[str], None]) -> list[Prompt]:
+def _prompt_of(row: Row, config: DataConfig, columns: dict[str, Any]) -> Prompt:
+    """The prompt in a row: a text, or a conversation up to what is to be answered."""
+    hint = ". Set data.column"
+    if isinstance(columns.get("messages"), Conversation):  # it was a prompt already
+        return Prompt(row.text(config.column), columns)
+    if not isinstance(row.value(config.column, hint), list):
+        text = row.text(config.column, hint=hint)
+        if not config.chat:
+            return Prompt(text, columns)
+        own = [{"role": "user", "content": text}]
+    else:
+        own = messages_of(row, config.column, blank=False, hint=hint)
+        while own and own[-1]["role"] == "assistant":  # of a data set for fine-tuning
+            own.pop()
+        if not own:
+            raise DataError(f"{row.where}: {config.column!r} has nothing to be answered: no message of the user")
+    return Prompt(readable(own), {**columns, "messages": asked(own, config.system)})
+
+
+def extra_prompts(texts: Iterable[str], data: DataConfig, like: Prompt) -> list[Prompt]:
+    """Prompts of texts given beside a data set: a user's messages where its prompts, such as ``like``, are conversations."""
+    config = data.model_copy(update={"chat": like.messages is not None})
+    return [_prompt_of(Row("prompts", {config.column: text}), config, {}) for text in texts]
+
+
+def _check_kinds(prompts: Sequence[Prompt], config: DataConfig, source: str) -> None:
+    talks = sum(prompt.messages is not None for prompt in prompts)
+    if talks and config.query_tokens:
+        raise ConfigError(f"data.query_tokens with conversations: {NO_CUT}")
+    if config.system is not None and not talks:
+        raise ConfigError("data.system: for chat models, and the prompts are texts to be continued; set data.chat = true")
+    if 0 < talks < len(prompts):
+        raise DataError(f"{source}: texts among conversations; if a text is a user's message, set data.chat = true")
+
+
+def _prompts(rows: Iterable[Row], config: DataConfig, source: str, say: Callable[[str], None]) -> list[Prompt]:
     prompts: list[Prompt] = []
-    names: dict[str, None] = {}
+    column = config.column
     unsupported: dict[str, None] = {}
     for row in rows:
         values = {}
         for name, value in row.values.items():
             if name != column and name not in unsupported:
                 try:
-                    values[name] = plain(value)
+                    values[name] = value if isinstance(value, Conversation) else plain(value)
                 except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one of torch
                     unsupported[name] = None
-        prompts.append(Prompt(row.text(column, hint=". Set data.column"), values))
-        names |= dict.fromkeys(values)
+        prompts.append(_prompt_of(row, config, values))
     if not prompts:
         raise DataError(f"{source}: no rows in it; at least one text is needed")
     if unsupported:
         say(f"{source}: columns left out, because JSON cannot hold their values: {', '.join(map(repr, unsupported))}")
+    _check_kinds(prompts, config, source)
     # JSON rows may differ in their keys; a reward function that names one must find it in every batch
-    kept = [name for name in names if name not in unsupported]
+    kept = dict.fromkeys(name for prompt in prompts for name in prompt.columns if name not in unsupported)
     return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in kept}) for prompt in prompts]
 
 

@@ -10,12 +10,14 @@ import itertools
 import operator
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from konomi.data.detokenizer import Detokenizer, fast_backend
+from konomi.data.chat import Render, template_render, turn_end
+from konomi.data.detokenizer import Detokenizer, plain_ids
 from konomi.data.records import Prompt
 from konomi.errors import DataError, ModelError
 from konomi.seeds import stream_seed
@@ -30,10 +32,12 @@ class Tokens:
     """A transformers tokenizer, as a language model needs it.
 
     The special tokens that a tokenizer puts in front of a text are kept (Gemma was trained with ``<bos>``), those that
-    it puts behind never (T5's ``</s>`` would ask the model to go on after the end of the text).
+    it puts behind never (T5's ``</s>`` would ask the model to go on after the end of the text). A conversation has those that its
+    chat template writes, and no others.
 
     Args:
-        eos_ids: ids that end a text beside the tokenizer's own: those in the model's settings.
+        eos_ids: ids that end a text beside the tokenizer's own and the one that its chat template writes behind an answer: those
+            in the model's settings.
         vocabulary: how many tokens the model has embeddings for; None: for all that the tokenizer has.
 
     Attributes:
@@ -46,7 +50,7 @@ class Tokens:
     def __init__(self, tokenizer: Any, eos_ids: Iterable[int] = (), vocabulary: int | None = None) -> None:
         self.tokenizer, self.vocabulary = tokenizer, vocabulary
         eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-        self.eos_ids: frozenset[int] = frozenset(valid_ids((eos, *eos_ids), vocabulary))
+        self.eos_ids: frozenset[int] = frozenset(valid_ids((eos, turn_end(tokenizer), *eos_ids), vocabulary))
         self.end_id: int | None = eos if eos in self.eos_ids else min(self.eos_ids, default=None)
         self.pad_id: int = valid_id((pad, self.end_id), vocabulary)
         self._texts = Detokenizer(tokenizer)
@@ -66,7 +70,12 @@ class Tokens:
         )
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
-        return token_ids(self.tokenizer, texts, special=False)
+        return plain_ids(self.tokenizer, texts)
+
+    @cached_property
+    def render(self) -> Render:
+        """The chat template. Raises ModelError if there is none."""
+        return template_render(self.tokenizer)
 
     def _whole(self, texts: Sequence[str]) -> dict[str, array[int]]:
         """The ids of texts at least, kept for later: a prompt is read to be cut to a query, then to be told from it."""
@@ -84,7 +93,7 @@ class Tokens:
         """Return the text of ``ids`` without leading special tokens and without an incomplete last character."""
         return self._texts([self._without_leading(ids)])[0]
 
-    def split(self, prompt: str, query: Sequence[int], response: Sequence[int]) -> tuple[str, str]:
+    def split(self, prompt: Prompt, query: Sequence[int], response: Sequence[int]) -> tuple[str, str]:
         """Return the text of a prompt, as far as it is in the query, and that of the response.
 
         The response is without an end of text as its last token and without an incomplete last character; other special tokens
@@ -95,14 +104,17 @@ class Tokens:
         return asked, answer
 
     def split_all(
-        self, prompts: Iterable[str], queries: Iterable[Sequence[int]], responses: Iterable[Sequence[int]]
+        self, prompts: Iterable[Prompt], queries: Iterable[Sequence[int]], responses: Iterable[Sequence[int]]
     ) -> tuple[list[str], list[str]]:
         """As :meth:`split`, of many: the texts of their prompts, and those of their responses."""
         prompts, queries = list(prompts), list(map(list, queries))
-        whole = self._whole(prompts)
+        whole = self._whole([prompt.text for prompt in prompts if prompt.messages is None])
         behind = self._behind(queries, list(responses))
         rows = zip(prompts, queries, behind, strict=True)
-        asked = [prompt if query == [*self.leading, *whole[prompt]] else each.asked for prompt, query, each in rows]
+        asked = [
+            prompt.text if prompt.messages or query == [*self.leading, *whole[prompt.text]] else each.asked
+            for prompt, query, each in rows
+        ]
         return asked, [each.text[each.start :] for each in behind]
 
     def ends(self, queries: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -139,15 +151,17 @@ class Tokens:
         ids = self.leading + self._plain([text])[0][:length]
         return check_ids(ids, text, self.tokenizer, self.vocabulary)
 
-    def parts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each of the texts that together are one, the first with the leading special tokens.
+    def parts(self, texts: Sequence[str], *, rendered: bool = False) -> list[list[int]]:
+        """Return the ids of each of the texts that together are one, the first with the leading special tokens, unless a chat
+        template has ``rendered`` the texts.
 
         Each continues the ids before it, as a response does its query: no token spans two parts.
         """
         rows: list[list[int]] = []
-        ids, before = list(self.leading), ""
+        leading = [] if rendered else self.leading
+        ids, before = list(leading), ""
         for text in texts:
-            joined = self.leading + self._plain([before + text])[0]
+            joined = leading + self._plain([before + text])[0]
             more = joined[len(ids) :] if joined[: len(ids)] == ids else self._apart(ids, text, joined)
             rows.append(check_ids(more if rows else ids + more, text, self.tokenizer, self.vocabulary))
             ids, before = ids + more, before + text
@@ -162,7 +176,7 @@ class Tokens:
 
     def ended(self, ids: list[int]) -> list[int]:
         """Return ids that end in the end of text. A chat template may have put it there, and a line break behind it."""
-        return ids if self.end_id is None or self.end_id in ids[-2:] else [*ids, self.end_id]
+        return ids if self.end_id is None or self.eos_ids.intersection(ids[-2:]) else [*ids, self.end_id]
 
     def stops(self) -> str:
         """What ends a text, in words."""
@@ -172,31 +186,43 @@ class Tokens:
     def queries(
         self, prompts: Sequence[Prompt], query_tokens: tuple[int, int] | None, seed: int, epoch: int, max_tokens: int
     ) -> list[list[int]]:
-        """Return each prompt's query: all of its text, or its first n tokens, n uniform in ``query_tokens`` inclusive.
+        """Return each prompt's query: all of its text, or its first n tokens, n uniform in ``query_tokens`` inclusive. That of a
+        conversation is what the chat template writes, with the cue for an answer.
 
         n depends only on the run's seed, the epoch and the text.
 
         Raises:
-            DataError: a query is longer than ``max_tokens``, or has no tokens.
-            ModelError: the model has no embedding for a token of it.
+            DataError: a query is longer than ``max_tokens``, or has no tokens; the chat template refuses a conversation.
+            ModelError: the model has no embedding for a token of it, or no chat template for a conversation.
         """
         if not prompts:
             return []
-        rows, whole = [], self._whole([prompt.text for prompt in prompts])
-        for prompt, plain in ((prompt, whole[prompt.text]) for prompt in prompts):
-            if query_tokens is not None:
+        written = list(map(self._written, prompts))
+        rows, whole = [], self._whole(written)
+        for prompt, plain in ((prompt, whole[text]) for prompt, text in zip(prompts, written, strict=True)):
+            if query_tokens is not None and prompt.messages is None:
                 low, high = query_tokens
                 plain = plain[: low + stream_seed(seed, "query", epoch, prompt.key) % (high - low + 1)]
-            row = check_ids([*self.leading, *plain], prompt.text, self.tokenizer, self.vocabulary)
+            leading = [] if prompt.messages else self.leading
+            row = check_ids([*leading, *plain], prompt.text, self.tokenizer, self.vocabulary)
             if len(row) > max_tokens:
+                cut = "" if prompt.messages else "cut texts with data.query_tokens, "
                 raise DataError(
                     f"the text {shortened(prompt.text)!r} makes a query of {len(row)} tokens, more than data.max_query_tokens = "
-                    f"{max_tokens}; shorten or remove it, cut texts with data.query_tokens, or raise the limit"
+                    f"{max_tokens}; shorten or remove it, {cut}or raise the limit"
                 )
             if not row:
                 raise DataError(f"the text {shortened(prompt.text)!r} has no tokens in this model's vocabulary; remove it")
             rows.append(row)
         return rows
+
+    def _written(self, prompt: Prompt) -> str:
+        if prompt.messages is None:
+            return prompt.text
+        try:
+            return self.render(prompt.messages)
+        except DataError as error:
+            raise DataError(f"the prompt {shortened(prompt.text)!r}: {error}") from error
 
 
 class _Behind(NamedTuple):
@@ -212,17 +238,6 @@ def _same_start(first: str, second: str) -> int:
     """How many first characters are the same."""
     same = itertools.takewhile(bool, map(operator.eq, first, second))
     return len(first) if second.startswith(first) else sum(same)
-
-
-def token_ids(tokenizer: Any, texts: Sequence[str], special: bool = True) -> list[list[int]]:
-    """The ids of each text, with the special tokens around it or without, as the tokenizer gives them; of all in one call."""
-    if (fast := fast_backend(tokenizer)) is not None:
-        fast.no_truncation()
-        fast.no_padding()
-        fast.encode_special_tokens = tokenizer.split_special_tokens
-        return [each.ids for each in fast.encode_batch_fast(list(texts), add_special_tokens=special)]
-    rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"] if texts else []
-    return rows
 
 
 def valid_ids(ids: Iterable[int | None], vocabulary: int | None) -> list[int]:

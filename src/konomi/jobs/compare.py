@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.records import Prompt
-from konomi.data.sources import as_prompts
+from konomi.data.sources import as_prompts, extra_prompts
 from konomi.data.tokens import Tokens
 from konomi.engine.forward import reference_logprobs
 from konomi.engine.rollout import Rollout, micro_batches, scatter_rows
@@ -75,15 +75,16 @@ def compare_models(
     Held-out prompts are cut as in training (``data.query_tokens``), the extra ones of ``config`` stay whole. ``judges``: name ->
     a reward that was not trained against, shown beside the score. ``progress`` gets what is written, how many, of how many.
     """
-    prompts = as_prompts(prompts)
+    data = data or DataConfig()
+    prompts = as_prompts(prompts, data)
     reward = as_reward(reward, prompts[0].columns)
     ask = _Questions(tokens, reward, judges or {}, rollout, config.seed, autocast, failed_texts, progress)
     held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
-    extra = [Prompt(text) for text in config.extra]
+    extra = extra_prompts(config.extra, data, prompts[0])
     items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]
-    data = data or DataConfig()
     cut = tokens.queries(held_out, data.query_tokens, config.seed, 0, data.max_query_tokens)
-    queries = [query for query in cut for _ in range(config.samples)] + [tokens.encode(p.text) for p in extra]
+    queries = [query for query in cut for _ in range(config.samples)]
+    queries += tokens.queries(extra, None, config.seed, 0, data.max_query_tokens)
     b, a = (_answers(model, before, items, queries, ask) for model in (before, after))
     counted = len(held_out) * config.samples
     difference = paired_difference(b.scores[:counted], a.scores[:counted], config.samples)
@@ -133,7 +134,7 @@ class _Questions:
         self, items: Sequence[Item], queries: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]
     ) -> tuple[list[str], list[str]]:
         """The prompts as asked, and the responses."""
-        return self.tokens.split_all([prompt.text for prompt, _ in items], queries, ids)
+        return self.tokens.split_all([prompt for prompt, _ in items], queries, ids)
 
     def scores(
         self, items: Sequence[Item], prompts: Sequence[str], responses: Sequence[str]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
 """Settings that name files; others do if their value looks like a path. What does not exist is no file."""
-_NO_FILES = re.compile(r"(.+\.)?(project|subset|(\w+_)?split|revision|(\w+_)?column)|sample\.prompts")
+_NO_FILES = re.compile(r"(.+\.)?(project|system|subset|(\w+_)?split|revision|(\w+_)?column)|sample\.prompts")
 """Settings, by their paths, that name none. Not a project either: people working in it make no stage run again."""
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 

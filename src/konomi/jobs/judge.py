@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from konomi.config import JudgeJob
 from konomi.data.formats import manifest, read_tasks, write_records
+from konomi.data.messages import Answered
 from konomi.data.records import Ranking, Score, Task
 from konomi.engine.device import find_device
 from konomi.errors import DataError
@@ -94,10 +95,11 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
 
 def _check_texts(tasks: Sequence[Task], reward: Reward, observer: Observer) -> None:
     """Let a reward that cuts long texts read all of them; warn about the ones it cuts."""
-    check_room(readers(reward), [task.prompt for task in tasks], 0, observer.warn)
+    check_room(readers(reward), [Answered(task.prompt, "", task.messages) for task in tasks], 0, observer.warn)
     for reader in readers(reward):
-        before = [task.prompt if reader.reads_prompt else "" for task in tasks]
-        reader.encode([text + each.text for text, task in _zip(before, tasks) for each in task.candidates])
+        whole = reader.reads_prompt
+        answers = [Answered(task.prompt, each.text, task.messages) for task in tasks for each in task.candidates]
+        reader.encode([each if whole else each.response for each in answers])
         reader.warn(observer.warn)
 
 
@@ -123,11 +125,12 @@ def _ranking(task: Task, scores: Sequence[float], rater: str, scale: float, seed
     key = task.key
     texts = tuple(each.text for each in task.candidates)
     noisy = [value + scale * gumbel(seed, "judge", rater, key, text) for value, text in _zip(scores, texts)]
-    return Ranking(task.prompt, texts, ranks(noisy), rater, _source(task))
+    return Ranking(task.prompt, texts, ranks(noisy), rater, _source(task), task.messages)
 
 
 def _truth(task: Task, scores: Sequence[float]) -> list[Score]:
-    return [Score(task.prompt, each.text, value, TRUTH, _source(task)) for each, value in _zip(task.candidates, scores)]
+    source, messages = _source(task), task.messages
+    return [Score(task.prompt, each.text, value, TRUTH, source, messages) for each, value in _zip(task.candidates, scores)]
 
 
 def _is_ranked_again(task: Task, share: float, seed: int) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from konomi import files
 from konomi.config import PPOJob
+from konomi.data.messages import readable
 from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts
 from konomi.engine.device import forget_peak_memory, peak_memory_gb
@@ -68,7 +69,7 @@ def run_ppo(
     observer, started = observer or Observer(), time.monotonic()
     require_peft(job.lora)
     old = RunDir.open(resume) if resume else None
-    own = None if prompts is None else as_prompts(itertools.islice(prompts, job.data.limit), job.data.column, observer.say)
+    own = None if prompts is None else as_prompts(itertools.islice(prompts, job.data.limit), job.data, observer.say)
     named = job if reward is None else job.model_copy(update={"reward": reward_config(reward)})
     ready = prepare(named, observer, old, prompts=own, reward=reward)
     add_adapters(ready.loaded.model, job.lora, seed=job.run.seed, base=job.model.name)
@@ -216,11 +217,20 @@ def _load_newest(training: _Training) -> None:
 
 def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
     """Write prompts that came from Python into the run, so that it can be resumed and compared without them."""
-    rows = ({**each.columns, job.data.column: each.text} for each in prompts)
+    rows = (_row(each, job.data.column) for each in prompts)
     files.write_atomic(run.path / PROMPTS, b"".join(map(files.json_line, rows)))
     job = job_of(run)
     run.write_json("config.json", job.model_dump(mode="json"))
     return job
+
+
+def _row(prompt: Prompt, column: str) -> dict[str, Any]:
+    """A prompt as a row, a conversation without the system message that the settings put in front of it."""
+    talk = prompt.messages
+    if talk is None:
+        return {**prompt.columns, column: prompt.text}
+    others = {name: value for name, value in prompt.columns.items() if value is not talk}
+    return {**others, column: talk if readable(talk) == prompt.text else talk[1:]}
 
 
 def _facts(training: _Training, ready: Prepared) -> Mapping[str, str]:

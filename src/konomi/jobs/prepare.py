@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from konomi.config import CompareConfig, PPOJob, build
+from konomi.data.messages import Answered
 from konomi.data.records import Prompt
-from konomi.data.sources import distinct_prompts, load_prompts, split_held_out
+from konomi.data.sources import distinct_prompts, extra_prompts, load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.engine.device import choose_precision, find_device
 from konomi.errors import ConfigError, DataError
@@ -69,7 +70,7 @@ def prepare(
     rewards = [reward, *judges.values()]
     train, held_out = as_read(sides, rewards, source, observer.say)
     asked = job if compare is None else job.model_copy(update={"compare": compare})
-    check_without_columns(rewards, asked.compare.extra, train[0])
+    check_without_columns(rewards, extra_prompts(asked.compare.extra, job.data, train[0]), train[0])
     loaded = load_causal_lm(job.model, progress=observer.say)
     check_lengths(asked, train + held_out, loaded)
     check_reading(asked, loaded.tokens, held_out if compare else train + held_out, rewards, observer)
@@ -142,7 +143,8 @@ def check_lengths(job: PPOJob, prompts: Sequence[Prompt], loaded: Loaded) -> Non
         ConfigError: query and response together are longer than the model's context.
     """
     queries = _longest_queries(job, loaded.tokens, prompts)
-    queries += loaded.tokens.queries([Prompt(text) for text in job.compare.extra], None, 0, 0, job.data.max_query_tokens)
+    extra = extra_prompts(job.compare.extra, job.data, prompts[0])
+    queries += loaded.tokens.queries(extra, None, 0, 0, job.data.max_query_tokens)
     check_context(max(map(len, queries)), job.rollout.response_tokens[1], loaded)
 
 
@@ -150,8 +152,11 @@ def check_reading(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt], reward
     """Warn where a reward or judge may read a text only in part; see :func:`konomi.models.reader.check_room`."""
     if cutting := readers(*rewards):
         queries = _longest_queries(job, tokens, prompts)
-        texts, _ = tokens.split_all([prompt.text for prompt in prompts], queries, [()] * len(prompts))
-        check_room(cutting, [*texts, *job.compare.extra], job.rollout.response_tokens[1], observer.warn)
+        texts, _ = tokens.split_all(prompts, queries, [()] * len(prompts))
+        extra = extra_prompts(job.compare.extra, job.data, prompts[0])
+        asked = [(text, each.messages) for text, each in zip(texts, prompts, strict=True)]
+        asked += [(each.text, each.messages) for each in extra]
+        check_room(cutting, [Answered(text, "", talk) for text, talk in asked], job.rollout.response_tokens[1], observer.warn)
 
 
 def _longest_queries(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from konomi.config import CompareConfig, ModelConfig, PPOJob, RolloutConfig, build
+from konomi.config import CompareConfig, DataConfig, ModelConfig, PPOJob, RolloutConfig, build
+from konomi.data.messages import Answered, Message, asked, readable
+from konomi.data.records import Prompt
+from konomi.data.sources import as_prompts
 from konomi.engine.device import autocast, find_device
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import DataError
@@ -53,20 +57,43 @@ def _log_again(run: RunDir, job: PPOJob, comparison: Mapping[str, Any], report: 
     sinks.end("FINISHED" if info["status"] == "finished" else "FAILED" if info["status"] == "failed" else "KILLED")
 
 
-def generate_texts(
-    model: ModelConfig, prompts: list[str], samples: int, length: int, temperature: float, seed: int, observer: Observer
-) -> list[dict[str, str]]:
-    """Let a model continue prompts, ``samples`` times each, until its end of text or ``length`` tokens."""
-    if not all(text.strip() for text in prompts):
+class Writer:
+    """A model that answers prompts, until its end of text or ``length`` tokens.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        ConfigError: a number is out of its range.
+    """
+
+    def __init__(self, model: ModelConfig, length: int, temperature: float, seed: int, observer: Observer) -> None:
+        settings = {"response_tokens": [1, length], "stop": "eos", "temperature": temperature}
+        self._config, self._seed = build(RolloutConfig, settings, where="generate"), seed
+        self._loaded, self._name = load_causal_lm(model, progress=observer.say), model.name
+        self._loaded.model.to(find_device())
+
+    def answers(self, prompts: Sequence[Prompt], samples: int = 1) -> list[Answered]:
+        """``samples`` responses to each prompt. Raises ConfigError if a prompt leaves no room for a response of ``length``."""
+        tokens, items = self._loaded.tokens, [(prompt, i) for prompt in prompts for i in range(samples)]
+        each = [prompt for prompt, _ in items]
+        queries = tokens.queries(each, None, self._seed, 0, sys.maxsize)
+        check_context(max(map(len, queries)), self._config.response_tokens[1], self._loaded)
+        draws = make_draws(self._config, self._seed, [("generate", prompt.text, i) for prompt, i in items])
+        rollout = sample(self._loaded.model, tokens, queries, draws, self._config, self._name)
+        texts = zip(each, *tokens.split_all(each, queries, rollout.response_ids()), strict=True)
+        return [Answered(text, response, prompt.messages) for prompt, text, response in texts]
+
+    def talk(self, lines: Iterable[str], system: str | None = None) -> Iterator[str]:
+        """The answer to each line of a user, all of them one conversation; blank lines are passed over."""
+        said: list[Message] = []
+        for line in filter(None, map(str.strip, lines)):
+            said.append({"role": "user", "content": line})
+            (answer,) = self.answers([Prompt(readable(said), {"messages": asked(said, system)})])
+            said.append({"role": "assistant", "content": answer.response})
+            yield answer.response
+
+
+def prompts_of(texts: Sequence[str], chat: bool = False, system: str | None = None) -> list[Prompt]:
+    """Texts to be continued, or with ``chat`` a user's messages. Raises DataError where one is blank."""
+    if not all(text.strip() for text in texts):
         raise DataError("--prompt: a blank text; give the beginning of what the model is to write")
-    loaded = load_causal_lm(model, progress=observer.say)
-    tokens = loaded.tokens
-    settings = {"response_tokens": [1, length], "stop": "eos", "temperature": temperature}
-    config = build(RolloutConfig, settings, where="generate")
-    items = [(text, i) for text in prompts for i in range(samples)]
-    queries = [tokens.query(text, None) for text, _ in items]
-    check_context(max(map(len, queries)), length, loaded)
-    draws = make_draws(config, seed, [("generate", *item) for item in items])
-    rollout = sample(loaded.model.to(find_device()), tokens, queries, draws, config, model.name)
-    texts = tokens.split_all([text for text, _ in items], queries, rollout.response_ids())
-    return [{"prompt": prompt, "response": response} for prompt, response in zip(*texts, strict=True)]
+    return as_prompts([{"text": text, "n": n} for n, text in enumerate(texts)], DataConfig(chat=chat, system=system))

@@ -13,6 +13,7 @@ import torch
 
 from konomi.config import RewardJob
 from konomi.data.formats import read_tasks
+from konomi.data.messages import Answered
 from konomi.engine.device import autocast, choose_precision, find_device, peak_memory_gb
 from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
@@ -49,7 +50,8 @@ def run_reward(
     samples = _samples(job)
     built = make_reward_model(
         job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,
-        max_length=job.train.max_length, progress=observer.say, lora=job.lora,
+        max_length=job.train.max_length, chat=job.data.chat or (None if learned.talks else False), progress=observer.say,
+        lora=job.lora,
     )  # fmt: skip
     _check_texts(built.model, learned, samples, observer)
     model = built.model.to(find_device())
@@ -101,9 +103,10 @@ def _nothing_learned(fresh: bool, observer: Observer) -> None:
 
 def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, observer: Observer) -> None:
     """Encode all texts once: refuse unknown tokens, warn about texts that are cut."""
+    if learned.talks and model.reader.render is None:
+        observer.say("Conversations are read as plain text: the model has no chat template (see model.chat_template)")
     groups = [example.texts for example in learned.train + learned.held_out]
-    for prompt, texts in samples.texts if samples else ():
-        groups.append(tuple(prompt + text for text in texts))
+    groups += samples.texts if samples else []
     alike = 0
     for group in groups:
         rows = {tuple(row) for row in model.encode(group)}
@@ -118,9 +121,9 @@ def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, 
 
 @dataclass(frozen=True)
 class Samples:
-    """What the initial model wrote: prompts with texts, and their file's hash."""
+    """What the initial model wrote: the responses to each prompt, and their file's hash."""
 
-    texts: list[tuple[str, list[str]]]
+    texts: list[tuple[Answered, ...]]
     sha256: str
 
 
@@ -137,12 +140,13 @@ def _samples(job: RewardJob) -> Samples | None:
         key = task.key
         drawn.append((stream_seed(job.run.seed, "normalize", key, places[key]), task))
         places[key] += 1
-    chosen: list[tuple[str, list[str]]] = []
+    chosen: list[tuple[Answered, ...]] = []
     count = 0
     for _, task in sorted(drawn, key=lambda item: item[0]):
-        texts = [c.text for c in task.candidates if model is None or c.source.get("model") == model]
+        own = [c.text for c in task.candidates if model is None or c.source.get("model") == model]
+        texts = tuple(Answered(task.prompt, text, task.messages) for text in own)
         if texts and (not chosen or count + len(texts) <= job.normalize.count):
-            chosen.append((task.prompt, texts))
+            chosen.append(texts)
             count += len(texts)
     if count < 2:
         known = ", ".join(sorted({str(c.source.get("model")) for task in tasks for c in task.candidates}))
@@ -153,14 +157,15 @@ def _samples(job: RewardJob) -> Samples | None:
 
 def _normalise(model: RewardModel, samples: Samples) -> list[dict[str, Any]]:
     """Score the initial model's samples, set the scale, and return the texts with their normalised scores."""
-    numbers = model.predict([[prompt + text for text in texts] for prompt, texts in samples.texts])
+    numbers = model.predict(samples.texts)
     raw: list[float] = torch.cat(numbers)[:, 0].double().tolist()
     std = statistics.stdev(raw)
     if not std > 0:
         raise RunError("the model gives all samples the same score, so that there is no scale; it has learned nothing")
     model.normalisation = Normalisation(statistics.fmean(raw), std, len(raw), samples.sha256)
-    pairs = [(prompt, text) for prompt, texts in samples.texts for text in texts]
-    return [{"prompt": p, "response": t, "score": model.normalised(s)} for (p, t), s in zip(pairs, raw, strict=True)]
+    each = [text for texts in samples.texts for text in texts]
+    scored = zip(each, raw, strict=True)
+    return [{**answer.shown, "score": model.normalised(score)} for answer, score in scored]
 
 
 def _evaluate(job: RewardJob, model: RewardModel, learned: Learned, samples: Samples | None) -> dict[str, Any]:

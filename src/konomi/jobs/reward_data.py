@@ -13,6 +13,7 @@ from torch import Tensor
 from konomi.config import RewardJob
 from konomi.data.examples import read_labelled
 from konomi.data.formats import read_comparisons, read_scores
+from konomi.data.messages import Answered, Text
 from konomi.data.records import Group, LabelledText, Score, groups, split_by_key
 from konomi.data.rows import alike
 from konomi.data.sources import sources_of
@@ -41,11 +42,13 @@ class Learned:
     labelled: list[LabelledText] = field(default_factory=list)
     truth: dict[tuple[str, str], float] = field(default_factory=dict)
     comparisons: int = 0
+    talks: bool = False
+    """Prompts are conversations."""
 
-    def texts(self) -> list[tuple[str, ...]]:
+    def texts(self) -> Sequence[Sequence[Text]]:
         """What the model is asked for: prompt and response of everything held out."""
         if self.groups:
-            return [tuple(group.prompt + response for response in group.responses) for group in self.groups]
+            return [_texts(group) for group in self.groups]
         return [example.texts for example in self.held_out]
 
     def prompts(self) -> int:
@@ -68,12 +71,9 @@ class Learned:
 
     def shown(self, numbers: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Texts with their raw scores, for the page."""
-        if self.groups:
-            pairs = [(group.prompt, response) for group in self.groups for response in group.responses]
-        else:
-            pairs = [(score.prompt, score.response) for score in self.scores]
+        answers = [text for of in self.groups or self.scores for text in _texts(of)]
         raw = torch.cat(list(numbers))[:, 0].tolist()
-        return [{"prompt": p, "response": r, "score": s} for (p, r), s in zip(pairs, raw, strict=True)]
+        return [{**answer.shown, "score": score} for answer, score in zip(answers, raw, strict=True)]
 
     def _against_truth(self, scores: Sequence[Sequence[float]], seed: int) -> dict[str, Any]:
         if not self.truth:
@@ -126,13 +126,17 @@ def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], 
         f"{plural(counts[0], 'comparison')} of {plural(len(train), 'prompt')} to train on, "
         f"{counts[1]:,} of {len(held_out):,} held out",
         _digest([(g.prompt, g.responses, g.comparisons) for g in train + held_out]),
-        groups=held_out, truth=truth, comparisons=counts[0],
+        groups=held_out, truth=truth, comparisons=counts[0], talks=any(group.messages for group in every),
     )  # fmt: skip
 
 
 def _of_group(group: Group) -> Example:
     pairs = tuple((c.better, c.worse, c.label, c.margin) for c in group.comparisons)
-    return Example(tuple(group.prompt + response for response in group.responses), pairs)
+    return Example(_texts(group), pairs)
+
+
+def _texts(of: Group | Score) -> tuple[Answered, ...]:
+    return tuple(Answered(of.prompt, response, of.messages) for response in of.responses)
 
 
 def _scored(job: RewardJob, say: Callable[[str], None]) -> Learned:
@@ -146,10 +150,11 @@ def _scored(job: RewardJob, say: Callable[[str], None]) -> Learned:
     mean, std = statistics.fmean(s.score for s in train), statistics.pstdev([s.score for s in train])
     if not std > 0:
         raise DataError(f"{data.file}: all scores are {mean:g}; there is nothing to learn")
-    here, there = ([Example((s.prompt + s.response,), target=(s.score - mean) / std) for s in side] for side in (train, held_out))
+    here, there = ([Example(_texts(s), target=(s.score - mean) / std) for s in side] for side in (train, held_out))
     return Learned(
         here, there, f"{plural(len(train), 'score')} to train on, {len(held_out):,} held out",
         _digest([(s.prompt, s.response, s.score) for s in train + held_out]), scores=held_out,
+        talks=any(s.messages for s in every),
     )  # fmt: skip
 
 

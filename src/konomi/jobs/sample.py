@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class _Draft:
     """A task in the making."""
 
     prompt: Prompt
-    text: str
-    """What the candidates continue: the prompt, or its beginning."""
+    asked: Prompt
+    """What the candidates answer: the prompt, or its beginning."""
     round: int
     candidates: dict[int, Candidate] = field(default_factory=dict)
     """Place -> candidate."""
@@ -50,7 +50,7 @@ class _Draft:
         """The task, with its candidates in an order that does not reveal who wrote them."""
         name = ("sample-order", self.prompt.stream, self.round)
         order = sorted(self.candidates, key=lambda place: stream_seed(seed, *name, place))
-        return Task(self.text, tuple(self.candidates[place] for place in order), self.prompt.columns)
+        return Task(self.asked.text, tuple(self.candidates[place] for place in order), self.prompt.columns)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def run_sample(
     """
     observer, started = observer or Observer(), time.monotonic()
     prompts = _prompts(job, observer)
-    writer, texts, about = _checked(job, prompts, observer)
-    drafts = [_Draft(*pair, number) for pair in zip(prompts, texts, strict=True) for number in range(job.sample.rounds)]
+    writer, asked, about = _checked(job, prompts, observer)
+    drafts = [_Draft(*pair, number) for pair in zip(prompts, asked, strict=True) for number in range(job.sample.rounds)]
     facts = {
         **{f"model {name}": f"{each['name']}, {each['precision']}, ends at {each['ends_at']}" for name, each in about.items()},
         "prompts": f"{job.data.prompts}: {len(prompts)} ({job.sample.prompts})",
@@ -130,14 +130,14 @@ def _prompts(job: SampleJob, observer: Observer) -> list[Prompt]:
 
 def _checked(
     job: SampleJob, prompts: Sequence[Prompt], observer: Observer
-) -> tuple[_Writer, list[str], dict[str, dict[str, Any]]]:
-    """Load all models in turn. Return the last, the texts that candidates continue, and a description of each model."""
-    texts: list[str] = []
+) -> tuple[_Writer, list[Prompt], dict[str, dict[str, Any]]]:
+    """Load all models in turn. Return the last, what candidates answer, and a description of each model."""
+    asked: list[Prompt] = []
     about = {}
     for name in job.models:
         writer = _load(job, name, observer)
-        texts = texts or _cut(job, writer.loaded.tokens, prompts)
-        queries = _queries(job, writer, texts)
+        asked = asked or _cut(job, writer.loaded.tokens, prompts)
+        queries = _queries(job, writer, asked)
         check_context(max(map(len, queries)), job.rollout.response_tokens[1], writer.loaded)
         about[name] = {
             "name": job.models[name].name, "revision": writer.loaded.revision, "precision": writer.precision,
@@ -145,7 +145,7 @@ def _checked(
         }  # fmt: skip
         if writer.loaded.note:
             about[name]["licence"] = writer.loaded.note
-    return writer, texts, about
+    return writer, asked, about
 
 
 def _load(job: SampleJob, name: str, observer: Observer) -> _Writer:
@@ -158,24 +158,24 @@ def _load(job: SampleJob, name: str, observer: Observer) -> _Writer:
     return _Writer(name, loaded, precision)
 
 
-def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[str]:
-    """The texts that candidates continue, cut by the tokens of the first model, without half a character at the end."""
+def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts, cut by the tokens of the first model, without half a character at the end."""
     if job.data.query_tokens is None:
-        return [prompt.text for prompt in prompts]
+        return list(prompts)
     queries = tokens.queries(prompts, job.data.query_tokens, job.run.seed, 0, job.data.max_query_tokens)
     cut = [tokens.decode(query) for query in queries]
-    return [text if text.strip() else prompt.text for text, prompt in zip(cut, prompts, strict=True)]
+    return [replace(prompt, text=text) if text.strip() else prompt for text, prompt in zip(cut, prompts, strict=True)]
 
 
-def _queries(job: SampleJob, writer: _Writer, texts: Sequence[str]) -> list[list[int]]:
-    return writer.loaded.tokens.queries([Prompt(text) for text in texts], None, job.run.seed, 0, job.data.max_query_tokens)
+def _queries(job: SampleJob, writer: _Writer, asked: Sequence[Prompt]) -> list[list[int]]:
+    return writer.loaded.tokens.queries(asked, None, job.run.seed, 0, job.data.max_query_tokens)
 
 
 def _write(job: SampleJob, writer: _Writer, drafts: Sequence[_Draft], observer: Observer) -> int:
     """Let one model write its candidates of all tasks; return how many were drawn again."""
     places = [(draft, place) for draft in drafts for place in range(job.sample.candidates)]
     waiting = [each for each in places if _whose(job, *each) == writer.name]
-    queries = dict(zip((id(draft) for draft in drafts), _queries(job, writer, [d.text for d in drafts]), strict=True))
+    queries = dict(zip((id(draft) for draft in drafts), _queries(job, writer, [d.asked for d in drafts]), strict=True))
     again, total = 0, len(waiting)
     for attempt in range(1 + job.sample.attempts):
         again += len(waiting) if attempt else 0
@@ -205,7 +205,7 @@ def _draw(
             "model": writer.name, "revision": writer.loaded.revision, "seed": job.run.seed, "stream": list(name),
             "temperature": job.rollout.temperature, "tokens": len(ids),
         }  # fmt: skip
-        candidates.append(Candidate(writer.loaded.tokens.split(draft.text, query, ids)[1], source))
+        candidates.append(Candidate(writer.loaded.tokens.split(draft.asked, query, ids)[1], source))
     return candidates
 
 
@@ -220,7 +220,7 @@ def _tasks(drafts: Sequence[_Draft], seed: int) -> list[Task]:
     tasks: dict[tuple[str, frozenset[str]], Task] = {}
     for draft in drafts:
         if len(draft.candidates) > 1:
-            tasks.setdefault((Prompt(draft.text).key, frozenset(draft.keys)), draft.task(seed))
+            tasks.setdefault((draft.asked.key, frozenset(draft.keys)), draft.task(seed))
     return list(tasks.values())
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from konomi.config import SFTJob
+from konomi.data.chat import Render, template_render
 from konomi.data.examples import Example, Kind, load_examples, split_examples
-from konomi.data.messages import Render, template_render
 from konomi.engine.device import choose_precision, manage_memory, peak_memory_gb
 from konomi.engine.forward import check_head
-from konomi.errors import ConfigError, ModelError
+from konomi.errors import ConfigError
 from konomi.files import new_directory
 from konomi.jobs.common import result_of, running
 from konomi.jobs.inputs import digest_of
@@ -117,7 +117,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
             f"{loaded.source}: neither its tokenizer nor its settings name an end-of-text token, so the model does not learn "
             "where to stop"
         )
-    render = _template(loaded) if kind == "messages" else None
+    render = template_render(loaded.tokenizer, learning=True) if kind == "messages" else None
     everything = kind == "text" or job.sft.loss == "all"
     rows, held_out = (_encoded(job, side, loaded, everything, render, observer) for side in sides)
     check_head(loaded.model)
@@ -130,15 +130,6 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
     digest = digest_of(sorted(repr((e.text, e.completion, e.messages)) for e in examples))
     counts = len(sides[0]), len(sides[1])
     return _Prepared(kind, digest, counts, rows, held_out, loaded, choose_precision(job.model.precision))
-
-
-def _template(loaded: Loaded) -> Render:
-    if not loaded.tokenizer.chat_template:
-        raise ModelError(
-            f"{loaded.source}: its tokenizer has no chat template, which conversations need; take a model that was tuned to "
-            "chat, put a chat_template.jinja beside its tokenizer, or give prompt and completion columns instead of messages"
-        )
-    return template_render(loaded.tokenizer)
 
 
 def _encoded(

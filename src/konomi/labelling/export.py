@@ -57,7 +57,8 @@ def repeated(exported: Exported) -> list[tuple[Ranking, Ranking]]:
 
 
 def _ranking(item: Item, own: Judgement) -> Ranking:
-    return Ranking(item.prompt, tuple(each.text for each in item.candidates), own.ranks or (), own.rater, SOURCE)
+    texts = tuple(each.text for each in item.candidates)
+    return Ranking(item.prompt, texts, own.ranks or (), own.rater, SOURCE, item.messages)
 
 
 def counts_as_ranking(judgement: Judgement) -> bool:

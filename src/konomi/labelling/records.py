@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from konomi.data.messages import Conversation
 from konomi.data.records import Candidate, Task
 from konomi.errors import DataError
 
@@ -18,6 +19,8 @@ KINDS = ("rank", "compare", "same")
 """Kinds of tasks: responses of any models; before and after of one run; two responses of the same model (A/A)."""
 ANSWERS = ("ranked", "all_bad", "skipped")
 FLAGS = ("unsafe", "broken", "reveals")
+MESSAGES = "(messages)"
+"""Among a stored task's columns: the conversation that its prompt stands for."""
 KEYS = "abcdefghi"
 """Names of the texts of one showing, in the order shown."""
 COMMENT_LIMIT, REASON_LIMIT, NAME_LIMIT = 2000, 200, 80
@@ -85,7 +88,8 @@ class NewTask:
     @classmethod
     def of(cls, task: Task) -> NewTask:
         """A task of a file of candidates."""
-        return cls(task.prompt, task.candidates, columns=task.columns)
+        stored = {MESSAGES if isinstance(value, Conversation) else name: value for name, value in task.columns.items()}
+        return cls(task.prompt, task.candidates, columns=stored)
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,11 @@ class Item:
     langs: tuple[str, ...]  # one for each candidate
     names_model: tuple[bool, ...]
     columns: dict[str, Any]
+
+    @property
+    def messages(self) -> Conversation | None:
+        """The conversation that the prompt stands for."""
+        return Conversation(self.columns[MESSAGES]) if MESSAGES in self.columns else None
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from konomi.config import ModelConfig
+from konomi.data.chat import template_render
 from konomi.data.tokens import Tokens, read_tokenizer
 from konomi.engine.families import families_that_work
-from konomi.errors import FAULTS, ModelError
-from konomi.files import model_path
+from konomi.errors import FAULTS, DataError, ModelError
+from konomi.files import local_path, model_path, read_utf8
 from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, Progress, embedded_model, gguf_model, is_complete
 from konomi.models.find import find_files, licence_of
 
@@ -61,7 +62,7 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
     """Load the model and tokenizer that ``config.name`` names: hub name, directory, .gguf file, or ``embedded:...``.
 
     Args:
-        config: name, revision (hub only) and trust_remote_code are used.
+        config: name, revision (hub only), trust_remote_code and chat_template are used.
         progress: called with a message before each slow step.
         fuse: see :func:`fuse_gelu`; fine-tuning keeps the family's own arithmetic.
         verify: for GGUF and embedded, check the SHA-256 of every file of the cached conversion and renew it if damaged.
@@ -70,9 +71,24 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
         ModelError: it cannot be found, reached, read, or is not a causal language model that can be trained.
     """
     loaded = _load(config, progress or (lambda message: None), verify)
+    use_template(loaded.tokenizer, config)
+    if loaded.tokenizer.chat_template and loaded.model.generation_config:  # saved with the model, for whoever uses it then
+        loaded.model.generation_config.eos_token_id = sorted(loaded.tokens.eos_ids)
     if fuse:
         fuse_gelu(loaded.model)
     return loaded
+
+
+def use_template(tokenizer: Any, config: ModelConfig) -> None:
+    """Give the tokenizer the chat template that ``config`` names. Raises ModelError if it cannot be read or does not work."""
+    given = config.chat_template
+    if given is None:
+        return
+    try:
+        tokenizer.chat_template = given if "{{" in given or "{%" in given else read_utf8(local_path(given))
+        template_render(tokenizer)([{"role": "user", "content": "a"}])
+    except (OSError, DataError) as error:
+        raise ModelError(f"model.chat_template: {error}; give a file with a template, or the template itself") from error
 
 
 def _load(config: ModelConfig, say: Progress, verify: bool) -> Loaded:

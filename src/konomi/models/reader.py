@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
-from konomi.data.tokens import check_ids, token_ids, valid_id
-from konomi.errors import ConfigError
+from konomi.data.chat import Rendered, template_render
+from konomi.data.detokenizer import plain_ids, token_ids
+from konomi.data.messages import Answered, Text
+from konomi.data.tokens import check_ids, valid_id
+from konomi.errors import ConfigError, DataError
 from konomi.models.load import vocabulary_size
-from konomi.text import plural
+from konomi.text import plural, shortened
 
 
 class Reader:
@@ -20,6 +23,7 @@ class Reader:
         max_length: tokens of a text at most, special tokens included; lowered to what tokenizer and model allow.
         name: of the model, for messages.
         reads_prompt: it is given prompt and response; false: the response alone.
+        chat: its tokenizer's chat template writes prompt and response.
 
     Attributes:
         pad_id: any valid id.
@@ -27,13 +31,16 @@ class Reader:
         longest: tokens of the longest text that was cut.
     """
 
-    def __init__(self, tokenizer: Any, model: Any, max_length: int, name: str = "", reads_prompt: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Any, model: Any, max_length: int, name: str = "", reads_prompt: bool = True, chat: bool = False
+    ) -> None:
         self.tokenizer, self.name, self.reads_prompt = tokenizer, name, reads_prompt
         self.vocabulary = vocabulary_size(model)
         self.max_length: int = min(max_length, _positions(model), tokenizer.model_max_length)
         pads = (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id)
         self.pad_id: int = valid_id(pads, self.vocabulary)
         self.texts, self.cut, self.longest = 0, 0, 0
+        self.render = template_render(tokenizer) if chat else None
 
     @property
     def side(self) -> Literal["beginning", "end"]:
@@ -51,34 +58,58 @@ class Reader:
         if self.cut:
             warn(f"{self.cuts}: {self.cut} of {plural(self.texts, 'text')} are cut, the longest has {self.longest} tokens")
 
-    def lengths(self, texts: Sequence[str]) -> list[int]:
+    def written(self, text: Text) -> str:
+        """What it reads of a prompt with its response. Raises DataError if its chat template refuses them."""
+        if not isinstance(text, Answered):
+            return text
+        if self.render is None:
+            return str(text)
+        try:
+            return self.render(text.conversation)
+        except DataError as error:
+            raise DataError(f"{self.name or 'the model'}: the prompt {shortened(text.prompt)!r}: {error}") from error
+
+    def lengths(self, texts: Sequence[Text]) -> list[int]:
         """How many tokens each text has before it is cut, special tokens included.
 
         Raises:
             ModelError: the model has no embedding for a token of a text.
         """
-        return [len(self._checked(row, text)) for row, text in zip(token_ids(self.tokenizer, texts), texts, strict=True)]
+        written = list(map(self.written, texts))
+        return [len(self._checked(row, text)) for row, text in zip(self._ids(written), written, strict=True)]
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[Text]) -> list[list[int]]:
         """Token ids of each text, special tokens included, cut to ``max_length``; at least one.
 
         Raises:
             ModelError: the model has no embedding for a token of a text.
         """
-        rows = token_ids(self.tokenizer, texts)
+        written = list(map(self.written, texts))
+        rows = self._ids(written)
         if long := [i for i, row in enumerate(rows) if len(row) > self.max_length]:
             self.longest = max(self.longest, *(len(rows[i]) for i in long))
-            again = self.tokenizer([texts[i] for i in long], verbose=False, truncation=True, max_length=self.max_length)
-            for i, row in zip(long, again["input_ids"], strict=True):
+            again = self._ids([written[i] for i in long], truncation=True, max_length=self.max_length)
+            for i, row in zip(long, again, strict=True):
                 rows[i] = row
         self.texts, self.cut = self.texts + len(rows), self.cut + len(long)
-        return [self._checked(row, text) or [self.pad_id] for row, text in zip(rows, texts, strict=True)]
+        return [self._checked(row, text) or [self.pad_id] for row, text in zip(rows, written, strict=True)]
+
+    def _ids(self, texts: Sequence[str], **settings: Any) -> list[list[int]]:
+        if all(isinstance(text, Rendered) for text in texts):
+            rows = plain_ids(self.tokenizer, texts)
+            if settings:
+                rows = [row[-self.max_length :] if self.side == "beginning" else row[: self.max_length] for row in rows]
+            return rows
+        if not settings:
+            return token_ids(self.tokenizer, texts)
+        ids: list[list[int]] = self.tokenizer(list(texts), verbose=False, **settings)["input_ids"]
+        return ids
 
     def _checked(self, row: list[int], text: str) -> list[int]:
         return check_ids(row, text, self.tokenizer, self.vocabulary)
 
 
-def check_room(readers: Iterable[Reader], prompts: Sequence[str], response: int, warn: Callable[[str], None]) -> None:
+def check_room(readers: Iterable[Reader], prompts: Sequence[Text], response: int, warn: Callable[[str], None]) -> None:
     """Warn where prompt and response may be longer than what a reward reads.
 
     ``response``: tokens of one, at most, of the model that writes: as good an estimate as there is of the reward's own.

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from konomi.data.messages import Text
 from konomi.data.tokens import length_batches, lengths_to_mask, pad_right
 from konomi.engine import packed
 from konomi.engine.device import score_tokens
@@ -76,18 +77,20 @@ class RewardModel(nn.Module):
         max_length: tokens; a decoder cuts a longer text at its beginning, an encoder at its end.
         top_layers: train only this many top layers, what follows them, and the head.
         freeze_embeddings: the token embeddings stay as they are.
+        chat: a prompt and its response are read as a conversation, written by the tokenizer's chat template.
 
     Raises:
         ConfigError: the model has fewer layers than ``top_layers``.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, max_length: int = 512, top_layers: int | None = None, freeze_embeddings: bool = False
-    ) -> None:
+        self, model: Any, tokenizer: Any, *, max_length: int = 512, top_layers: int | None = None,
+        freeze_embeddings: bool = False, chat: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.normalisation: Normalisation | None = None
-        self.reader = Reader(tokenizer, model, max_length)
+        self.reader = Reader(tokenizer, model, max_length, chat=chat)
         self.pad_id = self.reader.pad_id
         model.config.get_text_config().pad_token_id = self.pad_id  # decoders ask for it to find each row's last token
         self.packs = self._check_packed()
@@ -117,8 +120,8 @@ class RewardModel(nn.Module):
             scores_BC: Tensor = self.model.score(hidden_BD.to(self.model.score.weight.dtype))
         return scores_BC
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, as its tokenizer makes them, cut to ``max_length``."""
+    def encode(self, texts: Sequence[Text]) -> list[list[int]]:
+        """Token ids of each text, or prompt with its response, as its tokenizer makes them, cut to ``max_length``."""
         return self.reader.encode(texts)
 
     def batch(self, rows: Sequence[Sequence[int]], groups: Sequence[int] | None = None) -> Batch:
@@ -135,7 +138,7 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, texts: Sequence[Sequence[str]], *, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self, texts: Sequence[Sequence[Text]], *, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     ) -> list[Tensor]:
         """[K, C] raw numbers, on the CPU, of the K texts of each group, which may share a beginning.
 
@@ -194,7 +197,8 @@ class RewardModel(nn.Module):
             merged(self.model).save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
         scale = asdict(self.normalisation) if self.normalisation else {}
-        content = {"version": VERSION, **facts, "max_length": self.reader.max_length, **scale}
+        chat = self.reader.render is not None
+        content = {"version": VERSION, **facts, "max_length": self.reader.max_length, "chat": chat, **scale}
         write_atomic(directory / FILE, utf8(json.dumps(content, ensure_ascii=False, indent=2) + "\n"))
 
     def _last_hidden(self, batch: Batch) -> Tensor:

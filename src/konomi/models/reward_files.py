@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from konomi.config import LoraConfig, ModelConfig
+from konomi.data.messages import Text
 from konomi.data.tokens import read_tokenizer
 from konomi.errors import DataError, ModelError
 from konomi.files import model_path, read_utf8
 from konomi.models.embedded import Progress
 from konomi.models.find import find_files, licence_of, refuse_adapter
-from konomi.models.load import explained, fuse_gelu, load_causal_lm, quiet, remove_dropout
+from konomi.models.load import explained, fuse_gelu, load_causal_lm, quiet, remove_dropout, use_template
 from konomi.models.lora import add_adapters
 from konomi.models.reward import FILE, VERSION, Normalisation, RewardModel
 from konomi.reading import parse_json
@@ -45,16 +46,18 @@ class NewRewardModel:
 
 
 def make_reward_model(
-    config: ModelConfig, *, outputs: int, labels: Sequence[str] = (), seed: int, max_length: int,
+    config: ModelConfig, *, outputs: int, labels: Sequence[str] = (), seed: int, max_length: int, chat: bool | None = False,
     progress: Progress | None = None, lora: LoraConfig | None = None,
 ) -> NewRewardModel:  # fmt: skip
     """Put a head of ``outputs`` numbers, drawn with ``seed``, on the model that ``config`` names; on the CPU, float32.
+
+    ``chat``: as in :class:`RewardModel`; None: where the tokenizer has a chat template.
 
     The head of a classifier is kept where it has as many outputs and the same labels. With ``lora`` adapters are trained, and the
     head whole.
 
     Raises:
-        ModelError: it cannot be found or read, or has no form for classification in transformers.
+        ModelError: it cannot be found or read, has no form for classification in transformers, or no chat template.
         ConfigError: it has fewer layers than ``config.top_layers``.
     """
     name, say = config.name, progress or (lambda message: None)
@@ -69,6 +72,7 @@ def make_reward_model(
         with torch.random.fork_rng():  # transformers draws whatever else is new from the global state
             torch.manual_seed(seed)
             model, tokenizer, fresh = _classifier(files, config, outputs, labels)
+        use_template(tokenizer, config)
     if fresh:
         init_head(_replace_head(model, outputs), seed)
     model.config.num_labels = outputs
@@ -77,7 +81,10 @@ def make_reward_model(
         model.config.label2id = {label: index for index, label in enumerate(labels)}
     model.config.problem_type = None if outputs == 1 else "single_label_classification"
     frozen = config.freeze == "embeddings"
-    reward = RewardModel(model, tokenizer, max_length=max_length, top_layers=config.top_layers, freeze_embeddings=frozen)
+    reward = RewardModel(
+        model, tokenizer, max_length=max_length, top_layers=config.top_layers, freeze_embeddings=frozen,
+        chat=bool(tokenizer.chat_template) if chat is None else chat,
+    )  # fmt: skip
     reward.reader.name = name
     if lora is not None:
         add_adapters(model, lora, seed=seed, base=name, heads=_heads(model))
@@ -85,7 +92,9 @@ def make_reward_model(
 
 
 @torch.no_grad()
-def rescale_head(model: RewardModel, texts: Sequence[Sequence[str]], autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+def rescale_head(
+    model: RewardModel, texts: Sequence[Sequence[Text]], autocast: Callable[[], AbstractContextManager[Any]]
+) -> None:
     """Scale a drawn head down to a standard deviation of at most 1 over some texts: the last hidden states of some families
     (Gemma) are many times larger than those that the draw is meant for."""
     std = float(torch.cat(model.predict(texts, autocast=autocast)).std())
@@ -121,7 +130,7 @@ def open_reward_model(name: str) -> RewardModel:
         raise ModelError(f"{name}: weights are missing, such as {missing[0]}; save the reward model again")
     remove_dropout(model)
     fuse_gelu(model)
-    reward = RewardModel(model, tokenizer, max_length=max_length).eval()
+    reward = RewardModel(model, tokenizer, max_length=max_length, chat=bool(facts.get("chat"))).eval()
     reward.normalisation, reward.reader.name = scale, name
     return reward
 

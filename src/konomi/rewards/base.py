@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from konomi.data.messages import Answered, Conversation
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError, RunError
 from konomi.files import json_line, write_atomic
@@ -34,7 +35,8 @@ class Reward(Protocol):
     name: str
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> Sequence[TextScore]:
-        """Return one finite number a text, or :data:`TokenRewards`. ``texts[i]`` is ``prompts[i] + responses[i]``."""
+        """Return one finite number a text, or :data:`TokenRewards`. ``texts[i]`` is ``prompts[i] + responses[i]``; where a prompt
+        is a conversation, both as people read them, and its messages are in ``columns["messages"]``."""
         ...
 
 
@@ -59,7 +61,7 @@ def evaluate(reward: Reward, prompts: Texts, responses: Texts, columns: Columns,
         RunError: the reward raised, or did not return one finite number (or pairs of them) a text. The texts are then in
             ``save_to`` (JSONL: index, prompt, response); a failure never becomes reward 0.
     """
-    texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    texts = list(map(str, answered(prompts, responses, columns)))
     try:
         scores = ask(reward, texts, prompts=prompts, responses=responses, columns=columns)
     except RunError as error:
@@ -67,6 +69,13 @@ def evaluate(reward: Reward, prompts: Texts, responses: Texts, columns: Columns,
     placed = [[] if isinstance(each, float) else each for each in scores]
     parts = {name: list(map(total, part)) for name, part in getattr(reward, "last_parts", {}).items()}
     return Scores(list(map(total, scores)), placed if any(placed) else None, parts)
+
+
+def answered(prompts: Texts, responses: Texts, columns: Columns) -> list[Answered]:
+    """Each prompt with its response, and with its messages where it is a conversation."""
+    messages = columns.get("messages") or [None] * len(prompts)
+    rows = zip(prompts, responses, messages, strict=True)
+    return [Answered(prompt, text, talk if isinstance(talk, Conversation) else None) for prompt, text, talk in rows]
 
 
 def score(reward: Reward, prompts: Texts, responses: Texts, columns: Columns, *, save_to: Path | None) -> list[float]:
@@ -154,17 +163,20 @@ def _added(row: Sequence[TextScore], weights: Sequence[float], length: int) -> T
     return total(pairs) if all(isinstance(each, float) for each in row) else pairs
 
 
-def check_without_columns(rewards: Iterable[Reward], texts: Texts, known: Prompt) -> None:
-    """Try rewards on the texts of ``compare.extra``, which have none of the data's other columns; a text is its own response.
+def check_without_columns(rewards: Iterable[Reward], extra: Sequence[Prompt], known: Prompt) -> None:
+    """Try rewards on the prompts of ``compare.extra``, which have none of the data's other columns; a text is its own response.
 
     Raises:
         ConfigError: a reward fails, and would not fail with the columns of ``known``, a prompt of the data.
     """
-    if not texts or not known.columns:
+    texts = [prompt.text for prompt in extra]
+    own = columns_of(extra) if extra else {}
+    without: dict[str, list[Any]] = {name: [None] * len(texts) for name in known.columns if name not in own}
+    if not texts or not without:
         return
     twice = [text + text for text in texts]
-    without: dict[str, list[Any]] = {name: [None] * len(texts) for name in known.columns}
-    filled = {name: [value] * len(texts) for name, value in known.columns.items()}
+    lacking, filled = list(without), own | {name: [known.columns[name]] * len(texts) for name in without}
+    without |= own
     for reward in rewards:
         try:
             ask(reward, twice, prompts=texts, responses=texts, columns=without)
@@ -174,7 +186,7 @@ def check_without_columns(rewards: Iterable[Reward], texts: Texts, known: Prompt
             except RunError:  # not for the lack of a column: the run will report it
                 continue
             raise ConfigError(
-                f"compare.extra: its prompts have no column {', '.join(map(repr, known.columns))}, and without that {error}. "
+                f"compare.extra: its prompts have no column {', '.join(map(repr, lacking))}, and without that {error}. "
                 "Leave compare.extra out, or let the reward take None"
             ) from error
 

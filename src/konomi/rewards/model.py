@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from konomi.config import ClassifierReward, ModelReward
+from konomi.data.messages import Answered
 from konomi.data.sources import hub_problem
 from konomi.data.tokens import length_batches, lengths_to_mask, pad_right, read_tokenizer
 from konomi.engine.device import choose_precision, score_tokens
@@ -19,7 +20,7 @@ from konomi.models.find import refuse_adapter
 from konomi.models.load import fuse_gelu, hold_in_bf16
 from konomi.models.reader import Reader
 from konomi.models.reward_files import open_reward_model
-from konomi.rewards.base import Columns, Texts, find_label
+from konomi.rewards.base import Columns, Texts, answered, find_label
 
 _PART = 512
 """Texts that are tokenised at a time: a GPU meanwhile scores those before them."""
@@ -52,15 +53,16 @@ class RewardModelReward:
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text; texts to the same prompt go through the model together."""
-        by_prompt: dict[str, dict[str, None]] = {}
-        for prompt, text in zip(prompts, texts, strict=True):
-            by_prompt.setdefault(prompt, {})[text] = None
-        numbers = self._model.predict([list(each) for each in by_prompt.values()])
+        pairs = answered(prompts, responses, columns)
+        by_prompt: dict[str, dict[str, Answered]] = {}
+        for each in pairs:
+            by_prompt.setdefault(each.prompt, {}).setdefault(each.response, each)
+        numbers = self._model.predict([list(each.values()) for each in by_prompt.values()])
         flat = torch.cat(numbers)[:, 0].tolist() if numbers else []
-        unique = [(prompt, text) for prompt, each in by_prompt.items() for text in each]
+        unique = (each for group in by_prompt.values() for each in group.values())
         scores = dict(zip(unique, flat, strict=True))
         scale = self._model.normalised if self._config.normalized else float
-        return [scale(scores[pair]) for pair in zip(prompts, texts, strict=True)]
+        return [scale(scores[each]) for each in pairs]
 
 
 class ClassifierModelReward:
@@ -77,7 +79,8 @@ class ClassifierModelReward:
         self._config = config
         self._model, tokenizer, self.label = _load(config)
         self._several = self._model.config.problem_type == "multi_label_classification"
-        self.reader = Reader(tokenizer, self._model, config.max_length, config.name, config.text == "both")
+        whole = config.text == "both"
+        self.reader = Reader(tokenizer, self._model, config.max_length, config.name, whole, config.chat)
         self.readers = [self.reader]
         self._model.config.pad_token_id = self.reader.pad_id  # decoders ask for it to find each row's last token
         _place(self._model, config.precision, device)
@@ -88,6 +91,8 @@ class ClassifierModelReward:
         On a GPU nothing waits for a batch: the next texts are tokenised meanwhile, and all numbers are read at the end.
         """
         chosen = list(responses if self._config.text == "response" else texts)
+        if self._config.chat:
+            chosen = list(map(self.reader.written, answered(prompts, responses, columns)))
         unique = sorted(dict.fromkeys(chosen), key=len)
         read: list[str] = []
         logits: list[torch.Tensor] = []

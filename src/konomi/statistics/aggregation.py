@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from konomi.data.convert import normalised_ranks
+from konomi.data.messages import Conversation
 from konomi.data.records import Pair, Ranking, Score, groups
 
 
@@ -25,15 +26,15 @@ def mean_scores(rankings: Iterable[Ranking]) -> list[Score]:
     >>> [(s.response, s.score) for s in mean_scores(both)]
     [('a', 0.75), ('b', -0.5), ('c', -0.25)]
     """
-    by_prompt: dict[tuple[str, str | None], tuple[str, dict[str, dict[Any, list[float]]]]] = {}
+    by_prompt: dict[tuple[str, str | None], tuple[Ranking, dict[str, dict[Any, list[float]]]]] = {}
     for number, ranking in enumerate(rankings):
-        _, by_text = by_prompt.setdefault((ranking.key, ranking.source), (ranking.prompt, {}))
+        _, by_text = by_prompt.setdefault((ranking.key, ranking.source), (ranking, {}))
         for text, score in zip(ranking.responses, normalised_ranks(ranking.ranks), strict=True):
             person = number if ranking.rater is None else ranking.rater
             by_text.setdefault(text, {}).setdefault(person, []).append(score)
     return [
-        Score(prompt, text, _mean([_mean(own) for own in by_person.values()]), source=source)
-        for (_, source), (prompt, by_text) in by_prompt.items()
+        Score(first.prompt, text, _mean(list(map(_mean, by_person.values()))), source=first.source, messages=first.messages)
+        for first, by_text in by_prompt.values()
         for text, by_person in by_text.items()
     ]
 
@@ -53,6 +54,7 @@ class PairVotes:
     against: int  # people who prefer ``b``
     ties: int = 0  # people who find them equal, or who said both equally often
     source: str | None = None
+    messages: Conversation | None = field(default=None, repr=False, compare=False)  # that the prompt stands for
 
     @property
     def votes(self) -> int:
@@ -86,7 +88,8 @@ def count_votes(records: Iterable[Ranking | Pair]) -> list[PairVotes]:
         for one, other in sorted(labels):
             means = [_mean(own) for own in labels[one, other].values()]
             votes = sum(m > 0.5 for m in means), sum(m < 0.5 for m in means), sum(m == 0.5 for m in means)
-            result.append(PairVotes(group.prompt, group.responses[one], group.responses[other], *votes, group.source))
+            texts = group.responses[one], group.responses[other]
+            result.append(PairVotes(group.prompt, *texts, *votes, group.source, group.messages))
     return result
 
 
@@ -99,5 +102,5 @@ def soft_pairs(counts: Iterable[PairVotes]) -> list[Pair]:
     pairs = []
     for c in counts:
         sides, label = ((c.a, c.b), c.share) if c.share >= 0.5 else ((c.b, c.a), 1 - c.share)
-        pairs.append(Pair(c.prompt, *sides, label, source=c.source))
+        pairs.append(Pair(c.prompt, *sides, label, source=c.source, messages=c.messages))
     return pairs

@@ -67,11 +67,14 @@ class ScoredRollout:
     """[B, R] float64: parts of the score that belong to a token; None: the whole score belongs to the end."""
     figures: dict[str, list[float]] = field(default_factory=dict)
     """Metric -> one number a response, to be averaged: parts of the reward, judges."""
+    chat: bool = False
+    """Queries are conversations as people read them."""
 
     def samples(self, kl_B: Tensor) -> list[dict[str, Any]]:
         """The texts with score and KL (nats/response), as in a step result."""
         rows = zip(self.queries, self.responses, self.scores.tolist(), kl_B.tolist(), strict=True)
-        return [{"prompt": q, "response": r, "score": s, "kl": k} for q, r, s, k in rows]
+        about = {"chat": True} if self.chat else {}
+        return [{"prompt": q, "response": r, "score": s, "kl": k, **about} for q, r, s, k in rows]
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Scorer:
     def __call__(self, prompts: Sequence[Prompt], rollout: Rollout, judged: bool) -> ScoredRollout:
         """Score a rollout. Raises RunError, with the texts saved, if the reward or a judge fails."""
         ids = rollout.query_ids(), rollout.response_ids()
-        queries, responses = self.tokens.split_all([prompt.text for prompt in prompts], *ids)
+        queries, responses = self.tokens.split_all(prompts, *ids)
         columns = columns_of(prompts)
         before = self._read_and_cut()
         scores = evaluate(self.reward, queries, responses, columns, save_to=self.failed_texts)
@@ -105,7 +108,7 @@ class Scorer:
             figures["reward/cut_share"] = [cut / read] * len(responses)
         for name, judge in self.judges.items() if judged else ():
             figures[f"judge/{name}/mean"] = score(judge, queries, responses, columns, save_to=self.failed_texts)
-        return ScoredRollout(queries, responses, totals_B, by_token, figures)
+        return ScoredRollout(queries, responses, totals_B, by_token, figures, prompts[0].messages is not None)
 
     def _read_and_cut(self) -> tuple[int, int]:
         """Texts that a reward with a limit has read so far, and how many of them it cut."""

@@ -70,7 +70,7 @@ class PPOTrainer:
     ) -> None:  # fmt: skip
         self.ppo, self.rollout_config = ppo or PPOConfig(), rollout or RolloutConfig()
         self.policy, self.tokens, self.seed, self.failed_texts = policy, tokens, seed, failed_texts
-        prompts = as_prompts(prompts)
+        prompts = as_prompts(prompts, data)
         self.scorer = Scorer(tokens, as_reward(reward, prompts[0].columns), judges or {}, self.rollout_config, failed_texts)
         self.queries = QueryStream(prompts, tokens, data or DataConfig(), seed)
         groups = [

@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from konomi.config import RewardTraining
+from konomi.data.messages import Text
 from konomi.engine.device import autocast, is_processor
 from konomi.files import writing
 from konomi.models.load import quiet
@@ -42,7 +43,7 @@ class Example:
     target: a score or the number of a label. The other tasks.
     """
 
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
     pairs: tuple[tuple[int, int, float, float], ...] = ()
     target: float = 0.0
 

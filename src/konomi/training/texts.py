@@ -9,14 +9,14 @@ Shapes: B rows, L tokens of the longest.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
+from konomi.data.chat import Render
 from konomi.data.examples import Example
-from konomi.data.messages import Render
+from konomi.data.messages import Message
 from konomi.data.tokens import Tokens, pad_right
 from konomi.errors import DataError
 
@@ -58,6 +58,9 @@ def encode(
 ) -> tuple[list[Row], Cut]:
     """Each example as a row of at most ``max_length`` tokens, and how many were cut to that.
 
+    A conversation gives a row for each answer where the template writes a turn differently when others follow (Qwen3 leaves out
+    what the model thought).
+
     Args:
         examples: what to learn.
         tokens: the tokenizer.
@@ -69,9 +72,9 @@ def encode(
         DataError: no token of a text counts; the chat template refuses a conversation.
     """
     rows, cut = [], Cut()
-    for example in examples:
-        ids, counts = _flagged(example, tokens, everything, render)
-        front = max(1, len(tokens.leading))
+    for example, parts in ((each, parts) for each in examples for parts in _parts(each, everything, render)):
+        ids, counts = _flagged(example, parts, tokens)
+        front = 1 if example.messages else max(1, len(tokens.leading))
         labels = [i if (c or everything) and n >= front else IGNORED for n, (i, c) in enumerate(zip(ids, counts, strict=True))]
         cut.texts += len(ids) > max_length
         cut.longest = max(cut.longest, len(ids))
@@ -93,52 +96,57 @@ def _nothing_left(example: Example, ids: Sequence[int], labels: Sequence[int], m
     )
 
 
-def _flagged(example: Example, tokens: Tokens, everything: bool, render: Render | None) -> tuple[list[int], list[bool]]:
+Parts = list[tuple[str, bool]]
+"""Texts that together are one, and whether each is learned where not everything is."""
+
+
+def _parts(example: Example, everything: bool, render: Render | None) -> list[Parts]:
+    """The rows of an example, in parts."""
+    if not example.messages:
+        return [[(example.text, True)] if example.completion is None else [(example.text, False), (example.completion, True)]]
+    assert render is not None
+    try:
+        if everything:
+            return [[(render(example.messages), example.messages[-1]["role"] == "assistant")]]
+        return turns(example.messages, render)
+    except DataError as error:
+        raise DataError(f"{example.where}: {error}") from error
+
+
+def _flagged(example: Example, parts: Parts, tokens: Tokens) -> tuple[list[int], list[bool]]:
     """The ids of an example, and whether each is learned where not everything is."""
-    if example.messages:
-        assert render is not None
-        parts = turns(example, render, everything)
-    elif example.completion is not None:
-        parts = [(example.text, False), (example.completion, True)]
-    else:
-        parts = [(example.text, True)]
-    rows = tokens.parts([text for text, _ in parts])
+    rows = tokens.parts([text for text, _ in parts], rendered=bool(example.messages))
     if parts[-1][1]:
         rows[-1] = tokens.ended(rows[-1])
     counts = [counted for (_, counted), row in zip(parts, rows, strict=True) for _ in row]
     return [i for row in rows for i in row], counts
 
 
-def turns(example: Example, render: Callable[[list[Any]], str], whole_only: bool = False) -> list[tuple[str, bool]]:
-    """A conversation in parts (text, whether it is the assistant's), which together are its rendering.
+def turns(messages: Sequence[Message], render: Render) -> list[Parts]:
+    """A conversation in parts, which together are its rendering. The assistant's are learned: what the template writes from the
+    cue for an answer to the end of the turn, as in later use.
 
-    The assistant's part is what the template writes from the cue for an answer to the end of the turn, as in later use.
-    ``whole_only``: one part, of the last speaker.
+    Where the template writes a turn differently when others follow, each answer with all before it is a row of its own.
 
     Raises:
-        DataError: the template refuses the conversation, or renders its beginning differently when more follows.
+        DataError: the template refuses the conversation, or writes a question differently when its answer follows.
     """
-    messages = list(example.messages)
-    parts: list[tuple[str, bool]] = []
-    try:
-        rendering = render(messages)
-        done = ""
-        for number, message in enumerate(messages):
-            if message["role"] != "assistant" or whole_only:
-                continue
-            for counted, text in ((False, render(messages[:number])), (True, render(messages[: number + 1]))):
-                if not rendering.startswith(text):
-                    raise DataError(
-                        "the chat template writes a turn differently when others follow, so that what the assistant says cannot "
-                        "be told from the rest. Split the conversation so that it ends with the first answer, or use another "
-                        "template"
-                    )
-                parts.append((text[len(done) :], counted))
-                done = text
-    except DataError as error:
-        raise DataError(f"{example.where}: {error}") from error
-    rest = rendering[len(done) :]
-    return [*parts, (rest, whole_only and messages[-1]["role"] == "assistant")] if rest else parts
+    whole, done, joined = render(messages), "", True
+    parts: Parts = []
+    alone: list[Parts] = []
+    for number in (number for number, message in enumerate(messages) if message["role"] == "assistant"):
+        question, answer = render(messages[:number]), render(messages[: number + 1])
+        if not answer.startswith(question):
+            raise DataError(
+                "the chat template writes a question differently when its answer follows, so that what the assistant says cannot "
+                "be told from the rest; use another template"
+            )
+        alone.append([(question, False), (answer[len(question) :], True)])
+        joined = joined and question.startswith(done) and whole.startswith(answer)
+        parts += [(question[len(done) :], False), alone[-1][1]]
+        done = answer
+    rest = whole[len(done) :]
+    return [[*parts, (rest, False)] if rest else parts] if joined else alone
 
 
 def pack(rows: Sequence[Row], max_length: int) -> list[Row]:

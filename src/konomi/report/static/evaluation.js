@@ -94,6 +94,6 @@ function scored(texts = []) {
   const half = Math.min(TEXTS_SHOWN, Math.ceil(sorted.length / 2));
   const groups = [["best_texts", sorted.slice(0, half)], ["worst_texts", sorted.slice(half).reverse().slice(0, half)]].filter(([, items]) => items.length);
   if (!groups.length) return [];
-  const shown = (each) => article("sample", soft(`${t("score")} ${number(each.score)}`), make("p", "text", {}, bdi(each.prompt, "of-prompt"), bdi(each.response)));
+  const shown = (each) => article("sample", soft(`${t("score")} ${number(each.score)}`), make("p", "text", {}, bdi(each.prompt, "of-prompt"), each.chat ? "\n\n" : "", bdi(each.response)));
   return [section("scored_texts", soft(t("scored_texts_about")), ...groups.flatMap(([key, items]) => [make("h3", "", {}, t(key)), ...items.map(shown)]))];
 }

@@ -224,7 +224,7 @@ function samples({ info, samples: all }) {
 function written(sample, prompt, about = "") {
   const head = soft(`${about}${t("score")} ${number(sample.score)} · KL ${number(sample.kl)} `);
   head.append(unit("unit_nats"));
-  return article("sample", head, make("p", "text", {}, ...(prompt ? [bdi(sample.prompt, "of-prompt")] : []), bdi(sample.response)));
+  return article("sample", head, make("p", "text", {}, ...(prompt ? [bdi(sample.prompt, "of-prompt"), sample.chat ? "\n\n" : ""] : []), bdi(sample.response)));
 }
 
 /** Texts of several runs by prompt: the first, those in between, the latest. */

@@ -1,0 +1,92 @@
+"""Chat templates: how a model's tokenizer writes a conversation. Imports nothing heavy.
+
+What people and models wrote stays text: where it reads like a control token (``<|im_end|>``), a mark inside keeps the tokenizer
+from taking it for one (:func:`konomi.data.detokenizer.plain_ids`). Only the template writes control tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from konomi.data.messages import Message
+from konomi.errors import FAULTS, DataError, ModelError
+
+MARK = "\ufdd0"
+"""A code point that is no character: at it, the tokens of a text are parted."""
+ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+"""What templates are told, if they ask: a model that can think aloud (Qwen3) answers at once; Llama 3 writes no date of today, so
+that a prompt is the same tomorrow."""
+_PROBE = "konomi"
+
+
+class Rendered(str):
+    """What a chat template wrote: all special tokens are in it, none is put around it."""
+
+    __slots__ = ()
+
+
+Render = Callable[[Sequence[Message]], Rendered]
+"""Messages to one text. Where the last message is not the assistant's, the text ends in the cue for its answer."""
+
+
+def template_render(tokenizer: Any, *, learning: bool = False) -> Render:
+    """The chat template of a transformers tokenizer.
+
+    Args:
+        tokenizer: any of transformers with a chat template.
+        learning: the assistant's messages are to be learned, so that control tokens in them count.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+        DataError: (when it renders) the template refuses the messages.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            f"{getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__}: its tokenizer has no chat template, which "
+            'conversations need. Take a model that was tuned to chat, or give it one: model.chat_template = "FILE.jinja"'
+        )
+    import jinja2
+
+    controls = _controls(tokenizer)
+
+    def render(messages: Sequence[Message]) -> Rendered:
+        cue = messages[-1]["role"] != "assistant"
+        parted = [dict(m) if learning and m["role"] == "assistant" else _parted(m, controls) for m in messages]
+        try:
+            return Rendered(tokenizer.apply_chat_template(parted, tokenize=False, add_generation_prompt=cue, **ARGUMENTS))
+        except (jinja2.TemplateError, *FAULTS) as error:
+            raise DataError(f"the chat template refuses these messages: {error}") from error
+
+    return render
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The token that the chat template writes behind an answer; None if there is no template, or it writes other text there."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
+        behind = template_render(tokenizer)(talk).rpartition(_PROBE)[2].lstrip()
+    except DataError:
+        return None
+    ends = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if behind.startswith(token.content)}
+    return ends[max(ends, key=len)] if ends else None
+
+
+def _controls(tokenizer: Any) -> re.Pattern[str]:
+    """Matches the control tokens: special ones, and what else was added to the vocabulary and is in the template."""
+    template = str(tokenizer.chat_template)
+    added = [token for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1 and not token.content.isspace()]
+    names = [token.content for token in added if token.special or token.content in template]
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
+
+
+def _parted(value: Any, controls: re.Pattern[str]) -> Any:
+    """A message with a mark in each control token that somebody wrote into it."""
+    if isinstance(value, str):
+        return controls.sub(lambda found: found[0][0] + MARK + found[0][1:], value.replace(MARK, ""))
+    if isinstance(value, dict):
+        return {key: _parted(item, controls) for key, item in value.items()}
+    return [_parted(item, controls) for item in value] if isinstance(value, (list, tuple)) else value
