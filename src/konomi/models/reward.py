@@ -160,7 +160,7 @@ class RewardModel(nn.Module):
         return list(read_BC[torch.tensor(order).argsort()].split(list(map(len, texts))))
 
     def _launched(
-        self, texts: Sequence[Sequence[str]], autocast: Callable[[], AbstractContextManager[Any]]
+        self, texts: Sequence[Sequence[Text]], autocast: Callable[[], AbstractContextManager[Any]]
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Batch by batch which texts it has, counted through all groups, and their numbers [b, C], not waited for."""
         rows, most, end = self.encode([text for group in texts for text in group]), score_tokens(self.device)[0], 0
@@ -241,9 +241,9 @@ class RewardModel(nn.Module):
         self.trunk_layer = below if self.packs else None
 
 
-def _parts(texts: Sequence[Sequence[str]]) -> Iterator[list[Sequence[str]]]:
+def _parts(texts: Sequence[Sequence[Text]]) -> Iterator[list[Sequence[Text]]]:
     """Groups one after another, as many together as have `PART` texts."""
-    part: list[Sequence[str]] = []
+    part: list[Sequence[Text]] = []
     count = 0
     for group in texts:
         part.append(group)
