@@ -55,7 +55,7 @@ def test_from_fine_tuning_to_ppo_with_adapters_alone(world: Path) -> None:
         assert not torch.allclose(opened.unload()(ids).logits, whole(ids).logits, atol=1e-2)
     for arguments in (["compare", "runs/p"], ["generate", "runs/p", "-p", "abc", "--tokens", "4"], ["report", "runs/p"]):
         konomi(*arguments, code=0)
-    konomi("sample", "sample.toml", *sets("models.a.name=runs/p"), code=0)
+    konomi("sample", "sample.toml", *sets("models.a.name=runs/p/adapter"), code=0)
 
 
 def test_resumed_is_as_never_stopped_and_over_the_cap_as_it_was(world: Path) -> None:
@@ -83,5 +83,5 @@ def test_without_peft_each_verb_says_what_to_install(world: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "peft", None)
     for verb in ("sft", "reward", "ppo"):
         wrong = konomi(verb, f"{verb}.toml", *sets("lora.rank=4", "model.name=./none"), code=2)
-        assert "lora.rank = 4" in wrong.stderr and 'pip install "konomi[lora]"' in wrong.stderr
+        assert "adapters (LoRA) need peft" in wrong.stderr and 'pip install "konomi[lora]"' in wrong.stderr
     assert not Path("runs").exists()

@@ -180,9 +180,11 @@ def test_adapters_are_refused_by_name_alone_and_beside_weights(tmp_path: Path) -
             lambda path=path: make_reward_model(ModelConfig(name=str(path)), outputs=1, seed=0, max_length=9),
             lambda path=path: build_reward(ClassifierReward(name=str(path), label=0)),
         ]
-        for call in opened:
-            with pytest.raises(ModelError, match=r"adapter_config\.json\).*not supported yet.*merge_and_unload"):
+        for call in opened[name == "alone" :]:
+            with pytest.raises(ModelError, match=r"adapter_config\.json\).*merge any other first.*merge_and_unload"):
                 call()
+    with pytest.raises(ModelError, match=r"^base: no such directory"):  # of one that is alone the base model is wanted
+        load(tmp_path / "alone")
 
 
 def test_what_ends_a_text_by_the_settings_of_a_model_ends_its_responses_and_is_saved_with_it(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import torch
 
 from konomi.config import LoraConfig, ModelConfig
 from konomi.engine.forward import reference_logprobs
-from konomi.errors import ConfigError
-from konomi.models.lora import adapted_layers, adapter_weights, add_adapters, merged, reset_adapters
+from konomi.errors import ConfigError, ModelError
+from konomi.models.load import load_causal_lm
+from konomi.models.lora import adapted_layers, adapter_weights, add_adapters, merged, reset_adapters, save_adapter
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference, same_weights
 from konomi.models.reward_files import make_reward_model, open_reward_model
-from tiny import FAMILIES, save_tiny, tiny_encoder
+from tiny import FAMILIES, VOCAB, save_tiny, tiny_encoder
 from tiny_run import disturbed, tiny_rollout, tiny_trainer, without_dropout
 
 RANK = LoraConfig(rank=4)
@@ -129,8 +130,6 @@ def test_a_reward_model_keeps_its_head_beside_its_adapters(kind: str, tmp_path: 
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    from konomi.models.lora import save_adapter
-
     base = tiny_encoder(tmp_path / "lm") if kind == "encoder" else save_tiny(tmp_path / "lm", kind)
     made = make_reward_model(ModelConfig(name=str(base)), outputs=1, seed=0, max_length=64, lora=RANK).model
     assert made.packs == (kind != "encoder")
@@ -153,6 +152,39 @@ def test_a_reward_model_keeps_its_head_beside_its_adapters(kind: str, tmp_path: 
         assert torch.allclose(opened(input_ids=torch.tensor(made.encode([text]))).logits[0], number, atol=1e-5)
 
 
+def test_an_adapter_alone_is_its_base_model_with_it(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "base", "llama")
+    lm = load_causal_lm(ModelConfig(name=str(base))).model
+    add_adapters(lm, RANK, base=str(base))
+    disturbed(lm)
+    (tmp_path / "adapter").mkdir()
+    save_adapter(lm, tmp_path / "adapter")
+    opened = load_causal_lm(ModelConfig(name=str(tmp_path / "adapter")))
+    ids = torch.tensor([[0, 5, 9, 3]])
+    assert torch.allclose(opened.model(ids).logits, lm(ids).logits, atol=1e-5)
+    assert not adapted_layers(opened.model) and all(p.requires_grad for p in opened.model.parameters())
+    assert opened.source == str(tmp_path / "adapter") and opened.tokens.vocabulary == VOCAB
+    config = tmp_path / "adapter" / "adapter_config.json"
+    facts = json.loads(config.read_text("utf-8"))
+
+    def refused(message: str, **changes: Any) -> None:
+        config.write_text(json.dumps({**facts, **changes}), encoding="utf-8")
+        with pytest.raises(ModelError, match=message):
+            load_causal_lm(ModelConfig(name=str(tmp_path / "adapter")))
+
+    refused("no such directory", base_model_name_or_path=str(tmp_path / "gone"))
+    refused("it holds an adapter", base_model_name_or_path=str(tmp_path / "adapter"))
+    refused("it holds an adapter", base_model_name_or_path=None)
+    refused("more than LoRA of linear layers", modules_to_save=["lm_head"])
+    refused("its adapter cannot be read", base_model_name_or_path=str(save_tiny(tmp_path / "other", "gpt2")))
+    refused("adapter and base model do not fit", target_modules=["q_proj"])
+    facts = {"peft_type": "IA3", "base_model_name_or_path": str(base)}
+    refused("more than LoRA of linear layers")
+    config.write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"adapter_config\.json: cannot be read as JSON"):
+        load_causal_lm(ModelConfig(name=str(tmp_path / "adapter")))
+
+
 def test_half_weights_have_adapters_in_float32() -> None:
     """They learn in steps that half precision would lose; without autocast too."""
     lm = without_dropout("llama").bfloat16()
@@ -166,6 +198,6 @@ def test_half_weights_have_adapters_in_float32() -> None:
 
 def test_without_peft_one_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match=r'lora.rank = 4: .*peft.*; pip install "konomi\[lora\]"'):
+    with pytest.raises(ConfigError, match=r'adapters \(LoRA\) need peft: .*; pip install "konomi\[lora\]"'):
         add_adapters(without_dropout("gpt2"), RANK)
     add_adapters(without_dropout("gpt2"), LoraConfig())

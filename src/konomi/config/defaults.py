@@ -14,7 +14,7 @@ from konomi.config.section import Section
 
 WIDTH = 110
 EXAMPLES: dict[str, Any] = {
-    "chat_template": "chat.jinja", "comparisons": 1000, "evaluate_every": 50, "evaluation": "held_out.jsonl",
+    "batch_size": 64, "chat_template": "chat.jinja", "comparisons": 1000, "evaluate_every": 50, "evaluation": "held_out.jsonl",
     "evaluation_split": "validation",
     "head_learning_rate": 1e-4, "kl_horizon": 256, "limit": 1000, "micro_batch_size": 4, "model": "gemma3-270m-ja",
     "name": "my-run", "patience": 3, "port": 8000, "public_url": "https://rank.example.org", "query_tokens": [4, 12],

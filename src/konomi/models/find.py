@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.sources import hub_problem
-from konomi.errors import ModelError
-from konomi.files import model_path
+from konomi.errors import DataError, ModelError
+from konomi.files import model_path, read_utf8
 from konomi.models.embedded import EMBEDDED_DEFAULT, Progress
+from konomi.reading import parse_json
 from konomi.runs.environment import without_password
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.py", "README.md"]
@@ -51,6 +52,19 @@ def licence_of(directory: Path) -> str | None:
     return f"Licence, as its README.md says: {', '.join(names)}" if names else None
 
 
+def adapter_base(path: Path) -> str | None:
+    """The name of the base model of the adapter that lies alone in a directory; None if there is none, or it does not say."""
+    file = path / "adapter_config.json"
+    if [os.path.isfile(path / each) for each in (file.name, "adapter_model.safetensors", "config.json")] != [True, True, False]:
+        return None
+    try:
+        facts = parse_json(read_utf8(file))
+    except (OSError, ValueError, DataError) as error:
+        raise ModelError(f"{file}: cannot be read as JSON: {error}") from None
+    name = facts.get("base_model_name_or_path") if isinstance(facts, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
 def refuse_adapter(source: str, name: str, **hub: Any) -> None:
     """Refuse a directory or hub model that holds an adapter, alone or beside the weights that it belongs to.
 
@@ -61,9 +75,10 @@ def refuse_adapter(source: str, name: str, **hub: Any) -> None:
 
     if find_adapter_config_file(source, **hub):
         raise ModelError(
-            f"{name}: it holds an adapter (adapter_config.json). LoRA adapters are not supported yet. Merge it into its base "
-            "model first, with peft: AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(...), "
-            "and give the directory of the merged model and its tokenizer"
+            f"{name}: it holds an adapter (adapter_config.json). For a language model konomi takes a directory with a LoRA "
+            "adapter alone that names its base model; merge any other first, with peft: AutoPeftModelForCausalLM"
+            ".from_pretrained(...).merge_and_unload().save_pretrained(...), and give the directory of the merged model and its "
+            "tokenizer"
         )
 
 

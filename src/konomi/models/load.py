@@ -4,7 +4,8 @@ The model has float32 weights, is in eval mode and has no active dropout: PPO co
 are read from safetensors only (a pickled checkpoint can run code), and a repository's own code runs only if the config allows it.
 
 Refused: weights that are missing from the files (transformers would draw them at random), an empty tokenizer, a quantised model,
-an adapter, another head (a language model's may be tied and so missing without a sign), a model that looks at later tokens.
+an adapter beside weights, another head (a language model's may be tied and so missing without a sign), a model that looks at
+later tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ from konomi.engine.families import families_that_work
 from konomi.errors import FAULTS, DataError, ModelError
 from konomi.files import local_path, model_path, read_utf8
 from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, Progress, embedded_model, gguf_model, is_complete
-from konomi.models.find import find_files, licence_of
+from konomi.models.find import adapter_base, find_files, licence_of
+from konomi.models.lora import open_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,7 +64,8 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
     """Load the model and tokenizer that ``config.name`` names: hub name, directory, .gguf file, or ``embedded:...``.
 
     Args:
-        config: name, revision (hub only), trust_remote_code and chat_template are used.
+        config: name, revision (hub only), trust_remote_code and chat_template are used. A directory may hold a LoRA adapter
+            alone: it is merged into its base model.
         progress: called with a message before each slow step.
         fuse: see :func:`fuse_gelu`; fine-tuning keeps the family's own arithmetic.
         verify: for GGUF and embedded, check the SHA-256 of every file of the cached conversion and renew it if damaged.
@@ -91,11 +94,15 @@ def use_template(tokenizer: Any, config: ModelConfig) -> None:
         raise ModelError(f"model.chat_template: {error}; give a file with a template, or the template itself") from error
 
 
-def _load(config: ModelConfig, say: Progress, verify: bool) -> Loaded:
+def _load(config: ModelConfig, say: Progress, verify: bool, adapters: bool = True) -> Loaded:
     name, path = config.name, model_path(config.name, ModelError)
     embedded, gguf = name.startswith("embedded:"), name.endswith(".gguf")
     if config.revision is not None and (embedded or gguf):
         raise ModelError(f"{name}: model.revision = {config.revision!r} is for hub models only; remove it")
+    if adapters and config.revision is None and (base := adapter_base(path)) is not None:
+        loaded = _load(config.model_copy(update={"name": base}), say, verify, adapters=False)
+        with explained(name, "adapter"):
+            return replace(loaded, model=open_adapter(loaded.model, path), source=name, revision=None)
     with quiet():
         if embedded:
             short = name.removeprefix("embedded:")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -38,7 +38,7 @@ def require_peft(config: LoraConfig) -> None:
     try:
         import peft  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f'lora.rank = {config.rank}: {error}; pip install "konomi[lora]"') from None
+        raise ConfigError(f'adapters (LoRA) need peft: {error}; pip install "konomi[lora]"') from None
 
 
 def add_adapters(model: Any, config: LoraConfig, *, seed: int = 0, base: str = "", heads: Sequence[str] = ()) -> None:
@@ -137,6 +137,31 @@ def save_adapter(model: Any, directory: Path) -> None:
     settings = copy.copy(model.peft_config[_NAME])
     settings.inference_mode, settings.target_modules = True, sorted(settings.target_modules)  # a set would come in any order
     settings.save_pretrained(directory)
+
+
+def open_adapter(model: Any, directory: Path) -> Any:
+    """A language model with a saved LoRA adapter of it merged into its weights.
+
+    Raises:
+        ConfigError: peft is missing.
+        ModelError: it is another kind of adapter, or of another model.
+    """
+    require_peft(LoraConfig(rank=1))
+    import peft
+
+    settings = peft.PeftConfig.from_pretrained(str(directory))
+    if not isinstance(settings, peft.LoraConfig) or settings.modules_to_save:
+        raise ModelError(
+            f"{directory}: an adapter that is more than LoRA of linear layers; merge it into its base model with peft"
+        )
+    peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
+    keys = peft.set_peft_model_state_dict(model, load_file(directory / ADAPTER_FILE), adapter_name=_NAME)
+    lacking = [name for name in keys.missing_keys if _is_adapter(name)]
+    if odd := [*lacking, *keys.unexpected_keys]:
+        raise ModelError(f"{directory}: adapter and base model do not fit: {odd[0]} is {'missing' if lacking else 'unknown'}")
+    for layer in adapted_layers(model):
+        layer.merge(safe_merge=True)
+    return without_adapters(model).requires_grad_(True)
 
 
 @torch.no_grad()
