@@ -87,8 +87,9 @@ def work(system: str, given: argparse.Namespace) -> int:
     shapes.VOCABULARY = shapes.FEW if given.tiny else shapes.VOCABULARY
     failed, problem = 0, None if system == "konomi" else not_there(system)
     if system == given.systems[0]:
-        with (given.out / "raw" / "machine.jsonl").open("w", encoding="utf-8") as file:
-            file.write(json.dumps(best_of_gpu()))
+        from peaks import best_of_gpu
+
+        (given.out / "raw" / "machine.jsonl").write_text(json.dumps(best_of_gpu()), encoding="utf-8")
     for name, job in jobs_of(given).items():
         if system != "konomi" and system not in job.peers:
             continue
@@ -128,13 +129,16 @@ def run_konomi(name: str, job: Job, given: argparse.Namespace, path: Path) -> No
 
     import jobs
     from konomi.engine.device import manage_memory
+    from konomi.models.load import fuse_gelu
 
     manage_memory()
+    lm = shapes.model(job.model, 0)
+    fuse_gelu(lm)  # as for every model that konomi loads
     options = argparse.Namespace(**timed(job, given, path))
     settings: dict[str, Any] = {"mini_batch_size": job.mini_batch, "responses_per_prompt": job.each}
     settings |= {"micro_batch_tokens": given.micro} if given.micro else {}
     trainer, _ = jobs.make_trainer(
-        options, lm=shapes.model(job.model, 0), reward=classifier_reward(given) if job.classifier else None,
+        options, lm=lm, reward=classifier_reward(given) if job.classifier else None,
         response=job.response, precision=given.precision, more=2 if name in given.profile else 0,
         rollout={"cache_gb": given.cache_gb} if given.cache_gb else None, **settings,
     )  # fmt: skip
@@ -196,27 +200,6 @@ def run_peer(system: str, job: Job, given: argparse.Namespace, path: Path) -> No
         trl_ppo.measure(trl_ppo.arguments([*options, "--generate-batch", str(job.episodes)]))
 
 
-def best_of_gpu() -> dict[str, Any]:
-    """The machine in words, FLOP/s of a bf16 product of 8192 cubed, and bytes/s of a copy (reading and writing counted)."""
-    import torch
-    import transformers
-
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "a processor"
-    found: dict[str, Any] = {"machine": f"{name}, torch {torch.__version__}, transformers {transformers.__version__}"}
-    if not torch.cuda.is_available():
-        return found
-    left, right, out = (torch.randn(8192, 8192, device="cuda").bfloat16() for _ in range(3))
-
-    def fastest(work: Callable[[], Any]) -> float:
-        clock = shapes.Clock()
-        return min((work(), work(), clock.lap())[2] for _ in range(8)) / 2
-
-    found["flops"] = 2 * 8192**3 / fastest(lambda: torch.mm(left, right, out=out))
-    source, target = torch.ones(2**29, device="cuda"), torch.empty(2**29, device="cuda")
-    found["bytes"] = 2 * 4 * 2**29 / fastest(lambda: target.copy_(source))
-    return found
-
-
 # all processes
 
 
@@ -263,6 +246,7 @@ def measure(given: argparse.Namespace) -> int:
     raw.rmdir()
     rows = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
     text = table(rows, {name: JOBS[name] for name in given.jobs})
+    text = f"Tiny shapes: no result to quote.\n\n{text}" if given.tiny else text
     (given.out / "gpu.md").write_text(text + "\n", encoding="utf-8")
     print(text, flush=True)
     return failed

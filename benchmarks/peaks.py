@@ -1,4 +1,4 @@
-"""The best that this machine does: matrix products in fp32 and bf16, and reading memory. Prints a line of JSON.
+"""The best that this machine does: matrix products in fp32 and bf16, and reading memory. Prints a line of JSON. And of a GPU.
 
 Products go into memory that was made before. The best of several shapes counts, among them those of the benchmark's own
 job: 544 tokens are a mini-batch of 16 episodes, 2,176 all 64.
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import shapes
 import torch
 
 SHAPES = {  # name: rows, inner, columns of the product
@@ -53,6 +54,26 @@ def reading() -> dict[str, float]:
     out, total = torch.empty(len(matrix)), torch.empty(())
     works = {"sum": lambda: torch.sum(buffer, dim=0, out=total), "matrix x vector": lambda: torch.mv(matrix, vector, out=out)}
     return {name: READ * 4 / best(work, 1.5) for name, work in works.items()}
+
+
+def best_of_gpu() -> dict[str, Any]:
+    """The machine in words, FLOP/s of a bf16 product of 8192 cubed, and bytes/s of a copy (reading and writing counted)."""
+    import transformers
+
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "a processor"
+    found: dict[str, Any] = {"machine": f"{name}, torch {torch.__version__}, transformers {transformers.__version__}"}
+    if not torch.cuda.is_available():
+        return found
+    left, right, out = (torch.randn(8192, 8192, device="cuda").bfloat16() for _ in range(3))
+
+    def fastest(work: Callable[[], Any]) -> float:
+        clock = shapes.Clock()
+        return min((work(), work(), clock.lap())[2] for _ in range(8)) / 2
+
+    found["flops"] = 2 * 8192**3 / fastest(lambda: torch.mm(left, right, out=out))
+    source, target = torch.ones(2**29, device="cuda"), torch.empty(2**29, device="cuda")
+    found["bytes"] = 2 * 4 * 2**29 / fastest(lambda: target.copy_(source))
+    return found
 
 
 def main() -> None:

@@ -298,12 +298,19 @@ def test_a_gpu_that_computes_otherwise_is_found() -> None:
     processor = {"device": "cpu", "runs": runs}
     half = {"gpt2-tiny, bf16": {"metrics": [metrics | {"ppo/policy/entropy": 5.05}] * 3, "responses": [["c", "d"]] * 3}}
     assert gpu_check.problems({"runs": runs | half}, processor) == []
+    nan = float("nan")
     off = {
-        "metrics": [metrics | {"objective/kl": 0.102}, metrics, metrics | {"objective/kl": float("nan")}],
-        "responses": [["a", "c"]],
+        "metrics": [metrics | {"objective/kl": 0.102}, metrics, metrics | {"objective/kl": nan}],
+        "responses": [["a", "b"]] * 3,
     }
     found = gpu_check.problems({"runs": {"gpt2-tiny, fp32": off}}, processor)
-    assert [re.sub(r".*: (.*?)(?: differs)? .*", r"\1", line) for line in found] == ["50%", "objective/kl", "objective/kl"]
+    assert [line.partition(": ")[2] for line in found] == [
+        "objective/kl differs by 0.002 in update 1 (allowed: 0.001)", "objective/kl differs by nan in update 3 (allowed: 0.05)",
+    ]  # fmt: skip
+    other = {"metrics": [metrics] * 3, "responses": [["a", "c"]] * 3}
+    assert gpu_check.problems({"runs": {"gpt2-tiny, fp32": other}}, processor) == [
+        "gpt2-tiny, fp32: 50% of the first responses are the same"
+    ]
     half["gpt2-tiny, bf16"]["metrics"][0]["ppo/policy/entropy"] = 5.2
     assert len(gpu_check.problems({"runs": half}, processor)) == 1
 
