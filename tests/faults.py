@@ -280,7 +280,7 @@ TRAINING = {
         ("clip / normal_B.abs(), 1.0)", "1.0, 1.0)", "parts of a clipped score do not shrink", EXPERIENCE + "parts_of_a_clipped"),
         ("normal_B = ops.leave_one_out", "_ = ops.leave_one_out", "no baseline of the others", PPO + "several_responses"),
         ('(self.seed, "order", epoch)', '(self.seed, "order")', "one order in all epochs", EXPERIENCE + "each_epoch_has"),
-        ("order[max(0, start - epoch * size)", "order[max(0, start)", "positions of a later epoch", EXPERIENCE + "a_position"),
+        ("[max(0, start - epoch * size)", "[max(0, start)", "positions of a later epoch", EXPERIENCE + "a_position"),
     ],
     "training/metrics.py": [
         ("value > old else old", "value < old else old", "least for most", PPO + "means_know"),

@@ -136,6 +136,7 @@ def test_rewards_that_are_models_move_to_it(device: torch.device, tmp_path: Path
     make_reward_model(ModelConfig(name=str(tmp_path / "lm")), outputs=1, seed=0, max_length=64).model.save(tmp_path / "rm", {})
     save_classifier(tmp_path / "classifier")
     tolerance: dict[Any, float] = {"fp32": 1e-5, "bf16": 0.05}
+    places: list[str] = []
     for config, precision in itertools.product(
         (
             ClassifierReward(name=str(tmp_path / "classifier"), label="positive"),
@@ -148,6 +149,12 @@ def test_rewards_that_are_models_move_to_it(device: torch.device, tmp_path: Path
         assert all(isinstance(parameter.data, DeviceTensor) for parameter in reward._model.parameters())
         here = scores_of(build_reward(config), ["ab", "c"])
         assert scores_of(reward, ["ab", "c"]) == pytest.approx(here, abs=tolerance[precision])
+        offloaded: Any = build_reward(config.model_copy(update={"offload": True}), device=device)
+        module = offloaded._model if isinstance(config, ClassifierReward) else offloaded._model.model
+        module.base_model.register_forward_pre_hook(lambda module, _: places.append(module.device.type))
+        assert scores_of(offloaded, ["ab", "c"]) == scores_of(reward, ["ab", "c"])
+        assert {p.device.type for p in module.parameters()} == {"cpu"}
+    assert places == [device.type] * 4
 
 
 # -- whole jobs --------------------------------------------------------------------------------------------------------

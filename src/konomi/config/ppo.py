@@ -39,6 +39,9 @@ class ModelConfig(Section):
     policy and reference together, and no gradient passes through them. Usual 2. None: all layers are trained."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     """Precision of matrix products. auto: bf16 where the processor or GPU has it in hardware, else fp32. fp64 is for tests."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of layers for the backward pass, and compute the layers anew there: much less memory for long texts,
+    about a third more time. Changes no result."""
 
 
 class LoraConfig(Section):
@@ -182,6 +185,13 @@ class PPOConfig(Section):
     """linear: the learning rates fall to 0 over the run."""
     adam_eps: Annotated[float, Field(gt=0)] = 1e-5
     """Larger than the usual 1e-8: small gradients of the first steps are not blown up."""
+    optimizer: Literal["adam", "adam8"] = "adam"
+    """adam8: its moments take 2 bytes a trained weight instead of 8, by bitsandbytes: pip install "konomi[adam8]". Its steps are
+    almost those of adam, and slower, which counts in small models."""
+    weights: Literal["fp32", "bf16"] = "fp32"
+    """Of the model. bf16: half the memory of weights and gradients. It needs optimizer = "adam8", which rounds each step up or
+    down at random (a bfloat16 has 8 bits, and most steps are smaller), and learns noisier; prefer fp32 where it fits. Adapters
+    ([lora]) stay fp32, and need no other optimiser."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are scaled down to this norm."""
     gamma: Share = 1.0

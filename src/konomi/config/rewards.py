@@ -37,6 +37,8 @@ class ClassifierReward(Section):
     precision: Precision = "auto"
     """Of its weights and products. auto: bf16 where the device multiplies it in hardware, else fp32. bf16 takes half the memory;
     scores then differ by rounding."""
+    offload: bool = False
+    """Keep it in the processor's memory while it is not asked: room on a GPU for a policy that needs it; a copy at each use."""
     max_length: Positive = 512
     """Tokens that it reads of a text, in its own. Longer texts are cut, by most tokenizers at the end, where the response is."""
     revision: str | None = None
@@ -70,6 +72,8 @@ class ModelReward(Section):
     precision: Precision = "auto"
     """Of its weights and products. auto: bf16 where the device multiplies it in hardware, else fp32. bf16 takes half the memory;
     scores then differ by rounding."""
+    offload: bool = False
+    """Keep it in the processor's memory while it is not asked: room on a GPU for a policy that needs it; a copy at each use."""
     normalized: bool = True
     """Subtract the mean and divide by the deviation of the initial model's samples, which are saved with the model; a model
     that has none is refused. false: raw scores."""

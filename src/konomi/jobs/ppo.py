@@ -17,6 +17,7 @@ from konomi.data.messages import readable
 from konomi.data.records import Prompt
 from konomi.data.sources import as_prompts
 from konomi.engine.device import forget_peak_memory, peak_memory_gb
+from konomi.engine.recompute import recompute_layers
 from konomi.errors import RunError
 from konomi.jobs.common import Work, result_of, running
 from konomi.jobs.compare import compare_models, comparison_metrics
@@ -30,6 +31,7 @@ from konomi.runs.environment import typed
 from konomi.runs.observer import Observer
 from konomi.text import plural
 from konomi.training.checkpoints import Checkpoints, load_weights
+from konomi.training.optimizers import check_optimizer
 from konomi.training.ppo import PPOTrainer
 from konomi.training.profile import profiled
 
@@ -69,12 +71,18 @@ def run_ppo(
     observer, started = observer or Observer(), time.monotonic()
     require_peft(job.lora)
     old = RunDir.open(resume) if resume else None
+    check_optimizer(job.ppo.optimizer)
     own = None if prompts is None else as_prompts(itertools.islice(prompts, job.data.limit), job.data, observer.say)
     named = job if reward is None else job.model_copy(update={"reward": reward_config(reward)})
     ready = prepare(named, observer, old, prompts=own, reward=reward)
+    if job.ppo.weights == "bf16":
+        ready.loaded.model.bfloat16()
     add_adapters(ready.loaded.model, job.lora, seed=job.run.seed, base=job.model.name)
     policy = Policy(ready.loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)
+    check_optimizer(job.ppo.optimizer, policy.parameters())
+    if job.model.gradient_checkpointing:
+        recompute_layers(policy.lm)
     with running(named, root, observer, fields=ready.fields, parent=parent, resume=old) as work:
         job = named if own is None or old else _keep_prompts(named, work.run, own)
         trainer = PPOTrainer(

@@ -15,6 +15,7 @@ from konomi.config import RewardJob
 from konomi.data.formats import read_tasks
 from konomi.data.messages import Answered
 from konomi.engine.device import autocast, choose_precision, find_device, peak_memory_gb
+from konomi.engine.recompute import recompute_layers
 from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
 from konomi.jobs.common import result_of, running
@@ -54,6 +55,8 @@ def run_reward(
         lora=job.lora,
     )  # fmt: skip
     _check_texts(built.model, learned, samples, observer)
+    if job.model.gradient_checkpointing:
+        recompute_layers(built.model.model)
     model = built.model.to(find_device())
     precision = choose_precision(job.model.precision)
     fields = {

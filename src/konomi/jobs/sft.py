@@ -13,6 +13,7 @@ from konomi.data.chat import Render, template_render
 from konomi.data.examples import Example, Kind, load_examples, split_examples
 from konomi.engine.device import choose_precision, manage_memory, peak_memory_gb
 from konomi.engine.forward import check_head
+from konomi.engine.recompute import recompute_layers
 from konomi.errors import ConfigError
 from konomi.files import new_directory
 from konomi.jobs.common import result_of, running
@@ -123,6 +124,8 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
     check_head(loaded.model)
     train_only(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     add_adapters(loaded.model, job.lora, seed=job.run.seed, base=job.model.name)
+    if job.model.gradient_checkpointing:
+        recompute_layers(loaded.model)
     if job.sft.packing:
         check_packing(loaded.model)
         rows, held_out = (pack(each, job.sft.max_length) for each in (rows, held_out))

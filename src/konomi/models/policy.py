@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from konomi.engine import packed
 from konomi.engine.forward import Evaluation, check_head, goes_on_from, head_weight, response_hidden, rows_of, through_head
 from konomi.engine.packed import Trunk
+from konomi.engine.recompute import recomputing
 from konomi.engine.rollout import Rollout
 from konomi.engine.shared_weights import one_gradient
 from konomi.errors import ConfigError
@@ -54,13 +55,13 @@ class Policy(nn.Module):
         if self._below and packed.packs(lm) and not goes_on_from(lm, self._below):
             self._below = None  # its upper layers read more of the lower ones than their hidden states
         weight = head_weight(lm)
-        self.value_head = nn.Linear(weight.shape[1], 1, dtype=weight.dtype)
+        self.value_head = nn.Linear(weight.shape[1], 1, dtype=torch.promote_types(weight.dtype, torch.float32))
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
     def forward(self, rollout: Rollout, temperature: float = 1.0, trunk: Trunk | None = None) -> Evaluation:
         """Evaluate a rollout's response tokens; log-probabilities and values carry gradients."""
-        with one_gradient(self.lm):
+        with one_gradient(self.lm), recomputing(self.lm):
             hidden_ND, targets_N = response_hidden(self.lm, rollout, trunk)
             logprobs_N, entropy_N = through_head(self.lm, hidden_ND, targets_N, temperature)
         values_N = self.values(hidden_ND)

@@ -5,6 +5,8 @@ Shapes: B texts, L the longest in tokens, C labels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,7 +51,7 @@ class RewardModelReward:
                 f"reward.name: {config.name} has no scale: the samples of the initial model were not scored when it was trained, "
                 "so that the KL coefficient has no meaning. Train it with normalize.samples, or set reward.normalized = false"
             )
-        _place(self._model.model, config.precision, device)
+        self._asked = _Place(self._model.model, config, device)
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text; texts to the same prompt go through the model together."""
@@ -57,7 +59,8 @@ class RewardModelReward:
         by_prompt: dict[str, dict[str, Answered]] = {}
         for each in pairs:
             by_prompt.setdefault(each.prompt, {}).setdefault(each.response, each)
-        numbers = self._model.predict([list(each.values()) for each in by_prompt.values()])
+        with self._asked():
+            numbers = self._model.predict([list(each.values()) for each in by_prompt.values()])
         flat = torch.cat(numbers)[:, 0].tolist() if numbers else []
         unique = (each for group in by_prompt.values() for each in group.values())
         scores = dict(zip(unique, flat, strict=True))
@@ -83,7 +86,7 @@ class ClassifierModelReward:
         self.reader = Reader(tokenizer, self._model, config.max_length, config.name, whole, config.chat)
         self.readers = [self.reader]
         self._model.config.pad_token_id = self.reader.pad_id  # decoders ask for it to find each row's last token
-        _place(self._model, config.precision, device)
+        self._asked = _Place(self._model, config, device)
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text (or response, as configured); what is in the same batch does not change it.
@@ -93,17 +96,22 @@ class ClassifierModelReward:
         chosen = list(responses if self._config.text == "response" else texts)
         if self._config.chat:
             chosen = list(map(self.reader.written, answered(prompts, responses, columns)))
-        unique = sorted(dict.fromkeys(chosen), key=len)
+        with self._asked():
+            read, logits = self._read(sorted(dict.fromkeys(chosen), key=len))
+            scores = dict(zip(read, self._scores(logits), strict=True))
+        return [scores[text] for text in chosen]
+
+    def _read(self, texts: list[str]) -> tuple[list[str], list[torch.Tensor]]:
+        """The texts in the order in which they were read, and the logits [b, C] of their batches, not waited for."""
         read: list[str] = []
         logits: list[torch.Tensor] = []
-        for start in range(0, len(unique), _PART):
-            part = unique[start : start + _PART]
+        for start in range(0, len(texts), _PART):
+            part = texts[start : start + _PART]
             rows = self.reader.encode(part)
             for batch in batches([len(row) for row in rows], self._config.batch_size, score_tokens(self._model.device)):
                 read += [part[i] for i in batch]
                 logits.append(self._logits([rows[i] for i in batch]))
-        scores = dict(zip(read, self._scores(logits), strict=True))
-        return [scores[text] for text in chosen]
+        return read, logits
 
     @torch.inference_mode()
     def _logits(self, rows: list[list[int]]) -> torch.Tensor:
@@ -148,11 +156,26 @@ def batches(lengths: list[int], size: int | None, limits: tuple[int, int]) -> li
     return list(length_batches(lengths, fits, longest_first=True))
 
 
-def _place(model: Any, precision: str, device: torch.device | str) -> None:
-    """Put a frozen model on its device, in the precision that is wanted."""
-    if choose_precision(precision, torch.device(device)) == "bf16":
-        hold_in_bf16(model)
-    model.to(device)
+class _Place:
+    """Puts a frozen model on its device, in the precision that is wanted; with ``offload`` only while it is asked."""
+
+    def __init__(self, model: Any, config: ClassifierReward | ModelReward, device: torch.device | str) -> None:
+        self.model, self.device, self.offload = model, torch.device(device), config.offload
+        if choose_precision(config.precision, self.device) == "bf16":
+            hold_in_bf16(model)
+        if not self.offload:
+            model.to(self.device)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """While it is asked."""
+        if self.offload:
+            self.model.to(self.device)
+        try:
+            yield
+        finally:
+            if self.offload:
+                self.model.to("cpu")
 
 
 def _load(config: ClassifierReward) -> tuple[Any, Any, int]:

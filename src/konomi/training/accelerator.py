@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from konomi import ops
 from konomi.engine.device import autocast, manage_memory
 from konomi.models.policy import Policy
+from konomi.training.optimizers import make_optimizer
 
 
 class Engine:
     """A policy, its optimiser, and sums over all processes."""
 
-    def __init__(self, policy: Policy, groups: list[dict[str, Any]], adam_eps: float, precision: str) -> None:
+    def __init__(self, policy: Policy, groups: list[dict[str, Any]], adam_eps: float, precision: str, kind: str = "adam") -> None:
         manage_memory()
         # Accelerate keeps one mixed precision for the whole process; with an autocast of our own each run has its own
         self.accelerator = Accelerator(mixed_precision="no")
         self.precision = precision
         if precision == "fp64":
             policy.double()
-        optimizer = torch.optim.Adam(groups, eps=adam_eps, fused=True)
+        optimizer = make_optimizer(kind, groups, adam_eps)
         self.base_rates = [group["lr"] for group in groups]
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)

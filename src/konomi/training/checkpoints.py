@@ -27,6 +27,7 @@ from konomi.files import new_directory, writing
 from konomi.models.lora import ADAPTER_FILE, adapted_layers, adapter_weights
 from konomi.models.policy import VALUE_HEAD_FILE, Policy
 from konomi.training.experience import ScoreScale
+from konomi.training.optimizers import expected_state, set_state, state_of
 
 STATE_FILE, OPTIMIZER_FILE, RANDOM_FILE = "trainer.json", "optimizer.safetensors", "random.safetensors"
 
@@ -86,7 +87,7 @@ def save_checkpoint(directory: Path, policy: Policy, optimizer: torch.optim.Opti
     moments = {
         f"{name}/{key}": torch.as_tensor(value).contiguous()
         for name, parameter in policy.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
+        for key, value in state_of(optimizer, parameter).items()
     }
     with new_directory(directory) as draft:
         if adapted_layers(policy.lm):
@@ -109,7 +110,7 @@ def load_checkpoint(directory: Path, policy: Policy, optimizer: torch.optim.Opti
         _check_state(state)
         weights = _read_weights(policy, directory)
         moments = _read_file(directory / OPTIMIZER_FILE)
-        _check_tensors(OPTIMIZER_FILE, moments, _expected_moments(policy, moments))
+        _check_tensors(OPTIMIZER_FILE, moments, _expected_moments(policy, optimizer, moments))
         states = _read_file(directory / RANDOM_FILE)
         _check_tensors(RANDOM_FILE, states, random_state())
         _set_random_state(states)  # first: their values may be refused
@@ -118,9 +119,12 @@ def load_checkpoint(directory: Path, policy: Policy, optimizer: torch.optim.Opti
     _set_weights(policy, *weights)
     parameters = dict(policy.named_parameters())
     optimizer.state.clear()
+    kept: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in moments.items():
         name, _, key = full_name.rpartition("/")
-        optimizer.state[parameters[name]][key] = tensor.to(parameters[name].device)
+        kept.setdefault(name, {})[key] = tensor
+    for name, each in kept.items():
+        set_state(optimizer, parameters[name], each)
     return state
 
 
@@ -165,13 +169,13 @@ def _set_weights(policy: Policy, weights: dict[str, Tensor], head: dict[str, Ten
     policy.value_head.load_state_dict(head)
 
 
-def _expected_moments(policy: Policy, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What Adam keeps of the trained parameters that ``moments`` are of; before its first step it keeps nothing."""
+def _expected_moments(policy: Policy, optimizer: Any, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the optimiser keeps of the trained parameters that ``moments`` are of; before its first step it keeps nothing."""
     stepped = {full_name.rpartition("/")[0] for full_name in moments}
     expected: dict[str, Tensor] = {}
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad and name in stepped:
-            expected |= {f"{name}/step": torch.zeros(()), f"{name}/exp_avg": parameter, f"{name}/exp_avg_sq": parameter}
+            expected |= {f"{name}/{key}": value for key, value in expected_state(optimizer, parameter).items()}
     return expected
 
 

@@ -77,7 +77,7 @@ class PPOTrainer:
             {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": self.ppo.learning_rate},
             {"params": list(policy.value_head.parameters()), "lr": self.ppo.value_learning_rate},
         ]
-        self.engine = Engine(policy, groups, self.ppo.adam_eps, precision)
+        self.engine = Engine(policy, groups, self.ppo.adam_eps, precision, self.ppo.optimizer)
         self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
         check_decoding(policy.lm)
         # another model's layers make other hidden states

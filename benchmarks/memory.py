@@ -1,0 +1,226 @@
+"""Memory of an update of PPO, computed from the shapes of a model, and measured with a small one.
+
+python benchmarks/memory.py               the tables, computed; a few seconds
+python benchmarks/memory.py --measure     and a small model's peak beside what is computed for it; four minutes
+python benchmarks/memory.py --write       puts both into docs/results.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, BEGIN, END = ROOT / "docs" / "results.md", "<!-- memory -->", "<!-- end of memory -->"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder of Llama's layout: vocabulary, width, inner width, layers, heads, key-value heads, width of a head."""
+
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    tied: bool
+
+    @property
+    def layer(self) -> int:
+        """Weights of a layer's products."""
+        return self.width * self.head * 2 * (self.heads + self.kv_heads) + 3 * self.width * self.inner
+
+    @property
+    def weights(self) -> int:
+        """All weights, but for norms."""
+        return self.vocabulary * self.width * (1 if self.tied else 2) + self.layers * self.layer
+
+    def adapters(self, rank: int) -> int:
+        """Weights of adapters on all products of all layers."""
+        heads, kv = self.heads * self.head, self.kv_heads * self.head
+        return self.layers * rank * (2 * (self.width + heads) + 2 * (self.width + kv) + 3 * (self.width + self.inner))
+
+
+SHAPES = {
+    "0.3B (Gemma 3 270M)": Shape(262_144, 640, 2048, 18, 4, 1, 256, tied=True),
+    "1B (Llama 3.2)": Shape(128_256, 2048, 8192, 16, 32, 8, 64, tied=True),
+    "3B (Llama 3.2)": Shape(128_256, 3072, 8192, 28, 24, 8, 128, tied=True),
+    "8B (Llama 3.1)": Shape(128_256, 4096, 14_336, 32, 32, 8, 128, tied=False),
+}
+SMALL = Shape(32_000, 512, 1536, 8, 8, 8, 64, tied=False)
+"""What is measured."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, and how."""
+
+    top_layers: int | None = None
+    rank: int | None = None
+    half: bool = False
+    """ppo.weights = "bf16"."""
+    adam8: bool = False
+    recompute: bool = False
+    copies: bool = False
+    """Products in bf16: copies of the weights for them."""
+    tokens: int = 1024
+    """ppo.micro_batch_tokens."""
+    responses: int = 64
+    length: int = 128
+    """Tokens of a query and its response."""
+    cache_gb: float = 2.0
+
+
+SETTINGS = {
+    "full": Setting(),
+    "top 2 layers": Setting(top_layers=2),
+    "LoRA, rank 16": Setting(rank=16),
+}
+LEAN = {
+    "full, adam8": Setting(adam8=True),
+    "full, adam8, bf16 weights": Setting(adam8=True, half=True),
+    "LoRA, rank 16, bf16 weights": Setting(rank=16, half=True),
+}
+
+
+def parts(shape: Shape, setting: Setting) -> dict[str, float]:
+    """Bytes of each part of an update's peak."""
+    wide = 2 if setting.half else 4
+    product = 2 if setting.copies else 4
+    adapters = shape.adapters(setting.rank) if setting.rank else 0
+    layers = setting.top_layers or shape.layers
+    trained = adapters or (layers * shape.layer if setting.top_layers else shape.weights)
+    type_of_trained = 4 if adapters else wide
+    copies = 2 if setting.copies and not setting.half else 0
+    moments = trained * (2 + 8 / 256 if setting.adam8 else 8)
+    inside = 12 * shape.width + 4 * shape.inner  # numbers that a layer keeps for a token
+    kept = layers * shape.width + inside if setting.recompute else layers * inside
+    cache = shape.layers * 2 * shape.kv_heads * shape.head * product * setting.responses * setting.length
+    return {
+        "weights": shape.weights * wide + adapters * 4,
+        "copies for products": shape.weights * copies,
+        "gradients": trained * type_of_trained,
+        "Adam": moments,
+        "reference": 0 if adapters else trained * (wide + copies),
+        "activations": setting.tokens * kept * product,
+        "logits": 4.0 * (2**25 + 4 * 2**19),
+        "keys and values": min(cache, setting.cache_gb * 1e9),
+    }
+
+
+def gigabytes(shape: Shape, setting: Setting) -> float:
+    """The peak. Keys and values are gone when activations are made."""
+    each = parts(shape, setting)
+    passing = max(each.pop("keys and values"), each.pop("activations") + each.pop("logits") + each["gradients"])
+    return (sum(each.values()) - each["gradients"] + passing) / 1e9
+
+
+def measured(setting: Setting) -> float:
+    """The same of `SMALL`, measured: the peak of this process less what it held before there was a model. Run it in a new one."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from konomi.config import LoraConfig, PPOConfig, RolloutConfig
+    from konomi.data.tokens import Tokens
+    from konomi.engine.device import manage_memory, peak_memory_gb
+    from konomi.engine.recompute import recompute_layers
+    from konomi.models.lora import add_adapters
+    from konomi.models.policy import Policy, make_reference
+    from konomi.training.optimizers import check_optimizer
+    from konomi.training.ppo import PPOTrainer
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    from tiny import tiny_tokenizer
+    from tiny_run import Constant
+
+    manage_memory()
+    optimizer = "adam8" if setting.adam8 else "adam"
+    if setting.adam8:
+        check_optimizer(optimizer)
+        import bitsandbytes  # noqa: F401 (its own memory is not the model's)
+    s = SMALL
+    config = LlamaConfig(
+        vocab_size=s.vocabulary, hidden_size=s.width, intermediate_size=s.inner, num_hidden_layers=s.layers, head_dim=s.head,
+        num_attention_heads=s.heads, num_key_value_heads=s.kv_heads, tie_word_embeddings=s.tied, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    before = peak_memory_gb()
+    lm = LlamaForCausalLM(config).eval()
+    add_adapters(lm, LoraConfig(rank=setting.rank))
+    policy = Policy(lm, top_layers=setting.top_layers)
+    reference = make_reference(policy)
+    if setting.recompute:
+        recompute_layers(lm)
+    half = setting.length // 2
+    trainer = PPOTrainer(
+        policy, reference, Tokens(tiny_tokenizer(), vocabulary=s.vocabulary), ["a" * (half - 1)] * 8, Constant(1.0),
+        ppo=PPOConfig(
+            episodes=setting.responses, batch_size=setting.responses, mini_batch_size=setting.responses, epochs=1,
+            micro_batch_tokens=setting.tokens, baseline_samples=2, optimizer=optimizer,
+        ),
+        rollout=RolloutConfig(response_tokens=(half, half), stop="length"),
+    )  # fmt: skip
+    trainer.step()
+    return peak_memory_gb() - before
+
+
+MEASURED = {
+    "full": Setting(tokens=4096),
+    "full, adam8": Setting(tokens=4096, adam8=True),
+    "full, gradient checkpointing": Setting(tokens=4096, recompute=True),
+    "top 2 layers": Setting(tokens=4096, top_layers=2),
+    "LoRA, rank 16": Setting(tokens=4096, rank=16),
+}
+
+
+def table_of_shapes(copies: bool) -> list[str]:
+    """GB by shape and setting, in fp32 or with products in bf16."""
+    settings = {**SETTINGS, **(LEAN if copies else {})}
+    lines = [f"| model | {' | '.join(settings)} |", "| --- " * (1 + len(settings)) + "|"]
+    for name, shape in SHAPES.items():
+        figures = [gigabytes(shape, replace(each, copies=copies)) for each in settings.values()]
+        lines.append(f"| {name} | {' | '.join(f'{x:.3g}' for x in figures)} |")
+    return lines
+
+
+def table_of_measurements() -> list[str]:
+    """Computed and measured GB of the small model."""
+    lines = ["| setting | computed, GB | measured, GB | error |", "| --- | --- | --- | --- |"]
+    for name, setting in MEASURED.items():
+        call = [sys.executable, __file__, "--one", json.dumps(vars(setting))]
+        real = float(subprocess.run(call, check=True, capture_output=True, text=True, encoding="utf-8").stdout.split()[-1])
+        expected = gigabytes(SMALL, setting)
+        lines.append(f"| {name} | {expected:.2f} | {real:.2f} | {expected / real - 1:+.0%} |")
+    return lines
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given: Any = parser.parse_args()
+    if given.one:
+        print(measured(Setting(**json.loads(given.one))))
+        return
+    lines = ["Products in fp32:", "", *table_of_shapes(copies=False), "", "Products in bf16:", "", *table_of_shapes(copies=True)]
+    if given.measure or given.write:
+        lines += ["", f"A model of {SMALL.weights / 1e6:.0f} M weights on a processor, in fp32:", "", *table_of_measurements()]
+    print("\n".join(lines))
+    if given.write:
+        text = RESULTS.read_text("utf-8")
+        head, rest = text.split(BEGIN)
+        RESULTS.write_text("\n".join([head + BEGIN, "", *lines, "", END + rest.split(END)[1]]), "utf-8")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()

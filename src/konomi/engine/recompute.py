@@ -1,0 +1,62 @@
+"""Layers that are computed anew in the backward pass, instead of keeping all that is inside them: less memory, more time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from konomi.errors import ConfigError
+
+
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Have the layers of a model keep their inputs alone for the backward pass, where gradients are asked for.
+
+    Raises:
+        ConfigError: this family has no layers of transformers' kind for it.
+    """
+    if not _layers(model):
+        raise ConfigError(
+            f"model.gradient_checkpointing = true: a {type(model).__name__} has no layers that can be computed anew in the "
+            "backward pass; set it to false"
+        )
+    config = model.config.get_text_config()
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _attention(config, config._attn_implementation)
+
+    # the first is its name in newer releases
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False, "context_fn": contexts})
+
+
+@contextmanager
+def recomputing(model: PreTrainedModel) -> Iterator[None]:
+    """Within, layers that :func:`recompute_layers` has marked are computed anew although the model is in evaluation mode."""
+    layers = [each for each in _layers(model) if each.gradient_checkpointing] if torch.is_grad_enabled() else []
+    before = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer, training in zip(layers, before, strict=True):
+            layer.training = training
+
+
+def _layers(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+@contextmanager
+def _attention(config: object, name: str) -> Iterator[None]:
+    """The attention that was plugged in when a layer ran."""
+    before = config._attn_implementation  # type: ignore[attr-defined]
+    config._attn_implementation = name  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        config._attn_implementation = before  # type: ignore[attr-defined]
