@@ -10,7 +10,7 @@ import pytest
 
 from chat_layouts import LAYOUTS, PHI, chat_tokenizer, ids_of, save_chat, talk
 from command_line import assert_mistakes, konomi, lines_of, sets, write_rows
-from konomi.config import ModelConfig, ModelReward
+from konomi.config import ClassifierReward, ModelConfig, ModelReward
 from konomi.data.formats import read_comparisons, read_tasks
 from konomi.data.messages import Answered, Conversation
 from konomi.data.records import Prompt
@@ -19,6 +19,7 @@ from konomi.labelling.export import rankings
 from konomi.labelling.people import add_person
 from konomi.labelling.project import create_project, tasks_of
 from konomi.models.load import load_causal_lm
+from konomi.models.reader import Reader
 from konomi.models.reward_files import open_reward_model
 from konomi.rewards import build_reward
 from people_at_work import work
@@ -41,6 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A chat model, conversations that end with an answer, a reward function, empty job files."""
     monkeypatch.chdir(tmp_path)
     save_chat(tmp_path / "lm", "qwen3")
+    write_rows("pairs.jsonl", ({"prompt": each, "chosen": "aaa", "rejected": "b"} for each in QUESTIONS))
     write_rows("talks.jsonl", ({"messages": talk("hi", "yes", each, f"{each[0]}a")} for each in QUESTIONS))
     write_rows("answers.jsonl", ({"messages": talk(each, f"{each[0]}a", "hi?", "yes")} for each in QUESTIONS))
     (tmp_path / "taste.py").write_text(TASTE, encoding="utf-8")
@@ -152,8 +154,7 @@ def test_people_see_the_conversation_and_their_rankings_keep_it(here: Path) -> N
 def test_a_reward_model_reads_conversations_by_its_own_template(here: Path) -> None:
     save_chat(here / "phi", "phi3")
     save_chat(here / "bare", "phi3", template=False)
-    rows = [{"prompt": each, "chosen": "aaa", "rejected": "b"} for each in QUESTIONS]
-    write_rows("pairs.jsonl", rows)
+    rows = lines_of("pairs.jsonl")
     write_rows("talks.jsonl", ({**row, "prompt": talk(row["prompt"], system="Be kind.")} for row in rows))
     settings = ("data.held_out=0.25", "train.learning_rate=1e-3")
     for model, data, chat in (("phi", "talks", True), ("phi", "pairs", False), ("bare", "talks", False)):
@@ -175,6 +176,30 @@ def test_a_reward_model_reads_conversations_by_its_own_template(here: Path) -> N
     one = reward(["-"], prompts=["x"], responses=["y"], columns={})
     assert one == reward(["x\n\ny"], prompts=["x"], responses=["y"], columns={"messages": [Conversation(talk("x"))]})
     assert one != reward(["-"], prompts=["x"], responses=["y"], columns={"messages": [Conversation(talk("x", system="S"))]})
+
+
+def test_a_classifier_of_the_hub_may_read_conversations(here: Path) -> None:
+    """As reward models of others are: one output, no reward.json."""
+    save_chat(here / "phi", "phi3")
+    made = ran("reward", "model.name=phi", "data.file=pairs.jsonl", "data.chat=true", "data.held_out=0.25")
+    ours = build_reward(ModelReward(kind="model", name=made["model"], normalized=False))
+    theirs, plain = (build_reward(ClassifierReward(name=made["model"], label=0, chat=chat)) for chat in (True, False))
+    columns = {"messages": [Conversation(talk("x", "y", "z")), Conversation(talk("u"))]}
+    texts = {"prompts": ["User: x\n\nAssistant: y\n\nUser: z", "u"], "responses": ["one", "two"], "columns": columns}
+    scores = theirs(["-", "-"], **texts)
+    assert scores == pytest.approx(ours(["-", "-"], **texts), abs=1e-5)
+    assert plain(["-", "-"], **texts)[0] == plain(["-", "-"], **texts)[1] != scores[0]
+
+
+@pytest.mark.parametrize(("side", "kept"), [("left", "<|end|>\n<|endoftext|>"), ("right", "<|user|>\nx")])
+def test_a_long_conversation_is_cut_where_the_tokenizer_cuts(here: Path, side: str, kept: str) -> None:
+    model, tokenizer = load_causal_lm(ModelConfig(name=str(save_chat(here / "phi", "phi3")))).model, chat_tokenizer("phi3")
+    tokenizer.truncation_side = side
+    reader = Reader(tokenizer, model, 3, chat=True)
+    rows = reader.encode([Answered("x", "y" * 50), Answered("x", "y")])
+    assert [tokenizer.decode(row) for row in rows] == [kept, kept]
+    assert (reader.texts, reader.cut, reader.longest) == (2, 2, 58)
+    assert reader.lengths([Answered("x", "y" * 50), "abc"]) == [58, 3]
 
 
 def test_a_base_model_gets_a_template(here: Path) -> None:
