@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     )
     from konomi.config.pipeline import load_pipeline
     from konomi.data.formats import read_comparisons, read_scores, read_tasks, write_records
+    from konomi.data.prompts import load_prompts, split_held_out
     from konomi.data.records import Candidate, Pair, Prompt, Ranking, Score, Task
-    from konomi.data.sources import load_prompts, split_held_out
     from konomi.data.tokens import Tokens
     from konomi.errors import ConfigError, DataError, KonomiError, ModelError, RunError
     from konomi.jobs.compare import compare_models
@@ -67,7 +67,7 @@ _HOME = {
         "konomi.config.pipeline": "load_pipeline",
         "konomi.data.formats": "read_comparisons read_scores read_tasks write_records",
         "konomi.data.records": "Candidate Pair Prompt Ranking Score Task",
-        "konomi.data.sources": "load_prompts split_held_out",
+        "konomi.data.prompts": "load_prompts split_held_out",
         "konomi.data.tokens": "Tokens",
         "konomi.errors": "ConfigError DataError KonomiError ModelError RunError",
         "konomi.jobs.compare": "compare_models",

@@ -11,8 +11,8 @@ from konomi.config import DataConfig
 from konomi.data.chat import template_render, turn_end
 from konomi.data.detokenizer import plain_ids
 from konomi.data.messages import Answered, Conversation
+from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
-from konomi.data.sources import as_prompts
 from konomi.data.tokens import Tokens
 from konomi.errors import DataError, ModelError
 from konomi.training.texts import turns

@@ -36,7 +36,8 @@ CASES = """
 import json, sys
 from konomi.config import DataConfig
 from konomi.data.formats import read_comparisons
-from konomi.data.sources import Hub, load_prompts
+from konomi.data.prompts import load_prompts
+from konomi.data.sources import Hub
 from konomi.errors import KonomiError
 
 def run(comparisons=None, **settings):

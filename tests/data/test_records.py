@@ -7,8 +7,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from konomi.data.prompts import split_held_out
 from konomi.data.records import Comparison, Group, Pair, Prompt, Ranking, groups, split_by_key
-from konomi.data.sources import split_held_out
 
 
 def test_a_key_is_of_the_text_alone_and_stable() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from konomi.config import DataConfig
+from konomi.data.prompts import distinct_prompts, load_prompts, split_held_out
 from konomi.data.records import Prompt
-from konomi.data.sources import distinct_prompts, embedded_file, hub_problem, load_prompts, split_held_out
+from konomi.data.sources import embedded_file, hub_problem
 from konomi.errors import ConfigError, DataError
 from refusals import refused as refused_call
 

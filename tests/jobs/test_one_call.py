@@ -11,8 +11,8 @@ import pytest
 
 import konomi
 from konomi.config import ClassifierReward, DataConfig, FunctionReward, HttpReward, ModelReward, PPOConfig, RolloutConfig
+from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
-from konomi.data.sources import as_prompts
 from konomi.jobs.revisit import compare_run
 from konomi.rewards import as_reward, reward_config
 from konomi.runs.directory import RunDir

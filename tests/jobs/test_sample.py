@@ -14,8 +14,8 @@ from command_line import konomi, sets
 from furnished import TOPICS
 from konomi.config import DataConfig, ModelConfig, RolloutConfig, SampleJob, build
 from konomi.data.formats import read_tasks
+from konomi.data.prompts import load_prompts, split_held_out
 from konomi.data.records import Prompt, Task
-from konomi.data.sources import load_prompts, split_held_out
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import ConfigError
 from konomi.models.load import load_causal_lm

@@ -72,7 +72,7 @@ def load_examples(config: SFTData, say: Callable[[str], None] = lambda _: None) 
 
 
 def split_examples(examples: Sequence[Example], config: SFTData) -> tuple[list[Example], list[Example]]:
-    """Return (train, held out), by the same rule as :func:`~konomi.data.sources.split_held_out`.
+    """Return (train, held out), by the same rule as :func:`~konomi.data.prompts.split_held_out`.
 
     Raises:
         DataError: nothing is left on one of the sides.

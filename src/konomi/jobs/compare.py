@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
+from konomi.data.prompts import as_prompts, extra_prompts
 from konomi.data.records import Prompt
-from konomi.data.sources import as_prompts, extra_prompts
 from konomi.data.tokens import Tokens
 from konomi.engine.forward import reference_logprobs
 from konomi.engine.rollout import Rollout, micro_batches, scatter_rows

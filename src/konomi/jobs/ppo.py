@@ -14,8 +14,8 @@ from typing import Any
 from konomi import files
 from konomi.config import PPOJob
 from konomi.data.messages import readable
+from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
-from konomi.data.sources import as_prompts
 from konomi.engine.device import forget_peak_memory, peak_memory_gb
 from konomi.engine.recompute import recompute_layers
 from konomi.errors import RunError

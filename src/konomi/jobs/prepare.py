@@ -9,8 +9,8 @@ from typing import Any
 
 from konomi.config import CompareConfig, PPOJob, build
 from konomi.data.messages import Answered
+from konomi.data.prompts import distinct_prompts, extra_prompts, load_prompts, split_held_out
 from konomi.data.records import Prompt
-from konomi.data.sources import distinct_prompts, extra_prompts, load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.engine.device import choose_precision, find_device
 from konomi.errors import ConfigError, DataError

@@ -9,8 +9,8 @@ from typing import Any
 
 from konomi.config import CompareConfig, DataConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.data.messages import Answered, Message, asked, readable
+from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
-from konomi.data.sources import as_prompts
 from konomi.engine.device import autocast, find_device
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import DataError

@@ -10,8 +10,8 @@ from typing import Any
 
 from konomi.config import SampleJob
 from konomi.data.formats import manifest, write_records
+from konomi.data.prompts import load_prompts, split_held_out
 from konomi.data.records import Candidate, Prompt, Task
-from konomi.data.sources import load_prompts, split_held_out
 from konomi.data.tokens import Tokens
 from konomi.engine.device import autocast, choose_precision, find_device
 from konomi.engine.sampler import make_draws, sample

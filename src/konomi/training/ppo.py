@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from konomi import ops
 from konomi.config import DataConfig, PPOConfig, RolloutConfig
+from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
-from konomi.data.sources import as_prompts
 from konomi.data.tokens import Tokens
 from konomi.engine.decoding import check_decoding
 from konomi.engine.device import peak_memory_gb
