@@ -41,7 +41,8 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 LIGHT = ["cli", "config", "data.convert", "data.formats", "data.prompts", "data.records", "data.sources", "engine.device",
          "errors", "files", "labelling.blind", "labelling.export", "labelling.project", "labelling.queue",
          "labelling.database", "report.page", "rewards.base", "runs.console", "runs.directory", "runs.environment",
-         "runs.observer", "runs.sinks", "seeds", "statistics", "statistics.win_rate", "web.app", "web.figures", "web.serve"]  # fmt: skip
+         "runs.observer", "runs.sinks", "seeds", "statistics", "statistics.win_rate", "web.app", "web.figures",
+         "web.serve"]  # fmt: skip
 """Modules that can be imported without any of these."""
 HEAVY = ("torch", "transformers", "accelerate", "datasets", "mlflow", "onnxruntime", "safetensors")
 
