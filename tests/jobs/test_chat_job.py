@@ -180,8 +180,7 @@ def test_a_reward_model_reads_conversations_by_its_own_template(here: Path) -> N
 
 def test_a_classifier_of_the_hub_may_read_conversations(here: Path) -> None:
     """As reward models of others are: one output, no reward.json."""
-    save_chat(here / "phi", "phi3")
-    made = ran("reward", "model.name=phi", "data.file=pairs.jsonl", "data.chat=true", "data.held_out=0.25")
+    made = ran("reward", "model.name=lm", "data.file=pairs.jsonl", "data.chat=true", "data.held_out=0.25")
     ours = build_reward(ModelReward(kind="model", name=made["model"], normalized=False))
     theirs, plain = (build_reward(ClassifierReward(name=made["model"], label=0, chat=chat)) for chat in (True, False))
     columns = {"messages": [Conversation(talk("x", "y", "z")), Conversation(talk("u"))]}
@@ -198,8 +197,8 @@ def test_a_long_conversation_is_cut_where_the_tokenizer_cuts(here: Path, side: s
     reader = Reader(tokenizer, model, 3, chat=True)
     rows = reader.encode([Answered("x", "y" * 50), Answered("x", "y")])
     assert [tokenizer.decode(row) for row in rows] == [kept, kept]
-    assert (reader.texts, reader.cut, reader.longest) == (2, 2, 58)
-    assert reader.lengths([Answered("x", "y" * 50), "abc"]) == [58, 3]
+    assert (reader.texts, reader.cut, reader.longest) == (2, 2, 60)
+    assert reader.lengths([Answered("x", "y" * 50), "abc"]) == [60, 3]
 
 
 def test_a_base_model_gets_a_template(here: Path) -> None:
