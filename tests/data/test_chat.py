@@ -142,3 +142,13 @@ def test_a_template_gets_nowhere(code: str) -> None:
     tokenizer.chat_template = f"{{{{ {code} }}}}"
     with pytest.raises(DataError, match="the chat template refuses these messages"):
         query(Tokens(tokenizer), talk("a"))
+
+
+def test_a_conversation_is_rendered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = chat_tokenizer("llama3")
+    tokens, write, calls = Tokens(tokenizer), tokenizer.apply_chat_template, []
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *given, **how: calls.append(1) or write(*given, **how))
+    prompts = as_prompts(["a", "b"], DataConfig(chat=True))
+    first = tokens.queries(prompts, None, 0, 0, 999)
+    assert tokens.queries(prompts[::-1], None, 0, 1, 999) == first[::-1]
+    assert len(calls) == 2

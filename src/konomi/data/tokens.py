@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from konomi.data.chat import Render, template_render, turn_end
+from konomi.data.chat import Render, Rendered, template_render, turn_end
 from konomi.data.detokenizer import Detokenizer, plain_ids
 from konomi.data.records import Prompt
 from konomi.errors import DataError, ModelError
@@ -55,6 +55,7 @@ class Tokens:
         self.pad_id: int = valid_id((pad, self.end_id), vocabulary)
         self._texts = Detokenizer(tokenizer)
         self._read: dict[str, array[int]] = {}
+        self._rendered: dict[str, Rendered] = {}
         self.leading: list[int] = self._leading()
 
     def _leading(self) -> list[int]:
@@ -217,12 +218,17 @@ class Tokens:
         return rows
 
     def _written(self, prompt: Prompt) -> str:
+        """What its ids are made of; a conversation is rendered once."""
         if prompt.messages is None:
             return prompt.text
-        try:
-            return self.render(prompt.messages)
-        except DataError as error:
-            raise DataError(f"the prompt {shortened(prompt.text)!r}: {error}") from error
+        if (known := repr(prompt.messages)) not in self._rendered:
+            if len(self._rendered) > KEPT:
+                self._rendered = {}
+            try:
+                self._rendered[known] = self.render(prompt.messages)
+            except DataError as error:
+                raise DataError(f"the prompt {shortened(prompt.text)!r}: {error}") from error
+        return self._rendered[known]
 
 
 class _Behind(NamedTuple):
