@@ -239,6 +239,7 @@ OPS = {
 }  # fmt: skip
 
 PPO, EXPERIENCE = "training/test_ppo.py::test_", "training/test_experience.py::test_"
+LORA = "models/test_lora.py::test_"
 SAMPLER, DRAW, PACKED = (f"engine/test_{name}.py::test_" for name in ("sampler", "draw", "packed"))
 # file of konomi -> (fragment, what takes its place, what is wrong then, the test that kills it)
 TRAINING = {
@@ -262,6 +263,22 @@ TRAINING = {
         ('("rollout", self.update * size + i)', '("rollout", i)', "the same draws in every update", PPO + "draws_and_orders"),
         ('"mini-batches", self.update, epoch, process', '"mini-batches", self.update, process', "one order in all epochs",
          PPO + "draws_and_orders"),
+    ],
+    "training/checkpoints.py": [
+        ("parameter.copy_(weights[name])", "pass", "adapters are not restored", PPO + "a_resumed_run"),
+    ],
+    "models/policy.py": [
+        ("if not (frozen or are_zero(lm)):", "if False:", "a policy with adapters is its reference",
+         LORA + "without_its_adapters"),
+    ],
+    "models/lora.py": [
+        ("(weight.to(added.dtype) + added)", "weight", "the merged model lacks what adapters add", LORA + "what_is_saved"),
+        ('stream_seed(seed, "lora")', 'stream_seed(0, "lora")', "one draw for all seeds", LORA + "alpha_scales"),
+        ("isinstance(module, (nn.Linear, Conv1D)) and not _is_in(name, heads)", "isinstance(module, (nn.Linear, Conv1D))",
+         "a head that is trained whole gets an adapter too", LORA + "a_reward_model_keeps"),
+        ("        if _is_adapter(name) or _is_in(name, heads):", "        if _is_adapter(name):", "the head is not trained",
+         LORA + "a_reward_model_keeps"),
+        ("layer.merge(safe_merge=True)", "pass", "an adapter that is opened adds nothing", LORA + "an_adapter_alone"),
     ],
     "training/accelerator.py": [
         ("(~norm.isfinite())", "norm.isnan()", "an infinite gradient is a step", PPO + "a_number_that_is_not_finite"),

@@ -236,6 +236,29 @@ def test_sft(world: Path, precision: str, packing: str) -> None:
     assert told["after"]["loss"] < told["before"]["loss"]
 
 
+def test_adapters(world: Path) -> None:
+    """Merged on the processor, saved, and taken up by the next verb."""
+    rows = [{"prompt": f"{a}{b} ", "completion": a + b} for a in "abcdef" for b in "xyz"]
+    pairs = [{"prompt": row["prompt"], "chosen": "aaa", "rejected": "b"} for row in rows]
+    for name, content in (("completions", rows), ("pairs", pairs)):
+        (world / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+    lora = '[model]\nname = "{}"\nprecision = "bf16"\n[lora]\nrank = 4\n'
+    job(
+        "sft", "sft", 'texts = "completions.jsonl"\nheld_out = 0.25',
+        lora.format("lm") + "[sft]\nepochs = 1\nbatch_size = 4\nmicro_batch_size = 2\nlearning_rate = 1e-2\nmax_length = 20",
+    )  # fmt: skip
+    job("reward", "reward", 'file = "pairs.jsonl"', lora.format("runs/sft") + "[train]\nbatch_size = 4\nlearning_rate = 1e-2")
+    told = job(
+        "ppo", "ppo", 'prompts = "prompts.txt"',
+        lora.format("runs/sft") + '[rollout]\nresponse_tokens = [3, 6]\n[reward]\nkind = "model"\nname = "runs/reward"\n'
+        "normalized = false\n[ppo]\nepisodes = 16\nbatch_size = 8\nmini_batch_size = 4\nbaseline_samples = 8\nkl_cap = 1000",
+    )  # fmt: skip
+    assert told["status"] == "finished" and told["compare"]["after"]["kl"] != 0.0
+    for name in ("sft", "reward", "ppo"):
+        assert Path(f"runs/{name}/adapter/adapter_model.safetensors").is_file()
+    konomi("generate", "runs/ppo/adapter", "--prompt", "abc", "--tokens", "5")
+
+
 # -- the device itself -------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from konomi.models.load import load_causal_lm
 from konomi.models.lora import adapted_layers, adapter_weights, add_adapters, merged, reset_adapters, save_adapter
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference, same_weights
 from konomi.models.reward_files import make_reward_model, open_reward_model
-from tiny import FAMILIES, VOCAB, save_tiny, tiny_encoder
+from tiny import FAMILIES, VOCAB, save_tiny, tiny_encoder, tiny_tokenizer
 from tiny_run import disturbed, tiny_rollout, tiny_trainer, without_dropout
 
 RANK = LoraConfig(rank=4)
@@ -31,6 +31,19 @@ def adapted(family: str, **lora: Any) -> Policy:
     add_adapters(lm, LoraConfig(**{"rank": 4, **lora}), seed=1)
     disturbed(lm)
     return Policy(lm)
+
+
+def tiny_bert(directory: Path) -> Path:
+    """An encoder whose classification head reads a pooler."""
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=80, pad_token_id=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(directory)
+    tiny_tokenizer().save_pretrained(directory)
+    return directory
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -125,18 +138,21 @@ def test_what_is_saved_opens_in_peft_and_merged_in_transformers(family: str, tmp
 
 
 @PEFT_WARNS
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "encoder"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "encoder", "pooler"])
 def test_a_reward_model_keeps_its_head_beside_its_adapters(kind: str, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
-    base = tiny_encoder(tmp_path / "lm") if kind == "encoder" else save_tiny(tmp_path / "lm", kind)
+    make = {"encoder": tiny_encoder, "pooler": tiny_bert}.get(kind, lambda path: save_tiny(path, kind))
+    base = make(tmp_path / "lm")
     made = make_reward_model(ModelConfig(name=str(base)), outputs=1, seed=0, max_length=64, lora=RANK).model
-    assert made.packs == (kind != "encoder")
+    assert made.packs == (kind in FAMILIES)
     trained = {name for name, parameter in made.model.named_parameters() if parameter.requires_grad}
     heads = {name for name in trained if ".lora_" not in name}
-    assert heads and all(name.startswith(("score.", "classifier.")) for name in heads)
-    assert len(trained) > 10 and not any(name.startswith(("score.", "classifier.")) for name in trained - heads)
+    behind = ("score.", "classifier.", "bert.pooler.")
+    assert heads and all(name.startswith(behind) for name in heads)
+    assert len(trained) > 10 and not any(name.startswith(behind) for name in trained - heads)
+    assert any("pooler" in name for name in heads) == (kind == "pooler")  # drawn at random where the files have none
     disturbed(made.model)
     texts = ["abc", "a longer text", "z"]
     expected = torch.cat(made.predict([[text] for text in texts]))
