@@ -36,7 +36,7 @@ JOBS = {
     "A512": Job("A: 512 / 128", 1500, 512, 128, 6, ("trl-ppo", "rloo")),
     "A2048": Job("A: 2,048 / 512", 2500, 2048, 512, 4, ("rloo",)),
     "C": Job("C: 512 / 128, classifier of XLM-R-base shape", 1000, 512, 128, 5, classifier=True),
-    "L": Job("L: Llama shape of 1.24B, 64 / 16, 96 to 128 tokens, 4 a prompt", 35, 64, 16, 4, model="llama", response=(96, 128),
+    "L": Job("L: layers of Llama 3.2 1B, 64 / 16, 96 to 128 tokens, 4 a prompt", 35, 64, 16, 4, model="llama", response=(96, 128),
              each=4, rollout_goal=0.6),
 }  # fmt: skip
 SYSTEMS = {"konomi": "konomi", "trl-ppo": "TRL 0.11.4 PPO", "rloo": "TRL 1.16 RLOO, bf16"}
