@@ -1,8 +1,11 @@
 """Memory of an update of PPO, computed from the shapes of a model, and measured with a small one.
 
-python benchmarks/memory.py               the tables, computed; a few seconds
-python benchmarks/memory.py --measure     and a small model's peak beside what is computed for it; four minutes
-python benchmarks/memory.py --write       puts both into docs/results.md
+What is measured needs the extras lora and adam8.
+
+    python benchmarks/memory.py               the tables, computed; a few seconds
+    python benchmarks/memory.py --measure     and a small model's peak beside what is computed for it, and what a tiny one
+                                              learns with each optimiser; four minutes
+    python benchmarks/memory.py --write       puts all into docs/results.md
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -124,34 +129,47 @@ def gigabytes(shape: Shape, setting: Setting) -> float:
     return (sum(each.values()) - each["gradients"] + passing) / 1e9
 
 
-def measured(setting: Setting) -> float:
-    """The same of `SMALL`, measured: the peak of this process less what it held before there was a model. Run it in a new one."""
+def measured(setting: Setting, tensors: bool) -> float:
+    """The same of `SMALL`, measured: of the tensors; or of this process, less what it held before there was a model. Run it in a
+    new one: what the allocator has once had it keeps."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from konomi.engine.device import manage_memory, peak_memory_gb
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    manage_memory()
+    if setting.adam8:
+        import bitsandbytes  # noqa: F401 (its own memory is not the model's)
+    before = peak_memory_gb()
+    if not tensors:
+        _update(setting)
+        return peak_memory_gb() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        _update(setting)
+    with tempfile.TemporaryDirectory() as directory:
+        recorded.export_chrome_trace(f"{directory}/trace.json")
+        events = json.loads(Path(f"{directory}/trace.json").read_text("utf-8"))["traceEvents"]
+    return float(max(each["args"]["Total Allocated"] for each in events if each["name"] == "[memory]") / 1e9)
+
+
+def _update(setting: Setting) -> None:
+    """Make a policy of the shape `SMALL`; an update of two optimiser steps."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from konomi.config import LoraConfig, PPOConfig, RolloutConfig
     from konomi.data.tokens import Tokens
-    from konomi.engine.device import manage_memory, peak_memory_gb
     from konomi.engine.recompute import recompute_layers
     from konomi.models.lora import add_adapters
     from konomi.models.policy import Policy, make_reference
-    from konomi.training.optimizers import check_optimizer
     from konomi.training.ppo import PPOTrainer
-
-    sys.path.insert(0, str(ROOT / "tests"))
     from tiny import tiny_tokenizer
     from tiny_run import Constant
 
-    manage_memory()
-    optimizer = "adam8" if setting.adam8 else "adam"
-    if setting.adam8:
-        check_optimizer(optimizer)
-        import bitsandbytes  # noqa: F401 (its own memory is not the model's)
     s = SMALL
     config = LlamaConfig(
         vocab_size=s.vocabulary, hidden_size=s.width, intermediate_size=s.inner, num_hidden_layers=s.layers, head_dim=s.head,
         num_attention_heads=s.heads, num_key_value_heads=s.kv_heads, tie_word_embeddings=s.tied, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
-    before = peak_memory_gb()
     lm = LlamaForCausalLM(config).eval()
     add_adapters(lm, LoraConfig(rank=setting.rank))
     policy = Policy(lm, top_layers=setting.top_layers)
@@ -159,16 +177,18 @@ def measured(setting: Setting) -> float:
     if setting.recompute:
         recompute_layers(lm)
     half = setting.length // 2
+    letters = [chr(97 + i) for i in range(26)]
+    # all different: a query that two responses share would be computed once
+    prompts = [first + second + "a" * (half - 3) for first in letters for second in letters][: setting.responses]
     trainer = PPOTrainer(
-        policy, reference, Tokens(tiny_tokenizer(), vocabulary=s.vocabulary), ["a" * (half - 1)] * 8, Constant(1.0),
+        policy, reference, Tokens(tiny_tokenizer(), vocabulary=s.vocabulary), prompts, Constant(1.0),
         ppo=PPOConfig(
-            episodes=setting.responses, batch_size=setting.responses, mini_batch_size=setting.responses, epochs=1,
-            micro_batch_tokens=setting.tokens, baseline_samples=2, optimizer=optimizer,
+            episodes=setting.responses, batch_size=setting.responses, mini_batch_size=setting.responses // 2, epochs=1,
+            micro_batch_tokens=setting.tokens, baseline_samples=2, optimizer="adam8" if setting.adam8 else "adam",
         ),
         rollout=RolloutConfig(response_tokens=(half, half), stop="length"),
     )  # fmt: skip
     trainer.step()
-    return peak_memory_gb() - before
 
 
 MEASURED = {
@@ -192,13 +212,38 @@ def table_of_shapes(copies: bool) -> list[str]:
 
 def table_of_measurements() -> list[str]:
     """Computed and measured GB of the small model."""
-    lines = ["| setting | computed, GB | measured, GB | error |", "| --- | --- | --- | --- |"]
+    lines = ["| setting | computed, GB | its tensors, GB | error | the process, GB |", "| --- | --- | --- | --- | --- |"]
     for name, setting in MEASURED.items():
-        call = [sys.executable, __file__, "--one", json.dumps(vars(setting))]
-        real = float(subprocess.run(call, check=True, capture_output=True, text=True, encoding="utf-8").stdout.split()[-1])
+        real, process = (_alone(setting, tensors) for tensors in (True, False))
         expected = gigabytes(SMALL, setting)
-        lines.append(f"| {name} | {expected:.2f} | {real:.2f} | {expected / real - 1:+.0%} |")
+        lines.append(f"| {name} | {expected:.2f} | {real:.2f} | {expected / real - 1:+.0%} | {process:.2f} |")
     return lines
+
+
+def table_of_learning() -> list[str]:
+    """What 60 updates of a tiny model gain, by optimiser: means of five seeds and their standard errors."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from tiny_run import tiny_trainer, without_dropout
+
+    lean = {"optimizer": "adam8", "weights": "bf16", "precision": "bf16"}
+    lines = ["| optimiser and weights | gain of the score | KL, nats/response |", "| --- | --- | --- |"]
+    for name, settings in {"adam, fp32": {}, "adam8, fp32": {"optimizer": "adam8"}, "adam8, bf16": lean}.items():
+        gains, kls = [], []
+        for seed in range(5):
+            model = without_dropout("llama", hidden_size=64, intermediate_size=128, seed=seed)
+            model.to(torch.bfloat16 if "weights" in settings else torch.float32)
+            rates: dict[str, Any] = {"learning_rate": 3e-4, "kl_coef": 0.02, "kl_controller": "fixed"}
+            run = [step.metrics for step in tiny_trainer(model=model, seed=seed, episodes=960, **rates, **settings)]
+            score, kls = [metrics["ppo/mean_scores"] for metrics in run], [*kls, run[-1]["objective/kl"]]
+            gains.append(mean(score[-8:]) - mean(score[:4]))
+        lines.append(f"| {name} | {mean(gains):.2f} ± {stdev(gains) / 5**0.5:.2f} | {mean(kls):.1f} |")
+    return lines
+
+
+def _alone(setting: Setting, tensors: bool) -> float:
+    """What :func:`measured` gives in a process of its own."""
+    call = [sys.executable, __file__, "--one", json.dumps([vars(setting), tensors])]
+    return float(subprocess.run(call, check=True, capture_output=True, text=True, encoding="utf-8").stdout.split()[-1])
 
 
 def main() -> None:
@@ -209,11 +254,13 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given: Any = parser.parse_args()
     if given.one:
-        print(measured(Setting(**json.loads(given.one))))
+        setting, tensors = json.loads(given.one)
+        print(measured(Setting(**setting), tensors))
         return
     lines = ["Products in fp32:", "", *table_of_shapes(copies=False), "", "Products in bf16:", "", *table_of_shapes(copies=True)]
     if given.measure or given.write:
         lines += ["", f"A model of {SMALL.weights / 1e6:.0f} M weights on a processor, in fp32:", "", *table_of_measurements()]
+        lines += ["", "A tiny model that learns to write one letter:", "", *table_of_learning()]
     print("\n".join(lines))
     if given.write:
         text = RESULTS.read_text("utf-8")

@@ -238,6 +238,7 @@ OPS = {
     ],
 }  # fmt: skip
 
+OPTIMIZERS, RECOMPUTE = "training/test_optimizers.py::test_", "engine/test_recompute.py::test_"
 PPO, EXPERIENCE = "training/test_ppo.py::test_", "training/test_experience.py::test_"
 LORA = "models/test_lora.py::test_"
 SAMPLER, DRAW, PACKED = (f"engine/test_{name}.py::test_" for name in ("sampler", "draw", "packed"))
@@ -282,6 +283,14 @@ TRAINING = {
     ],
     "training/accelerator.py": [
         ("(~norm.isfinite())", "norm.isnan()", "an infinite gradient is a step", PPO + "a_number_that_is_not_finite"),
+    ],
+    "training/optimizers.py": [
+        ("(wide.view(torch.int32) + noise)", "wide.view(torch.int32)", "rounded down", OPTIMIZERS + "small_steps"),
+        ('TABLES = ("qmap1", "qmap2")', "TABLES = ()", "tables in checkpoints", OPTIMIZERS + "a_run_goes_on"),
+    ],
+    "engine/recompute.py": [
+        ("_attention(config, config._attn_implementation)", "nullcontext()", "another attention", RECOMPUTE + "of_a_policy"),
+        ('"preserve_rng_state": _is_random(model)', '"preserve_rng_state": False', "another dropout", RECOMPUTE + "of_a_model"),
     ],
     "training/experience.py": [
         ("std if std > 0 else 1.0", "std", "equal scores: 0 / 0", PPO + "equal_scores"),

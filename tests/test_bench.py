@@ -22,6 +22,7 @@ import gpu  # noqa: E402
 import gpu_check  # noqa: E402
 import gpu_table  # noqa: E402
 import gpu_trace  # noqa: E402
+import memory  # noqa: E402
 import plots  # noqa: E402
 import shapes  # noqa: E402
 import speed  # noqa: E402
@@ -343,3 +344,33 @@ def test_the_gpu_script_runs_on_a_processor(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "no GPU is seen here" in refused.stdout, refused.stdout + refused.stderr
     unknown = subprocess.run([*command, "--jobs", "A64,Z"], **how)
     assert unknown.returncode == 2 and "Z: not one of A64" in unknown.stderr
+
+
+# memory
+
+
+def test_weights_and_adapters_are_counted_as_they_are_made() -> None:
+    from konomi.config import LoraConfig
+    from konomi.models.lora import add_adapters
+    from tiny import tiny_model
+
+    for tied in (False, True):
+        shape = memory.Shape(29, 32, 64, 2, 4, 2, 8, tied)
+        lm = tiny_model("llama", head_dim=8, tie_word_embeddings=tied)
+        assert sum(p.numel() for p in lm.parameters() if p.dim() > 1) == shape.weights
+        add_adapters(lm, LoraConfig(rank=4))
+        assert sum(p.numel() for p in lm.parameters() if p.requires_grad) == shape.adapters(4)
+
+
+def test_memory_is_the_sum_of_its_parts_and_each_setting_saves_what_it_is_for() -> None:
+    shape, plain = memory.SHAPES["8B (Llama 3.1)"], memory.Setting(copies=True)
+    assert shape.weights == pytest.approx(8.03e9, rel=1e-3)  # as its authors count, norms left out
+    parts = memory.parts(shape, plain)
+    weights = ("weights", "copies for products", "gradients", "Adam", "reference")
+    assert sum(parts[name] for name in weights) == (4 + 2 + 4 + 8 + 6) * shape.weights
+    assert memory.gigabytes(shape, plain) >= sum(parts[name] for name in weights) / 1e9
+    for name in ("adam8", "half", "recompute", "rank", "top_layers"):
+        lean = memory.replace(plain, **{name: 2 if name in ("rank", "top_layers") else True})
+        assert memory.gigabytes(shape, lean) < memory.gigabytes(shape, plain), name
+    assert memory.parts(shape, memory.replace(plain, rank=16))["reference"] == 0
+    assert memory.table_of_shapes(copies=True)[2].count("|") == 2 + len(memory.SETTINGS) + len(memory.LEAN)

@@ -17,7 +17,7 @@ from konomi.errors import ConfigError
 from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
 from konomi.training.sft import TokenLoss
-from tiny import FAMILIES, tiny_config, tiny_tokenizer
+from tiny import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 from tiny_run import sharp_model, tiny_rollout, without_dropout
 
 
@@ -90,6 +90,17 @@ def test_of_fine_tuning_and_of_a_reward_model(family: str) -> None:
     assert model.packs
     batch = model.batch(model.encode(["the cat sat", "a", "once upon"]))
     same(model, classifier, lambda: model(batch).square().sum())
+
+
+def test_of_a_model_with_dropout() -> None:
+    model = tiny_model("gpt2", resid_pdrop=0.3, embd_pdrop=0.0, attn_pdrop=0.3).train()
+    ids = torch.randint(2, 29, (3, 12), generator=torch.Generator().manual_seed(0))
+
+    def loss() -> Tensor:
+        torch.manual_seed(5)
+        return model(input_ids=ids, labels=ids, use_cache=False).loss
+
+    same(model, model, loss)
 
 
 def test_sampling_and_the_reference_are_what_they_were() -> None:

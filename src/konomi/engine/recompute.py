@@ -30,7 +30,8 @@ def recompute_layers(model: PreTrainedModel) -> None:
 
     # the first is its name in newer releases
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False, "context_fn": contexts})
+    # the state of random numbers is read, which a device may wait for, only where something draws from it
+    enable({"use_reentrant": False, "preserve_rng_state": _is_random(model), "context_fn": contexts})
 
 
 @contextmanager
@@ -49,6 +50,13 @@ def recomputing(model: PreTrainedModel) -> Iterator[None]:
 
 def _layers(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def _is_random(model: PreTrainedModel) -> bool:
+    """Whether a dropout is on: in a module of its own, or as a rate that a layer keeps."""
+    rates = (value for module in model.modules() for key, value in vars(module).items() if "drop" in key)
+    modules = (module.p for module in model.modules() if isinstance(module, torch.nn.modules.dropout._DropoutNd))
+    return any(rate > 0 for rate in (*rates, *modules) if isinstance(rate, float))
 
 
 @contextmanager
