@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from konomi.config import ModelConfig
 from konomi.errors import ConfigError, DataError, ModelError
 from konomi.models import reward
-from konomi.models.load import hold_in_bf16
+from konomi.models.half import hold_in_bf16
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.models.reward_files import init_head, make_reward_model, open_reward_model
 from tiny import FAMILIES, save_tiny, tiny_encoder
@@ -92,6 +92,8 @@ def test_a_trunk_in_bf16_gives_the_same_scores_but_for_rounding(tmp_path: Path, 
     trunk = f"model.{model.model.base_model_prefix}."
     held = {(name.startswith(trunk), p.dtype) for name, p in model.named_parameters()}
     assert held == {(True, torch.bfloat16), (False, torch.float32)}
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    assert all(buffer.dtype == torch.float32 for buffer in buffers)  # rotary embeddings: places of a long text
     rounded = scores(model, [TEXTS])
     assert exact != rounded == pytest.approx(exact, abs=0.05)
     assert rounded != torch.tensor(rounded).bfloat16().tolist()

@@ -22,6 +22,7 @@ from konomi.errors import RunError
 from konomi.jobs.common import Work, result_of, running
 from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.prepare import PROMPTS, Prepared, job_of, prepare
+from konomi.models.half import weights_to_bf16
 from konomi.models.lora import adapted_layers, add_adapters, require_peft, reset_adapters
 from konomi.models.policy import Policy, make_reference
 from konomi.report.advice import kl_missed, over_the_run, too_few
@@ -76,7 +77,7 @@ def run_ppo(
     named = job if reward is None else job.model_copy(update={"reward": reward_config(reward)})
     ready = prepare(named, observer, old, prompts=own, reward=reward)
     if job.ppo.weights == "bf16":
-        ready.loaded.model.bfloat16()
+        weights_to_bf16(ready.loaded.model)
     add_adapters(ready.loaded.model, job.lora, seed=job.run.seed, base=job.model.name)
     policy = Policy(ready.loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)

@@ -139,19 +139,6 @@ def fuse_gelu(model: torch.nn.Module) -> None:
                 setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
-def hold_in_bf16(model: Any) -> None:
-    """Hold the trunk of a frozen model in bfloat16, in place: half the memory, and products without casts. What follows it, such
-    as the head, stays float32 and is given float32: scores in bfloat16 would have 8 bits."""
-    from torch.utils._pytree import tree_map
-
-    def widen(x: Any) -> Any:
-        return x.float() if isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 else x
-
-    trunk = model.base_model
-    if trunk is not model:
-        trunk.to(torch.bfloat16).register_forward_hook(lambda module, given, output: tree_map(widen, output))
-
-
 def remove_dropout(model: torch.nn.Module) -> None:
     """Set every dropout of ``model`` to 0, in place: modules, rates that layers keep as floats, and the config, so that a saved
     model or a copy made from the config has none either."""

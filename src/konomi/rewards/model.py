@@ -19,7 +19,8 @@ from konomi.engine.device import choose_precision, score_tokens
 from konomi.errors import FAULTS, ConfigError, ModelError
 from konomi.files import model_path
 from konomi.models.find import refuse_adapter
-from konomi.models.load import fuse_gelu, hold_in_bf16
+from konomi.models.half import hold_in_bf16
+from konomi.models.load import fuse_gelu
 from konomi.models.reader import Reader
 from konomi.models.reward_files import open_reward_model
 from konomi.rewards.base import Columns, Texts, answered, find_label
