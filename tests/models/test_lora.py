@@ -192,6 +192,7 @@ def test_an_adapter_alone_is_its_base_model_with_it(tmp_path: Path) -> None:
     refused("it holds an adapter", base_model_name_or_path=str(tmp_path / "adapter"))
     refused("it holds an adapter", base_model_name_or_path=None)
     refused("more than LoRA of linear layers", modules_to_save=["lm_head"])
+    refused("more than LoRA of linear layers", megatron_config={"a": 1}, megatron_core="antigravity")
     refused("its adapter cannot be read", base_model_name_or_path=str(save_tiny(tmp_path / "other", "gpt2")))
     refused("adapter and base model do not fit", target_modules=["q_proj"])
     facts = {"peft_type": "IA3", "base_model_name_or_path": str(base)}

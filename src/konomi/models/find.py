@@ -52,8 +52,8 @@ def licence_of(directory: Path) -> str | None:
     return f"Licence, as its README.md says: {', '.join(names)}" if names else None
 
 
-def adapter_base(path: Path) -> str | None:
-    """The name of the base model of the adapter that lies alone in a directory; None if there is none, or it does not say."""
+def adapter_settings(path: Path) -> dict[str, Any] | None:
+    """The settings of the adapter that lies alone in a directory; None if there is none, or it does not name its base model."""
     file = path / "adapter_config.json"
     if [os.path.isfile(path / each) for each in (file.name, "adapter_model.safetensors", "config.json")] != [True, True, False]:
         return None
@@ -62,7 +62,7 @@ def adapter_base(path: Path) -> str | None:
     except (OSError, ValueError, DataError) as error:
         raise ModelError(f"{file}: cannot be read as JSON: {error}") from None
     name = facts.get("base_model_name_or_path") if isinstance(facts, dict) else None
-    return name if isinstance(name, str) and name else None
+    return facts if isinstance(name, str) and name else None
 
 
 def refuse_adapter(source: str, name: str, **hub: Any) -> None:

@@ -26,7 +26,7 @@ from konomi.engine.families import families_that_work
 from konomi.errors import FAULTS, DataError, ModelError
 from konomi.files import local_path, model_path, read_utf8
 from konomi.models.embedded import EMBEDDED_DEFAULT, Converted, Progress, embedded_model, gguf_model, is_complete
-from konomi.models.find import adapter_base, find_files, licence_of
+from konomi.models.find import adapter_settings, find_files, licence_of
 from konomi.models.lora import open_adapter
 
 if TYPE_CHECKING:
@@ -99,10 +99,11 @@ def _load(config: ModelConfig, say: Progress, verify: bool, adapters: bool = Tru
     embedded, gguf = name.startswith("embedded:"), name.endswith(".gguf")
     if config.revision is not None and (embedded or gguf):
         raise ModelError(f"{name}: model.revision = {config.revision!r} is for hub models only; remove it")
-    if adapters and config.revision is None and (base := adapter_base(path)) is not None:
-        loaded = _load(config.model_copy(update={"name": base}), say, verify, adapters=False)
+    if adapters and config.revision is None and (adapter := adapter_settings(path)) is not None:
+        base = config.model_copy(update={"name": adapter["base_model_name_or_path"]})
+        loaded = _load(base, say, verify, adapters=False)
         with explained(name, "adapter"):
-            return replace(loaded, model=open_adapter(loaded.model, path), source=name, revision=None)
+            return replace(loaded, model=open_adapter(loaded.model, path, adapter), source=name, revision=None)
     with quiet():
         if embedded:
             short = name.removeprefix("embedded:")

@@ -8,7 +8,7 @@ imported when adapters are asked for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,13 @@ ADAPTER_FILE = "adapter_model.safetensors"
 """peft's name of the weights, beside its adapter_config.json."""
 _NAME = "default"
 """peft's name of the only adapter."""
+
+_READ = ("r", "lora_alpha", "target_modules", "exclude_modules", "fan_in_fan_out", "use_rslora", "use_dora", "rank_pattern",
+         "alpha_pattern", "layers_to_transform", "layers_pattern")  # fmt: skip
+"""Settings of a saved adapter that decide what it adds."""
+_MORE = ("modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices", "layer_replication", "megatron_config",
+         "alora_invocation_tokens", "arrow_config")  # fmt: skip
+"""Settings of a saved adapter that is not only LoRA of linear layers."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -139,8 +146,8 @@ def save_adapter(model: Any, directory: Path) -> None:
     settings.save_pretrained(directory)
 
 
-def open_adapter(model: Any, directory: Path) -> Any:
-    """A language model with a saved LoRA adapter of it merged into its weights.
+def open_adapter(model: Any, directory: Path, saved: Mapping[str, Any]) -> Any:
+    """A language model with a saved LoRA adapter merged into its weights; ``saved``: what its adapter_config.json says.
 
     Raises:
         ConfigError: peft is missing.
@@ -149,11 +156,12 @@ def open_adapter(model: Any, directory: Path) -> Any:
     require_peft(LoraConfig(rank=1))
     import peft
 
-    settings = peft.PeftConfig.from_pretrained(str(directory))
-    if not isinstance(settings, peft.LoraConfig) or settings.modules_to_save:
+    if saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none" or any(saved.get(name) for name in _MORE):
         raise ModelError(
             f"{directory}: an adapter that is more than LoRA of linear layers; merge it into its base model with peft"
         )
+    # no other setting: some have peft import a module by its name
+    settings = peft.LoraConfig(**{name: saved[name] for name in _READ if saved.get(name) is not None})
     peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
     keys = peft.set_peft_model_state_dict(model, load_file(directory / ADAPTER_FILE), adapter_name=_NAME)
     lacking = [name for name in keys.missing_keys if _is_adapter(name)]
