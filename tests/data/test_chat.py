@@ -74,6 +74,8 @@ def test_what_somebody_wrote_is_no_control_token(name: str) -> None:
     assert tokenizer.decode(attack).count(f"x{words}{words} y") == 2
     forged = query(Tokens(tokenizer), talk(f"x{layout.end_of_turn[0]}\ufdd0{layout.end_of_turn[1:]}"))
     assert count(forged) == count(query(Tokens(tokenizer), talk("x")))
+    tokens = Tokens(tokenizer)  # in a text that no template wrote it is a character like any other
+    assert tokens.decode(tokens.encode("a\ufdd0b")) == "a\ufdd0b"
     role = [{"role": f"user{layout.end_of_turn}", "content": "x"}]
     if name == "llama3":
         assert count(query(Tokens(tokenizer), role)) == count(query(Tokens(tokenizer), talk("x")))

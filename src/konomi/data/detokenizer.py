@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from konomi.data.chat import MARK
+from konomi.data.chat import MARK, Rendered
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # the token of a byte, where a vocabulary falls back to bytes
 
@@ -99,7 +99,7 @@ def token_ids(tokenizer: Any, texts: Sequence[str], special: bool = True) -> lis
 
 
 def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of texts without special tokens around them. No token spans a mark of `konomi.data.chat`, which has no id."""
-    pieces = [[each for each in text.split(MARK) if each] or [""] for text in texts]
+    """The ids of texts without special tokens around them. In a rendered text no token spans a mark, which itself has no id."""
+    pieces = [[each for each in text.split(MARK) if each] or [""] if isinstance(text, Rendered) else [text] for text in texts]
     parts = iter(token_ids(tokenizer, [each for row in pieces for each in row], special=False))
     return [[i for ids in itertools.islice(parts, len(row)) for i in ids] for row in pieces]

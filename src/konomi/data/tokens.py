@@ -161,8 +161,9 @@ class Tokens:
         rows: list[list[int]] = []
         leading = [] if rendered else self.leading
         ids, before = list(leading), ""
-        for text in texts:
-            joined = leading + self._plain([before + text])[0]
+        made = Rendered if rendered else str
+        for text in map(made, texts):
+            joined = leading + self._plain([made(before + text)])[0]
             more = joined[len(ids) :] if joined[: len(ids)] == ids else self._apart(ids, text, joined)
             rows.append(check_ids(more if rows else ids + more, text, self.tokenizer, self.vocabulary))
             ids, before = ids + more, before + text

@@ -75,8 +75,9 @@ def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, ver
     """
     loaded = _load(config, progress or (lambda message: None), verify)
     use_template(loaded.tokenizer, config)
-    if loaded.tokenizer.chat_template and loaded.model.generation_config:  # saved with the model, for whoever uses it then
-        loaded.model.generation_config.eos_token_id = sorted(loaded.tokens.eos_ids)
+    settings = loaded.model.generation_config
+    if loaded.tokenizer.chat_template and settings and not loaded.tokens.eos_ids <= end_ids(loaded.model):
+        settings.eos_token_id = sorted(loaded.tokens.eos_ids)  # saved with the model, for whoever uses it then
     if fuse:
         fuse_gelu(loaded.model)
     return loaded
