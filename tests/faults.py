@@ -240,7 +240,7 @@ OPS = {
 
 OPTIMIZERS, RECOMPUTE = "training/test_optimizers.py::test_", "engine/test_recompute.py::test_"
 PPO, EXPERIENCE = "training/test_ppo.py::test_", "training/test_experience.py::test_"
-LORA = "models/test_lora.py::test_"
+LORA, CHAT = "models/test_lora.py::test_", "data/test_chat.py::test_"
 SAMPLER, DRAW, PACKED = (f"engine/test_{name}.py::test_" for name in ("sampler", "draw", "packed"))
 # file of konomi -> (fragment, what takes its place, what is wrong then, the test that kills it)
 TRAINING = {
@@ -344,6 +344,22 @@ TRAINING = {
          "not normalised", PACKED + "sampler_and_policy"),
         ("log_total_B - moment_B / total_B", "log_total_B + moment_B / total_B", "sign of the moment",
          PACKED + "sampler_and_policy"),
+    ],
+    "data/chat.py": [
+        ("found[0][0] + MARK + found[0][1:]", "found[0]", "control tokens of a message count", CHAT + "what_somebody_wrote"),
+        ("token.special or token.content in template", "token.special", "tokens that only the template has count",
+         CHAT + "what_somebody_wrote"),
+        ("if learning and m", "if m", "control tokens of an answer count in prompts", CHAT + "what_somebody_wrote"),
+        ("add_generation_prompt=cue, **ARGUMENTS", "add_generation_prompt=cue", "it thinks aloud", CHAT + "a_query_is"),
+        ("add_generation_prompt=cue", "add_generation_prompt=True", "a cue after an answer", CHAT + "only_answers"),
+    ],
+    "data/tokens.py": [
+        ("turn_end(tokenizer), *eos_ids", "*eos_ids", "the end of a turn ends nothing", CHAT + "every_end_of_a_turn"),
+        ("leading = [] if prompt.messages else self.leading", "leading = self.leading", "two <bos>", CHAT + "a_query_is"),
+        ("leading = [] if rendered else self.leading", "leading = self.leading", "two <bos> to learn", CHAT + "only_answers"),
+    ],
+    "data/messages.py": [
+        ("own or system is None", "system is None", "two system messages", CHAT + "a_query_is"),
     ],
 }  # fmt: skip
 
