@@ -50,16 +50,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+LEARN = (
+    "run.mlflow=false", "model.name=lm", "data.texts=answers.jsonl", "data.held_out=0.25", "sft.batch_size=8",
+    "sft.learning_rate=1e-2",
+)  # fmt: skip
+
+
 def ran(verb: str, *settings: str) -> Any:
     settings = ("run.mlflow=false", *settings)
     return json.loads(konomi(verb, "empty.toml", "--json", *sets(*settings), code=0).stdout)
 
 
 def test_a_chat_model_end_to_end(here: Path) -> None:
-    learned = ran(
-        "sft", "model.name=lm", "data.texts=answers.jsonl", "data.held_out=0.25", "sft.epochs=3", "sft.batch_size=8",
-        "sft.learning_rate=1e-2", "run.name=first",
-    )  # fmt: skip
+    learned = ran("sft", *LEARN, "sft.epochs=3", "run.name=first")
     assert learned["after"]["loss"] < learned["before"]["loss"] - 1
     lm = learned["model"]
 
@@ -101,8 +104,13 @@ def test_a_chat_model_end_to_end(here: Path) -> None:
     assert sorted(json.loads((run / "model" / "generation_config.json").read_text("utf-8"))["eos_token_id"]) == ends
     assert (run / "model" / "chat_template.jinja").read_text("utf-8") == LAYOUTS["qwen3"].template
 
+    assert "konomi generate DIRECTORY --chat" in (run / "model" / "README.md").read_text("utf-8")
+
     again = json.loads(konomi("compare", str(run), "--json", "--prompts", "4", code=0).stdout)
-    assert len(again["compare"]["texts"]) == 4
+    assert [row["chat"] for row in again["compare"]["texts"]] == [True] * 4
+    said = konomi("sft", "empty.toml", *sets(*LEARN, "sft.epochs=1", "run.name=again"), code=0).stdout
+    assert "generate runs/again/model --chat -p '...'" in said
+    assert "--chat -p 'User: hi" in konomi("compare", str(run), "--prompts", "2", code=0).stdout
     asked = ("generate", str(run), "--chat", "--system", "Be kind.", "-p", "ab?", "-n", "2", "--json")
     told = json.loads(konomi(*asked, code=0).stdout)
     assert [row["prompt"] for row in told] == ["ab?"] * 2 and "<|im_end|>" not in told[0]["response"]

@@ -89,7 +89,8 @@ def sft(result: dict[str, Any]) -> None:
         if place:
             echo(f"{label:8} {place}")
     model = shlex.quote(result["model"])
-    echo(f"\nNext:\n  {typed('konomi')} generate {model} -p '...' -n 5  # let it write")
+    chat = "--chat " if result["kind"] == "messages" else ""
+    echo(f"\nNext:\n  {typed('konomi')} generate {model} {chat}-p '...' -n 5  # let it write")
     echo(f"  {typed('konomi')} ppo CONFIG.toml --set model.name={model}  # move it toward a reward")
 
 

@@ -67,9 +67,10 @@ def _figures(comparison: dict[str, Any]) -> Table:
 
 def _next(console: Terminal, result: dict[str, Any]) -> None:
     konomi = typed("konomi")
-    prompt = shlex.quote(flat(result["compare"]["texts"][-1]["prompt"]))
+    last = result["compare"]["texts"][-1]
+    how = f"{'--chat ' if last.get('chat') else ''}-p {shlex.quote(flat(last['prompt']))}"
     commands = {
-        f"{konomi} generate {shlex.quote(result['model'])} -p {prompt} -n 5": "let it write",
+        f"{konomi} generate {shlex.quote(result['model'])} {how} -n 5": "let it write",
         f"{konomi} compare {shlex.quote(result['run'])} --samples 8": "compare on more draws",
         f"{konomi} ppo --help": "your own prompts, model and reward",
     }

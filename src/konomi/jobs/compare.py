@@ -101,7 +101,11 @@ def compare_models(
         "verdict": change(difference, len(held_out)),
         "judges": {name: _judged(b.judged[name][:counted], a.judged[name][:counted], config) for name in ask.judges},
         "best_of_n": _best_of_n(before, held_out, cut, ask, config.best_of),
-        "texts": [_texts(b, a, i, held_out=i < counted, again=i < counted and config.samples > 1) for i in shown],
+        "texts": [
+            _texts(b, a, i, held_out=i < counted, again=i < counted and config.samples > 1)
+            | ({"chat": True} if items[i][0].messages else {})
+            for i in shown
+        ],
     }
 
 

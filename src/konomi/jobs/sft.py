@@ -69,7 +69,7 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
             updates=outcome.steps, best_update=outcome.best_step,
             before={"loss": outcome.initial_loss, "perplexity": perplexity(outcome.initial_loss)},
             after={"loss": outcome.best_loss, "perplexity": perplexity(outcome.best_loss)},
-            held_out=ready.texts[1], peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report),
+            kind=ready.kind, held_out=ready.texts[1], peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report),
         )  # fmt: skip
 
 

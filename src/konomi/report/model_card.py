@@ -53,7 +53,7 @@ def write_card(run: RunDir) -> Path | None:
         _table(("", ""), about),
         "## Figures\n\n" + _figures(run, verb),
         "## Settings\n\n" + _table(("setting", "value"), settings),
-        "## How to load it\n\n" + _how(verb),
+        "## How to load it\n\n" + _how(verb, run.model),
         f"## Licence\n\n{' '.join(str(licence).split())}\n",
     ]
     path = run.model / NAME
@@ -115,7 +115,7 @@ def _figures(run: RunDir, verb: str) -> str:
     return f"{verdict['en']}\n\n" + _table(("", "before", "after"), rows)
 
 
-def _how(verb: str) -> str:
+def _how(verb: str, model: Path) -> str:
     kind = _CLASSES.get(verb, "AutoModelForCausalLM")
     code = (
         f"```python\nfrom transformers import AutoTokenizer, {kind}\n\n"
@@ -124,7 +124,8 @@ def _how(verb: str) -> str:
     if verb == "reward":
         return code + '\nAs the reward of `konomi ppo`: `reward.kind = "model"`, `reward.name = "DIRECTORY"`.\n'
     more = "\n`value_head.safetensors` is the critic of PPO; generating does not need it.\n" if verb == "ppo" else ""
-    return code + "\nOr `konomi generate DIRECTORY -p 'The beginning of a text'`.\n" + more
+    talk = " By its chat template: `konomi generate DIRECTORY --chat`." if (model / "chat_template.jinja").is_file() else ""
+    return code + f"\nOr `konomi generate DIRECTORY -p 'The beginning of a text'`.{talk}\n" + more
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
