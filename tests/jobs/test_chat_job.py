@@ -86,15 +86,18 @@ def test_a_chat_model_end_to_end(here: Path) -> None:
     facts = json.loads((Path(trained["model"]) / "reward.json").read_text("utf-8"))
     assert facts["chat"] is True
 
-    result = ran(
-        "ppo", f"model.name={lm}", *COMMON, "data.held_out=0.25", "rollout.response_tokens=[4,12]", "reward.kind=model",
+    settings = (
+        f"model.name={lm}", *COMMON, "data.held_out=0.25", "rollout.response_tokens=[4,12]", "reward.kind=model",
         f"reward.name={trained['model']}", "judges.own.kind=function", "judges.own.name=taste.py:polite", "ppo.episodes=32",
         "ppo.batch_size=16", "ppo.mini_batch_size=8", "ppo.baseline_samples=16", "ppo.learning_rate=3e-3", "ppo.kl_cap=60",
-        "run.name=tuned",
+        "run.mlflow=false", "run.name=tuned",
     )  # fmt: skip
-    assert result["status"] == "finished" and result["compare"]["judges"].keys() == {"own"}
-    run = Path(result["run"])
-    shown = lines_of(run / "samples.jsonl") + result["compare"]["texts"]
+    said = konomi("ppo", "empty.toml", *sets(*settings), code=0).stdout
+    assert "generate runs/tuned/model --chat  # talk to it" in said
+    run = Path("runs/tuned")
+    compare = json.loads((run / "compare.json").read_text("utf-8"))
+    assert compare["judges"].keys() == {"own"}
+    shown = lines_of(run / "samples.jsonl") + compare["texts"]
     for row in shown:
         assert row["prompt"].startswith("User: hi\n\nAssistant: yes\n\nUser: ") and row["prompt"].endswith("?")
         assert not any("<|im_end|>" in row.get(side, "") for side in ("response", "before", "after"))
@@ -110,7 +113,6 @@ def test_a_chat_model_end_to_end(here: Path) -> None:
     assert [row["chat"] for row in again["compare"]["texts"]] == [True] * 4
     said = konomi("sft", "empty.toml", *sets(*LEARN, "sft.epochs=1", "run.name=again"), code=0).stdout
     assert "generate runs/again/model --chat -p '...'" in said
-    assert "--chat -p 'User: hi" in konomi("compare", str(run), "--prompts", "2", code=0).stdout
     asked = ("generate", str(run), "--chat", "--system", "Be kind.", "-p", "ab?", "-n", "2", "--json")
     told = json.loads(konomi(*asked, code=0).stdout)
     assert [row["prompt"] for row in told] == ["ab?"] * 2 and "<|im_end|>" not in told[0]["response"]

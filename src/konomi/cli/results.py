@@ -68,9 +68,11 @@ def _figures(comparison: dict[str, Any]) -> Table:
 def _next(console: Terminal, result: dict[str, Any]) -> None:
     konomi = typed("konomi")
     last = result["compare"]["texts"][-1]
-    how = f"{'--chat ' if last.get('chat') else ''}-p {shlex.quote(flat(last['prompt']))}"
+    how, why = (
+        (f"-p {shlex.quote(flat(last['prompt']))} -n 5", "let it write") if "chat" not in last else ("--chat", "talk to it")
+    )
     commands = {
-        f"{konomi} generate {shlex.quote(result['model'])} {how} -n 5": "let it write",
+        f"{konomi} generate {shlex.quote(result['model'])} {how}": why,
         f"{konomi} compare {shlex.quote(result['run'])} --samples 8": "compare on more draws",
         f"{konomi} ppo --help": "your own prompts, model and reward",
     }
