@@ -107,6 +107,7 @@ def parts(shape: Shape, setting: Setting) -> dict[str, float]:
     type_of_trained = 4 if adapters else wide
     copies = 2 if setting.copies and not setting.half else 0
     moments = trained * (2 + 8 / 256 if setting.adam8 else 8)
+    head = not adapters and not setting.top_layers  # it is trained: exponentials are kept for its gradient
     inside = 12 * shape.width + 4 * shape.inner  # numbers that a layer keeps for a token
     kept = layers * shape.width + inside if setting.recompute else layers * inside
     cache = shape.layers * 2 * shape.kv_heads * shape.head * product * setting.responses * setting.length
@@ -117,16 +118,16 @@ def parts(shape: Shape, setting: Setting) -> dict[str, float]:
         "Adam": moments,
         "reference": 0 if adapters else trained * (wide + copies),
         "activations": setting.tokens * kept * product,
-        "logits": 4.0 * (2**25 + 4 * 2**19),
+        "logits": 4.0 * 4 * 2**19 + head * (4 * 2**25 + shape.vocabulary * shape.width * type_of_trained),
         "keys and values": min(cache, setting.cache_gb * 1e9),
     }
 
 
 def gigabytes(shape: Shape, setting: Setting) -> float:
-    """The peak. Keys and values are gone when activations are made."""
+    """The peak. Keys and values are gone when activations are made, and gradients grow as activations go."""
     each = parts(shape, setting)
-    passing = max(each.pop("keys and values"), each.pop("activations") + each.pop("logits") + each["gradients"])
-    return (sum(each.values()) - each["gradients"] + passing) / 1e9
+    passing = max(each.pop("keys and values"), each.pop("activations") + each.pop("logits"), each.pop("gradients"))
+    return (sum(each.values()) + passing) / 1e9
 
 
 def measured(setting: Setting, tensors: bool) -> float:
