@@ -4,7 +4,7 @@ What is measured needs the extras lora and adam8.
 
     python benchmarks/memory.py               the tables, computed; a few seconds
     python benchmarks/memory.py --measure     and a small model's peak beside what is computed for it, and what a tiny one
-                                              learns with each optimiser; four minutes
+                                              learns with each optimiser; ten minutes
     python benchmarks/memory.py --write       puts all into docs/results.md
 """
 

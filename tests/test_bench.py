@@ -363,7 +363,7 @@ def test_weights_and_adapters_are_counted_as_they_are_made() -> None:
 
 
 def test_memory_is_the_sum_of_its_parts_and_each_setting_saves_what_it_is_for() -> None:
-    shape, plain = memory.SHAPES["8B (Llama 3.1)"], memory.Setting(copies=True)
+    shape, plain = memory.SHAPES["8B (Llama 3.1)"], memory.Setting(copies=True, tokens=100_000)
     assert shape.weights == pytest.approx(8.03e9, rel=1e-3)  # as its authors count, norms left out
     parts = memory.parts(shape, plain)
     weights = ("weights", "copies for products", "gradients", "Adam", "reference")
