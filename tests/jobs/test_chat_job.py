@@ -191,8 +191,9 @@ def test_a_reward_model_reads_conversations_by_its_own_template(here: Path) -> N
 def test_a_classifier_of_the_hub_may_read_conversations(here: Path) -> None:
     """As reward models of others are: one output, no reward.json."""
     made = ran("reward", "model.name=lm", "data.file=pairs.jsonl", "data.chat=true", "data.held_out=0.25")
-    ours = build_reward(ModelReward(kind="model", name=made["model"], normalized=False))
-    theirs, plain = (build_reward(ClassifierReward(name=made["model"], label=0, chat=chat)) for chat in (True, False))
+    ours = build_reward(ModelReward(kind="model", name=made["model"], normalized=False, precision="fp32"))
+    settings = {"name": made["model"], "label": 0, "precision": "fp32"}
+    theirs, plain = (build_reward(ClassifierReward(**settings, chat=chat)) for chat in (True, False))
     columns = {"messages": [Conversation(talk("x", "y", "z")), Conversation(talk("u"))]}
     texts = {"prompts": ["User: x\n\nAssistant: y\n\nUser: z", "u"], "responses": ["one", "two"], "columns": columns}
     scores = theirs(["-", "-"], **texts)
