@@ -21,6 +21,60 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 NAME = "fake"
 
 
+class Stream:
+    """Work is done at once, in any order of waiting."""
+
+    def wait_stream(self, other: Stream) -> None:
+        pass
+
+
+class Graph:
+    """What is called while it is captured, to be called again on the same tensors. Capturing changes no tensor; whoever asks
+    for a number meanwhile, or brings one from the processor, is refused, as by CUDA."""
+
+    capturing: Graph | None = None
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.before: list[tuple[Tensor, Tensor]] = []
+
+    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
+        assert pool is not None and Graph.capturing is None
+        Graph.capturing = self
+
+    def capture_end(self) -> None:
+        Graph.capturing = None
+        for written, numbers in reversed(self.before):
+            if written.shape == numbers.shape:  # else it was made by the call
+                written.copy_(numbers)
+        self.before.clear()
+
+    def save(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Remember what a call will write over."""
+        named = {**dict(zip((x.name for x in func._schema.arguments), args, strict=False)), **kwargs}
+        for argument in func._schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written = [x.inner for x in tree_leaves(named.get(argument.name)) if isinstance(x, DeviceTensor)]
+                self.before += [(x, x.clone()) for x in written]
+
+    def replay(self) -> None:
+        """Do the work."""
+        for func, args, kwargs, out in self.calls:
+            new = _on_processor(func, *tree_map(_inner, args), **tree_map(_inner, kwargs))
+            for one, other in zip(tree_leaves(out), tree_leaves(new), strict=True):
+                if isinstance(one, DeviceTensor):
+                    one.inner = other
+
+    def add(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Remember a call."""
+        name, given = func._schema.name, tree_leaves((args, kwargs))
+        from_host = [x for x in given if isinstance(x, Tensor) and not isinstance(x, DeviceTensor) and x.dim()]
+        to_host = any(isinstance(x, Tensor) and not isinstance(x, DeviceTensor) for x in tree_leaves(out))
+        if from_host or to_host or name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::_unique2"):
+            raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
+        self.calls.append((func, args, kwargs, out))
+
+
 class _Module:
     """``torch.fake``."""
 
@@ -36,6 +90,21 @@ class _Module:
         return 0
 
     def set_device(self, device: Any) -> None:
+        pass
+
+    CUDAGraph, Stream = Graph, Stream
+
+    def graph_pool_handle(self) -> Any:
+        return object()
+
+    def current_stream(self) -> Stream:
+        return Stream()
+
+    @contextmanager
+    def stream(self, stream: Stream) -> Iterator[None]:
+        yield
+
+    def synchronize(self) -> None:
         pass
 
     def _is_in_bad_fork(self) -> bool:
@@ -100,6 +169,8 @@ class DeviceTensor(Tensor):
 
     def tolist(self) -> Any:
         """The numbers."""
+        if Graph.capturing:
+            raise RuntimeError("tolist: operation not permitted when stream is capturing")
         return self.inner.tolist()
 
     def untyped_storage(self) -> Any:
@@ -116,10 +187,13 @@ def _call(func: Any, /, *args: Any, **kwargs: Any) -> Any:
     if here and kwargs.get("generator") is not None:
         raise RuntimeError(f"{func}: a generator of the processor cannot draw on {DEVICE}")
     _check(func, ours, [x for x in tensors if not isinstance(x, DeviceTensor)], args)
+    given = args, kwargs
+    if Graph.capturing:
+        Graph.capturing.save(func, *given)
     args, kwargs = tree_map(_inner, (args, kwargs))
     if func is torch.ops.aten._fused_sdp_choice.default:
         return 0
-    result = func(*args, **kwargs)
+    result = _on_processor(func, *args, **kwargs)
     known = {id(x.inner): x for x in ours}
 
     def wrapped(x: Any) -> Any:
@@ -127,7 +201,16 @@ def _call(func: Any, /, *args: Any, **kwargs: Any) -> Any:
             return x
         return known[id(x)] if id(x) in known else DeviceTensor(x) if here else x
 
-    return tree_map(wrapped, result)
+    out = tree_map(wrapped, result)
+    if Graph.capturing and here:
+        Graph.capturing.add(func, *given, out)
+    return out
+
+
+def _on_processor(func: Any, *args: Any, **kwargs: Any) -> Any:
+    if func is torch.ops.aten.mm.dtype:  # half precision multiplied to float32, which processors have not
+        return args[0].to(args[2]) @ args[1].to(args[2])
+    return func(*args, **kwargs)
 
 
 def _inner(x: Any) -> Any:

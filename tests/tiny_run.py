@@ -11,6 +11,8 @@ import torch
 from konomi.config import DataConfig, LoraConfig, PPOConfig, RolloutConfig
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
+from konomi.engine.forward import pass_full_kl, plan_pass
+from konomi.engine.layout import scatter
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import make_draws, sample
 from konomi.models.lora import add_adapters
@@ -148,3 +150,9 @@ def chance(observed: torch.Tensor, shares: torch.Tensor) -> float:
 def facts(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics without times and memory."""
     return {k: v for k, v in metrics.items() if not k.startswith(("time/", "memory/")) and not k.endswith("per_second")}
+
+
+def token_full_kl(lm: Any, reference: Any, rollout: Rollout, temperature: float) -> Any:
+    """[B, R] exact KL before each response token."""
+    p = plan_pass(lm, rollout)
+    return scatter([(p, pass_full_kl(lm, reference, p, temperature)[None])], len(rollout))[0]

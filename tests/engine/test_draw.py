@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from konomi.engine import sampler
-from konomi.engine.sampler import BLOCK
+from konomi.engine.draw import BLOCK
 from tiny_run import chance
 
 ALMOST_ONE = math.nextafter(1.0, 0.0)

@@ -12,7 +12,8 @@ from konomi.data.tokens import Tokens, pad_right
 from konomi.engine import packed
 from konomi.engine.decoding import PackedDecoder, cache_bytes, check_decoding, make_decoder
 from konomi.engine.forward import reference_logprobs, rounds_coarsely
-from konomi.engine.layout import Layout, additive
+from konomi.engine.kv_cache import additive
+from konomi.engine.layout import Layout
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import generate, make_draws
 from konomi.errors import ConfigError, ModelError
@@ -284,10 +285,12 @@ def test_attention_in_products_is_the_fused_one(heads: int, shared: int) -> None
 
 def test_room_for_keys_is_in_whole_lanes() -> None:
     """What is handed to attention beyond a sequence's own is masked: room is rounded up, and its rest is 0."""
-    from konomi.engine.layout import KeyValues
+    from konomi.engine.kv_cache import KeyValues
 
-    cache = KeyValues(5, [3, 2], torch.tensor([3, 2]))
+    cache = KeyValues(2, 5, torch.device("cpu"))
+    cache.begin([3, 2])
     cache.prefill(0, torch.ones(2, 1, 3, 4), torch.ones(2, 1, 3, 4))
+    cache.grow()
     assert cache.begin_step().tolist() == [3, 2]
     keys, values = cache.extend(0, torch.full((2, 1, 4), 2.0), torch.full((2, 1, 4), 3.0))
     assert keys.shape == values.shape == (2, 1, 16, 4)

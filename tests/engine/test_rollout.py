@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from konomi.engine.rollout import Rollout, micro_batches, scatter_rows
+from konomi.engine.rollout import Rollout, micro_batches
 from oracles import quick
 
 PAIRS = [(3, 2), (1, 4), (5, 1), (2, 2)]
@@ -40,13 +40,6 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths: list[int],
 
 def test_micro_batches_of_no_rows() -> None:
     assert micro_batches(torch.tensor([3, 4]), torch.tensor([], dtype=torch.int64), 10) == []
-
-
-def test_scatter_rows_puts_each_row_back_and_pads_with_zero() -> None:
-    parts = [torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]]), torch.tensor([[6.0]])]
-    out = scatter_rows(parts, [torch.tensor([3, 0]), torch.tensor([1])], 4)
-    assert out.tolist() == [[4, 5, 0], [6, 0, 0], [0, 0, 0], [1, 2, 3]]
-    assert scatter_rows([torch.ones(1, 2, dtype=torch.float64)], [torch.tensor([0])], 1).dtype == torch.float64
 
 
 def test_select_takes_rows_and_drops_padding_that_they_do_not_need() -> None:

@@ -134,9 +134,9 @@ class RolloutConfig(Section):
     subtracted, or the score is replaced by it. For stop = "eos"."""
     missing_eos_score: float = 1.0
     """In units of the raw score. See missing_eos."""
-    cache_gb: Annotated[float, Field(gt=0)] = 2.0
+    cache_gb: Annotated[float, Field(gt=0)] | None = None
     """Memory for the keys and values of running responses, GB. Those that do not fit run in turns, which is slower and
-    changes no result beyond float error."""
+    changes no result beyond float error. None: 2, on a GPU a quarter of its memory."""
 
     @model_validator(mode="before")
     @classmethod
@@ -173,8 +173,9 @@ class PPOConfig(Section):
     baseline), which takes the prompt's share out of the noise. Divides batch_size. Usual 1 or 4."""
     mini_batch_size: Positive = 16
     """Responses an optimiser step. Divides batch_size."""
-    micro_batch_tokens: Positive = 1024
-    """Tokens (padding included) in one forward pass: bounds memory, changes no result beyond float error."""
+    micro_batch_tokens: Positive | None = None
+    """Tokens (padding included) in one forward pass: bounds memory, changes no result beyond float error. None: 1024, on a
+    GPU what its memory has room for."""
     epochs: Positive = 2
     """Passes over each batch. Usual 1 to 4."""
     learning_rate: Annotated[float, Field(gt=0)] = 1.41e-5

@@ -6,7 +6,7 @@ Shape suffixes: B sequences that still run, T tokens, L tokens of the longest, D
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 
 import torch
@@ -15,10 +15,11 @@ from transformers import DynamicCache, PreTrainedModel
 
 from konomi.data.tokens import pad_left, pad_right
 from konomi.engine import packed
-from konomi.engine.device import PREFILL_TOKENS
+from konomi.engine.device import prefill_tokens, room_in_use, send
 from konomi.engine.families import NOT_ALIKE, is_near, refusal, trial
 from konomi.engine.forward import check_head
-from konomi.engine.layout import KeyValues, Layout, whole_lanes
+from konomi.engine.kv_cache import KeyValues
+from konomi.engine.layout import Layout
 from konomi.engine.packed import Trunk
 from konomi.errors import FAULTS
 
@@ -59,9 +60,11 @@ def _decodes(lm: PreTrainedModel) -> bool:
     decoder = make_decoder(lm, [row.tolist() for row in (rows[0][:7], rows[1][:2])], 2, None)
     hidden = [decoder.start()]
     before = decoder.cached()
+    decoder.grow()
     hidden.append(decoder.step(torch.stack([rows[0][7], rows[1][2]])))
     growth = (decoder.cached() - before) // 2
-    decoder.keep([True, False])
+    decoder.keep([0, 1], 1)
+    decoder.grow()
     hidden.append(decoder.step(rows[0][8:]))
     expected = torch.stack([alone[0][6], alone[1][1], alone[0][7], alone[1][2], alone[0][8]])
     if not is_near(torch.cat(hidden).float(), expected.float(), lm):
@@ -73,56 +76,64 @@ def _decodes(lm: PreTrainedModel) -> bool:
 def cache_bytes(lm: PreTrainedModel, tokens: int) -> int:
     """Bytes that a sequence of this many tokens takes while it is decoded. Call `check_decoding` first."""
     sequence, token = lm.konomi_cache
-    room = whole_lanes(tokens) if packed.packs(lm) else tokens
-    size: int = (sequence + room * token) * lm.dtype.itemsize
+    room = room_in_use(tokens, lm.device) if packed.packs(lm) else tokens
+    halved = packed.packs(lm) and lm.dtype == torch.float32 and torch.is_autocast_enabled(lm.device.type)
+    size: int = (sequence + room * token) * (2 if halved else lm.dtype.itemsize)
     return size
 
 
 class PackedDecoder:
     """Decodes sequences of which some end earlier than others. Allocates keys and values once; no token is padding.
 
-    ``rows`` [B] int64: the query of each running sequence.
+    ``rows`` [B] int64: the query of each sequence, running ones first.
     """
 
     def __init__(self, lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None) -> None:
-        self.lm, self.queries, self.trunk_layer = lm, queries, trunk_layer
-        sizes = [len(query) for query in queries]
-        self.cache = KeyValues(max(sizes) + tokens, sizes, torch.tensor(sizes, device=lm.device))
-        self.rows = torch.arange(len(queries), device=lm.device)
+        self.lm, self.trunk_layer = lm, trunk_layer
+        self.cache = KeyValues(len(queries), max(map(len, queries)) + tokens, lm.device)
+        self._first_rows = torch.arange(len(queries), device=lm.device)
+        self.rows = self._first_rows.clone()
         self._trunk: Tensor | None = None
+        self.begin(queries)
+
+    def begin(self, queries: Sequence[Sequence[int]]) -> None:
+        """Take new queries, as many as before, none of which is longer than the longest of the first ones."""
+        self.queries = queries
+        self.cache.begin([len(query) for query in queries])
+        self.rows.copy_(self._first_rows)
 
     def start(self) -> Tensor:
         """Read the queries; the last hidden state [B, D] of each."""
-        hidden, lengths_B, first = [], torch.tensor(self.cache.sizes), 0
-        while first < len(self.queries):
-            end = first + 1
-            while end < len(self.queries) and sum(map(len, self.queries[first : end + 1])) <= PREFILL_TOKENS:
-                end += 1
-            here, self.cache.first = lengths_B[first:end], first
-            ids_BL = pad_right(self.queries[first:end], 0)[0]
-            layout = Layout(here, (ids_BL, here), self.lm.device)
+        hidden, lengths_B = [], torch.tensor(self.cache.sizes)
+        for here in _runs(self.cache.sizes, prefill_tokens(self.lm.device)):
+            ids_BL = pad_right(self.queries[here], 0)[0]
+            self.cache.first = here.start
+            layout = Layout(lengths_B[here], (ids_BL, lengths_B[here]), self.lm.device)
             with packed.keeping(self.lm, self.trunk_layer) as kept:
                 hidden_TD = packed.run(self.lm, layout.ids(ids_BL), layout.positions_T, layout, self.cache)
             if kept:
-                self._store(layout.pad(kept[0]), slice(first, end), slice(layout.length))
-            hidden.append(layout.at(hidden_TD, torch.arange(end - first), here - 1))
-            first = end
+                self._store(layout.pad(kept[0]), here, slice(layout.length))
+            hidden.append(layout.at(hidden_TD, torch.arange(here.stop - here.start), lengths_B[here] - 1))
         return torch.cat(hidden)
 
-    def step(self, ids_B: Tensor) -> Tensor:
-        """Append a token to each sequence; its last hidden state [B, D]."""
-        positions_B = self.cache.begin_step()
+    def step(self, ids_b: Tensor) -> Tensor:
+        """Append a token to each running sequence; its last hidden state [b, D]. Call `KeyValues.grow` before, each time."""
+        positions_b = self.cache.begin_step()
         with packed.keeping(self.lm, self.trunk_layer) as kept:
-            hidden_BD = packed.run(self.lm, ids_B, positions_B, None, self.cache)
+            hidden_bD = packed.run(self.lm, ids_b, positions_b, None, self.cache)
         if kept:
-            self._store(kept[0], self.rows, positions_B)
-        return hidden_BD
+            self._store(kept[0], self.rows[: len(ids_b)], positions_b)
+        return hidden_bD
 
-    def keep(self, going: Sequence[bool]) -> Tensor:
-        """Drop sequences; returns the former place of the one now at each place."""
-        order_b = self.cache.keep(going)
-        self.rows = self.rows[order_b]
-        return order_b
+    def grow(self) -> Hashable:
+        """Make room for a token of each running sequence; the shapes of the step that follows."""
+        self.cache.grow()
+        return len(self.cache.sizes), self.cache.in_use
+
+    def keep(self, order: Sequence[int], count: int) -> None:
+        """Let the sequences at the places ``order`` take the first places, and go on with the first ``count``."""
+        self.cache.keep(order, count)
+        self.rows[: len(order)] = self.rows[send(torch.tensor(order), self.rows.device)]
 
     def cached(self) -> int:
         """Numbers in the cache, as if each sequence were as long as the longest."""
@@ -139,6 +150,17 @@ class PackedDecoder:
         self._trunk[rows, positions] = hidden
 
 
+def _runs(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    """Divide sequences, in their order, into runs of at most so many tokens, or of one sequence."""
+    first = total = 0
+    for place, size in enumerate(sizes):
+        if place > first and total + size > most:
+            yield slice(first, place)
+            first, total = place, 0
+        total += size
+    yield slice(first, len(sizes))
+
+
 class PaddedDecoder:
     """The same with the cache and masks of transformers, queries padded on the left: for families whose attention cannot be
     replaced."""
@@ -147,7 +169,7 @@ class PaddedDecoder:
         self.lm = lm
         ids_BL, lengths_B = pad_left(queries, 0)
         width = ids_BL.shape[1]
-        self.ids, self.rows = ids_BL.to(lm.device), torch.arange(len(queries), device=lm.device)
+        self.ids = ids_BL.to(lm.device)
         self.mask = (torch.arange(width) >= width - lengths_B[:, None]).to(lm.device)
         self.positions = (self.mask.long().cumsum(-1) - 1).clamp(min=0)
         self.cache = DynamicCache(config=lm.config)
@@ -170,11 +192,13 @@ class PaddedDecoder:
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
         return self._read(None if self.recurrent else self.mask)
 
-    def keep(self, going: Sequence[bool]) -> Tensor:
-        order_b = torch.tensor([place for place, on in enumerate(going) if on], dtype=torch.int64, device=self.rows.device)
+    def grow(self) -> None:
+        """No shape of this decoder comes twice."""
+
+    def keep(self, order: Sequence[int], count: int) -> None:
+        order_b = torch.tensor(order[:count], device=self.positions.device)
         self.cache.reorder_cache(order_b)  # can drop rows, and handles recurrent states, which `batch_select_indices` does not
-        self.rows, self.positions, self.mask = self.rows[order_b], self.positions[order_b], self.mask[order_b]
-        return order_b
+        self.positions, self.mask = self.positions[order_b], self.mask[order_b]
 
     def cached(self) -> int:
         held = [part for layer in self.cache.layers for part in vars(layer).values()]

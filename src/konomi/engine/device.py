@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from konomi.ops import Blocks
 
@@ -20,8 +21,10 @@ HEAD_TOKENS = 512
 """Tokens that go through the vocabulary head at a time where all their logits are needed."""
 PREFILL_TOKENS = 4096
 """Query tokens that go through the model at a time."""
-DRAW_ROWS, DRAW_ROWS_ON_GPU = 16, 256
-"""Rows whose sampling weights exist at one time; on a processor they stay in its cache."""
+MICRO_BATCH_TOKENS = 1024
+"""Tokens of a micro-batch on a processor."""
+DRAW_ROWS = 16
+"""Rows whose sampling weights exist at one time on a processor: they stay in its cache."""
 LOOK_STEPS = 16
 """Decoding steps between two looks of the host at which responses have ended, where a look keeps the device waiting."""
 LANES = 16
@@ -76,14 +79,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     """The context in which models are called: matrix products in bf16 where that is the precision."""
     import torch
 
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    # its own cache of casts would end in a captured step; weights have `engine.shared_weights`
+    cache = is_processor(device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=cache)
 
 
 def head_blocks(device: torch.device) -> Blocks:
     """Block sizes of the vocabulary head. CUDA multiplies half precision to float32 by itself."""
     from konomi.ops import Blocks
 
-    return Blocks(rows=None) if device.type == "cuda" else Blocks()
+    if is_processor(device):
+        return Blocks()
+    logits = _logits_at_once(device)
+    return Blocks(logits, kept=4 * logits, rows=None if device.type != "mps" else 1024)
 
 
 def score_tokens(device: torch.device) -> tuple[int, int]:
@@ -92,14 +100,95 @@ def score_tokens(device: torch.device) -> tuple[int, int]:
     return (4096, 512) if is_processor(device) else (32_768, 16_384)
 
 
-def draw_rows(device: torch.device) -> int:
+def draw_rows(device: torch.device, vocabulary: int) -> int:
     """Rows that are drawn at a time."""
-    return DRAW_ROWS if is_processor(device) else DRAW_ROWS_ON_GPU
+    return DRAW_ROWS if is_processor(device) else max(1, _logits_at_once(device) // vocabulary)
+
+
+def prefill_tokens(device: torch.device) -> int:
+    """Query tokens that go through the model at a time."""
+    return PREFILL_TOKENS if is_processor(device) else 8 * PREFILL_TOKENS
+
+
+def cache_size(gigabytes: float | None, device: torch.device) -> int:
+    """Bytes for keys and values of running responses: so many, or 2 GB; on a GPU a quarter of its memory."""
+    if gigabytes is None:
+        return max(2 * 10**9, _memory(device) // 4)
+    return int(gigabytes * 1e9)
+
+
+def micro_batch_tokens(lm: PreTrainedModel, *frozen: PreTrainedModel) -> int:
+    """Tokens of a micro-batch in training: on a GPU, those whose activations take half of what weights leave of its memory.
+
+    A trained weight has 20 bytes with its gradient, Adam's two numbers and its copy for products, a frozen one 6. A layer keeps
+    about 16 numbers of its width and 5 of its inner width for each token, in bf16 or float32.
+    """
+    if not (memory := _memory(lm.device)):
+        return MICRO_BATCH_TOKENS
+    config = lm.config.get_text_config()
+    weights = sum(p.numel() * (20 if p.requires_grad else 6) for model in (lm, *frozen) for p in model.parameters())
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    token = 4 * config.num_hidden_layers * (16 * config.hidden_size + 5 * inner)
+    return max(MICRO_BATCH_TOKENS, int((memory - weights) / 2 / token) // MICRO_BATCH_TOKENS * MICRO_BATCH_TOKENS)
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of a GPU, 0 where torch does not tell."""
+    import torch
+
+    in_use = device.type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_properties(device).total_memory if in_use else 0
+
+
+def _logits_at_once(device: torch.device) -> int:
+    """Logits that exist at one time on a GPU: a power of 2 whose float32 numbers take at most 1 / 128 of its memory."""
+    return 1 << max(22, (_memory(device) // 512).bit_length() - 1)
 
 
 def host_looks(device: torch.device, step: int) -> bool:
     """Whether the host looks after this decoding step, counted from 1, which responses have ended."""
     return is_processor(device) or step % LOOK_STEPS == 0
+
+
+def captures(device: torch.device) -> bool:
+    """Whether steps of fixed shape can be captured on this device, and replayed without Python."""
+    import torch
+
+    return not is_processor(device) and hasattr(torch.get_device_module(device), "CUDAGraph")
+
+
+def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy from the host to a device; nothing waits for what the device is doing."""
+    pinned = device.type == "cuda" and x.device.type == "cpu"
+    return x.pin_memory().to(device, non_blocking=True) if pinned else x.to(device)
+
+
+def bucket(count: int) -> int:
+    """``count``, rounded up so that there are few sizes: by less than an eighth, or to a multiple of 64.
+
+    >>> [bucket(n) for n in (1, 64, 544, 4352)]
+    [64, 64, 576, 4608]
+    """
+    step = max(64, 1 << max(0, count.bit_length() - 4))
+    return -(-count // step) * step
+
+
+def rows_in_use(count: int, held: int, device: torch.device) -> int:
+    """Places that a decoding step runs over for so many running responses: on a device that captures steps there are few
+    such numbers, 2 of each power of 2, and at most those ``held``."""
+    if not captures(device):
+        return count
+    power = 1 << max(3, (count - 1).bit_length())
+    return min(held, power if count > power * 3 // 4 else power * 3 // 4)
+
+
+def room_in_use(tokens: int, device: torch.device) -> int:
+    """Room for the keys of so many tokens that a decoding step reads: whole lanes; on a device that captures steps there are few
+    such numbers, multiples of 64 and of an eighth or so of the room."""
+    if not captures(device):
+        return -(-tokens // LANES) * LANES
+    step = max(64, 1 << max(0, tokens.bit_length() - 3))
+    return -(-tokens // step) * step
 
 
 def prefers_products(query_BHLd: torch.Tensor) -> bool:

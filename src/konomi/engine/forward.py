@@ -14,17 +14,17 @@ from konomi.data.tokens import lengths_to_mask, pad_right
 from konomi.engine import packed
 from konomi.engine.device import HEAD_TOKENS, head_blocks
 from konomi.engine.families import is_near, refusal, trial
-from konomi.engine.layout import Layout
+from konomi.engine.layout import Layout, Pass, scatter
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
-from konomi.engine.shared_weights import cast_once
+from konomi.engine.shared_weights import cast_once, head_copy
 from konomi.errors import FAULTS
 from konomi.ops import entropy, full_kl, linear_logits, linear_logprobs, selected_logprobs
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A policy's log-probabilities, values and entropies of a rollout; 0 at padding."""
+    """A policy's log-probabilities, values and entropies of a rollout; 0 at padding. Or, of a pass, flat: [N]."""
 
     logprobs: Tensor
     """[B, R] float32: log-probability of each response token, nats."""
@@ -34,12 +34,24 @@ class Evaluation:
     """[B, R] float32: entropy of the distribution that the token was drawn from, nats; carries no gradient."""
 
 
+def plan_pass(lm: PreTrainedModel, rollout: Rollout, rows: Tensor | None = None, static: bool = False) -> Pass:
+    """What a pass of this model over these rows reads. ``static``: of sizes that come again, if the model runs packed."""
+    packs = packed.packs(lm)
+    return Pass(rollout, rows, lm.device, packs, static and packs)
+
+
 @torch.no_grad()
 def reference_logprobs(lm: PreTrainedModel, rollout: Rollout, temperature: float, trunk: Trunk | None = None) -> Tensor:
     """[B, R] log-probability (nats) of each response token under a frozen model; 0 at padding."""
+    p = plan_pass(lm, rollout)
+    return scatter([(p, pass_logprobs(lm, p, temperature, trunk)[None])], len(rollout))[0]
+
+
+@torch.no_grad()
+def pass_logprobs(lm: PreTrainedModel, p: Pass, temperature: float, trunk: Trunk | None = None) -> Tensor:
+    """[N] log-probability (nats) of each response token of a pass under a frozen model."""
     with cast_once(lm):
-        hidden_ND, targets_N = response_hidden(lm, rollout, trunk)
-        return rows_of(through_head(lm, hidden_ND, targets_N, temperature)[0], rollout)
+        return through_head(lm, response_hidden(lm, p, trunk), p.targets, temperature, with_entropy=False)[0]
 
 
 def rounds_coarsely(lm: PreTrainedModel) -> bool:
@@ -51,35 +63,31 @@ def rounds_coarsely(lm: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def token_full_kl(
-    lm: PreTrainedModel, reference: PreTrainedModel, rollout: Rollout, temperature: float, trunk: Trunk | None = None
+def pass_full_kl(
+    lm: PreTrainedModel, reference: PreTrainedModel, p: Pass, temperature: float, trunk: Trunk | None = None
 ) -> Tensor:
-    """[B, R] exact KL(policy || reference) (nats) before each response token; 0 at padding."""
-    hidden_ND, _ = response_hidden(lm, rollout, trunk)
-    ref_hidden_ND, _ = response_hidden(reference, rollout, trunk)
-    chunks = zip(hidden_ND.split(HEAD_TOKENS), ref_hidden_ND.split(HEAD_TOKENS), strict=True)
-    kl_N = torch.cat([full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks])
-    return rows_of(kl_N, rollout)
+    """[N] exact KL(policy || reference) (nats) before each response token of a pass."""
+    with cast_once(lm), cast_once(reference):
+        hidden_ND, ref_hidden_ND = (response_hidden(model, p, trunk) for model in (lm, reference))
+        chunks = zip(hidden_ND.split(HEAD_TOKENS), ref_hidden_ND.split(HEAD_TOKENS), strict=True)
+        return torch.cat([full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks])
 
 
-def response_hidden(lm: PreTrainedModel, rollout: Rollout, trunk: Trunk | None = None) -> tuple[Tensor, Tensor]:
-    """The last hidden state [N, D] at each position that predicts a response token, and that token [N], in row order."""
-    row_N, step_N = rollout.mask.nonzero(as_tuple=True)
-    at_N = rollout.query_lengths[row_N] + step_N
-    targets_N = rollout.ids[row_N, at_N].to(lm.device)
-    if not packed.packs(lm):
-        hidden_BLD = packed.trunk_of(lm)(input_ids=rollout.ids.to(lm.device), use_cache=False).last_hidden_state
-        return hidden_BLD[row_N.to(lm.device), (at_N - 1).to(lm.device)], targets_N
-    layout = Layout(rollout.lengths - 1, (rollout.ids, rollout.query_lengths), lm.device)
-    ids_T = layout.ids(rollout.ids)
-    hidden_TD = packed.run_from(lm, trunk, ids_T, layout) if trunk else packed.run(lm, ids_T, layout.positions_T, layout)
-    return layout.at(hidden_TD, row_N, at_N - 1), targets_N
+def response_hidden(lm: PreTrainedModel, p: Pass, trunk: Trunk | None = None) -> Tensor:
+    """The last hidden state [N, D] at each position that predicts a response token."""
+    if p.layout is None:
+        hidden_BLD: Tensor = packed.trunk_of(lm)(input_ids=p.ids.view(p.shape), use_cache=False).last_hidden_state
+        return hidden_BLD.flatten(0, 1).index_select(0, p.at)
+    if trunk:
+        return packed.run_from(lm, trunk, p.ids, p.layout).index_select(0, p.at)
+    return packed.run(lm, p.ids, p.layout.positions_T, p.layout).index_select(0, p.at)
 
 
 def head_logits(lm: PreTrainedModel, hidden: Tensor, temperature: float) -> Tensor:
     """[N, V] logits over the vocabulary, float32 at least, divided by the temperature."""
     head = lm.get_output_embeddings()
-    logits = linear_logits(hidden, head.weight, head_blocks(hidden.device))
+    copy = None if torch.is_grad_enabled() else head_copy(lm)
+    logits = linear_logits(hidden, head.weight if copy is None else copy, head_blocks(hidden.device))
     if getattr(head, "bias", None) is not None:
         logits = logits + head.bias
     cap = _soft_cap(lm)
@@ -136,24 +144,22 @@ def goes_on_from(lm: PreTrainedModel, layer: int) -> bool:
     return False
 
 
-def through_head(lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def through_head(
+    lm: PreTrainedModel, hidden_ND: Tensor, targets_N: Tensor, temperature: float, with_entropy: bool = True
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities [N] of the targets [N] after last hidden states [N, D], with gradients, and entropies [N] without."""
     if _soft_cap(lm) is None and getattr(lm.get_output_embeddings(), "bias", None) is None:
-        return linear_logprobs(hidden_ND, head_weight(lm), targets_N, temperature, head_blocks(hidden_ND.device))
+        return linear_logprobs(
+            hidden_ND, head_weight(lm), targets_N, temperature, head_blocks(hidden_ND.device), copy_VD=head_copy(lm),
+            with_entropy=with_entropy,
+        )  # fmt: skip
     logprobs, entropies = [], []
     for hidden, targets in zip(hidden_ND.split(HEAD_TOKENS), targets_N.split(HEAD_TOKENS), strict=True):
         logits = head_logits(lm, hidden, temperature)
         logprobs.append(selected_logprobs(logits, targets))
-        entropies.append(entropy(logits.detach()))
+        entropies.append(entropy(logits.detach()) if with_entropy else torch.zeros_like(logprobs[-1]))
     return torch.cat(logprobs), torch.cat(entropies)
 
 
 def _soft_cap(lm: PreTrainedModel) -> float | None:
     return getattr(lm.config.get_text_config(), "final_logit_softcapping", None)
-
-
-def rows_of(flat_N: Tensor, rollout: Rollout) -> Tensor:
-    """[B, R] of a flat list over the valid response tokens; 0 at padding."""
-    mask_BR = rollout.mask
-    place_N = mask_BR.flatten().nonzero().squeeze(1).to(flat_N.device)
-    return flat_N.new_zeros(mask_BR.numel()).index_copy(0, place_N, flat_N).view(mask_BR.shape)

@@ -1,20 +1,31 @@
-"""Where tokens are: in a packed row of sequences, and in the room for keys and values of sequences that are being decoded.
+"""Where tokens are in a packed row of sequences, and what a pass over a rollout reads.
 
-Shape suffixes: B sequences, b of them still running, L tokens of the longest, T tokens of all, N positions that are asked for,
-X tokens that are another sequence's too, G key-value heads, S room for tokens, d width of a head, x any further axes.
+Shape suffixes: B sequences, L tokens of the longest, T tokens of all, N positions that are asked for, X tokens that are another
+sequence's too, R response tokens, x any further axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from konomi.data.tokens import lengths_to_mask
-from konomi.engine.device import LANES
+from konomi.engine.device import bucket, send
+from konomi.engine.kv_cache import additive, whole_lanes
+from konomi.engine.rollout import Rollout
+
+
+class Sizes(NamedTuple):
+    """Of the tensors of a layout."""
+
+    tokens: int
+    rows: int
+    length: int
+    copies: int
 
 
 class Layout:
@@ -27,56 +38,83 @@ class Layout:
         lengths_B: int64, at least 1.
         queries: ids [B, L] and the lengths [B] of the queries that they begin with, to find those that are shared.
         device: where the model is; by default where ``lengths_B`` is.
+        static: round sizes up, so that few different ones occur. Further tokens and a further row have no meaning: nothing
+            reads what becomes of them, so their gradient is 0.
     """
 
     def __init__(
-        self, lengths_B: Tensor, queries: tuple[Tensor, Tensor] | None = None, device: torch.device | None = None
-    ) -> None:
-        self.device, lengths_B = device or lengths_B.device, lengths_B.cpu()
-        self.length = int(lengths_B.max())
+        self, lengths_B: Tensor, queries: tuple[Tensor, Tensor] | None = None, device: torch.device | None = None,
+        static: bool = False,
+    ) -> None:  # fmt: skip
+        device, lengths_B = device or lengths_B.device, lengths_B.cpu()
+        rows, longest = len(lengths_B), int(lengths_B.max())
+        self.length = whole_lanes(longest) if static else longest
         mask_BL = lengths_to_mask(lengths_B, self.length)
-        columns_L = torch.arange(self.length)
-        own_BL, owner_B = mask_BL, torch.arange(len(lengths_B))
-        if queries is not None and len(lengths_B) > 1:
-            ids_BL, query_lengths_B = (x.cpu() for x in queries)
-            query_BL = lengths_to_mask(query_lengths_B, self.length)
-            _, same_B = (
-                ids_BL[:, : self.length].masked_fill(~query_BL[:, : ids_BL.shape[1]], -1).unique(dim=0, return_inverse=True)
-            )
-            owner_B = torch.full_like(owner_B, len(owner_B)).scatter_reduce(0, same_B, owner_B, "amin")[same_B]
-            own_BL = mask_BL & ~(query_BL & (owner_B != torch.arange(len(owner_B)))[:, None])
+        own_BL, owner_B = mask_BL, torch.arange(rows)
+        if queries is not None and rows > 1:
+            own_BL, owner_B = _own(mask_BL, *(x.cpu() for x in queries))
         token_T = own_BL.flatten().nonzero().squeeze(1)
         self._rows_T, self._positions_T = token_T // self.length, token_T % self.length
-        self.token_T, self.positions_T = token_T.to(self.device), self._positions_T.to(self.device)
-        """[T]: the place of each token in the padded block; its place in its sequence."""
         number_BL = (own_BL.flatten().cumsum(0) - 1).view_as(own_BL)
         number_BL = torch.where(own_BL, number_BL, number_BL[owner_B])
-        self._place_BL = number_BL.gather(1, torch.minimum(columns_L, lengths_B[:, None] - 1))
-        self._places = self._place_BL.flatten().to(self.device)  # the token in each place; in padding the last one once more
-        self.copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1).to(self.device)
-        """[X]: places of the block that hold a token of another sequence's."""
-        self.plain = len(token_T) == mask_BL.numel()
+        self._place_BL = number_BL.gather(1, torch.minimum(torch.arange(self.length), lengths_B[:, None] - 1))
+        copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1)
+        self.plain = not static and len(token_T) == mask_BL.numel()
+        places, positions_T = self._place_BL.flatten(), self._positions_T
+        if static:
+            spare = bucket(len(token_T)) - len(token_T)
+            # the further tokens are all at the first place of the further row, which reads the first of them
+            token_T = torch.cat([token_T, token_T.new_full((spare,), rows * self.length)])
+            positions_T = torch.cat([positions_T, positions_T.new_zeros(spare)])
+            places = torch.cat([places, places.new_full((self.length,), len(token_T) - 1)])
+            further = bucket(len(copies_X)) - len(copies_X) if len(copies_X) else 0
+            copies_X = torch.cat([copies_X, copies_X.new_full((further,), rows * self.length)])
+        self.sizes = Sizes(len(token_T), rows + static, self.length, len(copies_X))
+        self._set(send(torch.cat([token_T, positions_T, places, copies_X]), device))
+
+    def _set(self, index: Tensor) -> None:
+        tokens, rows, length, copies = self.sizes
+        self.index, self.device = index, index.device
+        # [T]: the place of each token in the padded block; its place in its sequence. [B L]: the token in each place; in
+        # padding the last one once more. [X]: places of the block that hold a token of another sequence's
+        self.token_T, self.positions_T, self._places, self.copies_X = index.split([tokens, tokens, rows * length, copies])
         self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
+
+    def on(self, index: Tensor) -> Layout:
+        """A layout of the same sizes, given by its ``index``; only `pad`, `pack` and `mask` can be used."""
+        layout = copy.copy(self)
+        layout._set(index)
+        return layout
 
     def pad(self, x_Tx: Tensor) -> Tensor:
         """[T, ...] -> [B, L, ...]."""
+        shape = (self.sizes.rows, self.length, *x_Tx.shape[1:])
         if self.plain:
-            return x_Tx.view(*self._place_BL.shape, *x_Tx.shape[1:])
+            return x_Tx.view(shape)
         rows: Tensor = _Pad.apply(x_Tx, self._places, self.token_T, self.copies_X)
-        return rows.view(*self._place_BL.shape, *x_Tx.shape[1:])
+        return rows.view(shape)
 
     def pack(self, x_BLx: Tensor) -> Tensor:
         """[B, L, ...] -> [T, ...]."""
         flat = x_BLx.reshape(-1, *x_BLx.shape[2:])
         return flat if self.plain else _Pick.apply(flat, self.token_T)
 
+    def place(self, rows_N: Tensor, positions_N: Tensor) -> Tensor:
+        """[N]: the tokens at these positions of these sequences; all on the host."""
+        return self._place_BL[rows_N, positions_N]
+
     def at(self, x_Tx: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
         """[N, ...]: what is at these positions of these sequences, both on the host."""
-        return x_Tx.index_select(0, self._place_BL[rows_N, positions_N].to(self.device))
+        return x_Tx.index_select(0, send(self.place(rows_N, positions_N), self.device))
 
     def ids(self, ids_BL: Tensor) -> Tensor:
-        """[T] on the device: the ids of the tokens, of ids on the host."""
-        return ids_BL[self._rows_T, self._positions_T].to(self.device)
+        """[T] on the device: the ids of the tokens, of ids on the host; 0 for further ones."""
+        return send(self.host_ids(ids_BL), self.device)
+
+    def host_ids(self, ids_BL: Tensor) -> Tensor:
+        """[T] on the host."""
+        ids = ids_BL[self._rows_T, self._positions_T]
+        return torch.cat([ids, ids.new_zeros(self.sizes.tokens - len(ids))])
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """[L, L]: what is added to the scores of attention; the same for all layers of a kind."""
@@ -87,6 +125,17 @@ class Layout:
                 seen_LL &= steps_L[:, None] - steps_L < window
             self._masks[window, dtype] = additive(seen_LL, dtype)
         return self._masks[window, dtype]
+
+
+def _own(mask_BL: Tensor, ids_BL: Tensor, query_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Which tokens are not those of a query that an earlier sequence begins with; and that sequence, for each."""
+    rows, length = mask_BL.shape
+    query_BL = lengths_to_mask(query_lengths_B, length)
+    read = min(length, ids_BL.shape[1])
+    _, same_B = ids_BL[:, :read].masked_fill(~query_BL[:, :read], -1).unique(dim=0, return_inverse=True)
+    order_B = torch.arange(rows)
+    owner_B = torch.full_like(order_B, rows).scatter_reduce(0, same_B, order_B, "amin")[same_B]
+    return mask_BL & ~(query_BL & (owner_B != order_B)[:, None]), owner_B
 
 
 class _Pad(torch.autograd.Function):
@@ -107,7 +156,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Pick(torch.autograd.Function):
-    """``x[index]`` for an index without repeats: no sums in its gradient."""
+    """``x[index]`` for an index whose repeats nothing reads: no sums in its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
@@ -122,91 +171,80 @@ class _Pick(torch.autograd.Function):
         return grads, None
 
 
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where ``seen``, else -inf."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+class Pass:
+    """What one pass of a packed model over rows of a rollout reads, in one tensor, so that it is moved in one copy and a
+    captured pass can be given another of the same sizes.
 
-
-def whole_lanes(tokens: int) -> int:
-    """``tokens``, rounded up to a multiple of `LANES`.
-
-    A soft-max over so many has no remainder that is summed in another order: its value for a token does not depend on the
-    lengths of the other sequences. In bf16 this decides whether two passes over a token agree to the bit.
-
-    >>> whole_lanes(16), whole_lanes(17)
-    (16, 32)
+    Args:
+        rollout: on the host.
+        rows: of the rollout that the pass is for; by default all of them, in their order.
+        device: where the model is.
+        packs: whether the model runs packed; else the ids stay padded.
+        static: see `Layout`.
     """
-    return -(-tokens // LANES) * LANES
+
+    def __init__(
+        self, rollout: Rollout, rows: Tensor | None, device: torch.device, packs: bool = True, static: bool = False
+    ) -> None:
+        self.rows = torch.arange(len(rollout)) if rows is None else rows
+        self.width = rollout.mask.shape[1]
+        here = rollout if rows is None else rollout.select(rows)
+        row_N, step_N = here.mask.nonzero(as_tuple=True)
+        at_N = here.query_lengths[row_N] + step_N
+        where_N, self.count, parts = self.rows[row_N] * self.width + step_N, len(row_N), list[Tensor]()
+        self.layout = Layout(here.lengths - 1, (here.ids, here.query_lengths), static=static) if packs else None
+        if self.layout is None:
+            ids, place_N = here.ids.flatten(), row_N * here.ids.shape[1] + at_N - 1
+            self.shape: tuple[int, int] | None = (len(here), here.ids.shape[1])
+        else:
+            ids, place_N, self.shape = self.layout.host_ids(here.ids), self.layout.place(row_N, at_N - 1), None
+            parts = [self.layout.index]
+        targets_N = here.ids[row_N, at_N]
+        if static:
+            spare = bucket(self.count) - self.count
+            place_N, targets_N = (torch.cat([x, x.new_zeros(spare)]) for x in (place_N, targets_N))
+            where_N = torch.cat([where_N, where_N.new_full((spare,), len(rollout) * self.width)])
+        parts += [ids, place_N, targets_N, where_N, torch.arange(len(where_N)) < self.count]
+        self._split = [len(part) for part in parts]
+        self._set(send(torch.cat(parts), device))
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What two passes have in common that one captured pass can serve."""
+        return (self.layout and self.layout.sizes, self.shape, *self._split)
+
+    def _set(self, index: Tensor) -> None:
+        self.index, parts = index, index.split(self._split)
+        if self.layout is not None:
+            self.layout = self.layout.on(parts[0])
+        # [T] ids; [N]: the token before each response token, that token's id, its place in the flat [B R] of all rows, B R
+        # for further ones, and whether it is none of these
+        self.ids, self.at, self.targets, self.where, self._valid = parts[-5:]
+
+    @property
+    def valid(self) -> Tensor:
+        """[N] bool: not a further token."""
+        return self._valid.bool()
+
+    def on(self, index: Tensor) -> Pass:
+        """A pass of the same sizes, given by its ``index``."""
+        other = copy.copy(self)
+        other._set(index)
+        return other
+
+    def select(self, x_CBR: Tensor) -> Tensor:
+        """[C, N] of [C, B, R] of all rows; further ones have no meaning."""
+        return x_CBR.flatten(1).index_select(1, self.where.clamp(max=x_CBR.shape[1] * x_CBR.shape[2] - 1))
 
 
-@dataclass
-class KeyValues:
-    """Keys and values of running sequences, allocated once: [B, G, S, d] a layer."""
-
-    room: int
-    """S."""
-    sizes: list[int]
-    """B: tokens of each sequence, that of the present step included."""
-    lengths_B: Tensor
-    """[B]: the same on the device."""
-    first: int = 0
-    """The first sequence of the present prefill."""
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    _places: tuple[Tensor, Tensor] = field(init=False, repr=False)
-    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict, init=False, repr=False)
-
-    def prefill(self, layer: int, key_BGLd: Tensor, value_BGLd: Tensor) -> None:
-        """Write the first tokens of sequences ``first`` and on."""
-        if layer not in self.layers:
-            _, heads, _, width = key_BGLd.shape
-            shape = (len(self.sizes), heads, whole_lanes(self.room))
-            # zeros: what is masked has weight 0, and 0 times whatever was in that memory need not be 0
-            self.layers[layer] = (key_BGLd.new_zeros(*shape, width), value_BGLd.new_zeros(*shape, value_BGLd.shape[-1]))
-        here = slice(self.first, self.first + len(key_BGLd))
-        for store, new in zip(self.layers[layer], (key_BGLd, value_BGLd), strict=True):
-            store[here, :, : new.shape[2]] = new
-
-    def begin_step(self) -> Tensor:
-        """Make each sequence longer by a token; returns [B], its position."""
-        positions_B = self.lengths_B
-        self.sizes, self.lengths_B = [size + 1 for size in self.sizes], positions_B + 1
-        self._places, self._masks = (torch.arange(len(self.sizes), device=positions_B.device), positions_B), {}
-        return positions_B
-
-    def extend(self, layer: int, key_BGd: Tensor, value_BGd: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a token of each running sequence; returns [B, G, S, d], all their tokens and unused room."""
-        count, longest = len(self.sizes), whole_lanes(max(self.sizes))
-        rows_B, positions_B = self._places
-        for store, new in zip(self.layers[layer], (key_BGd, value_BGd), strict=True):
-            store[rows_B, :, positions_B] = new
-        key, value = self.layers[layer]
-        return key[:count, :, :longest], value[:count, :, :longest]
-
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[B, 1, 1, S]: what is added to the scores of the present step's tokens; the same for all layers of a kind."""
-        if (window, dtype) not in self._masks:
-            longest = whole_lanes(max(self.sizes))
-            steps_S = torch.arange(longest, device=self.lengths_B.device)
-            seen_BS = steps_S < self.lengths_B[:, None]
-            if window is not None and longest > window:
-                seen_BS &= steps_S >= self.lengths_B[:, None] - window
-            self._masks[window, dtype] = additive(seen_BS, dtype)[:, None, None]
-        return self._masks[window, dtype]
-
-    def keep(self, going: Sequence[bool]) -> Tensor:
-        """Drop sequences: those at the end move into the free places. Returns [b], the former place of each."""
-        count = sum(going)
-        free = [place for place in range(count) if not going[place]]
-        movers = [place for place in range(count, len(going)) if going[place]]
-        order = list(range(count))
-        for place, mover in zip(free, movers, strict=True):
-            order[place] = mover
-        device = self.lengths_B.device
-        if free:
-            free_b, movers_b = torch.tensor(free, device=device), torch.tensor(movers, device=device)
-            for pair in self.layers.values():
-                for store in pair:
-                    store[free_b] = store[movers_b]
-        order_b = torch.tensor(order, dtype=torch.int64, device=device)
-        self.sizes, self.lengths_B = [self.sizes[place] for place in order], self.lengths_B[order_b]
-        return order_b
+def scatter(parts: Iterable[tuple[Pass, Tensor]], rows: int) -> Tensor:
+    """[C, B, R] of the [C, N] of passes over ``rows`` rows in all; 0 elsewhere. Each part is used up before the next is made."""
+    out: Tensor | None = None
+    width = 0
+    for each, x_CN in parts:
+        if out is None:
+            width = each.width
+            out = x_CN.new_zeros(len(x_CN), rows * width + 1)
+        out.index_copy_(1, each.where, x_CN)
+    assert out is not None
+    return out[:, :-1].view(-1, rows, width)

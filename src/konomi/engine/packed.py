@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
-from konomi.engine.device import prefers_products
+from konomi.engine.device import is_processor, prefers_products
 from konomi.engine.families import trial
-from konomi.engine.layout import KeyValues, Layout, whole_lanes
+from konomi.engine.kv_cache import KeyValues, whole_lanes
+from konomi.engine.layout import Layout
 from konomi.errors import ModelError
 
 INTERFACE = "konomi_packed"
@@ -201,12 +202,14 @@ def _attend(
     query_BHLd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
 ) -> Tensor:
     """Soft-max attention [B, H, L, d]: with ``mask`` (0 or -inf) added to the scores, causal without one."""
-    if shared := query_BHLd.shape[1] // key_BGSd.shape[1] - 1:
-        key_BGSd, value_BGSd = (x.repeat_interleave(shared + 1, dim=1) for x in (key_BGSd, value_BGSd))
+    shared = query_BHLd.shape[1] != key_BGSd.shape[1]
     in_products = prefers_products(query_BHLd)
+    grouped = shared and softcap is None and not is_processor(query_BHLd.device)
+    if shared and not grouped:
+        key_BGSd, value_BGSd = (x.repeat_interleave(query_BHLd.shape[1] // x.shape[1], dim=1) for x in (key_BGSd, value_BGSd))
     if softcap is None and not in_products:
         return functional.scaled_dot_product_attention(
-            query_BHLd, key_BGSd, value_BGSd, attn_mask=mask, is_causal=mask is None, scale=scaling
+            query_BHLd, key_BGSd, value_BGSd, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
     assert mask is not None
     spare = whole_lanes(key_BGSd.shape[2]) - key_BGSd.shape[2]

@@ -5,7 +5,6 @@ Shape suffixes: B sequences, R response tokens (the longest), L query + response
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -55,23 +54,6 @@ class Rollout:
         """Each response's tokens, without padding; the end of text included where it was drawn."""
         rows = zip(self.ids.tolist(), self.query_lengths.tolist(), self.lengths.tolist(), strict=True)
         return [row[q:end] for row, q, end in rows]
-
-
-def scatter_rows(parts: Sequence[Tensor], rows: Sequence[Tensor], size: int) -> Tensor:
-    """Put rows that were computed in micro-batches back in their places, padded with 0 to the longest.
-
-    Args:
-        parts: tensors [b_i, R_i].
-        rows: for each of them the [b_i] places of its rows.
-        size: rows in all.
-
-    Returns:
-        [size, R].
-    """
-    out = parts[0].new_zeros(size, max(part.shape[1] for part in parts))
-    for part, at in zip(parts, rows, strict=True):
-        out[at.to(out.device), : part.shape[1]] = part
-    return out
 
 
 def micro_batches(lengths: Tensor, rows: Tensor, budget: int) -> list[Tensor]:

@@ -4,32 +4,34 @@ Tokens are drawn from soft-max(logits / temperature), without top-k, top-p or pe
 distribution. Each response has its own random stream, one uniform number a token, so that its neighbours in the batch do not
 change it. Left out on purpose: beams, stop strings, speculative decoding.
 
-Shape suffixes: B sequences, R response tokens, D width, V vocabulary, W the same filled up to blocks, K blocks of it, x in
-a block.
+Shape suffixes: B sequences, b of them still running, R response tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from konomi.config import RolloutConfig
 from konomi.data.tokens import Tokens, pad_right
-from konomi.engine.decoding import Decoder, cache_bytes, check_decoding, make_decoder
-from konomi.engine.device import draw_rows, host_looks
+from konomi.engine import packed
+from konomi.engine.decoding import PackedDecoder, cache_bytes, check_decoding, make_decoder
+from konomi.engine.device import cache_size, captures, host_looks, rows_in_use, send
+from konomi.engine.draw import draw
 from konomi.engine.forward import head_logits
+from konomi.engine.graphs import Graphs
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
 from konomi.engine.shared_weights import cast_once
 from konomi.errors import RunError
 from konomi.seeds import stream_seed
 
-BLOCK = 512
-"""Vocabulary entries a block in the inverse of the cumulative sum."""
 KEEP_ROWS = 0.99
 """Finished rows leave the batch once fewer than this share of its rows is still running."""
 
@@ -105,18 +107,16 @@ def generate(
         RunError: the model's logits are NaN or infinite.
     """
     check_decoding(lm)
-    out = _Responses(len(queries), draws.uniforms.shape[1], lm)
     ends = tokens.eos_ids if config.stop != "length" else frozenset()
-    stops = torch.tensor(sorted(ends), dtype=torch.int64, device=lm.device)
-    turns: list[tuple[Tensor, Trunk | None]] = []
     order = draws.lengths.argsort(descending=True, stable=True)  # so that those that end early are at the end
     room = max(map(len, queries)) + int(draws.lengths.max())
-    for rows in torch.split(order, max(1, int(config.cache_gb * 1e9) // cache_bytes(lm, room))):
-        decoder = make_decoder(lm, [queries[row] for row in rows], int(draws.lengths[rows].max()), trunk_layer)
+    turns: list[tuple[Tensor, _Responses]] = []
+    for rows in torch.split(order, max(1, cache_size(config.cache_gb, lm.device) // cache_bytes(lm, room))):
+        asked = _Asked([queries[row] for row in rows], draws.lengths[rows], draws.uniforms[rows])
         with cast_once(lm):
-            _run(lm, decoder, rows, draws, config, stops, values, out)
-        turns.append((rows.to(lm.device), decoder.trunk()))
-    _check_finite(out, name)
+            turns.append((send(rows, lm.device), _run(lm, asked, ends, config.temperature, values, trunk_layer)))
+    out = _join(turns)
+    _check_finite(out.figures[0], name)
     response_lengths_B = out.lengths.cpu()
     responses = [row[:n] for row, n in zip(out.ids.tolist(), response_lengths_B.tolist(), strict=True)]
     ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)
@@ -124,125 +124,192 @@ def generate(
     rollout = Rollout(ids_BL, torch.tensor([len(query) for query in queries]), response_lengths_B, ended_B)
     width = rollout.mask.shape[1]
     logprobs_BR, entropy_BR, values_BR = out.figures[:, :, :width]
-    return Generation(rollout, logprobs_BR, entropy_BR, values_BR, _join(turns, ids_BL.shape[1]))
+    trunk = out.trunk and Trunk(out.trunk.layer, out.trunk.hidden[:, : ids_BL.shape[1]])
+    return Generation(rollout, logprobs_BR, entropy_BR, values_BR, trunk)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Queries that run together, those with the longest responses first, and their random numbers."""
+
+    queries: list[Sequence[int]]
+    lengths: Tensor
+    uniforms: Tensor
+
+    @property
+    def room(self) -> int:
+        """The most tokens of a query and its response."""
+        return max(map(len, self.queries)) + int(self.lengths.max())
+
+
+@dataclass(frozen=True)
 class _Responses:
-    """The responses so far, rows in the order of the queries."""
+    """What was drawn, on the model's device."""
 
-    def __init__(self, count: int, width: int, lm: PreTrainedModel) -> None:
-        self.ids = torch.zeros(count, width, dtype=torch.int64, device=lm.device)
-        self.lengths = torch.zeros(count, dtype=torch.int64, device=lm.device)
-        dtype = torch.float64 if lm.dtype == torch.float64 else torch.float32
-        self.figures = torch.zeros(3, count, width, dtype=dtype, device=lm.device)
-        """Log-probabilities, entropies, values."""
+    ids: Tensor
+    """[B, R]."""
+    figures: Tensor
+    """[3, B, R]: log-probabilities, entropies, values."""
+    lengths: Tensor
+    """[B]."""
+    trunk: Trunk | None
 
-    def add(self, step: int, rows: Tensor, going: Tensor, drawn: Tensor, *figures: Tensor) -> None:
-        """Write what was drawn in a step for the ``rows`` that are still ``going``."""
-        over = ~going
-        stacked = torch.stack([each.to(self.figures.dtype) for each in figures]).masked_fill(over, 0)
-        self.ids[:, step].index_copy_(0, rows, drawn.masked_fill(over, 0))
-        self.figures[: len(figures), :, step].index_copy_(1, rows, stacked)
-        self.lengths.index_add_(0, rows, going.long())
+
+@dataclass
+class _Kept:
+    """On a device that captures steps a model keeps the last `_Running`, whose steps are captured already; no copy has it."""
+
+    key: Hashable = None
+    running: _Running | None = None
+
+    def __deepcopy__(self, memo: object) -> _Kept:
+        return _Kept()
 
 
 def _run(
-    lm: PreTrainedModel, decoder: Decoder, which: Tensor, draws: Draws, config: RolloutConfig, stops: Tensor,
-    values: Callable[[Tensor], Tensor] | None, out: _Responses,
-) -> None:  # fmt: skip
-    """Decode the queries ``which`` to their ends. A response that ends between two looks of the host is decoded on, unused."""
-    longest = int(draws.lengths[which].max())
-    rows, uniforms, limits = (x.to(lm.device) for x in (which, draws.uniforms[which], draws.lengths[which]))
-    going = torch.ones(len(which), dtype=torch.bool, device=lm.device)
-    hidden = decoder.start()
-    for step in range(longest):
-        drawn, logprobs, entropy = draw(head_logits(lm, hidden, config.temperature), uniforms[:, step])
-        out.add(step, rows, going, drawn, logprobs, entropy, *([] if values is None else [values(hidden)]))
-        going = going & torch.isin(drawn, stops, invert=True) & (step + 1 < limits)
-        if step + 1 == longest:
-            break
-        if host_looks(lm.device, step + 1):
-            going = going & logprobs.isfinite()  # of a row whose logits are not finite nothing more is drawn
-            left = going.tolist()
-            if not any(left):
+    lm: PreTrainedModel, asked: _Asked, ends: frozenset[int], temperature: float, values: Callable[[Tensor], Tensor] | None,
+    trunk_layer: int | None,
+) -> _Responses:  # fmt: skip
+    """Draw the responses to these queries."""
+    if not (captures(lm.device) and packed.packs(lm)):
+        return _Running(lm, asked, ends, temperature, values, trunk_layer).run(asked)
+    half = torch.is_autocast_enabled(lm.device.type)
+    places = tuple(parameter.data_ptr() for parameter in lm.parameters())
+    key = (len(asked.queries), asked.uniforms.shape[1], ends, temperature, values, trunk_layer, half, places)
+    kept = getattr(lm, "konomi_running", _Kept())
+    if kept.running is None or kept.key != key or kept.running.room < asked.room:
+        kept = lm.konomi_running = _Kept(key, _Running(lm, asked, ends, temperature, values, trunk_layer))
+    assert kept.running is not None
+    return kept.running.run(asked)
+
+
+class _Running:
+    """Responses that are being drawn. All is kept at fixed addresses, the responses that still run first: a step is work of
+    fixed shape."""
+
+    def __init__(
+        self, lm: PreTrainedModel, asked: _Asked, ends: frozenset[int], temperature: float,
+        values: Callable[[Tensor], Tensor] | None, trunk_layer: int | None,
+    ) -> None:  # fmt: skip
+        self.lm, self.temperature, self.values, device = lm, temperature, values, lm.device
+        self.room, count, width = asked.room, len(asked.queries), asked.uniforms.shape[1]
+        self.decoder = make_decoder(lm, asked.queries, int(asked.lengths.max()), trunk_layer)
+        self.graphs = Graphs(device)
+        self.stops = torch.tensor(sorted(ends), dtype=torch.int64, device=device) if ends else None
+        dtype = torch.float64 if lm.dtype == torch.float64 else torch.float32
+        self.ids = torch.zeros(count, width, dtype=torch.int64, device=device)
+        self.figures = torch.zeros(3, count, width, dtype=dtype, device=device)
+        self.lengths, self.rows, self.drawn, self.limits = (torch.zeros_like(self.ids[:, 0]) for _ in range(4))
+        self.going = torch.zeros_like(self.rows, dtype=torch.bool)
+        self.uniforms = torch.zeros(count, width, dtype=torch.float64, device=device)
+        self.step = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def run(self, asked: _Asked) -> _Responses:
+        """Draw. A response that ends between two looks of the host is decoded on, unused."""
+        device, longest = self.lm.device, int(asked.lengths.max())
+        for zero in (self.ids, self.figures, self.lengths, self.step):
+            zero.zero_()
+        self.uniforms.copy_(send(asked.uniforms, device))
+        self.limits.copy_(send(asked.lengths, device))
+        self.going.fill_(True)
+        torch.arange(len(self.rows), out=self.rows)
+        limits = asked.lengths.tolist()
+        if isinstance(self.decoder, PackedDecoder):
+            self.decoder.begin(asked.queries)
+        self._draw(self.decoder.start())
+        for step in range(1, longest):
+            limits = self._look(step, limits)
+            if not limits:
                 break
-            if sum(left) < KEEP_ROWS * len(left):
-                order = decoder.keep(left)
-                drawn, going, rows, uniforms, limits = (x[order] for x in (drawn, going, rows, uniforms, limits))
-        hidden = decoder.step(drawn)
+            key = self.decoder.grow()
+            if key is None:
+                self._advance(len(limits))
+            else:
+                self.graphs(key, partial(self._advance, len(limits)))
+        trunk = self.decoder.trunk()
+        if self.graphs.active:  # the next responses are written to the same places
+            trunk = trunk and Trunk(trunk.layer, trunk.hidden.clone())
+            return _Responses(self.ids.clone(), self.figures.clone(), self.lengths.clone(), trunk)
+        return _Responses(self.ids, self.figures, self.lengths, trunk)
+
+    def _advance(self, count: int) -> None:
+        self._draw(self.decoder.step(self.drawn[:count]))
+
+    def _draw(self, hidden_bD: Tensor) -> None:
+        """Draw a token of each of the first responses, and write it down unless the response is over."""
+        here = slice(len(hidden_bD))
+        going_b, rows_b, step = self.going[here], self.rows[here], self.step
+        uniforms_b = self.uniforms[here].index_select(1, step).squeeze(1)
+        drawn_b, *figures = draw(head_logits(self.lm, hidden_bD, self.temperature), uniforms_b)
+        if self.values is not None:
+            figures.append(self.values(hidden_bD))
+        over_b = ~going_b
+        place_b = rows_b * self.ids.shape[1] + step
+        stacked = torch.stack([each.to(self.figures.dtype) for each in figures]).masked_fill(over_b, 0)
+        self.ids.view(-1).index_copy_(0, place_b, drawn_b.masked_fill(over_b, 0))
+        self.figures[: len(figures)].view(len(figures), -1).index_copy_(1, place_b, stacked)
+        self.lengths.index_add_(0, rows_b, going_b.long())
+        self.drawn[here] = drawn_b
+        step += 1
+        going_b &= (step < self.limits[here]) & figures[0].isfinite()  # if logits are not finite nothing more is drawn
+        if self.stops is not None:
+            going_b &= torch.isin(drawn_b, self.stops, invert=True)
+
+    def _look(self, step: int, limits: list[int]) -> list[int]:
+        """See which responses have ended after so many tokens, and let go of them; the limits of those that stay.
+
+        Where only their limits end responses, the host knows without looking.
+        """
+        if host_looks(self.lm.device, step):
+            going = self.going[: len(limits)].tolist()
+        elif self.stops is None:
+            going = [limit > step for limit in limits]
+        else:
+            return limits
+        count = sum(going)
+        places = rows_in_use(count, len(limits), self.lm.device) if count else 0
+        if places >= KEEP_ROWS * len(limits):
+            return limits
+        order = _compact(going)
+        if places:
+            self.decoder.keep(order, places)
+            order_b, here = send(torch.tensor(order), self.lm.device), slice(len(order))
+            for x in (self.rows, self.drawn, self.limits, self.going, self.uniforms):
+                x[here] = x[order_b]
+        return [limits[place] for place in order[:places]]
 
 
-def _check_finite(out: _Responses, name: str) -> None:
-    broken = int((~out.figures[0].isfinite()).any(1).sum())
+def _compact(going: Sequence[bool]) -> list[int]:
+    """The places in a new order: those that are ``going`` first, moving as few as possible.
+
+    >>> _compact([True, False, True, False, True])
+    [0, 4, 2, 3, 1]
+    """
+    count, order = sum(going), list(range(len(going)))
+    free = [place for place in range(count) if not going[place]]
+    movers = [place for place in range(count, len(going)) if going[place]]
+    for one, other in zip(free, movers, strict=True):
+        order[one], order[other] = other, one
+    return order
+
+
+def _check_finite(logprobs_BR: Tensor, name: str) -> None:
+    broken = int((~logprobs_BR.isfinite()).any(1).sum())
     if broken:
         raise RunError(
-            f"{name}: its logits are not finite (NaN or infinity) in {broken} of {len(out.ids)} responses. Its weights are "
+            f"{name}: its logits are not finite (NaN or infinity) in {broken} of {len(logprobs_BR)} responses. Its weights are "
             'damaged or have diverged: train it with a lower learning rate, or with model.precision = "fp32"'
         )
 
 
-def _join(turns: Sequence[tuple[Tensor, Trunk | None]], width: int) -> Trunk | None:
-    """The trunks of all turns, rows in the order of the queries."""
-    first = turns[0][1]
-    if first is None:
-        return None
-    hidden = first.hidden.new_zeros(sum(len(rows) for rows, _ in turns), width, first.hidden.shape[-1])
-    for rows, trunk in turns:
-        assert trunk is not None
-        kept = trunk.hidden[:, :width]
-        hidden[rows, : kept.shape[1]] = kept
-    return Trunk(first.layer, hidden)
-
-
-def draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw a token from soft-max(logits) by inverting its cumulative sum at a uniform number: O(V) without a V-wide noise.
-
-    The sum is first searched by blocks, then within the block that holds the number; sums of blocks are float64, so that a
-    token's share is right to float32 rounding however large the vocabulary.
-
-    Args:
-        logits_BV: any float type.
-        uniforms_B: float64 in [0, 1).
-
-    Returns:
-        [B] int64, and [B] the log-probability of the token and [B] the entropy, nats.
-
-    >>> draw(torch.tensor([[0.0, 0.0, 0.0, 0.0]]).expand(3, 4), torch.tensor([0.1, 0.5, 0.99], dtype=torch.float64))[0]
-    tensor([0, 2, 3])
-    """
-    rows = draw_rows(logits_BV.device)
-    with torch.autocast(logits_BV.device.type, enabled=False):  # it would take sums of products in bfloat16
-        parts = [_draw_rows(*part) for part in zip(logits_BV.split(rows), uniforms_B.split(rows), strict=True)]
-    if len(parts) == 1:
-        return parts[0]
-    token_B, logprob_B, entropy_B = (torch.cat(column) for column in zip(*parts, strict=True))
-    return token_B, logprob_B, entropy_B
-
-
-def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
-    batch, vocabulary = logits_BV.shape
-    gaps_BV = logits_BV - logits_BV.amax(dim=-1, keepdim=True)
-    weights_BW = logits_BV.new_empty(batch, -(-vocabulary // BLOCK) * BLOCK)
-    weights_BV = torch.exp(gaps_BV, out=weights_BW[:, :vocabulary])
-    weights_BW[:, vocabulary:] = 0.0
-    weights_BKx = weights_BW.view(batch, -1, BLOCK)
-    blocks_BK = weights_BKx.sum(dim=-1).double().cumsum(dim=-1)
-    total_B = blocks_BK[:, -1]
-    target_B1 = uniforms_B[:, None] * total_B[:, None]
-    # sums that are NaN give an index behind the last block; the log-probability of that token is NaN too
-    block_B = _first_above(blocks_BK, target_B1).clamp(max=blocks_BK.shape[1] - 1)
-    start_B1 = blocks_BK.gather(1, (block_B[:, None] - 1).clamp(min=0)).masked_fill(block_B[:, None] == 0, 0.0)
-    inner_Bx = weights_BKx.gather(1, block_B[:, None, None].expand(-1, 1, BLOCK)).squeeze(1).double().cumsum(dim=-1)
-    token_B = (block_B * BLOCK + _first_above(inner_Bx, target_B1 - start_B1)).clamp(max=vocabulary - 1)
-    log_total_B = total_B.log()
-    logprob_B = gaps_BV.gather(1, token_B[:, None]).squeeze(1) - log_total_B
-    # a logit of -inf has weight 0, and 0 times -inf is not a number
-    moment_B = torch.linalg.vecdot(weights_BV, gaps_BV.clamp_(min=torch.finfo(gaps_BV.dtype).min))
-    return token_B, logprob_B.to(logits_BV.dtype), (log_total_B - moment_B / total_B).to(logits_BV.dtype)
-
-
-def _first_above(sums: Tensor, target: Tensor) -> Tensor:
-    """Index of the first cumulative sum above the target; by rounding the target may reach the last sum, never pass it."""
-    below_total = torch.nextafter(sums[:, -1:], torch.zeros_like(sums[:, -1:]))
-    return torch.searchsorted(sums, torch.minimum(target, below_total), right=True).squeeze(1)
+def _join(turns: Sequence[tuple[Tensor, _Responses]]) -> _Responses:
+    """The responses of all turns, rows in the order of the queries."""
+    place_B = torch.cat([rows for rows, _ in turns]).argsort()
+    parts = [part for _, part in turns]
+    trunk = None
+    if (first := parts[0].trunk) is not None:
+        width = max(part.trunk.hidden.shape[1] for part in parts if part.trunk)
+        padded = [functional.pad(p.trunk.hidden, (0, 0, 0, width - p.trunk.hidden.shape[1])) for p in parts if p.trunk]
+        trunk = Trunk(first.layer, torch.cat(padded)[place_B])
+    ids, lengths = (torch.cat([getattr(part, name) for part in parts])[place_B] for name in ("ids", "lengths"))
+    return _Responses(ids, torch.cat([part.figures for part in parts], dim=1)[:, place_B], lengths, trunk)

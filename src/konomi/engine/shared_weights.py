@@ -5,32 +5,113 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
+class ComputeCopies:
+    """The weights of a model's matrix products in half precision, kept beside the float32 ones at fixed addresses.
+
+    Autocast would cast each of them at each use. Here all are cast again, in place, once the float32 weights have changed:
+    a captured pass goes on reading the same memory.
+    """
+
+    def __init__(self, lm: PreTrainedModel, dtype: torch.dtype) -> None:
+        self.dtype, self.in_use = dtype, False
+        head = lm.get_output_embeddings()
+        own = [
+            (module, name, weight)
+            for module in lm.modules()
+            if isinstance(module, (nn.Linear, Conv1D))
+            for name, weight in module._parameters.items()
+            if weight is not None and weight.dtype == torch.float32
+        ]
+        self._weights = list({id(weight): weight for *_, weight in own}.values())
+        self._copies = [weight.detach().to(dtype) for weight in self._weights]
+        copy_of = {id(weight): copy for weight, copy in zip(self._weights, self._copies, strict=True)}
+        self._versions = self._changes()
+        self._own = own
+        self.head = None if head is None else copy_of.get(id(head.weight))
+        """[V, D]: the copy of the vocabulary head's weight."""
+        self.replaced = [(module, name, weight, copy_of[id(weight)]) for module, name, weight in own if module is not head]
+        """Module, name, weight and copy; without the vocabulary head, whose gradient stays float32."""
+
+    def are_of(self, dtype: torch.dtype) -> bool:
+        """Whether these are copies in ``dtype`` of the weights that the model has now."""
+        return dtype == self.dtype and all(module._parameters.get(name) is weight for module, name, weight in self._own)
+
+    def refresh(self) -> None:
+        """Cast the weights again if one of them has changed."""
+        changes = self._changes()
+        if changes != self._versions:
+            with torch.no_grad():
+                torch._foreach_copy_(self._copies, self._weights)
+            self._versions = changes
+
+    def _changes(self) -> tuple[int, int]:
+        trained = any(weight.requires_grad for weight in self._weights)
+        return sum(weight._version for weight in self._weights), _STEPS[0] if trained else 0
+
+
+_STEPS = [0]
+"""Steps of all optimisers so far: fused ones change weights without raising their version."""
+register_optimizer_step_post_hook(lambda *_: _STEPS.__setitem__(0, _STEPS[0] + 1))
+_COPIES: WeakKeyDictionary[PreTrainedModel, ComputeCopies] = WeakKeyDictionary()
+
+
 @contextmanager
 def cast_once(lm: PreTrainedModel) -> Iterator[None]:
-    """Under autocast and without gradients, cast the weights of matrix products once; autocast itself does so once a token."""
+    """Under autocast, run matrix products with `ComputeCopies` of the weights; gradients reach the float32 weights."""
     kind = lm.device.type
-    if not torch.is_autocast_enabled(kind) or torch.is_grad_enabled() or lm.dtype != torch.float32:
+    copies = _COPIES.get(lm)
+    if not torch.is_autocast_enabled(kind) or lm.dtype != torch.float32 or (copies is not None and copies.in_use):
         yield
         return
-    dtype, own = torch.get_autocast_dtype(kind), {}
-    for module in lm.modules():
-        if isinstance(module, (nn.Linear, Conv1D)):
-            for name, weight in list(module._parameters.items()):
-                if weight is not None:
-                    own[module, name] = weight
-                    module._parameters[name] = weight.to(dtype)
+    dtype = torch.get_autocast_dtype(kind)
+    if copies is None or not copies.are_of(dtype):
+        copies = _COPIES[lm] = ComputeCopies(lm, dtype)
+    copies.refresh()
+    grad = torch.is_grad_enabled()
+    for module, name, weight, copy in copies.replaced:
+        used: Any = _Cast.apply(weight, copy) if grad and weight.requires_grad else copy
+        module._parameters[name] = used
+    copies.in_use = True
     try:
         yield
     finally:
-        for (module, name), weight in own.items():
+        copies.in_use = False
+        for module, name, weight, _ in copies.replaced:
             module._parameters[name] = weight
+
+
+def refresh_copies(lm: PreTrainedModel) -> None:
+    """Bring the `ComputeCopies` of a model up to date, for a captured pass that reads them."""
+    if (copies := _COPIES.get(lm)) is not None:
+        copies.refresh()
+
+
+def head_copy(lm: PreTrainedModel) -> Tensor | None:
+    """Within `cast_once`: the copy of the vocabulary head's weight [V, D]."""
+    copies = _COPIES.get(lm)
+    return copies.head if copies is not None and copies.in_use else None
+
+
+class _Cast(torch.autograd.Function):
+    """A copy of a weight in another precision, kept by the caller."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, copy: Tensor) -> Tensor:
+        ctx.dtype = weight.dtype
+        return copy.view_as(copy)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.to(ctx.dtype), None
 
 
 @contextmanager

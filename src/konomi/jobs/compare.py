@@ -25,7 +25,7 @@ from konomi.data.prompts import as_prompts, extra_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.forward import reference_logprobs
-from konomi.engine.rollout import Rollout, micro_batches, scatter_rows
+from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import make_draws, sample
 from konomi.jobs.best_of_n import best_of_n
 from konomi.report.advice import change
@@ -259,8 +259,8 @@ def _logprobs(model: PreTrainedModel, rollout: Rollout, ask: _Questions) -> Tens
     """Of each response, nats: [B]."""
     rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS)
     with ask.autocast():
-        parts = [reference_logprobs(model, rollout.select(part), ask.rollout.temperature).sum(1, keepdim=True) for part in rows]
-    return scatter_rows(parts, rows, len(rollout))[:, 0]
+        parts = [reference_logprobs(model, rollout.select(part), ask.rollout.temperature).sum(1) for part in rows]
+    return torch.cat(parts).cpu()[torch.cat(rows).argsort()]
 
 
 def _best_of_n(

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from konomi.engine import packed
-from konomi.engine.forward import Evaluation, check_head, goes_on_from, head_weight, response_hidden, rows_of, through_head
+from konomi.engine.forward import Evaluation, check_head, goes_on_from, head_weight, plan_pass, response_hidden, through_head
+from konomi.engine.layout import Pass, scatter
 from konomi.engine.packed import Trunk
 from konomi.engine.recompute import recomputing
 from konomi.engine.rollout import Rollout
-from konomi.engine.shared_weights import one_gradient
+from konomi.engine.shared_weights import cast_once, one_gradient
 from konomi.errors import ConfigError
 from konomi.models.load import quiet
 from konomi.models.lora import adapted_layers, are_zero, merged, plain_parameters, save_adapter, without_adapters
@@ -59,13 +60,18 @@ class Policy(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
-    def forward(self, rollout: Rollout, temperature: float = 1.0, trunk: Trunk | None = None) -> Evaluation:
-        """Evaluate a rollout's response tokens; log-probabilities and values carry gradients."""
-        with one_gradient(self.lm), recomputing(self.lm):
-            hidden_ND, targets_N = response_hidden(self.lm, rollout, trunk)
-            logprobs_N, entropy_N = through_head(self.lm, hidden_ND, targets_N, temperature)
-        values_N = self.values(hidden_ND)
-        return Evaluation(rows_of(logprobs_N, rollout), rows_of(values_N, rollout), rows_of(entropy_N, rollout))
+    def forward(
+        self, rollout: Rollout | Pass, temperature: float = 1.0, trunk: Trunk | None = None, with_entropy: bool = True
+    ) -> Evaluation:
+        """Evaluate response tokens; log-probabilities and values carry gradients. Of a `Pass`, all are flat: [N]."""
+        p = rollout if isinstance(rollout, Pass) else plan_pass(self.lm, rollout)
+        with cast_once(self.lm), one_gradient(self.lm), recomputing(self.lm):
+            hidden_ND = response_hidden(self.lm, p, trunk)
+            logprobs_N, entropy_N = through_head(self.lm, hidden_ND, p.targets, temperature, with_entropy)
+        flat = (logprobs_N, self.values(hidden_ND), entropy_N)
+        if isinstance(rollout, Pass):
+            return Evaluation(*flat)
+        return Evaluation(*(scatter([(p, x_N[None])], len(rollout))[0] for x_N in flat))
 
     @property
     def trunk_layer(self) -> int | None:

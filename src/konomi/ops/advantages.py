@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from konomi.ops.masked import check_shapes, zero_masked
 
@@ -34,16 +35,23 @@ def gae(rewards_BR: Tensor, values_BR: Tensor, mask_BR: Tensor, *, gamma: float,
     """
     check_shapes(rewards_BR=rewards_BR, values_BR=values_BR, mask_BR=mask_BR)
     values_BR = zero_masked(values_BR, mask_BR)
-    next_value_B = next_advantage_B = torch.zeros_like(values_BR[:, 0])
-    advantages_RB = []
-    for t in reversed(range(mask_BR.shape[1])):
-        valid_B, value_B = mask_BR[:, t], values_BR[:, t]
-        delta_B = rewards_BR[:, t] + gamma * next_value_B - value_B
-        next_advantage_B = torch.where(valid_B, delta_B + gamma * lam * next_advantage_B, next_advantage_B)
-        next_value_B = torch.where(valid_B, value_B, next_value_B)
-        advantages_RB.append(next_advantage_B)
-    advantages_BR = zero_masked(torch.stack(advantages_RB[::-1], dim=1), mask_BR)
+    from_here_BR = _backwards((~mask_BR).to(values_BR.dtype), values_BR)  # the value of the next valid token, this one included
+    next_BR = functional.pad(from_here_BR[:, 1:], (0, 1))
+    delta_BR = zero_masked(rewards_BR + gamma * next_BR - values_BR, mask_BR)
+    share_BR = torch.where(mask_BR, torch.full_like(values_BR, gamma * lam), 1)
+    advantages_BR = zero_masked(_backwards(share_BR, delta_BR), mask_BR)
     return advantages_BR, advantages_BR + values_BR
+
+
+def _backwards(share_BR: Tensor, x_BR: Tensor) -> Tensor:
+    """``y[t] = x[t] + share[t] y[t+1]``, in as many steps as R has binary digits (Hillis and Steele 1986)."""
+    width, step = x_BR.shape[1], 1
+    while step < width:
+        later = (0, step)
+        x_BR = x_BR + share_BR * functional.pad(x_BR[:, step:], later)
+        share_BR = share_BR * functional.pad(share_BR[:, step:], later)
+        step *= 2
+    return x_BR
 
 
 def leave_one_out(scores_B: Tensor, group: int) -> Tensor:

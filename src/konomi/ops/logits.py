@@ -32,6 +32,14 @@ class Blocks(NamedTuple):
     """Rows of a half-precision weight that are widened to float32 at one time; None: the device itself multiplies half
     precision to float32."""
 
+    def width(self, tokens: int) -> int:
+        """Tokens of the vocabulary in a block of logits of so many tokens.
+
+        >>> Blocks().width(64)
+        8192
+        """
+        return max(1024, self.logits // tokens)
+
 
 BLOCKS = Blocks()
 

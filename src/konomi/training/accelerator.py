@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from konomi import ops
 from konomi.engine.device import autocast, manage_memory
+from konomi.engine.graphs import Graphs
 from konomi.models.policy import Policy
 from konomi.training.optimizers import make_optimizer
 
@@ -29,10 +31,23 @@ class Engine:
         self.base_rates = [group["lr"] for group in groups]
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        self.graphs = Graphs(self.accelerator.device)
+        self.static = self.graphs.active and self.accelerator.num_processes == 1
+        """Whether passes have sizes that come again, so that they can be captured."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context for calls of models."""
         return autocast(self.accelerator.device, self.precision)
+
+    def run(self, key: Hashable, call: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """``call(*inputs)``, captured and replayed where that is possible; the result is valid until the next call."""
+        out = self.graphs(key, call, *inputs) if self.static else call(*inputs)
+        assert out is not None
+        return out
+
+    def zero_grad(self) -> None:
+        """Forget the gradients; what is captured adds to them where they are."""
+        self.optimizer.zero_grad(set_to_none=not self.static)
 
     def set_rate(self, factor: float) -> None:
         """Set every learning rate to ``factor`` times its first value."""

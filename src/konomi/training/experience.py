@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.profiler import record_function
 
 from konomi import ops
 from konomi.config import DataConfig, PPOConfig, RolloutConfig
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
+from konomi.engine.device import is_processor, send
+from konomi.engine.layout import Pass
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
 from konomi.errors import RunError
@@ -200,19 +201,20 @@ class Experience:
     advantages: Tensor
     returns: Tensor
     trunk: Trunk | None = None
-    sampler_gap: float | None = None
+    sampler_gap: Tensor | None = None
     """How far the ratio of the trainer's to the sampler's probabilities was from 1, where they were compared before training."""
 
-    def select(self, rows: Tensor) -> Experience:
-        """The given rows, without the padding that they do not need."""
-        rollout = self.rollout.select(rows)
-        width = rollout.mask.shape[1]
-        here = rows.to(self.mask.device)
-        rest: dict[str, Any] = {k: v[here, :width] for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, rollout=rollout, **rest, trunk=self.trunk and self.trunk.select(rows))
+    def learned_from(self) -> Tensor:
+        """[4, B, R]: what the losses read: log-probabilities and values of the old policy, advantages, returns."""
+        return torch.stack([self.logprobs, self.values, self.advantages, self.returns])
 
 
-def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) -> float:
+def ratio_gap(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+    """The largest distance from 1 of a ratio of probabilities, given by their logarithms."""
+    return ((new - old).exp() - 1.0).abs().masked_fill(~mask, 0.0).max()
+
+
+def check_ratio(gap: Tensor, engine: Engine, update: int) -> float:
     """Make sure that nothing but the optimiser moves the policy: before an update's first step the ratio is 1.
 
     Returns:
@@ -221,39 +223,36 @@ def check_ratio(ratio_BR: Tensor, mask_BR: Tensor, engine: Engine, update: int) 
     Raises:
         RunError: that is more than `RATIO_TOLERANCE` allows.
     """
-    gap = float((ratio_BR - 1.0).abs().masked_fill(~mask_BR, 0.0).max())
-    allowed = RATIO_TOLERANCE[engine.precision]
-    if not gap <= allowed:
+    found, allowed = float(gap), RATIO_TOLERANCE[engine.precision]
+    if not found <= allowed:
         raise RunError(
-            f"update {update}: before its first step the probability ratio is off 1 by {gap:.2g} (allowed: {allowed:g}). "
+            f"update {update}: before its first step the probability ratio is off 1 by {found:.2g} (allowed: {allowed:g}). "
             "The model does not give the same log-probabilities twice: is dropout on, or a layer random?"
         )
-    return gap
+    return found
 
 
 def recompute_logprobs(
-    sampled: list[Tensor], mask_BR: Tensor, evaluate: Callable[[list[Tensor]], list[Tensor]], plan: list[list[Tensor]],
-    engine: Engine,
-) -> tuple[list[Tensor], float]:  # fmt: skip
+    sampled_CBR: Tensor, mask_BR: Tensor, evaluate: Callable[[list[Pass]], Tensor], plan: list[list[Pass]], engine: Engine
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the training pass, where the sampler's may be off by more than float error; and how far the ratio of
     the two is from 1 in the first mini-batch. If they agree there, the other mini-batches keep the sampler's values; else they
-    run too.
+    run too. On a device, where a look at the difference would keep it waiting, they run in any case.
 
     Args:
-        sampled: log-probabilities, and whatever else the sampler computed, [B, R] each.
+        sampled_CBR: log-probabilities, and whatever else the sampler computed.
         mask_BR: True is a response token.
-        evaluate: the same of the training pass, for micro-batches of rows; 0 in other rows.
-        plan: micro-batches of each mini-batch.
+        evaluate: the same [C, B, R] of the training passes; 0 in other rows.
+        plan: passes of each mini-batch.
         engine: to learn whether other processes agree.
     """
 
-    def replace_rows(old: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
-        rows = torch.cat(parts).to(mask_BR.device)
-        wide = [functional.pad(new, (0, mask_BR.shape[1] - new.shape[1])) for new in evaluate(parts)]
-        return [before.index_copy(0, rows, new[rows].to(before)) for before, new in zip(old, wide, strict=True)]
+    def replaced(old_CBR: Tensor, passes: list[Pass]) -> Tensor:
+        rows = send(torch.cat([each.rows for each in passes]), mask_BR.device)
+        return old_CBR.index_copy(1, rows, evaluate(passes)[:, rows].to(old_CBR))
 
-    trained = replace_rows(sampled, plan[0])
-    gap = ((trained[0] - sampled[0]).exp() - 1.0).abs().masked_fill(~mask_BR, 0.0).max()
-    if len(plan) > 1 and engine.total((~(gap <= RATIO_TOLERANCE["sampler"])).float()):
-        trained = replace_rows(trained, [part for mini_batch in plan[1:] for part in mini_batch])
-    return trained, float(gap)
+    rest = [each for mini_batch in plan[1:] for each in mini_batch]
+    trained_CBR = replaced(sampled_CBR, plan[0])
+    gap = ratio_gap(trained_CBR[0], sampled_CBR[0], mask_BR)
+    wanted = not is_processor(mask_BR.device) or engine.total((~(gap <= RATIO_TOLERANCE["sampler"])).float())
+    return replaced(trained_CBR, rest) if rest and wanted else trained_CBR, gap

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from konomi import ops
 from konomi.config import PPOConfig
-from konomi.training.experience import Experience, ScoredRollout
+from konomi.engine.forward import Evaluation
+from konomi.training.experience import Experience, ScoredRollout, ratio_gap
 
 
 @dataclass
@@ -25,15 +26,15 @@ class Sums:
     totals: dict[str, tuple[float, float]] = field(default_factory=dict)
     maxima: dict[str, float] = field(default_factory=dict)
     _unread: list[tuple[str, Tensor | float, Tensor | float]] = field(default_factory=list)
+    _unread_maxima: list[tuple[str, Tensor | float]] = field(default_factory=list)
 
     def add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
         """Add to the mean ``name``."""
         self._unread.append((name, total, count))
 
-    def most(self, name: str, value: float) -> None:
+    def most(self, name: str, value: Tensor | float) -> None:
         """Raise the maximum ``name``; a NaN stays."""
-        old = self.maxima.get(name)
-        self.maxima[name] = value if old is None or value != value or value > old else old
+        self._unread_maxima.append((name, value))
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """The means and the maxima over all processes."""
@@ -48,12 +49,18 @@ class Sums:
 
     def _read(self) -> None:
         """Add up what is unread, in float64 and in the order in which it came."""
-        numbers = iter(numbers_of([x for _, *pair in self._unread for x in pair if isinstance(x, Tensor)]))
+        unread = [x for _, *pair in self._unread for x in pair] + [x for _, x in self._unread_maxima]
+        numbers = iter(numbers_of([x for x in unread if isinstance(x, Tensor)]))
         for name, *pair in self._unread:
             total, count = (next(numbers) if isinstance(x, Tensor) else float(x) for x in pair)
             old_total, old_count = self.totals.get(name, (0.0, 0.0))
             self.totals[name] = (old_total + total, old_count + count)
+        for name, most in self._unread_maxima:
+            value = next(numbers) if isinstance(most, Tensor) else most
+            old = self.maxima.get(name)
+            self.maxima[name] = value if old is None or value != value or value > old else old
         self._unread.clear()
+        self._unread_maxima.clear()
 
 
 def numbers_of(scalars: Sequence[Tensor]) -> list[float]:
@@ -109,14 +116,29 @@ def describe(e: Experience, scored: ScoredRollout, clipped_B: Tensor, kl_coef: f
     return sums
 
 
-def add_losses(sums: Sums, policy: Tensor, pg: dict[str, Tensor], value: Tensor, v: dict[str, Tensor], count: Tensor) -> None:
-    """Add the losses of a micro-batch, summed over its ``count`` tokens, and the sums that came with them."""
-    for name, total in {
-        "ppo/loss/policy": policy, "ppo/policy/clipfrac": pg["clipped"], "ppo/policy/approxkl": pg["approx_kl"],
-        "ppo/policy/policykl": pg["policy_kl"], "ppo/policy/ratio": pg["ratio"], "ppo/loss/value": value,
-        "ppo/val/clipfrac": v["clipped"], "ppo/val/error": v["error"], "ppo/val/vpred": v["prediction"],
-    }.items():  # fmt: skip
-        sums.add(name, total, count)
+LOSSES = (
+    "ppo/loss/policy", "ppo/policy/clipfrac", "ppo/policy/approxkl", "ppo/policy/policykl", "ppo/policy/ratio",
+    "ppo/loss/value", "ppo/val/clipfrac", "ppo/val/error", "ppo/val/vpred",
+)  # fmt: skip
+"""What `losses` returns, in its order."""
+
+
+def losses(new: Evaluation, old_4N: Tensor, mask_N: Tensor, ppo: PPOConfig, first: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The losses of a micro-batch, summed over its tokens: policy, value; `LOSSES`; how far the largest ratio is from 1.
+
+    ``old_4N``: see `Experience.learned_from`. ``first``: no step has been taken since the responses were drawn, so that this
+    pass is that of the old policy.
+    """
+    old_N, values_N, advantages_N, returns_N = old_4N
+    gap = ratio_gap(new.logprobs.detach(), old_N, mask_N)
+    old_N = new.logprobs.detach() if first else old_N
+    policy, pg = ops.policy_loss(new.logprobs, old_N, advantages_N, mask_N, clip=ppo.clip)
+    value, v = ops.value_loss(new.values, values_N, returns_N, mask_N, clip=ppo.value_clip)
+    sums = [
+        policy.detach(), pg["clipped"], pg["approx_kl"], pg["policy_kl"], pg["ratio"],
+        value.detach(), v["clipped"], v["error"], v["prediction"],
+    ]  # fmt: skip
+    return policy, value, torch.stack(sums), gap
 
 
 def finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:

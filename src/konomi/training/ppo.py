@@ -9,7 +9,7 @@ Shape suffixes: B sequences, R response tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.decoding import check_decoding
-from konomi.engine.device import peak_memory_gb
-from konomi.engine.forward import Evaluation, reference_logprobs, rounds_coarsely, token_full_kl
+from konomi.engine.device import micro_batch_tokens, peak_memory_gb, send
+from konomi.engine.forward import Evaluation, pass_full_kl, pass_logprobs, plan_pass, rounds_coarsely
+from konomi.engine.layout import Pass, scatter
 from konomi.engine.packed import Trunk
-from konomi.engine.rollout import Rollout, micro_batches, scatter_rows
+from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import Generation, generate, make_draws, sample
+from konomi.engine.shared_weights import refresh_copies
 from konomi.errors import ConfigError, RunError
 from konomi.models.policy import Policy, same_weights
 from konomi.report.advice import out_of_range
@@ -39,7 +41,7 @@ from konomi.seeds import stream_seed
 from konomi.training.accelerator import Engine
 from konomi.training.checkpoints import load_checkpoint, save_checkpoint
 from konomi.training.experience import Experience, QueryStream, Scorer, ScoreScale, check_ratio, recompute_logprobs, shaped
-from konomi.training.metrics import Clock, Sums, add_losses, describe, finish, next_kl_coef
+from konomi.training.metrics import LOSSES, Clock, Sums, describe, finish, losses, next_kl_coef
 
 
 class PPOTrainer:
@@ -84,6 +86,7 @@ class PPOTrainer:
         self.trunk_layer = policy.trunk_layer if same_weights(policy.lm, self.reference, frozen=True) else None
         self.inexact = precision == "bf16" or rounds_coarsely(policy.lm)
         self.processes = self.engine.accelerator.num_processes
+        self.micro_batch_tokens = self.ppo.micro_batch_tokens or micro_batch_tokens(policy.lm, self.reference)
         prompts_a_batch = self.ppo.batch_size // self.ppo.responses_per_prompt
         divided = {"mini_batch_size": self.ppo.mini_batch_size, "batch_size / responses_per_prompt": prompts_a_batch}
         for name, size in divided.items():
@@ -124,8 +127,8 @@ class PPOTrainer:
         clock.lap("reward")
 
         # 3. Compare with the reference; rewards and advantages
-        plan = self._plan(generation.rollout, epoch=0)
-        experience = self._experience(generation, scored.scores, plan, scored.token_rewards)
+        passes = self._passes(generation.rollout, epoch=0)
+        experience = self._experience(generation, scored.scores, passes, scored.token_rewards)
         clipped_B = (self.scale or ScoreScale()).normalised(scored.scores).abs() > self.score_clip
         sums = describe(experience, scored, clipped_B, self.kl_coef)
         kl = sums.means(self.engine.accelerator)["objective/kl"]
@@ -136,7 +139,7 @@ class PPOTrainer:
         rate = 1.0 - self.update / ppo.updates if ppo.schedule == "linear" else 1.0
         if kl <= ppo.kl_cap:
             self.engine.set_rate(rate)
-            self._train(experience, plan, sums)
+            self._train(experience, passes, sums)
         clock.lap("train")
 
         # 5. Metrics
@@ -215,38 +218,52 @@ class PPOTrainer:
         together = each if size % each == 0 else 1  # responses to one prompt: it is then computed once for them
         first = torch.randperm(len(rollout) // together, generator=generator) * together
         order = (first[:, None] + torch.arange(together)).flatten()
-        return [micro_batches(rollout.lengths, rows, self.ppo.micro_batch_tokens) for rows in torch.split(order, size)]
+        return [micro_batches(rollout.lengths, rows, self.micro_batch_tokens) for rows in torch.split(order, size)]
+
+    def _passes(self, rollout: Rollout, epoch: int) -> list[list[Pass]]:
+        """The same as passes of the policy."""
+        return [[self._pass(rollout, rows) for rows in mini_batch] for mini_batch in self._plan(rollout, epoch)]
+
+    def _pass(self, rollout: Rollout, rows: Tensor) -> Pass:
+        return plan_pass(self.policy.lm, rollout, rows, static=self.engine.static and self.trunk_layer is None)
+
+    def _run(
+        self, name: Hashable, call: Callable[..., Tensor], lm: PreTrainedModel, p: Pass, trunk: Trunk | None, *inputs: Tensor
+    ) -> Tensor:
+        """``call(pass, trunk, *inputs)`` with a model; the result is valid until the next such call."""
+        if trunk is not None or p.layout is None:
+            return call(p, trunk and trunk.select(p.rows), *inputs)
+        refresh_copies(lm)
+        return self.engine.run((name, p.key), lambda index, *rest: call(p.on(index), None, *rest), p.index, *inputs)
 
     @record_function("score")
     @torch.no_grad()
     def _experience(
-        self, generation: Generation, scores_B: Tensor, plan: list[list[Tensor]], token_rewards_BR: Tensor | None = None
+        self, generation: Generation, scores_B: Tensor, plan: list[list[Pass]], token_rewards_BR: Tensor | None = None
     ) -> Experience:
         """Log-probabilities of policy and reference; then rewards and advantages."""
-        ppo, temperature, rollout, trunk = self.ppo, self.rollout_config.temperature, generation.rollout, generation.trunk
-        mask_BR = rollout.mask.to(self.engine.accelerator.device)
+        ppo, rollout, trunk = self.ppo, generation.rollout, generation.trunk
+        mask_BR = send(rollout.mask, self.engine.accelerator.device)
+        every = [each for mini_batch in plan for each in mini_batch]
 
-        def each(call: Callable[[Rollout, Trunk | None], list[Tensor]], rows: list[Tensor]) -> list[Tensor]:
+        def each(call: Callable[..., Tensor], lm: PreTrainedModel, passes: list[Pass]) -> Tensor:
             with self.engine.autocast():
-                parts = [call(rollout.select(part), trunk and trunk.select(part)) for part in rows]
-            return [scatter_rows(column, rows, len(rollout)) for column in zip(*parts, strict=True)]
+                return scatter(((p, self._run(call.__name__, call, lm, p, trunk)) for p in passes), len(rollout))
 
-        def evaluate(chosen: Rollout, trunk: Trunk | None) -> list[Tensor]:
-            policy: Evaluation = self.engine.wrapped(chosen, temperature, trunk)
-            return [policy.logprobs, policy.values, policy.entropy]
-
-        policy, gap = [generation.logprobs, generation.values, generation.entropy], None
+        policy_3BR, gap = torch.stack([generation.logprobs, generation.values, generation.entropy]), None
         if self.inexact:
-            policy, gap = recompute_logprobs(policy, mask_BR, lambda rows: each(evaluate, rows), plan, self.engine)
-        logprobs_BR, values_BR, entropy_BR = policy
+            policy_3BR, gap = recompute_logprobs(
+                policy_3BR, mask_BR, lambda passes: each(self._policy_figures, self.policy.lm, passes), plan, self.engine
+            )
+        logprobs_BR, values_BR, entropy_BR = policy_3BR
         if self.update == 0 and same_weights(self.policy.lm, self.reference):
             reference_BR = logprobs_BR
         else:
-            rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), ppo.micro_batch_tokens)
-            (reference_BR,) = each(lambda x, kept: [reference_logprobs(self.reference, x, temperature, kept)], rows)
+            rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), self.micro_batch_tokens)
+            passes = [self._pass(rollout, part) for part in rows]
+            reference_BR = each(self._reference_logprobs, self.reference, passes)[0]
         if ppo.kl_penalty == "full":
-            rows = [part for mini_batch in plan for part in mini_batch]
-            (penalty_BR,) = each(lambda x, kept: [token_full_kl(self.policy.lm, self.reference, x, temperature, kept)], rows)
+            penalty_BR = each(self._full_kl, self.policy.lm, every)[0]
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
         scale, clip = self.scale or ScoreScale(), self.score_clip
@@ -259,33 +276,48 @@ class PPOTrainer:
             entropy=entropy_BR, rewards=rewards_BR, advantages=advantages_BR, returns=returns_BR, trunk=trunk, sampler_gap=gap,
         )  # fmt: skip
 
+    def _policy_figures(self, p: Pass, trunk: Trunk | None) -> Tensor:
+        policy: Evaluation = self.engine.wrapped(p, self.rollout_config.temperature, trunk)
+        return torch.stack([policy.logprobs, policy.values, policy.entropy])
+
+    def _reference_logprobs(self, p: Pass, trunk: Trunk | None) -> Tensor:
+        return pass_logprobs(self.reference, p, self.rollout_config.temperature, trunk)[None]
+
+    def _full_kl(self, p: Pass, trunk: Trunk | None) -> Tensor:
+        refresh_copies(self.reference)
+        return pass_full_kl(self.policy.lm, self.reference, p, self.rollout_config.temperature, trunk)[None]
+
     @record_function("train")
-    def _train(self, experience: Experience, first_plan: list[list[Tensor]], sums: Sums) -> None:
+    def _train(self, experience: Experience, first_plan: list[list[Pass]], sums: Sums) -> None:
+        old_4BR, device = experience.learned_from(), self.engine.accelerator.device
         for epoch in range(self.ppo.epochs):
-            plan = first_plan if epoch == 0 else self._plan(experience.rollout, epoch)
-            for number, parts in enumerate(plan):
-                valid = experience.rollout.response_lengths[torch.cat(parts)].sum()
-                count = self.engine.total(valid.to(self.engine.accelerator.device))
-                self.engine.optimizer.zero_grad()
-                for part in parts:
-                    with self.engine.sync(last=part is parts[-1]):
-                        loss = self._losses(experience.select(part), count, sums, first=epoch == 0 and number == 0)
-                        self.engine.accelerator.backward(loss * self.processes)
+            plan = first_plan if epoch == 0 else self._passes(experience.rollout, epoch)
+            for number, passes in enumerate(plan):
+                first = epoch == 0 and number == 0
+                count = self.engine.total(send(torch.tensor(sum(p.count for p in passes)), device))
+                self.engine.zero_grad()
+                for p in passes:
+                    with self.engine.sync(last=p is passes[-1]):
+                        inputs = (p.select(old_4BR), count)
+                        call = self._first_losses if first else self._losses
+                        figures = self._run(call.__name__, call, self.policy.lm, p, experience.trunk, *inputs).clone()
+                    for name, total in zip(LOSSES, figures, strict=False):
+                        sums.add(name, total, p.count)
+                    if first:
+                        gap = check_ratio(figures[-1], self.engine, self.update + 1)
+                        if experience.sampler_gap is None:
+                            sums.most("ppo/policy/sampler_gap", gap)
                 norm = self.engine.accelerator.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
                 sums.add("ppo/policy/grad_norm", 0.0 if norm is None else norm, 1)
-                self.engine.step(norm, first=epoch == 0 and number == 0)
+                self.engine.step(norm, first=first)
 
-    def _losses(self, e: Experience, count: Tensor, sums: Sums, first: bool) -> Tensor:
+    def _first_losses(self, p: Pass, trunk: Trunk | None, old_4N: Tensor, count: Tensor) -> Tensor:
+        return self._losses(p, trunk, old_4N, count, first=True)
+
+    def _losses(self, p: Pass, trunk: Trunk | None, old_4N: Tensor, count: Tensor, first: bool = False) -> Tensor:
+        """Add the gradient of a micro-batch, ``count`` tokens being in the mini-batch; its `LOSSES` and gap of the ratio."""
         with self.engine.autocast():
-            new = self.engine.wrapped(e.rollout, self.rollout_config.temperature, e.trunk)
-        old_BR = e.logprobs
-        if first:  # no step has been taken since the responses were drawn: this pass is that of the old policy
-            gap = check_ratio((new.logprobs.detach() - old_BR).exp(), e.mask, self.engine, self.update + 1)
-            if e.sampler_gap is None:
-                sums.most("ppo/policy/sampler_gap", gap)
-            old_BR = new.logprobs.detach()
-        pg_sum, pg = ops.policy_loss(new.logprobs, old_BR, e.advantages, e.mask, clip=self.ppo.clip)
-        v_sum, v = ops.value_loss(new.values, e.values, e.returns, e.mask, clip=self.ppo.value_clip)
-        pg_loss, v_loss = pg_sum / count, v_sum / count
-        add_losses(sums, pg_loss.detach() * count, pg, v_loss.detach() * count, v, e.mask.sum())
-        return pg_loss + self.ppo.vf_coef * v_loss
+            new = self.engine.wrapped(p, self.rollout_config.temperature, trunk, with_entropy=False)
+        policy, value, figures, gap = losses(new, old_4N, p.valid, self.ppo, first)
+        self.engine.accelerator.backward((policy / count + self.ppo.vf_coef * (value / count)) * self.processes)
+        return torch.cat([figures, gap[None]])

@@ -1,0 +1,85 @@
+"""Work of fixed shape, captured once on a device and replayed: a replay costs the host one call instead of thousands."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from konomi.engine.device import captures
+
+MOST = 96
+"""Graphs that are kept; the oldest goes."""
+
+
+@dataclass
+class _Graph:
+    """A captured call."""
+
+    graph: Any
+    inputs: list[Tensor]
+    outputs: Tensor | None
+
+    def replay(self, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        if inputs:
+            torch._foreach_copy_(self.inputs, list(inputs))
+        self.graph.replay()
+        return self.outputs
+
+
+class Graphs:
+    """Calls by key. The first call of a key runs as it is, the second is captured, further ones are replayed.
+
+    A captured call reads its ``inputs`` and whatever it read of other tensors, which must stay where they are in memory; it
+    asks no tensor for a number. Its result is valid until the next call. Where the device captures nothing, or a call cannot
+    be captured, calls run as they are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.active = device, captures(device)
+        self.refused: str | None = None
+        """Why calls run as they are, on a device that could replay them."""
+        self._graphs: dict[Hashable, _Graph | None] = {}
+        self._pool: Any = None
+
+    def __call__(self, key: Hashable, call: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
+        """``call(*inputs)``; what it does besides its result happens once a call."""
+        if not self.active:
+            return call(*inputs)
+        if key not in self._graphs:
+            self._graphs[key] = None
+            if len(self._graphs) > MOST:
+                self._graphs.pop(next(iter(self._graphs)))
+            return call(*inputs)
+        graph = self._graphs[key] or self._capture(key, call, inputs)
+        return call(*inputs) if graph is None else graph.replay(inputs)
+
+    def _capture(self, key: Hashable, call: Callable[..., Tensor | None], inputs: tuple[Tensor, ...]) -> _Graph | None:
+        module = torch.get_device_module(self.device)
+        static = [x.clone() for x in inputs]
+        if self._pool is None:
+            self._pool = module.graph_pool_handle()
+        graph, stream = module.CUDAGraph(), module.Stream()
+        stream.wait_stream(module.current_stream())
+        try:
+            with module.stream(stream):
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    outputs = call(*static)
+                finally:
+                    graph.capture_end()
+        except RuntimeError as error:
+            self.active, self.refused = False, " ".join(str(error).split())[:300]
+            self._graphs.clear()
+            with suppress(RuntimeError):
+                module.synchronize()
+            warnings.warn(f"its steps cannot be captured, and run slower: {self.refused}", RuntimeWarning, stacklevel=2)
+            return None
+        module.current_stream().wait_stream(stream)
+        made = self._graphs[key] = _Graph(graph, static, outputs)
+        return made
