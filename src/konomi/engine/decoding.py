@@ -8,7 +8,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -18,16 +20,19 @@ from konomi.engine import packed
 from konomi.engine.device import prefill_tokens, room_in_use, send
 from konomi.engine.families import NOT_ALIKE, is_near, refusal, trial
 from konomi.engine.forward import check_head
+from konomi.engine.graphs import Graphs
 from konomi.engine.kv_cache import KeyValues
 from konomi.engine.layout import Layout
 from konomi.engine.packed import Trunk
 from konomi.errors import FAULTS
 
 
-def make_decoder(lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None) -> Decoder:
-    """Decode up to ``tokens`` tokens after each query."""
+def make_decoder(
+    lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None, graphs: Graphs | None = None
+) -> Decoder:
+    """Decode up to ``tokens`` tokens after each query. ``graphs``: where queries are captured, if they are."""
     if packed.packs(lm):
-        return PackedDecoder(lm, queries, tokens, trunk_layer)
+        return PackedDecoder(lm, queries, tokens, trunk_layer, graphs or Graphs(torch.device("cpu")))
     return PaddedDecoder(lm, queries)
 
 
@@ -88,8 +93,10 @@ class PackedDecoder:
     ``rows`` [B] int64: the query of each sequence, running ones first.
     """
 
-    def __init__(self, lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None) -> None:
-        self.lm, self.trunk_layer = lm, trunk_layer
+    def __init__(
+        self, lm: PreTrainedModel, queries: Sequence[Sequence[int]], tokens: int, trunk_layer: int | None, graphs: Graphs
+    ) -> None:
+        self.lm, self.trunk_layer, self.graphs = lm, trunk_layer, graphs
         self.cache = KeyValues(len(queries), max(map(len, queries)) + tokens, lm.device)
         self._first_rows = torch.arange(len(queries), device=lm.device)
         self.rows = self._first_rows.clone()
@@ -104,17 +111,27 @@ class PackedDecoder:
 
     def start(self) -> Tensor:
         """Read the queries; the last hidden state [B, D] of each."""
-        hidden, lengths_B = [], torch.tensor(self.cache.sizes)
-        for here in _runs(self.cache.sizes, prefill_tokens(self.lm.device)):
-            ids_BL = pad_right(self.queries[here], 0)[0]
-            self.cache.first = here.start
-            layout = Layout(lengths_B[here], (ids_BL, lengths_B[here]), self.lm.device)
-            with packed.keeping(self.lm, self.trunk_layer) as kept:
-                hidden_TD = packed.run(self.lm, layout.ids(ids_BL), layout.positions_T, layout, self.cache)
-            if kept:
-                self._store(layout.pad(kept[0]), here, slice(layout.length))
-            hidden.append(layout.at(hidden_TD, torch.arange(here.stop - here.start), lengths_B[here] - 1))
+        hidden, lengths_B, device = [], torch.tensor(self.cache.sizes), self.lm.device
+        for here in _runs(self.cache.sizes, prefill_tokens(device)):
+            ids_BL, lengths = pad_right(self.queries[here], 0)[0], lengths_B[here]
+            layout = Layout(lengths, (ids_BL, lengths), static=self.graphs.active)
+            last_B = layout.place(np.arange(len(lengths)), lengths.numpy() - 1)
+            index = np.concatenate([layout.index.numpy(), layout.host_ids(ids_BL.numpy()), last_B])
+            key = ("start", here.start, here.stop, layout.sizes)
+            read = self.graphs(key, partial(self._read, layout, here), send(torch.from_numpy(index), device))
+            assert read is not None
+            hidden.append(read.clone() if self.graphs.active else read)
         return torch.cat(hidden)
+
+    def _read(self, layout: Layout, here: slice, index: Tensor) -> Tensor:
+        tokens, count = layout.sizes.tokens, here.stop - here.start
+        index, ids_T, last_B = index.split([len(index) - tokens - count, tokens, count])
+        layout, self.cache.present = layout.on(index), here
+        with packed.keeping(self.lm, self.trunk_layer) as kept:
+            hidden_TD = packed.run(self.lm, ids_T, layout.positions_T, layout, self.cache)
+        if kept:
+            self._store(layout.pad(kept[0])[:count], here, slice(layout.length))
+        return hidden_TD.index_select(0, last_B)
 
     def step(self, ids_b: Tensor) -> Tensor:
         """Append a token to each running sequence; its last hidden state [b, D]. Call `KeyValues.grow` before, each time."""
@@ -125,10 +142,10 @@ class PackedDecoder:
             self._store(kept[0], self.rows[: len(ids_b)], positions_b)
         return hidden_bD
 
-    def grow(self) -> Hashable:
-        """Make room for a token of each running sequence; the shapes of the step that follows."""
+    def grow(self) -> tuple[Hashable, ...]:
+        """Make room for a token of each running sequence; the key of the step that follows, see `Graphs`."""
         self.cache.grow()
-        return len(self.cache.sizes), self.cache.in_use
+        return "step", len(self.cache.sizes), self.cache.in_use
 
     def keep(self, order: Sequence[int], count: int) -> None:
         """Let the sequences at the places ``order`` take the first places, and go on with the first ``count``."""

@@ -100,6 +100,11 @@ def score_tokens(device: torch.device) -> tuple[int, int]:
     return (4096, 512) if is_processor(device) else (32_768, 16_384)
 
 
+def head_rows(vocabulary: int, device: torch.device) -> int:
+    """Rows of the vocabulary head's copy: on a GPU products are slow unless they are a multiple of 8."""
+    return vocabulary if is_processor(device) else -(-vocabulary // 64) * 64
+
+
 def draw_rows(device: torch.device, vocabulary: int) -> int:
     """Rows that are drawn at a time."""
     return DRAW_ROWS if is_processor(device) else max(1, _logits_at_once(device) // vocabulary)
@@ -164,12 +169,12 @@ def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def bucket(count: int) -> int:
-    """``count``, rounded up so that there are few sizes: by less than an eighth, or to a multiple of 64.
+    """``count``, rounded up so that there are few sizes: by less than an eighth, or to a multiple of 128.
 
-    >>> [bucket(n) for n in (1, 64, 544, 4352)]
-    [64, 64, 576, 4608]
+    >>> [bucket(n) for n in (1, 128, 544, 4352)]
+    [128, 128, 640, 4608]
     """
-    step = max(64, 1 << max(0, count.bit_length() - 4))
+    step = max(128, 1 << max(0, count.bit_length() - 4))
     return -(-count // step) * step
 
 

@@ -67,10 +67,12 @@ def pass_full_kl(
     lm: PreTrainedModel, reference: PreTrainedModel, p: Pass, temperature: float, trunk: Trunk | None = None
 ) -> Tensor:
     """[N] exact KL(policy || reference) (nats) before each response token of a pass."""
-    with cast_once(lm), cast_once(reference):
-        hidden_ND, ref_hidden_ND = (response_hidden(model, p, trunk) for model in (lm, reference))
-        chunks = zip(hidden_ND.split(HEAD_TOKENS), ref_hidden_ND.split(HEAD_TOKENS), strict=True)
-        return torch.cat([full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks])
+    hidden = []
+    for model in (lm, reference):
+        with cast_once(model):
+            hidden.append(response_hidden(model, p, trunk).split(HEAD_TOKENS))
+    chunks = zip(*hidden, strict=True)
+    return torch.cat([full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks])
 
 
 def response_hidden(lm: PreTrainedModel, p: Pass, trunk: Trunk | None = None) -> Tensor:
@@ -87,7 +89,7 @@ def head_logits(lm: PreTrainedModel, hidden: Tensor, temperature: float) -> Tens
     """[N, V] logits over the vocabulary, float32 at least, divided by the temperature."""
     head = lm.get_output_embeddings()
     copy = None if torch.is_grad_enabled() else head_copy(lm)
-    logits = linear_logits(hidden, head.weight if copy is None else copy, head_blocks(hidden.device))
+    logits = linear_logits(hidden, head.weight if copy is None else copy, head_blocks(hidden.device))[:, : len(head.weight)]
     if getattr(head, "bias", None) is not None:
         logits = logits + head.bias
     cap = _soft_cap(lm)

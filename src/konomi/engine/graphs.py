@@ -32,8 +32,13 @@ class _Graph:
         return self.outputs
 
 
+_POOLS: dict[torch.device, Any] = {}
+"""The memory in which what was captured on a device works: one captured call at a time."""
+
+
 class Graphs:
-    """Calls by key. The first call of a key runs as it is, the second is captured, further ones are replayed.
+    """Calls by key, a tuple that begins with what is called. The first call of each kind runs as it is, others are captured and
+    replayed.
 
     A captured call reads its ``inputs`` and whatever it read of other tensors, which must stay where they are in memory; it
     asks no tensor for a number. Its result is valid until the next call. Where the device captures nothing, or a call cannot
@@ -44,31 +49,29 @@ class Graphs:
         self.device, self.active = device, captures(device)
         self.refused: str | None = None
         """Why calls run as they are, on a device that could replay them."""
-        self._graphs: dict[Hashable, _Graph | None] = {}
-        self._pool: Any = None
+        self._kinds: set[Hashable] = set()
+        self._graphs: dict[tuple[Hashable, ...], _Graph] = {}
 
-    def __call__(self, key: Hashable, call: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
+    def __call__(self, key: tuple[Hashable, ...], call: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
         """``call(*inputs)``; what it does besides its result happens once a call."""
-        if not self.active:
+        if not self.active or key[0] not in self._kinds:
+            self._kinds.add(key[0])
             return call(*inputs)
-        if key not in self._graphs:
-            self._graphs[key] = None
-            if len(self._graphs) > MOST:
-                self._graphs.pop(next(iter(self._graphs)))
-            return call(*inputs)
-        graph = self._graphs[key] or self._capture(key, call, inputs)
+        graph = self._graphs.get(key) or self._capture(key, call, inputs)
         return call(*inputs) if graph is None else graph.replay(inputs)
 
-    def _capture(self, key: Hashable, call: Callable[..., Tensor | None], inputs: tuple[Tensor, ...]) -> _Graph | None:
+    def _capture(
+        self, key: tuple[Hashable, ...], call: Callable[..., Tensor | None], inputs: tuple[Tensor, ...]
+    ) -> _Graph | None:
         module = torch.get_device_module(self.device)
         static = [x.clone() for x in inputs]
-        if self._pool is None:
-            self._pool = module.graph_pool_handle()
+        if self.device not in _POOLS:
+            _POOLS[self.device] = module.graph_pool_handle()
         graph, stream = module.CUDAGraph(), module.Stream()
         stream.wait_stream(module.current_stream())
         try:
             with module.stream(stream):
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                graph.capture_begin(pool=_POOLS[self.device], capture_error_mode="thread_local")
                 try:
                     outputs = call(*static)
                 finally:
@@ -81,5 +84,7 @@ class Graphs:
             warnings.warn(f"its steps cannot be captured, and run slower: {self.refused}", RuntimeWarning, stacklevel=2)
             return None
         module.current_stream().wait_stream(stream)
+        if len(self._graphs) == MOST:
+            self._graphs.pop(next(iter(self._graphs)))
         made = self._graphs[key] = _Graph(graph, static, outputs)
         return made

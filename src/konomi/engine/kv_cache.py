@@ -45,8 +45,8 @@ class KeyValues:
         self.room, self.sizes = room_in_use(room, device), [0] * count
         self.lengths_B = torch.zeros(count, dtype=torch.int64, device=device)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.first = 0
-        """The first sequence of the present prefill."""
+        self.present = slice(0, count)
+        """The sequences of the present prefill."""
         self._rows_B = torch.arange(count, device=device)
         self._positions_b = self.lengths_B
         self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
@@ -57,15 +57,15 @@ class KeyValues:
         self.lengths_B.copy_(send(torch.tensor(self.sizes), self.lengths_B.device))
 
     def prefill(self, layer: int, key_BGLd: Tensor, value_BGLd: Tensor) -> None:
-        """Write the first tokens of sequences ``first`` and on."""
+        """Write the first tokens of the sequences that are ``present``; further ones of a `Layout` have no meaning."""
         if layer not in self.layers:
             _, heads, _, width = key_BGLd.shape
             shape = (len(self.lengths_B), heads, self.room)
             # zeros: what is masked has weight 0, and 0 times whatever was in that memory need not be 0
             self.layers[layer] = (key_BGLd.new_zeros(*shape, width), value_BGLd.new_zeros(*shape, value_BGLd.shape[-1]))
-        here = slice(self.first, self.first + len(key_BGLd))
+        count = self.present.stop - self.present.start
         for store, new in zip(self.layers[layer], (key_BGLd, value_BGLd), strict=True):
-            store[here, :, : new.shape[2]] = new
+            store[self.present, :, : new.shape[2]] = new[:count]
 
     def grow(self) -> None:
         """Each running sequence gets a token."""

@@ -10,13 +10,15 @@ import copy
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from konomi.data.tokens import lengths_to_mask
 from konomi.engine.device import bucket, send
 from konomi.engine.kv_cache import additive, whole_lanes
 from konomi.engine.rollout import Rollout
+
+Array = np.ndarray[Any, Any]
 
 
 class Sizes(NamedTuple):
@@ -46,31 +48,30 @@ class Layout:
         self, lengths_B: Tensor, queries: tuple[Tensor, Tensor] | None = None, device: torch.device | None = None,
         static: bool = False,
     ) -> None:  # fmt: skip
-        device, lengths_B = device or lengths_B.device, lengths_B.cpu()
-        rows, longest = len(lengths_B), int(lengths_B.max())
+        # by NumPy: it begins such small work sooner than torch, whose threads have to wake up
+        lengths, device = lengths_B.cpu().numpy(), device or lengths_B.device
+        rows, longest = len(lengths), int(lengths.max())
         self.length = whole_lanes(longest) if static else longest
-        mask_BL = lengths_to_mask(lengths_B, self.length)
-        own_BL, owner_B = mask_BL, torch.arange(rows)
+        columns = np.arange(self.length)
+        mask_BL = columns < lengths[:, None]
+        own_BL, owner_B = mask_BL, np.arange(rows)
         if queries is not None and rows > 1:
-            own_BL, owner_B = _own(mask_BL, *(x.cpu() for x in queries))
-        token_T = own_BL.flatten().nonzero().squeeze(1)
-        self._rows_T, self._positions_T = token_T // self.length, token_T % self.length
-        number_BL = (own_BL.flatten().cumsum(0) - 1).view_as(own_BL)
-        number_BL = torch.where(own_BL, number_BL, number_BL[owner_B])
-        self._place_BL = number_BL.gather(1, torch.minimum(torch.arange(self.length), lengths_B[:, None] - 1))
-        copies_X = (mask_BL & ~own_BL).flatten().nonzero().squeeze(1)
-        self.plain = not static and len(token_T) == mask_BL.numel()
-        places, positions_T = self._place_BL.flatten(), self._positions_T
+            own_BL, owner_B = _own(mask_BL, queries[0].cpu().numpy(), queries[1].cpu().numpy())
+        token_T = own_BL.ravel().nonzero()[0]
+        self._rows_T, self._positions_T = np.divmod(token_T, self.length)
+        number_BL = (own_BL.ravel().cumsum() - 1).reshape(own_BL.shape)
+        number_BL = np.where(own_BL, number_BL, number_BL[owner_B])
+        self._place_BL = np.take_along_axis(number_BL, np.minimum(columns, lengths[:, None] - 1), axis=1)
+        copies_X = (mask_BL & ~own_BL).ravel().nonzero()[0]
+        self.plain = not static and len(token_T) == mask_BL.size
+        parts = [token_T, self._positions_T, self._place_BL.ravel(), copies_X]
         if static:
-            spare = bucket(len(token_T)) - len(token_T)
-            # the further tokens are all at the first place of the further row, which reads the first of them
-            token_T = torch.cat([token_T, token_T.new_full((spare,), rows * self.length)])
-            positions_T = torch.cat([positions_T, positions_T.new_zeros(spare)])
-            places = torch.cat([places, places.new_full((self.length,), len(token_T) - 1)])
-            further = bucket(len(copies_X)) - len(copies_X) if len(copies_X) else 0
-            copies_X = torch.cat([copies_X, copies_X.new_full((further,), rows * self.length)])
-        self.sizes = Sizes(len(token_T), rows + static, self.length, len(copies_X))
-        self._set(send(torch.cat([token_T, positions_T, places, copies_X]), device))
+            # the further tokens are all at the first place of the further row, which reads the last of them
+            spare, further = bucket(len(token_T)) - len(token_T), bucket(len(copies_X)) - len(copies_X) if len(copies_X) else 0
+            ends = (rows * self.length, 0, len(token_T) + spare - 1, rows * self.length)
+            parts = [_longer(*pair) for pair in zip(parts, (spare, spare, self.length, further), ends, strict=True)]
+        self.sizes = Sizes(len(parts[0]), rows + static, self.length, len(parts[3]))
+        self._set(send(torch.from_numpy(np.concatenate(parts)), device))
 
     def _set(self, index: Tensor) -> None:
         tokens, rows, length, copies = self.sizes
@@ -99,22 +100,23 @@ class Layout:
         flat = x_BLx.reshape(-1, *x_BLx.shape[2:])
         return flat if self.plain else _Pick.apply(flat, self.token_T)
 
-    def place(self, rows_N: Tensor, positions_N: Tensor) -> Tensor:
+    def place(self, rows_N: Array, positions_N: Array) -> Array:
         """[N]: the tokens at these positions of these sequences; all on the host."""
         return self._place_BL[rows_N, positions_N]
 
     def at(self, x_Tx: Tensor, rows_N: Tensor, positions_N: Tensor) -> Tensor:
         """[N, ...]: what is at these positions of these sequences, both on the host."""
-        return x_Tx.index_select(0, send(self.place(rows_N, positions_N), self.device))
+        place_N = torch.from_numpy(self.place(rows_N.numpy(), positions_N.numpy()))
+        return x_Tx.index_select(0, send(place_N, self.device))
 
     def ids(self, ids_BL: Tensor) -> Tensor:
         """[T] on the device: the ids of the tokens, of ids on the host; 0 for further ones."""
-        return send(self.host_ids(ids_BL), self.device)
+        return send(torch.from_numpy(self.host_ids(ids_BL.numpy())), self.device)
 
-    def host_ids(self, ids_BL: Tensor) -> Tensor:
+    def host_ids(self, ids_BL: Array) -> Array:
         """[T] on the host."""
         ids = ids_BL[self._rows_T, self._positions_T]
-        return torch.cat([ids, ids.new_zeros(self.sizes.tokens - len(ids))])
+        return _longer(ids, self.sizes.tokens - len(ids), 0)
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """[L, L]: what is added to the scores of attention; the same for all layers of a kind."""
@@ -127,15 +129,19 @@ class Layout:
         return self._masks[window, dtype]
 
 
-def _own(mask_BL: Tensor, ids_BL: Tensor, query_lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+def _longer(x: Array, count: int, value: int) -> Array:
+    """``x`` with this value so many times behind it."""
+    return np.concatenate([x, np.full(count, value, dtype=x.dtype)]) if count else x
+
+
+def _own(mask_BL: Array, ids_BL: Array, query_lengths_B: Array) -> tuple[Array, Array]:
     """Which tokens are not those of a query that an earlier sequence begins with; and that sequence, for each."""
-    rows, length = mask_BL.shape
-    query_BL = lengths_to_mask(query_lengths_B, length)
-    read = min(length, ids_BL.shape[1])
-    _, same_B = ids_BL[:, :read].masked_fill(~query_BL[:, :read], -1).unique(dim=0, return_inverse=True)
-    order_B = torch.arange(rows)
-    owner_B = torch.full_like(order_B, rows).scatter_reduce(0, same_B, order_B, "amin")[same_B]
-    return mask_BL & ~(query_BL & (owner_B != order_B)[:, None]), owner_B
+    first: dict[bytes, int] = {}
+    owner_B = np.array([
+        first.setdefault(ids_BL[row, :count].tobytes(), row) for row, count in enumerate(query_lengths_B.tolist())
+    ])  # fmt: skip
+    shared_B = owner_B != np.arange(len(owner_B))
+    return mask_BL & ~((np.arange(mask_BL.shape[1]) < query_lengths_B[:, None]) & shared_B[:, None]), owner_B
 
 
 class _Pad(torch.autograd.Function):
@@ -186,27 +192,26 @@ class Pass:
     def __init__(
         self, rollout: Rollout, rows: Tensor | None, device: torch.device, packs: bool = True, static: bool = False
     ) -> None:
-        self.rows = torch.arange(len(rollout)) if rows is None else rows
-        self.width = rollout.mask.shape[1]
         here = rollout if rows is None else rollout.select(rows)
-        row_N, step_N = here.mask.nonzero(as_tuple=True)
-        at_N = here.query_lengths[row_N] + step_N
-        where_N, self.count, parts = self.rows[row_N] * self.width + step_N, len(row_N), list[Tensor]()
+        self.rows = torch.arange(len(rollout)) if rows is None else rows
+        self.width = int(rollout.response_lengths.max())
+        ids_BL, queries, responses = (x.numpy() for x in (here.ids, here.query_lengths, here.response_lengths))
+        row_N = np.repeat(np.arange(len(here)), responses)
+        step_N = np.arange(len(row_N)) - np.repeat(responses.cumsum() - responses, responses)
+        at_N = queries[row_N] + step_N
+        where_N, self.count = self.rows.numpy()[row_N] * self.width + step_N, len(row_N)
         self.layout = Layout(here.lengths - 1, (here.ids, here.query_lengths), static=static) if packs else None
+        self.shape: tuple[int, int] | None = None if packs else ids_BL.shape
         if self.layout is None:
-            ids, place_N = here.ids.flatten(), row_N * here.ids.shape[1] + at_N - 1
-            self.shape: tuple[int, int] | None = (len(here), here.ids.shape[1])
+            parts = [ids_BL.ravel(), row_N * ids_BL.shape[1] + at_N - 1]
         else:
-            ids, place_N, self.shape = self.layout.host_ids(here.ids), self.layout.place(row_N, at_N - 1), None
-            parts = [self.layout.index]
-        targets_N = here.ids[row_N, at_N]
+            parts = [self.layout.index.numpy(), self.layout.host_ids(ids_BL), self.layout.place(row_N, at_N - 1)]
+        parts += [ids_BL[row_N, at_N], where_N, np.ones_like(where_N)]
         if static:
-            spare = bucket(self.count) - self.count
-            place_N, targets_N = (torch.cat([x, x.new_zeros(spare)]) for x in (place_N, targets_N))
-            where_N = torch.cat([where_N, where_N.new_full((spare,), len(rollout) * self.width)])
-        parts += [ids, place_N, targets_N, where_N, torch.arange(len(where_N)) < self.count]
+            ends = (0, 0, len(rollout) * self.width, 0)
+            parts[-4:] = [_longer(x, bucket(len(x)) - len(x), end) for x, end in zip(parts[-4:], ends, strict=True)]
         self._split = [len(part) for part in parts]
-        self._set(send(torch.cat(parts), device))
+        self._set(send(torch.from_numpy(np.concatenate(parts)), device))
 
     @property
     def key(self) -> tuple[Any, ...]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from konomi.data.tokens import length_batches, lengths_to_mask
@@ -43,8 +45,11 @@ class Rollout:
 
     def select(self, rows: Tensor) -> Rollout:
         """The given rows, without the padding that they do not need."""
-        width = int(self.lengths[rows].max())
-        return Rollout(self.ids[rows, :width], self.query_lengths[rows], self.response_lengths[rows], self.ended[rows])
+        ids, queries, responses, ended = (  # by NumPy, see `Layout`
+            x.numpy()[rows.numpy()] for x in (self.ids, self.query_lengths, self.response_lengths, self.ended)
+        )
+        ids = np.ascontiguousarray(ids[:, : (queries + responses).max()])
+        return Rollout(*(torch.from_numpy(x) for x in (ids, queries, responses, ended)))
 
     def query_ids(self) -> list[list[int]]:
         """Each query's tokens, without padding."""

@@ -193,8 +193,8 @@ class _Running:
     ) -> None:  # fmt: skip
         self.lm, self.temperature, self.values, device = lm, temperature, values, lm.device
         self.room, count, width = asked.room, len(asked.queries), asked.uniforms.shape[1]
-        self.decoder = make_decoder(lm, asked.queries, int(asked.lengths.max()), trunk_layer)
         self.graphs = Graphs(device)
+        self.decoder = make_decoder(lm, asked.queries, int(asked.lengths.max()), trunk_layer, self.graphs)
         self.stops = torch.tensor(sorted(ends), dtype=torch.int64, device=device) if ends else None
         dtype = torch.float64 if lm.dtype == torch.float64 else torch.float32
         self.ids = torch.zeros(count, width, dtype=torch.int64, device=device)

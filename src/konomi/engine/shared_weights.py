@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,8 +10,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from konomi.engine.device import head_rows
 
 
 class ComputeCopies:
@@ -32,12 +35,18 @@ class ComputeCopies:
             if weight is not None and weight.dtype == torch.float32
         ]
         self._weights = list({id(weight): weight for *_, weight in own}.values())
-        self._copies = [weight.detach().to(dtype) for weight in self._weights]
+        self._copies = [_SHARED.get(weight, weight).detach().to(dtype) for weight in self._weights]
+        self.head: Tensor | None = None
+        """[V or more, D]: the copy of the vocabulary head's weight, filled up with zeros."""
+        for place, weight in enumerate(self._weights):
+            if head is not None and weight is head.weight:
+                self.head = weight.new_zeros(head_rows(len(weight), weight.device), weight.shape[1], dtype=dtype)
+                self._copies[place] = self.head[: len(weight)].copy_(self._copies[place])
+            else:
+                _SHARED[weight] = self._copies[place]
         copy_of = {id(weight): copy for weight, copy in zip(self._weights, self._copies, strict=True)}
         self._versions = self._changes()
         self._own = own
-        self.head = None if head is None else copy_of.get(id(head.weight))
-        """[V, D]: the copy of the vocabulary head's weight."""
         self.replaced = [(module, name, weight, copy_of[id(weight)]) for module, name, weight in own if module is not head]
         """Module, name, weight and copy; without the vocabulary head, whose gradient stays float32."""
 
@@ -61,6 +70,9 @@ class ComputeCopies:
 _STEPS = [0]
 """Steps of all optimisers so far: fused ones change weights without raising their version."""
 register_optimizer_step_post_hook(lambda *_: _STEPS.__setitem__(0, _STEPS[0] + 1))
+_LEAVES = [False]
+_SHARED = WeakIdKeyDictionary()
+"""Weight -> its last copy: models that share weights share copies."""
 _COPIES: WeakKeyDictionary[PreTrainedModel, ComputeCopies] = WeakKeyDictionary()
 
 
@@ -76,9 +88,10 @@ def cast_once(lm: PreTrainedModel) -> Iterator[None]:
     if copies is None or not copies.are_of(dtype):
         copies = _COPIES[lm] = ComputeCopies(lm, dtype)
     copies.refresh()
-    grad = torch.is_grad_enabled()
     for module, name, weight, copy in copies.replaced:
-        used: Any = _Cast.apply(weight, copy) if grad and weight.requires_grad else copy
+        used: Any = copy
+        if torch.is_grad_enabled() and weight.requires_grad:
+            used = copy.requires_grad_() if _LEAVES[0] else _Cast.apply(weight, copy)
         module._parameters[name] = used
     copies.in_use = True
     try:
@@ -89,6 +102,26 @@ def cast_once(lm: PreTrainedModel) -> Iterator[None]:
             module._parameters[name] = weight
 
 
+@contextmanager
+def copies_as_leaves() -> Iterator[None]:
+    """Within: passes are differentiated with respect to the copies themselves, see `leaves`."""
+    _LEAVES[0] = True
+    try:
+        yield
+    finally:
+        _LEAVES[0] = False
+
+
+def leaves(lm: PreTrainedModel, weights: Sequence[Tensor]) -> list[Tensor]:
+    """What to take the gradient of a pass by, made within `copies_as_leaves`: the copies that it read instead of weights.
+
+    Their gradients are in half precision, and are not cast one by one.
+    """
+    copies = _COPIES.get(lm)
+    copy_of = {} if copies is None else {id(weight): copy for *_, weight, copy in copies.replaced if copy.requires_grad}
+    return [copy_of.get(id(weight), weight) for weight in weights]
+
+
 def refresh_copies(lm: PreTrainedModel) -> None:
     """Bring the `ComputeCopies` of a model up to date, for a captured pass that reads them."""
     if (copies := _COPIES.get(lm)) is not None:
@@ -96,7 +129,7 @@ def refresh_copies(lm: PreTrainedModel) -> None:
 
 
 def head_copy(lm: PreTrainedModel) -> Tensor | None:
-    """Within `cast_once`: the copy of the vocabulary head's weight [V, D]."""
+    """Within `cast_once`: the copy of the vocabulary head's weight [V or more, D]; rows of zeros may follow it."""
     copies = _COPIES.get(lm)
     return copies.head if copies is not None and copies.in_use else None
 

@@ -27,8 +27,8 @@ from konomi.engine.recompute import recomputing
 from konomi.engine.rollout import Rollout
 from konomi.engine.shared_weights import cast_once, one_gradient
 from konomi.errors import ConfigError
-from konomi.models.load import quiet
 from konomi.models.lora import adapted_layers, are_zero, merged, plain_parameters, save_adapter, without_adapters
+from konomi.models.load import fuse_gelu, quiet
 
 VALUE_HEAD_FILE = "value_head.safetensors"
 
@@ -39,7 +39,7 @@ class Policy(nn.Module):
     The value head is a linear map that begins at zero: the first values are the mean of the normalised scores, 0.
 
     Args:
-        lm: the language model, as it is: that of :func:`konomi.load_causal_lm` has no dropout and a fused GELU.
+        lm: the language model, as it is, without dropout; its GELU is fused.
         freeze_embeddings: do not train the token embeddings and the vocabulary head.
         top_layers: train only this many top layers and the norm after them.
 
@@ -50,6 +50,7 @@ class Policy(nn.Module):
 
     def __init__(self, lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None) -> None:
         super().__init__()
+        fuse_gelu(lm)
         check_head(lm)
         self.lm = lm
         self._below = train_only(lm, freeze_embeddings, top_layers)

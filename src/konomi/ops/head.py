@@ -37,7 +37,8 @@ def linear_logprobs(
     float32 at least: logits too (`linear_logits`). There are no second derivatives: ``create_graph=True`` raises
     ``RuntimeError``.
 
-    ``copy_VD``: the weight in the type of products, if the caller keeps it. ``with_entropy=False``: it may be 0.
+    ``copy_VD``: the weight in the type of products, if the caller keeps it; rows of zeros may follow. ``with_entropy=False``: it
+    may be 0.
 
     >>> logprobs, entropy = linear_logprobs(torch.zeros(1, 3), torch.ones(4, 3), torch.tensor([2]))
     >>> logprobs, entropy
@@ -84,11 +85,14 @@ def _exponentials(
 
 
 def _in_one_block(
-    hidden_ND: Tensor, copy_VD: Tensor, targets_N: Tensor, scale: float, blocks: Blocks, slope_wanted: bool, with_entropy: bool
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    hidden_ND: Tensor, copy_VD: Tensor, targets_N: Tensor, scale: float, blocks: Blocks, slope_wanted: bool, with_entropy: bool,
+    vocabulary: int,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:  # fmt: skip
     """Log-probabilities, entropies, the mean of the weight's rows, and the probabilities, of all the vocabulary at once."""
     weight_VD = copy_VD.to(hidden_ND.dtype)
     logits_NV = product(hidden_ND, weight_VD, blocks.rows)
+    if vocabulary < len(copy_VD):
+        logits_NV[:, vocabulary:] = torch.finfo(logits_NV.dtype).min / 2  # finite: its share is 0, and 0 times it too
     all_NV = (logits_NV if scale == 1.0 else logits_NV * scale).log_softmax(-1)
     logprobs_N = all_NV.gather(1, targets_N[:, None]).squeeze(1)
     shares_NV = all_NV.exp()
@@ -136,11 +140,12 @@ class _LinearLogprobs(torch.autograd.Function):
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, copy_VD: Tensor, targets_N: Tensor, scale: float, blocks: Blocks,
         slope_wanted: bool, for_weight: bool, with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        inputs = (hidden_ND, copy_VD, targets_N, scale, blocks, slope_wanted)
         shares_NV = top_N = sum_N = None
-        ctx.kept = []
-        if len(weight_VD) <= blocks.width(len(hidden_ND)):
-            logprobs_N, entropy_N, mean_ND, shares_NV = _in_one_block(*inputs, with_entropy)
+        ctx.kept, whole = [], len(weight_VD) <= blocks.width(len(hidden_ND))
+        copy_VD = copy_VD if whole else copy_VD[: len(weight_VD)]
+        inputs = (hidden_ND, copy_VD, targets_N, scale, blocks, slope_wanted)
+        if whole:
+            logprobs_N, entropy_N, mean_ND, shares_NV = _in_one_block(*inputs, with_entropy, len(weight_VD))
         else:
             room = blocks.kept if for_weight else 0
             logprobs_N, entropy_N, mean_ND, top_N, sum_N, ctx.kept = _in_blocks(*inputs, room)
@@ -162,7 +167,8 @@ class _LinearLogprobs(torch.autograd.Function):
             to_target_ND = (ctx.scale * grad_N)[:, None] * hidden_ND
             if shares_NV is not None:
                 # a token's factor goes to its hidden state, of D numbers, and not to its V probabilities
-                grad_weight_VD = _widened_product(shares_NV.T, -to_target_ND, weight_VD.dtype, ctx.blocks)
+                product_VD = _widened_product(shares_NV.T, -to_target_ND, weight_VD.dtype, ctx.blocks)
+                grad_weight_VD = product_VD[: len(weight_VD)]
             else:
                 grad_weight_VD = torch.empty_like(weight_VD)
                 kept, ctx.kept = ctx.kept, []  # they are used up: a second backward pass does the products again

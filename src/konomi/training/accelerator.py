@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from konomi import ops
 from konomi.engine.device import autocast, manage_memory
 from konomi.engine.graphs import Graphs
+from konomi.engine.shared_weights import copies_as_leaves, leaves
 from konomi.models.policy import Policy
 from konomi.training.optimizers import make_optimizer
 
@@ -31,40 +32,67 @@ class Engine:
         self.base_rates = [group["lr"] for group in groups]
         self.wrapped: nn.Module
         self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        self.policy = policy
+        self.parameters = [p for group in groups for p in group["params"]]
         self.graphs = Graphs(self.accelerator.device)
         self.static = self.graphs.active and self.accelerator.num_processes == 1
         """Whether passes have sizes that come again, so that they can be captured."""
+        for parameter in self.parameters if self.static else ():
+            parameter.grad = torch.zeros_like(parameter)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context for calls of models."""
         return autocast(self.accelerator.device, self.precision)
 
-    def run(self, key: Hashable, call: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def run(self, key: tuple[Hashable, ...], call: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """``call(*inputs)``, captured and replayed where that is possible; the result is valid until the next call."""
         out = self.graphs(key, call, *inputs) if self.static else call(*inputs)
         assert out is not None
         return out
 
-    def zero_grad(self) -> None:
-        """Forget the gradients; what is captured adds to them where they are."""
-        self.optimizer.zero_grad(set_to_none=not self.static)
+    def differentiable(self) -> AbstractContextManager[None]:
+        """The context for passes that `backward` follows."""
+        return copies_as_leaves() if self.static else nullcontext()
+
+    def backward(self, loss: Tensor, first: bool) -> None:
+        """Add the gradient of a loss; ``first``: of a mini-batch. What is captured leaves gradients where they are in memory."""
+        if not self.static:
+            if first:
+                self.optimizer.zero_grad()
+            self.accelerator.backward(loss * self.accelerator.num_processes)
+            return
+        found = torch.autograd.grad(loss, leaves(self.policy.lm, self.parameters), allow_unused=True)
+        for dtype in {x.dtype for x in found if x is not None}:
+            here = [(p, x) for p, x in zip(self.parameters, found, strict=True) if x is not None and x.dtype == dtype]
+            totals, parts = [p.grad for p, _ in here if p.grad is not None], [x for _, x in here]
+            (torch._foreach_copy_ if first else torch._foreach_add_)(totals, parts)
+        if first:
+            for parameter, x in zip(self.parameters, found, strict=True):
+                if x is None and parameter.grad is not None:
+                    parameter.grad.zero_()
 
     def set_rate(self, factor: float) -> None:
         """Set every learning rate to ``factor`` times its first value."""
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
 
-    def step(self, norm: Tensor | None, first: bool) -> None:
-        """Take an optimiser step, unless this gradient or an earlier one of the update has a ``norm`` that is not finite.
+    def step(self, max_norm: float, first: bool) -> Tensor:
+        """Scale the gradient down to ``max_norm`` and take an optimiser step, unless this gradient or an earlier one of the
+        update has a norm that is not finite; returns the norm.
 
         The optimiser decides that on the device, as it does for a gradient scaler, so that nothing waits for the number.
         ``first``: of the update.
         """
-        if norm is not None:
-            adam = self.optimizer.optimizer
-            broken = (~norm.isfinite()).float()
-            adam.found_inf = broken if first else torch.maximum(adam.found_inf, broken)
+        adam = self.optimizer.optimizer
+        if self.static:  # the optimiser scales as it reads the gradient
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            adam.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)
+        else:
+            norm = self.accelerator.clip_grad_norm_(self.parameters, max_norm)
+        broken = (~norm.isfinite()).float()
+        adam.found_inf = broken if first else torch.maximum(adam.found_inf, broken)
         self.optimizer.step()
+        return norm
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:
         """Let processes exchange gradients only in the last micro-batch of a mini-batch."""

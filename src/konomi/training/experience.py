@@ -187,22 +187,28 @@ def shaped(
 
 
 @dataclass(frozen=True)
-class Experience:
-    """A rollout with all that the losses need; tensors [B, R], 0 at padding, nats and normalised scores."""
+class Comparison:
+    """Policy and reference on the responses; tensors [B, R], 0 at padding, nats."""
 
-    rollout: Rollout
     mask: Tensor
     logprobs: Tensor
     values: Tensor
+    entropy: Tensor
     kl: Tensor
     penalty: Tensor
-    entropy: Tensor
+    sampler_gap: Tensor | None
+    """How far the ratio of the trainer's to the sampler's probabilities was from 1, where they were compared before training."""
+
+
+@dataclass(frozen=True)
+class Experience(Comparison):
+    """A rollout with all that the losses need; normalised scores."""
+
+    rollout: Rollout
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
-    trunk: Trunk | None = None
-    sampler_gap: Tensor | None = None
-    """How far the ratio of the trainer's to the sampler's probabilities was from 1, where they were compared before training."""
+    trunk: Trunk | None
 
     def learned_from(self) -> Tensor:
         """[4, B, R]: what the losses read: log-probabilities and values of the old policy, advantages, returns."""
@@ -214,22 +220,17 @@ def ratio_gap(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     return ((new - old).exp() - 1.0).abs().masked_fill(~mask, 0.0).max()
 
 
-def check_ratio(gap: Tensor, engine: Engine, update: int) -> float:
+def check_ratio(gap: float, precision: str, update: int) -> None:
     """Make sure that nothing but the optimiser moves the policy: before an update's first step the ratio is 1.
 
-    Returns:
-        Its largest distance from 1.
-
-    Raises:
-        RunError: that is more than `RATIO_TOLERANCE` allows.
+    ``gap``: its largest distance from 1. Raises RunError if that is more than `RATIO_TOLERANCE` allows.
     """
-    found, allowed = float(gap), RATIO_TOLERANCE[engine.precision]
-    if not found <= allowed:
+    allowed = RATIO_TOLERANCE[precision]
+    if not gap <= allowed:
         raise RunError(
-            f"update {update}: before its first step the probability ratio is off 1 by {found:.2g} (allowed: {allowed:g}). "
+            f"update {update}: before its first step the probability ratio is off 1 by {gap:.2g} (allowed: {allowed:g}). "
             "The model does not give the same log-probabilities twice: is dropout on, or a layer random?"
         )
-    return found
 
 
 def recompute_logprobs(

@@ -123,15 +123,17 @@ LOSSES = (
 """What `losses` returns, in its order."""
 
 
-def losses(new: Evaluation, old_4N: Tensor, mask_N: Tensor, ppo: PPOConfig, first: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def losses(
+    new: Evaluation, old_4N: Tensor, mask_N: Tensor, ppo: PPOConfig, first: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The losses of a micro-batch, summed over its tokens: policy, value; `LOSSES`; how far the largest ratio is from 1.
 
-    ``old_4N``: see `Experience.learned_from`. ``first``: no step has been taken since the responses were drawn, so that this
-    pass is that of the old policy.
+    ``old_4N``: see `Experience.learned_from`. ``first`` (bool): no step has been taken since the responses were drawn, so that
+    this pass is that of the old policy.
     """
     old_N, values_N, advantages_N, returns_N = old_4N
     gap = ratio_gap(new.logprobs.detach(), old_N, mask_N)
-    old_N = new.logprobs.detach() if first else old_N
+    old_N = torch.where(first, new.logprobs.detach(), old_N)
     policy, pg = ops.policy_loss(new.logprobs, old_N, advantages_N, mask_N, clip=ppo.clip)
     value, v = ops.value_loss(new.values, values_N, returns_N, mask_N, clip=ppo.value_clip)
     sums = [

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.decoding import check_decoding
-from konomi.engine.device import micro_batch_tokens, peak_memory_gb, send
+from konomi.engine.device import is_processor, micro_batch_tokens, peak_memory_gb, send
 from konomi.engine.forward import Evaluation, pass_full_kl, pass_logprobs, plan_pass, rounds_coarsely
 from konomi.engine.layout import Pass, scatter
 from konomi.engine.packed import Trunk
@@ -40,7 +41,16 @@ from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
 from konomi.training.accelerator import Engine
 from konomi.training.checkpoints import load_checkpoint, save_checkpoint
-from konomi.training.experience import Experience, QueryStream, Scorer, ScoreScale, check_ratio, recompute_logprobs, shaped
+from konomi.training.experience import (
+    Comparison,
+    Experience,
+    QueryStream,
+    Scorer,
+    ScoreScale,
+    check_ratio,
+    recompute_logprobs,
+    shaped,
+)
 from konomi.training.metrics import LOSSES, Clock, Sums, describe, finish, losses, next_kl_coef
 
 
@@ -122,28 +132,31 @@ class PPOTrainer:
         prompts, generation = self._generate()
         clock.lap("rollout")
 
-        # 2. Score the responses
-        scored = self.scorer(prompts, generation.rollout, judged=True)
-        clock.lap("reward")
-
-        # 3. Compare with the reference; rewards and advantages
+        # 2. Log-probabilities of policy and reference; the host goes on while a device computes them
         passes = self._passes(generation.rollout, epoch=0)
-        experience = self._experience(generation, scored.scores, passes, scored.token_rewards)
+        compared = self._compare(generation, passes)
+        clock.lap("score")
+
+        # 3. Score the responses; rewards and advantages
+        scored = self.scorer(prompts, generation.rollout, judged=True)
+        experience = self._experience(generation, compared, scored.scores, scored.token_rewards)
         clipped_B = (self.scale or ScoreScale()).normalised(scored.scores).abs() > self.score_clip
         sums = describe(experience, scored, clipped_B, self.kl_coef)
         kl = sums.means(self.engine.accelerator)["objective/kl"]
         self._check_kl(kl)
-        clock.lap("score")
+        clock.lap("reward")
 
         # 4. Train
         rate = 1.0 - self.update / ppo.updates if ppo.schedule == "linear" else 1.0
         if kl <= ppo.kl_cap:
             self.engine.set_rate(rate)
             self._train(experience, passes, sums)
+        means = sums.means(self.engine.accelerator)
         clock.lap("train")
 
         # 5. Metrics
-        metrics = finish(sums.means(self.engine.accelerator), ppo.vf_coef)
+        check_ratio(means.pop("ratio_gap", 0.0), self.engine.precision, self.update + 1)
+        metrics = finish(means, ppo.vf_coef)
         if not math.isfinite(metrics.get("ppo/policy/grad_norm", 0.0)):
             raise RunError(
                 f"update {self.update + 1}: the gradient is not finite. The last checkpoint is untouched; try a lower "
@@ -228,27 +241,31 @@ class PPOTrainer:
         return plan_pass(self.policy.lm, rollout, rows, static=self.engine.static and self.trunk_layer is None)
 
     def _run(
-        self, name: Hashable, call: Callable[..., Tensor], lm: PreTrainedModel, p: Pass, trunk: Trunk | None, *inputs: Tensor
+        self,
+        call: Callable[..., Tensor],
+        lm: PreTrainedModel,
+        p: Pass,
+        trunk: Trunk | None,
+        *inputs: Tensor,
+        key: Hashable = None,
     ) -> Tensor:
         """``call(pass, trunk, *inputs)`` with a model; the result is valid until the next such call."""
         if trunk is not None or p.layout is None:
             return call(p, trunk and trunk.select(p.rows), *inputs)
         refresh_copies(lm)
-        return self.engine.run((name, p.key), lambda index, *rest: call(p.on(index), None, *rest), p.index, *inputs)
+        name = (key or call, p.key)
+        return self.engine.run(name, lambda index, *rest: call(p.on(index), None, *rest), p.index, *inputs)
 
     @record_function("score")
     @torch.no_grad()
-    def _experience(
-        self, generation: Generation, scores_B: Tensor, plan: list[list[Pass]], token_rewards_BR: Tensor | None = None
-    ) -> Experience:
-        """Log-probabilities of policy and reference; then rewards and advantages."""
+    def _compare(self, generation: Generation, plan: list[list[Pass]]) -> Comparison:
+        """Log-probabilities of policy and reference, and the penalty."""
         ppo, rollout, trunk = self.ppo, generation.rollout, generation.trunk
         mask_BR = send(rollout.mask, self.engine.accelerator.device)
-        every = [each for mini_batch in plan for each in mini_batch]
 
         def each(call: Callable[..., Tensor], lm: PreTrainedModel, passes: list[Pass]) -> Tensor:
             with self.engine.autocast():
-                return scatter(((p, self._run(call.__name__, call, lm, p, trunk)) for p in passes), len(rollout))
+                return scatter(((p, self._run(call, lm, p, trunk)) for p in passes), len(rollout))
 
         policy_3BR, gap = torch.stack([generation.logprobs, generation.values, generation.entropy]), None
         if self.inexact:
@@ -263,17 +280,25 @@ class PPOTrainer:
             passes = [self._pass(rollout, part) for part in rows]
             reference_BR = each(self._reference_logprobs, self.reference, passes)[0]
         if ppo.kl_penalty == "full":
+            every = [p for mini_batch in plan for p in mini_batch]
             penalty_BR = each(self._full_kl, self.policy.lm, every)[0]
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
+        return Comparison(mask_BR, logprobs_BR, values_BR, entropy_BR, logprobs_BR - reference_BR, penalty_BR, gap)
+
+    def _experience(
+        self, generation: Generation, compared: Comparison, scores_B: Tensor, token_rewards_BR: Tensor | None = None
+    ) -> Experience:
+        """Rewards and advantages."""
+        ppo, mask_BR = self.ppo, compared.mask
         scale, clip = self.scale or ScoreScale(), self.score_clip
-        rewards_BR = shaped(scale, scores_B, token_rewards_BR, penalty_BR, mask_BR, ppo, self.kl_coef, clip)
-        advantages_BR, returns_BR = ops.gae(rewards_BR, values_BR, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
+        rewards_BR = shaped(scale, scores_B, token_rewards_BR, compared.penalty, mask_BR, ppo, self.kl_coef, clip)
+        advantages_BR, returns_BR = ops.gae(rewards_BR, compared.values, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
         if ppo.whiten_advantages:
             advantages_BR = self.engine.whiten(advantages_BR, mask_BR)
         return Experience(
-            rollout, mask_BR, logprobs=logprobs_BR, values=values_BR, kl=logprobs_BR - reference_BR, penalty=penalty_BR,
-            entropy=entropy_BR, rewards=rewards_BR, advantages=advantages_BR, returns=returns_BR, trunk=trunk, sampler_gap=gap,
+            **vars(compared), rollout=generation.rollout, trunk=generation.trunk, rewards=rewards_BR,
+            advantages=advantages_BR, returns=returns_BR,
         )  # fmt: skip
 
     def _policy_figures(self, p: Pass, trunk: Trunk | None) -> Tensor:
@@ -295,29 +320,33 @@ class PPOTrainer:
             for number, passes in enumerate(plan):
                 first = epoch == 0 and number == 0
                 count = self.engine.total(send(torch.tensor(sum(p.count for p in passes)), device))
-                self.engine.zero_grad()
                 for p in passes:
+                    begins = p is passes[0]
+                    call = partial(self._losses, begins=begins)
+                    inputs = (p.select(old_4BR), count, send(torch.tensor(first), device))
                     with self.engine.sync(last=p is passes[-1]):
-                        inputs = (p.select(old_4BR), count)
-                        call = self._first_losses if first else self._losses
-                        figures = self._run(call.__name__, call, self.policy.lm, p, experience.trunk, *inputs).clone()
+                        figures = self._run(call, self.policy.lm, p, experience.trunk, *inputs, key=("train", begins)).clone()
                     for name, total in zip(LOSSES, figures, strict=False):
                         sums.add(name, total, p.count)
                     if first:
-                        gap = check_ratio(figures[-1], self.engine, self.update + 1)
-                        if experience.sampler_gap is None:
-                            sums.most("ppo/policy/sampler_gap", gap)
-                norm = self.engine.accelerator.clip_grad_norm_(self.policy.parameters(), self.ppo.max_grad_norm)
-                sums.add("ppo/policy/grad_norm", 0.0 if norm is None else norm, 1)
-                self.engine.step(norm, first=first)
+                        self._check_first(figures[-1], experience, sums)
+                norm = self.engine.step(self.ppo.max_grad_norm, first=first)
+                sums.add("ppo/policy/grad_norm", norm, 1)
 
-    def _first_losses(self, p: Pass, trunk: Trunk | None, old_4N: Tensor, count: Tensor) -> Tensor:
-        return self._losses(p, trunk, old_4N, count, first=True)
+    def _check_first(self, gap: Tensor, experience: Experience, sums: Sums) -> None:
+        """Before the first step the ratio is 1. On a device the check is after the update, so that nothing waits."""
+        if is_processor(gap.device):
+            check_ratio(float(gap), self.engine.precision, self.update + 1)
+        sums.most("ratio_gap", gap)
+        if experience.sampler_gap is None:
+            sums.most("ppo/policy/sampler_gap", gap)
 
-    def _losses(self, p: Pass, trunk: Trunk | None, old_4N: Tensor, count: Tensor, first: bool = False) -> Tensor:
-        """Add the gradient of a micro-batch, ``count`` tokens being in the mini-batch; its `LOSSES` and gap of the ratio."""
-        with self.engine.autocast():
-            new = self.engine.wrapped(p, self.rollout_config.temperature, trunk, with_entropy=False)
-        policy, value, figures, gap = losses(new, old_4N, p.valid, self.ppo, first)
-        self.engine.accelerator.backward((policy / count + self.ppo.vf_coef * (value / count)) * self.processes)
+    def _losses(self, p: Pass, trunk: Trunk | None, old_4N: Tensor, count: Tensor, first: Tensor, begins: bool = True) -> Tensor:
+        """Add the gradient of a micro-batch, ``count`` tokens being in the mini-batch that it ``begins`` or not; its `LOSSES`
+        and gap of the ratio. ``first``: no step has been taken in this update."""
+        with self.engine.differentiable():
+            with self.engine.autocast():
+                new = self.engine.wrapped(p, self.rollout_config.temperature, trunk, with_entropy=False)
+            policy, value, figures, gap = losses(new, old_4N, p.valid, self.ppo, first)
+            self.engine.backward(policy / count + self.ppo.vf_coef * (value / count), begins)
         return torch.cat([figures, gap[None]])
