@@ -156,3 +156,9 @@ def token_full_kl(lm: Any, reference: Any, rollout: Rollout, temperature: float)
     """[B, R] exact KL before each response token."""
     p = plan_pass(lm, rollout)
     return scatter([(p, pass_full_kl(lm, reference, p, temperature)[None])], len(rollout))[0]
+
+
+def experience_of(trainer: Any, drawn: Any, scores: Any, token_rewards: Any = None) -> Any:
+    """What a trainer learns from these responses and scores."""
+    passes = trainer._passes(drawn.rollout, epoch=0)
+    return trainer._experience(drawn, trainer._compare(drawn, passes), scores, token_rewards)

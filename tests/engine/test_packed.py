@@ -100,9 +100,7 @@ def test_a_shared_query_is_there_once() -> None:
     x_Tx = torch.randn(len(layout.token_T), 3)
     assert torch.equal(layout.pack(layout.pad(x_Tx)), x_Tx)
     for row, (length, place) in enumerate(zip((rollout.lengths - 1).tolist(), layout._place_BL, strict=True)):
-        ids = rollout.ids.flatten()
-        own = layout._rows_T[place[:length]] * rollout.ids.shape[1] + layout.positions_T[place[:length]]
-        assert torch.equal(ids[own], rollout.ids[row, :length])
+        assert torch.equal(layout.ids(rollout.ids)[place[:length]], rollout.ids[row, :length])
         assert layout.positions_T[place[:length]].tolist() == list(range(length))
     lonely = Layout(torch.tensor([3, 3]))
     assert lonely.plain and lonely._place_BL.tolist() == [[0, 1, 2], [3, 4, 5]]

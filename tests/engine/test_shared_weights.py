@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from test_packed import brood
+from transformers.pytorch_utils import Conv1D
 
 from konomi.engine.forward import reference_logprobs
-from konomi.engine.shared_weights import cast_once, one_gradient
+from konomi.engine.shared_weights import cast_once, copies_as_leaves, head_copy, leaves, one_gradient
 from konomi.models.policy import Policy, make_reference
 from tiny import FAMILIES, tiny_model
 
@@ -16,23 +19,71 @@ from tiny import FAMILIES, tiny_model
 def test_cast_once_is_autocast(family: str) -> None:
     """The same numbers to the bit; afterwards the weights are the model's own again."""
     model = tiny_model(family).float().requires_grad_(False)
-    before = {name: parameter for name, parameter in model.named_parameters()}
+    before, head = dict(model.named_parameters()), model.get_output_embeddings()
     ids = torch.arange(2, 12)[None]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = model(input_ids=ids).logits
         with cast_once(model):
-            assert model.get_output_embeddings().weight.dtype == torch.bfloat16
-            assert model.get_input_embeddings().weight.dtype == torch.float32
+            replaced = [m for m in model.modules() if isinstance(m, (torch.nn.Linear, Conv1D)) and m is not head]
+            assert replaced and {m.weight.dtype for m in replaced} == {torch.bfloat16}
+            assert head.weight.dtype == model.get_input_embeddings().weight.dtype == torch.float32
+            assert torch.equal(head_copy(model), head.weight.bfloat16())
             assert torch.equal(model(input_ids=ids).logits, expected)
     after = dict(model.named_parameters())
     assert after.keys() == before.keys() and all(after[name] is before[name] for name in before)
 
 
-@pytest.mark.parametrize(("autocast", "grad"), [(False, False), (True, True)])
-def test_cast_once_leaves_alone_what_it_must(autocast: bool, grad: bool) -> None:
+def test_without_autocast_weights_are_the_model_s_own() -> None:
     model = tiny_model("gpt2").float()
-    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=autocast), cast_once(model):
+    with cast_once(model):
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("as_leaves", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_through_copies_are_those_of_autocast(family: str, as_leaves: bool) -> None:
+    """To the bit, of every weight; where the copies are differentiated themselves, theirs are the same in half precision."""
+    model, ids = tiny_model(family).float(), torch.arange(2, 12)[None]
+    weights = list(model.parameters())
+
+    def loss() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.base_model(input_ids=ids).last_hidden_state.square().sum()
+
+    used = [weight for weight in weights if weight is not model.get_output_embeddings().weight]
+    expected = torch.autograd.grad(loss(), used, allow_unused=True)
+    with copies_as_leaves() if as_leaves else nullcontext():
+        with torch.autocast("cpu", torch.bfloat16), cast_once(model):
+            told = loss()
+        found = torch.autograd.grad(told, leaves(model, used) if as_leaves else used, allow_unused=True)
+    halved = [x for x in found if x is not None and x.dtype == torch.bfloat16]
+    assert bool(halved) == as_leaves
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one.float(), other)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_copies_follow_the_weights(fused: bool) -> None:
+    """After an optimiser's step, which a fused one does not count as a change, and after any other change; in place."""
+    model = tiny_model("gpt2").float()
+    layer = model.transformer.h[0].attn.c_attn
+
+    def copied() -> torch.Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), cast_once(model):
+            return layer.weight
+
+    first = copied()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=fused)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert copied() is first and torch.equal(first, layer.weight.bfloat16())
+    with torch.no_grad():
+        layer.weight.mul_(2.0)
+    assert copied() is first and torch.equal(first, layer.weight.bfloat16())
+    layer.weight = torch.nn.Parameter(torch.zeros_like(layer.weight))
+    assert not copied().any()
 
 
 def test_weights_come_back_after_an_error() -> None:

@@ -13,7 +13,7 @@ import torch
 from konomi.config import LoraConfig, ModelConfig
 from konomi.engine.forward import reference_logprobs
 from konomi.errors import ConfigError, ModelError
-from konomi.models.load import load_causal_lm
+from konomi.models.load import fuse_gelu, load_causal_lm
 from konomi.models.lora import adapted_layers, adapter_weights, add_adapters, merged, reset_adapters, save_adapter
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference, same_weights
 from konomi.models.reward_files import make_reward_model, open_reward_model
@@ -128,6 +128,7 @@ def test_what_is_saved_opens_in_peft_and_merged_in_transformers(family: str, tmp
     assert (facts["r"], facts["lora_alpha"], facts["task_type"], facts["bias"]) == (4, 32, "CAUSAL_LM", "none")
     assert facts["target_modules"] == sorted(facts["target_modules"]) and facts["base_model_name_or_path"] == str(base)
     opened = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path).eval()
+    fuse_gelu(opened)  # as a policy's is
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     for ids, length in zip(rollout.ids, rollout.lengths, strict=True):
         expected = policy.lm(input_ids=ids[None, :length]).logits

@@ -14,6 +14,7 @@ from konomi import ops
 from konomi.engine import forward as module
 from konomi.engine.forward import reference_logprobs
 from konomi.engine.rollout import Rollout
+from konomi.models.load import fuse_gelu
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference
 from konomi.training.checkpoints import load_weights
 from tiny import EOS_ID, FAMILIES, tiny_config, tiny_tokenizer
@@ -112,6 +113,7 @@ def test_save_and_load_round_trip_is_exact(family: str, tmp_path: Path, rollout:
     one, two = fresh(rollout), policy(rollout)
     assert torch.equal(one.logprobs, two.logprobs) and torch.equal(one.values, two.values)
     opened = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    fuse_gelu(opened)  # as a policy's is
     ids = rollout.ids[:2]
     assert torch.equal(opened(input_ids=ids).logits, policy.lm(input_ids=ids).logits)
     assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors"}

@@ -16,6 +16,7 @@ from konomi.config import DataConfig, ModelConfig, ModelReward, RolloutConfig
 from konomi.data.records import Prompt, Ranking, groups
 from konomi.data.tokens import Tokens, pad_right
 from konomi.engine.device import autocast, choose_precision
+from konomi.engine.layout import Pass
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import generate, make_draws
 from konomi.errors import RunError
@@ -29,6 +30,7 @@ from konomi.training.experience import (
     Scorer,
     ScoreScale,
     check_ratio,
+    ratio_gap,
     recompute_logprobs,
     token_rewards,
 )  # fmt: skip
@@ -37,6 +39,7 @@ from tiny_run import (
     PROMPTS,
     Constant,
     CountA,
+    experience_of,
     facts,
     ragged_queries,
     sharp_model,
@@ -154,7 +157,7 @@ def test_rewards_of_tokens_add_up_to_the_normalised_score() -> None:
     prompts, drawn = trainer._generate()
     scored = trainer.scorer(prompts, drawn.rollout, judged=True)
     assert scored.token_rewards is not None
-    made = trainer._experience(drawn, scored.scores, trainer._plan(drawn.rollout, 0), scored.token_rewards)
+    made = experience_of(trainer, drawn, scored.scores, scored.token_rewards)
     normal = [(score - trainer.scale.mean) / trainer.scale.std for score in scored.scores.tolist()]
     oracles.close(made.rewards.sum(1), torch.tensor(oracles.leave_one_out(normal, 4), dtype=torch.float64))
     early = 0
@@ -245,20 +248,22 @@ LIMIT = RATIO_TOLERANCE["sampler"]
     ],
 )  # fmt: skip
 def test_the_first_mini_batch_tells(off: float, row: int, asked: list[list[int]]) -> None:
-    sampled = [torch.where(MASK, torch.randn(6, 3), -50.0), torch.randn(6, 3) * MASK]
-    truth = [sampled[0].clone(), sampled[1] + MASK]  # of the second nothing is asked
+    sampled = torch.stack([torch.where(MASK, torch.randn(6, 3), -50.0), torch.randn(6, 3) * MASK])
+    truth = torch.stack([sampled[0], sampled[1] + MASK])  # of the second nothing is asked
     truth[0][row, 0] += off
     seen = []
+    lengths = MASK.sum(1)
+    rollout = Rollout(torch.zeros(6, 4, dtype=torch.int64), torch.ones_like(lengths), lengths, lengths > 0)
+    plan = [[Pass(rollout, rows, MASK.device) for rows in mini_batch] for mini_batch in PLAN]
 
-    def evaluate(parts: list[Tensor]) -> list[Tensor]:
-        rows = torch.cat(parts)
+    def evaluate(passes: list[Pass]) -> Tensor:
+        rows = torch.cat([each.rows for each in passes])
         seen.append(rows.tolist())
-        width = int(MASK[rows].sum(1).max())  # no wider than these rows need, 0 elsewhere
-        return [torch.zeros(6, width).index_copy(0, rows, (x * MASK)[rows, :width]) for x in truth]
+        return torch.zeros(2, 6, 3).index_copy(1, rows, (truth * MASK)[:, rows])
 
-    got, gap = recompute_logprobs(sampled, MASK, evaluate, PLAN, tiny_trainer().engine)
+    got, gap = recompute_logprobs(sampled, MASK, evaluate, plan, tiny_trainer().engine)
     assert seen == asked
-    assert gap == pytest.approx(math.expm1(off) if row in (0, 2) else 0.0, rel=1e-2, abs=1e-6, nan_ok=True)
+    assert float(gap) == pytest.approx(math.expm1(off) if row in (0, 2) else 0.0, rel=1e-2, abs=1e-6, nan_ok=True)
     rows = [row for rows in asked for row in rows]
     for new, old, true in zip(got, sampled, truth, strict=True):
         for i in range(6):
@@ -267,11 +272,15 @@ def test_the_first_mini_batch_tells(off: float, row: int, asked: list[list[int]]
 
 
 def test_a_ratio_off_1_is_an_error() -> None:
-    engine, mask = tiny_trainer().engine, torch.tensor([[True, False]])
-    assert check_ratio(torch.tensor([[1.0005, 9.0]]), mask, engine, 3) == pytest.approx(0.0005, rel=1e-3)
-    for ratio in (1.01, 0.99, math.nan):
-        with pytest.raises(RunError, match="update 3: before its first step the probability ratio is off 1"):
-            check_ratio(torch.tensor([[ratio, 1.0]]), mask, engine, 3)
+    mask = torch.tensor([[True, False]])
+    for ratio, broken in ((1.0005, False), (1.01, True), (0.99, True), (math.nan, True)):
+        gap = float(ratio_gap(torch.tensor([[ratio, 9.0]]).log(), torch.zeros(1, 2), mask))
+        assert gap == pytest.approx(abs(ratio - 1), rel=1e-3, nan_ok=True)
+        if broken:
+            with pytest.raises(RunError, match="update 3: before its first step the probability ratio is off 1"):
+                check_ratio(gap, "fp32", 3)
+        else:
+            check_ratio(gap, "fp32", 3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3"])

@@ -19,7 +19,7 @@ from konomi.training.experience import Experience, ScoredRollout, ScoreScale
 from konomi.training.metrics import Sums, describe, kl_horizon, next_kl_coef
 from konomi.training.ppo import PPOTrainer
 from tiny import FAMILIES, tiny_model
-from tiny_run import Constant, CountA, alone, facts, sharp_model, tiny_trainer, weights
+from tiny_run import Constant, CountA, alone, experience_of, facts, sharp_model, tiny_trainer, weights
 
 HALF_FROZEN = [(family, number % 2 == 1) for number, family in enumerate(FAMILIES)]
 """Each family, every other one with frozen embeddings."""
@@ -76,7 +76,7 @@ def experience(trainer: PPOTrainer, scores: list[float], **rollout: Any) -> Expe
     _, queries = trainer.queries.take(0, count)
     draws = make_draws(config, 0, [("x", i) for i in range(count)])
     drawn = generate(trainer.policy.lm, trainer.tokens, queries, draws, config, values=trainer.policy.values)
-    return trainer._experience(drawn, torch.tensor(scores, dtype=torch.float64), trainer._plan(drawn.rollout, epoch=0))
+    return experience_of(trainer, drawn, torch.tensor(scores, dtype=torch.float64))
 
 
 @torch.no_grad()
@@ -134,7 +134,7 @@ def test_several_responses_to_a_prompt_are_compared_with_each_other() -> None:
     assert len({tuple(r) for r in rollout.response_ids()}) == 16  # each drawn by itself
     trainer.scale = ScoreScale(mean=1.0, std=2.0)
     scores = [float(i * i % 7) for i in range(16)]
-    made = trainer._experience(drawn, torch.tensor(scores, dtype=torch.float64), trainer._plan(rollout, epoch=0))
+    made = experience_of(trainer, drawn, torch.tensor(scores, dtype=torch.float64))
     for b, score in enumerate(scores):
         others = [scores[i] for i in range(b // 4 * 4, b // 4 * 4 + 4) if i != b]
         assert float(made.rewards[b].sum()) == pytest.approx((score - oracles.mean(others)) / 2.0)
@@ -213,12 +213,14 @@ def test_an_update_is_that_of_plain_steps(count: int) -> None:
     optimizer = torch.optim.Adam([{"params": list(p), "lr": lr} for p, lr in groups], eps=ppo.adam_eps)
     for epoch in range(2):
         for parts in two._plan(e.rollout, epoch):
-            old = e.select(torch.cat(parts))
-            new, m = policy(old.rollout), old.mask
-            ratio, advantages = (new.logprobs - old.logprobs)[m].exp(), old.advantages[m]
+            rows = torch.cat(parts)
+            new, m = policy(e.rollout.select(rows)), e.mask[rows]
+            m = m[:, : new.logprobs.shape[1]]
+            logprobs, values, old_advantages, returns = e.learned_from()[:, rows, : m.shape[1]]
+            ratio, advantages = (new.logprobs - logprobs)[m].exp(), old_advantages[m]
             gain = torch.minimum(advantages * ratio, advantages * ratio.clamp(0.99, 1.01)).mean()
-            near = old.values + (new.values - old.values).clamp(-0.01, 0.01)
-            errors = torch.maximum((new.values - old.returns) ** 2, (near - old.returns) ** 2)[m].mean()
+            near = values + (new.values - values).clamp(-0.01, 0.01)
+            errors = torch.maximum((new.values - returns) ** 2, (near - returns) ** 2)[m].mean()
             optimizer.zero_grad()
             (-gain + ppo.vf_coef * errors / 2).backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), ppo.max_grad_norm)
@@ -453,7 +455,7 @@ def test_a_gap_that_is_mended_is_told() -> None:
     plan = trainer._plan(drawn.rollout, epoch=0)
     row = int(torch.cat(plan[0])[3])
     drawn.logprobs[row, 0] += 0.03
-    made = trainer._experience(drawn, torch.zeros(16, dtype=torch.float64), plan)
+    made = experience_of(trainer, drawn, torch.zeros(16, dtype=torch.float64))
     scored = ScoredRollout([], [], torch.zeros(16))
     metrics = describe(made, scored, torch.zeros(16), 0.1).means(trainer.engine.accelerator)
     assert metrics["ppo/policy/sampler_gap"] == pytest.approx(-math.expm1(-0.03), rel=1e-2)

@@ -84,7 +84,7 @@ class Engine:
         ``first``: of the update.
         """
         adam = self.optimizer.optimizer
-        if self.static:  # the optimiser scales as it reads the gradient
+        if self.static and isinstance(adam, torch.optim.Adam):  # it scales as it reads the gradient
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
             adam.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)
         else:
