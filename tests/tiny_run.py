@@ -161,4 +161,4 @@ def token_full_kl(lm: Any, reference: Any, rollout: Rollout, temperature: float)
 def experience_of(trainer: Any, drawn: Any, scores: Any, token_rewards: Any = None) -> Any:
     """What a trainer learns from these responses and scores."""
     passes = trainer._passes(drawn.rollout, epoch=0)
-    return trainer._experience(drawn, trainer._compare(drawn, passes), scores, token_rewards)
+    return trainer._experience(drawn, trainer.models.compare(drawn, passes, first=trainer.update == 0), scores, token_rewards)

@@ -175,9 +175,9 @@ def test_a_kept_trunk_changes_no_number_of_a_run(family: str) -> None:
     runs = []
     for keep in (True, False):
         trainer = tiny_trainer(model=without_dropout(family), top_layers=1, precision="fp64", episodes=48)
-        assert trainer.trunk_layer == 1
+        assert trainer.models.trunk_layer == 1
         if not keep:
-            trainer.trunk_layer = None
+            trainer.models.trunk_layer = None
         runs.append([facts(step.metrics) for step in trainer])
     for one, other in zip(*runs, strict=True):
         assert one.keys() == other.keys()
@@ -192,7 +192,7 @@ def test_a_reference_with_layers_of_its_own_gets_no_trunk() -> None:
     other = without_dropout("gpt2", seed=3)
     mine = tiny_trainer(model=without_dropout("gpt2"), top_layers=1)
     trainer = PPOTrainer(policy, other, mine.tokens, mine.queries.prompts, mine.scorer.reward)
-    assert trainer.trunk_layer is None
+    assert trainer.models.trunk_layer is None
     disturbed(policy.lm)
     assert not any(torch.equal(p, q) for p, q in zip(policy.lm.parameters(), other.parameters(), strict=True) if p.requires_grad)
 

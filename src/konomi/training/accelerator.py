@@ -83,10 +83,10 @@ class Engine:
         The optimiser decides that on the device, as it does for a gradient scaler, so that nothing waits for the number.
         ``first``: of the update.
         """
-        adam = self.optimizer.optimizer
+        adam: Any = self.optimizer.optimizer
         if self.static and isinstance(adam, torch.optim.Adam):  # it scales as it reads the gradient
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-            adam.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)
+            adam.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         else:
             norm = self.accelerator.clip_grad_norm_(self.parameters, max_norm)
         broken = (~norm.isfinite()).float()

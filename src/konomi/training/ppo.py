@@ -9,7 +9,7 @@ Shape suffixes: B sequences, R response tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,15 +26,13 @@ from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.decoding import check_decoding
-from konomi.engine.device import is_processor, micro_batch_tokens, peak_memory_gb, send
-from konomi.engine.forward import Evaluation, pass_full_kl, pass_logprobs, plan_pass, rounds_coarsely
-from konomi.engine.layout import Pass, scatter
+from konomi.engine.device import is_processor, peak_memory_gb, send
+from konomi.engine.layout import Pass
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import Generation, generate, make_draws, sample
-from konomi.engine.shared_weights import refresh_copies
 from konomi.errors import ConfigError, RunError
-from konomi.models.policy import Policy, same_weights
+from konomi.models.policy import Policy
 from konomi.report.advice import out_of_range
 from konomi.rewards import Reward, as_reward
 from konomi.runs.observer import StepResult
@@ -48,10 +46,10 @@ from konomi.training.experience import (
     Scorer,
     ScoreScale,
     check_ratio,
-    recompute_logprobs,
     shaped,
 )
 from konomi.training.metrics import LOSSES, Clock, Sums, describe, finish, losses, next_kl_coef
+from konomi.training.passes import Models
 
 
 class PPOTrainer:
@@ -92,11 +90,8 @@ class PPOTrainer:
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision, self.ppo.optimizer)
         self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
         check_decoding(policy.lm)
-        # another model's layers make other hidden states
-        self.trunk_layer = policy.trunk_layer if same_weights(policy.lm, self.reference, frozen=True) else None
-        self.inexact = precision == "bf16" or rounds_coarsely(policy.lm)
+        self.models = Models(self.engine, policy, self.reference, self.ppo, self.rollout_config.temperature)
         self.processes = self.engine.accelerator.num_processes
-        self.micro_batch_tokens = self.ppo.micro_batch_tokens or micro_batch_tokens(policy.lm, self.reference)
         prompts_a_batch = self.ppo.batch_size // self.ppo.responses_per_prompt
         divided = {"mini_batch_size": self.ppo.mini_batch_size, "batch_size / responses_per_prompt": prompts_a_batch}
         for name, size in divided.items():
@@ -134,7 +129,7 @@ class PPOTrainer:
 
         # 2. Log-probabilities of policy and reference; the host goes on while a device computes them
         passes = self._passes(generation.rollout, epoch=0)
-        compared = self._compare(generation, passes)
+        compared = self.models.compare(generation, passes, first=self.update == 0)
         clock.lap("score")
 
         # 3. Score the responses; rewards and advantages
@@ -219,7 +214,7 @@ class PPOTrainer:
         with self.engine.autocast():
             generation = generate(
                 self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config,
-                f"update {self.update + 1}: the policy", self.policy.values, self.trunk_layer,
+                f"update {self.update + 1}: the policy", self.policy.values, self.models.trunk_layer,
             )  # fmt: skip
         return [prompts[i // each] for i in mine], generation
 
@@ -231,60 +226,11 @@ class PPOTrainer:
         together = each if size % each == 0 else 1  # responses to one prompt: it is then computed once for them
         first = torch.randperm(len(rollout) // together, generator=generator) * together
         order = (first[:, None] + torch.arange(together)).flatten()
-        return [micro_batches(rollout.lengths, rows, self.micro_batch_tokens) for rows in torch.split(order, size)]
+        return [micro_batches(rollout.lengths, rows, self.models.micro_batch_tokens) for rows in torch.split(order, size)]
 
     def _passes(self, rollout: Rollout, epoch: int) -> list[list[Pass]]:
         """The same as passes of the policy."""
-        return [[self._pass(rollout, rows) for rows in mini_batch] for mini_batch in self._plan(rollout, epoch)]
-
-    def _pass(self, rollout: Rollout, rows: Tensor) -> Pass:
-        return plan_pass(self.policy.lm, rollout, rows, static=self.engine.static and self.trunk_layer is None)
-
-    def _run(
-        self,
-        call: Callable[..., Tensor],
-        lm: PreTrainedModel,
-        p: Pass,
-        trunk: Trunk | None,
-        *inputs: Tensor,
-        key: Hashable = None,
-    ) -> Tensor:
-        """``call(pass, trunk, *inputs)`` with a model; the result is valid until the next such call."""
-        if trunk is not None or p.layout is None:
-            return call(p, trunk and trunk.select(p.rows), *inputs)
-        refresh_copies(lm)
-        name = (key or call, p.key)
-        return self.engine.run(name, lambda index, *rest: call(p.on(index), None, *rest), p.index, *inputs)
-
-    @record_function("score")
-    @torch.no_grad()
-    def _compare(self, generation: Generation, plan: list[list[Pass]]) -> Comparison:
-        """Log-probabilities of policy and reference, and the penalty."""
-        ppo, rollout, trunk = self.ppo, generation.rollout, generation.trunk
-        mask_BR = send(rollout.mask, self.engine.accelerator.device)
-
-        def each(call: Callable[..., Tensor], lm: PreTrainedModel, passes: list[Pass]) -> Tensor:
-            with self.engine.autocast():
-                return scatter(((p, self._run(call, lm, p, trunk)) for p in passes), len(rollout))
-
-        policy_3BR, gap = torch.stack([generation.logprobs, generation.values, generation.entropy]), None
-        if self.inexact:
-            policy_3BR, gap = recompute_logprobs(
-                policy_3BR, mask_BR, lambda passes: each(self._policy_figures, self.policy.lm, passes), plan, self.engine
-            )
-        logprobs_BR, values_BR, entropy_BR = policy_3BR
-        if self.update == 0 and same_weights(self.policy.lm, self.reference):
-            reference_BR = logprobs_BR
-        else:
-            rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), self.micro_batch_tokens)
-            passes = [self._pass(rollout, part) for part in rows]
-            reference_BR = each(self._reference_logprobs, self.reference, passes)[0]
-        if ppo.kl_penalty == "full":
-            every = [p for mini_batch in plan for p in mini_batch]
-            penalty_BR = each(self._full_kl, self.policy.lm, every)[0]
-        else:
-            penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, ppo.kl_penalty)
-        return Comparison(mask_BR, logprobs_BR, values_BR, entropy_BR, logprobs_BR - reference_BR, penalty_BR, gap)
+        return [[self.models.plan(rollout, rows) for rows in mini_batch] for mini_batch in self._plan(rollout, epoch)]
 
     def _experience(
         self, generation: Generation, compared: Comparison, scores_B: Tensor, token_rewards_BR: Tensor | None = None
@@ -301,17 +247,6 @@ class PPOTrainer:
             advantages=advantages_BR, returns=returns_BR,
         )  # fmt: skip
 
-    def _policy_figures(self, p: Pass, trunk: Trunk | None) -> Tensor:
-        policy: Evaluation = self.engine.wrapped(p, self.rollout_config.temperature, trunk)
-        return torch.stack([policy.logprobs, policy.values, policy.entropy])
-
-    def _reference_logprobs(self, p: Pass, trunk: Trunk | None) -> Tensor:
-        return pass_logprobs(self.reference, p, self.rollout_config.temperature, trunk)[None]
-
-    def _full_kl(self, p: Pass, trunk: Trunk | None) -> Tensor:
-        refresh_copies(self.reference)
-        return pass_full_kl(self.policy.lm, self.reference, p, self.rollout_config.temperature, trunk)[None]
-
     @record_function("train")
     def _train(self, experience: Experience, first_plan: list[list[Pass]], sums: Sums) -> None:
         old_4BR, device = experience.learned_from(), self.engine.accelerator.device
@@ -325,7 +260,9 @@ class PPOTrainer:
                     call = partial(self._losses, begins=begins)
                     inputs = (p.select(old_4BR), count, send(torch.tensor(first), device))
                     with self.engine.sync(last=p is passes[-1]):
-                        figures = self._run(call, self.policy.lm, p, experience.trunk, *inputs, key=("train", begins)).clone()
+                        figures = self.models.run(
+                            call, self.policy.lm, p, experience.trunk, *inputs, key=("train", begins)
+                        ).clone()
                     for name, total in zip(LOSSES, figures, strict=False):
                         sums.add(name, total, p.count)
                     if first:

@@ -1,0 +1,102 @@
+"""Passes of a policy and its reference over the responses of an update, captured where the device can replay them.
+
+Shape suffixes: B sequences, R response tokens, N response tokens of a pass, C figures of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+from transformers import PreTrainedModel
+
+from konomi import ops
+from konomi.config import PPOConfig
+from konomi.engine.device import micro_batch_tokens, send
+from konomi.engine.forward import Evaluation, pass_full_kl, pass_logprobs, plan_pass, rounds_coarsely
+from konomi.engine.layout import Pass, scatter
+from konomi.engine.packed import Trunk
+from konomi.engine.rollout import Rollout, micro_batches
+from konomi.engine.sampler import Generation
+from konomi.engine.shared_weights import refresh_copies
+from konomi.models.policy import Policy, same_weights
+from konomi.training.accelerator import Engine
+from konomi.training.experience import Comparison, recompute_logprobs
+
+
+class Models:
+    """A policy and its reference.
+
+    Args:
+        engine: the hardware, and the policy as Accelerate wraps it.
+        policy, reference: on that hardware.
+        ppo: penalty and size of micro-batches.
+        temperature: divides all logits.
+    """
+
+    def __init__(self, engine: Engine, policy: Policy, reference: PreTrainedModel, ppo: PPOConfig, temperature: float) -> None:
+        self.engine, self.policy, self.reference, self.ppo, self.temperature = engine, policy, reference, ppo, temperature
+        # another model's layers make other hidden states
+        self.trunk_layer = policy.trunk_layer if same_weights(policy.lm, reference, frozen=True) else None
+        self.inexact = engine.precision == "bf16" or rounds_coarsely(policy.lm)
+        self.micro_batch_tokens = ppo.micro_batch_tokens or micro_batch_tokens(policy.lm, reference)
+
+    def plan(self, rollout: Rollout, rows: Tensor) -> Pass:
+        """A pass over these rows."""
+        return plan_pass(self.policy.lm, rollout, rows, static=self.engine.static and self.trunk_layer is None)
+
+    def run(
+        self, call: Callable[..., Tensor], lm: PreTrainedModel, p: Pass, trunk: Trunk | None, *inputs: Tensor,
+        key: Hashable = None,
+    ) -> Tensor:  # fmt: skip
+        """``call(pass, trunk, *inputs)``, which uses ``lm``; the result is valid until the next such call.
+
+        ``key``: what the call depends on besides its inputs, if not on itself alone.
+        """
+        if trunk is not None or p.layout is None:
+            return call(p, trunk and trunk.select(p.rows), *inputs)
+        refresh_copies(lm)
+        name = (key or call, p.key)
+        return self.engine.run(name, lambda index, *rest: call(p.on(index), None, *rest), p.index, *inputs)
+
+    @record_function("score")
+    @torch.no_grad()
+    def compare(self, generation: Generation, plan: list[list[Pass]], first: bool) -> Comparison:
+        """Log-probabilities of policy and reference, and the penalty. ``first``: the policy may still be its reference."""
+        rollout, trunk = generation.rollout, generation.trunk
+        mask_BR = send(rollout.mask, self.engine.accelerator.device)
+
+        def each(call: Callable[..., Tensor], lm: PreTrainedModel, passes: list[Pass]) -> Tensor:
+            with self.engine.autocast():
+                return scatter(((p, self.run(call, lm, p, trunk)) for p in passes), len(rollout))
+
+        policy_3BR, gap = torch.stack([generation.logprobs, generation.values, generation.entropy]), None
+        if self.inexact:
+            policy_3BR, gap = recompute_logprobs(
+                policy_3BR, mask_BR, lambda passes: each(self._policy, self.policy.lm, passes), plan, self.engine
+            )
+        logprobs_BR, values_BR, entropy_BR = policy_3BR
+        if first and same_weights(self.policy.lm, self.reference):
+            reference_BR = logprobs_BR
+        else:
+            rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), self.micro_batch_tokens)
+            reference_BR = each(self._reference, self.reference, [self.plan(rollout, part) for part in rows])[0]
+        if self.ppo.kl_penalty == "full":
+            every = [p for mini_batch in plan for p in mini_batch]
+            penalty_BR = each(self._full_kl, self.policy.lm, every)[0]
+        else:
+            penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, self.ppo.kl_penalty)
+        return Comparison(mask_BR, logprobs_BR, values_BR, entropy_BR, logprobs_BR - reference_BR, penalty_BR, gap)
+
+    def _policy(self, p: Pass, trunk: Trunk | None) -> Tensor:
+        policy: Evaluation = self.engine.wrapped(p, self.temperature, trunk)
+        return torch.stack([policy.logprobs, policy.values, policy.entropy])
+
+    def _reference(self, p: Pass, trunk: Trunk | None) -> Tensor:
+        return pass_logprobs(self.reference, p, self.temperature, trunk)[None]
+
+    def _full_kl(self, p: Pass, trunk: Trunk | None) -> Tensor:
+        refresh_copies(self.reference)
+        return pass_full_kl(self.policy.lm, self.reference, p, self.temperature, trunk)[None]
