@@ -91,7 +91,7 @@ def head_blocks(device: torch.device) -> Blocks:
     if is_processor(device):
         return Blocks()
     logits = _logits_at_once(device)
-    return Blocks(logits, kept=4 * logits, rows=None if device.type != "mps" else 1024)
+    return Blocks(logits, kept=logits, rows=None if device.type != "mps" else 1024)
 
 
 def score_tokens(device: torch.device) -> tuple[int, int]:
@@ -146,8 +146,8 @@ def _memory(device: torch.device) -> int:
 
 
 def _logits_at_once(device: torch.device) -> int:
-    """Logits that exist at one time on a GPU: a power of 2 whose float32 numbers take at most 1 / 128 of its memory."""
-    return 1 << max(22, (_memory(device) // 512).bit_length() - 1)
+    """Logits that exist at one time on a GPU: a power of 2 whose float32 numbers take at most 1 / 32 of its memory."""
+    return 1 << max(22, (_memory(device) // 128).bit_length() - 1)
 
 
 def host_looks(device: torch.device, step: int) -> bool:

@@ -59,8 +59,8 @@ def linear_logprobs(
 
 def _in_one_block(
     hidden_ND: Tensor, copy_VD: Tensor, targets_N: Tensor, scale: float, blocks: Blocks, slope_wanted: bool, with_entropy: bool,
-    vocabulary: int,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:  # fmt: skip
+    for_weight: bool, vocabulary: int,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
     """Log-probabilities, entropies, the mean of the weight's rows, and the probabilities, of all the vocabulary at once."""
     weight_VD = copy_VD.to(hidden_ND.dtype)
     logits_NV = product(hidden_ND, weight_VD, blocks.rows)
@@ -68,9 +68,10 @@ def _in_one_block(
         logits_NV[:, vocabulary:] = torch.finfo(logits_NV.dtype).min / 2  # finite: its share is 0, and 0 times it too
     all_NV = (logits_NV if scale == 1.0 else logits_NV * scale).log_softmax(-1)
     logprobs_N = all_NV.gather(1, targets_N[:, None]).squeeze(1)
-    shares_NV = all_NV.exp()
-    entropy_N = -torch.linalg.vecdot(shares_NV, all_NV) if with_entropy else torch.zeros_like(logprobs_N)
-    shares_NV = shares_NV.to(hidden_ND.dtype)
+    entropy_N = -torch.linalg.vecdot(all_NV.exp(), all_NV) if with_entropy else torch.zeros_like(logprobs_N)
+    if not (slope_wanted or for_weight):
+        return logprobs_N, entropy_N, None, None
+    shares_NV = torch.exp(all_NV, out=torch.empty_like(all_NV, dtype=hidden_ND.dtype))
     return logprobs_N, entropy_N, shares_NV @ weight_VD if slope_wanted else None, shares_NV
 
 
@@ -85,7 +86,7 @@ class _LinearLogprobs(torch.autograd.Function):
         copy_VD = copy_VD if whole else copy_VD[: len(weight_VD)]
         inputs = (hidden_ND, copy_VD, targets_N, scale, blocks, slope_wanted)
         if whole:
-            logprobs_N, entropy_N, mean_ND, shares_NV = _in_one_block(*inputs, with_entropy, len(weight_VD))
+            logprobs_N, entropy_N, mean_ND, shares_NV = _in_one_block(*inputs, with_entropy, for_weight, len(weight_VD))
         else:
             room = blocks.kept if for_weight else 0
             logprobs_N, entropy_N, mean_ND, top_N, sum_N, ctx.kept = in_blocks(*inputs, room)
