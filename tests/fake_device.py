@@ -8,6 +8,7 @@ CUDA in one thing: row numbers have to be on it too, where CUDA copies them at e
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,13 @@ class Stream:
         pass
 
 
+class Pool:
+    """Memory that is gone with the last of its users."""
+
+    def __init__(self) -> None:
+        self.users: weakref.WeakSet[Graph] = weakref.WeakSet()
+
+
 class Graph:
     """What is called while it is captured, to be called again on the same tensors. Capturing changes no tensor; whoever asks
     for a number meanwhile, or brings one from the processor, is refused, as by CUDA."""
@@ -38,11 +46,20 @@ class Graph:
         self.calls: list[tuple[Any, Any, Any, Any]] = []
         self.before: list[tuple[Tensor, Tensor]] = []
 
-    def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
-        assert pool is not None and Graph.capturing is None
+    def capture_begin(self, pool: Pool | None = None, capture_error_mode: str = "global") -> None:
+        assert Graph.capturing is None
+        if pool is not None and not pool.users:
+            raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")
+        self.memory = pool or Pool()
+        self.memory.users.add(self)
         Graph.capturing = self
 
+    def pool(self) -> Pool:
+        return self.memory
+
     def capture_end(self) -> None:
+        if Graph.capturing is not self:
+            raise RuntimeError("not capturing")
         Graph.capturing = None
         for written, numbers in reversed(self.before):
             if written.shape == numbers.shape:  # else it was made by the call
@@ -93,9 +110,6 @@ class _Module:
         pass
 
     CUDAGraph, Stream = Graph, Stream
-
-    def graph_pool_handle(self) -> Any:
-        return object()
 
     def current_stream(self) -> Stream:
         return Stream()
@@ -208,7 +222,7 @@ def _call(func: Any, /, *args: Any, **kwargs: Any) -> Any:
 
 
 def _on_processor(func: Any, *args: Any, **kwargs: Any) -> Any:
-    if func is torch.ops.aten.mm.dtype:  # half precision multiplied to float32, which processors have not
+    if func in (torch.ops.aten.mm.dtype, torch.ops.aten.bmm.dtype):  # half precision to float32, which processors have not
         return args[0].to(args[2]) @ args[1].to(args[2])
     return func(*args, **kwargs)
 

@@ -24,8 +24,8 @@ from konomi.cli import app
 from konomi.config import ClassifierReward, ModelConfig, ModelReward, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.engine import packed
-from konomi.engine.device import LOOK_STEPS, PRODUCTS_LENGTH, choose_precision, head_blocks, prefers_products
-from konomi.engine.sampler import make_draws, sample
+from konomi.engine.device import LOOK_STEPS, PRODUCTS_LENGTH, autocast, choose_precision, head_blocks, prefers_products
+from konomi.engine.sampler import generate, make_draws, sample
 from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
 from konomi.models.reward_files import make_reward_model
@@ -352,3 +352,18 @@ def test_kernels_for_shapes_that_do_not_come_back_are_not_kept() -> None:
     plain, kept = printed(SHAPES, "plain"), printed(SHAPES, "keep")
     assert kept < 0.75 * plain, (kept, plain)
     assert printed(SHAPES, "keep", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024") > 1.3 * kept  # the user's word counts
+
+
+def test_attention_of_single_queries_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many heads it is in products, in half precision: the same responses and nearly the same log-probabilities."""
+    config, tokens = RolloutConfig(response_tokens=(8, 8), stop="length"), Tokens(tiny_tokenizer())
+    draws = make_draws(config, 0, [("rollout", i) for i in range(8)])
+    found = []
+    for heads in (10**9, 1):
+        monkeypatch.setattr("konomi.engine.device.MANY_HEADS", heads)
+        with fake_device(), autocast(DEVICE, "bf16"):
+            found.append(generate(without_dropout("gpt2").to(DEVICE), tokens, ragged_queries(8), draws, config))
+    one, other = found
+    assert torch.equal(one.rollout.ids, other.rollout.ids)
+    gap = (one.logprobs.cpu() - other.logprobs.cpu()).abs().max()
+    assert 0 < float(gap) < 0.01

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from konomi.engine import sampler
+from konomi.engine import draw as draws
 from konomi.engine.draw import BLOCK
 from tiny_run import chance
 
@@ -16,7 +16,7 @@ ALMOST_ONE = math.nextafter(1.0, 0.0)
 
 
 def draw(logits: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    return sampler.draw(logits, uniforms)[0]
+    return draws.draw(logits, uniforms)[0]
 
 
 def inverse_cdf(logits: list[float], uniform: float) -> tuple[int, float]:
@@ -97,7 +97,7 @@ def test_autocast_does_not_round_what_is_told_of_a_draw(blocked: bool) -> None:
     if blocked:
         logits[:, 5] = -torch.inf
     uniforms = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    plain = sampler.draw(logits, uniforms)
+    plain = draws.draw(logits, uniforms)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = sampler.draw(logits, uniforms)
+        cast = draws.draw(logits, uniforms)
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True)) and torch.isfinite(plain[2]).all()

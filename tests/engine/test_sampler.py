@@ -12,7 +12,7 @@ import torch
 import oracles
 from konomi.config import RolloutConfig
 from konomi.data.tokens import Tokens
-from konomi.engine import sampler
+from konomi.engine import responses
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import generate, make_draws, sample
 from konomi.errors import RunError
@@ -77,7 +77,7 @@ def test_rows_that_leave_the_batch_change_nothing(
     """0: finished rows never leave; 1.01: each leaves at once."""
     config, queries = settings("both", 1, 14, temperature=1.3), ragged_queries(12, seed=4)
     before = run(models[family], tokens, queries, config, range(12))
-    monkeypatch.setattr(sampler, "KEEP_ROWS", share)
+    monkeypatch.setattr(responses, "KEEP_ROWS", share)
     after = run(models[family], tokens, queries, config, range(12))
     for name, value in vars(before).items():
         assert torch.equal(getattr(after, name), value), name
@@ -93,7 +93,7 @@ def test_how_often_the_host_looks_changes_nothing(
     draws = make_draws(config, 0, NAMES[:12])
     found = []
     for every in (1, 4):
-        monkeypatch.setattr(sampler, "host_looks", lambda _, step, every=every: step % every == 0)
+        monkeypatch.setattr(responses, "host_looks", lambda _, step, every=every: step % every == 0)
         generation = generate(models[family], tokens, queries, draws, config, trunk_layer=1)
         found.append(generation)
     one, other = found

@@ -29,6 +29,8 @@ LOOK_STEPS = 16
 """Decoding steps between two looks of the host at which responses have ended, where a look keeps the device waiting."""
 LANES = 16
 """float32 numbers in a vector register of a processor."""
+MANY_HEADS = 4096
+"""Heads for which :func:`many_alone` holds."""
 PRODUCTS_LENGTH = 256
 """Longest sequence, in tokens, for which :func:`prefers_products` holds."""
 
@@ -204,6 +206,13 @@ def prefers_products(query_BHLd: torch.Tensor) -> bool:
     import torch
 
     return is_processor(query_BHLd.device) and query_BHLd.dtype == torch.bfloat16 and query_BHLd.shape[2] <= PRODUCTS_LENGTH
+
+
+def many_alone(query_BHLd: torch.Tensor) -> bool:
+    """Whether so many heads have a single query each, in half precision on a GPU, that two batches of products are faster than
+    the fused attention: for 2,048 x 12 and 64 keys 190 microseconds on an H100, instead of 295; for 64 x 12 25 instead of 11."""
+    batch, heads, queries, _ = query_BHLd.shape
+    return not is_processor(query_BHLd.device) and query_BHLd.dtype.itemsize == 2 and queries == 1 and batch * heads >= MANY_HEADS
 
 
 def manage_memory() -> None:

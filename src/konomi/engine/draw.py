@@ -14,7 +14,7 @@ BLOCK = 512
 """Vocabulary entries a block in the inverse of the cumulative sum."""
 
 
-def draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def draw(logits_BV: Tensor, uniforms_B: Tensor, with_entropy: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a token from soft-max(logits) by inverting its cumulative sum at a uniform number: O(V) without a V-wide noise.
 
     The sum is first searched by blocks, then within the block that holds the number; sums of blocks are float64, so that a
@@ -23,6 +23,7 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]
     Args:
         logits_BV: any float type.
         uniforms_B: float64 in [0, 1).
+        with_entropy: else the entropy is 0.
 
     Returns:
         [B] int64, and [B] the log-probability of the token and [B] the entropy, nats.
@@ -32,14 +33,14 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]
     """
     rows = draw_rows(logits_BV.device, logits_BV.shape[1])
     with torch.autocast(logits_BV.device.type, enabled=False):  # it would take sums of products in bfloat16
-        parts = [_draw_rows(*part) for part in zip(logits_BV.split(rows), uniforms_B.split(rows), strict=True)]
+        parts = [_draw_rows(*part, with_entropy) for part in zip(logits_BV.split(rows), uniforms_B.split(rows), strict=True)]
     if len(parts) == 1:
         return parts[0]
     token_B, logprob_B, entropy_B = (torch.cat(column) for column in zip(*parts, strict=True))
     return token_B, logprob_B, entropy_B
 
 
-def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
     logits_BV = logits_BV if logits_BV.dtype == torch.float64 else logits_BV.float()
     batch, vocabulary = logits_BV.shape
     gaps_BV = logits_BV - logits_BV.amax(dim=-1, keepdim=True)
@@ -57,6 +58,8 @@ def _draw_rows(logits_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor, T
     token_B = (block_B * BLOCK + _first_above(inner_Bx, target_B1 - start_B1)).clamp(max=vocabulary - 1)
     log_total_B = total_B.log()
     logprob_B = gaps_BV.gather(1, token_B[:, None]).squeeze(1) - log_total_B
+    if not with_entropy:
+        return token_B, logprob_B.to(logits_BV.dtype), torch.zeros_like(logprob_B, dtype=logits_BV.dtype)
     # a logit of -inf has weight 0, and 0 times -inf is not a number
     moment_B = torch.linalg.vecdot(weights_BV, gaps_BV.clamp_(min=torch.finfo(gaps_BV.dtype).min))
     return token_B, logprob_B.to(logits_BV.dtype), (log_total_B - moment_B / total_B).to(logits_BV.dtype)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable, Hashable
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,18 @@ from konomi.engine.device import captures
 
 MOST = 96
 """Graphs that are kept; the oldest goes."""
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Within, Python collects no garbage: an old graph in it, let go while another is captured, would break the capture."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @dataclass
@@ -33,7 +46,8 @@ class _Graph:
 
 
 _POOLS: dict[torch.device, Any] = {}
-"""The memory in which what was captured on a device works: one captured call at a time."""
+"""Of each device a captured call that does nothing. It owns the memory in which what is captured later works, one call at a
+time: such memory cannot be used again once all that was captured in it is gone."""
 
 
 class Graphs:
@@ -65,20 +79,24 @@ class Graphs:
     ) -> _Graph | None:
         module = torch.get_device_module(self.device)
         static = [x.clone() for x in inputs]
-        if self.device not in _POOLS:
-            _POOLS[self.device] = module.graph_pool_handle()
         graph, stream = module.CUDAGraph(), module.Stream()
         stream.wait_stream(module.current_stream())
         try:
-            with module.stream(stream):
-                graph.capture_begin(pool=_POOLS[self.device], capture_error_mode="thread_local")
-                try:
-                    outputs = call(*static)
-                finally:
-                    graph.capture_end()
+            with module.stream(stream), _no_collection():
+                if self.device not in _POOLS:
+                    owner = module.CUDAGraph()
+                    owner.capture_begin(capture_error_mode="thread_local")
+                    torch.zeros(1, device=self.device)
+                    owner.capture_end()
+                    _POOLS[self.device] = owner
+                graph.capture_begin(pool=_POOLS[self.device].pool(), capture_error_mode="thread_local")
+                outputs = call(*static)
+                graph.capture_end()
         except RuntimeError as error:
             self.active, self.refused = False, " ".join(str(error).split())[:300]
             self._graphs.clear()
+            with suppress(RuntimeError):  # leave the state of capturing
+                graph.capture_end()
             with suppress(RuntimeError):
                 module.synchronize()
             warnings.warn(f"its steps cannot be captured, and run slower: {self.refused}", RuntimeWarning, stacklevel=2)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
 
-from konomi.engine.device import is_processor, prefers_products
+from konomi.engine.device import is_processor, many_alone, prefers_products
 from konomi.engine.families import trial
 from konomi.engine.kv_cache import KeyValues, whole_lanes
 from konomi.engine.layout import Layout
@@ -202,6 +202,8 @@ def _attend(
     query_BHLd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
 ) -> Tensor:
     """Soft-max attention [B, H, L, d]: with ``mask`` (0 or -inf) added to the scores, causal without one."""
+    if mask is not None and softcap is None and many_alone(query_BHLd):
+        return _one_query_each(query_BHLd, key_BGSd, value_BGSd, mask, scaling)
     shared = query_BHLd.shape[1] != key_BGSd.shape[1]
     in_products = prefers_products(query_BHLd)
     grouped = shared and softcap is None and not is_processor(query_BHLd.device)
@@ -221,6 +223,16 @@ def _attend(
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     return torch.softmax(scores.float() + mask.float(), -1).to(value_BGSd.dtype) @ value_BGSd
+
+
+def _one_query_each(query_BH1d: Tensor, key_BHSd: Tensor, value_BHSd: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """Attention of one query a head, in half precision but for scores and soft-max: [B, H, 1, d]."""
+    batch, heads, _, width = query_BH1d.shape
+    scale = width**-0.5 if scaling is None else scaling
+    flat_n1d, keys_nSd, values_nSd = (x.flatten(0, 1) for x in (query_BH1d, key_BHSd, value_BHSd))
+    scores_n1S = torch.bmm(flat_n1d, keys_nSd.transpose(1, 2), out_dtype=torch.float32) * scale
+    weights_BH1S = torch.softmax(scores_n1S.view(batch, heads, 1, -1) + mask.float(), -1)
+    return torch.bmm(weights_BH1S.flatten(0, 1).to(value_BHSd.dtype), values_nSd).view(batch, heads, 1, -1)
 
 
 AttentionInterface.register(INTERFACE, _attention)

@@ -32,7 +32,8 @@ def linear_logprobs(
     Gradients flow from the log-probability to hidden states and weights; the entropy carries none. Equal to
     `selected_logprobs` and `entropy` of the logits to rounding. Hidden states and weights must be finite.
 
-    ``blocks`` bounds what exists at one time, and the exponentials that are kept for the backward pass: see `Blocks`. Matrix
+    ``blocks`` bounds what exists at one time, and the exponentials that are kept for the backward pass: see `Blocks`; a device
+    that multiplies half precision to float32 takes all the vocabulary for so many tokens, others a part of it for all. Matrix
     products are of the type of the hidden states, or of that of autocast where it is on; all else, and what is returned, in
     float32 at least: logits too (`linear_logits`). There are no second derivatives: ``create_graph=True`` raises
     ``RuntimeError``.
@@ -45,6 +46,12 @@ def linear_logprobs(
     (tensor([-1.3863]), tensor([1.3863]))
     """
     check_shapes(hidden_ND=hidden_ND, weight_VD=weight_VD, targets_N=targets_N)
+    if blocks.rows is None and len(hidden_ND) > (most := max(1, blocks.logits // len(weight_VD))):
+        parts = zip(torch.split(hidden_ND, most), torch.split(targets_N, most), strict=True)
+        found = [
+            linear_logprobs(h, weight_VD, y, temperature, blocks, copy_VD=copy_VD, with_entropy=with_entropy) for h, y in parts
+        ]
+        return torch.cat([logprobs_n for logprobs_n, _ in found]), torch.cat([entropy_n for _, entropy_n in found])
     # here, once: the backward pass, which runs outside of autocast, has to repeat the products in the same type
     hidden_ND = hidden_ND.to(product_type(hidden_ND))
     # checked here: inside of the function the grad mode is always off, and requires_grad ignores no_grad

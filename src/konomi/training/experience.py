@@ -23,6 +23,7 @@ from konomi.engine.device import is_processor, send
 from konomi.engine.layout import Pass
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout
+from konomi.engine.sampler import Draws
 from konomi.errors import RunError
 from konomi.rewards.base import Reward, TokenRewards, columns_of, evaluate, readers, score
 from konomi.seeds import stream_seed
@@ -54,6 +55,17 @@ class QueryStream:
             prompts += chosen
             queries += self.tokens.queries(chosen, self.config.query_tokens, self.seed, epoch, self.config.max_query_tokens)
         return prompts, queries
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the responses of an update are drawn for and with."""
+
+    key: tuple[int, int]
+    """Seed and update."""
+    prompts: list[Prompt]
+    queries: list[list[int]]
+    draws: Draws
 
 
 @dataclass(frozen=True)

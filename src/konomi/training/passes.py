@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from konomi import ops
 from konomi.config import PPOConfig
-from konomi.engine.device import micro_batch_tokens, send
+from konomi.engine.device import is_processor, micro_batch_tokens, send
 from konomi.engine.forward import Evaluation, pass_full_kl, pass_logprobs, plan_pass, rounds_coarsely
 from konomi.engine.layout import Pass, scatter
 from konomi.engine.packed import Trunk
@@ -41,6 +41,8 @@ class Models:
         # another model's layers make other hidden states
         self.trunk_layer = policy.trunk_layer if same_weights(policy.lm, reference, frozen=True) else None
         self.inexact = engine.precision == "bf16" or rounds_coarsely(policy.lm)
+        self.recomputes = self.inexact and not is_processor(engine.accelerator.device)
+        """Whether nothing but the log-probabilities of the sampler is used."""
         self.micro_batch_tokens = ppo.micro_batch_tokens or micro_batch_tokens(policy.lm, reference)
 
     def plan(self, rollout: Rollout, rows: Tensor) -> Pass:

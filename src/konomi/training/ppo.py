@@ -39,15 +39,7 @@ from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
 from konomi.training.accelerator import Engine
 from konomi.training.checkpoints import load_checkpoint, save_checkpoint
-from konomi.training.experience import (
-    Comparison,
-    Experience,
-    QueryStream,
-    Scorer,
-    ScoreScale,
-    check_ratio,
-    shaped,
-)
+from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio, shaped
 from konomi.training.metrics import LOSSES, Clock, Sums, describe, finish, losses, next_kl_coef
 from konomi.training.passes import Models
 
@@ -101,6 +93,7 @@ class PPOTrainer:
         self.score_clip = self.ppo.score_clip if self.ppo.normalize_scores else math.inf
         self.scale: ScoreScale | None = None
         self.stop_reason: str | None = None
+        self._prepared: Prepared | None = None
 
     def __iter__(self) -> Iterator[StepResult]:
         while self.update < self.ppo.updates and self.stop_reason is None:
@@ -203,20 +196,28 @@ class PPOTrainer:
         self.scale = ScoreScale(**state["score_scale"])
         self.stop_reason = None
 
-    @record_function("rollout")
-    def _generate(self) -> tuple[list[Prompt], Generation]:
-        """This process's part of the update's batch: all responses to a prompt are in one part."""
+    def _prepare(self, update: int) -> Prepared:
+        """This process's part of an update's prompts, queries and draws: all responses to a prompt are in one part."""
         each, size = self.ppo.responses_per_prompt, self.ppo.batch_size
-        prompts, queries = self.queries.take(self.update * (size // each), size // each)
+        prompts, queries = self.queries.take(update * (size // each), size // each)
         part = size // self.processes
         mine = range(part * self.engine.accelerator.process_index, part * (self.engine.accelerator.process_index + 1))
-        draws = make_draws(self.rollout_config, self.seed, [("rollout", self.update * size + i) for i in mine])
+        draws = make_draws(self.rollout_config, self.seed, [("rollout", update * size + i) for i in mine])
+        return Prepared((self.seed, update), [prompts[i // each] for i in mine], [queries[i // each] for i in mine], draws)
+
+    @record_function("rollout")
+    def _generate(self) -> tuple[list[Prompt], Generation]:
+        """A response to each query of this process's part of the batch."""
+        ready, unread = self._prepared, self.models.recomputes
+        if ready is None or ready.key != (self.seed, self.update):
+            ready = self._prepare(self.update)
         with self.engine.autocast():
             generation = generate(
-                self.policy.lm, self.tokens, [queries[i // each] for i in mine], draws, self.rollout_config,
-                f"update {self.update + 1}: the policy", self.policy.values, self.models.trunk_layer,
+                self.policy.lm, self.tokens, ready.queries, ready.draws, self.rollout_config,
+                f"update {self.update + 1}: the policy", None if unread else self.policy.values, self.models.trunk_layer,
+                with_entropy=not unread,
             )  # fmt: skip
-        return [prompts[i // each] for i in mine], generation
+        return ready.prompts, generation
 
     def _plan(self, rollout: Rollout, epoch: int) -> list[list[Tensor]]:
         """The mini-batches of an epoch, each a list of micro-batches of row numbers."""
@@ -269,6 +270,8 @@ class PPOTrainer:
                         self._check_first(figures[-1], experience, sums)
                 norm = self.engine.step(self.ppo.max_grad_norm, first=first)
                 sums.add("ppo/policy/grad_norm", norm, 1)
+        if not is_processor(device) and self.update + 1 < self.ppo.updates:
+            self._prepared = self._prepare(self.update + 1)  # while the device trains
 
     def _check_first(self, gap: Tensor, experience: Experience, sums: Sums) -> None:
         """Before the first step the ratio is 1. On a device the check is after the update, so that nothing waits."""
