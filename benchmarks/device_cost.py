@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from fake_device import DEVICE, DeviceTensor, fake_device  # noqa: E402 (before anything that runs autograd)
+from fake_device import DEVICE, DeviceTensor, Graph, fake_device  # noqa: E402 (before anything that runs autograd)
 from tiny import tiny_model, tiny_tokenizer  # noqa: E402
 from tiny_run import CountA, tiny_trainer  # noqa: E402
 
@@ -43,8 +43,9 @@ INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_p
 """Operators that look for the true ones where an index is of truth values."""
 VIEWS = {
     "aten::view", "aten::_unsafe_view", "aten::t", "aten::transpose", "aten::permute", "aten::expand", "aten::slice",
-    "aten::select", "aten::unsqueeze", "aten::squeeze", "aten::detach", "aten::alias", "aten::split", "aten::split_with_sizes",
-    "aten::unbind", "aten::as_strided", "aten::narrow", "aten::reshape", "aten::view_as", "aten::_reshape_alias",
+    "aten::select", "aten::unsqueeze", "aten::squeeze", "aten::detach", "aten::alias", "aten::split",
+    "aten::split_with_sizes", "aten::empty", "aten::empty_like", "aten::new_empty", "aten::unbind", "aten::as_strided",
+    "aten::narrow", "aten::reshape", "aten::view_as", "aten::_reshape_alias",
 }  # fmt: skip
 """Operators that launch nothing."""
 
@@ -54,7 +55,9 @@ class Cost:
     """Counts of one piece of work."""
 
     operators: int = 0
-    """Calls that launch work on the device."""
+    """Calls that are work for the device."""
+    launches: int = 0
+    """What the host starts: the same, but a captured step, with all that is in it, is one."""
     waits: int = 0
     names: Counter[str] = field(default_factory=Counter)
     """Operator -> times."""
@@ -78,6 +81,7 @@ class Count(TorchDispatchMode):
             self.wait()
         elif (ours or (place is not None and place.type == DEVICE.type)) and name not in VIEWS:
             self.cost.operators += 1
+            self.cost.launches += 1
             self.cost.names[name] += 1
         return func(*args, **kwargs)
 
@@ -99,17 +103,25 @@ class Count(TorchDispatchMode):
 def counting() -> Iterator[Cost]:
     """Count what happens within; also `tolist`, which no dispatch mode sees."""
     with Count() as count:
-        plain = DeviceTensor.tolist
+        plain, replay = DeviceTensor.tolist, Graph.replay
+
+        def replayed(self: Graph) -> None:
+            names = [func._schema.name for func, *_ in self.calls]
+            count.cost.names.update(name for name in names if name not in VIEWS)
+            count.cost.operators += sum(name not in VIEWS for name in names)
+            count.cost.launches += 1
+            with torch._C._DisableTorchDispatch():
+                replay(self)
 
         def tolist(self: DeviceTensor) -> Any:
             count.wait()
             return plain(self)
 
-        DeviceTensor.tolist = tolist  # type: ignore[method-assign]
+        DeviceTensor.tolist, Graph.replay = tolist, replayed  # type: ignore[method-assign]
         try:
             yield count.cost
         finally:
-            DeviceTensor.tolist = plain  # type: ignore[method-assign]
+            DeviceTensor.tolist, Graph.replay = plain, replay  # type: ignore[method-assign]
 
 
 LAYERS = 12
@@ -149,16 +161,21 @@ def a_token() -> Cost:
 
 
 def head(tokens: int = 512, vocabulary: int = 32_768) -> Cost:
-    """The vocabulary head over a micro-batch's response tokens, forward and backward, in the blocks that a device gets."""
-    from konomi.engine.device import head_blocks
+    """The vocabulary head over a micro-batch's response tokens, forward and backward, in the blocks of a GPU with 80 GB."""
+    from konomi.engine import device
     from konomi.ops import linear_logprobs
 
     hidden = torch.randn(tokens, 8).to(DEVICE).requires_grad_()
     weight = torch.randn(vocabulary, 8).to(DEVICE).requires_grad_()
-    targets = torch.arange(tokens).to(DEVICE)
+    targets, grad = torch.arange(tokens).to(DEVICE), torch.ones(tokens).to(DEVICE)
+    memory, device._memory = device._memory, lambda _: 80 * 10**9
+    try:
+        blocks = device.head_blocks(DEVICE)
+    finally:
+        device._memory = memory
     with counting() as cost:
-        logprobs, _ = linear_logprobs(hidden, weight, targets, 1.0, head_blocks(DEVICE))
-        logprobs.sum().backward()
+        logprobs, _ = linear_logprobs(hidden, weight, targets, 1.0, blocks, with_entropy=False)
+        torch.autograd.grad(logprobs, [hidden, weight], grad)
     return cost
 
 
@@ -181,6 +198,7 @@ def measure() -> dict[str, Cost]:
         short, long = decoding(TOKENS), decoding(2 * TOKENS)
         token = Cost(
             round((long.operators - short.operators) / TOKENS),
+            round((long.launches - short.launches) / TOKENS),
             round((long.waits - short.waits) / TOKENS),
             long.places - short.places,
         )
@@ -195,11 +213,18 @@ def main() -> None:
     given = parser.parse_args()
     costs = measure()
     if given.json:
-        print(json.dumps({name: {"operators": cost.operators, "waits": cost.waits} for name, cost in costs.items()}))
+        print(
+            json.dumps(
+                {
+                    name: {"operators": cost.operators, "launches": cost.launches, "waits": cost.waits}
+                    for name, cost in costs.items()
+                }
+            )
+        )
         return
-    print("| | operator calls | waits |\n|---|---|---|")
+    print("| | operator calls | of the host | waits |\n|---|---|---|---|")
     for name, cost in costs.items():
-        print(f"| {name} | {cost.operators:,} | {cost.waits:,} |")
+        print(f"| {name} | {cost.operators:,} | {cost.launches:,} | {cost.waits:,} |")
     if given.where:
         for name, cost in costs.items():
             for place, times in cost.places.most_common():

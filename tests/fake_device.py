@@ -202,6 +202,8 @@ def _call(func: Any, /, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError(f"{func}: a generator of the processor cannot draw on {DEVICE}")
     _check(func, ours, [x for x in tensors if not isinstance(x, DeviceTensor)], args)
     given = args, kwargs
+    if Graph.capturing and ours and not here:
+        raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
     if Graph.capturing:
         Graph.capturing.save(func, *given)
     args, kwargs = tree_map(_inner, (args, kwargs))

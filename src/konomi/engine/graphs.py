@@ -51,58 +51,61 @@ time: such memory cannot be used again once all that was captured in it is gone.
 
 
 class Graphs:
-    """Calls by key, a tuple that begins with what is called. The first call of each kind runs as it is, others are captured and
-    replayed.
+    """Calls by key. The first call of a key runs as it is, so that libraries choose and load what they need for its shapes; the
+    second is captured, further ones are replayed.
 
     A captured call reads its ``inputs`` and whatever it read of other tensors, which must stay where they are in memory; it
-    asks no tensor for a number. Its result is valid until the next call. Where the device captures nothing, or a call cannot
-    be captured, calls run as they are.
+    asks no tensor for a number. Its result is valid until the next call. Where the device captures nothing, or a call could
+    not be captured, calls run as they are.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.active = device, captures(device)
         self.refused: str | None = None
         """Why calls run as they are, on a device that could replay them."""
-        self._kinds: set[Hashable] = set()
-        self._graphs: dict[tuple[Hashable, ...], _Graph] = {}
+        self._graphs: dict[Hashable, _Graph | None] = {}
 
-    def __call__(self, key: tuple[Hashable, ...], call: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
+    def __call__(self, key: Hashable, call: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
         """``call(*inputs)``; what it does besides its result happens once a call."""
-        if not self.active or key[0] not in self._kinds:
-            self._kinds.add(key[0])
+        if not self.active:
             return call(*inputs)
-        graph = self._graphs.get(key) or self._capture(key, call, inputs)
+        if key not in self._graphs:
+            if len(self._graphs) == MOST:
+                self._graphs.pop(next(iter(self._graphs)))
+            self._graphs[key] = None
+            return call(*inputs)
+        graph = self._graphs[key] or self._capture(key, call, inputs)
         return call(*inputs) if graph is None else graph.replay(inputs)
 
-    def _capture(
-        self, key: tuple[Hashable, ...], call: Callable[..., Tensor | None], inputs: tuple[Tensor, ...]
-    ) -> _Graph | None:
+    def _capture(self, key: Hashable, call: Callable[..., Tensor | None], inputs: tuple[Tensor, ...]) -> _Graph | None:
         module = torch.get_device_module(self.device)
         static = [x.clone() for x in inputs]
-        graph, stream = module.CUDAGraph(), module.Stream()
+        stream = module.Stream()
         stream.wait_stream(module.current_stream())
         try:
             with module.stream(stream), _no_collection():
                 if self.device not in _POOLS:
-                    owner = module.CUDAGraph()
-                    owner.capture_begin(capture_error_mode="thread_local")
-                    torch.zeros(1, device=self.device)
-                    owner.capture_end()
-                    _POOLS[self.device] = owner
-                graph.capture_begin(pool=_POOLS[self.device].pool(), capture_error_mode="thread_local")
-                outputs = call(*static)
-                graph.capture_end()
+                    _POOLS[self.device], _ = _captured(module, None, lambda: torch.zeros(1, device=self.device))
+                graph, outputs = _captured(module, _POOLS[self.device].pool(), lambda: call(*static))
         except RuntimeError as error:
             self.active, self.refused = False, " ".join(str(error).split())[:300]
             self._graphs.clear()
-            with suppress(RuntimeError):  # leave the state of capturing
-                graph.capture_end()
-            with suppress(RuntimeError):
-                module.synchronize()
             warnings.warn(f"its steps cannot be captured, and run slower: {self.refused}", RuntimeWarning, stacklevel=2)
             return None
         module.current_stream().wait_stream(stream)
-        if len(self._graphs) == MOST:
-            self._graphs.pop(next(iter(self._graphs)))
         made = self._graphs[key] = _Graph(graph, static, outputs)
         return made
+
+
+def _captured(module: Any, pool: Any, call: Callable[[], Tensor | None]) -> tuple[Any, Tensor | None]:
+    """A graph of what ``call`` does on the present stream, and its result."""
+    graph = module.CUDAGraph()
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        outputs = call()
+    except BaseException:
+        with suppress(RuntimeError):
+            graph.capture_end()  # on the stream that it was begun on, which nothing can use before
+        raise
+    graph.capture_end()
+    return graph, outputs

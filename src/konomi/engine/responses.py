@@ -96,20 +96,21 @@ class Running:
         dtype = torch.float64 if lm.dtype == torch.float64 else torch.float32
         self.ids = torch.zeros(count, width, dtype=torch.int64, device=device)
         self.figures = torch.zeros(3, count, width, dtype=dtype, device=device)
-        self.lengths, self.rows, self.drawn, self.limits = (torch.zeros_like(self.ids[:, 0]) for _ in range(4))
-        self.going = torch.zeros_like(self.rows, dtype=torch.bool)
+        self.lengths, self.begins, self.drawn, self.limits = (torch.zeros_like(self.ids[:, 0]) for _ in range(4))
+        """[B] in the order of the places: tokens so far; where the response begins in the flat [B R]; last token; most tokens."""
+        self.going = torch.zeros_like(self.begins, dtype=torch.bool)
         self.uniforms = torch.zeros(count, width, dtype=torch.float64, device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
 
     def run(self, asked: Asked) -> Responses:
-        """Draw. A response that ends between two looks of the host is decoded on, unused."""
-        device, longest = self.lm.device, int(asked.lengths.max())
+        """Draw. A response that ends between two looks of the host is decoded on; what is drawn then is not used."""
+        device, longest, width = self.lm.device, int(asked.lengths.max()), self.ids.shape[1]
         for zero in (self.ids, self.figures, self.lengths, self.step):
             zero.zero_()
         self.uniforms.copy_(send(asked.uniforms, device))
         self.limits.copy_(send(asked.lengths, device))
         self.going.fill_(True)
-        torch.arange(len(self.rows), out=self.rows)
+        torch.arange(0, self.ids.numel(), width, out=self.begins)
         limits = asked.lengths.tolist()
         if isinstance(self.decoder, PackedDecoder):
             self.decoder.begin(asked.queries)
@@ -123,32 +124,32 @@ class Running:
                 self._advance(len(limits))
             else:
                 self.graphs(key, partial(self._advance, len(limits)))
+        # new tensors: the next responses are written to the same places
+        lengths_B = torch.empty_like(self.lengths).index_copy_(0, self.begins // width, self.lengths)
+        unused_BR = torch.arange(width, device=device) >= lengths_B[:, None]
         trunk = self.decoder.trunk()
-        if self.graphs.active:  # the next responses are written to the same places
-            trunk = trunk and Trunk(trunk.layer, trunk.hidden.clone())
-            return Responses(self.ids.clone(), self.figures.clone(), self.lengths.clone(), trunk)
-        return Responses(self.ids, self.figures, self.lengths, trunk)
+        trunk = trunk and Trunk(trunk.layer, trunk.hidden.clone() if self.graphs.active else trunk.hidden)
+        return Responses(self.ids.masked_fill(unused_BR, 0), self.figures.masked_fill(unused_BR, 0), lengths_B, trunk)
 
     def _advance(self, count: int) -> None:
         self._draw(self.decoder.step(self.drawn[:count]))
 
     def _draw(self, hidden_bD: Tensor) -> None:
-        """Draw a token of each of the first responses, and write it down unless the response is over."""
-        here = slice(len(hidden_bD))
-        going_b, rows_b, step = self.going[here], self.rows[here], self.step
+        """Draw a token of each of the first responses, and write it down."""
+        here, step = slice(len(hidden_bD)), self.step
+        going_b = self.going[here]
         uniforms_b = self.uniforms[here].index_select(1, step).squeeze(1)
         drawn_b, *figures = draw(head_logits(self.lm, hidden_bD, self.temperature), uniforms_b, self.with_entropy)
         if self.values is not None:
             figures.append(self.values(hidden_bD))
-        over_b = ~going_b
-        place_b = rows_b * self.ids.shape[1] + step
-        stacked = torch.stack([each.to(self.figures.dtype) for each in figures]).masked_fill(over_b, 0)
-        self.ids.view(-1).index_copy_(0, place_b, drawn_b.masked_fill(over_b, 0))
+        place_b = self.begins[here] + step
+        stacked = torch.stack([each.to(self.figures.dtype) for each in figures])
+        self.ids.view(-1).index_copy_(0, place_b, drawn_b)
         self.figures[: len(figures)].view(len(figures), -1).index_copy_(1, place_b, stacked)
-        self.lengths.index_add_(0, rows_b, going_b.long())
         self.drawn[here] = drawn_b
+        self.lengths[here] += going_b
         step += 1
-        going_b &= (step < self.limits[here]) & figures[0].isfinite()  # if logits are not finite nothing more is drawn
+        going_b &= step < self.limits[here]
         if self.stops is not None:
             going_b &= torch.isin(drawn_b, self.stops, invert=True)
 
@@ -171,7 +172,7 @@ class Running:
         if places:
             self.decoder.keep(order, places)
             order_b, here = send(torch.tensor(order), self.lm.device), slice(len(order))
-            for x in (self.rows, self.drawn, self.limits, self.going, self.uniforms):
+            for x in (self.begins, self.lengths, self.drawn, self.limits, self.going, self.uniforms):
                 x[here] = x[order_b]
         return [limits[place] for place in order[:places]]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from konomi.ops.head_blocks import exponentials, in_blocks
 from konomi.ops.logits import BLOCKS, Blocks, product, product_type
-from konomi.ops.masked import check_shapes, widen
+from konomi.ops.masked import check_shapes
 
 
 def linear_logprobs(
@@ -38,8 +38,8 @@ def linear_logprobs(
     float32 at least: logits too (`linear_logits`). There are no second derivatives: ``create_graph=True`` raises
     ``RuntimeError``.
 
-    ``copy_VD``: the weight in the type of products, if the caller keeps it; rows of zeros may follow. ``with_entropy=False``: it
-    may be 0.
+    ``copy_VD``: the weight in the type of products, if the caller keeps it; rows of zeros may follow. Without
+    ``with_entropy`` what is returned for the entropy has no meaning.
 
     >>> logprobs, entropy = linear_logprobs(torch.zeros(1, 3), torch.ones(4, 3), torch.tensor([2]))
     >>> logprobs, entropy
@@ -68,18 +68,22 @@ def _in_one_block(
     hidden_ND: Tensor, copy_VD: Tensor, targets_N: Tensor, scale: float, blocks: Blocks, slope_wanted: bool, with_entropy: bool,
     for_weight: bool, vocabulary: int,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-    """Log-probabilities, entropies, the mean of the weight's rows, and the probabilities, of all the vocabulary at once."""
+    """Of all the vocabulary at once: log-probabilities; entropies; ``sum_v e_v w_v``; and e, the probabilities, of the target
+    less 1."""
     weight_VD = copy_VD.to(hidden_ND.dtype)
     logits_NV = product(hidden_ND, weight_VD, blocks.rows)
     if vocabulary < len(copy_VD):
         logits_NV[:, vocabulary:] = torch.finfo(logits_NV.dtype).min / 2  # finite: its share is 0, and 0 times it too
     all_NV = (logits_NV if scale == 1.0 else logits_NV * scale).log_softmax(-1)
-    logprobs_N = all_NV.gather(1, targets_N[:, None]).squeeze(1)
-    entropy_N = -torch.linalg.vecdot(all_NV.exp(), all_NV) if with_entropy else torch.zeros_like(logprobs_N)
+    logprobs_N1 = all_NV.gather(1, targets_N[:, None])
+    logprobs_N = logprobs_N1.squeeze(1)
+    entropy_N = -torch.linalg.vecdot(all_NV.exp(), all_NV) if with_entropy else logprobs_N.detach()
     if not (slope_wanted or for_weight):
         return logprobs_N, entropy_N, None, None
-    shares_NV = torch.exp(all_NV, out=torch.empty_like(all_NV, dtype=hidden_ND.dtype))
-    return logprobs_N, entropy_N, shares_NV @ weight_VD if slope_wanted else None, shares_NV
+    errors_NV = torch.exp(all_NV, out=torch.empty_like(all_NV, dtype=hidden_ND.dtype))
+    # not 1 taken from a probability that is rounded already
+    errors_NV = torch.scatter(errors_NV, 1, targets_N[:, None], logprobs_N1.expm1().to(hidden_ND.dtype), out=errors_NV)
+    return logprobs_N, entropy_N, errors_NV @ weight_VD if slope_wanted else None, errors_NV
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -88,18 +92,18 @@ class _LinearLogprobs(torch.autograd.Function):
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, copy_VD: Tensor, targets_N: Tensor, scale: float, blocks: Blocks,
         slope_wanted: bool, for_weight: bool, with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        shares_NV = top_N = sum_N = None
+        errors_NV = top_N = sum_N = None
         ctx.kept, whole = [], len(weight_VD) <= blocks.width(len(hidden_ND))
         copy_VD = copy_VD if whole else copy_VD[: len(weight_VD)]
         inputs = (hidden_ND, copy_VD, targets_N, scale, blocks, slope_wanted)
         if whole:
-            logprobs_N, entropy_N, mean_ND, shares_NV = _in_one_block(*inputs, with_entropy, for_weight, len(weight_VD))
+            logprobs_N, entropy_N, slope_ND, errors_NV = _in_one_block(*inputs, with_entropy, for_weight, len(weight_VD))
         else:
             room = blocks.kept if for_weight else 0
             logprobs_N, entropy_N, mean_ND, top_N, sum_N, ctx.kept = in_blocks(*inputs, room)
-        slope_ND = None if mean_ND is None else scale * (weight_VD[targets_N].to(widen(mean_ND).dtype) - mean_ND)
+            slope_ND = None if mean_ND is None else mean_ND - weight_VD[targets_N]
         ctx.scale, ctx.blocks, ctx.dtype = scale, blocks, hidden_ND.dtype
-        saved = (hidden_ND, weight_VD, copy_VD, targets_N, shares_NV, top_N, sum_N) if for_weight else (None,) * 7
+        saved = (hidden_ND, weight_VD, copy_VD, targets_N, errors_NV, top_N, sum_N) if for_weight else (None,) * 7
         ctx.save_for_backward(slope_ND, *saved)
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
@@ -108,24 +112,24 @@ class _LinearLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # once_differentiable lets a constant grad_N pass, and the curvature would be lost
             raise RuntimeError("linear_logprobs has first derivatives only: leave create_graph out")
-        slope_ND, hidden_ND, weight_VD, copy_VD, targets_N, shares_NV, top_N, sum_N = ctx.saved_tensors
-        grad_hidden_ND = None if slope_ND is None else (grad_N[:, None] * slope_ND).to(ctx.dtype)
+        slope_ND, hidden_ND, weight_VD, copy_VD, targets_N, errors_NV, top_N, sum_N = ctx.saved_tensors
+        factor_N = -ctx.scale * grad_N
+        grad_hidden_ND = None if slope_ND is None else (factor_N[:, None] * slope_ND).to(ctx.dtype)
         grad_weight_VD = None
-        if weight_VD is not None:
-            to_target_ND = (ctx.scale * grad_N)[:, None] * hidden_ND
-            if shares_NV is not None:
-                # a token's factor goes to its hidden state, of D numbers, and not to its V probabilities
-                product_VD = _widened_product(shares_NV.T, -to_target_ND, weight_VD.dtype, ctx.blocks)
-                grad_weight_VD = product_VD[: len(weight_VD)]
-            else:
-                grad_weight_VD = torch.empty_like(weight_VD)
-                kept, ctx.kept = ctx.kept, []  # they are used up: a second backward pass does the products again
-                factor_N = -ctx.scale * grad_N / sum_N
-                blocks = exponentials(hidden_ND, copy_VD, targets_N, ctx.scale, ctx.blocks, top_N, kept)
-                for rows, weights_Nx, higher_N in blocks:
-                    scaled_ND = (factor_N * (higher_N - top_N).exp())[:, None] * hidden_ND
-                    grad_weight_VD[rows] = _widened_product(weights_Nx.T, scaled_ND, weight_VD.dtype, ctx.blocks)
-            torch.index_add(grad_weight_VD, 0, targets_N, to_target_ND.to(weight_VD.dtype), out=grad_weight_VD)
+        if weight_VD is not None and errors_NV is not None:
+            # a token's factor goes to its hidden state, of D numbers, and not to its V probabilities
+            product_VD = _widened_product(errors_NV.T, factor_N[:, None] * hidden_ND, weight_VD.dtype, ctx.blocks)
+            grad_weight_VD = product_VD[: len(weight_VD)]
+        elif weight_VD is not None:
+            grad_weight_VD = torch.empty_like(weight_VD)
+            kept, ctx.kept = ctx.kept, []  # they are used up: a second backward pass does the products again
+            shares_N = factor_N / sum_N
+            blocks = exponentials(hidden_ND, copy_VD, targets_N, ctx.scale, ctx.blocks, top_N, kept)
+            for rows, weights_Nx, higher_N in blocks:
+                scaled_ND = (shares_N * (higher_N - top_N).exp())[:, None] * hidden_ND
+                grad_weight_VD[rows] = _widened_product(weights_Nx.T, scaled_ND, weight_VD.dtype, ctx.blocks)
+            target_ND = (-factor_N[:, None] * hidden_ND).to(weight_VD.dtype)
+            torch.index_add(grad_weight_VD, 0, targets_N, target_ND, out=grad_weight_VD)
         return grad_hidden_ND, grad_weight_VD, None, None, None, None, None, None, None
 
 
