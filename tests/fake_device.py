@@ -25,15 +25,21 @@ NAME = "fake"
 class Stream:
     """Work is done at once, in any order of waiting."""
 
+    current: Stream
+
     def wait_stream(self, other: Stream) -> None:
         pass
 
 
-class Pool:
-    """Memory that is gone with the last of its users."""
+Stream.current = Stream()
 
-    def __init__(self) -> None:
+
+class Pool:
+    """Memory that is gone with the last of its users, and serves one stream alone."""
+
+    def __init__(self, stream: Stream) -> None:
         self.users: weakref.WeakSet[Graph] = weakref.WeakSet()
+        self.stream = stream
 
 
 class Graph:
@@ -50,7 +56,9 @@ class Graph:
         assert Graph.capturing is None
         if pool is not None and not pool.users:
             raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")
-        self.memory = pool or Pool()
+        self.memory = pool or Pool(Stream.current)
+        if self.memory.stream is not Stream.current:
+            raise RuntimeError("out of memory: what another stream has freed cannot be used")
         self.memory.users.add(self)
         Graph.capturing = self
 
@@ -112,11 +120,18 @@ class _Module:
     CUDAGraph, Stream = Graph, Stream
 
     def current_stream(self) -> Stream:
-        return Stream()
+        return Stream.current
+
+    def empty_cache(self) -> None:
+        pass
 
     @contextmanager
     def stream(self, stream: Stream) -> Iterator[None]:
-        yield
+        before, Stream.current = Stream.current, stream
+        try:
+            yield
+        finally:
+            Stream.current = before
 
     def synchronize(self) -> None:
         pass

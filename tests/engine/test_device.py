@@ -26,6 +26,7 @@ from konomi.data.tokens import Tokens
 from konomi.engine import packed
 from konomi.engine.device import LOOK_STEPS, PRODUCTS_LENGTH, autocast, choose_precision, head_blocks, prefers_products
 from konomi.engine.sampler import generate, make_draws, sample
+from konomi.errors import RunError
 from konomi.models.policy import Policy
 from konomi.models.reward import RewardModel
 from konomi.models.reward_files import make_reward_model
@@ -60,6 +61,7 @@ CASES: list[dict[str, Any]] = [
     {"family": "gemma3", "precision": "bf16", "top_layers": 1, "responses_per_prompt": 4},
     {"model": "capped", "kl_penalty": "full", "freeze": True, "precision": "bf16"},
     {"model": "padded", "precision": "bf16", "kl_penalty": "abs", "rollout": {"stop": "both"}},
+    {"family": "llama", "precision": "fp64", "rollout": {"temperature": 0.4}},
 ]
 
 
@@ -75,10 +77,11 @@ def trained(case: dict[str, Any]) -> tuple[list[dict[str, float]], Any]:
     return [facts(result.metrics) for result in trainer], trainer
 
 
+@pytest.mark.parametrize("stop", ["length", "both"])
 @pytest.mark.parametrize("family", ["gpt2", "gemma3"])
-def test_responses_that_end_early_leave_the_batch(family: str) -> None:
+def test_responses_that_end_early_leave_the_batch(family: str, stop: Any) -> None:
     """They are longer than the steps between two looks of the host, and some are not."""
-    config = RolloutConfig(response_tokens=(4, 40), stop="length")
+    config = RolloutConfig(response_tokens=(4, 40), stop=stop)
     draws = make_draws(config, 0, [("rollout", i) for i in range(12)])
     assert (draws.lengths < LOOK_STEPS).any() and (draws.lengths > 2 * LOOK_STEPS).any()
     lm, tokens, queries = without_dropout(family), Tokens(tiny_tokenizer()), ragged_queries(12)
@@ -87,6 +90,26 @@ def test_responses_that_end_early_leave_the_batch(family: str) -> None:
         found = sample(lm.to(DEVICE), tokens, queries, draws, config)
     for name, value in vars(expected).items():
         assert torch.equal(getattr(found, name), value), name
+
+
+def test_a_model_draws_longer_and_shorter_responses(device: torch.device) -> None:
+    """What it keeps for one batch serves the next, also after one whose logits were not finite."""
+    lm, tokens, found = without_dropout("gpt2").to(device), Tokens(tiny_tokenizer()), []
+    for seed, high in ((0, 9), (1, 30), (2, 9)):
+        config = RolloutConfig(response_tokens=(4, high), stop="both")
+        for _ in range(2):
+            draws = make_draws(config, seed, [("rollout", i) for i in range(6)])
+            found.append(sample(lm, tokens, ragged_queries(6, seed=seed), draws, config).response_ids())
+        assert found[-1] == found[-2]
+        weight = lm.get_input_embeddings().weight
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight.fill_(torch.nan)
+        with pytest.raises(RunError, match="logits are not finite"):
+            sample(lm, tokens, ragged_queries(6, seed=seed), draws, config)
+        with torch.no_grad():
+            weight.copy_(before)
+        assert sample(lm, tokens, ragged_queries(6, seed=seed), draws, config).response_ids() == found[-1]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(v) for v in case.values() if isinstance(v, (str, int))))

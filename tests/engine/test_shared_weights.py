@@ -63,6 +63,19 @@ def test_gradients_through_copies_are_those_of_autocast(family: str, as_leaves: 
         assert one is None or torch.equal(one.float(), other)
 
 
+def test_a_pass_without_copies_is_differentiated_by_the_weights() -> None:
+    """Also after one with them."""
+    model, ids = tiny_model("gpt2").float(), torch.arange(2, 12)[None]
+    weights = list(model.parameters())
+    for halved in (True, False):
+        with copies_as_leaves():
+            with torch.autocast("cpu", torch.bfloat16, enabled=halved), cast_once(model):
+                loss = model.base_model(input_ids=ids).last_hidden_state.square().sum()
+            used = leaves(model, weights)
+            assert any(x is not weight for x, weight in zip(used, weights, strict=True)) == halved
+            assert all(x is not None for x in torch.autograd.grad(loss, used, allow_unused=False))
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_copies_follow_the_weights(fused: bool) -> None:
     """After an optimiser's step, which a fused one does not count as a change, and after any other change; in place."""
@@ -82,8 +95,11 @@ def test_copies_follow_the_weights(fused: bool) -> None:
     with torch.no_grad():
         layer.weight.mul_(2.0)
     assert copied() is first and torch.equal(first, layer.weight.bfloat16())
-    layer.weight = torch.nn.Parameter(torch.zeros_like(layer.weight))
-    assert not copied().any()
+    other = model.transformer.h[1].attn.c_attn
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    other.weight = torch.nn.Parameter(torch.zeros_like(other.weight))  # all copies are made anew
+    assert torch.equal(copied(), layer.weight.bfloat16())
 
 
 def test_weights_come_back_after_an_error() -> None:

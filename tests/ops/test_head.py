@@ -303,3 +303,27 @@ def test_a_second_backward_pass_does_the_products_again():
     total = linear_logprobs(hidden, weight, targets)[0].sum()
     first = torch.autograd.grad(total, (hidden, weight), retain_graph=True)
     agree(torch.autograd.grad(total, (hidden, weight)), first, 1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+@pytest.mark.parametrize("vocabulary", [7, 2100])
+def test_a_copy_of_the_weight_may_have_further_rows(vocabulary, temperature):
+    """In one block and in several: log-probabilities, entropies and gradients are those without it."""
+    hidden, weight, targets = case(23, 5, 3, vocabulary)
+    copy = torch.cat([weight.detach(), torch.zeros(11, 3, dtype=torch.float64)])
+    found = []
+    for each in (None, copy):
+        logprobs, entropies = ops.linear_logprobs(hidden, weight, targets, temperature, Blocks(logits=1), copy_VD=each)
+        found.append([logprobs.detach(), entropies, *torch.autograd.grad(logprobs.mul(draw(7, 5)).sum(), [hidden, weight])])
+    for one, other in zip(*found, strict=True):
+        close(other, one, 1e-12)
+
+
+def test_a_device_that_multiplies_to_float32_takes_tokens_in_parts():
+    hidden, weight, targets = case(24, 9, 3, 7)
+    found = []
+    for blocks in (Blocks(rows=None), Blocks(logits=14, rows=None)):
+        logprobs, entropies = ops.linear_logprobs(hidden, weight, targets, 0.7, blocks)
+        found.append([logprobs.detach(), entropies, *torch.autograd.grad(logprobs.mul(draw(7, 9)).sum(), [hidden, weight])])
+    for one, other in zip(*found, strict=True):
+        close(other, one, 1e-12)

@@ -104,7 +104,7 @@ class PackedDecoder:
         self.begin(queries)
 
     def begin(self, queries: Sequence[Sequence[int]]) -> None:
-        """Take new queries, as many as before, none of which is longer than the longest of the first ones."""
+        """Take new queries, as many as before, none of which needs more room with its response."""
         self.queries = queries
         self.cache.begin([len(query) for query in queries])
         self.rows.copy_(self._first_rows)

@@ -67,12 +67,9 @@ def pass_full_kl(
     lm: PreTrainedModel, reference: PreTrainedModel, p: Pass, temperature: float, trunk: Trunk | None = None
 ) -> Tensor:
     """[N] exact KL(policy || reference) (nats) before each response token of a pass."""
-    hidden = []
-    for model in (lm, reference):
-        with cast_once(model):
-            hidden.append(response_hidden(model, p, trunk).split(HEAD_TOKENS))
-    chunks = zip(*hidden, strict=True)
-    return torch.cat([full_kl(head_logits(lm, p, temperature), head_logits(reference, q, temperature)) for p, q in chunks])
+    with cast_once(lm), cast_once(reference):
+        chunks = zip(*(response_hidden(model, p, trunk).split(HEAD_TOKENS) for model in (lm, reference)), strict=True)
+        return torch.cat([full_kl(head_logits(lm, h, temperature), head_logits(reference, r, temperature)) for h, r in chunks])
 
 
 def response_hidden(lm: PreTrainedModel, p: Pass, trunk: Trunk | None = None) -> Tensor:

@@ -45,9 +45,10 @@ class _Graph:
         return self.outputs
 
 
-_POOLS: dict[torch.device, Any] = {}
-"""Of each device a captured call that does nothing. It owns the memory in which what is captured later works, one call at a
-time: such memory cannot be used again once all that was captured in it is gone."""
+_CAPTURING: dict[torch.device, tuple[Any, Any]] = {}
+"""Of each device the stream on which calls are captured, and a captured call that does nothing. It owns the memory in which
+what is captured later works, one call at a time: such memory serves one stream alone, and cannot be used again once all that
+was captured in it is gone."""
 
 
 class Graphs:
@@ -80,13 +81,15 @@ class Graphs:
     def _capture(self, key: Hashable, call: Callable[..., Tensor | None], inputs: tuple[Tensor, ...]) -> _Graph | None:
         module = torch.get_device_module(self.device)
         static = [x.clone() for x in inputs]
-        stream = module.Stream()
+        stream, owner = _CAPTURING.get(self.device) or (module.Stream(), None)
         stream.wait_stream(module.current_stream())
+        module.empty_cache()  # what the first call left is not free for a captured one
         try:
             with module.stream(stream), _no_collection():
-                if self.device not in _POOLS:
-                    _POOLS[self.device], _ = _captured(module, None, lambda: torch.zeros(1, device=self.device))
-                graph, outputs = _captured(module, _POOLS[self.device].pool(), lambda: call(*static))
+                if owner is None:
+                    owner, _ = _captured(module, None, lambda: torch.zeros(1, device=self.device))
+                    _CAPTURING[self.device] = stream, owner
+                graph, outputs = _captured(module, owner.pool(), lambda: call(*static))
         except RuntimeError as error:
             self.active, self.refused = False, " ".join(str(error).split())[:300]
             self._graphs.clear()

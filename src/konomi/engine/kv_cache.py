@@ -52,7 +52,10 @@ class KeyValues:
         self._masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def begin(self, sizes: Sequence[int]) -> None:
-        """Sequences of these sizes take all places."""
+        """Sequences of these sizes take all places; nothing of earlier ones is left, numbers that are not finite too."""
+        for pair in self.layers.values():
+            for store in pair:
+                store.zero_()
         self.sizes = list(sizes)
         self.lengths_B.copy_(send(torch.tensor(self.sizes), self.lengths_B.device))
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from konomi.engine import packed
 from konomi.engine.decoding import PackedDecoder, make_decoder
-from konomi.engine.device import captures, host_looks, rows_in_use, send
+from konomi.engine.device import captures, host_looks, room_in_use, rows_in_use, send
 from konomi.engine.draw import draw
 from konomi.engine.forward import head_logits
 from konomi.engine.graphs import Graphs
@@ -35,8 +35,8 @@ class Asked:
 
     @property
     def room(self) -> int:
-        """The most tokens of a query and its response."""
-        return max(map(len, self.queries)) + int(self.lengths.max())
+        """The most tokens of a query and a response, whatever is drawn."""
+        return max(map(len, self.queries)) + self.uniforms.shape[1]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,12 @@ def draw_responses(
     return kept.running.run(asked)
 
 
+def forget_running(lm: PreTrainedModel) -> None:
+    """Free the memory in which this model has drawn responses."""
+    if hasattr(lm, "konomi_running"):
+        del lm.konomi_running
+
+
 class Running:
     """Responses that are being drawn. All is kept at fixed addresses, the responses that still run first: a step is work of
     fixed shape."""
@@ -89,9 +95,9 @@ class Running:
         values: Callable[[Tensor], Tensor] | None, trunk_layer: int | None,
     ) -> None:  # fmt: skip
         self.lm, self.temperature, self.with_entropy, self.values, device = lm, temperature, with_entropy, values, lm.device
-        self.room, count, width = asked.room, len(asked.queries), asked.uniforms.shape[1]
+        self.room, count, width = room_in_use(asked.room, device), len(asked.queries), asked.uniforms.shape[1]
         self.graphs = Graphs(device)
-        self.decoder = make_decoder(lm, asked.queries, int(asked.lengths.max()), trunk_layer, self.graphs)
+        self.decoder = make_decoder(lm, asked.queries, width, trunk_layer, self.graphs)
         self.stops = torch.tensor(sorted(ends), dtype=torch.int64, device=device) if ends else None
         dtype = torch.float64 if lm.dtype == torch.float64 else torch.float32
         self.ids = torch.zeros(count, width, dtype=torch.int64, device=device)
@@ -158,10 +164,10 @@ class Running:
 
         Where only their limits end responses, the host knows without looking.
         """
-        if host_looks(self.lm.device, step):
-            going = self.going[: len(limits)].tolist()
-        elif self.stops is None:
+        if self.stops is None:
             going = [limit > step for limit in limits]
+        elif host_looks(self.lm.device, step):
+            going = self.going[: len(limits)].tolist()
         else:
             return limits
         count = sum(going)

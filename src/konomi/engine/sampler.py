@@ -104,9 +104,10 @@ def generate(
     check_decoding(lm)
     ends = tokens.eos_ids if config.stop != "length" else frozenset()
     order = draws.lengths.argsort(descending=True, stable=True)  # so that those that end early are at the end
-    room = max(map(len, queries)) + int(draws.lengths.max())
+    room = max(map(len, queries)) + draws.uniforms.shape[1]
     turns: list[tuple[Tensor, Responses]] = []
-    for rows in torch.split(order, max(1, cache_size(config.cache_gb, lm.device) // cache_bytes(lm, room))):
+    together = max(1, cache_size(config.cache_gb, lm.device) // cache_bytes(lm, room))
+    for rows in torch.split(order, -(-len(order) // -(-len(order) // together))):  # turns of one size
         asked = Asked([queries[row] for row in rows], draws.lengths[rows], draws.uniforms[rows])
         with cast_once(lm):
             turns.append(

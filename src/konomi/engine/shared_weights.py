@@ -35,17 +35,17 @@ class ComputeCopies:
             if weight is not None and weight.dtype == torch.float32
         ]
         self._weights = list({id(weight): weight for *_, weight in own}.values())
-        self._copies = [_SHARED.get(weight, weight).detach().to(dtype) for weight in self._weights]
+        self._copies = [_shared_copy(weight, dtype) for weight in self._weights]
         self.head: Tensor | None = None
         """[V or more, D]: the copy of the vocabulary head's weight, filled up with zeros."""
         for place, weight in enumerate(self._weights):
             if head is not None and weight is head.weight:
                 self.head = weight.new_zeros(head_rows(len(weight), weight.device), weight.shape[1], dtype=dtype)
-                self._copies[place] = self.head[: len(weight)].copy_(self._copies[place])
-            else:
-                _SHARED[weight] = self._copies[place]
+                self._copies[place] = self.head[: len(weight)]
         copy_of = {id(weight): copy for weight, copy in zip(self._weights, self._copies, strict=True)}
-        self._versions = self._changes()
+        self._versions: tuple[int, int] | None = None
+        self.as_leaves = False
+        """Whether the last pass read the copies as leaves of its gradient."""
         self._own = own
         self.replaced = [(module, name, weight, copy_of[id(weight)]) for module, name, weight in own if module is not head]
         """Module, name, weight and copy; without the vocabulary head, whose gradient stays float32."""
@@ -72,8 +72,16 @@ _STEPS = [0]
 register_optimizer_step_post_hook(lambda *_: _STEPS.__setitem__(0, _STEPS[0] + 1))
 _LEAVES = [False]
 _SHARED = WeakIdKeyDictionary()
-"""Weight -> its last copy: models that share weights share copies."""
+"""Weight -> its last copy: models that share weights share copies, but for the head's."""
 _COPIES: WeakKeyDictionary[PreTrainedModel, ComputeCopies] = WeakKeyDictionary()
+
+
+def _shared_copy(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The copy of a weight, whatever numbers are in it."""
+    copy: Tensor | None = _SHARED.get(weight)
+    if copy is None or copy.dtype != dtype or copy.device != weight.device:
+        copy = _SHARED[weight] = torch.empty_like(weight, dtype=dtype, requires_grad=False)
+    return copy
 
 
 @contextmanager
@@ -81,20 +89,25 @@ def cast_once(lm: PreTrainedModel) -> Iterator[None]:
     """Under autocast, run matrix products with `ComputeCopies` of the weights; gradients reach the float32 weights."""
     kind = lm.device.type
     copies = _COPIES.get(lm)
-    if not torch.is_autocast_enabled(kind) or lm.dtype != torch.float32 or (copies is not None and copies.in_use):
+    if copies is not None and copies.in_use:
+        yield
+        return
+    if not torch.is_autocast_enabled(kind) or lm.dtype != torch.float32:
+        if copies is not None:
+            copies.as_leaves = False
         yield
         return
     dtype = torch.get_autocast_dtype(kind)
     if copies is None or not copies.are_of(dtype):
         copies = _COPIES[lm] = ComputeCopies(lm, dtype)
     copies.refresh()
-    for module, name, weight, copy in copies.replaced:
-        used: Any = copy
-        if torch.is_grad_enabled() and weight.requires_grad:
-            used = copy.requires_grad_() if _LEAVES[0] else _Cast.apply(weight, copy)
-        module._parameters[name] = used
-    copies.in_use = True
+    copies.in_use, copies.as_leaves = True, _LEAVES[0] and torch.is_grad_enabled()
     try:
+        for module, name, weight, copy in copies.replaced:
+            used: Any = copy
+            if torch.is_grad_enabled() and weight.requires_grad:
+                used = copy.requires_grad_() if copies.as_leaves else _Cast.apply(weight, copy)
+            module._parameters[name] = used
         yield
     finally:
         copies.in_use = False
@@ -118,7 +131,8 @@ def leaves(lm: PreTrainedModel, weights: Sequence[Tensor]) -> list[Tensor]:
     Their gradients are in half precision, and are not cast one by one.
     """
     copies = _COPIES.get(lm)
-    copy_of = {} if copies is None else {id(weight): copy for *_, weight, copy in copies.replaced if copy.requires_grad}
+    replaced = copies.replaced if copies is not None and copies.as_leaves else []
+    copy_of = {id(weight): copy for *_, weight, copy in replaced if weight.requires_grad}
     return [copy_of.get(id(weight), weight) for weight in weights]
 
 

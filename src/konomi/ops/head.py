@@ -72,9 +72,10 @@ def _in_one_block(
     less 1."""
     weight_VD = copy_VD.to(hidden_ND.dtype)
     logits_NV = product(hidden_ND, weight_VD, blocks.rows)
+    logits_NV = logits_NV if scale == 1.0 else logits_NV * scale
     if vocabulary < len(copy_VD):
         logits_NV[:, vocabulary:] = torch.finfo(logits_NV.dtype).min / 2  # finite: its share is 0, and 0 times it too
-    all_NV = (logits_NV if scale == 1.0 else logits_NV * scale).log_softmax(-1)
+    all_NV = logits_NV.log_softmax(-1)
     logprobs_N1 = all_NV.gather(1, targets_N[:, None])
     logprobs_N = logprobs_N1.squeeze(1)
     entropy_N = -torch.linalg.vecdot(all_NV.exp(), all_NV) if with_entropy else logprobs_N.detach()

@@ -37,8 +37,8 @@ class Engine:
         self.graphs = Graphs(self.accelerator.device)
         self.static = self.graphs.active and self.accelerator.num_processes == 1
         """Whether passes have sizes that come again, so that they can be captured."""
-        for parameter in self.parameters if self.static else ():
-            parameter.grad = torch.zeros_like(parameter)
+        self.grads = [torch.zeros_like(parameter) for parameter in self.parameters] if self.static else []
+        """The gradients that captured passes write, where they stay in memory."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context for calls of models."""
@@ -63,13 +63,12 @@ class Engine:
             return
         found = torch.autograd.grad(loss, leaves(self.policy.lm, self.parameters), allow_unused=True)
         for dtype in {x.dtype for x in found if x is not None}:
-            here = [(p, x) for p, x in zip(self.parameters, found, strict=True) if x is not None and x.dtype == dtype]
-            totals, parts = [p.grad for p, _ in here if p.grad is not None], [x for _, x in here]
+            here = [(total, x) for total, x in zip(self.grads, found, strict=True) if x is not None and x.dtype == dtype]
+            totals, parts = [total for total, _ in here], [x for _, x in here]
             (torch._foreach_copy_ if first else torch._foreach_add_)(totals, parts)
-        if first:
-            for parameter, x in zip(self.parameters, found, strict=True):
-                if x is None and parameter.grad is not None:
-                    parameter.grad.zero_()
+        for total, x in zip(self.grads, found, strict=True):
+            if x is None and first:
+                total.zero_()
 
     def set_rate(self, factor: float) -> None:
         """Set every learning rate to ``factor`` times its first value."""
@@ -84,9 +83,11 @@ class Engine:
         ``first``: of the update.
         """
         adam: Any = self.optimizer.optimizer
+        for parameter, grad in zip(self.parameters, self.grads, strict=False):  # whoever has put another there
+            parameter.grad = grad
         if self.static and isinstance(adam, torch.optim.Adam):  # it scales as it reads the gradient
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-            adam.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0)  # type: ignore[attr-defined]
+            norm = torch.nn.utils.get_total_norm(self.grads)
+            adam.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
         else:
             norm = self.accelerator.clip_grad_norm_(self.parameters, max_norm)
         broken = (~norm.isfinite()).float()

@@ -49,17 +49,15 @@ class Models:
         """A pass over these rows."""
         return plan_pass(self.policy.lm, rollout, rows, static=self.engine.static and self.trunk_layer is None)
 
-    def run(
-        self, call: Callable[..., Tensor], lm: PreTrainedModel, p: Pass, trunk: Trunk | None, *inputs: Tensor,
-        key: Hashable = None,
-    ) -> Tensor:  # fmt: skip
-        """``call(pass, trunk, *inputs)``, which uses ``lm``; the result is valid until the next such call.
+    def run(self, call: Callable[..., Tensor], p: Pass, trunk: Trunk | None, *inputs: Tensor, key: Hashable = None) -> Tensor:
+        """``call(pass, trunk, *inputs)``; the result is valid until the next such call.
 
         ``key``: what the call depends on besides its inputs, if not on itself alone.
         """
         if trunk is not None or p.layout is None:
             return call(p, trunk and trunk.select(p.rows), *inputs)
-        refresh_copies(lm)
+        for lm in (self.policy.lm, self.reference):  # a replay reads them as they are
+            refresh_copies(lm)
         name = (key or call, p.key)
         return self.engine.run(name, lambda index, *rest: call(p.on(index), None, *rest), p.index, *inputs)
 
@@ -70,24 +68,24 @@ class Models:
         rollout, trunk = generation.rollout, generation.trunk
         mask_BR = send(rollout.mask, self.engine.accelerator.device)
 
-        def each(call: Callable[..., Tensor], lm: PreTrainedModel, passes: list[Pass]) -> Tensor:
+        def each(call: Callable[..., Tensor], passes: list[Pass]) -> Tensor:
             with self.engine.autocast():
-                return scatter(((p, self.run(call, lm, p, trunk)) for p in passes), len(rollout))
+                return scatter(((p, self.run(call, p, trunk)) for p in passes), len(rollout))
 
         policy_3BR, gap = torch.stack([generation.logprobs, generation.values, generation.entropy]), None
         if self.inexact:
             policy_3BR, gap = recompute_logprobs(
-                policy_3BR, mask_BR, lambda passes: each(self._policy, self.policy.lm, passes), plan, self.engine
+                policy_3BR, mask_BR, lambda passes: each(self._policy, passes), plan, self.engine
             )
         logprobs_BR, values_BR, entropy_BR = policy_3BR
         if first and same_weights(self.policy.lm, self.reference):
             reference_BR = logprobs_BR
         else:
             rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), self.micro_batch_tokens)
-            reference_BR = each(self._reference, self.reference, [self.plan(rollout, part) for part in rows])[0]
+            reference_BR = each(self._reference, [self.plan(rollout, part) for part in rows])[0]
         if self.ppo.kl_penalty == "full":
             every = [p for mini_batch in plan for p in mini_batch]
-            penalty_BR = each(self._full_kl, self.policy.lm, every)[0]
+            penalty_BR = each(self._full_kl, every)[0]
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, self.ppo.kl_penalty)
         return Comparison(mask_BR, logprobs_BR, values_BR, entropy_BR, logprobs_BR - reference_BR, penalty_BR, gap)
@@ -100,5 +98,4 @@ class Models:
         return pass_logprobs(self.reference, p, self.temperature, trunk)[None]
 
     def _full_kl(self, p: Pass, trunk: Trunk | None) -> Tensor:
-        refresh_copies(self.reference)
         return pass_full_kl(self.policy.lm, self.reference, p, self.temperature, trunk)[None]

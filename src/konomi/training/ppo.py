@@ -106,6 +106,7 @@ class PPOTrainer:
         draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in range(count)])
         with self.engine.autocast():
             rollout = sample(self.reference, self.tokens, queries, draws, self.rollout_config, "the initial model")
+        forget_running(self.reference)
         scored = self.scorer(prompts, rollout, judged=False)
         self.scale = ScoreScale.of(scored.scores) if self.ppo.normalize_scores else ScoreScale(count=count)
         return scored.samples(torch.zeros(count))
@@ -261,9 +262,7 @@ class PPOTrainer:
                     call = partial(self._losses, begins=begins)
                     inputs = (p.select(old_4BR), count, send(torch.tensor(first), device))
                     with self.engine.sync(last=p is passes[-1]):
-                        figures = self.models.run(
-                            call, self.policy.lm, p, experience.trunk, *inputs, key=("train", begins)
-                        ).clone()
+                        figures = self.models.run(call, p, experience.trunk, *inputs, key=("train", begins)).clone()
                     for name, total in zip(LOSSES, figures, strict=False):
                         sums.add(name, total, p.count)
                     if first:
