@@ -72,7 +72,8 @@ def value_loss(
     values_BR, old_values_BR = zero_masked(values_BR, mask_BR), zero_masked(old_values_BR, mask_BR)
     returns_BR = zero_masked(returns_BR, mask_BR)
     plain_BR = (values_BR - returns_BR).square()
-    near_BR = old_values_BR + (values_BR - old_values_BR).clamp(-clip, clip)
+    # not old + clamp(new - old): rounded, that is beside an estimate that nothing clips
+    near_BR = torch.clamp(values_BR, old_values_BR - clip, old_values_BR + clip)
     clipped_BR = (near_BR - returns_BR).square()
     loss = 0.5 * masked_sum(torch.maximum(plain_BR, clipped_BR), mask_BR)
     metrics = {"clipped": (clipped_BR > plain_BR).to(loss.dtype), "error": plain_BR, "prediction": values_BR}

@@ -29,6 +29,7 @@ from konomi.engine.decoding import check_decoding
 from konomi.engine.device import is_processor, peak_memory_gb, send
 from konomi.engine.layout import Pass
 from konomi.engine.packed import Trunk
+from konomi.engine.responses import forget_running
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import Generation, generate, make_draws, sample
 from konomi.errors import ConfigError, RunError
