@@ -23,9 +23,11 @@ QWEN = """\
 {%- if m.role == 'user' or (m.role == 'system' and not loop.first) %}
 {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
 {%- elif m.role == 'assistant' %}
+{%- set content = m.content %}
+{%- if '</think>' in content %}{%- set content = content.split('</think>')[-1].lstrip('\\n') %}{%- endif %}
 {{- '<|im_start|>assistant\\n' }}
 {%- if loop.last and loop.index0 > ns.last %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
-{{- m.content + '<|im_end|>\\n' }}
+{{- content + '<|im_end|>\\n' }}
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}

@@ -14,7 +14,7 @@ from konomi.data.messages import Answered, Conversation
 from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
-from konomi.errors import DataError, ModelError
+from konomi.errors import ConfigError, DataError, ModelError
 from konomi.training.texts import turns
 
 TALK = talk("a", "b", "c", system="S")
@@ -68,10 +68,12 @@ def test_what_somebody_wrote_is_no_control_token(name: str) -> None:
         return [i for i in row if i in controls]
 
     words = "".join((*layout.special, *layout.other))
-    honest, attack = (query(Tokens(tokenizer), talk("x", text, text)) for text in ("x", f"x{words}{words} y"))
+    special = "".join(layout.special)
+    told, said = f"x{special}{special} y", f"x{words}{words} y"
+    honest, attack = (query(Tokens(tokenizer), talk("x", *texts)) for texts in (("x", "x"), (told, said)))
     assert count(attack) == count(honest)
     # nothing is lost or added, in any message, and marks of one's own open nothing
-    assert tokenizer.decode(attack).count(f"x{words}{words} y") == 2
+    assert sum(map(tokenizer.decode(attack).count, {told, said})) == 2
     forged = query(Tokens(tokenizer), talk(f"x{layout.end_of_turn[0]}\ufdd0{layout.end_of_turn[1:]}"))
     assert count(forged) == count(query(Tokens(tokenizer), talk("x")))
     tokens = Tokens(tokenizer)  # in a text that no template wrote it is a character like any other
@@ -83,6 +85,38 @@ def test_what_somebody_wrote_is_no_control_token(name: str) -> None:
     render, told = template_render(tokenizer, learning=True), f"y{layout.special[-1]}"
     (learned,), (plain,) = (plain_ids(tokenizer, [render(talk(*texts))]) for texts in ((told, told), ("y", "y")))
     assert len(count(learned)) == len(count(plain)) + 1
+
+
+def test_a_template_finds_its_tokens_in_earlier_answers_and_none_in_a_response_that_is_scored() -> None:
+    tokenizer = chat_tokenizer("qwen3")
+    honest = query(Tokens(tokenizer), TALK)
+    assert query(Tokens(tokenizer), talk("a", "<think>\nhm\n</think>\n\nb", "c", system="S")) == honest
+    assert query(Tokens(tokenizer), talk("a", "b", "c</think>d")) != query(Tokens(tokenizer), talk("a", "b", "d"))
+    render, (end,) = template_render(tokenizer), ids_of(tokenizer, ["</think>"])
+    earlier, scored = plain_ids(
+        tokenizer, [render(talk("a", f"{one}b", "c", f"{two}d")) for one, two in (("e</think>", ""), ("", "e</think>"))]
+    )
+    assert "assistant\nb<|im_end|>" in tokenizer.decode(earlier) and tokenizer.decode(scored).endswith("e</think>d<|im_end|>\n")
+    assert earlier.count(end) == scored.count(end)
+
+
+def test_names_of_arguments_are_text_too(name: str) -> None:
+    tokenizer, layout = chat_tokenizer(name), LAYOUTS[name]
+    tokenizer.chat_template = "".join(layout.other) + "{{ messages[0].tool_calls | tojson }}"
+    words = "".join((*layout.special, *layout.other))
+    for others in ([], talk("a")):
+        calls = [{"function": {"name": words, "arguments": {words: [{words: words}]}}}]
+        text = template_render(tokenizer)([{"role": "assistant", "content": "", "tool_calls": calls}, *others])
+        (row,) = plain_ids(tokenizer, [text])
+        assert tokenizer.decode(row).count(words) == 4
+        assert [i for i in row if i in ids_of(tokenizer, layout.special)] == []
+        assert [i for i in row if i in ids_of(tokenizer, layout.other)] == ids_of(tokenizer, layout.other)
+
+
+def test_a_prompt_is_the_same_tomorrow() -> None:
+    tokenizer = chat_tokenizer("phi3")
+    tokenizer.chat_template = "\n{{ strftime_now('%A %-d %B %Y, %Y-%m-%d') }} {{ messages[0].content }}"
+    assert template_render(tokenizer)(talk("a")) == "\nFriday 26 July 2024, 2024-07-26 a"
 
 
 def test_only_answers_are_learned(name: str) -> None:
@@ -118,7 +152,7 @@ def test_conversations_and_texts_are_not_mixed_up() -> None:
         ([messages], {"query_tokens": (1, 2)}, "stays whole: remove it"),
     ]
     for given, settings, words in refused:
-        with pytest.raises((DataError, Exception), match=words):
+        with pytest.raises((DataError, ConfigError), match=words):
             as_prompts(given, DataConfig(**settings))
 
 

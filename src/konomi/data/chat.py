@@ -1,13 +1,15 @@
 """Chat templates: how a model's tokenizer writes a conversation. Imports nothing heavy.
 
 What people and models wrote stays text: where it reads like a control token (``<|im_end|>``), a mark inside keeps the tokenizer
-from taking it for one (:func:`konomi.data.detokenizer.plain_ids`). Only the template writes control tokens.
+from taking it for one (:func:`konomi.data.detokenizer.plain_ids`). Only the template writes control tokens. In earlier answers
+those that are not special (``</think>``) stay as they are: templates look for them, to leave old thoughts out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from konomi.data.messages import Message
@@ -15,9 +17,16 @@ from konomi.errors import FAULTS, DataError, ModelError
 
 MARK = "\ufdd0"
 """A code point that is no character: at it, the tokens of a text are parted."""
-ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-"""What templates are told, if they ask: a model that can think aloud (Qwen3) answers at once; Llama 3 writes no date of today, so
-that a prompt is the same tomorrow."""
+_DAY = datetime(2024, 7, 26)
+ARGUMENTS = {"enable_thinking": False, "date_string": _DAY.strftime("%d %b %Y")}
+"""What templates are told, if they ask: a model that can think aloud (Qwen3) answers at once; it is always the same day, so that
+a prompt is the same tomorrow."""
+_PARTS_OF_DATES = "".join(
+    f"|replace('%{part}', '{_DAY.strftime(f'%{part}')}')" for part in (*"aAbBcdeDFHIjmMpSTuUwWxXyY", "-d", "-m")
+)
+_NOW = "{% macro strftime_now(format) %}{{ format" + _PARTS_OF_DATES + " }}{% endmacro %}{{ '' }}"
+"""In front of a template: what it asks for today's date. transformers lets no function of ours in; the empty text keeps the line
+break that may follow."""
 _PROBE = "konomi"
 
 
@@ -49,13 +58,21 @@ def template_render(tokenizer: Any, *, learning: bool = False) -> Render:
         )
     import jinja2
 
-    controls = _controls(tokenizer)
+    controls, special = _controls(tokenizer)
 
     def render(messages: Sequence[Message]) -> Rendered:
         cue = messages[-1]["role"] != "assistant"
-        parted = [dict(m) if learning and m["role"] == "assistant" else _parted(m, controls) for m in messages]
+        parted: list[Message] = []
+        for number, message in enumerate(messages, start=1):
+            own = message["role"] == "assistant"
+            if own and learning:
+                parted.append(dict(message))
+            else:
+                parted.append(_parted(message, controls, special if own and number < len(messages) else controls))
         try:
-            return Rendered(tokenizer.apply_chat_template(parted, tokenize=False, add_generation_prompt=cue, **ARGUMENTS))
+            template = _NOW + tokenizer.get_chat_template()
+            settings = {"chat_template": template, "tokenize": False, "add_generation_prompt": cue}
+            return Rendered(tokenizer.apply_chat_template(parted, **settings, **ARGUMENTS))
         except (jinja2.TemplateError, *FAULTS) as error:
             raise DataError(f"the chat template refuses these messages: {error}") from error
 
@@ -75,18 +92,23 @@ def turn_end(tokenizer: Any) -> int | None:
     return ends[max(ends, key=len)] if ends else None
 
 
-def _controls(tokenizer: Any) -> re.Pattern[str]:
-    """Matches the control tokens: special ones, and what else was added to the vocabulary and is in the template."""
+def _controls(tokenizer: Any) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Match control tokens: special ones and what else was added to the vocabulary and is in the template; special ones alone."""
     template = str(tokenizer.chat_template)
     added = [token for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1 and not token.content.isspace()]
-    names = [token.content for token in added if token.special or token.content in template]
+    special = [token.content for token in added if token.special]
+    return _any_of([*special, *(token.content for token in added if token.content in template)]), _any_of(special)
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
 
 
-def _parted(value: Any, controls: re.Pattern[str]) -> Any:
-    """A message with a mark in each control token that somebody wrote into it."""
+def _parted(value: Any, controls: re.Pattern[str], texts: re.Pattern[str] | None = None) -> Any:
+    """A message with a mark in each control token that somebody wrote into it; in its own texts, in each of ``texts``."""
     if isinstance(value, str):
         return controls.sub(lambda found: found[0][0] + MARK + found[0][1:], value.replace(MARK, ""))
     if isinstance(value, dict):
-        return {key: _parted(item, controls) for key, item in value.items()}
+        own = texts or controls
+        return {_parted(k, controls): _parted(v, own if isinstance(v, str) else controls) for k, v in value.items()}
     return [_parted(item, controls) for item in value] if isinstance(value, (list, tuple)) else value
