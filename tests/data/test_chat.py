@@ -148,6 +148,8 @@ def test_conversations_and_texts_are_not_mixed_up() -> None:
         ([{"text": talk("a")[1:]}], {}, "nothing to be answered"),
         ([{"text": [{"role": "assistant", "content": "a"}]}], {}, "nothing to be answered"),
         ([{"text": [{"role": "user", "content": [{"type": "text"}]}]}], {}, "is a list; a text is needed"),
+        ([{"text": "a", "messages": 1}], {"chat": True}, "a column 'messages' beside 'text'; .* rename the column"),
+        ([{"text": talk("a"), "messages": talk("b")}], {}, "a column 'messages' beside 'text'"),
         (["a"], {"system": "S"}, "set data.chat = true"),
         ([messages], {"query_tokens": (1, 2)}, "stays whole: remove it"),
     ]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from konomi.data.convert import convert
+from konomi.data.messages import Conversation
 from konomi.data.prompts import split_held_out
-from konomi.data.records import Comparison, Group, Pair, Prompt, Ranking, groups, split_by_key
+from konomi.data.records import Comparison, Group, Pair, Prompt, Ranking, Score, groups, split_by_key
+from konomi.statistics.aggregation import mean_scores
 
 
 def test_a_key_is_of_the_text_alone_and_stable() -> None:
@@ -46,6 +51,21 @@ def test_records_of_one_prompt_and_source_come_together() -> None:
         Group("q", ("y", "x"), (Comparison(0, 1),), source="other"),
     ]
     assert found[0].key == Prompt("caf\u00e9").key and found[1].key == found[2].key
+
+
+def test_one_text_under_two_system_messages_is_two_prompts() -> None:
+    talks = [Conversation([{"role": "system", "content": each}, {"role": "user", "content": "p"}]) for each in "ST"]
+    rankings = [Ranking("p", ("a", "b"), ranks, messages=t) for t, ranks in zip(talks, ((1, 2), (2, 1)), strict=True)]
+    again = replace(rankings[0], messages=Conversation([dict(each) for each in talks[0]]))
+    found = groups([*rankings, again, Ranking("p", ("a", "b"), (1, 2))])
+    assert [(group.messages, len(group.comparisons)) for group in found] == [(talks[0], 2), (talks[1], 1), (None, 1)]
+    assert [(s.messages, s.response, s.score) for s in mean_scores(rankings)] == [
+        (talk, text, score if text == "a" else -score) for talk, score in zip(talks, (1.0, -1.0), strict=True) for text in "ab"
+    ]
+    scores = [Score("p", text, value, messages=talk) for talk in talks for text, value in (("a", 1.0), ("b", 0.0))]
+    for to, records in (("candidates", rankings), ("rankings", scores)):
+        made = convert(records, to, Counter())
+        assert [each.messages for each in made] == talks and all(each.responses == ("a", "b") for each in made)
 
 
 texts = st.lists(st.sampled_from("abcde"), min_size=2, max_size=5, unique=True)

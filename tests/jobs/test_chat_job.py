@@ -185,7 +185,11 @@ def test_a_reward_model_reads_conversations_by_its_own_template(here: Path) -> N
     # the score is of that, whatever the text for people is
     one = reward(["-"], prompts=["x"], responses=["y"], columns={})
     assert one == reward(["x\n\ny"], prompts=["x"], responses=["y"], columns={"messages": [Conversation(talk("x"))]})
-    assert one != reward(["-"], prompts=["x"], responses=["y"], columns={"messages": [Conversation(talk("x", system="S"))]})
+    other = reward(["-"], prompts=["x"], responses=["y"], columns={"messages": [Conversation(talk("x", system="S"))]})
+    assert one != other
+    both = [Conversation(talk("x")), Conversation(talk("x", system="S"))]  # in one call, too
+    scores = reward(["-"] * 2, prompts=["x"] * 2, responses=["y"] * 2, columns={"messages": both})
+    assert scores == pytest.approx([*one, *other], abs=1e-5)
 
 
 def test_a_classifier_of_the_hub_may_read_conversations(here: Path) -> None:

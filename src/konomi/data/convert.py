@@ -15,6 +15,7 @@ from typing import Any
 
 from konomi.data.formats import description, encode_records, format_of, manifest_bytes, read_records
 from konomi.data.layouts import LAYOUTS
+from konomi.data.messages import identity
 from konomi.data.parse import VERSION
 from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task, ranked_pairs
 from konomi.data.sources import Hub
@@ -142,7 +143,7 @@ def normalised_ranks(ranks: Sequence[int]) -> list[float]:
 
 def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]:
     rankings: list[Ranking] = []
-    scored: dict[tuple[str, str | None, str | None], list[Score]] = {}
+    scored: dict[tuple[str, str, str | None, str | None], list[Score]] = {}
     for number, record in enumerate(records, start=1):
         if isinstance(record, Ranking):
             rankings.append(record)
@@ -155,7 +156,8 @@ def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]
                 )
             rankings.append(Ranking(record.prompt, record.responses, ranks, record.rater, record.source, record.messages))
         elif isinstance(record, Score):
-            scored.setdefault((record.key, record.rater, record.source), []).append(record)
+            own = record.key, identity(record.messages), record.rater, record.source
+            scored.setdefault(own, []).append(record)
         else:
             raise DataError("candidates that nobody has ranked yet cannot become anything else; rank them first")
     ranked = [_ranked(scores) for scores in scored.values()]
@@ -177,9 +179,9 @@ def _ranked(scores: Sequence[Score]) -> Ranking | None:
 
 def _tasks(records: Sequence[Record], dropped: Counter[str]) -> list[Task]:
     """The different responses to each prompt, to be ranked again, with their sources."""
-    by_prompt: dict[str, tuple[Record, dict[str, Candidate]]] = {}
+    by_prompt: dict[tuple[str, str], tuple[Record, dict[str, Candidate]]] = {}
     for record in records:
-        _, texts = by_prompt.setdefault(record.key, (record, {}))
+        _, texts = by_prompt.setdefault((record.key, identity(record.messages)), (record, {}))
         source = None if isinstance(record, Task) else record.source
         for text in record.responses:
             texts.setdefault(text, Candidate(text, {} if source is None else {"source": source}))

@@ -7,9 +7,10 @@ template writes (`konomi.data.chat`).
 from __future__ import annotations
 
 import itertools
+import json
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from konomi.data.rows import Row, UnusableRow, checked_text, kind
@@ -43,6 +44,11 @@ def readable(messages: Sequence[Message]) -> str:
     return dialogue(messages)
 
 
+def identity(messages: Sequence[Message] | None) -> str:
+    """The messages as one key, "" for none: those of two conversations may read alike and differ in their system message."""
+    return json.dumps(messages, sort_keys=True, default=str) if messages else ""
+
+
 def dialogue(messages: Sequence[Message]) -> str:
     """The messages, each with the name of who speaks."""
     return "\n\n".join(f"{m['role'][:1].upper()}{m['role'][1:]}: {m['content']}" for m in messages)
@@ -57,7 +63,10 @@ class Answered:
 
     prompt: str
     response: str
-    messages: Conversation | None = field(default=None, compare=False)
+    messages: Conversation | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.prompt, self.response))
 
     def __str__(self) -> str:
         """Both as one text.

@@ -81,6 +81,11 @@ def _prompt_of(row: Row, config: DataConfig, columns: dict[str, Any]) -> Prompt:
             own.pop()
         if not own:
             raise DataError(f"{row.where}: {config.column!r} has nothing to be answered: no message of the user")
+    if columns.get("messages") is not None:
+        raise DataError(
+            f"{row.where}: a column 'messages' beside {config.column!r}; rewards get the conversation by that name: rename the "
+            'column, or read it: data.column = "messages"'
+        )
     return Prompt(readable(own), {**columns, "messages": asked(own, config.system)})
 
 

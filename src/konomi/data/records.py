@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from konomi.data.messages import Conversation
+from konomi.data.messages import Conversation, identity
 from konomi.text import plural
 
 
@@ -255,7 +255,7 @@ class Group(_OfPrompt):
 
 
 def groups(records: Iterable[Ranking | Pair]) -> list[Group]:
-    """Group comparisons by prompt (its key) and source, in the order of first appearance.
+    """Group comparisons by prompt (its key), messages and source, in the order of first appearance.
 
     A ranking of K responses without ties gives K(K-1)/2 comparisons; two of equal rank give none.
 
@@ -263,9 +263,9 @@ def groups(records: Iterable[Ranking | Pair]) -> list[Group]:
     >>> [(c.better, c.worse) for c in groups([ranking])[0].comparisons]
     [(0, 1), (0, 2)]
     """
-    by_prompt: dict[tuple[str, str | None], list[Ranking | Pair]] = {}
+    by_prompt: dict[tuple[str, str, str | None], list[Ranking | Pair]] = {}
     for record in records:
-        by_prompt.setdefault((record.key, record.source), []).append(record)
+        by_prompt.setdefault((record.key, identity(record.messages), record.source), []).append(record)
     return [_group(each) for each in by_prompt.values()]
 
 

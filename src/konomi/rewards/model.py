@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,9 +58,9 @@ class RewardModelReward:
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
         """Return the score of each text; texts to the same prompt go through the model together."""
         pairs = answered(prompts, responses, columns)
-        by_prompt: dict[str, dict[str, Answered]] = {}
+        by_prompt: dict[Answered, dict[str, Answered]] = {}
         for each in pairs:
-            by_prompt.setdefault(each.prompt, {}).setdefault(each.response, each)
+            by_prompt.setdefault(replace(each, response=""), {}).setdefault(each.response, each)
         with self._asked():
             numbers = self._model.predict([list(each.values()) for each in by_prompt.values()])
         flat = torch.cat(numbers)[:, 0].tolist() if numbers else []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from konomi.data.convert import normalised_ranks
-from konomi.data.messages import Conversation
+from konomi.data.messages import Conversation, identity
 from konomi.data.records import Pair, Ranking, Score, groups
 
 
@@ -20,15 +20,15 @@ def mean_scores(rankings: Iterable[Ranking]) -> list[Score]:
     each ranking without a name is a person's of its own.
 
     Returns:
-        In the order of first appearance, by prompt (key) and source; ``rater`` is None.
+        In the order of first appearance, by prompt (key), messages and source; ``rater`` is None.
 
     >>> both = [Ranking("p", ("a", "b", "c"), (1, 2, 3), "x"), Ranking("p", ("a", "b", "c"), (1, 3, 1), "y")]
     >>> [(s.response, s.score) for s in mean_scores(both)]
     [('a', 0.75), ('b', -0.5), ('c', -0.25)]
     """
-    by_prompt: dict[tuple[str, str | None], tuple[Ranking, dict[str, dict[Any, list[float]]]]] = {}
+    by_prompt: dict[tuple[str, str, str | None], tuple[Ranking, dict[str, dict[Any, list[float]]]]] = {}
     for number, ranking in enumerate(rankings):
-        _, by_text = by_prompt.setdefault((ranking.key, ranking.source), (ranking, {}))
+        _, by_text = by_prompt.setdefault((ranking.key, identity(ranking.messages), ranking.source), (ranking, {}))
         for text, score in zip(ranking.responses, normalised_ranks(ranking.ranks), strict=True):
             person = number if ranking.rater is None else ranking.rater
             by_text.setdefault(text, {}).setdefault(person, []).append(score)
@@ -74,7 +74,7 @@ def count_votes(records: Iterable[Ranking | Pair]) -> list[PairVotes]:
     name is a person's of its own.
 
     Returns:
-        In the order of first appearance, by prompt (key) and source.
+        In the order of first appearance, by prompt (key), messages and source.
 
     >>> count_votes([Ranking("p", ("a", "b"), (1, 2), "x"), Ranking("p", ("b", "a"), (1, 2), "y")])
     [PairVotes(prompt='p', a='a', b='b', in_favour=1, against=1, ties=0, source=None)]
