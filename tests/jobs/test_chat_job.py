@@ -14,6 +14,7 @@ from konomi.config import ClassifierReward, ModelConfig, ModelReward
 from konomi.data.formats import read_comparisons, read_tasks
 from konomi.data.messages import Answered, Conversation
 from konomi.data.records import Prompt
+from konomi.jobs.revisit import Writer
 from konomi.labelling.answers import collect
 from konomi.labelling.export import rankings
 from konomi.labelling.people import add_person
@@ -22,6 +23,8 @@ from konomi.models.load import load_causal_lm
 from konomi.models.reader import Reader
 from konomi.models.reward_files import open_reward_model
 from konomi.rewards import build_reward
+from konomi.runs.console import flat
+from konomi.runs.observer import Observer
 from people_at_work import work
 
 QUESTIONS = [f"{a}{b}?" for a in "abcdefgh" for b in "uvwxyz"]
@@ -111,6 +114,7 @@ def test_a_chat_model_end_to_end(here: Path) -> None:
 
     again = json.loads(konomi("compare", str(run), "--json", "--prompts", "4", code=0).stdout)
     assert [row["chat"] for row in again["compare"]["texts"]] == [True] * 4
+    assert all(row["messages"][0]["content"] == "Be kind." for row in again["compare"]["texts"])
     said = konomi("sft", "empty.toml", *sets(*LEARN, "sft.epochs=1", "run.name=again"), code=0).stdout
     assert "generate runs/again/model --chat -p '...'" in said
     asked = ("generate", str(run), "--chat", "--system", "Be kind.", "-p", "ab?", "-n", "2", "--json")
@@ -224,8 +228,14 @@ def test_a_base_model_gets_a_template(here: Path) -> None:
     assert end in loaded.tokens.eos_ids and end in loaded.model.generation_config.eos_token_id
     (query,) = loaded.tokens.queries([Prompt("a", {"messages": Conversation(talk("a"))})], None, 0, 0, 99)
     assert loaded.tokenizer.decode(query) == "<bos><start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\n"
-    said = konomi("generate", "base", "--chat", "--chat-template", "mine.jinja", "--tokens", "3", code=0, stdin="a\n\nb\n")
-    assert len(said.stdout.splitlines()) >= 2
+    asked = ("generate", "base", "--chat", "--chat-template", "mine.jinja", "--tokens", "3")
+    told = konomi(*asked, code=0, stdin="a\n\nb\n").stdout.splitlines()
+    first, second = map(json.loads, konomi(*asked, "--json", code=0, stdin="a\n\nb\n").stdout.splitlines())
+    assert first["prompt"] == "a" and second["prompt"] == f"User: a\n\nAssistant: {first['response']}\n\nUser: b"
+    assert told == [flat(each["response"]) for each in (first, second)]
+    writer = Writer(ModelConfig(name="base", chat_template="mine.jinja"), 3, 1.0, 0, Observer())
+    one, other = writer.talk(["a", "", "b"], "S")
+    assert other.messages == talk("a", one.response, "b", system="S")
     assert konomi("generate", "base", "-p", "a", code=0).stdout.startswith("a")
 
 
@@ -252,6 +262,7 @@ def test_mistakes_are_one_message(here: Path, monkeypatch: pytest.MonkeyPatch) -
         (["generate", "bare", "--chat", "-p", "x"], ["bare", template]),
         (["generate", "lm", "--system", "S", "-p", "x"], ["--system and --chat-template go with it"]),
         (["generate", "lm"], ["--prompt TEXT is needed"]),
+        (["generate", "lm", "--chat", "-n", "2"], ["--samples needs --prompt"]),
         (["reward", "empty.toml", *sets("model.name=bare", "data.file=p.jsonl", "data.chat=true", "train.task=classification")],
          ["data.chat"]),
     ]  # fmt: skip

@@ -15,10 +15,11 @@ from konomi.labelling.answers import collect, save
 from konomi.labelling.assignments import next_task
 from konomi.labelling.blind import decided_prompts, is_comparison, tasks_of_comparison, verdict, votes_of
 from konomi.labelling.database import Store
+from konomi.labelling.export import rankings
 from konomi.labelling.import_tasks import add_tasks
 from konomi.labelling.people import add_person
 from konomi.labelling.project import create_project, open_project
-from konomi.labelling.records import Answer, Exported
+from konomi.labelling.records import MESSAGES, Answer, Exported
 from konomi.runs.directory import RunDir
 from konomi.web.figures import find
 from people_at_work import NOW, skip, take
@@ -69,6 +70,23 @@ def test_two_texts_of_one_model_where_there_are_two() -> None:
     for number, task in enumerate(same):
         assert [each.source["model"] for each in task.candidates] == [("before", "after")[number % 2]] * 2
         assert task.candidates[0].text != task.candidates[1].text
+
+
+def test_what_people_said_keeps_the_conversation(tmp_path: Path) -> None:
+    rows = comparison(10, samples=2)["texts"][:20]
+    talks = [[{"role": "system", "content": each}, {"role": "user", "content": "今日は"}] for each in "ST"]
+    for number, row in enumerate(rows):
+        row |= {"prompt": "今日は", "messages": talks[number % 2], "chat": True}
+    tasks = tasks_of_comparison({"texts": rows}, "run-1")
+    assert [task.columns[MESSAGES] for task in tasks[:20]] == talks * 10
+    assert [(task.kind, task.columns[MESSAGES]) for task in tasks[20:]] == [("same", talk) for talk in talks]
+    project, _ = create_project(tmp_path / "P", tasks)
+    with project.store() as store:
+        answered(store, "one", "新しい")
+        said = rankings(collect(store))
+    assert len(said) == 22 and all(each.messages in talks for each in said)
+    with pytest.raises(DataError, match=r"compare.json: texts, row 2: message 1 of 'messages' is a text; \{"):
+        tasks_of_comparison({"texts": [rows[0], {**rows[1], "messages": ["x"]}]}, "run-1")
 
 
 @pytest.mark.parametrize("texts", [[], [{**comparison()["texts"][0], "after": "古い文 0 0 "}], comparison()["texts"][-1:]])

@@ -41,16 +41,21 @@ def generate(
     """Let a model continue prompts, or answer them: one line a response."""
     if not chat and (not prompt or system is not None or chat_template is not None):
         raise ConfigError("--prompt TEXT is needed; --chat takes messages instead, and --system and --chat-template go with it")
+    if not prompt and samples > 1:
+        raise ConfigError(
+            "--samples: for --prompt; talking line by line, each line has one answer, which the next one goes on from"
+        )
     from konomi.config import ModelConfig
+    from konomi.files import json_line
     from konomi.jobs.revisit import Writer, prompts_of
     from konomi.runs.console import flat
 
-    asked = prompts_of(prompt or [], chat, system) if prompt else []
+    asked = prompts_of(prompt, chat, system) if prompt else []
     config = ModelConfig(name=model, trust_remote_code=trust_remote_code, chat_template=chat_template)
     writer = Writer(config, tokens, temperature, seed, make_observer())
     if not asked:
         for answer in writer.talk(typer.get_text_stream("stdin"), system):
-            echo(flat(answer))
+            echo(json_line(answer.shown).decode().strip() if as_json else flat(answer.response))
         return
     answers = writer.answers(asked, samples)
     if as_json:

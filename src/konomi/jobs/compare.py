@@ -103,7 +103,7 @@ def compare_models(
         "best_of_n": _best_of_n(before, held_out, cut, ask, config.best_of),
         "texts": [
             _texts(b, a, i, held_out=i < counted, again=i < counted and config.samples > 1)
-            | ({"chat": True} if items[i][0].messages else {})
+            | ({"chat": True, "messages": items[i][0].messages} if items[i][0].messages else {})
             for i in shown
         ],
     }

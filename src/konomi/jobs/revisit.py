@@ -82,14 +82,14 @@ class Writer:
         texts = zip(each, *tokens.split_all(each, queries, rollout.response_ids()), strict=True)
         return [Answered(text, response, prompt.messages) for prompt, text, response in texts]
 
-    def talk(self, lines: Iterable[str], system: str | None = None) -> Iterator[str]:
+    def talk(self, lines: Iterable[str], system: str | None = None) -> Iterator[Answered]:
         """The answer to each line of a user, all of them one conversation; blank lines are passed over."""
         said: list[Message] = []
         for line in filter(None, map(str.strip, lines)):
             said.append({"role": "user", "content": line})
             (answer,) = self.answers([Prompt(readable(said), {"messages": asked(said, system)})])
             said.append({"role": "assistant", "content": answer.response})
-            yield answer.response
+            yield answer
 
 
 def prompts_of(texts: Sequence[str], chat: bool = False, system: str | None = None) -> list[Prompt]:

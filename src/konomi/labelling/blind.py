@@ -6,11 +6,14 @@ The sources of the texts say which is from before training and which from after;
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from konomi.data.messages import identity, messages_of
 from konomi.data.records import Candidate, Prompt
+from konomi.data.rows import Row
 from konomi.errors import DataError
-from konomi.labelling.records import Exported, Item, Judgement, NewTask
+from konomi.labelling.records import MESSAGES, Exported, Item, Judgement, NewTask
 from konomi.statistics.power import enough_votes
 from konomi.statistics.win_rate import Vote, evaluate_votes, one_vote_each, sign_test_by_prompt, win_rate
 from konomi.text import interval_words, plural
@@ -30,21 +33,23 @@ def tasks_of_comparison(comparison: Mapping[str, Any], run: str) -> list[NewTask
         DataError: no held-out prompt has two different texts; a row is damaged.
     """
     tasks: list[NewTask] = []
-    texts: dict[str, dict[str, dict[str, Candidate]]] = {}
+    texts: dict[tuple[str, str], tuple[NewTask, dict[str, dict[str, Candidate]]]] = {}
     for row in _rows(comparison):
-        by_side = texts.setdefault(row["prompt"], {side: {} for side in SIDES})
         both = tuple(_candidate(row, side, run) for side in SIDES)
-        tasks.append(NewTask(row["prompt"], both, kind="compare"))
+        talk = row.get("messages")
+        task = NewTask(row["prompt"], both, kind="compare", columns={MESSAGES: talk} if talk else {})
+        tasks.append(task)
+        _, by_side = texts.setdefault((row["prompt"], identity(talk)), (task, {side: {} for side in SIDES}))
         for side, each in zip(SIDES, both, strict=True):
             for text in (each, *([_candidate(row["again"], side, run)] if "again" in row else [])):
                 by_side[side].setdefault(text.text.strip(), text)
     if not any(len({each.text.strip() for each in task.candidates}) == 2 for task in tasks):
         raise DataError("compare.json has no held-out prompt with two different texts: there is nothing to compare blind")
     same = []
-    for number, (prompt, by_side) in enumerate(texts.items()):
+    for number, (task, by_side) in enumerate(texts.values()):
         own = list(by_side[SIDES[number % 2]].values())
         if len(own) > 1:
-            same.append(NewTask(prompt, tuple(own[:2]), kind="same"))
+            same.append(replace(task, candidates=tuple(own[:2]), kind="same"))
     return tasks + same[: len(tasks) // 10]
 
 
@@ -60,6 +65,8 @@ def _rows(comparison: Mapping[str, Any]) -> list[Mapping[str, Any]]:
             known = known and isinstance(texts, dict) and all(isinstance(texts.get(side), str) for side in SIDES)
         if not known:
             raise DataError(f"texts, row {number}: prompt, before and after have to be texts: {mend}")
+        if row.get("messages") is not None:
+            messages_of(Row(f"compare.json: texts, row {number}", row), "messages")
     return [row for row in rows if row.get("held_out")]
 
 
