@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from hub import COMMIT, hub_server
-from konomi.config import ClassifierReward, ModelConfig, RolloutConfig
+from konomi.config import ClassifierReward, LoraConfig, ModelConfig, RolloutConfig
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import ModelError
 from konomi.models.load import load_causal_lm
+from konomi.models.lora import add_adapters, save_adapter
 from konomi.models.policy import Policy
 from konomi.models.reward_files import make_reward_model, open_reward_model
 from konomi.rewards import build_reward
@@ -263,6 +265,28 @@ def test_a_hub_model_loads_and_then_without_the_hub(hub: ThreadingHTTPServer, tm
     assert torch.equal(weights(first.model), weights(again.model))
     with pytest.raises(ModelError, match=r"no copy of revision v2 in .*hub-cache, and the hub .* cannot be reached"):
         load("someone/tiny", revision="v2")
+
+
+def test_an_adapter_keeps_the_commit_of_its_base_on_the_hub(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "hub" / "someone" / "tiny", "llama")
+    save_tiny(tmp_path / "local", "llama")
+    loaded = load("someone/tiny")
+    add_adapters(loaded.model, LoraConfig(rank=4), base="someone/tiny", revision=loaded.commit)
+    (tmp_path / "adapter").mkdir()
+    save_adapter(loaded.model, tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    facts = json.loads(config.read_text("utf-8"))
+    assert facts["revision"] == COMMIT
+    load(tmp_path / "adapter")
+    config.write_text(json.dumps({**facts, "base_model_name_or_path": str(tmp_path / "local")}), encoding="utf-8")
+    load(tmp_path / "adapter")
+    config.write_text(json.dumps({**facts, "revision": "v2"}), encoding="utf-8")
+    with pytest.raises(ModelError, match="someone/tiny: cannot be fetched"):
+        load(tmp_path / "adapter")
+    for name in ("embedded:gemma3-270m", "model.gguf"):
+        assert replace(loaded, source=name).commit is None  # its revision is the hash of a file
+    head = make_reward_model(ModelConfig(name="someone/tiny"), outputs=1, seed=0, max_length=64, lora=LoraConfig(rank=4)).model
+    assert head.model.peft_config["default"].revision == COMMIT
 
 
 def test_what_the_hub_does_not_have(hub: ThreadingHTTPServer, tmp_path: Path) -> None:

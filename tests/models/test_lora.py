@@ -13,6 +13,7 @@ import torch
 from konomi.config import LoraConfig, ModelConfig
 from konomi.engine.forward import reference_logprobs
 from konomi.errors import ConfigError, ModelError
+from konomi.models import lora
 from konomi.models.load import fuse_gelu, load_causal_lm
 from konomi.models.lora import adapted_layers, adapter_weights, add_adapters, merged, reset_adapters, save_adapter
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference, same_weights
@@ -194,6 +195,15 @@ def test_an_adapter_alone_is_its_base_model_with_it(tmp_path: Path) -> None:
     refused("it holds an adapter", base_model_name_or_path=None)
     refused("more than LoRA of linear layers", modules_to_save=["lm_head"])
     refused("more than LoRA of linear layers", megatron_config={"a": 1}, megatron_core="antigravity")
+    for name, value in {
+        "init_lora_weights": "pissa_niter_16", "use_qalora": True, "use_bdlora": {"nblocks": 2}, "bias": "all",
+        "loftq_config": {"loftq_bits": 4}, "ensure_weight_tying": True, "a_setting_of_tomorrow": 1,
+    }.items():  # fmt: skip
+        refused(rf"more than LoRA of linear layers \({name} = ", **{name: value})
+    for start in (False, "gaussian", "eva", "orthogonal"):
+        config.write_text(json.dumps({**facts, "init_lora_weights": start, "eva_config": {"rho": 2.0}}), encoding="utf-8")
+        again = load_causal_lm(ModelConfig(name=str(tmp_path / "adapter"))).model
+        assert torch.equal(again(ids).logits, opened.model(ids).logits)
     refused("its adapter cannot be read", base_model_name_or_path=str(save_tiny(tmp_path / "other", "gpt2")))
     refused("adapter and base model do not fit", target_modules=["q_proj"])
     facts = {"peft_type": "IA3", "base_model_name_or_path": str(base)}
@@ -209,9 +219,11 @@ def test_half_weights_have_adapters_in_float32() -> None:
     add_adapters(lm, RANK)
     assert {p.dtype for p in adapter_weights(lm).values()} == {torch.float32}
     disturbed(lm)
-    ids = torch.tensor([[3, 4, 5]])
-    assert torch.allclose(lm(ids).logits, merged(lm)(ids).logits, atol=0.1)
-    assert {p.dtype for p in merged(lm).parameters()} == {torch.bfloat16}
+    whole, names = dict(merged(lm).named_parameters()), {id(layer.base_layer.weight) for layer in adapted_layers(lm)}
+    adapted = {name for name, p in lora.plain_parameters(lm).items() if id(p) in names}
+    assert adapted and {name for name, p in whole.items() if p.dtype == torch.float32} == adapted
+    ids, exact = torch.tensor([[3, 4, 5]]), merged(lm).float()
+    assert torch.allclose(lm.float()(ids).logits, exact(ids).logits, atol=1e-5)
 
 
 def test_without_peft_one_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def run_ppo(
     ready = prepare(named, observer, old, prompts=own, reward=reward)
     if job.ppo.weights == "bf16":
         weights_to_bf16(ready.loaded.model)
-    add_adapters(ready.loaded.model, job.lora, seed=job.run.seed, base=job.model.name)
+    add_adapters(ready.loaded.model, job.lora, seed=job.run.seed, base=job.model.name, revision=ready.loaded.commit)
     policy = Policy(ready.loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)
     check_optimizer(job.ppo.optimizer, policy.parameters())

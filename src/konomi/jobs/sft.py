@@ -123,7 +123,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
     rows, held_out = (_encoded(job, side, loaded, everything, render, observer) for side in sides)
     check_head(loaded.model)
     train_only(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
-    add_adapters(loaded.model, job.lora, seed=job.run.seed, base=job.model.name)
+    add_adapters(loaded.model, job.lora, seed=job.run.seed, base=job.model.name, revision=loaded.commit)
     if job.model.gradient_checkpointing:
         recompute_layers(loaded.model)
     if job.sft.packing:

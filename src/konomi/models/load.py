@@ -54,6 +54,11 @@ class Loaded:
     revision: str | None = None
     note: str | None = None
 
+    @property
+    def commit(self) -> str | None:
+        """The revision, if it is of a model of the hub."""
+        return None if self.source.startswith("embedded:") or self.source.endswith(".gguf") else self.revision
+
     @cached_property
     def tokens(self) -> Tokens:
         """The tokenizer, with this model's ends of text and vocabulary size."""
@@ -101,7 +106,9 @@ def _load(config: ModelConfig, say: Progress, verify: bool, adapters: bool = Tru
     if config.revision is not None and (embedded or gguf):
         raise ModelError(f"{name}: model.revision = {config.revision!r} is for hub models only; remove it")
     if adapters and config.revision is None and (adapter := adapter_settings(path)) is not None:
-        base = config.model_copy(update={"name": adapter["base_model_name_or_path"]})
+        named, revision = adapter["base_model_name_or_path"], adapter.get("revision")
+        of_hub = isinstance(revision, str) and not model_path(named, ModelError).exists()
+        base = config.model_copy(update={"name": named, "revision": revision if of_hub else None})
         loaded = _load(base, say, verify, adapters=False)
         with explained(name, "adapter"):
             return replace(loaded, model=open_adapter(loaded.model, path, adapter), source=name, revision=None)

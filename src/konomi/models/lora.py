@@ -31,9 +31,11 @@ _NAME = "default"
 _READ = ("r", "lora_alpha", "target_modules", "exclude_modules", "fan_in_fan_out", "use_rslora", "use_dora", "rank_pattern",
          "alpha_pattern", "layers_to_transform", "layers_pattern")  # fmt: skip
 """Settings of a saved adapter that decide what it adds."""
-_MORE = ("modules_to_save", "lora_bias", "target_parameters", "trainable_token_indices", "layer_replication", "megatron_config",
-         "alora_invocation_tokens", "arrow_config")  # fmt: skip
-"""Settings of a saved adapter that is not only LoRA of linear layers."""
+_INERT = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+          "lora_dropout", "eva_config", "runtime_config")  # fmt: skip
+"""Settings of a saved adapter that change nothing in what it adds."""
+_INITIAL = (True, False, "gaussian", "eva", "orthogonal")
+"""peft's first weights of adapters that leave the weights beneath them as they are; others subtract what they begin with."""
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -48,7 +50,9 @@ def require_peft(config: LoraConfig) -> None:
         raise ConfigError(f'adapters (LoRA) need peft: {error}; pip install "konomi[lora]"') from None
 
 
-def add_adapters(model: Any, config: LoraConfig, *, seed: int = 0, base: str = "", heads: Sequence[str] = ()) -> None:
+def add_adapters(
+    model: Any, config: LoraConfig, *, seed: int = 0, base: str = "", revision: str | None = None, heads: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Freeze a model and put adapters beside the linear layers of its trunk, in place. Without ``config.rank`` nothing is done.
 
     Args:
@@ -56,6 +60,7 @@ def add_adapters(model: Any, config: LoraConfig, *, seed: int = 0, base: str = "
         config: rank, alpha and targets.
         seed: of the first weights of A.
         base: the name of the model, for whoever opens the saved adapter.
+        revision: of a model of the hub, its commit.
         heads: names of modules that are trained whole and saved with the adapter.
 
     Raises:
@@ -72,7 +77,7 @@ def add_adapters(model: Any, config: LoraConfig, *, seed: int = 0, base: str = "
     settings = peft.LoraConfig(
         task_type="SEQ_CLS" if heads else "CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, target_modules=sorted(names),
         exclude_modules=sorted(alike) or None, fan_in_fan_out=isinstance(next(iter(layers.values())), Conv1D),
-        base_model_name_or_path=_found(base),
+        base_model_name_or_path=_found(base), revision=revision,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "lora"))
@@ -156,9 +161,10 @@ def open_adapter(model: Any, directory: Path, saved: Mapping[str, Any]) -> Any:
     require_peft(LoraConfig(rank=1))
     import peft
 
-    if saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none" or any(saved.get(name) for name in _MORE):
+    if (more := _more(saved, peft.LoraConfig().to_dict())) is not None:
         raise ModelError(
-            f"{directory}: an adapter that is more than LoRA of linear layers; merge it into its base model with peft"
+            f"{directory}: an adapter that is more than LoRA of linear layers ({more} = {saved.get(more)!r}); merge it into its "
+            "base model with peft"
         )
     # no other setting: some have peft import a module by its name
     settings = peft.LoraConfig(**{name: saved[name] for name in _READ if saved.get(name) is not None})
@@ -170,6 +176,16 @@ def open_adapter(model: Any, directory: Path, saved: Mapping[str, Any]) -> Any:
     for layer in adapted_layers(model):
         layer.merge(safe_merge=True)
     return without_adapters(model).requires_grad_(True)
+
+
+def _more(saved: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
+    """The setting of a saved adapter by which it is more than konomi reads, if there is one; ``defaults``: those of peft."""
+    if saved.get("peft_type") != "LORA":
+        return "peft_type"
+    if saved.get("init_lora_weights", True) not in _INITIAL:
+        return "init_lora_weights"
+    others = saved.keys() - {*_READ, *_INERT, "init_lora_weights"}
+    return next((name for name in sorted(others) if saved[name] and saved[name] != defaults.get(name)), None)
 
 
 @torch.no_grad()
@@ -191,12 +207,12 @@ def without_adapters(model: ModelT) -> ModelT:
 
 @torch.no_grad()
 def merged(model: ModelT) -> ModelT:
-    """A copy as :func:`without_adapters` makes it, but with what the adapters add in the weights, which are then on the CPU; the
-    model itself if it has no adapters."""
+    """A copy as :func:`without_adapters` makes it, but with what the adapters add in the weights, which are then on the CPU, of
+    the wider type of the two: rounded to bfloat16, the sum would be another model. The model itself if it has no adapters."""
 
     def whole(layer: Any) -> Tensor:
         weight, added = layer.base_layer.weight, layer.get_delta_weight(_NAME)
-        return nn.Parameter((weight.to(added.dtype) + added).to(weight.dtype).cpu(), requires_grad=False)
+        return nn.Parameter((weight + added).cpu(), requires_grad=False)
 
     return _copied(model, whole) if adapted_layers(model) else model
 

@@ -87,7 +87,7 @@ def make_reward_model(
     )  # fmt: skip
     reward.reader.name = name
     if lora is not None:
-        add_adapters(model, lora, seed=seed, base=name, heads=_heads(model))
+        add_adapters(model, lora, seed=seed, base=name, revision=None if local else revision, heads=_heads(model))
     return NewRewardModel(reward.eval(), fresh, revision, note)
 
 
