@@ -154,6 +154,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
      "ppo: batch_size = 64 is not a multiple of mini_batch_size = 48; the nearest that are: 48, 96"),
     ({"ppo": {"responses_per_prompt": 3}},
      "ppo: batch_size = 64 is not a multiple of responses_per_prompt = 3; the nearest that are: 63, 66"),
+    ({"model": {"precision": "fp64"}, "ppo": {"weights": "bf16"}, "lora": {"rank": 4}},
+     'PPOJob: ppo.weights = "bf16" with model.precision = "fp64": '),
+    ({"model": {"precision": "fp64"}, "ppo": {"optimizer": "adam8"}},
+     'PPOJob: ppo.optimizer = "adam8" with model.precision = "fp64": '),
+    ({"ppo": {"weights": "bf16"}}, 'PPOJob: ppo.optimizer = "adam" with ppo.weights = "bf16": '),
+    *(({"reward": {**CLASSIFIER, "name": name, key: value}}, f"reward: {key}: no setting of {name}")
+      for name in ("embedded:asari", "embedded:vader") for key, value in {
+          "batch_size": 4, "chat": True, "max_length": 9, "offload": True, "precision": "fp32", "revision": "a",
+          "trust_remote_code": True,
+      }.items()),
 ]  # fmt: skip
 IN_A_SUM: list[tuple[dict[str, Any], str]] = [
     ({"parts": {"x": {"kind": "function", "name": "m:f", "nmae": "m:f"}}},
@@ -219,6 +229,12 @@ def test_parts_and_judges_are_set_on_the_command_line() -> None:
     assert (job.reward.parts["x"].name, job.reward.weights, job.judges["x"].name) == ("2024", {"x": -2.0}, "1e3")
     assert job.judges["x"].label == 1
     assert build(PPOJob, job.model_dump(mode="json")) == job
+
+
+def test_bfloat16_weights_go_with_adapters_or_moments_of_8_bits() -> None:
+    for settings in ({"lora": {"rank": 4}}, {"ppo": {"optimizer": "adam8"}}):
+        ppo = {"weights": "bf16", **settings.get("ppo", {})}
+        assert build(PPOJob, {**settings, "ppo": ppo}).ppo.weights == "bf16"
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

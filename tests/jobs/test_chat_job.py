@@ -239,6 +239,18 @@ def test_a_base_model_gets_a_template(here: Path) -> None:
     assert konomi("generate", "base", "-p", "a", code=0).stdout.startswith("a")
 
 
+def test_a_scale_of_conversations_for_rows_of_texts_is_told(here: Path) -> None:
+    candidates = [{"text": "aaa"}, {"text": "b"}]
+    rows = [{"version": 1, "prompt": each, "messages": talk(each), "candidates": candidates} for each in QUESTIONS[:9]]
+    write_rows("samples.jsonl", rows)
+    common = ("run.mlflow=false", "model.name=lm", "data.file=pairs.jsonl", "train.epochs=1", "train.learning_rate=1e-3")
+    said = [
+        konomi("reward", "empty.toml", *sets(*common, "normalize.samples=samples.jsonl", f"data.chat={chat}"), code=0).stderr
+        for chat in ("false", "true")
+    ]
+    assert ["set data.chat = true" in each for each in said] == [True, False]
+
+
 def test_mistakes_are_one_message(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_chat(here / "bare", "qwen3", template=False)
     Path("broken.jinja").write_text("{% for %}", encoding="utf-8")

@@ -43,7 +43,7 @@ def test_a_policy_of_bfloat16_and_moments_of_8_bits(world: Path) -> None:
     assert {x.dtype for x in load_file("runs/adapted/adapter/adapter_model.safetensors").values()} == {torch.float32}
 
 
-def test_bfloat16_and_plain_adam_are_refused_before_anything_is_written(world: Path) -> None:
-    wrong = konomi("ppo", "ppo.toml", *sets("ppo.weights=bf16", "model.precision=bf16"), code=2)
-    assert 'the trained weights are bfloat16 (ppo.weights = "bf16")' in wrong.stderr and 'use "adam8"' in wrong.stderr
+def test_bfloat16_and_plain_adam_are_refused_before_a_model_is_loaded(world: Path) -> None:
+    wrong = konomi("ppo", "ppo.toml", *sets("ppo.weights=bf16", "model.precision=bf16", "model.name=./none"), code=2)
+    assert 'ppo.optimizer = "adam" with ppo.weights = "bf16"' in wrong.stderr and 'use "adam8"' in wrong.stderr
     assert not Path("runs").exists()

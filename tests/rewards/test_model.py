@@ -90,7 +90,7 @@ def test_scores_keep_their_places_whatever_the_batches_the_order_the_lengths_and
     expected = dict(zip(texts, logits_one_by_one(classifier, texts)[:, 2].tolist(), strict=True))
     assert max(expected.values()) - min(expected.values()) > 0.1
     for batch_size, part in ((1, 3), (2, 512), (None, 8), (None, 512)):
-        monkeypatch.setattr(module, "_PART", part)
+        monkeypatch.setattr(module, "PART", part)
         reward = made(classifier, batch_size=batch_size)
         for order in (texts, texts[::-1], texts[5:] + texts[:5], texts * 2 + texts[::-1], []):
             assert call(reward, order) == pytest.approx([expected[text] for text in order], abs=1e-4)
@@ -105,7 +105,7 @@ def test_a_repeated_text_goes_through_the_model_once(classifier: Path) -> None:
 def test_texts_are_tokenised_after_those_before_them_are_on_their_way_and_all_numbers_are_read_at_the_end(
     classifier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PART", 8)
+    monkeypatch.setattr(module, "PART", 8)
     reward = made(classifier, batch_size=4)
     done: list[str] = []
     for where, name in ((reward.reader, "encode"), (reward, "_logits"), (reward, "_scores")):

@@ -284,3 +284,19 @@ class PPOJob(TrainedModel):
     ppo: PPOConfig = PPOConfig()
     compare: CompareConfig = CompareConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _numbers(self) -> PPOJob:
+        half = self.ppo.weights == "bf16"
+        if self.model.precision == "fp64" and (half or self.ppo.optimizer == "adam8"):
+            chosen = 'weights = "bf16"' if half else 'optimizer = "adam8"'
+            raise ValueError(
+                f'ppo.{chosen} with model.precision = "fp64": the one saves memory, the other is exact and needs twice as much; '
+                "set one of them"
+            )
+        if half and self.ppo.optimizer == "adam" and self.lora.rank is None:
+            raise ValueError(
+                'ppo.optimizer = "adam" with ppo.weights = "bf16": most steps are smaller than the distance of two bfloat16 and '
+                'would be lost; use "adam8", which rounds at random, or ppo.weights = "fp32", or adapters (lora.rank)'
+            )
+        return self

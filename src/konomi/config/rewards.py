@@ -14,6 +14,8 @@ Name = Annotated[str, Field(pattern=r"^[\w-]{1,60}$")]
 """A name that a user gives to a part or a judge: it becomes part of a metric's name."""
 Precision = Literal["auto", "fp32", "bf16"]
 """Of a model that is not trained."""
+_NOT_EMBEDDED = ("batch_size", "chat", "max_length", "offload", "precision", "revision", "trust_remote_code")
+"""Settings of a classifier that an embedded one has no use for."""
 
 
 class ClassifierReward(Section):
@@ -48,8 +50,13 @@ class ClassifierReward(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> ClassifierReward:
-        if self.chat and (self.text == "response" or self.name.startswith("embedded:")):
-            raise ValueError('chat = true: not with text = "response" or an embedded classifier, which reads plain text')
+        if self.chat and self.text == "response":
+            raise ValueError('chat = true: not with text = "response": a conversation is read whole')
+        changed = [name for name in _NOT_EMBEDDED if getattr(self, name) != type(self).model_fields[name].default]
+        if changed and self.name.startswith("embedded:"):
+            raise ValueError(
+                f"{changed[0]}: no setting of {self.name}, which reads whole plain texts one by one on the processor; remove it"
+            )
         return self
 
 

@@ -39,6 +39,7 @@ class Tokens:
         eos_ids: ids that end a text beside the tokenizer's own and the one that its chat template writes behind an answer: those
             in the model's settings.
         vocabulary: how many tokens the model has embeddings for; None: for all that the tokenizer has.
+        only: the ids that end a text, in the place of all these.
 
     Attributes:
         leading: ids of the special tokens in front.
@@ -47,10 +48,13 @@ class Tokens:
         pad_id: any valid id.
     """
 
-    def __init__(self, tokenizer: Any, eos_ids: Iterable[int] = (), vocabulary: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, eos_ids: Iterable[int] = (), vocabulary: int | None = None, only: Iterable[int] | None = None
+    ) -> None:
         self.tokenizer, self.vocabulary = tokenizer, vocabulary
         eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-        self.eos_ids: frozenset[int] = frozenset(valid_ids((eos, turn_end(tokenizer), *eos_ids), vocabulary))
+        ends = (eos, turn_end(tokenizer), *eos_ids) if only is None else only
+        self.eos_ids: frozenset[int] = frozenset(valid_ids(ends, vocabulary))
         self.end_id: int | None = eos if eos in self.eos_ids else min(self.eos_ids, default=None)
         self.pad_id: int = valid_id((pad, self.end_id), vocabulary)
         self._texts = Detokenizer(tokenizer)

@@ -81,7 +81,6 @@ def run_ppo(
     add_adapters(ready.loaded.model, job.lora, seed=job.run.seed, base=job.model.name, revision=ready.loaded.commit)
     policy = Policy(ready.loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
     reference = make_reference(policy)
-    check_optimizer(job.ppo.optimizer, policy.parameters())
     if job.model.gradient_checkpointing:
         recompute_layers(policy.lm)
     with running(named, root, observer, fields=ready.fields, parent=parent, resume=old) as work:

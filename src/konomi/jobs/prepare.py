@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from konomi.errors import ConfigError, DataError
 from konomi.jobs.inputs import check_unchanged, describe_inputs, given_function
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.reader import check_room
-from konomi.rewards import as_reward, build_judges
+from konomi.rewards import as_reward, build_judges, in_precision, reward_config
 from konomi.rewards.base import Reward, check_without_columns, columns_read, readers
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
@@ -65,13 +65,17 @@ def prepare(
     sides, device = find_prompts(job, prompts, observer.say), find_device()
     columns = sides[0][0].columns
     function = reward if callable(reward) else None
-    reward = as_reward(job.reward if reward is None else reward, columns, device)
-    judges = build_judges(job.judges, columns=columns, device=device)
+    scoring = run.info.get("reward_precision", "fp32") if run else choose_precision("auto", device)
+    reward = reward if callable(reward) else in_precision(job.reward if reward is None else reward_config(reward), scoring)
+    reward = as_reward(reward, columns, device)
+    judges = build_judges({name: in_precision(each, scoring) for name, each in job.judges.items()}, columns, device)
     rewards = [reward, *judges.values()]
     train, held_out = as_read(sides, rewards, source, observer.say)
     asked = job if compare is None else job.model_copy(update={"compare": compare})
     check_without_columns(rewards, extra_prompts(asked.compare.extra, job.data, train[0]), train[0])
     loaded = load_causal_lm(job.model, progress=observer.say)
+    if run and "eos_ids" in run.info:
+        loaded = replace(loaded, eos_ids=tuple(run.info["eos_ids"]))
     check_lengths(asked, train + held_out, loaded)
     check_reading(asked, loaded.tokens, held_out if compare else train + held_out, rewards, observer)
     if function is None and run:
@@ -80,7 +84,10 @@ def prepare(
     if run:
         check_unchanged(run, inputs, train + held_out)
     precision = (run and run.info.get("precision")) or choose_precision(job.model.precision)
-    fields = {"precision": precision, "eos_ids": sorted(loaded.tokens.eos_ids), "licence": loaded.note, **inputs}
+    fields = {
+        "precision": precision, "reward_precision": scoring, "eos_ids": sorted(loaded.tokens.eos_ids), "licence": loaded.note,
+        **inputs,
+    }  # fmt: skip
     return Prepared(loaded, precision, train, held_out, reward, judges, fields)
 
 

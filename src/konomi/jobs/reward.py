@@ -108,6 +108,12 @@ def _check_texts(model: RewardModel, learned: Learned, samples: Samples | None, 
     """Encode all texts once: refuse unknown tokens, warn about texts that are cut."""
     if learned.talks and model.reader.render is None:
         observer.say("Conversations are read as plain text: the model has no chat template (see model.chat_template)")
+    written = model.tokenizer.chat_template and model.reader.render is None
+    if samples and written and any(text.messages for texts in samples.texts for text in texts):
+        observer.warn(
+            "the samples (normalize.samples) are conversations, what the model learns from (data.file) is not, and both are read "
+            "as plain text. To have both written by the chat template, set data.chat = true"
+        )
     groups = [example.texts for example in learned.train + learned.held_out]
     groups += samples.texts if samples else []
     alike = 0

@@ -46,6 +46,7 @@ class Loaded:
     source: the name that was asked for.
     revision: hub: the commit; GGUF and embedded: SHA-256 of the GGUF file; directory: None.
     note: what the model's licence asks to be stated where the model is used.
+    eos_ids: ids that end a text, in the place of those of tokenizer and model: those that a run began with.
     """
 
     model: PreTrainedModel
@@ -53,6 +54,7 @@ class Loaded:
     source: str
     revision: str | None = None
     note: str | None = None
+    eos_ids: tuple[int, ...] | None = None
 
     @property
     def commit(self) -> str | None:
@@ -62,7 +64,7 @@ class Loaded:
     @cached_property
     def tokens(self) -> Tokens:
         """The tokenizer, with this model's ends of text and vocabulary size."""
-        return Tokens(self.tokenizer, end_ids(self.model), vocabulary_size(self.model))
+        return Tokens(self.tokenizer, end_ids(self.model), vocabulary_size(self.model), self.eos_ids)
 
 
 def load_causal_lm(config: ModelConfig, *, progress: Progress | None = None, verify: bool = False, fuse: bool = True) -> Loaded:

@@ -13,6 +13,9 @@ from konomi.errors import ConfigError, DataError
 from konomi.models.load import vocabulary_size
 from konomi.text import plural, shortened
 
+PART = 512
+"""Texts that are tokenised at a time: a GPU meanwhile scores those before them."""
+
 
 class Reader:
     """Reads texts as token ids for a model that scores them, cuts long ones, and counts how many.

@@ -29,12 +29,10 @@ from konomi.files import utf8, write_atomic
 from konomi.models.load import quiet
 from konomi.models.lora import merged
 from konomi.models.policy import layers_below
-from konomi.models.reader import Reader
+from konomi.models.reader import PART, Reader
 
 FILE, VERSION = "reward.json", 1
 """Beside the weights of a saved model: what it was trained on, and its normalisation."""
-PART = 512
-"""Texts that are tokenised at a time: a GPU meanwhile scores those before them."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,8 @@ class RewardModel(nn.Module):
     ) -> list[Tensor]:
         """[K, C] raw numbers, on the CPU, of the K texts of each group, which may share a beginning.
 
-        A text's numbers do not depend on the other texts, beyond float error.
+        Other texts change a text's numbers by float error alone, which in bf16 can be seen: products of another size may round
+        otherwise.
         """
         was_training = self.training
         self.eval()

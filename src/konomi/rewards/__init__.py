@@ -12,7 +12,7 @@ from konomi.errors import ConfigError, ModelError
 from konomi.files import model_path
 from konomi.rewards.base import Reward, WeightedSum, score
 
-__all__ = ["Reward", "as_reward", "build_judges", "build_reward", "reward_config", "score"]
+__all__ = ["Reward", "as_reward", "build_judges", "build_reward", "in_precision", "reward_config", "score"]
 
 REWARD_FILE = "reward.json"
 """In the directory of a reward model that `konomi reward` wrote."""
@@ -71,6 +71,16 @@ def reward_config(given: Any) -> RewardConfig:
     if not isinstance(given, Mapping):
         raise ConfigError(f"reward: {given!r}; give a function, a name or the settings of [reward]")
     return build(_Given, {"reward": given}, where="reward").reward
+
+
+def in_precision(config: RewardConfig, precision: str) -> RewardConfig:
+    """The settings of a reward, with ``precision`` for every model whose own is left to the device; embedded ones have none."""
+    if isinstance(config, SumReward):
+        parts = {name: in_precision(part, precision) for name, part in config.parts.items()}
+        return config.model_copy(update={"parts": parts})
+    if isinstance(config, FunctionReward | HttpReward) or config.name.startswith("embedded:") or config.precision != "auto":
+        return config
+    return config.model_copy(update={"precision": precision})
 
 
 class _Given(Section):

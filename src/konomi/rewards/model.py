@@ -22,12 +22,10 @@ from konomi.files import model_path
 from konomi.models.find import refuse_adapter
 from konomi.models.half import hold_in_bf16
 from konomi.models.load import fuse_gelu
-from konomi.models.reader import Reader
+from konomi.models.reader import PART, Reader
 from konomi.models.reward_files import open_reward_model
 from konomi.rewards.base import Columns, Texts, answered, find_label
 
-_PART = 512
-"""Texts that are tokenised at a time: a GPU meanwhile scores those before them."""
 _PADDING = 0.1
 """The share of a batch that may be padding, unless the batch is small."""
 
@@ -91,7 +89,8 @@ class ClassifierModelReward:
         self._asked = _Place(self._model, config, device)
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
-        """Return the score of each text (or response, as configured); what is in the same batch does not change it.
+        """Return the score of each text (or response, as configured). What is in the same batch changes it by float error alone,
+        which in bf16 can be seen: products of another size may round otherwise.
 
         On a GPU nothing waits for a batch: the next texts are tokenised meanwhile, and all numbers are read at the end.
         """
@@ -107,8 +106,8 @@ class ClassifierModelReward:
         """The texts in the order in which they were read, and the logits [b, C] of their batches, not waited for."""
         read: list[str] = []
         logits: list[torch.Tensor] = []
-        for start in range(0, len(texts), _PART):
-            part = texts[start : start + _PART]
+        for start in range(0, len(texts), PART):
+            part = texts[start : start + PART]
             rows = self.reader.encode(part)
             for batch in batches([len(row) for row in rows], self._config.batch_size, score_tokens(self._model.device)):
                 read += [part[i] for i in batch]

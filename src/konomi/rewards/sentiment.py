@@ -41,7 +41,7 @@ class SentimentReward:
     """The score of a text does not depend, to the bit, on what else is scored with it.
 
     ``label``: negative (0) or positive (1). ``use``: logit and log-odds are the same here, log p/(1-p) within +-16;
-    probability is p. Nothing is cut and nothing goes in batches, so ``max_length`` and ``batch_size`` are not used.
+    probability is p. Nothing is cut, and nothing goes in batches.
     """
 
     def __init__(self, config: ClassifierReward) -> None:
