@@ -375,11 +375,13 @@ TRAINING = {
     ],
     "data/chat.py": [
         ("found[0][0] + MARK + found[0][1:]", "found[0]", "control tokens of a message count", CHAT + "what_somebody_wrote"),
-        ("token.special or token.content in template", "token.special", "tokens that only the template has count",
-         CHAT + "what_somebody_wrote"),
-        ("if learning and m", "if m", "control tokens of an answer count in prompts", CHAT + "what_somebody_wrote"),
-        ("add_generation_prompt=cue, **ARGUMENTS", "add_generation_prompt=cue", "it thinks aloud", CHAT + "a_query_is"),
-        ("add_generation_prompt=cue", "add_generation_prompt=True", "a cue after an answer", CHAT + "only_answers"),
+        (" if token.content in template", " if False", "tokens that only the template has count", CHAT + "what_somebody_wrote"),
+        ("special if own and number < len(messages) else controls", "controls", "old thoughts stay", CHAT + "a_template_finds"),
+        ("_parted(k, controls): _parted", "k: _parted", "control tokens of a name count", CHAT + "names_of_arguments"),
+        ("_NOW + tokenizer", "tokenizer", "the date of today", CHAT + "a_prompt_is_the_same"),
+        ("if own and learning", "if own", "control tokens of an answer count in prompts", CHAT + "what_somebody_wrote"),
+        ("**settings, **ARGUMENTS", "**settings", "it thinks aloud", CHAT + "a_query_is"),
+        ('"add_generation_prompt": cue', '"add_generation_prompt": True', "a cue after an answer", CHAT + "only_answers"),
     ],
     "data/tokens.py": [
         ("turn_end(tokenizer), *eos_ids", "*eos_ids", "the end of a turn ends nothing", CHAT + "every_end_of_a_turn"),

@@ -42,9 +42,7 @@ def generate(
     if not chat and (not prompt or system is not None or chat_template is not None):
         raise ConfigError("--prompt TEXT is needed; --chat takes messages instead, and --system and --chat-template go with it")
     if not prompt and samples > 1:
-        raise ConfigError(
-            "--samples: for --prompt; talking line by line, each line has one answer, which the next one goes on from"
-        )
+        raise ConfigError("--samples needs --prompt: in a conversation each line has one answer, from which the next one goes on")
     from konomi.config import ModelConfig
     from konomi.files import json_line
     from konomi.jobs.revisit import Writer, prompts_of
