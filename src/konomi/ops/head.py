@@ -128,7 +128,10 @@ class _LinearLogprobs(torch.autograd.Function):
             blocks = exponentials(hidden_ND, copy_VD, targets_N, ctx.scale, ctx.blocks, top_N, kept)
             for rows, weights_Nx, higher_N in blocks:
                 scaled_ND = (shares_N * (higher_N - top_N).exp())[:, None] * hidden_ND
-                grad_weight_VD[rows] = _widened_product(weights_Nx.T, scaled_ND, weight_VD.dtype, ctx.blocks)
+                if weights_Nx.dtype == weight_VD.dtype:
+                    torch.mm(weights_Nx.T, scaled_ND.to(weights_Nx.dtype), out=grad_weight_VD[rows])
+                else:
+                    grad_weight_VD[rows] = _widened_product(weights_Nx.T, scaled_ND, weight_VD.dtype, ctx.blocks)
             target_ND = (-factor_N[:, None] * hidden_ND).to(weight_VD.dtype)
             torch.index_add(grad_weight_VD, 0, targets_N, target_ND, out=grad_weight_VD)
         return grad_hidden_ND, grad_weight_VD, None, None, None, None, None, None, None
