@@ -56,7 +56,7 @@ class AtEachA:
 
 CASES: list[dict[str, Any]] = [
     {"family": "gpt2", "rollout": {"cache_gb": 1e-5}},
-    {"family": "gemma3", "rollout": {"response_tokens": (14, 18)}, "reward": AtEachA(), "seed": 1},  # over its attention's window
+    {"family": "gemma3", "rollout": {"response_tokens": (14, 18)}, "reward": AtEachA()},  # over the window of its attention
     {"family": "gpt2", "lora": 4, "kl_penalty": "full"},
     {"family": "gemma3", "precision": "bf16", "top_layers": 1, "responses_per_prompt": 4},
     {"model": "capped", "kl_penalty": "full", "freeze": True, "precision": "bf16"},
