@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from konomi import service as module
 from konomi.config import HttpReward as Config
 from konomi.errors import ConfigError, ModelError, RunError
 from konomi.rewards import build_judges, build_reward
-from konomi.rewards import http as module
 from konomi.rewards.base import evaluate
 from konomi.rewards.http import HttpReward
 
