@@ -1,4 +1,4 @@
-"""Memory of an update of PPO, computed from the shapes of a model, and measured with a small one.
+"""Memory of an update of PPO, computed by konomi.engine.memory, and measured with a small model.
 
 What is measured needs the extras lora and adam8.
 
@@ -15,44 +15,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
 
+from konomi.engine.memory import Setting, Shape, gigabytes
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, BEGIN, END = ROOT / "docs" / "results.md", "<!-- memory -->", "<!-- end of memory -->"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A decoder of Llama's layout: vocabulary, width, inner width, layers, heads, key-value heads, width of a head."""
-
-    vocabulary: int
-    width: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    tied: bool
-
-    @property
-    def layer(self) -> int:
-        """Weights of a layer's products."""
-        return self.width * self.head * 2 * (self.heads + self.kv_heads) + 3 * self.width * self.inner
-
-    @property
-    def weights(self) -> int:
-        """All weights, but for norms."""
-        return self.vocabulary * self.width * (1 if self.tied else 2) + self.layers * self.layer
-
-    def adapters(self, rank: int) -> int:
-        """Weights of adapters on all products of all layers."""
-        heads, kv = self.heads * self.head, self.kv_heads * self.head
-        return self.layers * rank * (2 * (self.width + heads) + 2 * (self.width + kv) + 3 * (self.width + self.inner))
 
 
 SHAPES = {
@@ -65,26 +38,6 @@ SMALL = Shape(32_000, 512, 1536, 8, 8, 8, 64, tied=False)
 """What is measured."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What is trained, and how."""
-
-    top_layers: int | None = None
-    rank: int | None = None
-    half: bool = False
-    """ppo.weights = "bf16"."""
-    adam8: bool = False
-    recompute: bool = False
-    copies: bool = False
-    """Products in bf16: copies of the weights for them."""
-    tokens: int = 1024
-    """ppo.micro_batch_tokens."""
-    responses: int = 64
-    length: int = 128
-    """Tokens of a query and its response."""
-    cache_gb: float = 2.0
-
-
 SETTINGS = {
     "full": Setting(),
     "top 2 layers": Setting(top_layers=2),
@@ -95,39 +48,6 @@ LEAN = {
     "full, adam8, bf16 weights": Setting(adam8=True, half=True),
     "LoRA, rank 16, bf16 weights": Setting(rank=16, half=True),
 }
-
-
-def parts(shape: Shape, setting: Setting) -> dict[str, float]:
-    """Bytes of each part of an update's peak."""
-    wide = 2 if setting.half else 4
-    product = 2 if setting.copies else 4
-    adapters = shape.adapters(setting.rank) if setting.rank else 0
-    layers = setting.top_layers or shape.layers
-    trained = adapters or (layers * shape.layer if setting.top_layers else shape.weights)
-    type_of_trained = 4 if adapters else wide
-    copies = 2 if setting.copies and not setting.half else 0
-    moments = trained * (2 + 8 / 256 if setting.adam8 else 8)
-    head = not adapters and not setting.top_layers  # it is trained: exponentials are kept for its gradient
-    inside = 12 * shape.width + 4 * shape.inner  # numbers that a layer keeps for a token
-    kept = layers * shape.width + inside if setting.recompute else layers * inside
-    cache = shape.layers * 2 * shape.kv_heads * shape.head * product * setting.responses * setting.length
-    return {
-        "weights": shape.weights * wide + adapters * 4,
-        "copies for products": shape.weights * copies,
-        "gradients": trained * type_of_trained,
-        "Adam": moments,
-        "reference": 0 if adapters else trained * (wide + copies),
-        "activations": setting.tokens * kept * product,
-        "logits": 4.0 * 4 * 2**19 + head * (4 * 2**25 + shape.vocabulary * shape.width * type_of_trained),
-        "keys and values": min(cache, setting.cache_gb * 1e9),
-    }
-
-
-def gigabytes(shape: Shape, setting: Setting) -> float:
-    """The peak. Keys and values are gone when activations are made, and gradients grow as activations go."""
-    each = parts(shape, setting)
-    passing = max(each.pop("keys and values"), each.pop("activations") + each.pop("logits"), each.pop("gradients"))
-    return (sum(each.values()) + passing) / 1e9
 
 
 def measured(setting: Setting, tensors: bool) -> float:

@@ -17,14 +17,11 @@ from konomi.data.messages import readable
 from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
 from konomi.engine.device import forget_peak_memory, peak_memory_gb
-from konomi.engine.recompute import recompute_layers
 from konomi.errors import RunError
 from konomi.jobs.common import Work, result_of, running
 from konomi.jobs.compare import compare_models, comparison_metrics
-from konomi.jobs.prepare import PROMPTS, Prepared, job_of, prepare
-from konomi.models.half import weights_to_bf16
-from konomi.models.lora import adapted_layers, add_adapters, require_peft, reset_adapters
-from konomi.models.policy import Policy, make_reference
+from konomi.jobs.prepare import PROMPTS, Prepared, job_of, models_of, prepare
+from konomi.models.lora import adapted_layers, require_peft, reset_adapters
 from konomi.report.advice import kl_missed, over_the_run, too_few
 from konomi.rewards import reward_config
 from konomi.runs.directory import RunDir
@@ -76,13 +73,7 @@ def run_ppo(
     own = None if prompts is None else as_prompts(itertools.islice(prompts, job.data.limit), job.data, observer.say)
     named = job if reward is None else job.model_copy(update={"reward": reward_config(reward)})
     ready = prepare(named, observer, old, prompts=own, reward=reward)
-    if job.ppo.weights == "bf16":
-        weights_to_bf16(ready.loaded.model)
-    add_adapters(ready.loaded.model, job.lora, seed=job.run.seed, base=job.model.name, revision=ready.loaded.commit)
-    policy = Policy(ready.loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
-    reference = make_reference(policy)
-    if job.model.gradient_checkpointing:
-        recompute_layers(policy.lm)
+    policy, reference = models_of(job, ready.loaded)
     with running(named, root, observer, fields=ready.fields, parent=parent, resume=old) as work:
         job = named if own is None or old else _keep_prompts(named, work.run, own)
         trainer = PPOTrainer(

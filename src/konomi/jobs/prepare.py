@@ -7,15 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from konomi.config import CompareConfig, PPOJob, build
 from konomi.data.messages import Answered
 from konomi.data.prompts import distinct_prompts, extra_prompts, load_prompts, split_held_out
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.device import choose_precision, find_device
+from konomi.engine.recompute import recompute_layers
 from konomi.errors import ConfigError, DataError
 from konomi.jobs.inputs import check_unchanged, describe_inputs, given_function
+from konomi.models.half import weights_to_bf16
 from konomi.models.load import Loaded, load_causal_lm
+from konomi.models.lora import add_adapters
+from konomi.models.policy import Policy, make_reference
 from konomi.models.reader import check_room
 from konomi.rewards import as_reward, build_judges, in_precision, reward_config
 from konomi.rewards.base import Reward, check_without_columns, columns_read, readers
@@ -89,6 +95,22 @@ def prepare(
         **inputs,
     }  # fmt: skip
     return Prepared(loaded, precision, train, held_out, reward, judges, fields)
+
+
+def models_of(job: PPOJob, loaded: Loaded) -> tuple[Policy, PreTrainedModel]:
+    """The policy that a job trains, made of the model in place, and its reference.
+
+    Raises:
+        ConfigError, ModelError: settings and model do not fit together.
+    """
+    if job.ppo.weights == "bf16":
+        weights_to_bf16(loaded.model)
+    add_adapters(loaded.model, job.lora, seed=job.run.seed, base=job.model.name, revision=loaded.commit)
+    policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
+    reference = make_reference(policy)
+    if job.model.gradient_checkpointing:
+        recompute_layers(policy.lm)
+    return policy, reference
 
 
 def resumed_job(path: Path, overrides: list[str]) -> PPOJob:

@@ -1,0 +1,118 @@
+"""Memory of an update of PPO, computed from the shape of a model. docs/results.md has it beside what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder of Llama's layout: vocabulary, width, inner width, layers, heads, key-value heads, width of a head."""
+
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    tied: bool
+    counted: int = 0
+    """Weights of a layer, where they were counted: of other layouts."""
+
+    @property
+    def layer(self) -> int:
+        """Weights of a layer's products."""
+        return self.counted or self.width * self.head * 2 * (self.heads + self.kv_heads) + 3 * self.width * self.inner
+
+    @property
+    def embeddings(self) -> int:
+        """Weights of the embeddings and of the vocabulary head."""
+        return self.vocabulary * self.width * (1 if self.tied else 2)
+
+    @property
+    def weights(self) -> int:
+        """All weights, but for norms."""
+        return self.embeddings + self.layers * self.layer
+
+    def adapters(self, rank: int) -> int:
+        """Weights of adapters on all products of all layers."""
+        heads, kv = self.heads * self.head, self.kv_heads * self.head
+        return self.layers * rank * (2 * (self.width + heads) + 2 * (self.width + kv) + 3 * (self.width + self.inner))
+
+
+def shape_of(lm: PreTrainedModel) -> Shape:
+    """The shape of a language model, which may be on the device "meta"; its weights are counted."""
+    config = lm.config.get_text_config()
+    heads, layers = config.num_attention_heads, config.num_hidden_layers
+    head = lm.get_output_embeddings()
+    tied = head is None or head.weight is lm.get_input_embeddings().weight
+    vocabulary, width = lm.get_input_embeddings().weight.shape
+    counted = (sum(p.numel() for p in lm.parameters()) - vocabulary * width * (1 if tied else 2)) // layers
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    return Shape(
+        vocabulary, width, max(inner) if isinstance(inner, (list, tuple)) else inner, layers, heads,
+        getattr(config, "num_key_value_heads", None) or heads,
+        getattr(config, "head_dim", None) or config.hidden_size // heads, tied, counted,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, and how."""
+
+    top_layers: int | None = None
+    rank: int | None = None
+    frozen_embeddings: bool = False
+    """model.freeze = "embeddings"."""
+    half: bool = False
+    """ppo.weights = "bf16"."""
+    adam8: bool = False
+    recompute: bool = False
+    copies: bool = False
+    """Products in bf16: copies of the weights for them."""
+    tokens: int = 1024
+    """ppo.micro_batch_tokens."""
+    responses: int = 64
+    length: int = 128
+    """Tokens of a query and its response."""
+    cache_gb: float = 2.0
+
+
+def parts(shape: Shape, setting: Setting) -> dict[str, float]:
+    """Bytes of each part of an update's peak."""
+    wide = 2 if setting.half else 4
+    product = 2 if setting.copies else 4
+    adapters = shape.adapters(setting.rank) if setting.rank else 0
+    layers = setting.top_layers or shape.layers
+    whole = not adapters and not setting.top_layers
+    embeddings = shape.embeddings if whole and not setting.frozen_embeddings else 0
+    trained = adapters or layers * shape.layer + embeddings
+    type_of_trained = 4 if adapters else wide
+    copies = 2 if setting.copies and not setting.half else 0
+    moments = trained * (2 + 8 / 256 if setting.adam8 else 8)
+    head = embeddings > 0  # it is trained: exponentials are kept for its gradient
+    inside = 12 * shape.width + 4 * shape.inner  # numbers that a layer keeps for a token
+    kept = layers * shape.width + inside if setting.recompute else layers * inside
+    cache = shape.layers * 2 * shape.kv_heads * shape.head * product * setting.responses * setting.length
+    return {
+        "weights": shape.weights * wide + adapters * 4,
+        "copies for products": shape.weights * copies,
+        "gradients": trained * type_of_trained,
+        "Adam": moments,
+        "reference": 0 if adapters else trained * (wide + copies),
+        "activations": setting.tokens * kept * product,
+        "logits": 4.0 * 4 * 2**19 + head * (4 * 2**25 + shape.vocabulary * shape.width * type_of_trained),
+        "keys and values": min(cache, setting.cache_gb * 1e9),
+    }
+
+
+def gigabytes(shape: Shape, setting: Setting) -> float:
+    """The peak, in 10^9 bytes. Keys and values are gone when activations are made, and gradients grow as activations go."""
+    each = parts(shape, setting)
+    passing = max(each.pop("keys and values"), each.pop("activations") + each.pop("logits"), each.pop("gradients"))
+    return (sum(each.values()) + passing) / 1e9

@@ -1,0 +1,49 @@
+"""Memory of an update, computed: the shape of a model, and what each setting saves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+
+from konomi.engine.memory import Setting, Shape, gigabytes, parts, shape_of
+from tiny import FAMILIES, tiny_config, tiny_model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shape_has_the_weights_of_its_model_wherever_that_is(family: str) -> None:
+    model = tiny_model(family)
+    with torch.device("meta"):
+        on_meta = transformers.AutoModelForCausalLM.from_config(tiny_config(family))
+    shape, total = shape_of(model), sum(p.numel() for p in model.parameters())
+    assert shape == shape_of(on_meta)
+    assert total - shape.layers < shape.weights <= total  # a rest of the division by layers may be lost
+    own = tiny_config(family)
+    assert (shape.vocabulary, shape.width, shape.layers, shape.heads) == (
+        own.vocab_size, own.hidden_size, own.num_hidden_layers, own.num_attention_heads,
+    )  # fmt: skip
+
+
+def test_of_llamas_layout_the_formula_counts_all_but_norms() -> None:
+    counted = shape_of(tiny_model("llama"))
+    norms = 2 * counted.width + counted.width // counted.layers
+    assert replace(counted, counted=0).layer == counted.layer - norms
+
+
+def test_each_setting_saves_what_it_is_there_for() -> None:
+    shape = Shape(1000, 64, 256, 4, 4, 2, 16, tied=False)
+    full = parts(shape, Setting())
+    assert full["weights"] == full["gradients"] == full["reference"] == 4 * shape.weights
+    assert full["Adam"] == 8 * shape.weights
+    frozen = parts(shape, Setting(frozen_embeddings=True))
+    assert frozen["weights"] == full["weights"]
+    assert frozen["gradients"] == frozen["reference"] == 4 * (shape.weights - 2 * 1000 * 64)
+    assert frozen["logits"] < full["logits"]
+    adapters = parts(shape, Setting(rank=8))
+    assert (adapters["reference"], adapters["gradients"]) == (0, 4 * shape.adapters(8))
+    assert math.isclose(parts(shape, Setting(adam8=True))["Adam"], full["Adam"] * (2 + 1 / 32) / 8)
+    assert parts(shape, Setting(recompute=True))["activations"] < full["activations"]
+    assert gigabytes(shape, Setting(half=True)) < gigabytes(shape, Setting()) < gigabytes(shape, Setting(tokens=1 << 20))
