@@ -116,11 +116,12 @@ def ragged_queries(count: int, seed: int = 0) -> list[list[int]]:
 def tiny_trainer(
     family: str = "gpt2", *, model: Any = None, reward: Any = None, freeze: bool = False, top_layers: int | None = None,
     shift: float = 0.0, seed: int = 0, precision: str = "fp32", failed_texts: Path | None = None,
-    judges: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None, lora: int | None = None, **ppo: Any,
+    judges: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None, lora: int | None = None,
+    quantize: Any = "none", **ppo: Any,
 ) -> PPOTrainer:  # fmt: skip
     """A trainer of its own model; ``shift``: the policy is that far from the reference already; ``lora``: rank of adapters."""
     model = model if model is not None else without_dropout(family)
-    add_adapters(model, LoraConfig(rank=lora), seed=seed)
+    add_adapters(model, LoraConfig(rank=lora, quantize=quantize), seed=seed)
     policy = Policy(model, freeze, top_layers)
     reference = make_reference(policy)
     if shift:

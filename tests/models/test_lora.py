@@ -19,7 +19,7 @@ from konomi.models.lora import adapted_layers, adapter_weights, add_adapters, me
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference, same_weights
 from konomi.models.reward_files import make_reward_model, open_reward_model
 from tiny import FAMILIES, VOCAB, save_tiny, tiny_encoder, tiny_tokenizer
-from tiny_run import disturbed, tiny_rollout, tiny_trainer, without_dropout
+from tiny_run import disturbed, facts, tiny_rollout, tiny_trainer, without_dropout
 
 RANK = LoraConfig(rank=4)
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -224,6 +224,45 @@ def test_half_weights_have_adapters_in_float32() -> None:
     assert adapted and {name for name, p in whole.items() if p.dtype == torch.float32} == adapted
     ids, exact = torch.tensor([[3, 4, 5]]), merged(lm).float()
     assert torch.allclose(lm.float()(ids).logits, exact(ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [(), ("o_proj", "down_proj")])
+def test_four_bits_under_adapters(targets: tuple[str, ...], tmp_path: Path) -> None:
+    """The frozen layers are in 4 bits for policy and reference alike; the merged model writes what the policy writes."""
+    from transformers import AutoModelForCausalLM
+
+    policy, plain = adapted("llama", quantize="nf4", targets=targets), without_dropout("llama")
+    held = [layer for layer in policy.lm.modules() if type(layer).__name__ == "Linear4bit" and not hasattr(layer, "lora_A")]
+    layers = [layer for layer in plain.model.layers.modules() if isinstance(layer, torch.nn.Linear)]
+    assert len(held) == len(layers) == 14
+    assert sum(layer.weight.nbytes for layer in held) * 8 == sum(layer.weight.nbytes for layer in layers)
+    reference, rollout = make_reference(policy), tiny_rollout(plain)
+    exact, rounded = (reference_logprobs(model, rollout, 1.0) for model in (plain, reference))
+    assert 1e-4 < float((exact - rounded).abs().max()) < 0.5
+    moved = reference_logprobs(policy.lm, rollout, 1.0)
+    assert not torch.allclose(moved, rounded, atol=0.01)
+    policy.save(tmp_path / "merged")
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert torch.allclose(reference_logprobs(opened, rollout, 1.0), moved, atol=1e-5)
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text("utf-8"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # as other linear layers
+        assert held[0](torch.ones(1, held[0].in_features)).dtype == torch.bfloat16
+    reset_adapters(policy.lm)
+    assert same_weights(policy.lm, reference)
+    with pytest.raises(ConfigError, match=r'lora.quantize = "nf4": GPT2LMHeadModel has no linear layers of torch'):
+        adapted("gpt2", quantize="nf4")
+
+
+def test_training_over_four_bits_resumes_to_the_bit(tmp_path: Path) -> None:
+    trainer, again = (tiny_trainer("llama", lora=4, quantize="nf4", episodes=48) for _ in range(2))
+    steps = iter(trainer)
+    next(steps)
+    trainer.save(tmp_path / "one")
+    again.load(tmp_path / "one")
+    for ours, theirs in zip(steps, again, strict=True):
+        assert facts(ours.metrics) == facts(theirs.metrics)
+    weights = adapter_weights(trainer.policy.lm), adapter_weights(again.policy.lm)
+    assert weights[0] and all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
 def test_without_peft_one_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,10 +55,15 @@ class LoraConfig(Section):
     """What the adapters add to a weight is multiplied by alpha / rank. Higher: larger steps."""
     targets: tuple[str, ...] = ()
     """Names of the linear layers that get adapters, such as ["q_proj", "v_proj"]. Empty: all but the heads."""
+    quantize: Literal["none", "nf4"] = "none"
+    """nf4 (QLoRA): the linear layers under the adapters are held in 4 bits, about half a byte a weight, by bitsandbytes: pip
+    install "konomi[qlora]". Each product makes its weight anew, which costs time; embeddings and head take 4 bytes a weight,
+    with ppo.weights = "bf16" 2. The initial model is then the one in 4 bits."""
 
     @model_validator(mode="after")
     def _on(self) -> LoraConfig:
-        changed = [name for name in ("alpha", "targets") if getattr(self, name) != type(self).model_fields[name].default]
+        fields = type(self).model_fields
+        changed = [name for name in ("alpha", "targets", "quantize") if getattr(self, name) != fields[name].default]
         if self.rank is None and changed:
             raise ValueError(f"{changed[0]} is of no use without rank, which turns the adapters on; set rank, for example to 16")
         return self
@@ -288,6 +293,10 @@ class PPOJob(TrainedModel):
     @model_validator(mode="after")
     def _numbers(self) -> PPOJob:
         half = self.ppo.weights == "bf16"
+        if self.model.precision == "fp64" and self.lora.quantize != "none":
+            raise ValueError(
+                f'lora.quantize = "{self.lora.quantize}" with model.precision = "fp64": 4 bits are not exact; set one of them'
+            )
         if self.model.precision == "fp64" and (half or self.ppo.optimizer == "adam8"):
             chosen = 'weights = "bf16"' if half else 'optimizer = "adam8"'
             raise ValueError(

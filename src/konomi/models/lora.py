@@ -8,19 +8,21 @@ imported when adapters are asked for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from konomi.config import LoraConfig
 from konomi.engine.packed import trunk_of
 from konomi.errors import ConfigError, ModelError
 from konomi.files import model_path
+from konomi.models.four_bits import dequantized, is_quantized, quantize_trunk
 from konomi.seeds import stream_seed
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -41,13 +43,15 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def require_peft(config: LoraConfig) -> None:
-    """Raise ConfigError if adapters are asked for and peft cannot be imported. Call it before a model is loaded."""
+    """Raise ConfigError if adapters are asked for and their packages are missing. Call it before a model is loaded."""
     if config.rank is None:
         return
     try:
         import peft  # noqa: F401
     except ImportError as error:
         raise ConfigError(f'adapters (LoRA) need peft: {error}; pip install "konomi[lora]"') from None
+    if config.quantize != "none" and find_spec("bitsandbytes") is None:
+        raise ConfigError(f'lora.quantize = "{config.quantize}": bitsandbytes is missing; pip install "konomi[qlora]"')
 
 
 def add_adapters(
@@ -64,13 +68,16 @@ def add_adapters(
         heads: names of modules that are trained whole and saved with the adapter.
 
     Raises:
-        ConfigError: peft is missing; no linear layer has the name of a target.
+        ConfigError: a package is missing; no linear layer has the name of a target, or none can be held in 4 bits.
     """
     if config.rank is None:
         return
     require_peft(config)
     import peft
 
+    if config.quantize != "none":
+        quantize_trunk(model, config.quantize)
+        model.is_loaded_in_4bit = True  # peft asks for it
     layers = _targets(model, config, heads)
     names = {name.rpartition(".")[2] for name in layers}
     alike = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in names} - layers.keys()
@@ -82,6 +89,7 @@ def add_adapters(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "lora"))
         peft.inject_adapter_in_model(settings, model, adapter_name=_NAME)
+    vars(model).pop("is_loaded_in_4bit", None)
     settings.modules_to_save = list(heads) or None  # not before: peft would put a copy in place of each
     for layer in adapted_layers(model):  # where it has to be, autocast casts: peft would cast to float32 first
         layer.cast_input_dtype_enabled = layer.base_layer.weight.dtype.itemsize < 4
@@ -202,7 +210,7 @@ def are_zero(model: nn.Module) -> bool:
 
 def without_adapters(model: ModelT) -> ModelT:
     """A copy that shares all weights, and has the layers beneath the adapters in their places. It takes no memory to speak of."""
-    return _copied(model, lambda layer: layer.base_layer.weight)
+    return _copied(model, _beneath, adapted_layers(model))
 
 
 @torch.no_grad()
@@ -210,19 +218,33 @@ def merged(model: ModelT) -> ModelT:
     """A copy as :func:`without_adapters` makes it, but with what the adapters add in the weights, which are then on the CPU, of
     the wider type of the two: rounded to bfloat16, the sum would be another model. The model itself if it has no adapters."""
 
-    def whole(layer: Any) -> Tensor:
-        weight, added = layer.base_layer.weight, layer.get_delta_weight(_NAME)
-        return nn.Parameter((weight + added).cpu(), requires_grad=False)
+    if not (layers := adapted_layers(model)):
+        return model
+    beneath = {id(layer.base_layer) for layer in layers}
+    held = [each for each in model.modules() if each not in layers and id(each) not in beneath and is_quantized(each)]
+    return _copied(model, lambda layer, shared: dequantized(layer) if layer in held else _whole(layer, shared), [*layers, *held])
 
-    return _copied(model, whole) if adapted_layers(model) else model
+
+def _beneath(layer: Any, shared: dict[int, Any]) -> nn.Module:
+    """The layer under an adapter, with its weights shared."""
+    plain: nn.Module = copy.deepcopy(layer.base_layer, dict(shared))
+    return plain
 
 
-def _copied(model: ModelT, weight_of: Any) -> ModelT:
+def _whole(layer: Any, shared: dict[int, Any]) -> nn.Module:
+    """The layer that a layer with its adapter is."""
+    added = layer.get_delta_weight(_NAME)
+    if is_quantized(layer.base_layer):
+        return dequantized(layer.base_layer, added)
+    plain: Any = _beneath(layer, shared)
+    plain.weight = nn.Parameter((layer.base_layer.weight + added).cpu(), requires_grad=False)
+    return plain
+
+
+def _copied(model: ModelT, plain: Callable[[Any, dict[int, Any]], nn.Module], layers: Sequence[nn.Module]) -> ModelT:
+    """A copy of a model that shares its weights, with ``plain(layer, shared)`` in the place of each of the ``layers``."""
     shared: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    memo = dict(shared)
-    for layer in adapted_layers(model):
-        memo[id(layer)] = plain = copy.deepcopy(layer.base_layer, dict(shared))
-        plain.weight = weight_of(layer)
+    memo = shared | {id(layer): plain(layer, shared) for layer in layers}
     made = copy.deepcopy(model, memo)
     del made.peft_config
     return made
