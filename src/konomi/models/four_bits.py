@@ -43,7 +43,7 @@ def _quantized(layer: nn.Linear, kind: str) -> nn.Module:
     held.compute_type_is_set = True  # by the hook
     held.support_avx512bf16_for_cpu = False  # it would pack the weight for passes without gradient, and not unpack it for others
     held.register_forward_pre_hook(_in_precision)
-    return held.train(layer.training)  # type: ignore[no-any-return]
+    return held.train(layer.training)
 
 
 def _in_precision(layer: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
