@@ -159,6 +159,7 @@ def write_atomic(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            _sync_names(path.parent)
     except RunError:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -251,10 +252,33 @@ def sync_directory(directory: Path) -> None:
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    for file in (each for each in directory.rglob("*") if each.is_file()):
-        with open(file, "rb+") as opened:
-            os.fsync(opened.fileno())
-        file.chmod(mode)
+    for path in directory.rglob("*"):
+        if path.is_dir():
+            _sync_names(path)
+        elif path.is_file():
+            sync_file(path)
+            path.chmod(mode)
+    _sync_names(directory)
+
+
+def sync_file(file: Path) -> None:
+    """Flush a file to the disk."""
+    with open(file, "rb+") as opened:
+        os.fsync(opened.fileno())
+
+
+def _sync_names(directory: Path) -> None:
+    """Flush the names in a directory to the disk, where the system and the file system can."""
+    if os.name != "posix":
+        return
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager
@@ -275,6 +299,7 @@ def new_directory(path: Path) -> Iterator[Path]:
             if path.exists():  # never half-removed under its own name
                 path.rename(old)
             draft.rename(path)
+            _sync_names(path.parent)
     finally:
         if old.exists() and not path.exists():  # stopped between the two names
             old.rename(path)

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from command_line import child
 from families import tiny_family
 from konomi.errors import RunError
-from konomi.training.checkpoints import Checkpoints, random_state
+from konomi.training.checkpoints import Checkpoints
 from konomi.training.ppo import PPOTrainer
+from konomi.training.random_state import random_state
 from tiny_run import tiny_trainer, weights
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -151,6 +152,30 @@ def test_the_newest_checkpoint_that_is_whole_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"No complete checkpoint is left in .*checkpoints"):
         checkpoints.load_newest(fresh.load, warned.append)
     assert len(warned) == 2 and fresh.update == 2
+
+
+def test_the_best_stays_until_there_is_a_better_one_or_the_run_goes_back_before_it(tmp_path: Path) -> None:
+    checkpoints, trainer = Checkpoints(tmp_path / "checkpoints", keep=1), tiny_trainer(episodes=64)
+
+    def update_of_best() -> int:
+        return int(json.loads((checkpoints.best / "trainer.json").read_text("utf-8"))["update"])
+
+    (tmp_path / "checkpoints" / ".best.9").mkdir(parents=True)  # of a save that was killed
+    for number in range(1, 4):
+        trainer.step()
+        if number < 3:
+            checkpoints.save_best(trainer.save)
+        checkpoints.save(number, trainer.save)
+        checkpoints.prune(measured=number + 1)
+        assert (update_of_best(), [update for update, _ in checkpoints.all()]) == (min(number, 2), [number])
+    assert {path.name for path in checkpoints.directory.iterdir()} == {"best", "update-00003"}
+    fresh = tiny_trainer(episodes=64)
+    fresh.load(checkpoints.best)
+    assert fresh.update == 2
+    checkpoints.drop_from(3)
+    assert update_of_best() == 2 and not checkpoints.all()
+    checkpoints.drop_from(2)
+    assert not checkpoints.best.exists()
 
 
 @pytest.mark.parametrize("other", ["llama", "narrow", "frozen", "none"])

@@ -56,6 +56,13 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def uses_gpu() -> bool:
+    """Whether something of this process is on a CUDA GPU."""
+    import torch
+
+    return torch.cuda.is_initialized()
+
+
 def is_processor(device: torch.device) -> bool:
     """Whether this device is the processor."""
     return device.type == "cpu"

@@ -1,35 +1,37 @@
 """Checkpoints: what is in one, and which of a run are kept.
 
 A checkpoint is a directory of safetensors and JSON, never a pickle: opening one runs no code. It is written under another
-name and renamed, so that a kill leaves the previous one complete.
+name and renamed, so that a kill leaves the previous one complete. That of PPO has the policy as a model directory; that of
+fine-tuning and of reward models only the weights that are trained.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import random
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from konomi.errors import RunError
-from konomi.files import new_directory, writing
+from konomi.files import new_directory, sync_file, writing
 from konomi.models.lora import ADAPTER_FILE, adapted_layers, adapter_weights
 from konomi.models.policy import VALUE_HEAD_FILE, Policy
 from konomi.training.experience import ScoreScale
 from konomi.training.optimizers import expected_state, set_state, state_of
+from konomi.training.random_state import GPU, random_state, set_random_state
 
 STATE_FILE, OPTIMIZER_FILE, RANDOM_FILE = "trainer.json", "optimizer.safetensors", "random.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
 
 
 class Checkpoints:
@@ -63,11 +65,25 @@ class Checkpoints:
 
     def save(self, update: int, save: Callable[[Path], None]) -> None:
         """Have ``save`` write the checkpoint of an update."""
+        self.make()
+        save(self.directory / f"update-{update:05d}")  # replaces a damaged one
+
+    def save_best(self, save: Callable[[Path], None]) -> None:
+        """Have ``save`` write the best checkpoint so far: it stays until there is a better one."""
+        self.make()
+        save(self.best)
+
+    @property
+    def best(self) -> Path:
+        """Where `save_best` writes."""
+        return self.directory / "best"
+
+    def make(self) -> None:
+        """Make the directory, and remove what a save that was killed has left there."""
         with writing(self.directory):
             self.directory.mkdir(exist_ok=True)
-            for left in self.directory.glob(".update-*"):  # of a save that was killed
+            for left in self.directory.glob(".*"):
                 shutil.rmtree(left)
-        save(self.directory / f"update-{update:05d}")  # replaces a damaged one
 
     def prune(self, measured: int) -> None:
         """Keep the newest good ones and all that are newer; the policy after update ``measured`` - 1 is good."""
@@ -75,28 +91,35 @@ class Checkpoints:
         for path in good[: -self.keep]:
             shutil.rmtree(path)
 
+    def clear(self) -> None:
+        """Remove them all: a training that is finished needs none."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     def drop_from(self, update: int) -> None:
         """Remove the checkpoints of ``update`` and later: their policy is over the KL cap."""
         for number, path in self.all():
             if number >= update:
                 shutil.rmtree(path)
+        if self.best.is_dir() and _update_of(self.best) >= update:
+            shutil.rmtree(self.best)
+
+
+def _update_of(checkpoint: Path) -> float:
+    """The update of a PPO checkpoint; infinity if it is damaged."""
+    try:
+        return float(json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))["update"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def save_checkpoint(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Write policy (with adapters: them alone), value head, optimiser, random states and ``state``, that of the trainer."""
-    moments = {
-        f"{name}/{key}": torch.as_tensor(value).contiguous()
-        for name, parameter in policy.named_parameters()
-        for key, value in state_of(optimizer, parameter).items()
-    }
     with new_directory(directory) as draft:
         if adapted_layers(policy.lm):
             policy.save_adapter(draft)
         else:
             policy.save(draft, own_names=True)
-        save_file(moments, draft / OPTIMIZER_FILE)
-        save_file(random_state(), draft / RANDOM_FILE)
-        (draft / STATE_FILE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+        _save_rest(draft, policy, optimizer, {STATE_FILE: state})
 
 
 def load_checkpoint(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -105,19 +128,107 @@ def load_checkpoint(directory: Path, policy: Policy, optimizer: torch.optim.Opti
     Raises:
         RunError: it is not a complete checkpoint of this model; nothing was changed.
     """
-    try:
-        state: dict[str, Any] = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
-        _check_state(state)
+    with _complete(directory):
         weights = _read_weights(policy, directory)
-        moments = _read_file(directory / OPTIMIZER_FILE)
-        _check_tensors(OPTIMIZER_FILE, moments, _expected_moments(policy, optimizer, moments))
-        states = _read_file(directory / RANDOM_FILE)
-        _check_tensors(RANDOM_FILE, states, random_state())
-        _set_random_state(states)  # first: their values may be refused
+        state, moments = _read_rest(directory, policy, optimizer, _check_state)
+    _set_weights(policy, *weights)
+    _set_moments(policy, optimizer, moments)
+    return state
+
+
+def save_training(
+    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, states: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write what is trained of a model, the optimiser, random states and ``states``: name of a JSON file -> its content."""
+    with new_directory(directory) as draft:
+        save_file(_detached(trained(model)), draft / WEIGHTS_FILE)
+        _save_rest(draft, model, optimizer, states)
+
+
+def load_training(
+    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, check: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """As :func:`load_checkpoint`, of what :func:`save_training` wrote; ``check`` raises ValueError and its like for a content of
+    `STATE_FILE` that cannot be."""
+    with _complete(directory):
+        weights = read_tensors(directory / WEIGHTS_FILE)
+        _check_tensors(WEIGHTS_FILE, weights, trained(model))
+        state, moments = _read_rest(directory, model, optimizer, check)
+    set_values(trained(model), weights)
+    _set_moments(model, optimizer, moments)
+    return state
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@torch.no_grad()
+def set_values(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    """Give parameters the values of ``weights``."""
+    for name, parameter in parameters.items():
+        parameter.copy_(weights[name])
+
+
+def save_trained(model: nn.Module, file: Path) -> None:
+    """Write the `trained` parameters to a file, replaced in one step."""
+    draft = file.with_name(f"{file.name}.new")
+    with writing(file):
+        save_file(_detached(trained(model)), draft)
+        sync_file(draft)
+        draft.replace(file)
+
+
+def load_random_state(directory: Path) -> None:
+    """Set the random states of a checkpoint again."""
+    with _complete(directory):
+        set_random_state(read_tensors(directory / RANDOM_FILE))
+
+
+def _detached(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+
+
+def _save_rest(draft: Path, model: nn.Module, optimizer: torch.optim.Optimizer, states: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write everything but the weights."""
+    moments = {
+        f"{name}/{key}": torch.as_tensor(value).contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in state_of(optimizer, parameter).items()
+    }
+    save_file(moments, draft / OPTIMIZER_FILE)
+    save_file(random_state(), draft / RANDOM_FILE)
+    for name, state in states.items():
+        (draft / name).write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+
+def _read_rest(
+    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, check: Callable[[dict[str, Any]], None]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read and check everything but the weights, and set the random states."""
+    state: dict[str, Any] = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
+    check(state)
+    moments = read_tensors(directory / OPTIMIZER_FILE)
+    _check_tensors(OPTIMIZER_FILE, moments, _expected_moments(model, optimizer, moments))
+    states = read_tensors(directory / RANDOM_FILE)
+    here = random_state()
+    _check_tensors(RANDOM_FILE, states, {GPU: states.get(GPU, torch.empty(0)), **here}, {GPU})  # or it was saved without a GPU
+    set_random_state(states)  # last: their values may be refused
+    return state, moments
+
+
+@contextmanager
+def _complete(directory: Path) -> Iterator[None]:
+    """Turn what a damaged checkpoint raises into a RunError."""
+    try:
+        yield
     except (OSError, KeyError, TypeError, ValueError, OverflowError, RuntimeError, RunError) as error:
         raise RunError(f"{directory}: not a complete checkpoint of this model: {error}") from error
-    _set_weights(policy, *weights)
-    parameters = dict(policy.named_parameters())
+
+
+def _set_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
     optimizer.state.clear()
     kept: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in moments.items():
@@ -125,7 +236,6 @@ def load_checkpoint(directory: Path, policy: Policy, optimizer: torch.optim.Opti
         kept.setdefault(name, {})[key] = tensor
     for name, each in kept.items():
         set_state(optimizer, parameters[name], each)
-    return state
 
 
 def _check_state(state: Any) -> None:
@@ -152,28 +262,26 @@ def _read_weights(policy: Policy, directory: Path) -> tuple[dict[str, Tensor], d
     files = sorted(directory.glob(pattern))
     if not files:
         raise RunError(f"{directory}: no {pattern} there")
-    weights = {name: tensor for file in files for name, tensor in _read_file(file).items()}
-    head = _read_file(directory / VALUE_HEAD_FILE)
+    weights = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
+    head = read_tensors(directory / VALUE_HEAD_FILE)
     _check_tensors("the weights", weights, adapter or policy.lm.state_dict(), set(policy.lm.all_tied_weights_keys))
     _check_tensors(VALUE_HEAD_FILE, head, policy.value_head.state_dict())
     return weights, head
 
 
-@torch.no_grad()
 def _set_weights(policy: Policy, weights: dict[str, Tensor], head: dict[str, Tensor]) -> None:
     if adapter := adapter_weights(policy.lm):
-        for name, parameter in adapter.items():
-            parameter.copy_(weights[name])
+        set_values(adapter, weights)
     else:
         policy.lm.load_state_dict(weights, strict=False)  # a tied weight is there once
     policy.value_head.load_state_dict(head)
 
 
-def _expected_moments(policy: Policy, optimizer: Any, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _expected_moments(model: nn.Module, optimizer: Any, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What the optimiser keeps of the trained parameters that ``moments`` are of; before its first step it keeps nothing."""
     stepped = {full_name.rpartition("/")[0] for full_name in moments}
     expected: dict[str, Tensor] = {}
-    for name, parameter in policy.named_parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad and name in stepped:
             expected |= {f"{name}/{key}": value for key, value in expected_state(optimizer, parameter).items()}
     return expected
@@ -194,37 +302,10 @@ def _check_tensors(
             raise RunError(f"{other} {name} is {next(kinds)}, should be {next(kinds)}")
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises RunError if it cannot be read."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
         return tensors
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from error
-
-
-def random_state() -> dict[str, Tensor]:
-    """The global random states, for reward functions that draw from them; konomi itself draws from named streams."""
-    version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = cast(tuple[str, Any, int, int, float], np.random.get_state(legacy=True))
-    return {
-        "torch": torch.get_rng_state(),
-        "python": torch.tensor(words, dtype=torch.int64),
-        "python_rest": torch.tensor([version, float("nan") if gauss is None else gauss], dtype=torch.float64),
-        "numpy": torch.from_numpy(keys.astype(np.int64)),
-        "numpy_rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
-    }
-
-
-def _set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Set all of them, or none. Raises ValueError and its like for values that cannot be a state."""
-    version, gauss = state["python_rest"].tolist()
-    position, has_gauss, cached = state["numpy_rest"].tolist()
-    before = random.getstate(), np.random.get_state()
-    try:
-        random.setstate((int(version), tuple(state["python"].tolist()), None if gauss != gauss else gauss))
-        np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), cached))
-        torch.set_rng_state(state["torch"])
-    except BaseException:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        raise
