@@ -56,11 +56,15 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def uses_gpu() -> bool:
-    """Whether something of this process is on a CUDA GPU."""
+def gpu_random_state(new: torch.Tensor | None = None) -> torch.Tensor | None:
+    """The state of the GPU's random numbers, after it was set to ``new``; None where this process uses no CUDA GPU."""
     import torch
 
-    return torch.cuda.is_initialized()
+    if not torch.cuda.is_initialized():
+        return None
+    if new is not None:
+        torch.cuda.set_rng_state(new)
+    return torch.cuda.get_rng_state()
 
 
 def is_processor(device: torch.device) -> bool:

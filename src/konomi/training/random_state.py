@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from konomi.engine.device import uses_gpu
+from konomi.engine.device import gpu_random_state
 
 GPU = "gpu"
 """The state that a machine may lack."""
@@ -27,7 +27,8 @@ def random_state() -> dict[str, Tensor]:
         "numpy": torch.from_numpy(keys.astype(np.int64)),
         "numpy_rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
     }
-    return states | ({GPU: torch.cuda.get_rng_state()} if uses_gpu() else {})
+    gpu = gpu_random_state()
+    return states if gpu is None else states | {GPU: gpu}
 
 
 def set_random_state(state: Mapping[str, Tensor]) -> None:
@@ -39,8 +40,7 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
         random.setstate((int(version), tuple(state["python"].tolist()), None if gauss != gauss else gauss))
         np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), cached))
         torch.set_rng_state(state["torch"])
-        if GPU in state and uses_gpu():
-            torch.cuda.set_rng_state(state[GPU])
+        gpu_random_state(state.get(GPU))
     except BaseException:
         random.setstate(before[0])
         np.random.set_state(before[1])
