@@ -125,6 +125,9 @@ class _Module:
     def empty_cache(self) -> None:
         pass
 
+    largest: int | None = None
+    """Bytes of the largest tensor for which there is memory."""
+
     @contextmanager
     def stream(self, stream: Stream) -> Iterator[None]:
         before, Stream.current = Stream.current, stream
@@ -153,7 +156,8 @@ class _Module:
 
 
 # when this module is imported, and not later: autograd takes no new devices once it has run
-_setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
+_MODULE = _Module()
+_setup_privateuseone_for_python_backend(NAME, backend_module=_MODULE)
 DEVICE = torch.device(NAME, 0)
 
 _MOVES = {"aten::copy_", "aten::_to_copy", "aten::to"}
@@ -226,6 +230,8 @@ def _call(func: Any, /, *args: Any, **kwargs: Any) -> Any:
         return 0
     result = _on_processor(func, *args, **kwargs)
     known = {id(x.inner): x for x in ours}
+    if here and _MODULE.largest is not None and torch._C._current_graph_task_id() == -1:  # an error on the way back aborts
+        _allocate(result, ours, _MODULE.largest)
 
     def wrapped(x: Any) -> Any:
         if not isinstance(x, Tensor):
@@ -236,6 +242,24 @@ def _call(func: Any, /, *args: Any, **kwargs: Any) -> Any:
     if Graph.capturing and here:
         Graph.capturing.add(func, *given, out)
     return out
+
+
+def _allocate(result: Any, given: list[DeviceTensor], largest: int) -> None:
+    """Raise what a device raises for a new tensor larger than any free piece of its memory."""
+    there = {x.inner.untyped_storage().data_ptr() for x in given}
+    for x in tree_leaves(result):
+        if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in there and x.untyped_storage().nbytes() > largest:
+            raise torch.OutOfMemoryError(f"{NAME} out of memory. Tried to allocate {x.untyped_storage().nbytes()} bytes.")
+
+
+@contextmanager
+def no_memory_over(largest: int) -> Iterator[None]:
+    """Within, the device has no memory for a new tensor of more than so many bytes, but on the way back."""
+    _MODULE.largest = largest
+    try:
+        yield
+    finally:
+        _MODULE.largest = None
 
 
 def _on_processor(func: Any, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fake_device import DEVICE, fake_device
+from fake_device import DEVICE, fake_device, no_memory_over
 from konomi.engine.graphs import Graphs
 
 
@@ -107,3 +107,18 @@ def test_no_garbage_is_collected_while_capturing(device: torch.device) -> None:
     for _ in range(3):
         graphs(("a",), call, x)
     assert enabled == [True, False] and gc.isenabled()
+
+
+def test_a_call_whose_capture_has_no_memory_runs_as_it_is(device: torch.device) -> None:
+    """It alone; its work is done once a call."""
+    graphs, call, other, x = Graphs(device), Counted(), Counted(), torch.ones(100).to(DEVICE)
+    graphs(("a",), call, x)
+    with no_memory_over(200), pytest.raises(torch.OutOfMemoryError):
+        graphs(("a",), call, x)
+    for number in (2, 3):
+        assert graphs(("a",), call, x).tolist() == (x * 2).exp().tolist()  # type: ignore[union-attr]
+        assert call.done.tolist() == [number]
+    python = call.python
+    for _ in range(4):
+        graphs(("b",), other, x[:2])
+    assert (call.python, other.python, other.done.tolist()) == (python, 2, [4.0]) and graphs.refused is None

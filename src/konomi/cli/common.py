@@ -14,6 +14,7 @@ import typer
 import typer.core
 
 from konomi.cli import japanese
+from konomi.engine.device import is_out_of_memory
 from konomi.errors import KonomiError, RunError
 from konomi.files import local_path, plain
 from konomi.runs.environment import be_one_process
@@ -76,6 +77,12 @@ def verb(command: Callable[P, T]) -> Callable[P, T]:
             sentence = japanese.sentence_of(error) if japanese.is_wanted(os.environ) else None
             echo(f"konomi: {sentence}\n{error}" if sentence else f"konomi: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            what = " ".join(str(error).split())[:200]
+            echo(f'konomi: out of memory: {what}. What takes less: docs/quickstart.md, "It needs too much memory"', err=True)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt as stopped:
             echo(f"konomi: {stopped or 'stopped'}", err=True)
             raise typer.Exit(130) from None

@@ -175,6 +175,21 @@ def captures(device: torch.device) -> bool:
     return not is_processor(device) and hasattr(torch.get_device_module(device), "CUDAGraph")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: a device's error, Python's, or the plain RuntimeError that torch raises on a processor."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: " in str(error)
+
+
+def return_memory(device: torch.device) -> None:
+    """Give memory that torch keeps for reuse back to a device."""
+    import torch
+
+    if not is_processor(device):
+        torch.get_device_module(device).empty_cache()
+
+
 def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy from the host to a device; nothing waits for what the device is doing."""
     pinned = device.type == "cuda" and x.device.type == "cpu"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from konomi.engine.device import is_out_of_memory
 from konomi.errors import FAULTS, ModelError
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def trial(lm: PreTrainedModel) -> Iterator[None]:
     try:
         with torch.no_grad(), torch.autocast(lm.device.type, enabled=False):
             yield
-    except torch.OutOfMemoryError:
-        raise
     except FAULTS as error:
+        if is_out_of_memory(error):
+            raise
         text = " ".join(str(error).split())[:300]
         raise refusal(lm, f"its code fails in the way that konomi calls it ({type(error).__name__}: {text})") from error
 

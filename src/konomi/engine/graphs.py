@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from konomi.engine.device import captures
+from konomi.engine.device import captures, is_out_of_memory, return_memory
 
 MOST = 96
 """Graphs that are kept; the oldest goes."""
@@ -57,7 +57,7 @@ class Graphs:
 
     A captured call reads its ``inputs`` and whatever it read of other tensors, which must stay where they are in memory; it
     asks no tensor for a number. Its result is valid until the next call. Where the device captures nothing, or a call could
-    not be captured, calls run as they are.
+    not be captured, calls run as they are; a key for whose capture memory did not suffice runs as it is alone.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -65,10 +65,16 @@ class Graphs:
         self.refused: str | None = None
         """Why calls run as they are, on a device that could replay them."""
         self._graphs: dict[Hashable, _Graph | None] = {}
+        self._too_large: set[Hashable] = set()
+
+    def forget(self) -> None:
+        """Drop all that was captured, and the memory that it held."""
+        self._graphs.clear()
+        return_memory(self.device)
 
     def __call__(self, key: Hashable, call: Callable[..., Tensor | None], *inputs: Tensor) -> Tensor | None:
         """``call(*inputs)``; what it does besides its result happens once a call."""
-        if not self.active:
+        if not self.active or key in self._too_large:
             return call(*inputs)
         if key not in self._graphs:
             if len(self._graphs) == MOST:
@@ -91,6 +97,10 @@ class Graphs:
                     _CAPTURING[self.device] = stream, owner
                 graph, outputs = _captured(module, owner.pool(), lambda: call(*static))
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                self._too_large.add(key)
+                del self._graphs[key]
+                return None
             self.active, self.refused = False, " ".join(str(error).split())[:300]
             self._graphs.clear()
             warnings.warn(f"its steps cannot be captured, and run slower: {self.refused}", RuntimeWarning, stacklevel=2)

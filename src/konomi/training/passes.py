@@ -5,7 +5,9 @@ Shape suffixes: B sequences, R response tokens, N response tokens of a pass, C f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,16 +16,19 @@ from transformers import PreTrainedModel
 
 from konomi import ops
 from konomi.config import PPOConfig
-from konomi.engine.device import is_processor, micro_batch_tokens, send
+from konomi.engine.device import is_out_of_memory, is_processor, micro_batch_tokens, send
 from konomi.engine.forward import Evaluation, pass_full_kl, pass_logprobs, plan_pass, rounds_coarsely
 from konomi.engine.layout import Pass, scatter
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import Generation
 from konomi.engine.shared_weights import refresh_copies
+from konomi.errors import RunError
 from konomi.models.policy import Policy, same_weights
 from konomi.training.accelerator import Engine
 from konomi.training.experience import Comparison, recompute_logprobs
+
+T = TypeVar("T")
 
 
 class Models:
@@ -61,6 +66,43 @@ class Models:
         name = (key or call, p.key)
         return self.engine.run(name, lambda index, *rest: call(p.on(index), None, *rest), p.index, *inputs)
 
+    def attempt(self, work: Callable[[list[Pass]], T], rollout: Rollout, passes: list[Pass]) -> T:
+        """``work(passes)``. Where memory does not suffice it begins again, over the same rows in passes half as large, and later
+        ones are as small; not in several processes, which would wait for each other.
+
+        Raises RunError: memory does not suffice for a single row.
+        """
+        while True:
+            passes = self._fitting(rollout, passes)
+            try:
+                return work(passes)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.engine.accelerator.num_processes > 1:
+                    raise
+            self._halve(rollout, passes)  # not above, where the error still holds what was made
+
+    def _fitting(self, rollout: Rollout, passes: list[Pass]) -> list[Pass]:
+        """These passes, or smaller ones over the same rows since one is larger than `micro_batch_tokens`, which has fallen."""
+        if all(_tokens(rollout, p) <= self.micro_batch_tokens for p in passes if len(p.rows) > 1):
+            return passes
+        parts = micro_batches(rollout.lengths, torch.cat([p.rows for p in passes]), self.micro_batch_tokens)
+        return [self.plan(rollout, rows) for rows in parts]
+
+    def _halve(self, rollout: Rollout, passes: list[Pass]) -> None:
+        self.engine.graphs.forget()
+        tokens = max((_tokens(rollout, p) for p in passes if len(p.rows) > 1), default=0)
+        if not tokens:
+            raise RunError(
+                f"out of memory with a single sequence of {max(_tokens(rollout, p) for p in passes)} tokens: shorten "
+                "rollout.response_tokens or data.query_tokens, or set model.gradient_checkpointing, lora.rank or model.top_layers"
+            )
+        self.micro_batch_tokens = tokens // 2
+        warnings.warn(
+            f"out of memory in a micro-batch of {tokens} tokens: it runs again in parts of {tokens // 2}, as later ones will. "
+            f"The gradient is the same. To begin so, set ppo.micro_batch_tokens = {tokens // 2}",
+            RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
+
     @record_function("score")
     @torch.no_grad()
     def compare(self, generation: Generation, plan: list[list[Pass]], first: bool) -> Comparison:
@@ -69,8 +111,11 @@ class Models:
         mask_BR = send(rollout.mask, self.engine.accelerator.device)
 
         def each(call: Callable[..., Tensor], passes: list[Pass]) -> Tensor:
+            def results(parts: list[Pass]) -> list[tuple[Pass, Tensor]]:
+                return [(p, self.run(call, p, trunk).clone() if len(parts) > 1 else self.run(call, p, trunk)) for p in parts]
+
             with self.engine.autocast():
-                return scatter(((p, self.run(call, p, trunk)) for p in passes), len(rollout))
+                return scatter((pair for p in passes for pair in self.attempt(results, rollout, [p])), len(rollout))
 
         policy_3BR, gap = torch.stack([generation.logprobs, generation.values, generation.entropy]), None
         if self.inexact:
@@ -99,3 +144,8 @@ class Models:
 
     def _full_kl(self, p: Pass, trunk: Trunk | None) -> Tensor:
         return pass_full_kl(self.policy.lm, self.reference, p, self.temperature, trunk)[None]
+
+
+def _tokens(rollout: Rollout, p: Pass) -> int:
+    """Rows of a pass times the longest of them, as a micro-batch's budget counts."""
+    return len(p.rows) * int(rollout.lengths[p.rows].max())

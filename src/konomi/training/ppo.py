@@ -257,21 +257,30 @@ class PPOTrainer:
             plan = first_plan if epoch == 0 else self._passes(experience.rollout, epoch)
             for number, passes in enumerate(plan):
                 first = epoch == 0 and number == 0
-                count = self.engine.total(send(torch.tensor(sum(p.count for p in passes)), device))
-                for p in passes:
-                    begins = p is passes[0]
-                    call = partial(self._losses, begins=begins)
-                    inputs = (p.select(old_4BR), count, send(torch.tensor(first), device))
-                    with self.engine.sync(last=p is passes[-1]):
-                        figures = self.models.run(call, p, experience.trunk, *inputs, key=("train", begins)).clone()
+                for count, figures in self._gradient(experience, old_4BR, passes, first):
                     for name, total in zip(LOSSES, figures, strict=False):
-                        sums.add(name, total, p.count)
+                        sums.add(name, total, count)
                     if first:
                         self._check_first(figures[-1], experience, sums)
                 norm = self.engine.step(self.ppo.max_grad_norm, first=first)
                 sums.add("ppo/policy/grad_norm", norm, 1)
         if not is_processor(device) and self.update + 1 < self.ppo.updates:
             self._prepared = self._prepare(self.update + 1)  # while the device trains
+
+    def _gradient(self, e: Experience, old_4BR: Tensor, passes: list[Pass], first: bool) -> list[tuple[int, Tensor]]:
+        """Make the gradient of a mini-batch; tokens and figures of its micro-batches."""
+        count = self.engine.total(send(torch.tensor(sum(p.count for p in passes)), old_4BR.device))
+
+        def micro_batch(p: Pass, begins: bool, ends: bool) -> tuple[int, Tensor]:
+            inputs = (p.select(old_4BR), count, send(torch.tensor(first), old_4BR.device))
+            with self.engine.sync(last=ends):
+                call = partial(self._losses, begins=begins)
+                return p.count, self.models.run(call, p, e.trunk, *inputs, key=("train", begins)).clone()
+
+        def mini_batch(parts: list[Pass]) -> list[tuple[int, Tensor]]:
+            return [micro_batch(p, begins=p is parts[0], ends=p is parts[-1]) for p in parts]
+
+        return self.models.attempt(mini_batch, e.rollout, passes)
 
     def _check_first(self, gap: Tensor, experience: Experience, sums: Sums) -> None:
         """Before the first step the ratio is 1. On a device the check is after the update, so that nothing waits."""
