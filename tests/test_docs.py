@@ -35,6 +35,8 @@ SECTIONS = {
     "judges": Section,  # of the kinds above, no settings of its own
     "ppo": configuration.PPOConfig,
     "compare": configuration.CompareConfig,
+    "evaluation": configuration.EvaluationConfig,
+    "guard": configuration.GuardConfig,
     "run": configuration.RunConfig,
     "data` of `konomi sft": configuration.SFTData,
     "sft": configuration.SFTConfig,
@@ -50,7 +52,7 @@ JOBS = {
     "label": configuration.LabelJob, "reward": configuration.RewardJob,
 }  # fmt: skip
 """Verbs whose files are not those of PPO."""
-METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/(loss|perplexity)")
+METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/[a-z/]+")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -142,11 +144,14 @@ def emitted_metrics() -> set[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "lap":
             names |= {f"time/ppo/{typing.cast(ast.Constant, node.args[0]).value}", "time/ppo/total"}
     from konomi.jobs.compare import Answers, _figures, comparison_metrics, paired_difference
+    from konomi.jobs.evaluation import evaluation_metrics
 
     answers = Answers(prompts=["a"], texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
     figures = _figures(answers, answers, 1)
     gap = paired_difference([0.0], [1.0], 1)
     judge = {"before": 0.0, "after": 1.0, "difference": gap}
+    evaluation = {"score": 1.0, "kl": 0.5, "difference": {"mean": 1.0, "low": None, "high": None}}
+    names |= {*evaluation_metrics(evaluation), "time/evaluation"}
     return names | set(comparison_metrics({"before": figures, "after": figures, "difference": gap, "judges": {"NAME": judge}}))
 
 

@@ -7,6 +7,7 @@
     ├── DataError     a file, a column or a row is not what was said                       exit 2
     ├── ModelError    a model or tokenizer cannot be found, read or used                   exit 2
     └── RunError      a run that had begun cannot go on                                    exit 1
+        └── NotFiniteError   because a number is NaN or infinite
 
 A message says what is wrong, where, and how to mend it. The command line prints it without a traceback.
 """
@@ -36,6 +37,14 @@ class RunError(KonomiError):
     """A run that had begun cannot go on."""
 
     exit_code = 1
+
+
+class NotFiniteError(RunError):
+    """A number of a run is NaN or infinite: ``what``, in a few words."""
+
+    def __init__(self, message: str, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
 
 
 FAULTS = (

@@ -33,7 +33,7 @@ def test_the_last_good_checkpoint_is_left(tmp_path: Path, fresh_accelerator: Non
             str(lm), TEXTS, lambda responses: [text.count("a") for text in responses], out=str(tmp_path / "runs"),
             observer=observer, episodes=80, batch_size=8, mini_batch_size=4, baseline_samples=8, response_tokens=(4, 8),
             learning_rate=1e-2, kl_controller="fixed", kl_cap=cap, data={"held_out": 0.2},
-            run={"mlflow": False, "save_every": 1, "keep": 99},
+            run={"mlflow": False, "save_every": 1, "keep": 99}, guard={"retries": 0},
         )  # fmt: skip
         return result, RunDir.open(result["run"]), observer.warnings
 

@@ -111,7 +111,7 @@ def test_a_failed_stage_is_named_and_the_next_command_goes_on_from_it(world: Pat
 
 
 def test_a_policy_that_ran_away_stops_the_pipeline(world: Path) -> None:
-    wild = ("ppo.learning_rate=0.05", "ppo.kl_target=1", "ppo.kl_cap=1.5")
+    wild = ("ppo.learning_rate=0.05", "ppo.kl_target=1", "ppo.kl_cap=1.5", "guard.retries=0")
     result = konomi("run", "pipe.toml", *(word for item in wild for word in ("--set", f"stages.policy.{item}")), code=1)
     assert "konomi: stage policy: " in result.stderr and "kl_cap" in result.stderr
     assert "the run is in runs/tiny/policy" in result.stderr

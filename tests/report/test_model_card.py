@@ -29,6 +29,7 @@ def test_each_kind_of_run_has_its_card(tmp_path: Path) -> None:
     assert write_card(ppo) is None  # no model yet
     add_compare(ppo)
     ppo.note(licence=NOTE, inputs={"reward.name": {"name": "taste.py:f", "sha256": "ab" * 32}})
+    ppo.note(guards=[{"update": 2, "guard": "ratio", "action": "warned", "en": "The ratio is 3.", "ja": "3"}])
     sft, reward = sft_run(tmp_path, [3.0, 2.0]), reward_run(tmp_path, name="reward")
     for run in (ppo, sft, reward):
         run.model.mkdir()
@@ -36,7 +37,7 @@ def test_each_kind_of_run_has_its_card(tmp_path: Path) -> None:
     for run, parts in (
         (ppo, ["embedded:gemma3-270m", "classifier embedded:asari (positive", "ab" * 32, "rose by 2.03",
                "| score mean | −0.48 | 1.55 |", "`ppo.kl_target` | 6.0", "AutoModelForCausalLM", f"## Licence\n\n{NOTE}",
-               "ppo, finished"]),
+               "ppo, finished", "## What the guards saw", "| 2 | The ratio is 3. |"]),
         (sft, ["embedded:gemma3-270m-ja", "texts.jsonl", "| perplexity | 20.09 | 7.39 |", "`sft.epochs` | 3", "of the base"]),
         (reward, ["pairs.jsonl", "| accuracy | 0.", "AutoModelForSequenceClassification", 'reward.kind = "model"']),
     ):  # fmt: skip

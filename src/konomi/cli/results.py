@@ -48,6 +48,9 @@ def show_comparison(result: dict[str, Any]) -> None:
     for label, place in places.items():
         if place:
             console.print(Text(f"{label:8} {place}"), soft_wrap=True)
+    if best := result.get("best"):
+        words = f"after update {best['update']}, {best['difference']:+.2f} on the held-out prompts by which it was chosen"
+        console.print(Text(f"best     {best['path']}  ({words})"), soft_wrap=True)
     if result.get("model"):
         _next(console, result)
 

@@ -7,6 +7,7 @@ Nothing here imports torch, so that a mistake is reported before a model is load
 from __future__ import annotations
 
 from konomi.config.candidates import JudgeConfig, JudgeJob, LabelConfig, LabelJob, SampleConfig, SampleJob
+from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
 from konomi.config.ppo import CompareConfig, DataConfig, LoraConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
 from konomi.config.reward_model import NormalizeConfig, RewardData, RewardJob, RewardTraining
@@ -15,9 +16,9 @@ from konomi.config.section import Section, StageConfig, build, load_config
 from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
-    "VERBS", "ClassifierReward", "CompareConfig", "DataConfig", "FunctionReward", "HttpReward", "JudgeConfig", "JudgeJob",
-    "LabelConfig", "LabelJob", "LoraConfig", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline",
-    "RewardConfig", "RewardData", "RewardJob", "RewardTraining", "RolloutConfig", "RunConfig", "SFTConfig", "SFTData",
-    "SFTJob", "SampleConfig", "SampleJob", "Section", "Stage", "StageConfig", "SumReward", "build", "load_config",
-    "load_pipeline",
+    "VERBS", "ClassifierReward", "CompareConfig", "DataConfig", "EvaluationConfig", "FunctionReward", "GuardConfig",
+    "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig", "LabelJob", "LoraConfig", "ModelConfig", "ModelReward",
+    "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline", "RewardConfig", "RewardData", "RewardJob", "RewardTraining",
+    "RolloutConfig", "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob", "Section", "Stage",
+    "StageConfig", "SumReward", "build", "load_config", "load_pipeline",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.rewards import ClassifierReward, Name, RewardConfig
 from konomi.config.section import Positive, Section, Share, StageConfig, check_held_out, check_multiple
 
@@ -235,7 +236,8 @@ class PPOConfig(Section):
     least one batch and at most four; and the coefficient is not lowered before the KL has once reached its target, or half of
     the run is over."""
     kl_cap: Annotated[float, Field(gt=0)] = 30.0
-    """In nats per response. The run stops when an update's mean KL is above it; the last good checkpoint becomes the model."""
+    """In nats per response. An update whose mean KL is above it is not trained on: the run goes back, or ends with the last good
+    checkpoint as its model (see guard.retries)."""
 
     @model_validator(mode="after")
     def _divisions(self) -> PPOConfig:
@@ -288,6 +290,8 @@ class PPOJob(TrainedModel):
     judges: dict[Name, RewardConfig] = Field({})
     ppo: PPOConfig = PPOConfig()
     compare: CompareConfig = CompareConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    guard: GuardConfig = GuardConfig()
     run: RunConfig = RunConfig()
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ from konomi.engine.packed import Trunk
 from konomi.engine.responses import Asked, Responses, draw_responses
 from konomi.engine.rollout import Rollout
 from konomi.engine.shared_weights import cast_once
-from konomi.errors import RunError
+from konomi.errors import NotFiniteError
 from konomi.seeds import stream_seed
 
 
@@ -129,9 +129,10 @@ def generate(
 def _check_finite(logprobs_BR: Tensor, name: str) -> None:
     broken = int((~logprobs_BR.isfinite()).any(1).sum())
     if broken:
-        raise RunError(
+        raise NotFiniteError(
             f"{name}: its logits are not finite (NaN or infinity) in {broken} of {len(logprobs_BR)} responses. Its weights are "
-            'damaged or have diverged: train it with a lower learning rate, or with model.precision = "fp32"'
+            'damaged or have diverged: train it with a lower learning rate, or with model.precision = "fp32"',
+            "logits",
         )
 
 

@@ -8,7 +8,6 @@ not trained against.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from konomi.report.advice import change
 from konomi.rewards import Reward, as_reward, score
 from konomi.rewards.base import columns_of
 from konomi.statistics.bootstrap import LEVEL, mean_interval
+from konomi.statistics.variety import distinct, repetition
 
 BATCH = 64
 MICRO_BATCH_TOKENS = 2048
@@ -78,14 +78,14 @@ def compare_models(
     data = data or DataConfig()
     prompts = as_prompts(prompts, data)
     reward = as_reward(reward, prompts[0].columns)
-    ask = _Questions(tokens, reward, judges or {}, rollout, config.seed, autocast, failed_texts, progress)
-    held_out = sorted(prompts, key=lambda p: p.key)[: config.prompts]
+    ask = Questions(tokens, reward, judges or {}, rollout, config.seed, autocast, failed_texts, progress)
+    held_out = first_of(prompts, config.prompts)
     extra = extra_prompts(config.extra, data, prompts[0])
     items = [(p, i) for p in held_out for i in range(config.samples)] + [(p, 0) for p in extra]
     cut = tokens.queries(held_out, data.query_tokens, config.seed, 0, data.max_query_tokens)
     queries = [query for query in cut for _ in range(config.samples)]
     queries += tokens.queries(extra, None, config.seed, 0, data.max_query_tokens)
-    b, a = (_answers(model, before, items, queries, ask) for model in (before, after))
+    b, a = (answers_of(model, before, items, queries, ask) for model in (before, after))
     counted = len(held_out) * config.samples
     difference = paired_difference(b.scores[:counted], a.scores[:counted], config.samples)
     shown = [i for i, (_, number) in enumerate(items) if number == 0]
@@ -110,8 +110,8 @@ def compare_models(
 
 
 @dataclass(frozen=True)
-class _Questions:
-    """How models are asked, and how their responses are scored."""
+class Questions:
+    """How models are asked, and how their responses are scored. ``seed``: prompt i has the same draws under all models."""
 
     tokens: Tokens
     reward: Reward
@@ -148,6 +148,11 @@ class _Questions:
         rewards = (self.reward, *self.judges.values())
         scores, *judged = (score(each, prompts, responses, columns, save_to=self.failed_texts) for each in rewards)
         return scores, dict(zip(self.judges, judged, strict=True))
+
+
+def first_of(prompts: Iterable[Prompt], count: int) -> list[Prompt]:
+    """So many prompts, always the same of the same."""
+    return sorted(prompts, key=lambda prompt: prompt.key)[:count]
 
 
 def _texts(before: Answers, after: Answers, i: int, *, held_out: bool, again: bool) -> dict[str, Any]:
@@ -191,34 +196,6 @@ def paired_difference(before: Sequence[float], after: Sequence[float], samples: 
     return {"mean": interval["value"], "low": interval["low"], "high": interval["high"], "level": LEVEL, **counts}
 
 
-def distinct(ids: Sequence[Sequence[int]], n: int) -> float:
-    """Share of different n-grams of tokens among all n-grams of all responses (Li et al. 2016).
-
-    >>> distinct([[1, 2, 1, 2]], 2)
-    0.6666666666666666
-    """
-    grams = [gram for row in ids for gram in _grams(row, n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def repetition(ids: Sequence[Sequence[int]], n: int = 2) -> float:
-    """Share of a response's n-grams that occurred in it before; the mean over responses.
-
-    >>> repetition([[1, 2, 1, 2, 1], [1, 2, 3, 4, 5]])
-    0.25
-    """
-    shares = []
-    for row in ids:
-        grams = Counter(_grams(row, n))
-        if grams:
-            shares.append(1 - len(grams) / grams.total())
-    return float(np.mean(shares)) if shares else 0.0
-
-
-def _grams(row: Sequence[int], n: int) -> list[tuple[int, ...]]:
-    return [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
-
-
 def _figures(answers: Answers, other: Answers, count: int) -> dict[str, float]:
     """Distinct-n and repetition depend on length: for them, both responses of a pair are cut to the shorter one."""
     ids, scores = answers.ids[:count], np.asarray(answers.scores[:count])
@@ -236,8 +213,8 @@ def _figures(answers: Answers, other: Answers, count: int) -> dict[str, float]:
     }
 
 
-def _answers(
-    model: PreTrainedModel, initial: PreTrainedModel, items: Sequence[Item], queries: Sequence[Sequence[int]], ask: _Questions
+def answers_of(
+    model: PreTrainedModel, initial: PreTrainedModel, items: Sequence[Item], queries: Sequence[Sequence[int]], ask: Questions
 ) -> Answers:
     """Let a model respond; score its texts, and measure their log-probabilities under it and the initial model."""
     ids: list[list[int]] = []
@@ -255,7 +232,7 @@ def _answers(
     return Answers(prompts, texts, ids, scores, kl, logprob, judged)
 
 
-def _logprobs(model: PreTrainedModel, rollout: Rollout, ask: _Questions) -> Tensor:
+def _logprobs(model: PreTrainedModel, rollout: Rollout, ask: Questions) -> Tensor:
     """Of each response, nats: [B]."""
     rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS)
     with ask.autocast():
@@ -264,7 +241,7 @@ def _logprobs(model: PreTrainedModel, rollout: Rollout, ask: _Questions) -> Tens
 
 
 def _best_of_n(
-    model: PreTrainedModel, prompts: Sequence[Prompt], queries: Sequence[Sequence[int]], ask: _Questions, count: int
+    model: PreTrainedModel, prompts: Sequence[Prompt], queries: Sequence[Sequence[int]], ask: Questions, count: int
 ) -> list[dict[str, Any]]:
     """Draw ``count`` responses of the initial model to each query; see :func:`konomi.jobs.best_of_n.best_of_n`."""
     if count == 0:

@@ -17,16 +17,18 @@ from konomi.data.messages import readable
 from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
 from konomi.engine.device import forget_peak_memory, peak_memory_gb
-from konomi.errors import RunError
+from konomi.errors import NotFiniteError, RunError
 from konomi.jobs.common import Work, result_of, running
 from konomi.jobs.compare import compare_models, comparison_metrics
+from konomi.jobs.evaluation import Evaluations, best_of
+from konomi.jobs.guards import Guards
 from konomi.jobs.prepare import PROMPTS, Prepared, job_of, models_of, prepare
 from konomi.models.lora import adapted_layers, require_peft, reset_adapters
 from konomi.report.advice import kl_missed, over_the_run, too_few
 from konomi.rewards import reward_config
 from konomi.runs.directory import RunDir
 from konomi.runs.environment import typed
-from konomi.runs.observer import Observer
+from konomi.runs.observer import Observer, StepResult
 from konomi.text import plural
 from konomi.training.checkpoints import Checkpoints, load_weights
 from konomi.training.optimizers import check_optimizer
@@ -42,6 +44,8 @@ class _Training:
     work: Work
     trainer: PPOTrainer
     checkpoints: Checkpoints
+    guards: Guards
+    evaluations: Evaluations
 
 
 def run_ppo(
@@ -80,9 +84,11 @@ def run_ppo(
             policy, reference, ready.tokens, ready.prompts, ready.reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
             seed=job.run.seed, precision=ready.precision, failed_texts=work.run.path / "failed_texts.jsonl", judges=ready.judges,
         )  # fmt: skip
-        training = _Training(job, work, trainer, Checkpoints(work.run.checkpoints, job.run.keep))
+        checkpoints = Checkpoints(work.run.checkpoints, job.run.keep)
         if resume:
-            _load_newest(training)
+            _load_newest(work, trainer, checkpoints)
+        guards, evaluations = Guards(job, work, trainer, checkpoints), Evaluations(job, work, trainer, ready)
+        training = _Training(job, work, trainer, checkpoints, guards, evaluations)
         work.start(job.data.prompts, _facts(training, ready), job.ppo.updates)
         if few := too_few(min(len(ready.held_out), job.compare.prompts)):
             observer.warn(few)
@@ -94,6 +100,7 @@ def run_ppo(
         return result_of(
             work, started, status=work.run.info["status"], reason=trainer.stop_reason, updates=trainer.update,
             peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report), compare=comparison,
+            best=best_of(work.run.info, checkpoints), guards=work.run.info.get("guards") or [],
             last_update=work.run.read_metrics()[-1],
         )  # fmt: skip
 
@@ -113,31 +120,53 @@ def _add_resume_command(training: _Training) -> Iterator[None]:
 
 
 def _train(training: _Training, profile: bool) -> None:
-    """Run all updates, or those until the KL cap or a signal stops them."""
-    job, work, trainer, checkpoints = training.job, training.work, training.trainer, training.checkpoints
-    run, observer, stop = work.run, work.observer, work.stop
+    """Run all updates, or those until a guard, the KL cap or a signal ends them."""
+    job, trainer, run, observer = training.job, training.trainer, training.work.run, training.work.observer
     if trainer.scale is None:
         observer.say("The initial model writes and is scored: its mean and deviation scale the reward")
         samples = trainer.baseline()
         run.append_samples(0, samples[: job.run.samples])
         observer.before(samples)
-    with stop.patience():
-        for result in profiled(trainer, run.path, observer.say) if profile else trainer:
-            marks = {"out_of_range": result.out_of_range}
-            run.append_metrics(result.update, {"episodes": result.episodes, **result.metrics, **marks})
-            run.append_samples(result.update, result.samples[: job.run.samples])
-            work.sinks.log(result.update, result.metrics)
-            observer.step(result)
-            if trainer.stop_reason is not None:
+    training.evaluations.begin()
+    with training.work.stop.patience():
+        steps = profiled(trainer, run.path, observer.say) if profile else trainer
+        while _goes_back(training, steps):
+            steps = trainer
+
+
+def _goes_back(training: _Training, steps: Iterable[StepResult]) -> bool:
+    """Run all updates that are left; or until a guard has sent the run back, which is then to go on from there."""
+    job, work, trainer, checkpoints = training.job, training.work, training.trainer, training.checkpoints
+    run, stop = work.run, work.stop
+    try:
+        for result in steps:
+            warned, alarm = training.guards.see(result)
+            if alarm and training.guards.back(alarm):
+                return True
+            if alarm and trainer.stop_reason is None:
+                raise RunError(f"update {result.update}: {alarm.detail} is not finite")
+            goes_on, marks = trainer.stop_reason is None, {"out_of_range": result.out_of_range}
+            metrics = result.metrics | (training.evaluations.after(result.update) if goes_on else {})
+            run.append_metrics(result.update, {"episodes": result.episodes, **metrics, **marks})
+            run.append_samples(result.update, result.samples[: None if warned else job.run.samples])
+            work.sinks.log(result.update, metrics)
+            work.observer.step(result)
+            if not goes_on:
                 checkpoints.drop_from(result.update - 1)
-                return
+                break
             checkpoints.prune(measured=result.update)
+            training.evaluations.keep_best(metrics, checkpoints, trainer.save)
             last = result.update == job.ppo.updates
             if last or stop.signal or result.update % job.run.save_every == 0:
                 checkpoints.save(trainer.update, trainer.save)
             if stop.signal:
                 run.set_status("stopped", f"{stop.signal} after update {result.update}")
                 raise KeyboardInterrupt(f"stopped after update {result.update}")
+    except NotFiniteError as error:
+        if not training.guards.back_from(error):
+            raise
+        return True
+    return False
 
 
 def _keep_model(training: _Training) -> None:
@@ -198,18 +227,18 @@ def _roll_back(training: _Training) -> None:
         warn(f"{trainer.stop_reason}, and no complete checkpoint is left. The model is the initial one; see run.save_every")
 
 
-def _load_newest(training: _Training) -> None:
+def _load_newest(work: Work, trainer: PPOTrainer, checkpoints: Checkpoints) -> None:
     """Load the newest checkpoint that is complete. Raises RunError if none of them is."""
-    run, trainer = training.work.run, training.trainer
+    run = work.run
     forget_peak_memory()
     try:
-        update = training.checkpoints.load_newest(trainer.load, training.work.observer.warn)
+        update = checkpoints.load_newest(trainer.load, work.observer.warn)
     except RunError as error:
         advice = "Put a copy of one back, or remove that directory to train from the beginning"
         raise RunError(f"{error}, and nothing was trained. {advice}") from error
     if update is None and (recorded := len(run.read_metrics())):
         lost = f"its {plural(recorded, 'recorded update')} {'is' if recorded == 1 else 'are'} dropped"
-        training.work.observer.warn(f"{run.path} has no checkpoint: it begins again, and {lost}")
+        work.observer.warn(f"{run.path} has no checkpoint: it begins again, and {lost}")
     run.truncate_after(trainer.update if trainer.update else -1)
     run.set_status("running")
 

@@ -1,7 +1,8 @@
 """What figures say in plain sentences, in English and Japanese, and where the metrics of a PPO run should be.
 
 The ranges are rules of thumb for short responses; docs/metrics.md has the same table, and a test compares them. A run marks what
-is out of its range, in ``out_of_range`` of metrics.jsonl, and goes on.
+is out of its range, in ``out_of_range`` of metrics.jsonl, and goes on. What a run does when it goes wrong is decided elsewhere,
+by the guards in `konomi.training.guard`, whose sentences are here.
 """
 
 from __future__ import annotations
@@ -132,6 +133,19 @@ def _of_ceiling(result: Mapping[str, Any]) -> str:
         return "below"
     spreads = [each for each in (gap, result["accuracy"]) if each["low"] is not None and each["high"] - each["low"] <= WIDE]
     return "reached" if len(spreads) == 2 else "unclear"
+
+
+def guard_words(event: Mapping[str, Any]) -> dict[str, str]:
+    """What a guard of `konomi.training.guard` has seen, the likely cause and the cure, and what the run does: ``en``, ``ja``.
+
+    ``event``: one of ``guards`` in run.json, without its words.
+    """
+    value, threshold, rate = (event.get(key) for key in ("value", "threshold", "rate_factor"))
+    facts = {**event, "value": number(value), "threshold": number(threshold), "share": percent(value), "rate": number(rate)}
+    action = {"rolled_back": "guard_back", "mend_reward": "guard_same"}.get(event["action"])
+    parts = [f"guard_{event['guard']}", *([action] if action else [])]
+    return {lang: ("" if lang == "ja" else " ").join(words[part].format(**facts) for part in parts)
+            for lang, words in locale("advice").items()}  # fmt: skip
 
 
 @dataclass(frozen=True)

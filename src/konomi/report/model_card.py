@@ -42,6 +42,7 @@ def write_card(run: RunDir) -> Path | None:
     base = model_name({"model": {**model, "name": _shared(str(model.get("name", "")))}})
     about = [("base model", base), *_data(config, info), ("run", f"{run.path.name}, {info.get('status', '')}")]
     settings = [(f"`{path}`", json.dumps(value)) for path in _SETTINGS.get(verb, ()) if (value := _at(config, path)) is not None]
+    guards = [(str(event["update"]), event["en"]) for event in info.get("guards") or ()]
     versions = info.get("versions", {})
     licence = (
         info.get("licence")
@@ -52,6 +53,7 @@ def write_card(run: RunDir) -> Path | None:
         f"# {flat(run.path.name)}\n\n{_DONE.get(verb, '')} Made with konomi {versions.get('konomi', '')}.\n",
         _table(("", ""), about),
         "## Figures\n\n" + _figures(run, verb),
+        *(["## What the guards saw\n\n" + _table(("update", ""), guards)] if guards else []),
         "## Settings\n\n" + _table(("setting", "value"), settings),
         "## How to load it\n\n" + _how(verb, run.model),
         f"## Licence\n\n{' '.join(str(licence).split())}\n",

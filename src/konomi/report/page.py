@@ -29,6 +29,8 @@ SCRIPTS = ("words.js", "text.js", "format.js", "chart.js", "parts.js", "evaluati
 """In the order of their imports."""
 SAMPLE_UPDATES = 12
 """Updates whose texts are in a report, spread over the run."""
+PROMPTS_OVER_TIME = 8
+"""Prompts of the evaluations whose texts are in it."""
 _RESULTS = {
     "ppo": ("compare", "compare.json", "make the before/after again"),
     "reward": ("evaluation", "eval.json", "train the model again"),
@@ -100,6 +102,7 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
         "compare": result if result_key == "compare" else None,
         "evaluation": result if result_key == "evaluation" else None,
         "learned": evaluations(metrics) if verb == "sft" else None,
+        "over_time": _over_time(run) if verb == "ppo" else [],
         "excursions": {"updates": len(metrics), "metrics": excursions(metrics)},
         "config": config,
         "info": info,
@@ -232,14 +235,31 @@ def _facts(verb: str, info: Row, config: Row, result: Row) -> list[tuple[str, st
     return [(key, value) for key, value in facts if value.strip()]
 
 
+def _over_time(run: RunDir) -> list[dict[str, Any]]:
+    """The evaluations of a PPO run during training, the initial model's first: update, difference and texts of some prompts."""
+    lines = [line for line in run.read_evaluations() if isinstance(line.get("difference"), dict)]
+    chosen = [lines[i] for i in spread_over(len(lines))]
+    texts = (line.get("texts") for line in chosen)
+    shown = [each[:PROMPTS_OVER_TIME] if _are_objects(each) else [] for each in texts]
+    keys = ("update", "difference")
+    return [{key: line[key] for key in keys} | {"texts": each} for line, each in zip(chosen, shown, strict=True)]
+
+
+def spread_over(count: int) -> list[int]:
+    """At most `SAMPLE_UPDATES` of ``count`` places, spread evenly, with the first and the last.
+
+    >>> spread_over(3), spread_over(100)[-2:]
+    ([0, 1, 2], [90, 99])
+    """
+    last, most = count - 1, SAMPLE_UPDATES
+    return list(range(count)) if count <= most else [round(i * last / (most - 1)) for i in range(most)]
+
+
 def _samples(run: RunDir) -> list[dict[str, Any]]:
     """The sample texts of some updates."""
     lines = run.read_samples()
     updates = sorted({line["update"] for line in lines})
-    if len(updates) > SAMPLE_UPDATES:
-        last = len(updates) - 1
-        updates = [updates[round(i * last / (SAMPLE_UPDATES - 1))] for i in range(SAMPLE_UPDATES)]
-    keys, shown = ("update", "prompt", "response", "score", "kl"), set(updates)
+    keys, shown = ("update", "prompt", "response", "score", "kl"), {updates[i] for i in spread_over(len(updates))}
     return [{key: line.get(key) for key in keys} for line in lines if line["update"] in shown]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from konomi.data.messages import Answered, Conversation
 from konomi.data.records import Prompt
-from konomi.errors import ConfigError, RunError
+from konomi.errors import ConfigError, NotFiniteError, RunError
 from konomi.files import json_line, write_atomic
 from konomi.text import plural, shortened
 
@@ -64,6 +64,8 @@ def evaluate(reward: Reward, prompts: Texts, responses: Texts, columns: Columns,
     texts = list(map(str, answered(prompts, responses, columns)))
     try:
         scores = ask(reward, texts, prompts=prompts, responses=responses, columns=columns)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{error}. {_save(prompts, responses, save_to)}", error.what) from error
     except RunError as error:
         raise RunError(f"{error}. {_save(prompts, responses, save_to)}") from (error.__cause__ or error)
     placed = [[] if isinstance(each, float) else each for each in scores]
@@ -109,9 +111,10 @@ def check_scores(result: Any, responses: Texts, name: str, texts: Texts) -> list
             needed = "a finite number is needed"
             if isinstance(value, (list, tuple)):
                 needed += f", or pairs (end, score) with ends from 0 to the {plural(len(response), 'character')} of the response"
-            raise RunError(
-                f"reward {name}: returned {repr(value)[:200]} for text {index} ({shortened(texts[index])!r}); {needed}"
-            )
+            wrong = f"reward {name}: returned {repr(value)[:200]} for text {index} ({shortened(texts[index])!r})"
+            if isinstance(value, float) and not math.isfinite(value):
+                raise NotFiniteError(f"{wrong}; {needed}", f"reward: {value} for text {index}")
+            raise RunError(f"{wrong}; {needed}")
         scores.append(checked)
     return scores
 

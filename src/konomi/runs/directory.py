@@ -6,6 +6,7 @@
     run.json        status, reason, seed, versions, machine, git, times (see :meth:`RunDir.create`)
     metrics.jsonl   one line an update; units in docs/metrics.md; NaN and infinity are null
     samples.jsonl   one line a sample text
+    evaluations.jsonl   one line an evaluation on held-out prompts during training: scores and texts; update 0: the initial model
     inputs/         a copy of each reward function's file, by the setting that names it
     checkpoints/    made by the trainer
     model/          the model that the run ends with
@@ -51,6 +52,7 @@ class RunDir:
         self.model, self.adapter = path / "model", path / "adapter"
         self.compare, self.report = path / "compare.json", path / "report.html"
         self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
+        self.evaluations = path / "evaluations.jsonl"
         self._checked: set[Path] = set()  # files whose last line is known to be complete
 
     @classmethod
@@ -142,6 +144,10 @@ class RunDir:
         """Append the sample texts of one update, one line each. Raises RunError if the file cannot be written."""
         self._append(self.samples, [{"update": update, **sample} for sample in samples])
 
+    def append_evaluation(self, update: int, evaluation: Mapping[str, Any]) -> None:
+        """Append an evaluation on held-out prompts. Raises RunError if the file cannot be written."""
+        self._append(self.evaluations, [{"update": update, **evaluation}])
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; a half-written last one is left out. Raises DataError if another is damaged."""
         return files.read_lines(self.metrics)[0]
@@ -150,9 +156,13 @@ class RunDir:
         """All lines of samples.jsonl; a half-written last one is left out. Raises DataError if another is damaged."""
         return files.read_lines(self.samples)[0]
 
+    def read_evaluations(self) -> list[dict[str, Any]]:
+        """All lines of evaluations.jsonl; a half-written last one is left out. Raises DataError if another is damaged."""
+        return files.read_lines(self.evaluations)[0]
+
     def truncate_after(self, update: int) -> None:
-        """Drop the metrics and samples of updates after ``update``: the run goes on from an older checkpoint."""
-        for path in (self.metrics, self.samples):
+        """Drop the metrics, samples and evaluations of updates after ``update``: the run goes on from an older checkpoint."""
+        for path in (self.metrics, self.samples, self.evaluations):
             records, _ = files.read_lines(path)
             kept = [record for record in records if record.get("update", 0) <= update]
             if len(kept) < len(records):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch import Tensor
 from konomi import ops
 from konomi.config import PPOConfig
 from konomi.engine.forward import Evaluation
+from konomi.statistics.variety import repeated_share
 from konomi.training.experience import Experience, ScoredRollout, ratio_gap
 
 
@@ -96,7 +98,8 @@ def describe(e: Experience, scored: ScoredRollout, clipped_B: Tensor, kl_coef: f
     sums, scores_B, responses, valid = Sums(), scored.scores, len(scored.scores), e.mask.sum()
     residual = (e.returns - e.values) * e.mask
     for name, total in {
-        "objective/kl": e.kl, "objective/entropy": e.entropy, "ppo/mean_scores": scores_B, "square/scores": scores_B**2,
+        "objective/kl": e.kl, "square/kl": e.kl.double().sum(1) ** 2, "objective/entropy": e.entropy,
+        "ppo/mean_scores": scores_B, "square/scores": scores_B**2,
         "tokens/queries_len_mean": e.rollout.query_lengths, "tokens/responses_len_mean": e.rollout.response_lengths,
         "tokens/ended_share": e.rollout.ended,
     }.items():  # fmt: skip
@@ -104,12 +107,15 @@ def describe(e: Experience, scored: ScoredRollout, clipped_B: Tensor, kl_coef: f
     for name, total in {
         "ppo/policy/entropy": e.entropy, "ppo/policy/advantages_mean": e.advantages, "ppo/returns/mean": e.returns,
         "square/returns": e.returns.double() ** 2, "ppo/val/mean": e.values, "square/values": e.values.double() ** 2,
-        "mean/residual": residual, "square/residual": residual.double() ** 2,
+        "mean/residual": residual, "square/residual": residual.double() ** 2, "mean/initial": e.kl - e.logprobs,
     }.items():  # fmt: skip
         sums.add(name, total.sum(), valid)
     sums.add("ppo/mean_non_score_reward", -kl_coef * e.penalty.sum(), valid)
     for name, values in scored.figures.items():
         sums.add(name, sum(values), len(values))
+        if name.startswith("judge/"):
+            sums.add(f"square/{name}", sum(value**2 for value in values), len(values))
+    sums.add("tokens/repetition", sum(map(repeated_share, e.rollout.response_ids())), responses)
     sums.add("ppo/scores_clipped", clipped_B.sum(), responses)
     if e.sampler_gap is not None:
         sums.most("ppo/policy/sampler_gap", e.sampler_gap)
@@ -145,10 +151,15 @@ def losses(
 
 def finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:
     """Turn means of squares into deviations and variances."""
-    of = {"scores": "ppo/mean_scores", "returns": "ppo/returns/mean", "values": "ppo/val/mean", "residual": "mean/residual"}
+    of = {"scores": "ppo/mean_scores", "returns": "ppo/returns/mean", "values": "ppo/val/mean", "residual": "mean/residual",
+          "kl": "objective/kl"}  # fmt: skip
+    judges = [name.split("/")[2] for name in means if name.startswith("square/judge/")]
+    of |= {f"judge/{judge}/mean": f"judge/{judge}/mean" for judge in judges}
     variance = {name: max(0.0, means.pop(f"square/{name}") - means[mean] ** 2) for name, mean in of.items()}
     means.pop("mean/residual")
-    means["ppo/std_scores"] = variance["scores"] ** 0.5
+    means["ppo/std_scores"], means["objective/kl_std"] = variance["scores"] ** 0.5, variance["kl"] ** 0.5
+    means |= {f"judge/{judge}/std": variance[f"judge/{judge}/mean"] ** 0.5 for judge in judges}
+    means["objective/perplexity"] = math.exp(min(700.0, means.pop("mean/initial")))
     means["ppo/returns/var"], means["ppo/val/var"] = variance["returns"], variance["values"]
     means["ppo/val/var_explained"] = 1 - variance["residual"] / variance["returns"] if variance["returns"] else 0.0
     if "ppo/loss/policy" in means:

@@ -32,7 +32,8 @@ from konomi.engine.packed import Trunk
 from konomi.engine.responses import forget_running
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import Generation, generate, make_draws, sample
-from konomi.errors import ConfigError, RunError
+from konomi.errors import ConfigError, NotFiniteError
+from konomi.models.lora import adapter_weights
 from konomi.models.policy import Policy
 from konomi.report.advice import out_of_range
 from konomi.rewards import Reward, as_reward
@@ -80,6 +81,7 @@ class PPOTrainer:
             {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": self.ppo.learning_rate},
             {"params": list(policy.value_head.parameters()), "lr": self.ppo.value_learning_rate},
         ]
+        self._first_adapters = {name: weight.detach().cpu().clone() for name, weight in adapter_weights(policy.lm).items()}
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision, self.ppo.optimizer)
         self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
         check_decoding(policy.lm)
@@ -91,6 +93,8 @@ class PPOTrainer:
             if size % self.processes:
                 raise ConfigError(f"ppo.{name} = {size} cannot be divided among {self.processes} processes")
         self.update, self.kl_coef, self.kl_reached = 0, self.ppo.kl_coef, False
+        self.rate_factor = 1.0
+        """What all learning rates are multiplied by. It is not saved: whoever sets it sets it again."""
         self.score_clip = self.ppo.score_clip if self.ppo.normalize_scores else math.inf
         self.scale: ScoreScale | None = None
         self.stop_reason: str | None = None
@@ -137,7 +141,7 @@ class PPOTrainer:
         clock.lap("reward")
 
         # 4. Train
-        rate = 1.0 - self.update / ppo.updates if ppo.schedule == "linear" else 1.0
+        rate = self.rate_factor * (1.0 - self.update / ppo.updates if ppo.schedule == "linear" else 1.0)
         if kl <= ppo.kl_cap:
             self.engine.set_rate(rate)
             self._train(experience, passes, sums)
@@ -148,9 +152,10 @@ class PPOTrainer:
         check_ratio(means.pop("ratio_gap", 0.0), self.engine.precision, self.update + 1)
         metrics = finish(means, ppo.vf_coef)
         if not math.isfinite(metrics.get("ppo/policy/grad_norm", 0.0)):
-            raise RunError(
+            raise NotFiniteError(
                 f"update {self.update + 1}: the gradient is not finite. The last checkpoint is untouched; try a lower "
-                'ppo.learning_rate, or model.precision = "fp32"'
+                'ppo.learning_rate, or model.precision = "fp32"',
+                "gradient",
             )
         metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": ppo.learning_rate * rate}
         metrics |= {f"time/ppo/{phase}": seconds for phase, seconds in clock.seconds.items()}
@@ -170,9 +175,10 @@ class PPOTrainer:
     def _check_kl(self, kl: float) -> None:
         """Set ``stop_reason`` if the KL is over its cap. Raises RunError if it is not finite."""
         if not math.isfinite(kl):
-            raise RunError(
+            raise NotFiniteError(
                 f"update {self.update + 1}: the KL is not finite, because the model's log-probabilities are not. "
-                "The last checkpoint is untouched; try a lower ppo.learning_rate"
+                "The last checkpoint is untouched; try a lower ppo.learning_rate",
+                "KL",
             )
         if kl > self.ppo.kl_cap:
             over = f"{kl:.1f} nats/response, over the cap ppo.kl_cap = {self.ppo.kl_cap:g}"
@@ -197,6 +203,18 @@ class PPOTrainer:
         self.queries.seed, self.kl_reached = self.seed, bool(state.get("kl_reached", False))
         self.scale = ScoreScale(**state["score_scale"])
         self.stop_reason = None
+
+    def restart(self) -> None:
+        """Back to the state before the first update. The score scale stays."""
+        with torch.no_grad():
+            for name, weight in adapter_weights(self.policy.lm).items():
+                weight.copy_(self._first_adapters[name])
+            if not self._first_adapters:
+                self.policy.lm.load_state_dict(self.reference.state_dict())
+            for weight in self.policy.value_head.parameters():
+                weight.zero_()
+        self.engine.optimizer.state.clear()
+        self.update, self.kl_coef, self.kl_reached, self.stop_reason = 0, self.ppo.kl_coef, False, None
 
     def _prepare(self, update: int) -> Prepared:
         """This process's part of an update's prompts, queries and draws: all responses to a prompt are in one part."""

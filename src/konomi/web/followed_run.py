@@ -75,7 +75,7 @@ class FollowedRun:
         rows, _ = self.metrics()
         shown = described(self.run, info, config)
         reason = visible(shown["reason"]) if shown["reason"] else None
-        live = {"id": number, "reason": reason, "updates": rows[-1]["update"] if rows else 0, "results": self._changed()}
+        live = {"id": number, "reason": reason, "updates": rows[-1]["update"] if rows else 0, "results": self._changed(info)}
         return shown | live | {"name": visible(self.run.path.absolute().name)}
 
     def data(self) -> dict[str, Any] | None:
@@ -86,10 +86,11 @@ class FollowedRun:
         except DataError:
             return None
 
-    def _changed(self) -> list[float]:
-        """When the results were written."""
-        files = (self.run.path / name for name in ("compare.json", "eval.json"))
-        return [file.stat().st_mtime for file in files if file.exists()]
+    def _changed(self, info: dict[str, Any]) -> list[float]:
+        """When the results were written, and how many times a guard has fired: the page asks for the data again after each."""
+        files = (self.run.path / name for name in ("compare.json", "eval.json", "evaluations.jsonl"))
+        guards = info.get("guards") or []
+        return [*(file.stat().st_mtime for file in files if file.exists()), *([len(guards)] if guards else [])]
 
     def _read(self, name: str) -> dict[str, Any]:
         try:

@@ -38,6 +38,8 @@ function range(values, whole, room = 0) {
   return [low - beyond, high + beyond];
 }
 
+const banded = ({ low, high }) => low != null && high != null;
+
 /** The runs of points between two gaps: a gap is a point whose y is null. */
 function unbroken(points) {
   const found = [[]];
@@ -48,7 +50,8 @@ function unbroken(points) {
 /**
  * @param {object} of the chart
  *   key, title, unit, about: its name in data-chart, its words
- *   lines: [{name, style, points: [{x, y, half?, label?}]}]; `half`: of a band around y; `label`: of the point under the pointer
+ *   lines: [{name, style, points: [{x, y, low?, high?, half?, label?}]}]; `low`, `high`: of a band around y, as y ± `half`;
+ *     `label`: of the point under the pointer
  *   named: show a line's name before its values
  *   x: words of the horizontal axis; whole: integers only; plane: the pointer shows the nearest point overall, not that of each line
  *   limits: [{name, value}] lines across; guide: [[x, y], [x, y]]; marks: [{name, x, y}]; zero: 0 is on the vertical axis
@@ -56,7 +59,7 @@ function unbroken(points) {
 export function chart({ key, title, unit = "", about = "", lines, named = false, x: xWords, whole = true, plane = false, limits = [], guide = [], marks = [], zero = false }) {
   const seen = lines.map((line) => ({ ...line, known: line.points.filter((point) => point.y !== null) }));
   const all = [...seen.flatMap((line) => line.known), ...marks, ...guide.map(([x, y]) => ({ x, y }))];
-  const heights = all.flatMap(({ y, half }) => (half ? [y - half, y + half] : [y]));
+  const heights = all.flatMap((point) => (banded(point) ? [point.low, point.high] : [point.y]));
   const room = plane && !guide.length ? 0.08 : 0; // for the words beside marks, which need more above and below
   const [x0, x1] = range([...all.map(({ x }) => x), ...(room ? [0] : [])], whole, room);
   const [y0, y1] = range([...heights, ...limits.map(({ value }) => value), ...(zero ? [0] : [])], false, 2 * room);
@@ -64,7 +67,7 @@ export function chart({ key, title, unit = "", about = "", lines, named = false,
   const py = (y) => HEIGHT - BOTTOM - ((y - y0) / (y1 - y0)) * (HEIGHT - BOTTOM - TOP);
   const at = ({ x, y }) => `${px(x).toFixed(1)} ${py(y).toFixed(1)}`;
   const path = (points) => `M${points.map(at).join("L")}${points.length > 1 ? "" : "h.1"}`;
-  const value = (line, point) => `${named ? `${line.name} ` : ""}${figure(point.y)}${point.half ? ` ± ${figure(point.half)}` : ""}`;
+  const value = (line, point) => `${named ? `${line.name} ` : ""}${figure(point.y)}${point.half ? ` ± ${figure(point.half)}` : banded(point) ? ` [${figure(point.low)}, ${figure(point.high)}]` : ""}`;
   const values = plane ? "" : seen.map((line) => value(line, { y: line.known.at(-1).y })).join(", ");
   const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": values ? t("curve_label", { name: title, values }) : title });
   const words = (x, y, anchor, text, style = "") => drawing.append(svg("text", { x, y, "text-anchor": anchor, class: style }, text));
@@ -80,8 +83,8 @@ export function chart({ key, title, unit = "", about = "", lines, named = false,
   }
   if (guide.length) drawing.append(svg("path", { class: "limit", d: path(guide.map(([x, y]) => ({ x, y }))) }));
   for (const line of seen) {
-    for (const part of unbroken(line.points.map((point) => (point.half ? point : { ...point, y: null })))) {
-      const around = [...part.map(({ x, y, half }) => ({ x, y: y + half })), ...part.toReversed().map(({ x, y, half }) => ({ x, y: y - half }))];
+    for (const part of unbroken(line.points.map((point) => (banded(point) ? point : { ...point, y: null })))) {
+      const around = [...part.map(({ x, high }) => ({ x, y: high })), ...part.toReversed().map(({ x, low }) => ({ x, y: low }))];
       drawing.append(svg("path", { class: `band ${line.style}`, d: `${path(around)}Z` }));
     }
     drawing.append(svg("path", { class: `line ${line.style}`, d: unbroken(line.points).map(path).join("") }));

@@ -8,6 +8,7 @@ import { t } from "./words.js";
 // words, metric, unit, more
 const CURVES = [
   ["score_mean", "ppo/mean_scores", "unit_score", { spread: "ppo/std_scores", about: "score_about" }],
+  ["held_out_gain", "eval/difference/mean", "unit_score", { band: ["eval/difference/low", "eval/difference/high"], about: "held_out_gain_about", zero: true }],
   ["kl_short", "objective/kl", "unit_nats", { zero: true }],
   ["kl_coef", "objective/kl_coef", "unit_coef", { zero: true }],
   ["entropy", "objective/entropy", "unit_nats"],
@@ -51,14 +52,14 @@ export function curves(runs, all) {
 
 const judgeOf = (key) => /^judge\/([^/]+)\/mean$/.exec(key)?.[1];
 
-function curve(runs, words, metric, unit, { spread, about, zero = false, name, key = words ?? metric }) {
+function curve(runs, words, metric, unit, { spread, band, about, zero = false, name, key = words ?? metric }) {
   const axis = runs.every((run) => run.rows.length && run.rows.every((row) => finite(row.epoch) !== null)) ? "epoch" : "update";
   const lines = runs.map((run) => ({
     name: run.info.name,
     style: run.style,
     points: run.rows
       .filter((row) => metric in row && finite(row[axis]) !== null)
-      .map((row) => ({ x: row[axis], y: finite(row[metric]), half: runs.length === 1 && spread ? finite(row[spread]) : null })),
+      .map((row) => ({ x: row[axis], y: finite(row[metric]), ...(runs.length === 1 ? bandOf(row, metric, spread, band) : {}) })),
   })).filter((line) => line.points.some((point) => point.y !== null));
   const values = lines.flatMap((line) => line.points.map((point) => point.y)).filter((value) => value !== null);
   if (words && values.length > 1 && new Set(values).size === 1) return { words: t(words), name, value: values[0] };
@@ -75,6 +76,13 @@ function curve(runs, words, metric, unit, { spread, about, zero = false, name, k
     limits,
     zero,
   });
+}
+
+/** The band around a point: a deviation to each side, or an interval. */
+function bandOf(row, metric, spread, band) {
+  const [y, half] = [finite(row[metric]), spread ? finite(row[spread]) : null];
+  if (half) return { half, low: y - half, high: y + half };
+  return band ? { low: finite(row[band[0]]), high: finite(row[band[1]]) } : {};
 }
 
 /** The KL target, and the cap once the KL is over half of it: further away it would flatten the curve. */

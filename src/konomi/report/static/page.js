@@ -9,6 +9,7 @@ import { language, t } from "./words.js";
 
 const TEXTS_FIRST = 3; // before/after texts at the top of the page
 const TEXTS_OPEN = 8; // of each kind, those further down that are shown without a click
+const PROMPTS_OPEN = 3; // of those that are answered at several times
 const UPDATES = 12; // whose texts are shown, spread over the run
 const PROMPTS = 40; // whose texts are shown where runs are compared
 const FIGURES = [["score_mean", "unit_score", "score_std"], ["kl", "unit_nats"], ["length", "unit_tokens"], ["distinct_1"], ["distinct_2"], ["repetition"], ["perplexity"]];
@@ -22,11 +23,11 @@ const FIGURES = [["score_mean", "unit_score", "score_std"], ["kl", "unit_nats"],
 function page(runs, all) {
   if (runs.length === 1) {
     const [run] = runs;
-    return [...outcome(run), ...firstTexts(run), ...results(run), curves(runs, all), ...marks(run), ...below(run), samples(run), about(run)];
+    return [...outcome(run), ...guards(run), ...firstTexts(run), ...results(run), curves(runs, all), ...marks(run), ...overTime(run), ...below(run), samples(run), about(run)];
   }
   const each = runs.filter((run) => run.data).map((run) => {
     const name = make("h2", "", {}, bdi(run.info.name));
-    const more = [...firstTexts(run), ...results(run), ...marks(run), ...below(run), about(run)];
+    const more = [...guards(run), ...firstTexts(run), ...results(run), ...marks(run), ...overTime(run), ...below(run), about(run)];
     return make("section", "run", { "data-of": run.info.id }, name, ...outcome(run), details(`run ${run.info.id}`, t("everything"), ...more));
   });
   return [curves(runs, all), ...each, byPrompt(runs)];
@@ -191,6 +192,14 @@ function pair(item) {
   return article("pair", soft(t("prompt")), text(item.prompt), make("div", "sides", {}, side("before"), side("after")));
 }
 
+/** What the guards saw, and what the run did. */
+function guards({ data }) {
+  const events = data?.info?.guards ?? [];
+  if (!events.length) return [];
+  const lines = events.map((event) => make("li", "", { "data-guard": event.guard }, `${t("at_update", { update: event.update })}: `, bdi(event[language()])));
+  return [section("guards", soft(t("guards_about")), make("ul", "", {}, ...lines))];
+}
+
 /** Metrics outside their healthy range. */
 function marks({ data }) {
   const { updates, metrics = [] } = data?.excursions ?? {};
@@ -204,6 +213,22 @@ function healthyRange({ low, high, of_max_grad_norm: scaled }) {
   const ends = { low: figure(low), high: figure(high) };
   const words = low === null ? t("range_up_to", ends) : high === null ? t("range_from", ends) : t("range_between", ends);
   return scaled ? t("range_of_max_grad_norm", { range: words }) : words;
+}
+
+/** What the model wrote to the same held-out prompts at several times. */
+function overTime({ info, data }) {
+  const times = data?.over_time ?? [];
+  if (times.length < 2) return [];
+  const parts = times[0].texts.map(({ prompt }, i) => {
+    const answers = times.filter(({ texts }) => texts[i]).map(({ update, texts }) => {
+      const head = soft(`${update ? t("at_update", { update }) : t("before")} · ${t("score")} ${number(texts[i].score)}`);
+      return make("div", "", {}, head, text(texts[i].response));
+    });
+    return article("over-time", soft(t("prompt")), text(prompt), make("div", "sides times", {}, ...answers));
+  });
+  const more = parts.slice(PROMPTS_OPEN);
+  const rest = more.length ? details(`${info.id} over_time`, `${t("more_texts")} (${more.length})`, ...more) : "";
+  return [section("over_time", soft(t("over_time_about")), ...parts.slice(0, PROMPTS_OPEN), rest)];
 }
 
 /** Texts of some updates, spread over the run. */
