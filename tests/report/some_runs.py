@@ -69,6 +69,17 @@ def add_compare(run: RunDir, texts: list[dict[str, Any]] | None = None, **change
     run.write_json("compare.json", found | changed)
 
 
+def add_evaluations(run: RunDir, prompts: int = 5) -> None:
+    """Of a run of 16 updates: after every fourth one the model answers the same prompts; lines of metrics follow."""
+    for update in (0, 4, 8, 12, 16):
+        texts = [{"prompt": f"同じ{i}", "response": f"{update}回目の答え{i}", "score": update / 4 + i} for i in range(prompts)]
+        ends = (None, None) if update == 0 else (update / 8 - 0.5, update / 8 + 1.0)
+        difference = {"mean": update / 8, "low": ends[0], "high": ends[1]}
+        run.append_evaluation(update, {"score": 1.0, "kl": 0.0, "difference": difference, "scores": [], "texts": texts})
+        if update:
+            run.append_metrics(update, {f"eval/difference/{end}": value for end, value in difference.items()})
+
+
 def judged_run(root: Path) -> RunDir:
     """Against a sum of rewards, with two judges and the best of n."""
     function = {"kind": "function", "name": "m:f"}

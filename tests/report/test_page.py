@@ -20,6 +20,7 @@ from some_runs import (
     REWARD,
     SFT,
     add_compare,
+    add_evaluations,
     judged_run,
     ppo_run,
     preference,
@@ -37,6 +38,7 @@ from konomi.report.page import SAMPLE_UPDATES, SCRIPTS, STATIC, data_of, write_r
 from konomi.runs.directory import RunDir
 from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
 from konomi.text import flat
+from konomi.training.guard import Alarm
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -314,6 +316,37 @@ def test_parts_may_be_missing(tmp_path: Path, drawn: Callable[..., Page]) -> Non
             assert "The before/after has not been made." in text
             assert ("the KL is above kl_cap" in text) == (status != "finished")
             assert not re.search("NaN|undefined|null|Infinity", text.split("run.json")[0].replace("null", "", 2))
+
+
+def test_guards_and_the_same_prompts_over_time(tmp_path: Path, drawn: Callable[..., Page]) -> None:
+    run = ppo_run(tmp_path)
+    add_evaluations(run)
+    event = Alarm(7, "kl_cap", 41.25, 30.0).event("rolled_back", to=4, rate_factor=0.5, count=1, most=2)
+    run.note(guards=[event])
+    page = drawn(run)
+    chart = page.locator('figure[data-chart="held_out_gain"]')
+    assert (chart.locator(".dot").count(), chart.locator(".band").count()) == (4, 1)
+    chart.locator("svg").hover(position={"x": 5, "y": 50})
+    assert chart.locator(".reading").inner_text() == "update 4: 0.5 [0, 1.5]"
+    guards = page.locator('[data-part="guards"] li')
+    assert guards.all_inner_texts() == [f"update 7: {event['en']}"]
+    first, *rest = page.locator('[data-part="over_time"] article').all()
+    assert len(rest) == 4 and page.get_by_text("More texts (2)").count() == 1
+    heads = [
+        "before · score 0",
+        "update 4 · score 1.00",
+        "update 8 · score 2.00",
+        "update 12 · score 3.00",
+        "update 16 · score 4.00",
+    ]
+    answers = [f"{update}回目の答え0" for update in (0, 4, 8, 12, 16)]
+    assert first.locator("p").all_inner_texts() == [
+        "prompt",
+        "同じ0",
+        *(x for pair in zip(heads, answers, strict=True) for x in pair),
+    ]
+    page.get_by_role("button", name="日本語").click()
+    assert guards.all_inner_texts() == [f"更新 7: {event['ja']}"]
 
 
 def test_a_bare_run(tmp_path: Path, drawn: Callable[..., Page]) -> None:
