@@ -52,7 +52,7 @@ JOBS = {
     "label": configuration.LabelJob, "reward": configuration.RewardJob,
 }  # fmt: skip
 """Verbs whose files are not those of PPO."""
-METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/[a-z/]+")
+METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/(loss|perplexity)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

@@ -239,8 +239,7 @@ def _over_time(run: RunDir) -> list[dict[str, Any]]:
     """The evaluations of a PPO run during training, the initial model's first: update, difference and texts of some prompts."""
     lines = [line for line in run.read_evaluations() if isinstance(line.get("difference"), dict)]
     chosen = [lines[i] for i in spread_over(len(lines))]
-    texts = (line.get("texts") for line in chosen)
-    shown = [each[:PROMPTS_OVER_TIME] if _are_objects(each) else [] for each in texts]
+    shown = [line["texts"][:PROMPTS_OVER_TIME] if _are_objects(line.get("texts")) else [] for line in chosen]
     keys = ("update", "difference")
     return [{key: line[key] for key in keys} | {"texts": each} for line, each in zip(chosen, shown, strict=True)]
 
