@@ -258,7 +258,7 @@ TRAINING = {
          "the target counts double", "training/test_ppo.py::test_the_kl_cap_stops"),
         ("samples[first::each]", "samples[first:]",
          "samples more than once", "training/test_ppo.py::test_several_responses_to_a_prompt"),
-        ("\"mini-batches\", self.update, epoch, process", "\"mini-batches\", self.update, process",
+        ("\"mini-batches\", self.update, epoch, 0", "\"mini-batches\", self.update, 0",
          "one order in all epochs", "training/test_ppo.py::test_draws_and_orders"),
         ("self.ppo.max_grad_norm, first", "2 * self.ppo.max_grad_norm, first",
          "the gradient is clipped at twice its limit", "training/test_ppo.py::test_an_update_is_that_of_plain_steps"),

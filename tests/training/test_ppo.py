@@ -294,18 +294,17 @@ def test_a_single_hit_does_not_outweigh_the_batch(clip: float, scores: tuple[flo
 
 
 def test_means_know_how_much_they_are_of() -> None:
-    engine = tiny_trainer().engine
     sums = Sums()
     sums.add("a", torch.tensor(6.0), torch.tensor(3))
     sums.add("a", 4.0, 2)
     sums.add("none", 0.0, 0)
-    assert sums.means(engine.accelerator) == {"a": 2.0, "none": 0.0}
+    assert sums.means() == {"a": 2.0, "none": 0.0}
     for value in (1.0, 3.0, 2.0):
         sums.most("b", value)
-    assert sums.means(engine.accelerator)["b"] == 3.0
+    assert sums.means()["b"] == 3.0
     for value in (float("nan"), 9.0):
         sums.most("b", value)
-    assert math.isnan(sums.means(engine.accelerator)["b"])
+    assert math.isnan(sums.means()["b"])
 
 
 @pytest.mark.parametrize(("schedule", "factors"), [("linear", [1, 0.75, 0.5, 0.25]), ("constant", [1, 1, 1, 1])])
@@ -457,6 +456,6 @@ def test_a_gap_that_is_mended_is_told() -> None:
     drawn.logprobs[row, 0] += 0.03
     made = experience_of(trainer, drawn, torch.zeros(16, dtype=torch.float64))
     scored = ScoredRollout([], [], torch.zeros(16))
-    metrics = describe(made, scored, torch.zeros(16), 0.1).means(trainer.engine.accelerator)
+    metrics = describe(made, scored, torch.zeros(16), 0.1).means()
     assert metrics["ppo/policy/sampler_gap"] == pytest.approx(-math.expm1(-0.03), rel=1e-2)
     assert float((made.logprobs[row, 0] - drawn.logprobs[row, 0]).abs()) > 0.029

@@ -1,70 +1,168 @@
-"""Two processes on the CPU: they stay equal, and one process with the same batch does the same.
+"""Several processes on the CPU do what one does with the same batch.
 
 The processes run this file: python test_processes.py OUT_DIRECTORY.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from konomi.errors import ConfigError
-from tiny_run import facts, tiny_trainer
+from konomi.errors import ConfigError, RunError
+from konomi.runs import processes
+from konomi.training.shares import divide
+from tiny_run import CountA, facts, tiny_trainer, weights
 
 TESTS = Path(__file__).resolve().parents[1]
-SIZE = 8
-"""Batch and mini-batch. One mini-batch: how it is divided among processes changes nothing but the order of sums."""
+UPDATES = 20
+
+
+def launched(count: int, *arguments: str) -> list[str]:
+    """The command that starts a Python file or module in several processes."""
+    # `accelerate launch --cpu` starts one process only where there is no MPI
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), *arguments]
+
+
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": paths}
+
+
+class Counted(CountA):
+    """Notes how many texts it gets, and breaks when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[int] = []
+        self.broken = False
+
+    def __call__(self, texts: Sequence[str], **given: Any) -> list[float]:
+        self.calls.append(len(texts))
+        return [float("nan")] * len(texts) if self.broken else super().__call__(texts, **given)
+
+
+class PerText(CountA):
+    """A reward whose texts may be divided, such as a model."""
+
+    divisible = True
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {
+        "precision": "fp64", "episodes": UPDATES * 12, "batch_size": 12, "mini_batch_size": 6, "micro_batch_tokens": 40,
+        "responses_per_prompt": 2, "epochs": 2, "baseline_samples": 2, **changes,
+    }  # fmt: skip
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "frozen layers": {"family": "llama", "top_layers": 1, "precision": "fp32", "mini_batch_size": 4, "epochs": 1},
+    "bf16, full KL": {"family": "llama", "precision": "bf16", "kl_penalty": "full", "shift": 0.1},
+}
+"""Two updates of each, beside the long run."""
 
 
 def train(out: Path) -> dict[str, Any]:
-    trainer = tiny_trainer(
-        "llama", precision="fp64", episodes=3 * SIZE, batch_size=SIZE, mini_batch_size=SIZE, micro_batch_tokens=40,
-        responses_per_prompt=2,
-    )  # fmt: skip
-    steps = [facts(step.metrics) for step in trainer]
-    digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in trainer.policy.parameters())).hexdigest()
-    trainer.save(out / "checkpoint")
-    trainer.engine.accelerator.wait_for_everyone()
-    total = float(sum(p.detach().abs().sum() for p in trainer.policy.parameters()))
-    refused = ""
-    if trainer.processes > 1:
-        try:
-            tiny_trainer(batch_size=SIZE, mini_batch_size=1)
-        except ConfigError as error:
-            refused = str(error)
-    rank = trainer.engine.accelerator.process_index
-    found = {"processes": trainer.processes, "steps": steps, "digest": digest, "total": total, "refused": refused}
-    (out / f"{trainer.processes}-{rank}.json").write_text(json.dumps(found), encoding="utf-8")
-    trainer.engine.accelerator.end_training()
+    """Train in the processes that run this; returns what this one saw."""
+    reward, found = Counted(), {"processes": processes.count()}
+    long = tiny_trainer("llama", **settings(reward=reward, judges={"judge": PerText()}))
+    found["steps"] = [facts(step.metrics) for step in long]
+    found["weights"] = weights(long.policy).tolist()
+    found["calls"] = reward.calls
+    for name, changes in CASES.items():
+        trainer = tiny_trainer(**settings(**{"episodes": 24, **changes}))
+        found[name] = [facts(step.metrics) for step in trainer]
+    stopped = tiny_trainer("llama", **settings(episodes=36))
+    if (checkpoint := out / "checkpoint").is_dir():
+        stopped.load(checkpoint)
+    stopped.step()
+    processes.wait()
+    stopped.save(checkpoint)
+    found["resumed"] = [stopped.update, float(weights(stopped.policy).abs().mean())]
+    if found["processes"] > 1:
+        found["refused"] = refused(lambda: tiny_trainer(**settings(mini_batch_size=1)), ConfigError)
+        reward.broken = True
+        found["broken"] = refused(lambda: tiny_trainer(**settings(reward=reward)).step(), RunError)
+        sparse = torch.eye(2).to_sparse()
+        found["dense"] = long.engine.total(sparse).tolist()
+    (out / f"{found['processes']}-{processes.index()}.json").write_text(json.dumps(found), encoding="utf-8")
+    processes.leave()
     return found
 
 
+def refused(call: Any, kind: type[Exception]) -> str:
+    with pytest.raises(kind) as error:
+        call()
+    return str(error.value)
+
+
+def close(two: list[dict[str, float]], one: list[dict[str, float]], rel: float) -> None:
+    assert len(two) == len(one)
+    for each, alone in zip(two, one, strict=True):
+        # the share of clipped values compares numbers that are equal but for rounding
+        rounded = {"ppo/val/clipfrac", "ppo/policy/clipfrac"}
+        assert {k: v for k, v in each.items() if k not in rounded} == pytest.approx(
+            {k: v for k, v in alone.items() if k not in rounded}, rel=rel, abs=rel
+        )
+
+
 @pytest.mark.usefixtures("fresh_accelerator")
-def test_two_processes_train_like_one(tmp_path: Path) -> None:
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
-    settings = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": paths}
-    # `accelerate launch --cpu` starts one process only where there is no MPI
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(tmp_path)]
-    answer = subprocess.run(start, capture_output=True, text=True, timeout=200, env={**os.environ, **settings})
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    alone, first, second = train(tmp_path), *(json.loads((tmp_path / f"2-{i}.json").read_text("utf-8")) for i in (0, 1))
-    assert (alone["processes"], first["processes"], second["processes"]) == (1, 2, 2)
-    assert first["digest"] == second["digest"]  # the same weights to the bit
-    assert first["steps"] == second["steps"] and len(first["steps"]) == 3
-    assert "ppo.mini_batch_size = 1 cannot be divided among 2 processes" in first["refused"]
-    for one, two in zip(alone["steps"], first["steps"], strict=True):
-        for step in (one, two):
-            del step["ppo/val/clipfrac"]  # compares numbers that are equal but for rounding
-        assert two == pytest.approx(one, rel=1e-6, abs=1e-7)
-    assert first["total"] == pytest.approx(alone["total"], rel=1e-9)
+def test_several_processes_train_like_one(tmp_path: Path) -> None:
+    """Two processes, then one, then three: each goes on from the checkpoint of the one before."""
+    seen: dict[int, list[dict[str, Any]]] = {}
+    for count in (2, 1, 3):
+        if count > 1:
+            answer = subprocess.run(
+                launched(count, __file__, str(tmp_path)), capture_output=True, text=True, timeout=200, env=environment()
+            )  # fmt: skip
+            assert answer.returncode == 0, answer.stderr[-3000:]
+        else:
+            train(tmp_path)
+        seen[count] = [json.loads((tmp_path / f"{count}-{i}.json").read_text("utf-8")) for i in range(count)]
+    (alone,) = seen[1]
+    whole = tiny_trainer("llama", **settings(episodes=36))
+    expected = [[step.update, float(weights(whole.policy).abs().mean())] for step in whole]
+    assert alone["calls"] == [2] + [12] * UPDATES
+    for count in (2, 3):
+        first, *others = seen[count]
+        for other in others:
+            assert {name: other[name] for name in alone if name != "calls"} == {n: first[n] for n in alone if n != "calls"}
+            assert other["calls"] == []  # the main process asked for all texts
+        assert first["calls"] == [*alone["calls"], 2]
+        assert len(first["steps"]) == UPDATES
+        close(first["steps"], alone["steps"], 1e-6)
+        drift = torch.tensor(first["weights"]) - torch.tensor(alone["weights"])
+        assert float(drift.abs().mean()) < 1e-6
+        close(first["frozen layers"], alone["frozen layers"], 1e-5)
+        for step, own in zip(first["bf16, full KL"], alone["bf16, full KL"], strict=True):
+            for name in ("ppo/mean_scores", "objective/kl", "ppo/loss/total"):
+                assert step[name] == pytest.approx(own[name], rel=0.02, abs=0.02)
+        assert "ppo.mini_batch_size = 1 cannot be divided among" in first["refused"]
+        assert {each["broken"] for each in seen[count]} == {first["broken"]} and "returned nan" in first["broken"]
+        assert first["dense"] == [[count, 0.0], [0.0, count]]
+    for count, whole_run in zip((2, 1, 3), expected, strict=True):
+        assert seen[count][0]["resumed"] == [whole_run[0], pytest.approx(whole_run[1], rel=1e-9)]
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_rows_are_divided_by_tokens_and_in_groups(together: int) -> None:
+    generator = torch.Generator().manual_seed(together)
+    lengths = torch.randint(1, 50, (24,), generator=generator)
+    order = (torch.randperm(24 // together, generator=generator)[:, None] * together + torch.arange(together)).flatten()
+    parts = divide(order, lengths, together, 3)
+    assert sorted(torch.cat(parts).tolist()) == list(range(24))
+    for part in parts:
+        assert (part.view(-1, together) // together).unique(dim=1).shape[1] == 1
+    loads = [int(lengths[part].sum()) for part in parts]
+    assert max(loads) - min(loads) <= int(lengths.view(-1, together).sum(1).max())
+    assert [len(part) for part in divide(order[:3], lengths, together, 3)] == [1, 1, 1]
 
 
 if __name__ == "__main__":

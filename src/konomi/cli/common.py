@@ -17,7 +17,8 @@ from konomi.cli import japanese
 from konomi.engine.device import is_out_of_memory
 from konomi.errors import KonomiError, RunError
 from konomi.files import local_path, plain
-from konomi.runs.environment import be_one_process
+from konomi.runs import processes
+from konomi.runs.environment import settle_processes
 from konomi.text import visible
 from konomi.version import __version__
 
@@ -59,23 +60,28 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything random. Same 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
 
 
+SEVERAL = {"demo", "ppo", "compare"}
+"""The verbs that a launcher may start in several processes."""
+
+
 def verb(command: Callable[P, T]) -> Callable[P, T]:
-    """Register a verb. Its errors become one message and an exit code."""
+    """Register a verb. Its errors become one message, in one of its processes, and an exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            be_one_process()
+            settle_processes(f"konomi {command.__name__}", command.__name__ in SEVERAL)
             for value in kwargs.values():
                 for path in value if isinstance(value, list) else [value]:
                     if isinstance(path, Path):
                         local_path(path)
-            return command(*args, **kwargs)
+            with processes.survivors():
+                result = command(*args, **kwargs)
+                processes.leave()
+            return result
         except KonomiError as error:
-            if isinstance(error, RunError) and error.__cause__ is not None and _raised_in_a_reward(error.__cause__):
-                echo("".join(traceback.format_exception(error.__cause__)), err=True)  # its author wants it
-            sentence = japanese.sentence_of(error) if japanese.is_wanted(os.environ) else None
-            echo(f"konomi: {sentence}\n{error}" if sentence else f"konomi: {error}", err=True)
+            if processes.says(error):
+                _print_error(error)
             raise typer.Exit(error.exit_code) from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -84,11 +90,19 @@ def verb(command: Callable[P, T]) -> Callable[P, T]:
             echo(f'konomi: out of memory: {what}. What takes less: docs/quickstart.md, "It needs too much memory"', err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt as stopped:
-            echo(f"konomi: {stopped or 'stopped'}", err=True)
+            if processes.says(stopped):
+                echo(f"konomi: {stopped or 'stopped'}", err=True)
             raise typer.Exit(130) from None
 
     app.command()(wrapped)
     return wrapped
+
+
+def _print_error(error: KonomiError) -> None:
+    if isinstance(error, RunError) and error.__cause__ is not None and _raised_in_a_reward(error.__cause__):
+        echo("".join(traceback.format_exception(error.__cause__)), err=True)  # its author wants it
+    sentence = japanese.sentence_of(error) if japanese.is_wanted(os.environ) else None
+    echo(f"konomi: {sentence}\n{error}" if sentence else f"konomi: {error}", err=True)
 
 
 def _raised_in_a_reward(cause: BaseException) -> bool:
@@ -123,9 +137,11 @@ def make_observer() -> Observer:
 
 def echo(text: object = "", *, err: bool = False) -> None:
     """Print a text for people: nothing in it steers their terminal."""
-    typer.echo(visible(text), err=err)
+    if err or processes.is_main():
+        typer.echo(visible(text), err=err)
 
 
 def show_json(result: Any) -> None:
     """Print a result for programs."""
-    typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))
+    if processes.is_main():
+        typer.echo(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2))

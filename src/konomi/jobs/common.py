@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from konomi.files import writing
 from konomi.jobs.inputs import inputs_of, keep_code
 from konomi.report.model_card import write_card
 from konomi.report.page import write_report
+from konomi.runs import processes
 from konomi.runs.directory import RunDir, Status
 from konomi.runs.environment import machine
 from konomi.runs.observer import Observer
@@ -38,7 +39,8 @@ class Work:
 
     def start(self, data: str, facts: Mapping[str, str], updates: int = 0) -> None:
         """Open the sinks and announce the run: ``data`` names what it reads, ``facts`` (label -> text) what it works with."""
-        self.sinks = open_sinks(self.settings, self.run, self.observer.warn, data, self.parent)
+        if processes.is_main():
+            self.sinks = open_sinks(self.settings, self.run, self.observer.warn, data, self.parent)
         licence = self.run.info.get("licence")
         self.observer.start(self.run, {**facts, **({"licence": licence} if licence else {})}, updates)
 
@@ -50,6 +52,8 @@ class Work:
     def finish(self, status: Status = "finished", reason: str | None = None) -> Path:
         """Set the status, write the model's card and the page, copy the run's files to the sinks; return the page."""
         self.run.set_status(status, reason)
+        if not processes.is_main():
+            return self.run.report
         write_card(self.run)
         report = write_report(self.run)
         names = ("compare.json", "eval.json", "samples.jsonl", "metrics.jsonl", "config.json", "run.json")
@@ -63,6 +67,8 @@ def running(
     stopping: Callable[[], None] | None = None, resume: RunDir | None = None,
 ) -> Iterator[Work]:  # fmt: skip
     """Make a run directory under ``root``, lock it for the block, and record how it ends: finished, failed or stopped.
+
+    Of several processes the main one does that; the others work along, and their `Work` writes nothing.
 
     Args:
         job: the settings, with a section ``run``.
@@ -79,26 +85,41 @@ def running(
     """
     settings: StageConfig = job.run  # type: ignore[attr-defined]
     sink_names(settings)
-    with stop_on_signal(stopping or observer.stopping) as stop:
-        run = resume or new_run(job, root, fields)
-        with locked(run.path, lambda: run.info):
-            work = Work(run, observer, stop, settings, parent)
-            try:
-                if not resume:
-                    keep_code(run)
+    with stop_on_signal(stopping or observer.stopping) as stop, _opened(job, root, fields, resume) as run:
+        work = Work(run, observer, stop, settings, parent)
+        try:
+            if not resume and processes.is_main():
+                keep_code(run)
+            with processes.survivors():
                 yield work
-                if run.info["status"] == "running":
-                    run.set_status("finished")
-                work.sinks.end("FINISHED" if run.info["status"] == "finished" else "KILLED")
-            except BaseException as error:
-                _record(run, error)
-                work.sinks.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-                raise
-            finally:
-                observer.end()
-                if work.sinks.mlflow and run.info.get("mlflow_run_id") != work.sinks.mlflow.run_id:  # the store answered late
-                    with suppress(RunError):
-                        run.note(mlflow_run_id=work.sinks.mlflow.run_id)
+            if run.info["status"] == "running":
+                run.set_status("finished")
+            work.sinks.end("FINISHED" if run.info["status"] == "finished" else "KILLED")
+        except BaseException as error:
+            _record(run, error)
+            work.sinks.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        finally:
+            observer.end()
+            if work.sinks.mlflow and run.info.get("mlflow_run_id") != work.sinks.mlflow.run_id:  # the store answered late
+                with suppress(RunError):
+                    run.note(mlflow_run_id=work.sinks.mlflow.run_id)
+            if stop.agreed:  # a launcher ends the others as soon as one has
+                processes.wait()
+
+
+@contextmanager
+def _opened(job: Section, root: str | Path, fields: Mapping[str, Any], resume: RunDir | None) -> Iterator[RunDir]:
+    """The run's directory, made and locked by the main process."""
+    with ExitStack() as stack:
+
+        def opened() -> tuple[RunDir, dict[str, Any]]:
+            run = resume or new_run(job, root, fields)
+            stack.enter_context(locked(run.path, lambda: run.info))
+            return run, run.info
+
+        run, info = processes.first(opened)
+        yield run if processes.is_main() else RunDir(run.path, followed=info)
 
 
 def _record(run: RunDir, error: BaseException) -> None:
@@ -138,6 +159,6 @@ def locked(directory: Path, info: Callable[[], Mapping[str, Any]]) -> Iterator[N
 
 
 def result_of(work: Work, started: float, **figures: Any) -> dict[str, Any]:
-    """What ``--json`` prints of a job; ``started``: when it began, by the monotonic clock."""
+    """What ``--json`` prints of a job, in all its processes; ``started``: when it began, by the monotonic clock."""
     ends = {"seconds": time.monotonic() - started, "mlflow": work.sinks.address}
-    return {"run": str(work.run.path), "status": "finished", **figures, **ends}
+    return processes.shared({"run": str(work.run.path), "status": "finished", **figures, **ends})

@@ -30,6 +30,7 @@ from konomi.jobs.best_of_n import best_of_n
 from konomi.report.advice import change
 from konomi.rewards import Reward, as_reward, score
 from konomi.rewards.base import columns_of
+from konomi.runs import processes
 from konomi.statistics.bootstrap import LEVEL, mean_interval
 from konomi.statistics.variety import distinct, repetition
 
@@ -217,16 +218,18 @@ def answers_of(
     model: PreTrainedModel, initial: PreTrainedModel, items: Sequence[Item], queries: Sequence[Sequence[int]], ask: Questions
 ) -> Answers:
     """Let a model respond; score its texts, and measure their log-probabilities under it and the initial model."""
-    ids: list[list[int]] = []
-    kl: list[float] = []
-    logprob: list[float] = []
     name = "the initial model" if model is initial else "the tuned model"
-    for rollout in ask.rollouts(model, name, "compare", items, queries):
-        initial_B = _logprobs(initial, rollout, ask)
-        own_B = initial_B if model is initial else _logprobs(model, rollout, ask)
-        kl += (own_B - initial_B).tolist()
-        logprob += initial_B.tolist()
-        ids += rollout.response_ids()
+
+    def answered(asked: Sequence[tuple[Item, Sequence[int]]]) -> list[tuple[list[int], float, float]]:
+        rows: list[tuple[list[int], float, float]] = []
+        for rollout in ask.rollouts(model, name, "compare", *zip(*asked, strict=True)):
+            initial_B = _logprobs(initial, rollout, ask)
+            own_B = initial_B if model is initial else _logprobs(model, rollout, ask)
+            rows += zip(rollout.response_ids(), (own_B - initial_B).tolist(), initial_B.tolist(), strict=True)
+        return rows
+
+    divided = processes.divided(list(zip(items, queries, strict=True)), answered)
+    ids, kl, logprob = (list(each) for each in zip(*divided, strict=True))
     prompts, texts = ask.texts(items, queries, ids)
     scores, judged = ask.scores(items, prompts, texts)
     return Answers(prompts, texts, ids, scores, kl, logprob, judged)
@@ -248,8 +251,12 @@ def _best_of_n(
         return []
     items = [(prompt, i) for prompt in prompts for i in range(count)]
     repeated = [query for query in queries for _ in range(count)]
-    drawn = ask.rollouts(model, "the initial model", "best of", items, repeated)
-    ids = [row for rollout in drawn for row in rollout.response_ids()]
+
+    def drawn(asked: Sequence[tuple[Item, Sequence[int]]]) -> list[list[int]]:
+        rollouts = ask.rollouts(model, "the initial model", "best of", *zip(*asked, strict=True))
+        return [row for rollout in rollouts for row in rollout.response_ids()]
+
+    ids = processes.divided(list(zip(items, repeated, strict=True)), drawn)
     scores, judged = ask.scores(items, *ask.texts(items, repeated, ids))
     rows = {name: np.asarray(each).reshape(-1, count) for name, each in judged.items()}
     return best_of_n(np.asarray(scores).reshape(-1, count), rows)

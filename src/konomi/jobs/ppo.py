@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from konomi.jobs.prepare import PROMPTS, Prepared, job_of, models_of, prepare
 from konomi.models.lora import adapted_layers, require_peft, reset_adapters
 from konomi.report.advice import kl_missed, over_the_run, too_few
 from konomi.rewards import reward_config
+from konomi.runs import processes
 from konomi.runs.directory import RunDir
 from konomi.runs.environment import typed
 from konomi.runs.observer import Observer, StepResult
@@ -79,7 +81,7 @@ def run_ppo(
     ready = prepare(named, observer, old, prompts=own, reward=reward)
     policy, reference = models_of(job, ready.loaded)
     with running(named, root, observer, fields=ready.fields, parent=parent, resume=old) as work:
-        job = named if own is None or old else _keep_prompts(named, work.run, own)
+        job = named if own is None or old else processes.first(partial(_keep_prompts, named, work.run, own))
         trainer = PPOTrainer(
             policy, reference, ready.tokens, ready.prompts, ready.reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
             seed=job.run.seed, precision=ready.precision, failed_texts=work.run.path / "failed_texts.jsonl", judges=ready.judges,
@@ -101,7 +103,7 @@ def run_ppo(
             work, started, status=work.run.info["status"], reason=trainer.stop_reason, updates=trainer.update,
             peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report), compare=comparison,
             best=best_of(work.run.info, checkpoints), guards=work.run.info.get("guards") or [],
-            last_update=work.run.read_metrics()[-1],
+            last_update=next(reversed(work.run.read_metrics()), None),
         )  # fmt: skip
 
 
@@ -129,7 +131,7 @@ def _train(training: _Training, profile: bool) -> None:
         observer.before(samples)
     training.evaluations.begin()
     with training.work.stop.patience():
-        steps = profiled(trainer, run.path, observer.say) if profile else trainer
+        steps = profiled(trainer, run.path, observer.say) if profile and processes.is_main() else trainer
         while _goes_back(training, steps):
             steps = trainer
 
@@ -156,6 +158,7 @@ def _goes_back(training: _Training, steps: Iterable[StepResult]) -> bool:
                 break
             checkpoints.prune(measured=result.update)
             training.evaluations.keep_best(metrics, checkpoints, trainer.save)
+            stop.agree()
             last = result.update == job.ppo.updates
             if last or stop.signal or result.update % job.run.save_every == 0:
                 checkpoints.save(trainer.update, trainer.save)
@@ -174,6 +177,8 @@ def _keep_model(training: _Training) -> None:
     if trainer.stop_reason is not None:
         _roll_back(training)
     trainer.engine.optimizer.zero_grad(set_to_none=True)
+    if not processes.is_main():
+        return
     with files.new_directory(training.work.run.model) as draft:
         trainer.policy.save(draft)
         trainer.tokens.tokenizer.save_pretrained(draft)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from konomi.report.model_card import write_card
 from konomi.report.page import write_report
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
+from konomi.runs.processes import first
 from konomi.runs.sinks import open_sinks, sink_names
 
 
@@ -40,11 +42,16 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
         rollout=job.rollout, data=job.data, config=config, autocast=lambda: autocast(device, ready.precision),
         judges=ready.judges, progress=observer.progress,
     )  # fmt: skip
+    report = first(partial(_replace, run, job, comparison, observer))
+    return {"run": str(run.path), "report": str(report), "compare": comparison}
+
+
+def _replace(run: RunDir, job: PPOJob, comparison: Mapping[str, Any], observer: Observer) -> Path:
     run.write_json("compare.json", comparison)
     write_card(run)
     report = write_report(run)
     _log_again(run, job, comparison, report, observer)
-    return {"run": str(run.path), "report": str(report), "compare": comparison}
+    return report
 
 
 def _log_again(run: RunDir, job: PPOJob, comparison: Mapping[str, Any], report: Path, observer: Observer) -> None:

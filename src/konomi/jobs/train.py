@@ -12,7 +12,7 @@ from konomi.jobs.ppo import run_ppo
 from konomi.jobs.prepare import resumed_job
 from konomi.rewards import reward_config
 from konomi.rewards.function import IMPORTING
-from konomi.runs.environment import be_one_process
+from konomi.runs.environment import settle_processes
 from konomi.runs.observer import Observer
 
 _FLAT: dict[str, type[Section]] = {"ppo": PPOConfig, "rollout": RolloutConfig}
@@ -60,7 +60,7 @@ def train(
     """
     from konomi.runs.console import make_observer
 
-    be_one_process()
+    settle_processes("konomi.train", several=True)
     if IMPORTING:
         raise ConfigError(
             f"{IMPORTING[-1]}: it calls konomi.train when its function is imported; put that call under "

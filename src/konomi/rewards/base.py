@@ -12,6 +12,7 @@ from konomi.data.messages import Answered, Conversation
 from konomi.data.records import Prompt
 from konomi.errors import ConfigError, NotFiniteError, RunError
 from konomi.files import json_line, write_atomic
+from konomi.runs import processes
 from konomi.text import plural, shortened
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Reward(Protocol):
     """Gives each text a score: higher is better, any scale (PPO normalises).
 
     Optional attributes: ``reads``, the columns that it looks at; ``last_parts`` of a sum, by name the scores of its parts in the
-    last call; ``readers`` of one that cuts long texts, which count how many.
+    last call; ``readers`` of one that cuts long texts, which count how many; ``divisible``, true where several processes may each
+    score a part of the texts. Any other is called in the main process alone, with all of them.
     """
 
     name: str
@@ -86,7 +88,26 @@ def score(reward: Reward, prompts: Texts, responses: Texts, columns: Columns, *,
 
 
 def ask(reward: Reward, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
-    """Call the reward and check what it returns. Raises RunError, with the reward's name, whatever went wrong in it."""
+    """Call the reward and check what it returns; all processes get all scores. Raises RunError, with the reward's name, whatever
+    went wrong in it."""
+
+    def asked(rows: Sequence[int]) -> list[TextScore]:
+        own = [[each[row] for row in rows] for each in (texts, prompts, responses)]
+        return _ask(reward, own[0], own[1], own[2], {name: [each[row] for row in rows] for name, each in columns.items()})
+
+    if isinstance(reward, WeightedSum) or not processes.several():
+        return _ask(reward, texts, prompts, responses, columns)
+    if getattr(reward, "divisible", False):
+        return processes.divided(range(len(texts)), asked)
+    scores, parts = processes.first(
+        lambda: (_ask(reward, texts, prompts, responses, columns), getattr(reward, "last_parts", None))
+    )
+    if parts is not None:
+        reward.last_parts = parts  # type: ignore[attr-defined]
+    return scores
+
+
+def _ask(reward: Reward, texts: Texts, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
     try:
         result = reward(texts, prompts=prompts, responses=responses, columns=columns)
         return check_scores(result, responses, reward.name, texts)
@@ -259,8 +280,9 @@ def _save(prompts: Texts, responses: Texts, path: Path | None) -> str:
     pairs = zip(prompts, responses, strict=True)
     rows = [json_line({"index": i, "prompt": prompt, "response": response}) for i, (prompt, response) in enumerate(pairs)]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, b"".join(rows))
+        if processes.is_main():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, b"".join(rows))
     except (RunError, OSError) as error:  # the reward's own failure is the one to report
         return f"The texts could not be saved: {error}"
     return f"The texts are in {path}"

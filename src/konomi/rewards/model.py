@@ -38,6 +38,8 @@ class RewardModelReward:
         ModelError, DataError: it cannot be read.
     """
 
+    divisible = True
+
     def __init__(self, config: ModelReward, device: torch.device | str = "cpu") -> None:
         self.name = config.name
         self.reads: set[str] = set()
@@ -75,6 +77,8 @@ class ClassifierModelReward:
     the logit less the log-sum-exp of the others. (A model for several labels at once has a sigmoid a label instead: its
     logit is its log-odds.) A model with one output, such as a scalar reward model, has label 0 and use = "logit" only.
     """
+
+    divisible = True
 
     def __init__(self, config: ClassifierReward, device: torch.device | str = "cpu") -> None:
         self.name = config.name

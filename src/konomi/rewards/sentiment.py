@@ -44,6 +44,8 @@ class SentimentReward:
     probability is p. Nothing is cut, and nothing goes in batches.
     """
 
+    divisible = True
+
     def __init__(self, config: ClassifierReward) -> None:
         self.name = config.name
         self.reads: set[str] = set()

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from konomi.runs.observer import Observer
+from konomi.runs.processes import is_main
 from konomi.text import visible
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class Terminal(Console):
 
 
 def make_observer() -> Observer:
-    """The observer that suits where stderr goes."""
+    """The observer that suits where stderr goes; of several processes one is heard."""
+    if not is_main():
+        return Observer()
     console = Terminal(stderr=True)
     return LiveObserver(console) if console.is_terminal else PlainObserver()
 

@@ -44,10 +44,14 @@ _VERBS = {"ppo": "ppo", "sft": "sft", "train": "reward", "sample": "sample", "ju
 
 
 class RunDir:
-    """One run's directory. Make it with :meth:`create` or :meth:`open`. The paths are those of the list above."""
+    """One run's directory. Make it with :meth:`create` or :meth:`open`. The paths are those of the list above.
 
-    def __init__(self, path: Path) -> None:
+    ``followed``: the content of run.json, in a process whose main one writes the directory; nothing is written then.
+    """
+
+    def __init__(self, path: Path, followed: Mapping[str, Any] | None = None) -> None:
         self.path = path
+        self._followed = followed
         self.checkpoints, self.inputs = path / "checkpoints", path / "inputs"
         self.model, self.adapter = path / "model", path / "adapter"
         self.compare, self.report = path / "compare.json", path / "report.html"
@@ -109,7 +113,7 @@ class RunDir:
     @property
     def info(self) -> dict[str, Any]:
         """What run.json says now. Raises DataError if it is missing or damaged."""
-        return self._object("run.json")
+        return self._object("run.json") if self._followed is None else dict(self._followed)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -129,6 +133,8 @@ class RunDir:
 
     def note(self, **fields: Any) -> None:
         """Set fields of run.json, for example ``mlflow_run_id``."""
+        if self._followed is not None:
+            self._followed = {**self._followed, **fields}
         self.write_json("run.json", self.info | fields)
 
     def set_status(self, status: Status, reason: str | None = None) -> None:
@@ -162,6 +168,8 @@ class RunDir:
 
     def truncate_after(self, update: int) -> None:
         """Drop the metrics, samples and evaluations of updates after ``update``: the run goes on from an older checkpoint."""
+        if self._followed is not None:
+            return
         for path in (self.metrics, self.samples, self.evaluations):
             records, _ = files.read_lines(path)
             kept = [record for record in records if record.get("update", 0) <= update]
@@ -174,7 +182,8 @@ class RunDir:
         NaN and infinity become null, paths become strings. Raises RunError if the file cannot be written.
         """
         text = json.dumps(files.plain(value), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
-        files.write_atomic(self.path / name, files.utf8(text))
+        if self._followed is None:
+            files.write_atomic(self.path / name, files.utf8(text))
         return self.path / name
 
     def read_json(self, name: str) -> Any:
@@ -196,6 +205,8 @@ class RunDir:
 
     def _append(self, path: Path, records: Sequence[Mapping[str, Any]]) -> None:
         data = b"".join(map(files.json_line, records))
+        if self._followed is not None:
+            return
         try:
             with open(path, "ab") as file:
                 if path not in self._checked:  # only a writer mends: a reader may be looking at a run that goes on

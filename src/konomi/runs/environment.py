@@ -72,6 +72,8 @@ def typed(program: str) -> str:
 
 
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_OWN = r"ACCELERATE_(MIXED_PRECISION|GRADIENT_ACCUMULATION_STEPS|DYNAMO_.*)"
+"""What konomi decides by its own settings, though `accelerate launch` sets it too."""
 _LAUNCHER = re.compile(
     "|".join(_SIZES) + "|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|PMI_RANK|MPI_LOCAL.*"
     "|OMPI_COMM_WORLD_.*|MV2_COMM_WORLD_.*|FSDP_.*|(PARALLELISM_CONFIG|CONTEXT_PARALLEL)_.*|ACCELERATE_(?!TORCH_DEVICE$).*"
@@ -79,21 +81,38 @@ _LAUNCHER = re.compile(
 """Variables of launchers (torchrun, accelerate, mpirun); ACCELERATE_TORCH_DEVICE is a user's own."""
 
 
-def be_one_process() -> None:
-    """Remove a launcher's variables from the environment: a command is one process.
+def launched_processes() -> int:
+    """How many processes the variables of a launcher speak of; 1 without them."""
+    return max([1, *(int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal())])
+
+
+def settle_processes(command: str, several: bool) -> None:
+    """Make the environment that of the processes which a launcher has started; of one that is alone, remove its variables.
+
+    Args:
+        command: for the message.
+        several: whether it can work in several processes.
 
     Raises:
-        ConfigError: a launcher started several processes.
+        ConfigError: it cannot, and several were started; or the variables are not those of a whole launcher.
     """
-    several = [name for name in _SIZES if os.environ.get(name, "").isdecimal() and int(os.environ[name]) > 1]
-    if several:
-        names = sorted(name for name in os.environ if _LAUNCHER.fullmatch(name))
-        raise ConfigError(
-            f"{several[0]} = {os.environ[several[0]]} is set: jobs of several processes are not supported here. Start one "
-            f"without a launcher, or remove what one has left: unset {' '.join(names)}"
-        )
+    processes = launched_processes()
+    names = sorted(name for name in os.environ if _LAUNCHER.fullmatch(name))
+    if processes > 1:
+        size = next(name for name in _SIZES if os.environ.get(name) == str(processes))
+        left = f"Start it without a launcher, or remove what one has left: unset {' '.join(names)}"
+        if not several:
+            raise ConfigError(f"{size} = {processes} is set: {command} works in one process. {left}")
+        if not os.environ.get("MASTER_ADDR") or (size == "WORLD_SIZE" and not {"RANK", "LOCAL_RANK", "MASTER_PORT"} <= {*names}):
+            raise ConfigError(
+                f"{size} = {processes} is set, but not what else several processes need (RANK, LOCAL_RANK, MASTER_ADDR, "
+                f"MASTER_PORT). Start them by accelerate launch or torchrun, see examples/accelerate. {left}"
+            )
+        for name in filter(re.compile(_OWN).fullmatch, names):
+            del os.environ[name]
+        return
     wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")  # a user's own wish
-    for name in [name for name in os.environ if _LAUNCHER.fullmatch(name)]:
+    for name in names:
         del os.environ[name]
     if wanted:
         os.environ["ACCELERATE_USE_CPU"] = "true"

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from konomi.runs import processes
+
 
 class Stop:
     """Whether a signal asked the job to stop. In :meth:`patience` the first one waits until it is looked at."""
 
     def __init__(self, on_signal: Callable[[], None]) -> None:
         self.signal: str | None = None
+        self.agreed = False
+        """All processes of the job know of it."""
         self._patient, self._on_signal = False, on_signal
 
     @contextmanager
@@ -25,6 +29,11 @@ class Stop:
             yield
         finally:
             self._patient = False
+
+    def agree(self) -> None:
+        """Let all processes of the job know of a signal that one of them got; each calls this at the same place of its work."""
+        self.signal = next(filter(None, processes.gather(self.signal)), None)
+        self.agreed = self.signal is not None
 
     def handle(self, number: int, _: FrameType | None) -> None:
         """The signal handler."""

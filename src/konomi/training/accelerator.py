@@ -10,8 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from konomi import ops
-from konomi.engine.device import autocast, manage_memory
+from konomi.engine.device import autocast, manage_memory, send
 from konomi.engine.graphs import Graphs
 from konomi.engine.shared_weights import copies_as_leaves, leaves
 from konomi.models.policy import Policy
@@ -25,6 +24,7 @@ class Engine:
         manage_memory()
         # Accelerate keeps one mixed precision for the whole process; with an autocast of our own each run has its own
         self.accelerator = Accelerator(mixed_precision="no")
+        self.processes: int = self.accelerator.num_processes
         self.precision = precision
         if precision == "fp64":
             policy.double()
@@ -35,7 +35,7 @@ class Engine:
         self.policy = policy
         self.parameters = [p for group in groups for p in group["params"]]
         self.graphs = Graphs(self.accelerator.device)
-        self.static = self.graphs.active and self.accelerator.num_processes == 1
+        self.static = self.graphs.active and self.processes == 1
         """Whether passes have sizes that come again, so that they can be captured."""
         self.grads = [torch.zeros_like(parameter) for parameter in self.parameters] if self.static else []
         """The gradients that captured passes write, where they stay in memory."""
@@ -59,7 +59,7 @@ class Engine:
         if not self.static:
             if first:
                 self.optimizer.zero_grad()
-            self.accelerator.backward(loss * self.accelerator.num_processes)
+            self.accelerator.backward(loss * self.processes)
             return
         found = torch.autograd.grad(loss, leaves(self.policy.lm, self.parameters), allow_unused=True)
         for dtype in {x.dtype for x in found if x is not None}:
@@ -100,13 +100,9 @@ class Engine:
         return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
     def total(self, x: Tensor) -> Tensor:
-        """The sum over processes."""
-        summed: Tensor = self.accelerator.reduce(x, reduction="sum")
+        """The sum over processes. They exchange dense numbers on their own devices, wherever and however ``x`` is stored."""
+        if self.processes == 1:
+            return x
+        x = x.to_dense() if x.layout != torch.strided else x
+        summed: Tensor = self.accelerator.reduce(send(x, self.accelerator.device).contiguous(), reduction="sum")
         return summed
-
-    def whiten(self, x_BR: Tensor, mask_BR: Tensor) -> Tensor:
-        """Whiten over all processes."""
-        count = self.total(mask_BR.sum().to(x_BR))
-        mean = self.total(ops.masked_sum(x_BR, mask_BR)) / count
-        squares = self.total(ops.masked_sum((x_BR - mean) ** 2, mask_BR))
-        return ops.whiten(x_BR, mask_BR, mean=mean, var=squares / (count - 1).clamp(min=1))

@@ -26,6 +26,7 @@ from konomi.errors import RunError
 from konomi.files import new_directory, sync_file, writing
 from konomi.models.lora import ADAPTER_FILE, adapted_layers, adapter_weights
 from konomi.models.policy import VALUE_HEAD_FILE, Policy
+from konomi.runs.processes import is_main, wait
 from konomi.training.experience import ScoreScale
 from konomi.training.optimizers import expected_state, set_state, state_of
 from konomi.training.random_state import GPU, random_state, set_random_state
@@ -64,7 +65,7 @@ class Checkpoints:
         return None
 
     def save(self, update: int, save: Callable[[Path], None]) -> None:
-        """Have ``save`` write the checkpoint of an update."""
+        """Have ``save``, which all processes call, write the checkpoint of an update."""
         self.make()
         save(self.directory / f"update-{update:05d}")  # replaces a damaged one
 
@@ -80,6 +81,8 @@ class Checkpoints:
 
     def make(self) -> None:
         """Make the directory, and remove what a save that was killed has left there."""
+        if not is_main():
+            return
         with writing(self.directory):
             self.directory.mkdir(exist_ok=True)
             for left in self.directory.glob(".*"):
@@ -87,21 +90,27 @@ class Checkpoints:
 
     def prune(self, measured: int) -> None:
         """Keep the newest good ones and all that are newer; the policy after update ``measured`` - 1 is good."""
+        if not is_main():
+            return
         good = [path for update, path in self.all() if update < measured]
         for path in good[: -self.keep]:
             shutil.rmtree(path)
 
     def clear(self) -> None:
         """Remove them all: a training that is finished needs none."""
+        if not is_main():
+            return
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def drop_from(self, update: int) -> None:
-        """Remove the checkpoints of ``update`` and later: their policy is over the KL cap."""
-        for number, path in self.all():
-            if number >= update:
-                shutil.rmtree(path)
-        if self.best.is_dir() and _update_of(self.best) >= update:
-            shutil.rmtree(self.best)
+        """Remove the checkpoints of ``update`` and later: their policy is over the KL cap. Afterwards no process finds them."""
+        if is_main():
+            for number, path in self.all():
+                if number >= update:
+                    shutil.rmtree(path)
+            if self.best.is_dir() and _update_of(self.best) >= update:
+                shutil.rmtree(self.best)
+        wait()
 
 
 def _update_of(checkpoint: Path) -> float:

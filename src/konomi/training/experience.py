@@ -26,6 +26,7 @@ from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import Draws
 from konomi.errors import RunError
 from konomi.rewards.base import Reward, TokenRewards, columns_of, evaluate, readers, score
+from konomi.runs import processes
 from konomi.seeds import stream_seed
 from konomi.training.accelerator import Engine
 
@@ -64,6 +65,9 @@ class Prepared:
     key: tuple[int, int]
     """Seed and update."""
     prompts: list[Prompt]
+    """Of the whole batch."""
+    mine: range
+    """The responses that this process draws; queries and draws are theirs."""
     queries: list[list[int]]
     draws: Draws
 
@@ -116,7 +120,8 @@ class Scorer:
             places = [each if ended or keep else [] for each, ended in zip(scores.token_rewards, ended_B.tolist(), strict=True)]
             by_token = token_rewards(self.tokens.ends(*ids), places, int(rollout.response_lengths.max()))
         figures = {f"reward/{name}/mean": values for name, values in scores.parts.items()}
-        read, cut = (now - then for now, then in zip(self._read_and_cut(), before, strict=True))
+        each = processes.gather([now - then for now, then in zip(self._read_and_cut(), before, strict=True)])
+        read, cut = map(sum, zip(*each, strict=True))
         if read:
             figures["reward/cut_share"] = [cut / read] * len(responses)
         for name, judge in self.judges.items() if judged else ():

@@ -8,46 +8,54 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from konomi import ops
 from konomi.config import PPOConfig
 from konomi.engine.forward import Evaluation
+from konomi.runs import processes
 from konomi.statistics.variety import repeated_share
 from konomi.training.experience import Experience, ScoredRollout, ratio_gap
 
 
 @dataclass
 class Sums:
-    """Means over everything that any process saw, each a sum and the count of what was summed; and maxima.
+    """Means over the whole batch, each a sum and the count of what was summed; and maxima.
 
     Tensors are read when the means are asked for, all in one transfer: until then nothing waits for the device.
     """
 
     totals: dict[str, tuple[float, float]] = field(default_factory=dict)
     maxima: dict[str, float] = field(default_factory=dict)
+    partial: set[str] = field(default_factory=set)
+    """Means of which each process has seen its own part; of the others each has seen all."""
     _unread: list[tuple[str, Tensor | float, Tensor | float]] = field(default_factory=list)
     _unread_maxima: list[tuple[str, Tensor | float]] = field(default_factory=list)
 
-    def add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
+    def add(self, name: str, total: Tensor | float, count: Tensor | float, partial: bool = False) -> None:
         """Add to the mean ``name``."""
         self._unread.append((name, total, count))
+        if partial:
+            self.partial.add(name)
 
     def most(self, name: str, value: Tensor | float) -> None:
         """Raise the maximum ``name``; a NaN stays."""
         self._unread_maxima.append((name, value))
 
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means and the maxima over all processes."""
+    def means(self) -> dict[str, float]:
+        """The means and the maxima over all processes, the same to the bit in each."""
         self._read()
-        if accelerator.num_processes == 1:
-            return {name: total / count if count else 0.0 for name, (total, count) in self.totals.items()} | self.maxima
-        pairs = torch.tensor(list(self.totals.values()), dtype=torch.float64, device=accelerator.device)
-        pairs = accelerator.reduce(pairs, reduction="sum")
-        means = {name: total / count if count else 0.0 for name, (total, count) in zip(self.totals, pairs.tolist(), strict=True)}
-        maxima = torch.tensor([list(self.maxima.values())], dtype=torch.float64, device=accelerator.device)
-        return means | dict(zip(self.maxima, accelerator.gather(maxima).amax(0).tolist(), strict=True))
+        whole, parts = self, processes.gather((self.totals, self.maxima))
+        if len(parts) > 1:
+            whole = Sums()
+            for number, (totals, maxima) in enumerate(parts):
+                for name, pair in totals.items():
+                    if number == 0 or name in self.partial:
+                        whole.add(name, *pair)
+                for name, value in maxima.items():
+                    whole.most(name, value)
+            whole._read()
+        return {name: total / count if count else 0.0 for name, (total, count) in whole.totals.items()} | whole.maxima
 
     def _read(self) -> None:
         """Add up what is unread, in float64 and in the order in which it came."""

@@ -106,7 +106,10 @@ class Models:
     @record_function("score")
     @torch.no_grad()
     def compare(self, generation: Generation, plan: list[list[Pass]], first: bool) -> Comparison:
-        """Log-probabilities of policy and reference, and the penalty. ``first``: the policy may still be its reference."""
+        """Log-probabilities of policy and reference, and the penalty, each process having those of its part of the plan.
+
+        ``first``: the policy may still be its reference.
+        """
         rollout, trunk = generation.rollout, generation.trunk
         mask_BR = send(rollout.mask, self.engine.accelerator.device)
 
@@ -117,20 +120,24 @@ class Models:
             with self.engine.autocast():
                 return scatter((pair for p in passes for pair in self.attempt(results, rollout, [p])), len(rollout))
 
+        own_B = torch.cat([p.rows for mini_batch in plan for p in mini_batch]).sort().values
         policy_3BR, gap = torch.stack([generation.logprobs, generation.values, generation.entropy]), None
         if self.inexact:
             policy_3BR, gap = recompute_logprobs(
                 policy_3BR, mask_BR, lambda passes: each(self._policy, passes), plan, self.engine
             )
+            if self.engine.processes > 1:
+                others_B = torch.ones(len(rollout), dtype=torch.bool).index_fill(0, own_B, False)
+                policy_3BR = self.engine.total(policy_3BR.masked_fill(send(others_B, mask_BR.device)[:, None], 0.0))
         logprobs_BR, values_BR, entropy_BR = policy_3BR
         if first and same_weights(self.policy.lm, self.reference):
             reference_BR = logprobs_BR
         else:
-            rows = micro_batches(rollout.lengths, torch.arange(len(rollout)), self.micro_batch_tokens)
-            reference_BR = each(self._reference, [self.plan(rollout, part) for part in rows])[0]
+            rows = micro_batches(rollout.lengths, own_B, self.micro_batch_tokens)
+            reference_BR = self.engine.total(each(self._reference, [self.plan(rollout, part) for part in rows])[0])
         if self.ppo.kl_penalty == "full":
             every = [p for mini_batch in plan for p in mini_batch]
-            penalty_BR = each(self._full_kl, every)[0]
+            penalty_BR = self.engine.total(each(self._full_kl, every)[0])
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, self.ppo.kl_penalty)
         return Comparison(mask_BR, logprobs_BR, values_BR, entropy_BR, logprobs_BR - reference_BR, penalty_BR, gap)

@@ -37,6 +37,7 @@ from konomi.models.lora import adapter_weights
 from konomi.models.policy import Policy
 from konomi.report.advice import out_of_range
 from konomi.rewards import Reward, as_reward
+from konomi.runs import processes
 from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
 from konomi.training.accelerator import Engine
@@ -44,6 +45,7 @@ from konomi.training.checkpoints import load_checkpoint, save_checkpoint
 from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio, shaped
 from konomi.training.metrics import LOSSES, Clock, Sums, describe, finish, losses, next_kl_coef
 from konomi.training.passes import Models
+from konomi.training.shares import divide, own_rows, whole_generation, whole_rollout
 
 
 class PPOTrainer:
@@ -62,7 +64,7 @@ class PPOTrainer:
         failed_texts: file for the texts at which the reward failed.
 
     Raises:
-        ConfigError: the mini-batch cannot be divided among the processes.
+        ConfigError: a mini-batch has fewer responses than there are processes.
         RunError: the reward failed, or a number is not finite.
     """
 
@@ -86,12 +88,11 @@ class PPOTrainer:
         self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
         check_decoding(policy.lm)
         self.models = Models(self.engine, policy, self.reference, self.ppo, self.rollout_config.temperature)
-        self.processes = self.engine.accelerator.num_processes
-        prompts_a_batch = self.ppo.batch_size // self.ppo.responses_per_prompt
-        divided = {"mini_batch_size": self.ppo.mini_batch_size, "batch_size / responses_per_prompt": prompts_a_batch}
-        for name, size in divided.items():
-            if size % self.processes:
-                raise ConfigError(f"ppo.{name} = {size} cannot be divided among {self.processes} processes")
+        if self.ppo.mini_batch_size < self.engine.processes:
+            raise ConfigError(
+                f"ppo.mini_batch_size = {self.ppo.mini_batch_size} cannot be divided among {self.engine.processes} processes; "
+                "raise it, or start fewer"
+            )
         self.update, self.kl_coef, self.kl_reached = 0, self.ppo.kl_coef, False
         self.rate_factor = 1.0
         """What all learning rates are multiplied by. It is not saved: whoever sets it sets it again."""
@@ -108,9 +109,15 @@ class PPOTrainer:
         """Set the score scale by samples of the initial model; returns them. The first :meth:`step` does it otherwise."""
         count = max(2, self.ppo.baseline_samples)
         prompts, queries = self.queries.take(0, count)
-        draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in range(count)])
-        with self.engine.autocast():
-            rollout = sample(self.reference, self.tokens, queries, draws, self.rollout_config, "the initial model")
+        mine = processes.own(count)
+        draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in mine])
+
+        def drawn() -> Rollout:
+            here, name = queries[mine.start : mine.stop], "the initial model"
+            with self.engine.autocast():
+                return sample(self.reference, self.tokens, here, draws, self.rollout_config, name)
+
+        rollout = whole_rollout(drawn, mine, self.tokens.pad_id)
         forget_running(self.reference)
         scored = self.scorer(prompts, rollout, judged=False)
         self.scale = ScoreScale.of(scored.scores) if self.ppo.normalize_scores else ScoreScale(count=count)
@@ -136,7 +143,7 @@ class PPOTrainer:
         experience = self._experience(generation, compared, scored.scores, scored.token_rewards)
         clipped_B = (self.scale or ScoreScale()).normalised(scored.scores).abs() > self.score_clip
         sums = describe(experience, scored, clipped_B, self.kl_coef)
-        kl = sums.means(self.engine.accelerator)["objective/kl"]
+        kl = sums.means()["objective/kl"]
         self._check_kl(kl)
         clock.lap("reward")
 
@@ -145,7 +152,7 @@ class PPOTrainer:
         if kl <= ppo.kl_cap:
             self.engine.set_rate(rate)
             self._train(experience, passes, sums)
-        means = sums.means(self.engine.accelerator)
+        means = sums.means()
         clock.lap("train")
 
         # 5. Metrics
@@ -160,7 +167,7 @@ class PPOTrainer:
         metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": ppo.learning_rate * rate}
         metrics |= {f"time/ppo/{phase}": seconds for phase, seconds in clock.seconds.items()}
         metrics["episodes/per_second"] = ppo.batch_size / clock.seconds["total"]
-        metrics["tokens/per_second"] = float(generation.rollout.lengths.sum()) * self.processes / clock.seconds["total"]
+        metrics["tokens/per_second"] = float(generation.rollout.lengths.sum()) / clock.seconds["total"]
         metrics["memory/peak_gb"] = peak_memory_gb()
 
         # 6. Adapt the KL coefficient
@@ -217,37 +224,41 @@ class PPOTrainer:
         self.update, self.kl_coef, self.kl_reached, self.stop_reason = 0, self.ppo.kl_coef, False, None
 
     def _prepare(self, update: int) -> Prepared:
-        """This process's part of an update's prompts, queries and draws: all responses to a prompt are in one part."""
+        """The prompts of an update, and the queries and draws of the responses that this process draws."""
         each, size = self.ppo.responses_per_prompt, self.ppo.batch_size
         prompts, queries = self.queries.take(update * (size // each), size // each)
-        part = size // self.processes
-        mine = range(part * self.engine.accelerator.process_index, part * (self.engine.accelerator.process_index + 1))
+        mine = own_rows(size, each)
         draws = make_draws(self.rollout_config, self.seed, [("rollout", update * size + i) for i in mine])
-        return Prepared((self.seed, update), [prompts[i // each] for i in mine], [queries[i // each] for i in mine], draws)
+        whole = [prompt for prompt in prompts for _ in range(each)]
+        return Prepared((self.seed, update), whole, mine, [queries[i // each] for i in mine], draws)
 
     @record_function("rollout")
     def _generate(self) -> tuple[list[Prompt], Generation]:
-        """A response to each query of this process's part of the batch."""
+        """The prompts of the update and a response to each, of which each process draws its part."""
         ready, unread = self._prepared, self.models.recomputes
         if ready is None or ready.key != (self.seed, self.update):
             ready = self._prepare(self.update)
-        with self.engine.autocast():
-            generation = generate(
-                self.policy.lm, self.tokens, ready.queries, ready.draws, self.rollout_config,
-                f"update {self.update + 1}: the policy", None if unread else self.policy.values, self.models.trunk_layer,
-                with_entropy=not unread,
-            )  # fmt: skip
-        return ready.prompts, generation
+
+        def drawn() -> Generation:
+            with self.engine.autocast():
+                return generate(
+                    self.policy.lm, self.tokens, ready.queries, ready.draws, self.rollout_config,
+                    f"update {self.update + 1}: the policy", None if unread else self.policy.values, self.models.trunk_layer,
+                    with_entropy=not unread,
+                )  # fmt: skip
+
+        return ready.prompts, whole_generation(drawn, ready.mine, self.tokens.pad_id, self.engine)
 
     def _plan(self, rollout: Rollout, epoch: int) -> list[list[Tensor]]:
-        """The mini-batches of an epoch, each a list of micro-batches of row numbers."""
-        process = self.engine.accelerator.process_index
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, "mini-batches", self.update, epoch, process))
-        size, each = self.ppo.mini_batch_size // self.processes, self.ppo.responses_per_prompt
+        """The mini-batches of an epoch, each a list of this process's micro-batches of row numbers."""
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "mini-batches", self.update, epoch, 0))
+        size, each, engine = self.ppo.mini_batch_size, self.ppo.responses_per_prompt, self.engine
         together = each if size % each == 0 else 1  # responses to one prompt: it is then computed once for them
         first = torch.randperm(len(rollout) // together, generator=generator) * together
         order = (first[:, None] + torch.arange(together)).flatten()
-        return [micro_batches(rollout.lengths, rows, self.models.micro_batch_tokens) for rows in torch.split(order, size)]
+        shares = (divide(rows, rollout.lengths, together, engine.processes) for rows in torch.split(order, size))
+        mine = (share[engine.accelerator.process_index] for share in shares)
+        return [micro_batches(rollout.lengths, rows, self.models.micro_batch_tokens) for rows in mine]
 
     def _passes(self, rollout: Rollout, epoch: int) -> list[list[Pass]]:
         """The same as passes of the policy."""
@@ -262,7 +273,7 @@ class PPOTrainer:
         rewards_BR = shaped(scale, scores_B, token_rewards_BR, compared.penalty, mask_BR, ppo, self.kl_coef, clip)
         advantages_BR, returns_BR = ops.gae(rewards_BR, compared.values, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
         if ppo.whiten_advantages:
-            advantages_BR = self.engine.whiten(advantages_BR, mask_BR)
+            advantages_BR = ops.whiten(advantages_BR, mask_BR)
         return Experience(
             **vars(compared), rollout=generation.rollout, trunk=generation.trunk, rewards=rewards_BR,
             advantages=advantages_BR, returns=returns_BR,
@@ -277,7 +288,7 @@ class PPOTrainer:
                 first = epoch == 0 and number == 0
                 for count, figures in self._gradient(experience, old_4BR, passes, first):
                     for name, total in zip(LOSSES, figures, strict=False):
-                        sums.add(name, total, count)
+                        sums.add(name, total, count, partial=True)
                     if first:
                         self._check_first(figures[-1], experience, sums)
                 norm = self.engine.step(self.ppo.max_grad_norm, first=first)
@@ -301,8 +312,9 @@ class PPOTrainer:
         return self.models.attempt(mini_batch, e.rollout, passes)
 
     def _check_first(self, gap: Tensor, experience: Experience, sums: Sums) -> None:
-        """Before the first step the ratio is 1. On a device the check is after the update, so that nothing waits."""
-        if is_processor(gap.device):
+        """Before the first step the ratio is 1. On a device the check is after the update, so that nothing waits; so it is of
+        several processes, which fail together."""
+        if is_processor(gap.device) and self.engine.processes == 1:
             check_ratio(float(gap), self.engine.precision, self.update + 1)
         sums.most("ratio_gap", gap)
         if experience.sampler_gap is None:

@@ -1,0 +1,91 @@
+"""What each of several processes does of an update, and what they give one another of it, so that all hold the whole.
+
+Shape suffixes: B sequences of the whole batch, b of a process, L query + response tokens, R response tokens.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from konomi.engine.packed import Trunk
+from konomi.engine.rollout import Rollout
+from konomi.engine.sampler import Generation
+from konomi.runs import processes
+from konomi.training.accelerator import Engine
+
+
+def divide(rows: Tensor, lengths: Tensor, together: int, parts: int) -> list[Tensor]:
+    """Divide the rows of a mini-batch into ``parts`` of about as many tokens; none is empty, where there are rows enough.
+
+    ``together`` rows in a row, the responses to one prompt, stay in one part unless there are fewer such groups than parts.
+    ``lengths``: [B] tokens of every row.
+
+    >>> import torch
+    >>> [part.tolist() for part in divide(torch.tensor([4, 5, 0, 1, 2, 3]), torch.tensor([1, 1, 5, 5, 9, 9]), 2, 2)]
+    [[4, 5], [0, 1, 2, 3]]
+    """
+    if parts == 1:
+        return [rows]
+    groups = rows.view(-1, together if len(rows) >= together * parts else 1)
+    tokens = lengths[groups].sum(1).tolist()
+    loads = [(0, part) for part in range(parts)]
+    owner = [0] * len(groups)
+    for group in sorted(range(len(groups)), key=lambda group: -tokens[group]):  # the longest to whoever has least
+        load, owner[group] = heapq.heappop(loads)
+        heapq.heappush(loads, (load + tokens[group], owner[group]))
+    return [groups[torch.tensor([each == part for each in owner])].flatten() for part in range(parts)]
+
+
+def own_rows(count: int, together: int) -> range:
+    """Which responses this process draws, all to one prompt if there are prompts enough."""
+    if count < together * processes.count():
+        return processes.own(count)
+    mine = processes.own(count // together)
+    return range(mine.start * together, mine.stop * together)
+
+
+def whole_rollout(draw: Callable[[], Rollout], drawn: range, pad: int) -> Rollout:
+    """The responses that all processes draw, in their order, in all of them. ``drawn``: those of this one, which may be none.
+
+    Raises:
+        RunError: one of them could not.
+    """
+    parts = [each for each in processes.all_or_none(lambda: draw() if drawn else None) if each is not None]
+    if len(parts) == 1:
+        return parts[0]
+    width = max(each.ids.shape[1] for each in parts)
+    ids_BL = torch.cat([functional.pad(each.ids, (0, width - each.ids.shape[1]), value=pad) for each in parts])
+    names = ("query_lengths", "response_lengths", "ended")
+    return Rollout(ids_BL, *(torch.cat([getattr(each, name) for each in parts]) for name in names))
+
+
+def whole_generation(draw: Callable[[], Generation], drawn: range, pad: int, engine: Engine) -> Generation:
+    """The same with what was computed while drawing."""
+    if engine.processes == 1:
+        return draw()
+    part: Generation
+
+    def rollout_drawn() -> Rollout:
+        nonlocal part
+        part = draw()
+        return part.rollout
+
+    rollout = whole_rollout(rollout_drawn, drawn, pad)
+    figures_3BR = _spread(torch.stack([part.logprobs, part.entropy, part.values]), drawn, rollout.mask.shape, engine)
+    trunk = part.trunk
+    if trunk is not None:
+        hidden_DBL = _spread(trunk.hidden.movedim(-1, 0), drawn, rollout.ids.shape, engine)
+        trunk = Trunk(trunk.layer, hidden_DBL.movedim(0, -1).contiguous())
+    return Generation(rollout, figures_3BR[0], figures_3BR[1], figures_3BR[2], trunk)
+
+
+def _spread(x_CbR: Tensor, mine: range, shape: Sequence[int], engine: Engine) -> Tensor:
+    """[C, *shape] of all processes, of what each has of its rows."""
+    x_CBR = x_CbR.new_zeros(len(x_CbR), *shape)
+    x_CBR[:, mine.start : mine.stop, : x_CbR.shape[2]] = x_CbR
+    return engine.total(x_CBR)
