@@ -215,10 +215,6 @@ def test_the_table_of_verbs_is_that_of_the_command_line() -> None:
 
 
 PLANNED = {
-    "several processes from the command line": "cli/launch.py",
-    "jobs over several processes from the command line": "cli/launch.py",
-    "コマンドラインからの複数プロセスでの実行": "cli/launch.py",
-    "several gpus or machines": "cli/launch.py", "複数の gpu やマシン": "cli/launch.py",
     "rloo": "config/algorithm.py", "grpo": "config/algorithm.py", "dpo": "training/dpo.py",
 }  # fmt: skip
 """What the documents say is not there -> the file that will hold it."""
@@ -232,7 +228,7 @@ def test_what_is_said_to_be_missing_is_missing() -> None:
         lists += re.findall(r"^(?:Not (?:yet|there)[^:\n]*|未対応の機能): ([^.。\n]+)", text, re.M)
         lists += re.findall(r"^\| ([^|]+) \| (?:not yet|未対応) \|", text, re.M)
     items = [item.strip().lower() for each in lists for item in re.split("[,、]", each)]
-    assert len(items) > 6
+    assert len(items) >= 6
     for item in items:
         assert item in PLANNED, item
         assert not (ROOT / "src/konomi" / PLANNED[item]).exists(), item
