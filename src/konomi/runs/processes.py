@@ -111,15 +111,16 @@ def all_or_none(call: Callable[[], T]) -> list[T]:
     """
     if not several():
         return [call()]
-    mine: tuple[Any, KonomiError | None]
+    result: Any = None
+    mine: KonomiError | None = None
     try:
-        mine = call(), None
+        result = call()
     except KonomiError as error:
-        mine = None, error
-    every = gather(mine)
+        mine = error
+    every = gather((result, mine))
     for number, (_, failure) in enumerate(every):
         if failure is not None:
-            raise (mine[1] if number == index() else None) or failure
+            raise (mine if number == index() else None) or failure
     return [x for x, _ in every]
 
 
