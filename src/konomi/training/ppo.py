@@ -89,10 +89,8 @@ class PPOTrainer:
         check_decoding(policy.lm)
         self.models = Models(self.engine, policy, self.reference, self.ppo, self.rollout_config.temperature)
         if self.ppo.mini_batch_size < self.engine.processes:
-            raise ConfigError(
-                f"ppo.mini_batch_size = {self.ppo.mini_batch_size} cannot be divided among {self.engine.processes} processes; "
-                "raise it, or start fewer"
-            )
+            few = f"ppo.mini_batch_size = {self.ppo.mini_batch_size} cannot be divided among {self.engine.processes} processes"
+            raise ConfigError(f"{few}; raise it, or start fewer")
         self.update, self.kl_coef, self.kl_reached = 0, self.ppo.kl_coef, False
         self.rate_factor = 1.0
         """What all learning rates are multiplied by. It is not saved: whoever sets it sets it again."""
@@ -312,8 +310,7 @@ class PPOTrainer:
         return self.models.attempt(mini_batch, e.rollout, passes)
 
     def _check_first(self, gap: Tensor, experience: Experience, sums: Sums) -> None:
-        """Before the first step the ratio is 1. On a device the check is after the update, so that nothing waits; so it is of
-        several processes, which fail together."""
+        """Before the first step the ratio is 1. On a device, and in several processes, the check is after the update."""
         if is_processor(gap.device) and self.engine.processes == 1:
             check_ratio(float(gap), self.engine.precision, self.update + 1)
         sums.most("ratio_gap", gap)
