@@ -40,6 +40,7 @@ from konomi.rewards import Reward, as_reward
 from konomi.runs import processes
 from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
+from konomi.text import plural
 from konomi.training.accelerator import Engine
 from konomi.training.checkpoints import load_checkpoint, save_checkpoint
 from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio, shaped
@@ -89,7 +90,8 @@ class PPOTrainer:
         check_decoding(policy.lm)
         self.models = Models(self.engine, policy, self.reference, self.ppo, self.rollout_config.temperature)
         if self.ppo.mini_batch_size < self.engine.processes:
-            few = f"ppo.mini_batch_size = {self.ppo.mini_batch_size} cannot be divided among {self.engine.processes} processes"
+            among = plural(self.engine.processes, "process", "processes")
+            few = f"ppo.mini_batch_size = {self.ppo.mini_batch_size} cannot be divided among {among}"
             raise ConfigError(f"{few}; raise it, or start fewer")
         self.update, self.kl_coef, self.kl_reached = 0, self.ppo.kl_coef, False
         self.rate_factor = 1.0
