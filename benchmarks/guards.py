@@ -43,6 +43,10 @@ def letters(response: str) -> float:
     return response.count("a")
 
 
+def variety(response: str) -> float:
+    return len(set(response) & set("aeiou"))
+
+
 def trainer(
     reward: Callable[[str], float] = letters, *, judge: Callable[[str], float] | None = None, **changed: Any
 ) -> PPOTrainer:
@@ -124,7 +128,7 @@ def main() -> None:
         alarms = watched(make())
         seen = ", ".join(f"{alarm.update}: `{alarm.guard}`" for alarm in alarms) or "never"
         print(f"| {name} | {seen} | {alarms[0].event('warned')['en'] if alarms else ''} |", flush=True)
-    quiet = {f"seed {seed}": watched(trainer(judge=len, seed=seed)) for seed in SEEDS}
+    quiet = {f"seed {seed}": watched(trainer(variety, judge=len, seed=seed)) for seed in SEEDS}
     quiet |= {path: replayed(Path(path)) for path in sys.argv[1:]}
     for name, alarms in quiet.items():
         print(name, [(alarm.update, alarm.guard, alarm.value) for alarm in alarms] or "silent", flush=True)

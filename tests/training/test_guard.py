@@ -13,7 +13,7 @@ from konomi.training.guard import GUARDS, Watch
 
 HEALTHY = {
     "objective/kl": 0.5, "objective/kl_std": 1.0, "objective/perplexity": 30.0, "ppo/mean_scores": 1.0, "ppo/std_scores": 2.0,
-    "ppo/policy/entropy": 3.0, "ppo/policy/ratio": 1.0, "ppo/val/var_explained": 0.1, "tokens/responses_len_mean": 16.0,
+    "ppo/policy/entropy": 3.0, "ppo/policy/approxkl": 0.02, "ppo/val/var_explained": 0.1, "tokens/responses_len_mean": 16.0,
     "tokens/repetition": 0.1, "judge/sense/mean": 5.0, "judge/sense/std": 1.0,
 }  # fmt: skip
 RISEN = {"ppo/mean_scores": 3.0}
@@ -21,7 +21,7 @@ FAULTS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     # guard -> figures at which it fires, and figures just short of that; of an update with 64 responses
     "not_finite": ({"ppo/loss/value": math.nan}, {"ppo/loss/value": 1e300}),
     "kl_cap": ({"objective/kl": 30.01}, {"objective/kl": 29.99}),
-    "ratio": ({"ppo/policy/ratio": 2.01}, {"ppo/policy/ratio": 1.99}),
+    "ratio": ({"ppo/policy/approxkl": 2.66}, {"ppo/policy/approxkl": 2.64}),  # ln(10)^2 / 2 = 2.651
     "negative_kl": ({"objective/kl": -0.51}, {"objective/kl": -0.49}),  # 4 * 1.0 / 8
     "entropy": ({"ppo/policy/entropy": 0.74}, {"ppo/policy/entropy": 0.76}),
     "length": ({"tokens/responses_len_mean": 24.1}, {"tokens/responses_len_mean": 23.9}),
@@ -44,7 +44,7 @@ def fired(changed: dict[str, float], updates: int = 20, start: int = 6, **settin
 def test_each_guard_fires_once_and_not_short_of_it(name: str) -> None:
     wrong, short = FAULTS[name]
     [(update, guard)] = fired(wrong)
-    assert guard == name and 7 <= update <= 11  # a mean of 3 updates, two or five in a row
+    assert guard == name and 7 <= update <= 14  # a mean of 3 updates, two or eight in a row
     assert fired(short) == [] == fired(wrong, off=[name])
 
 
@@ -55,7 +55,7 @@ def test_every_guard_is_tried_can_be_turned_off_and_has_words() -> None:
 
 
 def test_the_other_directions() -> None:
-    assert fired({"ppo/policy/ratio": 0.49}) == [(7, "ratio")]
+    assert fired({"ppo/policy/approxkl": 1e12}) == [(7, "ratio")]
     assert fired({"tokens/responses_len_mean": 7.0}) == [(9, "length")]
     assert fired({"judge/sense/mean": 0.0}) == []  # the score has not risen with it
     assert fired({"objective/perplexity": 999.0}) == []
@@ -73,11 +73,13 @@ def test_chance_in_small_batches_is_no_alarm() -> None:
 
 
 def test_a_guard_fires_again_after_it_was_healthy_and_a_resumed_run_has_the_same_guards() -> None:
-    lines = [HEALTHY | {"ppo/policy/ratio": 3.0 if update in (3, 4, 5, 8, 9) else 1.0} for update in range(1, 11)]
+    wrong = (3, 4, 6, 7, 11, 12)
+    lines = [HEALTHY | ({"ppo/policy/approxkl": 4.5} if update in wrong else {}) for update in range(1, 13)]
     watch = Watch(64)
     alarms = [alarm for update, line in enumerate(lines, 1) for alarm in watch.see(update, line)]
-    assert [(alarm.update, alarm.value, alarm.threshold) for alarm in alarms] == [(3, 3.0, 2.0), (8, 3.0, 2.0)]
-    for kept in range(10):
+    assert [(alarm.update, alarm.threshold) for alarm in alarms] == [(3, 10.0), (11, 10.0)]
+    assert alarms[0].value == pytest.approx(math.e**3)
+    for kept in range(12):
         resumed = Watch(64)
         resumed.again([{"update": update, "out_of_range": [], **line} for update, line in enumerate(lines[:kept], 1)])
         rest = [alarm for update, line in enumerate(lines[kept:], kept + 1) for alarm in resumed.see(update, line)]

@@ -20,10 +20,10 @@ from typing import Any
 from konomi.report.advice import guard_words
 
 ROLLING_BACK = frozenset({"not_finite", "kl_cap"})
-LAST, OF_CRITIC = 3, 5
+LAST, OF_CRITIC = 3, 8
 """Updates that are looked at."""
-RATIO = 2.0
-"""The mean ratio may be this much over 1, or 1 this much over it."""
+RATIO = 10.0
+"""How many times more or less probable the typical token may become in one update."""
 ENTROPY, SHORTER, LONGER, SPREAD = 0.25, 0.5, 1.5, 0.05
 """Of the first update's: how far entropy may fall, length fall and rise, and the deviation of scores fall."""
 REPETITION = 0.25
@@ -99,12 +99,12 @@ def kl_cap(c: Course) -> Found:
 
 
 def ratio(c: Course) -> Found:
-    """The mean ratio is far from 1, where the clipped objective holds no longer (Schulman et al. 2017, arXiv:1707.06347, section
-    3). TRL leaves out mini-batches over 10 (``ratio_threshold``); the mean of a whole update is steadier, and has less room."""
-    value = c.lines[-1].get("ppo/policy/ratio")
-    if value is None or 1 / RATIO <= value <= RATIO:
-        return None
-    return value, RATIO if value > 1 else 1 / RATIO, ""
+    """Ratios are far from 1, where the clipped objective holds no longer (Schulman et al. 2017, arXiv:1707.06347, section 3). TRL
+    leaves out mini-batches whose mean ratio is over 10 (``ratio_threshold``). But the mean over tokens of the old policy is 1
+    however far the new one is; so this is the typical size of the logarithm, the root of its mean square, which is 2 approxkl."""
+    halves = c.lines[-1].get("ppo/policy/approxkl")
+    value = 1.0 if halves is None else math.exp(min(700.0, math.sqrt(2 * max(0.0, halves))))
+    return (value, RATIO, "") if value > RATIO else None
 
 
 def negative_kl(c: Course) -> Found:
@@ -188,7 +188,8 @@ GUARDS: Mapping[str, Callable[[Course], Found]] = {
 
 
 class Watch:
-    """The guards of a run: give it the metrics of each update, in order."""
+    """The guards of a run: give it the metrics of each update, in order. One that has fired fires again after its figure was
+    healthy for `LAST` updates."""
 
     def __init__(self, responses: int, kl_cap: float = math.inf, off: Iterable[str] = ()) -> None:
         self.responses, self.kl_cap, self.off = responses, kl_cap, frozenset(off)
@@ -198,17 +199,17 @@ class Watch:
         """Begin anew with the lines of metrics.jsonl."""
         self._first: Mapping[str, float] | None = None
         self._lines: deque[Mapping[str, float]] = deque(maxlen=OF_CRITIC)
-        self._firing: set[str] = set()
+        self._healthy: dict[str, int] = {}
         for line in lines:
             self.see(line["update"], line)
 
     def see(self, update: int, metrics: Mapping[str, Any]) -> list[Alarm]:
-        """Take the metrics of an update; returns the guards that fire now and did not in the update before."""
+        """Take the metrics of an update; returns the alarms that are new."""
         numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
         self._first = numbers if self._first is None else self._first
         self._lines.append(numbers)
         course = Course(self._first, tuple(self._lines), update, self.responses, self.kl_cap)
         found = {name: seen for name, guard in GUARDS.items() if name not in self.off and (seen := guard(course))}
-        alarms = [Alarm(update, name, *seen) for name, seen in found.items() if name not in self._firing]
-        self._firing = set(found)
+        alarms = [Alarm(update, name, *seen) for name, seen in found.items() if self._healthy.get(name, LAST) >= LAST]
+        self._healthy = {name: 0 if name in found else self._healthy.get(name, LAST) + 1 for name in GUARDS}
         return alarms
