@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from konomi.engine.responses import forget_running
 from konomi.jobs.common import Work
 from konomi.jobs.compare import Questions, answers_of, first_of, paired_difference
 from konomi.jobs.prepare import Prepared
+from konomi.runs import processes
 from konomi.training.checkpoints import Checkpoints
 from konomi.training.ppo import PPOTrainer
 
@@ -45,7 +47,7 @@ class Evaluations:
         """Have the initial model answer, unless a run that goes on has its answers."""
         if not self.interval:
             return
-        first = next((line for line in self.run.read_evaluations() if line["update"] == 0), None)
+        first = next((line for line in processes.first(self.run.read_evaluations) if line["update"] == 0), None)
         self.initial = first["scores"] if first else []
         if len(self.initial) != len(self.items):
             self.observer.say("The initial model answers held-out prompts, which the model will answer again while it trains")
@@ -65,7 +67,7 @@ class Evaluations:
         difference = metrics.get("eval/difference/mean")
         if difference is None:
             return
-        best = best_of(self.run.info, checkpoints)
+        best = processes.first(partial(best_of, self.run.info, checkpoints))
         if best is None or difference > best["difference"]:
             checkpoints.save_best(save)
             self.run.note(best={"update": self.trainer.update, "difference": difference})

@@ -17,6 +17,7 @@ from typing import Any
 from konomi.config import PPOJob
 from konomi.errors import NotFiniteError, RunError
 from konomi.jobs.common import Work
+from konomi.runs import processes
 from konomi.runs.observer import StepResult
 from konomi.training.checkpoints import Checkpoints
 from konomi.training.guard import ROLLING_BACK, Alarm, Watch
@@ -31,7 +32,7 @@ class Guards:
         self.trainer, self.checkpoints = trainer, checkpoints
         self.watch = Watch(job.ppo.batch_size, job.ppo.kl_cap, job.guard.off)
         self.events: list[dict[str, Any]] = work.run.info.get("guards") or []
-        self.lines: list[Mapping[str, Any]] = [*work.run.read_metrics()]
+        self.lines: list[Mapping[str, Any]] = processes.first(work.run.read_metrics)
         self._take_up()
 
     def _take_up(self) -> None:
