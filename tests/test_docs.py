@@ -40,6 +40,7 @@ SECTIONS = {
     "run": configuration.RunConfig,
     "data` of `konomi sft": configuration.SFTData,
     "sft": configuration.SFTConfig,
+    "run` of `konomi sft` and `konomi reward": configuration.SavedConfig,
     "data` of `konomi reward": configuration.RewardData,
     "train": configuration.RewardTraining,
     "normalize": configuration.NormalizeConfig,

@@ -167,7 +167,8 @@ def test_a_stop_says_what_there_is_and_leaves_nothing_half_written(world: Path) 
     assert f"{Path('runs') / 'stopped' / 'model'} is the best so far (evaluation loss" in said
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert (info["status"], info["reason"]) == ("stopped", f"SIGINT after update {last}")
-    left = {"config.json", "run.json", "metrics.jsonl", "model", "report.html"}
+    assert "; go on with: " in said and "konomi sft --resume " in said
+    left = {"config.json", "run.json", "metrics.jsonl", "model", "report.html", "checkpoints"}
     assert {file.name for file in run.iterdir()} - {".lock"} == left
     load_causal_lm(ModelConfig(name=str(run / "model")))
 

@@ -139,6 +139,24 @@ def test_sqlite_store_holds_everything(store: Path, tmp_path: Path, capfd: pytes
     assert sorted(p.name for p in store.iterdir()) == ["mlartifacts", "mlflow.db", "mlflow.db.lock"]
 
 
+def test_a_step_done_again_after_a_kill_has_one_point(store: Path) -> None:
+    first = started(store)
+    for step in (0, 1, 2, 3):
+        first.log(step, {"a": step, "time": 1e9 + step})
+    first.log(2, {"b": 1.0})
+    second = started(store, run_id=first.run_id)  # goes on from step 1
+    for step in (2, 3, 4):
+        second.log(step, {"a": step, "b": 2.0, "time": 2e9 + step})
+    second.end("FINISHED")
+    client, run = read(second)
+    assert history(client, second.run_id, "a") == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+    assert history(client, second.run_id, "b") == [(2, 1.0), (3, 2.0), (4, 2.0)]
+    assert (run.info.status, second.complete) == ("FINISHED", True)
+    again = started(store, run_id=first.run_id, again=True)  # a pipeline, whose stages may run again
+    again.log(0, {"a": 9.0})
+    assert (0, 9.0) in history(client, second.run_id, "a")
+
+
 def test_a_run_continues_and_says_how_it_ended(store: Path) -> None:
     first = started(store, params={"a": 1})
     first.log(1, {"m": 1.0})

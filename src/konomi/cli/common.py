@@ -15,7 +15,7 @@ import typer.core
 
 from konomi.cli import japanese
 from konomi.engine.device import is_out_of_memory
-from konomi.errors import KonomiError, RunError
+from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.files import local_path, plain
 from konomi.runs import processes
 from konomi.runs.environment import settle_processes
@@ -54,6 +54,9 @@ app = typer.Typer(
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be given several times.")
+]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped, from where it was last saved.")
 ]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Directory that holds the runs; each run is a new one inside.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random. Same seed, same machine: same run.")]
@@ -126,6 +129,12 @@ def _root(
 def settings(overrides: list[str] | None, seed: int | None) -> list[str]:
     """What was set on the command line, as ``section.key=value``."""
     return [*(overrides or []), *([] if seed is None else [f"run.seed={seed}"])]
+
+
+def check_one(config: Path | None, resume: Path | None) -> None:
+    """Raise ConfigError unless one of both is given."""
+    if (config is None) == (resume is None):
+        raise ConfigError("give a CONFIG.toml to start a run, or --resume RUN to go on with one")
 
 
 def make_observer() -> Observer:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, Set, echo, make_observer, settings, show_json, verb
+from konomi.cli.common import Json, Out, Resume, Seed, Set, check_one, echo, make_observer, settings, show_json, verb
 from konomi.errors import ConfigError
 from konomi.runs.environment import typed
 from konomi.text import plural
@@ -17,30 +17,43 @@ from konomi.text import plural
 Show = Callable[[dict[str, Any]], None]
 
 
-def job_verb(file_help: str) -> Callable[[Show], Show]:
+def job_verb(file_help: str, resumes: bool = True) -> Callable[[Show], Show]:
     """Make a verb that runs a job file. The decorated function prints the result; its name and docstring are the verb's.
 
-    ``file_help``: the help of the file's argument.
+    ``file_help``: the help of the file's argument. ``resumes``: it has --resume.
     """
 
     def decorate(show: Show) -> Show:
         name = show.__name__
 
-        def command(config: Path, out: Out = Path("runs"), seed: Seed = None, set_: Set = None, as_json: Json = False) -> None:
+        def goes_on(
+            config: Path | None = None, resume: Resume = None, out: Out = Path("runs"), seed: Seed = None, set_: Set = None,
+            as_json: Json = False,
+        ) -> None:  # fmt: skip
             from konomi.config import VERBS, load_config
 
-            job = load_config(config, VERBS[name].job, settings(set_, seed))
+            check_one(config, resume)
+            if config is not None:
+                _run(load_config(config, VERBS[name].job, settings(set_, seed)), out, as_json)
+            elif resume is not None:
+                from konomi.jobs.inputs import resumed_job
+
+                _run(resumed_job(resume, name, settings(set_, seed)), resume.parent, as_json, resume=resume)
+
+        def begins(config: Path, out: Out = Path("runs"), seed: Seed = None, set_: Set = None, as_json: Json = False) -> None:
+            goes_on(config, None, out, seed, set_, as_json)
+
+        def _run(job: Any, out: Path, as_json: bool, **more: Any) -> None:
             observer = make_observer()
             from konomi.jobs.pipeline import runner  # imports torch: after what can be wrong with the file
 
-            result = runner(name)(job, out, observer)
-            if as_json:
-                show_json(result)
-            else:
-                show(result)
+            result = runner(name)(job, out, observer, **more)
+            (show_json if as_json else show)(result)
 
+        command = goes_on if resumes else begins
         command.__name__, command.__doc__ = name, show.__doc__
-        command.__annotations__["config"] = Annotated[Path, typer.Argument(metavar="CONFIG.toml", help=file_help)]
+        kind = Path | None if resumes else Path
+        command.__annotations__["config"] = Annotated[kind, typer.Argument(metavar="CONFIG.toml", help=file_help)]
         verb(command)
         return show
 
@@ -73,8 +86,8 @@ def sft(result: dict[str, Any]) -> None:
     Then: konomi generate RUN/model -p "..." to read what it writes, or
     model.name = "RUN/model" in a PPO job to go on from it.
 
-    Ctrl-C finishes the update and says what was kept; a second Ctrl-C stops
-    at once.
+    Ctrl-C finishes the update, saves, and says how to go on; a second Ctrl-C
+    stops at once.
     """
     before, after = result["before"], result["after"]
     early = f", ended early: {result['reason']}" if result["reason"] else ""
@@ -99,11 +112,13 @@ def sample(result: dict[str, Any]) -> None:
     """Let one or several models write candidates for people, or a simulated rater, to rank.
 
     Each prompt gets K different responses, each with the model, the seed and the settings that it came from.
+
+    What was drawn before a stop or a kill is kept; --resume draws the rest.
     """
     echo(f"{plural(result['tasks'], 'task')} with {plural(result['candidates'], 'candidate')}\n{result['file']}")
 
 
-@job_verb("The job; see docs/config.md.")
+@job_verb("The job; see docs/config.md.", resumes=False)
 def judge(result: dict[str, Any]) -> None:
     """Let a SIMULATED RATER rank candidates: a reward with noise. No person is asked.
 
@@ -125,6 +140,8 @@ def reward(result: dict[str, Any]) -> None:
     It is evaluated on prompts that it never saw: accuracy with its interval, beside the rule "the longer one wins" and the
     agreement of people. RUN/report.html shows it; PPO uses the model with
     [bold]\[reward] kind = "model", name = "RUN/model"[/bold].
+
+    Ctrl-C finishes the step, saves, and says how to go on; a second Ctrl-C stops at once.
     """
     evaluation = result["eval"]
     for part, title in (("held_out", "On what was held out"), ("truth", "Against the judge that is certain")):

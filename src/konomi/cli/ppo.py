@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from konomi.cli.common import Json, Out, Seed, Set, echo, make_observer, settings, show_json, verb
+from konomi.cli.common import Json, Out, Resume, Seed, Set, check_one, echo, make_observer, settings, show_json, verb
 from konomi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ QUICK = (
 @verb
 def ppo(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG.toml", help="The job; see examples/.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped, from its last checkpoint.")
-    ] = None,
+    resume: Resume = None,
     out: Out = Path("runs"),
     seed: Seed = None,
     set_: Set = None,
@@ -66,14 +64,15 @@ def ppo(
     """
     from konomi.config import PPOJob, load_config
 
-    if (config is None) == (resume is None):
-        raise ConfigError("give a CONFIG.toml to start a run, or --resume RUN to go on with one")
+    check_one(config, resume)
     if config is not None:
         _run(load_config(config, PPOJob, settings(set_, seed)), out, as_json, profile=profile)
     elif resume is not None:
-        from konomi.jobs.prepare import resumed_job
+        from konomi.jobs.inputs import resumed_run
+        from konomi.jobs.prepare import job_of
 
-        _run(resumed_job(resume, settings(set_, seed)), resume.parent, as_json, resume=resume, profile=profile)
+        old = resumed_run(resume, "ppo", settings(set_, seed))
+        _run(job_of(old), resume.parent, as_json, resume=resume, profile=profile)
 
 
 @verb

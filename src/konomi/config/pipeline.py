@@ -36,11 +36,11 @@ class Verb:
 
 
 VERBS = {
-    "sft": Verb(SFTJob, {"model": "model"}),
-    "sample": Verb(SampleJob, {"candidates": "candidates.jsonl"}),
+    "sft": Verb(SFTJob, {"model": "model"}, resumes=True),
+    "sample": Verb(SampleJob, {"candidates": "candidates.jsonl"}, resumes=True),
     "judge": Verb(JudgeJob, {"rankings": "rankings.jsonl", "truth": "truth.jsonl"}),
     "label": Verb(LabelJob, {name: f"said/{name}.jsonl" for name in ("rankings", "pairs", "scores")}),
-    "reward": Verb(RewardJob, {"model": "model"}),
+    "reward": Verb(RewardJob, {"model": "model"}, resumes=True),
     "ppo": Verb(PPOJob, {"model": "model"}, resumes=True),
 }
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from konomi.config.ppo import TrainedModel
-from konomi.config.section import Positive, Section, StageConfig, check_multiple
+from konomi.config.section import Positive, SavedConfig, Section, check_multiple
 
 
 class RewardData(Section):
@@ -99,7 +99,7 @@ class RewardJob(TrainedModel):
     data: RewardData
     train: RewardTraining = RewardTraining()
     normalize: NormalizeConfig = NormalizeConfig()
-    run: StageConfig = StageConfig()
+    run: SavedConfig = SavedConfig()
 
     @model_validator(mode="after")
     def _fits(self) -> RewardJob:

@@ -48,6 +48,14 @@ class StageConfig(Section):
     """MLflow experiment."""
 
 
+class SavedConfig(StageConfig):
+    """Where a run of the Trainer is kept and logged, and how often it is saved."""
+
+    save_every: Positive = 50
+    """Optimiser steps between checkpoints, from which --resume goes on: a kill costs the steps since the last one. A stop saves
+    too. One takes three times the room of the weights that are trained; a finished run has none."""
+
+
 def check_multiple(section: Section, whole: str, part: str) -> None:
     """Raise ValueError if the setting ``whole`` is not a multiple of ``part``."""
     a, b = getattr(section, whole), getattr(section, part)

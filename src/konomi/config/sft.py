@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from konomi.config.ppo import TrainedModel
-from konomi.config.section import Positive, Section, StageConfig, check_held_out, check_multiple
+from konomi.config.section import Positive, SavedConfig, Section, check_held_out, check_multiple
 
 
 class SFTData(Section):
@@ -90,4 +90,4 @@ class SFTJob(TrainedModel):
 
     data: SFTData
     sft: SFTConfig = SFTConfig()
-    run: StageConfig = StageConfig()
+    run: SavedConfig = SavedConfig()

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
 from konomi.config import Section, StageConfig
-from konomi.engine.device import forget_peak_memory, gpu_name
+from konomi.engine.device import choose_precision, forget_peak_memory, gpu_name
 from konomi.errors import RunError
 from konomi.files import writing
-from konomi.jobs.inputs import inputs_of, keep_code
+from konomi.jobs.inputs import job_inputs, keep_code
 from konomi.report.model_card import write_card
 from konomi.report.page import write_report
 from konomi.runs import processes
 from konomi.runs.directory import RunDir, Status
-from konomi.runs.environment import machine
+from konomi.runs.environment import machine, typed
 from konomi.runs.observer import Observer
 from konomi.runs.signals import Stop, stop_on_signal
 from konomi.runs.sinks import Sinks, open_sinks, sink_names
+from konomi.text import plural
+
+if TYPE_CHECKING:
+    from konomi.training.checkpoints import Checkpoints
+    from konomi.training.loop import Saving
 
 
 @dataclass
@@ -122,6 +128,62 @@ def _opened(job: Section, root: str | Path, fields: Mapping[str, Any], resume: R
         yield run if processes.is_main() else RunDir(run.path, followed=info)
 
 
+def go_on(work: Work, checkpoints: Checkpoints, load: Callable[[Path], None]) -> int | None:
+    """Load the newest checkpoint that is complete, and drop what was recorded after it; return its update. Without one the
+    run begins again.
+
+    Raises:
+        RunError: there are checkpoints, and none is complete.
+    """
+    run, warn = work.run, work.observer.warn
+    forget_peak_memory()
+    try:
+        update = checkpoints.load_newest(load, warn)
+    except RunError as error:
+        advice = "Put a copy of one back, or remove that directory to train from the beginning"
+        raise RunError(f"{error}, and nothing was trained. {advice}") from error
+    if update is None and (recorded := len({line.get("update") for line in run.read_metrics()})):
+        lost = f"its {plural(recorded, 'recorded update')} {'is' if recorded == 1 else 'are'} dropped"
+        warn(f"{run.path} has no checkpoint: it begins again, and {lost}")
+    run.truncate_after(-1 if update is None else update)
+    run.remove_drafts()
+    run.set_status("running")
+    return update
+
+
+def saving_of(work: Work, checkpoints: Checkpoints, every: int, going_on: bool) -> Saving:
+    """How a training on the Trainer is saved; ``going_on``: from its newest checkpoint on."""
+    from konomi.training.loop import Saving
+
+    def resume(load: Callable[[Path], None]) -> None:
+        if (update := go_on(work, checkpoints, load)) is not None:
+            work.observer.say(f"Going on after update {update}")
+
+    return Saving(checkpoints, every, resume if going_on else None)
+
+
+def precision_of(wanted: str, run: RunDir | None) -> str:
+    """The precision of a model, or that which the run to continue began with."""
+    return str(run.info["precision"]) if run and "precision" in run.info else choose_precision(wanted)
+
+
+@contextmanager
+def resume_command(work: Work, verb: str, saved: Callable[[], str]) -> Iterator[None]:
+    """Add to an interruption how to resume the run, and, unless it came after a save, what is ``saved``."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        until = "" if work.run.info["status"] == "stopped" else f"{saved()}; "
+        again = f"go on with: {typed('konomi')} {verb} --resume {shlex.quote(str(work.run.path))}"
+        raise KeyboardInterrupt(f"{error}; {until}{again}") from None
+
+
+def saved_until(checkpoints: Checkpoints) -> str:
+    """What `resume_command` says of checkpoints."""
+    saved = [update for update, _ in checkpoints.all()]
+    return f"saved up to update {saved[-1]}" if saved else "nothing was saved yet, so that it begins again"
+
+
 def _record(run: RunDir, error: BaseException) -> None:
     """Set the status of a run that an exception ends; a full disk may prevent it."""
     with suppress(RunError):
@@ -136,7 +198,7 @@ def new_run(job: Section, root: str | Path, fields: Mapping[str, Any]) -> RunDir
     settings: StageConfig = job.run  # type: ignore[attr-defined]
     forget_peak_memory()
     config = job.model_dump(mode="json")
-    inputs = fields["inputs"] if "inputs" in fields else inputs_of({name: each for name, each in config.items() if name != "run"})
+    inputs = fields["inputs"] if "inputs" in fields else job_inputs(job)
     extra = {**fields, "inputs": inputs, "machine": machine(gpu_name())}
     return RunDir.create(root, settings.name, config, seed=settings.seed, extra=extra)
 

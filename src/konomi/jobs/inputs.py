@@ -7,11 +7,11 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from konomi.config import PPOJob
+from konomi.config import VERBS, PPOJob, Section, build
 from konomi.config.pipeline import leaves
 from konomi.data.records import Prompt
 from konomi.data.sources import EMBEDDED, embedded_file
@@ -60,6 +60,11 @@ def inputs_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
         elif key == "name" and (commit := _cached_commit(value, values.get(f"{section}.revision"))):
             inputs[path] = {"name": value, "commit": commit}
     return inputs
+
+
+def job_inputs(job: Section) -> dict[str, dict[str, str | None]]:
+    """`inputs_of` all settings but those of the run itself."""
+    return inputs_of({name: each for name, each in job.model_dump(mode="json").items() if name != "run"})
 
 
 def function_source(function: Any) -> str | None:
@@ -118,20 +123,42 @@ def describe_inputs(
     return {"model_revision": loaded.revision, **digests, "inputs": inputs}
 
 
-def check_unchanged(run: RunDir, now: Mapping[str, Any], prompts: Iterable[Prompt]) -> None:
+def resumed_run(path: Path, verb: str, overrides: Sequence[str]) -> RunDir:
+    """The run of ``verb`` to continue.
+
+    Raises:
+        ConfigError: ``overrides`` would change a setting midway; the run is finished, or another verb's.
+        DataError: there is no run.
+    """
+    if overrides:
+        raise ConfigError(f"--set {overrides[0]}: a resumed run goes on as it began; start a new one to change a setting")
+    run = RunDir.open(path)
+    run.check_verb(verb)
+    if run.info["status"] == "finished":
+        raise ConfigError(f"{path}: this run is finished; there is nothing to go on with")
+    return run
+
+
+def resumed_job(path: Path, verb: str, overrides: Sequence[str]) -> Section:
+    """The settings of :func:`resumed_run`."""
+    run = resumed_run(path, verb, overrides)
+    return build(VERBS[verb].job, run.config, where=str(path / "config.json"))
+
+
+def check_unchanged(run: RunDir, now: Mapping[str, Any], prompts: Sequence[Prompt] = (), data: str = "data.prompts") -> None:
     """Raise ConfigError, with what has changed, if a run began with something else than ``now``.
 
-    ``now``: fields of run.json, with ``prompts`` as they are read now. What an older konomi did not note is not compared, and
-    it read each text once.
+    ``now``: fields of run.json, with ``prompts`` as they are read now, which the setting ``data`` names. What an older konomi
+    did not note is not compared, and it read each text once.
     """
     then, changed = run.info, []
-    if then.get("inputs") is None:
+    if then.get("inputs") is None and prompts:
         now = {**now, "data_digest": prompts_digest(prompts, repeats=False)}
     for setting, each in (then.get("inputs") or {}).items():
         if now["inputs"].get(setting) != each:
             copy = run.inputs / f"{setting}.py"
             changed.append(f"{setting} = {each['name']}" + (f" (as it was: {copy})" if copy.is_file() else ""))
-    fields = ("data_digest", "data.prompts"), ("columns_digest", "data.prompts"), ("model_revision", "model.name")
+    fields = ("data_digest", data), ("columns_digest", data), ("model_revision", "model.name")
     for field, setting in fields:
         if field in then and now[field] != then[field]:
             changed.append(f"{setting} ({field} is {now[field]} and was {then[field]})")

@@ -89,7 +89,7 @@ class _ParentRun:
             params = {"seed": self._pipeline.seed, "stages": {stage.name: stage.do for stage in self._stages}}
             self._sink = MlflowSink(
                 self._pipeline.experiment, self._pipeline.name, params, self._notes.directory, self._observer.warn,
-                run_id=self._notes.content["mlflow_run_id"], git=environment.git(),
+                run_id=self._notes.content["mlflow_run_id"], git=environment.git(), again=True,
             )  # fmt: skip
             self._sink.start()
             self._notes.set(mlflow_run_id=self._sink.run_id)

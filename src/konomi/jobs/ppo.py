@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +15,9 @@ from konomi.config import PPOJob
 from konomi.data.messages import readable
 from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
-from konomi.engine.device import forget_peak_memory, peak_memory_gb
+from konomi.engine.device import peak_memory_gb
 from konomi.errors import NotFiniteError, RunError
-from konomi.jobs.common import Work, result_of, running
+from konomi.jobs.common import Work, go_on, result_of, resume_command, running, saved_until
 from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.evaluation import Evaluations, best_of
 from konomi.jobs.guards import Guards
@@ -29,7 +27,6 @@ from konomi.report.advice import kl_missed, over_the_run, too_few
 from konomi.rewards import reward_config
 from konomi.runs import processes
 from konomi.runs.directory import RunDir
-from konomi.runs.environment import typed
 from konomi.runs.observer import Observer, StepResult
 from konomi.text import plural
 from konomi.training.checkpoints import Checkpoints, load_weights
@@ -88,13 +85,13 @@ def run_ppo(
         )  # fmt: skip
         checkpoints = Checkpoints(work.run.checkpoints, job.run.keep)
         if resume:
-            _load_newest(work, trainer, checkpoints)
+            go_on(work, checkpoints, trainer.load)
         guards, evaluations = Guards(job, work, trainer, checkpoints), Evaluations(job, work, trainer, ready)
         training = _Training(job, work, trainer, checkpoints, guards, evaluations)
         work.start(job.data.prompts, _facts(training, ready), job.ppo.updates)
         if few := too_few(min(len(ready.held_out), job.compare.prompts)):
             observer.warn(few)
-        with _add_resume_command(training):
+        with resume_command(work, "ppo", lambda: saved_until(training.checkpoints)):
             _train(training, profile)
         _keep_model(training)
         comparison = _compare(training, ready)
@@ -105,20 +102,6 @@ def run_ppo(
             best=best_of(work.run.info, checkpoints), guards=work.run.info.get("guards") or [],
             last_update=next(reversed(work.run.read_metrics()), None),
         )  # fmt: skip
-
-
-@contextmanager
-def _add_resume_command(training: _Training) -> Iterator[None]:
-    """Add to an interruption how to resume the run, and, unless it came after a save, from which update."""
-    run = training.work.run
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        saved = [update for update, _ in training.checkpoints.all()]
-        until = f"saved up to update {saved[-1]}; " if saved else "nothing was saved yet, so that it begins again; "
-        until = "" if run.info["status"] == "stopped" else until
-        again = f"go on with: {typed('konomi')} ppo --resume {shlex.quote(str(run.path))}"
-        raise KeyboardInterrupt(f"{error}; {until}{again}") from None
 
 
 def _train(training: _Training, profile: bool) -> None:
@@ -230,22 +213,6 @@ def _roll_back(training: _Training) -> None:
         else:
             trainer.policy.lm.load_state_dict(trainer.reference.state_dict())
         warn(f"{trainer.stop_reason}, and no complete checkpoint is left. The model is the initial one; see run.save_every")
-
-
-def _load_newest(work: Work, trainer: PPOTrainer, checkpoints: Checkpoints) -> None:
-    """Load the newest checkpoint that is complete. Raises RunError if none of them is."""
-    run = work.run
-    forget_peak_memory()
-    try:
-        update = checkpoints.load_newest(trainer.load, work.observer.warn)
-    except RunError as error:
-        advice = "Put a copy of one back, or remove that directory to train from the beginning"
-        raise RunError(f"{error}, and nothing was trained. {advice}") from error
-    if update is None and (recorded := len(run.read_metrics())):
-        lost = f"its {plural(recorded, 'recorded update')} {'is' if recorded == 1 else 'are'} dropped"
-        work.observer.warn(f"{run.path} has no checkpoint: it begins again, and {lost}")
-    run.truncate_after(trainer.update if trainer.update else -1)
-    run.set_status("running")
 
 
 def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -111,21 +110,6 @@ def models_of(job: PPOJob, loaded: Loaded) -> tuple[Policy, PreTrainedModel]:
     if job.model.gradient_checkpointing:
         recompute_layers(policy.lm)
     return policy, reference
-
-
-def resumed_job(path: Path, overrides: list[str]) -> PPOJob:
-    """The configuration of a run to continue.
-
-    Raises:
-        ConfigError: ``overrides`` would change a setting midway; the run is finished.
-    """
-    if overrides:
-        raise ConfigError(f"--set {overrides[0]}: a resumed run goes on as it began; start a new one to change a setting")
-    run = RunDir.open(path)
-    run.check_verb("ppo")
-    if run.info["status"] == "finished":
-        raise ConfigError(f"{path}: this run is finished; there is nothing to go on with")
-    return job_of(run)
 
 
 def job_of(run: RunDir) -> PPOJob:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,23 @@ import torch
 from konomi.config import RewardJob
 from konomi.data.formats import read_tasks
 from konomi.data.messages import Answered
-from konomi.engine.device import autocast, choose_precision, find_device, peak_memory_gb
+from konomi.engine.device import autocast, find_device, peak_memory_gb
 from konomi.engine.recompute import recompute_layers
 from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
-from konomi.jobs.common import result_of, running
+from konomi.jobs.common import Work, precision_of, result_of, resume_command, running, saved_until, saving_of
+from konomi.jobs.inputs import check_unchanged, job_inputs
 from konomi.jobs.reward_data import Learned, load
 from konomi.models.lora import adapted_layers, require_peft, save_adapter
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.models.reward_files import make_reward_model, rescale_head
 from konomi.report.advice import too_few
+from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.seeds import stream_seed
 from konomi.text import plural
+from konomi.training.checkpoints import Checkpoints
+from konomi.training.loop import Outcome
 from konomi.training.reward import train_reward_model
 
 HEAD_TEXTS = 64
@@ -34,19 +39,22 @@ HEAD_TEXTS = 64
 
 
 def run_reward(
-    job: RewardJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None
-) -> dict[str, Any]:
-    """Train a reward model (or a classifier) and say how far it can be trusted; return what ``--json`` prints.
+    job: RewardJob, root: str | Path, observer: Observer | None = None, resume: Path | None = None, *,
+    parent: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a reward model (or a classifier), or go on in the directory ``resume`` of a run, and say how far it can be trusted;
+    return what ``--json`` prints.
 
     The run directory gets model/, eval.json, metrics.jsonl and report.html; after a stop there is no model.
 
     Raises:
-        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
+        ConfigError, DataError, ModelError: an input is not usable, or has changed; nothing was written.
         RunError: training failed; the directory says why.
-        KeyboardInterrupt: stopped by a signal; no model was written.
+        KeyboardInterrupt: stopped by a signal; says how to go on. No model was written.
     """
     observer, started = observer or Observer(), time.monotonic()
     require_peft(job.lora)
+    old = RunDir.open(resume) if resume else None
     learned = load(job, observer.say, observer.warn)
     samples = _samples(job)
     built = make_reward_model(
@@ -58,41 +66,62 @@ def run_reward(
     if job.model.gradient_checkpointing:
         recompute_layers(built.model.model)
     model = built.model.to(find_device())
-    precision = choose_precision(job.model.precision)
+    precision = precision_of(job.model.precision, old)
     fields = {
         "data_digest": learned.digest, "verb": "reward", "precision": precision, "model_revision": built.revision,
-        "licence": built.note,
+        "licence": built.note, "inputs": job_inputs(job),
     }  # fmt: skip
-    stopping = "stopping after this step; no model is written. Ctrl-C again stops at once"
-    with running(job, root, observer, fields=fields, parent=parent, stopping=lambda: observer.warn(stopping)) as work:
+    if old:
+        check_unchanged(old, fields, data="data.file")
+    stopping = partial(observer.warn, "stopping: this step is finished and saved first; Ctrl-C again stops at once")
+    with running(job, root, observer, fields=fields, parent=parent, stopping=stopping, resume=old) as work:
         work.start(job.data.file, _facts(job, model, learned, precision))
         if few := too_few(learned.prompts()):
             observer.warn(few)
         if built.fresh:
             rescale_head(model, [e.texts for e in learned.train[:HEAD_TEXTS]], lambda: autocast(model.device, precision))
-        with work.stop.patience():
-            outcome = train_reward_model(
-                model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
-                directory=work.run.path, record=work.log, stop=work.stop,
-                progress=lambda what, *done: observer.progress(f"{what} step", *done),
-            )  # fmt: skip
+        checkpoints = Checkpoints(work.run.checkpoints, keep=1)
+        outcome = _train(job, work, checkpoints, model, learned, precision, going_on=old is not None)
         if outcome.best_step == 0:
             _nothing_learned(built.fresh, observer)
         observer.say("The model is evaluated on what was held out")
         result = _evaluate(job, model, learned, samples)
-        with new_directory(work.run.model) as draft:
-            model.save(draft, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
-        if adapted_layers(model.model):
-            with new_directory(work.run.adapter) as draft:
-                save_adapter(model.model, draft)
+        _save(job, work.run, model, learned)
         work.run.write_json("eval.json", result)
         figures = _flat(result["held_out"], "held_out/") | _flat(result.get("truth", {}), "truth/")
         work.sinks.log(outcome.steps, figures)
         report = work.finish()
+        checkpoints.clear()
         return result_of(
             work, started, steps=outcome.steps, epochs=outcome.epochs, best_step=outcome.best_step, early=outcome.early,
             peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report), eval=result,
         )  # fmt: skip
+
+
+def _train(
+    job: RewardJob, work: Work, checkpoints: Checkpoints, model: RewardModel, learned: Learned, precision: str, going_on: bool
+) -> Outcome:
+    checkpoints.make()
+    with resume_command(work, "reward", lambda: saved_until(checkpoints)):
+        with work.stop.patience():
+            outcome = train_reward_model(
+                model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
+                directory=checkpoints.directory, record=work.log, stop=work.stop,
+                progress=lambda what, *done: work.observer.progress(f"{what} step", *done),
+                saving=saving_of(work, checkpoints, job.run.save_every, going_on),
+            )  # fmt: skip
+        if signal := work.stop.signal:
+            work.run.set_status("stopped", f"{signal} after step {outcome.steps}")
+            raise KeyboardInterrupt(f"stopped after step {outcome.steps}; there is no model yet")
+    return outcome
+
+
+def _save(job: RewardJob, run: RunDir, model: RewardModel, learned: Learned) -> None:
+    with new_directory(run.model) as draft:
+        model.save(draft, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
+    if adapted_layers(model.model):
+        with new_directory(run.adapter) as draft:
+            save_adapter(model.model, draft)
 
 
 def _nothing_learned(fresh: bool, observer: Observer) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from konomi.data.tokens import Tokens
 from konomi.engine.device import autocast, choose_precision, find_device
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import DataError, RunError
-from konomi.jobs.common import result_of, running
-from konomi.jobs.inputs import prompts_digest
+from konomi.jobs.common import Work, result_of, resume_command, running
+from konomi.jobs.inputs import check_unchanged, job_inputs, prompts_digest
 from konomi.jobs.prepare import check_context
 from konomi.models.load import Loaded, load_causal_lm
+from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.seeds import stream_seed
 from konomi.text import plural
@@ -53,6 +55,29 @@ class _Draft:
         return Task(self.asked.text, tuple(self.candidates[place] for place in order), self.prompt.columns)
 
 
+class _Kept:
+    """The batches that are drawn, each a line of drawn.jsonl."""
+
+    def __init__(self, work: Work, going_on: bool) -> None:
+        self.work = work
+        if going_on:
+            work.run.remove_drafts()
+            work.run.set_status("running")
+        rows = work.run.read_drawn() if going_on else []
+        self._batches = {tuple(row["batch"]): [Candidate(**each) for each in row["candidates"]] for row in rows}
+
+    def batch(self, name: tuple[str, int, int], draw: Callable[[], list[Candidate]]) -> list[Candidate]:
+        """A batch by model, attempt and place of its first candidate: drawn and kept, unless it is there."""
+        if name not in self._batches:
+            drawn = self._batches[name] = draw()
+            self.work.run.append_drawn({"batch": name, "candidates": [vars(each) for each in drawn]})
+        return self._batches[name]
+
+    def saved(self) -> str:
+        """What is kept, in words."""
+        return f"{plural(sum(map(len, self._batches.values())), 'candidate')} kept"
+
+
 @dataclass(frozen=True)
 class _Writer:
     """A model that writes candidates."""
@@ -63,21 +88,26 @@ class _Writer:
 
 
 def run_sample(
-    job: SampleJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None
-) -> dict[str, Any]:
-    """Let models write candidates for prompts; return what ``--json`` prints.
+    job: SampleJob, root: str | Path, observer: Observer | None = None, resume: Path | None = None, *,
+    parent: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Let models write candidates for prompts, or go on in the directory ``resume`` of a run; return what ``--json`` prints.
 
     The run directory gets candidates.jsonl and manifest.json. Each candidate has a random stream of its own: neither its
     neighbours nor the size of a batch change it. One model at a time is in memory; if there are several, each is loaded and
-    checked before anything is written, and loaded again to write.
+    checked before anything is written, and loaded again to write. Each batch is kept when it is drawn: a run that goes on draws
+    the others.
 
     Raises:
-        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
+        ConfigError, DataError, ModelError: an input is not usable, or has changed; nothing was written.
         RunError: no task has two different candidates, or a model's logits are not finite.
-        KeyboardInterrupt: stopped by a signal.
+        KeyboardInterrupt: stopped by a signal; says how to go on.
     """
     observer, started = observer or Observer(), time.monotonic()
+    old = RunDir.open(resume) if resume else None
     prompts = _prompts(job, observer)
+    fields = {"data_digest": prompts_digest(prompts), "inputs": job_inputs(job)}
+    job = _as_begun(job, old, fields) if old else job
     writer, asked, about = _checked(job, prompts, observer)
     drafts = [_Draft(*pair, number) for pair in zip(prompts, asked, strict=True) for number in range(job.sample.rounds)]
     facts = {
@@ -85,12 +115,15 @@ def run_sample(
         "prompts": f"{job.data.prompts}: {len(prompts)} ({job.sample.prompts})",
         "job": f"{plural(len(drafts), 'task')} of {job.sample.candidates} candidates",
     }
-    with running(job, root, observer, fields={"data_digest": prompts_digest(prompts)}, parent=parent) as work:
+    fields["precisions"] = {name: each["precision"] for name, each in about.items()}
+    with running(job, root, observer, fields=fields, parent=parent, resume=old) as work:
+        kept = _Kept(work, going_on=old is not None)
         work.start(job.data.prompts, facts)
         again = 0
-        for name in reversed(job.models):  # the last one checked is still in memory
-            writer = writer if writer.name == name else _load(job, name, observer)
-            again += _write(job, writer, drafts, observer)
+        with resume_command(work, "sample", kept.saved):
+            for name in reversed(job.models):  # the last one checked is still in memory
+                writer = writer if writer.name == name else _load(job, name, observer)
+                again += _write(job, writer, drafts, kept)
         tasks = _tasks(drafts, job.run.seed)
         if not tasks:
             raise RunError(
@@ -110,6 +143,8 @@ def run_sample(
         described = work.run.write_json("manifest.json", {**manifest({"candidates": path}), "models": about, **figures})
         work.sinks.log(0, {f"sample/{name}": value for name, value in figures.items()})
         work.sinks.artifacts(described, work.run.path / "config.json")
+        work.run.set_status("finished")
+        work.run.drawn.unlink(missing_ok=True)
         return result_of(work, started, file=str(path), **figures)
 
 
@@ -158,6 +193,16 @@ def _load(job: SampleJob, name: str, observer: Observer) -> _Writer:
     return _Writer(name, loaded, precision)
 
 
+def _as_begun(job: SampleJob, run: RunDir, fields: Mapping[str, Any]) -> SampleJob:
+    """The job with the precisions in which a run began. Raises ConfigError if something that it depends on has changed."""
+    check_unchanged(run, fields)
+    precisions = run.info.get("precisions") or {}
+    models = {
+        name: each.model_copy(update={"precision": precisions.get(name, each.precision)}) for name, each in job.models.items()
+    }
+    return job.model_copy(update={"models": models})
+
+
 def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts, cut by the tokens of the first model, without half a character at the end."""
     if job.data.query_tokens is None:
@@ -171,7 +216,7 @@ def _queries(job: SampleJob, writer: _Writer, asked: Sequence[Prompt]) -> list[l
     return writer.loaded.tokens.queries(asked, None, job.run.seed, 0, job.data.max_query_tokens)
 
 
-def _write(job: SampleJob, writer: _Writer, drafts: Sequence[_Draft], observer: Observer) -> int:
+def _write(job: SampleJob, writer: _Writer, drafts: Sequence[_Draft], kept: _Kept) -> int:
     """Let one model write its candidates of all tasks; return how many were drawn again."""
     places = [(draft, place) for draft in drafts for place in range(job.sample.candidates)]
     waiting = [each for each in places if _whose(job, *each) == writer.name]
@@ -182,10 +227,11 @@ def _write(job: SampleJob, writer: _Writer, drafts: Sequence[_Draft], observer: 
         left = []
         for start in range(0, len(waiting), job.sample.batch_size):
             here = waiting[start : start + job.sample.batch_size]
-            drawn = _draw(job, writer, here, [queries[id(draft)] for draft, _ in here], attempt)
+            asked = [queries[id(draft)] for draft, _ in here]
+            drawn = kept.batch((writer.name, attempt, start), partial(_draw, job, writer, here, asked, attempt))
             left += [each for each, candidate in zip(here, drawn, strict=True) if not each[0].take(each[1], candidate)]
             done = total - (len(waiting) - start - len(here)) - len(left)
-            observer.progress(f"candidates of {writer.name}", done, total)
+            kept.work.observer.progress(f"candidates of {writer.name}", done, total)
         waiting = left
     return again
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from konomi.config import SFTJob
 from konomi.data.chat import Render, template_render
 from konomi.data.examples import Example, Kind, load_examples, split_examples
-from konomi.engine.device import choose_precision, manage_memory, peak_memory_gb
+from konomi.engine.device import manage_memory, peak_memory_gb
 from konomi.engine.forward import check_head
 from konomi.engine.recompute import recompute_layers
 from konomi.errors import ConfigError
 from konomi.files import new_directory
-from konomi.jobs.common import result_of, running
-from konomi.jobs.inputs import digest_of
+from konomi.jobs.common import Work, precision_of, result_of, resume_command, running, saved_until, saving_of
+from konomi.jobs.inputs import check_unchanged, digest_of, job_inputs
 from konomi.jobs.prepare import context_of
 from konomi.models.load import Loaded, load_causal_lm, quiet
 from konomi.models.lora import adapted_layers, add_adapters, merged, require_peft, save_adapter
@@ -25,45 +26,45 @@ from konomi.models.policy import train_only
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.text import plural
+from konomi.training.checkpoints import Checkpoints
 from konomi.training.loop import Outcome, perplexity
 from konomi.training.sft import check_packing, train
 from konomi.training.texts import Collator, Row, encode, pack
 
 
-def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
-    """Fine-tune a model; return what ``--json`` prints.
+def run_sft(
+    job: SFTJob, root: str | Path, observer: Observer | None = None, resume: Path | None = None, *, parent: str | None = None
+) -> dict[str, Any]:
+    """Fine-tune a model, or go on in the directory ``resume`` of a run; return what ``--json`` prints.
 
     From the first evaluation on, the run's ``model/`` is the best so far, and always complete.
 
     Raises:
-        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
+        ConfigError, DataError, ModelError: an input is not usable, or has changed; nothing was written.
         RunError: the run failed after it had begun; its directory says why.
-        KeyboardInterrupt: stopped by a signal; says what there is.
+        KeyboardInterrupt: stopped by a signal; says what there is and how to go on.
     """
     observer, started = observer or Observer(), time.monotonic()
-    ready = _prepare(job, observer)
+    old = RunDir.open(resume) if resume else None
+    ready = _prepare(job, observer, old)
     fields = {
         "data_digest": ready.digest, "precision": ready.precision, "model_revision": ready.loaded.revision,
-        "licence": ready.loaded.note,
+        "licence": ready.loaded.note, "inputs": job_inputs(job),
     }  # fmt: skip
-    stopping = "stopping: this update is finished first; Ctrl-C again stops at once"
-    with running(job, root, observer, fields=fields, parent=parent, stopping=lambda: observer.warn(stopping)) as work:
+    if old:
+        check_unchanged(old, fields, data="data.texts")
+    stopping = partial(observer.warn, "stopping: this update is finished and saved first; Ctrl-C again stops at once")
+    with running(job, root, observer, fields=fields, parent=parent, stopping=stopping, resume=old) as work:
         work.start(job.data.texts, _facts(job, ready))
-        with quiet(), work.stop.patience():
-            outcome = train(
-                ready.loaded.model, ready.rows, ready.held_out, Collator(ready.loaded.tokens.pad_id, job.sft.packing), job.sft,
-                seed=job.run.seed, precision=ready.precision, directory=work.run.path, record=work.log,
-                keep=lambda: _keep(work.run, ready.loaded), progress=observer.progress, stop=work.stop,
-            )  # fmt: skip
-        if signal := work.stop.signal:
-            work.finish("stopped", f"{signal} after update {outcome.steps}")
-            raise KeyboardInterrupt(f"stopped after update {outcome.steps}; {_what_there_is(work.run, outcome)}")
+        checkpoints = Checkpoints(work.run.checkpoints, keep=1)
+        outcome = _train(job, work, checkpoints, ready, going_on=old is not None)
         if not outcome.best_step:
             observer.warn(
                 f"no evaluation was better than that of the initial model ({outcome.initial_loss:.4g} nats/token): "
                 f"{work.run.model} is the initial model; lower sft.learning_rate, train for fewer epochs, or give more texts"
             )
         report = work.finish()
+        checkpoints.clear()
         return result_of(
             work, started, reason=f"{job.sft.patience} evaluations without a lower loss" if outcome.early else None,
             updates=outcome.steps, best_update=outcome.best_step,
@@ -71,6 +72,22 @@ def run_sft(job: SFTJob, root: str | Path, observer: Observer | None = None, *, 
             after={"loss": outcome.best_loss, "perplexity": perplexity(outcome.best_loss)},
             kind=ready.kind, held_out=ready.texts[1], peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report),
         )  # fmt: skip
+
+
+def _train(job: SFTJob, work: Work, checkpoints: Checkpoints, ready: _Prepared, going_on: bool) -> Outcome:
+    loaded = ready.loaded
+    with resume_command(work, "sft", lambda: saved_until(checkpoints)):
+        with quiet(), work.stop.patience():
+            outcome = train(
+                loaded.model, ready.rows, ready.held_out, Collator(loaded.tokens.pad_id, job.sft.packing), job.sft,
+                seed=job.run.seed, precision=ready.precision, directory=work.run.path, record=work.log,
+                keep=lambda: _keep(work.run, loaded), progress=work.observer.progress, stop=work.stop,
+                saving=saving_of(work, checkpoints, job.run.save_every, going_on),
+            )  # fmt: skip
+        if signal := work.stop.signal:
+            work.finish("stopped", f"{signal} after update {outcome.steps}")
+            raise KeyboardInterrupt(f"stopped after update {outcome.steps}; {_what_there_is(work.run, outcome)}")
+    return outcome
 
 
 def _what_there_is(run: RunDir, outcome: Outcome) -> str:
@@ -102,7 +119,7 @@ class _Prepared:
     precision: str
 
 
-def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
+def _prepare(job: SFTJob, observer: Observer, run: RunDir | None) -> _Prepared:
     manage_memory()
     require_peft(job.lora)
     kind, examples = load_examples(job.data, observer.say)
@@ -132,7 +149,7 @@ def _prepare(job: SFTJob, observer: Observer) -> _Prepared:
     held_out.sort(key=lambda row: len(row.ids))  # like lengths together: less padding, and the sum is the same
     digest = digest_of(sorted(repr((e.text, e.completion, e.messages)) for e in examples))
     counts = len(sides[0]), len(sides[1])
-    return _Prepared(kind, digest, counts, rows, held_out, loaded, choose_precision(job.model.precision))
+    return _Prepared(kind, digest, counts, rows, held_out, loaded, precision_of(job.model.precision, run))
 
 
 def _encoded(

@@ -113,9 +113,9 @@ def decide(stage: Stage, note: Mapping[str, Any]) -> Step:
 
 
 def _can_go_on(stage: Stage) -> bool:
-    run = stage.directory
-    has_checkpoint = (run / "run.json").is_file() and any((run / "checkpoints").glob("[!.]*"))
-    return VERBS[stage.do].resumes and has_checkpoint and RunDir(run).info["status"] != "finished"
+    run = RunDir(stage.directory)
+    begun = (run.path / "run.json").is_file() and (run.drawn.is_file() or any(run.checkpoints.glob("update-*")))
+    return VERBS[stage.do].resumes and begun and run.info["status"] != "finished"
 
 
 def _inputs(stage: Stage) -> dict[str, Any]:

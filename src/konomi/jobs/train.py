@@ -8,8 +8,9 @@ from typing import Any
 
 from konomi.config import ModelConfig, PPOConfig, PPOJob, RolloutConfig, Section, build
 from konomi.errors import ConfigError
+from konomi.jobs.inputs import resumed_run
 from konomi.jobs.ppo import run_ppo
-from konomi.jobs.prepare import resumed_job
+from konomi.jobs.prepare import job_of
 from konomi.rewards import reward_config
 from konomi.rewards.function import IMPORTING
 from konomi.runs.environment import settle_processes
@@ -100,7 +101,7 @@ def _resumed(run: Path, wanted: PPOJob, named: bool, settings: Mapping[str, Any]
     """The job of a run to continue. Raises ConfigError if it began with another model, reward or prompts' name."""
     if settings:
         raise ConfigError(f"{', '.join(settings)}: a resumed run keeps its settings; leave them out, or start a new run")
-    job = resumed_job(run, [])
+    job = job_of(resumed_run(run, "ppo", []))
     pairs: list[tuple[str, Any, Any]] = [("model", job.model.name, wanted.model.name), ("reward", job.reward, wanted.reward)]
     pairs += [("prompts", job.data.prompts, wanted.data.prompts)] if named else []
     for section, then, now in pairs:

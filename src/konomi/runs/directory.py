@@ -9,6 +9,7 @@
     evaluations.jsonl   one line an evaluation on held-out prompts during training: scores and texts; update 0: the initial model
     inputs/         a copy of each reward function's file, by the setting that names it
     checkpoints/    made by the trainer
+    drawn.jsonl     candidates of a run of sample that goes on, batch by batch
     model/          the model that the run ends with
     adapter/        where adapters were trained: they alone, for peft; their sum with the weights is in model/
     compare.json    the before/after
@@ -24,6 +25,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -57,6 +60,7 @@ class RunDir:
         self.compare, self.report = path / "compare.json", path / "report.html"
         self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
         self.evaluations = path / "evaluations.jsonl"
+        self.drawn = path / "drawn.jsonl"
         self._checked: set[Path] = set()  # files whose last line is known to be complete
 
     @classmethod
@@ -154,6 +158,10 @@ class RunDir:
         """Append an evaluation on held-out prompts. Raises RunError if the file cannot be written."""
         self._append(self.evaluations, [{"update": update, **evaluation}])
 
+    def append_drawn(self, batch: Mapping[str, Any]) -> None:
+        """Append a batch of candidates. Raises RunError if the file cannot be written."""
+        self._append(self.drawn, [batch])
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl; a half-written last one is left out. Raises DataError if another is damaged."""
         return files.read_lines(self.metrics)[0]
@@ -165,6 +173,21 @@ class RunDir:
     def read_evaluations(self) -> list[dict[str, Any]]:
         """All lines of evaluations.jsonl; a half-written last one is left out. Raises DataError if another is damaged."""
         return files.read_lines(self.evaluations)[0]
+
+    def read_drawn(self) -> list[dict[str, Any]]:
+        """All lines of drawn.jsonl; a half-written last one is left out. Raises DataError if another is damaged."""
+        return files.read_lines(self.drawn)[0]
+
+    def remove_drafts(self) -> None:
+        """Remove what a killed process had half-written. Only for whoever holds the run's lock."""
+        if self._followed is not None:
+            return
+        for old in self.path.glob(".*.old"):
+            whole = self.path / old.name[1:-4]
+            shutil.rmtree(old) if whole.exists() else old.rename(whole)
+        for path in self.path.glob(".*"):
+            if re.fullmatch(r"\..+\.[0-9]+(\.tmp)?", path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def truncate_after(self, update: int) -> None:
         """Drop the metrics, samples and evaluations of updates after ``update``: the run goes on from an older checkpoint."""

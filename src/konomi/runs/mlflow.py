@@ -53,7 +53,7 @@ class MlflowSink:
     def __init__(
         self, experiment: str, run_name: str, params: Mapping[str, Any], default_root: Path, on_warning: Callable[[str], None],
         *, run_id: str | None = None, data: Mapping[str, str] | None = None, git: Mapping[str, Any] | None = None,
-        parent: str | None = None,
+        parent: str | None = None, again: bool = False,
     ) -> None:  # fmt: skip
         """Describe the run; :meth:`start` begins it.
 
@@ -63,10 +63,12 @@ class MlflowSink:
             params: nested settings: {"ppo": {"lam": .95}} becomes ``ppo.lam``.
             default_root: where mlflow.db and mlartifacts/ go without MLFLOW_TRACKING_URI.
             on_warning: called at most once, with why the store does not answer.
-            run_id: the MLflow run to continue. Its params stay, missing ones are added.
+            run_id: the MLflow run to continue. Its params stay, missing ones are added. Of steps that it has, it gets no
+                further points: a run that was killed does again what it had done since its last checkpoint.
             data: ``name``, ``digest`` (up to 36 characters) and ``source`` of the prompts.
             git: ``commit`` and ``dirty`` of the work tree.
             parent: the MLflow run that this one belongs to.
+            again: steps get further points all the same.
         """
         self.run_id: str | None = run_id
         self._experiment, self._run_name, self._root = experiment, run_name, default_root
@@ -76,6 +78,8 @@ class MlflowSink:
         self._uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(default_root.absolute() / "mlflow.db")
         self._client: MlflowClient | None = None
         self._begun = self._warned = False
+        self._again = again
+        self._last: dict[str, int] = {}  # key -> the last step that the run had when it was opened
         self._waiting: list[tuple[str, float, int, int]] = []  # key, value, Unix milliseconds, update
         self._lost, self._next_try = 0.0, 0.0
 
@@ -142,7 +146,9 @@ class MlflowSink:
             assert self._client is not None
             while self._waiting:
                 batch = self._waiting[:_METRICS_A_BATCH]
-                self._client.log_batch(self.run_id, metrics=[Metric(k, v, at, step) for k, v, at, step in batch])
+                new = [Metric(k, v, at, step) for k, v, at, step in batch if step > self._last.get(k, -1)]
+                if new:
+                    self._client.log_batch(self.run_id, metrics=new)
                 del self._waiting[: len(batch)]
 
     def _begin(self) -> None:
@@ -153,8 +159,9 @@ class MlflowSink:
             client = self._client = MlflowClient(tracking_uri=self._uri)
         if self.run_id is None or not self._reopen(client, self.run_id):
             self.run_id = client.create_run(self._experiment_id(client), run_name=self._run_name, tags=self._tags()).info.run_id
-        known = client.get_run(self.run_id).data.params
-        missing = [Param(key, value) for key, value in self._params.items() if key not in known]
+        data = client.get_run(self.run_id).data
+        self._last = {} if self._again else {metric.key: metric.step for metric in data._metric_objs}
+        missing = [Param(key, value) for key, value in self._params.items() if key not in data.params]
         for start in range(0, len(missing), _PARAMS_A_BATCH):
             client.log_batch(self.run_id, params=missing[start : start + _PARAMS_A_BATCH])
         if self._data is not None:

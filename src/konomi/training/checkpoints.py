@@ -85,7 +85,7 @@ class Checkpoints:
             return
         with writing(self.directory):
             self.directory.mkdir(exist_ok=True)
-            for left in self.directory.glob(".*"):
+            for left in filter(Path.is_dir, self.directory.glob(".*")):
                 shutil.rmtree(left)
 
     def prune(self, measured: int) -> None:
@@ -183,10 +183,13 @@ def set_values(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, Ten
 def save_trained(model: nn.Module, file: Path) -> None:
     """Write the `trained` parameters to a file, replaced in one step."""
     draft = file.with_name(f"{file.name}.new")
-    with writing(file):
-        save_file(_detached(trained(model)), draft)
-        sync_file(draft)
-        draft.replace(file)
+    try:
+        with writing(file):
+            save_file(_detached(trained(model)), draft)
+            sync_file(draft)
+            draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def load_random_state(directory: Path) -> None:

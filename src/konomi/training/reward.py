@@ -6,14 +6,12 @@ states of frozen layers, computed once), the losses (`konomi.ops.preference`), t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -21,15 +19,16 @@ from torch.utils.data import Dataset
 from konomi.config import RewardTraining
 from konomi.data.messages import Text
 from konomi.engine.device import autocast, is_processor
-from konomi.files import writing
 from konomi.models.load import quiet
 from konomi.models.reward import Batch, RewardModel
 from konomi.ops import label_loss, preference_loss, score_loss
 from konomi.runs.signals import Stop
-from konomi.training.loop import Outcome, Progress, QuietTrainer, Record, TrainingCallback, training_arguments
+from konomi.training.checkpoints import read_tensors, save_trained, set_values, trained
+from konomi.training.loop import Outcome, Progress, QuietTrainer, Record, Saving, TrainingCallback, training_arguments
 
 _STEP = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
 _EVALUATION = {"epoch": "epoch", "eval/loss": "eval/loss", "eval/accuracy": "eval/accuracy"}
+BEST = "best.safetensors"
 TRUNK_BYTES = 2e9
 """Memory that the kept hidden states of frozen layers may take; beyond it these layers run in each epoch."""
 
@@ -122,7 +121,7 @@ def task_loss(
 
 def train_reward_model(
     model: RewardModel, train: Sequence[Example], held_out: Sequence[Example], config: RewardTraining, *,
-    seed: int, precision: str, directory: Path, record: Record, progress: Progress, stop: Stop,
+    seed: int, precision: str, directory: Path, record: Record, progress: Progress, stop: Stop, saving: Saving | None = None,
 ) -> Outcome:  # fmt: skip
     """Train ``model`` in place; it ends with the weights of its lowest evaluation loss.
 
@@ -132,63 +131,40 @@ def train_reward_model(
         config: settings.
         seed: of the order of the data (and of dropout, where a model has it).
         precision: fp32 or bf16.
-        directory: where the best weights are kept meanwhile.
+        directory: exists; gets `BEST`, the best weights so far. They stay there: a run that goes on may not find better ones.
         record, progress, stop: see `TrainingCallback`.
+        saving: None: there are no checkpoints.
 
     Raises:
         RunError: the loss is not finite.
-        KeyboardInterrupt: ``stop`` has a signal.
     """
-    with quiet(), _best_at_end(model, directory / ".best.safetensors") as keep:
+    best = directory / BEST
+    with quiet():
         callback = TrainingCallback(
-            "train", _STEP, _EVALUATION, record, keep, progress, stop, each_step=False, patience=config.patience or 0
+            "train", _STEP, _EVALUATION, record, lambda: save_trained(model, best), progress, stop, each_step=False,
+            patience=config.patience or 0, save_every=saving.every if saving else None,
         )  # fmt: skip
-        trainer = _RewardTrainer(model, train, held_out, config, seed, precision, directory)
-        trainer.add_callback(callback)
-        trainer.evaluate()
-        if not stop.signal:
-            trainer.train()
-        if stop.signal:
-            at = f"step {trainer.state.global_step} of {trainer.state.max_steps}"
-            raise KeyboardInterrupt(f"stopped by {stop.signal} after {at}; nothing was kept")
+        outcome = _RewardTrainer(model, train, held_out, config, seed, precision, directory, callback, saving).fit()
+    if not stop.signal:
+        set_values(trained(model), read_tensors(best))
     model.eval()
-    return callback.outcome
-
-
-@contextmanager
-def _best_at_end(model: RewardModel, file: Path) -> Iterator[Callable[[], None]]:
-    """Yields what saves the trained weights to ``file``. If the work inside ends well, the model gets the last saved ones."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-    def save() -> None:
-        with writing(file):
-            save_file({name: parameter.detach().contiguous() for name, parameter in trained.items()}, file)
-
-    try:
-        yield save
-        if file.exists():
-            weights = load_file(file)
-            with torch.no_grad():
-                for name, parameter in trained.items():
-                    parameter.copy_(weights[name])
-    finally:
-        file.unlink(missing_ok=True)
+    return outcome
 
 
 class _RewardTrainer(QuietTrainer):
     def __init__(
         self, model: RewardModel, train: Sequence[Example], held_out: Sequence[Example], config: RewardTraining, seed: int,
-        precision: str, directory: Path,
+        precision: str, directory: Path, callback: TrainingCallback, saving: Saving | None,
     ) -> None:  # fmt: skip
         self.task, self.held_out = config.task, held_out
         every = max(1, -(-len(train) // config.batch_size) // config.evaluations)
         arguments = training_arguments(
             config, directory, seed=seed % 2**32, data_seed=seed % 2**32, eval_strategy="steps", eval_steps=every,
-            logging_steps=every, use_cpu=is_processor(model.device), dataloader_pin_memory=False,
+            logging_steps=1, use_cpu=is_processor(model.device), dataloader_pin_memory=False,
         )  # fmt: skip
         super().__init__(
-            precision, model, arguments, lambda items: collate(model, items), _Rows(model, train, precision), held_out,
-            optimizers=(_optimizer(model, config), None),
+            precision, callback, saving, model, arguments, lambda items: collate(model, items), _Rows(model, train, precision),
+            held_out, optimizers=(_optimizer(model, config), None),
         )  # fmt: skip
         self.loss_is_scaled_for_ga = True  # the last micro-batch may be a smaller one
 

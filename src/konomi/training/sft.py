@@ -26,7 +26,16 @@ from konomi.engine.shared_weights import one_gradient
 from konomi.errors import ConfigError
 from konomi.runs.signals import Stop
 from konomi.seeds import stream_seed
-from konomi.training.loop import Outcome, Progress, QuietTrainer, Record, TrainingCallback, perplexity, training_arguments
+from konomi.training.loop import (
+    Outcome,
+    Progress,
+    QuietTrainer,
+    Record,
+    Saving,
+    TrainingCallback,
+    perplexity,
+    training_arguments,
+)
 from konomi.training.texts import IGNORED, Collator, Row
 
 _STEP = {"loss": "sft/loss", "grad_norm": "sft/grad_norm", "learning_rate": "sft/learning_rate", "epoch": "sft/epoch"}
@@ -89,6 +98,7 @@ def check_packing(lm: PreTrainedModel) -> None:
 def train(
     lm: PreTrainedModel, rows: Sequence[Row], held_out: Sequence[Row], collator: Collator, sft: SFTConfig, *,
     seed: int, precision: str, directory: Path, record: Record, keep: Callable[[], None], progress: Progress, stop: Stop,
+    saving: Saving | None = None,
 ) -> Outcome:  # fmt: skip
     """Train a language model in place; it ends as its last step left it, in eval mode. ``keep`` saves the best one meanwhile.
 
@@ -101,31 +111,32 @@ def train(
         precision: of matrix products: fp32, bf16 or fp64.
         directory: an argument that the Trainer needs; nothing is written there.
         record, keep, progress, stop: see `TrainingCallback`.
+        saving: None: there are no checkpoints.
 
     Raises:
         RunError: the loss is not finite.
     """
     callback = TrainingCallback(
-        "sft", _STEP, _EVALUATION, record, keep, progress, stop, each_step=True, patience=sft.patience
+        "sft", _STEP, _EVALUATION, record, keep, progress, stop, each_step=True, patience=sft.patience,
+        save_every=saving.every if saving else None,
     )  # fmt: skip
     if precision == "fp64":
         lm.double()
     arguments = training_arguments(
         sft, directory, eval_strategy="steps" if sft.evaluate_every else "epoch", eval_steps=sft.evaluate_every,
-        eval_on_start=True, eval_do_concat_batches=False, logging_steps=1, dataloader_pin_memory=has_gpu(),
+        eval_do_concat_batches=False, logging_steps=1, dataloader_pin_memory=has_gpu(),
         seed=stream_seed(seed, "sft") % 2**32, data_seed=stream_seed(seed, "sft", "order") % 2**32,
     )  # fmt: skip
     trainer = QuietTrainer(
-        precision, TokenLoss(lm), arguments, collator, train_dataset=rows, eval_dataset=held_out, compute_metrics=_token_mean,
-        callbacks=[callback],
+        precision, callback, saving, TokenLoss(lm), arguments, collator, train_dataset=rows, eval_dataset=held_out,
+        compute_metrics=_token_mean,
     )  # fmt: skip
     try:
-        trainer.train()
+        return trainer.fit()
     finally:
         lm.eval()
         # this state is global: left in the middle of a batch, the optimiser of the next training would not step
         trainer.accelerator.gradient_state._set_sync_gradients(True)
-    return callback.outcome
 
 
 def _token_mean(evaluated: Any) -> dict[str, float]:

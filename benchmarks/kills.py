@@ -1,0 +1,222 @@
+"""Does a run that is killed and resumed end with what an uninterrupted one ends with?
+
+Small runs of each verb are killed (SIGKILL) at random moments between their first file and their end, and resumed until they
+finish. Then all that they leave behind is compared with an uninterrupted run: metrics.jsonl but for timings, and weights,
+texts and figures byte by byte. Prints a table of docs/results.md; with --write it puts it there, between the marks.
+
+    python benchmarks/kills.py --kills 30 --seed 0 [--demo] [--verbs ppo sft] [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results.md"
+CHAIN = 3
+"""Kills of one run before it is let finish."""
+CLOCK = re.compile(r"time|time/.*|memory/.*|.*per_second")
+"""Metrics that no two runs have the same."""
+FILES = (
+    "**/model/*.safetensors", "**/adapter/*.safetensors", "**/eval.json", "**/compare.json", "**/candidates.jsonl",
+    "**/rankings.jsonl", "**/samples.jsonl",
+)  # fmt: skip
+"""What has to be the same to the byte, beside metrics.jsonl."""
+PIPELINE = """
+name = "killed"
+mlflow = false
+[stages.tune]
+do = "sft"
+model.name = "lm"
+data = { texts = "completions.jsonl", held_out = 0.25 }
+sft = { epochs = 4, batch_size = 8, patience = 0, learning_rate = 1e-3 }
+run = { save_every = 5 }
+[stages.candidates]
+do = "sample"
+models.a.name = "@tune.model"
+data.prompts = "prompts.jsonl"
+rollout.response_tokens = [3, 6]
+sample = { rounds = 4, batch_size = 16 }
+[stages.rank]
+do = "judge"
+candidates = "@candidates.candidates"
+reward = { kind = "function", name = "taste.py:fine" }
+[stages.taste]
+do = "reward"
+model.name = "@tune.model"
+data.file = "@rank.rankings"
+train = { batch_size = 8, epochs = 4, evaluations = 2, learning_rate = 1e-3 }
+normalize.samples = "@candidates.candidates"
+run = { save_every = 3 }
+[stages.policy]
+do = "ppo"
+model.name = "@tune.model"
+data.prompts = "prompts.jsonl"
+rollout.response_tokens = [4, 8]
+reward = { kind = "model", name = "@taste.model" }
+ppo = { episodes = 256, batch_size = 32, baseline_samples = 32, learning_rate = 1e-3, kl_cap = 60 }
+run = { save_every = 2 }
+"""
+JOBS = {
+    "ppo": ["ppo.toml", "ppo.episodes=512", "ppo.learning_rate=1e-3", "run.save_every=3"],
+    "sft": ["sft.toml", "sft.epochs=12", "sft.patience=0", "sft.learning_rate=1e-3", "run.save_every=7"],
+    "reward": [
+        "reward.toml", "model.name=xlm", "train.batch_size=4", "train.epochs=12", "train.evaluations=2",
+        "train.learning_rate=1e-3", "run.save_every=7",
+    ],
+    "sample": ["sample.toml", "models.b.name=other", "sample.rounds=40", "sample.batch_size=32"],
+    "run": ["killed.toml"],
+    "demo": [],
+}  # fmt: skip
+"""Verb -> its job file and settings."""
+
+
+@dataclass
+class Result:
+    """What became of a verb's runs."""
+
+    kills: int = 0
+    resumed: int = 0
+    runs: int = 0
+    different: list[str] = field(default_factory=list)
+
+
+def command(verb: str, name: str, resume: bool) -> list[str]:
+    """The command line that begins the run ``name``, or goes on with it."""
+    konomi = [sys.executable, "-m", "konomi"]
+    if verb == "run":
+        return [*konomi, "run", "killed.toml", "--out", name]
+    if resume:
+        return [*konomi, "ppo" if verb == "demo" else verb, "--resume", f"runs/{name}"]
+    file, settings = JOBS[verb][:1], [f"run.name={name}", *JOBS[verb][1:]]
+    return [*konomi, verb, *file, *(word for each in settings for word in ("--set", each))]
+
+
+def directory(verb: str, name: str) -> Path:
+    """Where that run is."""
+    return Path(name, "killed") if verb == "run" else Path("runs", name)
+
+
+def begun(verb: str, name: str) -> Path:
+    """The file without which there is nothing to resume."""
+    return directory(verb, name) / ("pipeline.json" if verb == "run" else "run.json")
+
+
+def run(verb: str, name: str, kill_after: float | None = None) -> float | None:
+    """Run a command to its end, and return the seconds from its first file on; or kill it that long after, and return None."""
+    first = begun(verb, name)
+    before = first.stat().st_mtime_ns if first.exists() else 0
+    log = Path(f"{verb}.log").resolve()
+    with log.open("a", encoding="utf-8") as lines:
+        process = subprocess.Popen(command(verb, name, bool(before)), stdout=lines, stderr=lines)
+    while process.poll() is None and (not first.exists() or first.stat().st_mtime_ns == before):
+        time.sleep(0.02)
+    started = time.monotonic()
+    try:
+        process.wait(kill_after)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None
+    if process.returncode:
+        sys.exit(f"konomi {verb}, {name}: exit code {process.returncode}; see {log}")
+    return time.monotonic() - started
+
+
+def contents(root: Path) -> Iterator[tuple[str, Any]]:
+    """What is compared of a run."""
+    for pattern in FILES:
+        for path in sorted(root.glob(pattern)):
+            yield str(path.relative_to(root)), path.read_bytes()
+    for path in sorted(root.glob("**/metrics.jsonl")):
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        yield str(path.relative_to(root)), [{k: v for k, v in row.items() if not CLOCK.fullmatch(k)} for row in rows]
+
+
+def kill_and_compare(verb: str, kills: int, draw: random.Random) -> Result:
+    """Kill runs of a verb ``kills`` times in all."""
+    seconds = run(verb, "whole")
+    assert seconds is not None
+    whole, result = dict(contents(directory(verb, "whole"))), Result()
+    while result.kills < kills:
+        name, finished = f"broken-{result.runs}", None
+        while finished is None:
+            result.resumed += begun(verb, name).exists()
+            killed = result.kills < min(kills, (result.runs + 1) * CHAIN)
+            finished = run(verb, name, draw.uniform(0, seconds) if killed else None)
+            result.kills += finished is None
+            if verb != "run" and json.loads(begun(verb, name).read_text("utf-8"))["status"] == "finished":
+                break  # killed when all was done: there is nothing to resume
+        result.runs += 1
+        now = dict(contents(directory(verb, name)))
+        result.different += [f"{name}/{file}" for file in whole.keys() | now.keys() if whole.get(file) != now.get(file)]
+        print(f"{verb}: {result}; a whole run works {seconds:.1f} s", file=sys.stderr)
+    return result
+
+
+def table(results: dict[str, Result], seed: int) -> str:
+    """Markdown: a line a verb."""
+    lines = ["| verb | runs | kills | resumed | identical to the uninterrupted run |", "|---|---|---|---|---|"]
+    for verb, result in results.items():
+        same = ", ".join(sorted(result.different)) or "all"
+        lines.append(f"| `konomi {verb}` | {result.runs} | {result.kills} | {result.resumed} | {same} |")
+    return "\n".join([*lines, "", f"Seed of the moments: {seed}."])
+
+
+def furnish(verbs: list[str]) -> None:
+    """Write tiny models, data and job files into the current directory."""
+    sys.path[:0] = [str(ROOT / "tests")]
+    from furnished import furnish as furnished
+    from tiny import tiny_encoder
+
+    if verbs != ["demo"]:
+        furnished(Path())
+        tiny_encoder("xlm")
+        Path("killed.toml").write_text(PIPELINE, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30, help="of all verbs together")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--demo", action="store_true", help="the demo alone, with 3 kills")
+    parser.add_argument("--verbs", nargs="+", choices=[verb for verb in JOBS if verb != "demo"])
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
+    given = parser.parse_args()
+    verbs = ["demo"] if given.demo else given.verbs or [verb for verb in JOBS if verb != "demo"]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    work, here = tempfile.mkdtemp(prefix="konomi-kills-"), Path.cwd()
+    os.chdir(work)
+    furnish(verbs)
+    kills, results = 3 if given.demo else given.kills, {}
+    for place, verb in enumerate(verbs):
+        share = kills // len(verbs) + (place < kills % len(verbs))
+        results[verb] = kill_and_compare(verb, share, random.Random(f"{given.seed} {verb}"))
+    os.chdir(here)
+    text = table(results, given.seed)
+    print(text)
+    if given.write:
+        mark = "kills-demo" if given.demo else "kills"
+        marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
+        page = RESULTS.read_text(encoding="utf-8")
+        RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
+    if any(result.different for result in results.values()):
+        sys.exit(f"different; the runs are in {work}")
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
