@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from konomi.cli import jobs, label, models, ppo
+from konomi.cli import doctor, jobs, label, models, ppo
 from konomi.cli.common import app
 from konomi.cli.streams import end_on_signals, set_streams
 from konomi.engine.device import manage_memory
 from konomi.errors import RunError
 
-__all__ = ["app", "jobs", "label", "main", "models", "ppo"]
+__all__ = ["app", "doctor", "jobs", "label", "main", "models", "ppo"]
 
 
 def main() -> None:

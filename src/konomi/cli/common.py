@@ -39,7 +39,7 @@ class _Verbs(typer.core.TyperGroup):
 
 ORDER = (
     *("demo", "run", "sft", "sample", "judge", "label", "export", "forget", "reward", "ppo", "compare", "watch", "report"),
-    *("generate", "config", "convert", "trim"),
+    *("doctor", "generate", "config", "convert", "trim"),
 )
 
 app = typer.Typer(

@@ -45,6 +45,26 @@ VERBS = {
 }
 
 
+def verb_of(data: Mapping[str, Any]) -> str:
+    """The verb whose job file this is, by its sections and keys; "run" for a pipeline, "ppo" where nothing tells.
+
+    >>> verb_of({"data": {"texts": "my.jsonl"}}), verb_of({"ppo": {}}), verb_of({"stages": {}})
+    ('sft', 'ppo', 'run')
+    """
+    if "stages" in data:
+        return "run"
+
+    def unknown(verb: str) -> int:
+        fields, count = VERBS[verb].job.model_fields, 0
+        for name, value in data.items():
+            section = fields[name].annotation if name in fields else None
+            known = section.model_fields if isinstance(section, type) and issubclass(section, Section) else value
+            count += 1 if name not in fields else sum(key not in known for key in value) if isinstance(value, Mapping) else 0
+        return count
+
+    return min(("ppo", *VERBS), key=unknown)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage, ready to run."""

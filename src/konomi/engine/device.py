@@ -11,6 +11,8 @@ import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
+from konomi.runs import environment
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
@@ -156,6 +158,15 @@ def _memory(device: torch.device) -> int:
 
     in_use = device.type == "cuda" and torch.cuda.is_available()
     return torch.cuda.get_device_properties(device).total_memory if in_use else 0
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device, 0 where the system does not tell."""
+    if is_processor(device):
+        return environment.free_memory()
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if _memory(device) else 0
 
 
 def _logits_at_once(device: torch.device) -> int:

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote
 from konomi.errors import ConfigError
 from konomi.version import __version__
 
+_GROUP = Path("/sys/fs/cgroup")
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "pydantic", "numpy", "mlflow")
 
 
@@ -35,6 +36,24 @@ def machine(gpu: str | None = None) -> dict[str, Any]:
     """Operating system, processor, number of its logical cores, and the GPU if its name is given."""
     computer = {"platform": platform.platform(), "cpu": _cpu(), "cpus": os.cpu_count()}
     return computer | ({"gpu": gpu} if gpu else {})
+
+
+def free_memory() -> int:
+    """Bytes that this machine has left, within the limit of a container; 0 where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as file:
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux
+        return 0
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            most, held = (int((_GROUP / name).read_text("utf-8")) for name in (limit, used))
+            told = (_GROUP / limit).with_name("memory.stat").read_text("utf-8")
+        except (OSError, ValueError):  # no such group, or "max": no limit
+            continue
+        files = re.search(r"^(?:total_)?inactive_file (\d+)$", told, re.M)
+        free = min(free, most - held + (int(files[1]) if files else 0))  # what it keeps of files can be given back
+    return max(0, free)
 
 
 def git() -> dict[str, Any] | None:

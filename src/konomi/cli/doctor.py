@@ -1,0 +1,79 @@
+"""doctor: what is wrong with a job before it runs, and with a run that has been."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from konomi.cli.common import Json, Seed, Set, make_observer, settings, show_json, verb
+from konomi.text import plural
+
+STYLES = {"broken": "bold red", "look": "yellow", "fine": "green"}
+
+
+@verb
+def doctor(
+    given: Annotated[Path, typer.Argument(metavar="CONFIG.toml | RUN", help="A job file of any verb, or a run's directory.")],
+    seed: Seed = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the findings there, as JSON.")] = None,
+    as_json: Json = False,
+) -> None:
+    r"""Examine a job before it runs, or a run: what was checked, what was seen, what to do.
+
+    [bold]Before:[/bold] konomi doctor my_job.toml loads what konomi ppo would load, lets the model write some dozens
+    of texts, scores them, and takes two training steps in memory. It looks at
+
+      tokens     end of text, padding, what tokenizer and model do not know
+
+      model      sampler and trainer give the same probabilities, KL 0 to the reference
+
+      reward     its scale and spread, the same score for all, length in its place, texts that it cuts, its speed
+
+      prompts    held-out ones that are learned all the same, repetitions, too few, too long
+
+      machine    memory (and what would make it fit), time, precision, disk, versions
+
+      settings   what is far from the usual
+
+    Nothing is written, and the run begins as if nobody had looked.
+
+    [bold]After:[/bold] konomi doctor RUN says whether the before/after shows anything, which figures went out of their
+    healthy range, when that began, and what to change; and how to go on with a run that was stopped.
+
+    A line is fine, look (worth a thought) or broken. Exit code 0: nothing is broken; 1: something is; 2: the file cannot be
+    used at all, with the message that the run would give.
+    """
+    from konomi.jobs.doctor.check import examine
+
+    result = examine(given, make_observer(), settings(set_, seed))
+    if out is not None:
+        from konomi.files import plain, utf8, write_atomic
+
+        write_atomic(out, utf8(json.dumps(plain(result), ensure_ascii=False, allow_nan=False, indent=2) + "\n"))
+    (show_json if as_json else _show)(result)
+    if result["broken"]:
+        raise typer.Exit(1)
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from konomi.runs.console import Terminal, flat
+
+    table = Table(title=Text(f"{result['subject']}: {result['verb']}"), title_justify="left", show_lines=False)
+    for label in ("", "checked", "seen, and what to do"):
+        table.add_column(label, overflow="fold", no_wrap=label == "")
+    for line in result["lines"]:
+        seen = Text(flat(line["seen"]))
+        if line["do"]:
+            seen.append(f"\n-> {flat(line['do'])}", style="bold")
+        table.add_row(Text(line["level"], style=STYLES[line["level"]]), Text(flat(line["checked"])), seen)
+    console = Terminal()
+    console.print(table)
+    counts = f"{result['broken']} broken, {result['look']} to look at, {result['fine']} fine"
+    console.print(Text(f"{plural(len(result['lines']), 'check')}: {counts}"), soft_wrap=True)

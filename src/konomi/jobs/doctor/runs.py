@@ -1,0 +1,177 @@
+"""The doctor after a run: what went wrong, when it began, what to change, and how far its result can be believed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from konomi.config import PPOJob, build
+from konomi.jobs.doctor.lines import Line, broken, look
+from konomi.jobs.doctor.reward_models import quality
+from konomi.reading import written_by_konomi
+from konomi.report.advice import HEALTHY, change, excursions, kl_missed
+from konomi.report.page import evaluations
+from konomi.runs.directory import RunDir
+from konomi.runs.environment import typed
+from konomi.text import number, percent, plural, signed
+
+OFTEN = 0.1
+"""Share of the updates in which a figure has to be out of its range to be worth a thought."""
+CHANGES = {
+    "ppo/scores_clipped": "raise ppo.score_clip",
+    "ppo/policy/approxkl": "lower ppo.learning_rate or ppo.epochs",
+    "ppo/policy/clipfrac": "lower ppo.learning_rate or ppo.epochs",
+    "ppo/policy/ratio": "lower ppo.learning_rate",
+    "ppo/policy/entropy": "raise ppo.kl_coef, or stop earlier",
+    "ppo/policy/grad_norm": "lower ppo.learning_rate, or raise ppo.max_grad_norm if the run was calm",
+    "ppo/val/var_explained": "change ppo.value_learning_rate (usual 1e-5 to 1e-3), or set ppo.responses_per_prompt = 4",
+    "ppo/val/clipfrac": "lower ppo.value_learning_rate, or raise ppo.value_clip",
+}
+"""A figure out of its range -> what to change."""
+
+
+def examine_run(path: Path) -> tuple[str, list[Line]]:
+    """The verb of a run, and lines on it.
+
+    Raises:
+        DataError: there is no run, or one of its files is damaged.
+    """
+    run = RunDir.open(path)
+    with written_by_konomi(run.path):
+        verb = run.verb
+        lines = {"ppo": _ppo, "sft": _sft, "reward": _reward}.get(verb, lambda run: [])(run)
+        return verb, [_status(run, verb), *lines]
+
+
+def _status(run: RunDir, verb: str) -> Line:
+    info, updates = run.info, len(run.read_metrics())
+    status, reason = info["status"], info.get("reason")
+    again = f"go on with: {typed('konomi')} ppo --resume {shlex.quote(str(run.path))}" if verb == "ppo" else "run it again"
+    seen = f"{status} after {plural(updates, 'update')}" if verb == "ppo" else str(status)
+    if status == "finished":
+        return Line("the run", seen)
+    if status == "running":
+        if _lives(info.get("pid")):
+            return Line("the run", f"still running, {plural(updates, 'update')} so far")
+        return broken("the run", f"killed after {plural(updates, 'update')}: nobody works on it any more", again)
+    if status == "failed":
+        return broken("the run", f"{seen}: {reason}", f"mend that, then {again}")
+    if "KL" in str(reason):  # it has a model and a before/after
+        return broken("the run", f"{seen}: {reason}", "lower ppo.learning_rate, or raise ppo.kl_coef, and start a new run")
+    return look("the run", f"{seen}: {reason}", again)
+
+
+def _lives(pid: Any) -> bool:
+    """Whether a process of this number exists."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, TypeError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _ppo(run: RunDir) -> list[Line]:
+    job, metrics = build(PPOJob, run.config, where=str(run.path / "config.json")), run.read_metrics()
+    comparison = run.read_json("compare.json")
+    lines = _outcome(comparison) if comparison else [look("before/after", "there is none", "see the run's status")]
+    if metrics:
+        lines += [*_course(job, metrics, comparison), *_out_of_range(metrics)]
+    return lines
+
+
+def _outcome(comparison: Mapping[str, Any]) -> list[Line]:
+    """Lines on whether the model is better, and at what price."""
+    gap, before, after = (comparison[key] for key in ("difference", "before", "after"))
+    verdict = comparison.get("verdict") or change(gap, comparison["prompts"])
+    name, seen, held_out = "before/after", verdict["en"], plural(comparison["prompts"], "held-out prompt")
+    lines = [{
+        "better": lambda: Line(name, seen),
+        "worse": lambda: broken(name, seen, "do not use this model; see the lines below for why"),
+        "few": lambda: look(name, seen, f"hold out more prompts (data.held_out): {held_out} cannot tell"),
+        "same": lambda: look(name, seen, "compare on more draws: konomi compare RUN --samples 8"),
+        "unclear": lambda: look(name, seen, "compare on more draws (konomi compare RUN --samples 8), or train longer"),
+    }[verdict["grade"]]()]  # fmt: skip
+    price = []
+    if after["repetition"] > before["repetition"] + 0.1:
+        price.append(f"repetition {percent(before['repetition'])} to {percent(after['repetition'])}")
+    if after["distinct_2"] < 0.6 * before["distinct_2"]:
+        price.append(f"different pairs of words {percent(before['distinct_2'])} to {percent(after['distinct_2'])}")
+    if after["perplexity"] > 2.7 * before["perplexity"]:
+        price.append(f"perplexity {number(before['perplexity'])} to {number(after['perplexity'])}")
+    if price and gap["mean"] > 0:
+        do = "read the texts in report.html: the reward may like what people do not. Lower ppo.kl_target, or mend the reward"
+        lines.append(look("price of the score", "; ".join(price), do))
+    for judge, told in comparison["judges"].items():
+        high = told["difference"].get("high")
+        if gap["mean"] > 0 and high is not None and high < 0:
+            seen = f"fell by {number(-told['difference']['mean'])} while the score changed by {signed(gap['mean'])}"
+            lines.append(broken(f"judge {judge}", seen, "the reward is over-optimised: lower ppo.kl_target, or mend the reward"))
+    return lines
+
+
+def _course(job: PPOJob, metrics: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None) -> list[Line]:
+    """Lines on score and KL over the run."""
+    kls = [line["objective/kl"] for line in metrics if line.get("objective/kl") is not None]
+    scores = [line["ppo/mean_scores"] for line in metrics if line.get("ppo/mean_scores") is not None]
+    if not kls or not scores:
+        return []
+    lines, quarter = [], -(-len(scores) // 4)
+    first, last = (sum(part) / quarter for part in (scores[:quarter], scores[-quarter:]))
+    noise = 2 * (metrics[0].get("ppo/std_scores") or 0.0) * (2 / (quarter * job.ppo.batch_size)) ** 0.5
+    seen = f"{number(first)} in the first quarter, {number(last)} in the last"
+    if len(scores) >= 4 and last < first + noise:
+        far = kls[-1] >= 0.8 * job.ppo.kl_target
+        do = "raise ppo.kl_target: the penalty holds the model back" if far else "raise ppo.learning_rate or ppo.episodes"
+        lines.append(look("score over the run", f"{seen}: no more than noise ({number(noise)})", do))
+    else:
+        lines.append(Line("score over the run", seen))
+    coefficients = [line["objective/kl_coef"] for line in metrics if line.get("objective/kl_coef") is not None]
+    kl = comparison["after"]["kl"] if comparison else kls[-1]
+    adaptive = job.ppo.kl_controller == "adaptive" and coefficients
+    if adaptive and (missed := kl_missed(kl, job.ppo.kl_target, (coefficients[0], coefficients[-1]), kls)):
+        seen, _, do = missed.rpartition(": ")
+        lines.append(look("KL", seen, do) if abs(kl / job.ppo.kl_target - 1) > 0.5 else Line("KL", seen))
+    else:
+        lines.append(Line("KL", f"{number(kl)} nats a response at the end"))
+    return lines
+
+
+def _out_of_range(metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
+    """A line for each figure that was out of its healthy range: since when, how often, how far."""
+    lines = []
+    for each in excursions(metrics):
+        name, healthy = each["name"], HEALTHY[each["name"]]
+        began = next(line["update"] for line in metrics if name in (line.get("out_of_range") or ()))
+        seen = f"{each['worst']:.2g} at worst (healthy: {str(healthy).replace('`', '')}); in {each['count']} of "
+        seen += f"{plural(len(metrics), 'update')}, first in update {began}"
+        often = each["count"] > max(1, OFTEN * len(metrics))
+        do = f"{CHANGES[name]}: {healthy.reason.replace('`', '')}"
+        lines.append(look(name, seen, do) if often else Line(name, seen))
+    return lines or [Line("figures", f"all in their healthy ranges over {plural(len(metrics), 'update')}")]
+
+
+def _sft(run: RunDir) -> list[Line]:
+    learned = evaluations(run.read_metrics())
+    if learned is None or learned["after"] is None:
+        return [look("evaluation", "there is none after training", "see the run's status")]
+    before, after = learned["before"]["loss"], learned["after"]["loss"]
+    seen = f"loss {before:.4g} to {after:.4g} nats/token, at update {learned['update']}"
+    if not learned["better"]:
+        do = "lower sft.learning_rate, train for fewer epochs, or give more texts"
+        return [broken("evaluation", f"{seen}: the model is the initial one", do)]
+    return [Line("evaluation", seen)]
+
+
+def _reward(run: RunDir) -> list[Line]:
+    evaluation = run.read_json("eval.json")
+    if not isinstance(evaluation, dict) or "held_out" not in evaluation:
+        return [look("evaluation", "there is none", "see the run's status")]
+    lines = [quality("held-out prompts", evaluation, "")]
+    if evaluation.get("task") != "classification" and "normalisation" not in evaluation:
+        lines.append(look("scale", "it has none, and PPO asks for one", "train it with normalize.samples (konomi sample)"))
+    return lines

@@ -1,0 +1,79 @@
+"""Settings of a PPO job that are far from the usual ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from konomi.config import PPOJob
+from konomi.jobs.doctor.lines import Line, broken, look
+from konomi.text import plural
+
+RATES = {"full": (1e-7, 1e-4, 1e-3), "adapters": (1e-6, 1e-3, 1e-2)}
+"""What is trained -> the lowest and the highest usual learning rate, with room on both sides, and one that no run survives."""
+
+
+def check_settings(job: PPOJob) -> list[Line]:
+    """A line for each setting that is out of the usual range; one line if none is."""
+    found = [*_steps(job), *_kl(job), *_rest(job)]
+    ppo = job.ppo
+    steps = ppo.batch_size // ppo.mini_batch_size * ppo.epochs
+    seen = f"learning rate {ppo.learning_rate:g}, {plural(ppo.updates, 'update')} of {plural(steps, 'step')}, "
+    held = f"KL target {ppo.kl_target:g}" if ppo.kl_controller == "adaptive" else f"KL coefficient {ppo.kl_coef:g}, fixed"
+    return found or [Line("settings", f"{seen}{held}")]
+
+
+def _steps(job: PPOJob) -> Iterator[Line]:
+    ppo, kind = job.ppo, "full" if job.lora.rank is None else "adapters"
+    low, high, most = RATES[kind]
+    usual = "usual 1e-6 to 3e-5" if kind == "full" else "usual 1e-5 to 3e-4 with adapters"
+    name, seen = "ppo.learning_rate", f"{ppo.learning_rate:g}; {usual}"
+    if ppo.learning_rate >= most:
+        yield broken(name, seen, "lower it: the first updates would destroy the model")
+    elif ppo.learning_rate > high:
+        yield look(name, seen, "lower it, unless the model is a very small one")
+    elif ppo.learning_rate < low:
+        yield look(name, seen, "raise it: the model would hardly move")
+    steps = ppo.batch_size // ppo.mini_batch_size * ppo.epochs
+    if ppo.mini_batch_size < 4 < ppo.batch_size:
+        seen = f"{plural(ppo.mini_batch_size, 'response')} a step, {steps} steps an update"
+        yield look("ppo.mini_batch_size", seen, "raise it to 8 or 16: steps of a few responses are mostly noise, and slow")
+    elif steps > 64:
+        seen = f"{steps} an update, all on texts of one policy"
+        yield look("steps", seen, "raise ppo.mini_batch_size or lower ppo.epochs")
+    if ppo.epochs > 8:
+        yield look("ppo.epochs", f"{ppo.epochs}; usual 1 to 4", "lower it: the texts are no longer those of the policy")
+    if ppo.updates < 4:
+        yield look("updates", f"{ppo.updates}: too few to learn much", "raise ppo.episodes, or lower ppo.batch_size")
+
+
+def _kl(job: PPOJob) -> Iterator[Line]:
+    ppo = job.ppo
+    low, high = job.rollout.response_tokens
+    per_token = 2 * ppo.kl_target / (low + high)
+    if ppo.kl_coef == 0:
+        do = "set ppo.kl_coef to 0.02 or more"
+        if ppo.kl_controller == "adaptive":
+            yield broken("ppo.kl_coef", "0, which an adaptive controller multiplies: it stays 0, and nothing holds the model", do)
+        else:
+            yield look("ppo.kl_coef", "0: nothing holds the model to the initial one but ppo.kl_cap", do)
+    elif ppo.kl_coef > 5:
+        yield look("ppo.kl_coef", f"{ppo.kl_coef:g}; usual 0.01 to 0.5", "lower it: the penalty would outweigh every score")
+    if ppo.kl_controller == "adaptive" and per_token > 2:
+        seen = f"{ppo.kl_target:g} nats for {low} to {high} tokens: {per_token:.1f} a token"
+        yield look("ppo.kl_target", seen, "lower it: so far from the initial model, texts are rarely still texts")
+    if ppo.kl_controller == "adaptive" and per_token < 0.002:
+        seen = f"{ppo.kl_target:g} nats for {low} to {high} tokens: {per_token:.2g} a token"
+        yield look("ppo.kl_target", seen, "raise it: so near to the initial model nothing is seen of what it learns")
+
+
+def _rest(job: PPOJob) -> Iterator[Line]:
+    ppo, temperature = job.ppo, job.rollout.temperature
+    if not 0.3 <= temperature <= 1.5:
+        yield look("rollout.temperature", f"{temperature:g}; usual 0.7 to 1.0", "set it nearer to 1")
+    if ppo.gamma < 0.9:
+        reach = f"{ppo.gamma:g}: what comes {round(3 / (1 - ppo.gamma))} tokens later counts for nothing"
+        yield look("ppo.gamma", reach, "set it to 1: a response is short, and its score comes at the end")
+    if ppo.normalize_scores and ppo.baseline_samples < 16:
+        yield look("ppo.baseline_samples", f"{ppo.baseline_samples}: the scale of the scores is a guess", "raise it to 64")
+    if ppo.clip > 0.5:
+        yield look("ppo.clip", f"{ppo.clip:g}; usual 0.1 to 0.3", "lower it: so wide it holds nothing")
