@@ -44,6 +44,9 @@ def test_each_setting_saves_what_it_is_there_for() -> None:
     assert frozen["logits"] < full["logits"]
     adapters = parts(shape, Setting(rank=8))
     assert (adapters["reference"], adapters["gradients"]) == (0, 4 * shape.adapters(8))
+    four = parts(shape, Setting(rank=8, four_bits=True))
+    saved = (4 - 0.5 - 1 / 64) * shape.layers * shape.layer
+    assert math.isclose(four["weights"], adapters["weights"] - saved)
     assert math.isclose(parts(shape, Setting(adam8=True))["Adam"], full["Adam"] * (2 + 1 / 32) / 8)
     assert parts(shape, Setting(recompute=True))["activations"] < full["activations"]
     assert gigabytes(shape, Setting(half=True)) < gigabytes(shape, Setting()) < gigabytes(shape, Setting(tokens=1 << 20))

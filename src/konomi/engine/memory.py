@@ -71,6 +71,8 @@ class Setting:
     """model.freeze = "embeddings"."""
     half: bool = False
     """ppo.weights = "bf16"."""
+    four_bits: bool = False
+    """lora.quantize = "nf4"."""
     adam8: bool = False
     recompute: bool = False
     copies: bool = False
@@ -94,14 +96,15 @@ def parts(shape: Shape, setting: Setting) -> dict[str, float]:
     trained = adapters or layers * shape.layer + embeddings
     type_of_trained = 4 if adapters else wide
     copies = 2 if setting.copies and not setting.half else 0
+    layered = shape.layers * shape.layer if setting.four_bits else 0  # half a byte, and a byte of scale for each 64
     moments = trained * (2 + 8 / 256 if setting.adam8 else 8)
     head = embeddings > 0  # it is trained: exponentials are kept for its gradient
     inside = 12 * shape.width + 4 * shape.inner  # numbers that a layer keeps for a token
     kept = layers * shape.width + inside if setting.recompute else layers * inside
     cache = shape.layers * 2 * shape.kv_heads * shape.head * product * setting.responses * setting.length
     return {
-        "weights": shape.weights * wide + adapters * 4,
-        "copies for products": shape.weights * copies,
+        "weights": (shape.weights - layered) * wide + layered * (0.5 + 1 / 64) + adapters * 4,
+        "copies for products": (shape.weights - layered) * copies,
         "gradients": trained * type_of_trained,
         "Adam": moments,
         "reference": 0 if adapters else trained * (wide + copies),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from konomi.config import VERBS, PPOJob, Section, build
+from konomi.config import VERBS, Section, Stage, build, load_pipeline
 from konomi.config.pipeline import verb_of
 from konomi.config.section import read_toml
 from konomi.errors import ConfigError
@@ -25,8 +26,8 @@ def examine(given: Path, observer: Observer, overrides: Sequence[str] = ()) -> d
 
     Returns:
         ``subject``, ``verb``; how many lines are ``broken``, ``look`` and ``fine``; ``lines``, the most important first, each
-        with ``checked``, ``seen``, ``do`` and ``level``. Of a PPO job that fits: ``seconds`` it takes, ``gigabytes`` it needs, and
-        ``plan``, GB by what could be changed.
+        with ``checked``, ``seen``, ``do`` and ``level``. Of a PPO job: ``gigabytes`` that it needs, ``plan``, GB by what could be
+        changed, and where it fits the ``seconds`` that it takes.
 
     Raises:
         ConfigError, DataError, ModelError: the job cannot be read, or the run would refuse it; the run is damaged.
@@ -37,17 +38,26 @@ def examine(given: Path, observer: Observer, overrides: Sequence[str] = ()) -> d
         verb, lines = examine_run(given)
         return result_of(str(given), verb, lines)
     data = read_toml(given)
-    verb = verb_of(data)
-    if verb == "run":
-        raise ConfigError(f"{given}: a pipeline")
-    job = build(VERBS[verb].job, data, overrides, where=str(given))
-    lines, figures = _examined(job, observer)
+    if (verb := verb_of(data)) == "run":
+        _, stages = load_pipeline(given, Path("runs"), overrides)
+        return result_of(str(given), verb, [line for stage in stages for line in _of_stage(stage, stages, observer)])
+    lines, figures = _examined(verb, build(VERBS[verb].job, data, overrides, where=str(given)), observer)
     return result_of(str(given), verb, lines, **figures)
 
 
-def _examined(job: Section, observer: Observer) -> tuple[list[Line], dict[str, Any]]:
-    if isinstance(job, PPOJob):
+def _of_stage(stage: Stage, stages: Sequence[Stage], observer: Observer) -> list[Line]:
+    """Lines on a stage of a pipeline, where what it takes from earlier ones is there."""
+    made = {(each.name, output): path for each in stages for output, path in each.outputs.items()}
+    if waits := sorted({f"@{name}.{output}" for name, output in stage.references.values() if not made[name, output].exists()}):
+        return [Line(f"stage {stage.name}", f"waits for {', '.join(waits)}: ask again when that is made")]
+    found, _ = _examined(stage.do, stage.job, observer)
+    return [replace(line, checked=f"stage {stage.name}: {line.checked}") for line in found]
+
+
+def _examined(verb: str, job: Section, observer: Observer) -> tuple[list[Line], dict[str, Any]]:
+    """Lines on a job, and figures for programs."""
+    if verb == "ppo":
         from konomi.jobs.doctor.ppo import examine_ppo
 
-        return examine_ppo(job, observer)
-    return [], {}
+        return examine_ppo(job, observer)  # type: ignore[arg-type]
+    return [Line("this stage", f"konomi {verb} checks its own inputs when it begins")], {}

@@ -38,17 +38,17 @@ def broken(checked: str, seen: str, do: str) -> Line:
 
 
 class Hearing(Observer):
-    """Passes on what a job says, and keeps what it warns of as lines."""
+    """Passes on what a job says, and keeps what it warns of as lines on ``checked``, with what to ``do``."""
 
-    def __init__(self, observer: Observer, checked: str) -> None:
-        self.observer, self.checked = observer, checked
+    def __init__(self, observer: Observer, checked: str, do: str) -> None:
+        self.observer, self.checked, self.do = observer, checked, do
         self.lines: list[Line] = []
 
     def say(self, text: str) -> None:
         self.observer.say(text)
 
     def warn(self, text: str) -> None:
-        self.lines.append(look(self.checked, text, "see docs/quickstart.md, or leave it if it is meant so"))
+        self.lines.append(look(self.checked, text, self.do))
 
 
 def ordered(lines: Sequence[Line]) -> list[Line]:
@@ -58,5 +58,5 @@ def ordered(lines: Sequence[Line]) -> list[Line]:
 
 def result_of(subject: str, verb: str, lines: Sequence[Line], **figures: Any) -> dict[str, Any]:
     """What ``--json`` prints: the subject, how many lines have each level, the lines, and ``figures``."""
-    counts = {level: sum(line.level == level for line in lines) for level in LEVELS}
+    counts: dict[str, int] = {level: sum(line.level == level for line in lines) for level in LEVELS}
     return {"subject": subject, "verb": verb, **counts, **figures, "lines": [asdict(line) for line in ordered(lines)]}

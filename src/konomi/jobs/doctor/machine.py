@@ -33,9 +33,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     'ppo.optimizer = "adam8"': {"adam8": True},
     'model.freeze = "embeddings"': {"frozen_embeddings": True},
     "lora.rank = 16": {"rank": 16, "top_layers": None, "frozen_embeddings": False},
-    'lora.rank = 16, ppo.weights = "bf16"': {"rank": 16, "top_layers": None, "frozen_embeddings": False, "half": True},
     "model.top_layers = 2": {"top_layers": 2, "rank": None},
-}
+    'lora.rank = 16, ppo.weights = "bf16"': {"rank": 16, "top_layers": None, "frozen_embeddings": False, "half": True},
+    'lora.rank = 16, lora.quantize = "nf4", ppo.weights = "bf16"': {
+        "rank": 16, "top_layers": None, "frozen_embeddings": False, "half": True, "four_bits": True,
+    },
+}  # fmt: skip
 """What makes a job smaller, from the smallest change to the largest."""
 DAY = 86_400
 
@@ -65,18 +68,23 @@ def setting_of(job: PPOJob, precision: str, query: int) -> Setting:
     tokens = max(length, min(ppo.micro_batch_tokens or MICRO_BATCH_TOKENS, ppo.mini_batch_size * length))
     return Setting(
         top_layers=job.model.top_layers, rank=job.lora.rank, frozen_embeddings=job.model.freeze == "embeddings",
-        half=ppo.weights == "bf16", adam8=ppo.optimizer == "adam8", recompute=job.model.gradient_checkpointing,
-        copies=precision == "bf16", tokens=tokens, responses=ppo.batch_size, length=length,
-        cache_gb=job.rollout.cache_gb or 2.0,
+        half=ppo.weights == "bf16", four_bits=job.lora.quantize == "nf4", adam8=ppo.optimizer == "adam8",
+        recompute=job.model.gradient_checkpointing, copies=precision == "bf16", tokens=tokens, responses=ppo.batch_size,
+        length=length, cache_gb=job.rollout.cache_gb or 2.0,
     )  # fmt: skip
 
 
-def plan(shape: Shape, setting: Setting, beside: float) -> dict[str, float]:
+def plan(shape: Shape, setting: Setting, beside: float, device: torch.device) -> dict[str, float]:
     """GB of a job as it is, "", and with each change that makes it smaller. ``beside``: GB of what is not the policy."""
-    needs = {"": gigabytes(shape, setting) + beside}
+
+    def need(one: Setting) -> float:
+        loading = 4 * shape.weights / 1e9 if is_processor(device) else 0.0  # weights are read in float32
+        return max(gigabytes(shape, one), loading) + beside
+
+    needs = {"": need(setting)}
     for words, change in CHANGES.items():
         if "rank" not in change or setting.rank is None or "half" in change:
-            needs[words] = gigabytes(shape, replace(setting, **change)) + beside
+            needs[words] = need(replace(setting, **change))
     return {words: need for words, need in needs.items() if not words or need < 0.95 * needs[""]}
 
 

@@ -57,13 +57,13 @@ def examine_ppo(job: PPOJob, observer: Observer) -> tuple[list[Line], dict[str, 
     shape = machine.shape_before_loading(job.model, observer.say)
     setting = machine.setting_of(job, precision, _query(job, train))
     beside = machine.LIBRARIES + sum(map(machine.reward_gb, (job.reward, *job.judges.values())))
-    needs = machine.plan(shape, setting, beside)
+    needs = machine.plan(shape, setting, beside, device)
     memory = machine.check_memory(needs, free, device)
     lines += [memory, machine.check_disk(shape, setting, job.run.keep)]
     figures: dict[str, Any] = {"gigabytes": needs[""], "free_gb": free / 1e9, "plan": needs}
     if memory.level == "broken":
         return [*lines, look("model and reward", "not looked at: there is no room for them", "see memory")], figures
-    hearing = Hearing(observer, "what the reward reads")
+    hearing = Hearing(observer, "what the reward reads", "shorten prompts (data.query_tokens), or raise reward.max_length")
     ready = prepare(job, hearing)
     lines += hearing.lines
     found, more = _try(job, ready, observer)
@@ -98,7 +98,8 @@ def _try(job: PPOJob, ready: Prepared, observer: Observer) -> tuple[list[Line], 
         mend = "mend the reward: the run would stop at its first batch"
         said = str(error).removesuffix(". The texts were not saved")
         return [*lines, broken("reward", said, mend)], {}
-    lines += [*check_responses(job, scored.texts, entropy), *check_scores(job, scored.texts)]
+    compared = job.ppo.responses_per_prompt > 1
+    lines += [*check_responses(job, scored.texts, entropy), *check_scores(scored.texts, job.ppo.normalize_scores, compared)]
     lines += check_scale(job, scored.texts.scores)
     trainer.scale = ScoreScale.of(torch.from_numpy(scored.texts.scores))
     found, figures = _steps(job, trainer, drawn, scored, len(ready.held_out))
@@ -128,7 +129,8 @@ class _Draw:
 
 def _draw(job: PPOJob, trainer: PPOTrainer) -> _Draw:
     count = min(PROMPTS, len(trainer.queries.prompts))
-    prompts, queries = ([each for each in rows for _ in range(EACH)] for rows in trainer.queries.take(0, count))
+    prompts, queries = trainer.queries.take(0, count)
+    prompts, queries = [each for each in prompts for _ in range(EACH)], [each for each in queries for _ in range(EACH)]
     draws = make_draws(job.rollout, job.run.seed, [("doctor", i) for i in range(len(queries))])
     started = time.perf_counter()
     with trainer.engine.autocast():

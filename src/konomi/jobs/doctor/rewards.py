@@ -56,8 +56,14 @@ def check_responses(job: PPOJob, drawn: Drawn, entropy: float) -> list[Line]:
     return [Line("responses", seen)]
 
 
-def check_scores(job: PPOJob, drawn: Drawn) -> list[Line]:
-    """Lines on the scores; one line if there is nothing in them."""
+def check_scores(drawn: Drawn, normalized: bool = True, compared: bool = True) -> list[Line]:
+    """Lines on the scores; one line if there is nothing in them.
+
+    Args:
+        drawn: the texts and their scores.
+        normalized: they are brought to one scale before they are used.
+        compared: with those of other responses to the same prompt.
+    """
     scores, count = drawn.scores, len(drawn.scores)
     value, often = Counter(scores.tolist()).most_common(1)[0]
     if often == count:
@@ -67,13 +73,13 @@ def check_scores(job: PPOJob, drawn: Drawn) -> list[Line]:
         seen = f"{number(value)} for {often} of {count} texts"
         do = "give a reward that tells more texts apart, or begin from a model that hits sooner (konomi sft)"
         return [look("reward", seen, do), *_reading(drawn)]
-    return [_scale(job, scores), _spread(job, drawn), _length(drawn), *_reading(drawn)]
+    return [_scale(scores, normalized), _spread(drawn, compared), _length(drawn), *_reading(drawn)]
 
 
-def _scale(job: PPOJob, scores: Floats) -> Line:
+def _scale(scores: Floats, normalized: bool) -> Line:
     mean, std = float(scores.mean()), float(scores.std(ddof=1))
     seen = f"mean {number(mean)}, deviation {number(std)} on {len(scores)} texts"
-    if not job.ppo.normalize_scores and (not 0.1 <= std <= 10 or abs(mean) > 10 * std):
+    if not normalized and (not 0.1 <= std <= 10 or abs(mean) > 10 * std):
         return look("reward", seen, "set ppo.normalize_scores = true: on this scale ppo.kl_coef does not mean what it says")
     return Line("reward", seen)
 
@@ -89,13 +95,13 @@ def within_share(scores_PS: Floats) -> float:
     return within / (within + between) if within + between else 0.0
 
 
-def _spread(job: PPOJob, drawn: Drawn) -> Line:
+def _spread(drawn: Drawn, compared: bool) -> Line:
     share, name = within_share(drawn.scores.reshape(-1, drawn.each)), "responses to one prompt"
     if share == 0:
         do = "mend the reward: it has to read the response, since nothing else can be learned"
         return broken(name, "all have the same score: it hangs on the prompt alone", do)
     seen = f"{percent(share)} of the scores' variance is between them, the rest between prompts"
-    if share < 0.1 and job.ppo.responses_per_prompt == 1:
+    if share < 0.1 and not compared:
         do = "set ppo.responses_per_prompt = 4, so that they are compared with each other, or score the response alone"
         return look(name, seen, do)
     return Line(name, seen)

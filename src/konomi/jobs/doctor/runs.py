@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from konomi.config import PPOJob, build
+from konomi.errors import RunError
+from konomi.jobs.common import locked
 from konomi.jobs.doctor.lines import Line, broken, look
 from konomi.jobs.doctor.reward_models import quality
 from konomi.reading import written_by_konomi
@@ -42,8 +44,8 @@ def examine_run(path: Path) -> tuple[str, list[Line]]:
     run = RunDir.open(path)
     with written_by_konomi(run.path):
         verb = run.verb
-        lines = {"ppo": _ppo, "sft": _sft, "reward": _reward}.get(verb, lambda run: [])(run)
-        return verb, [_status(run, verb), *lines]
+        told = {"ppo": _ppo, "sft": _sft, "reward": _reward}.get(verb)
+        return verb, [_status(run, verb), *(told(run) if told else [])]
 
 
 def _status(run: RunDir, verb: str) -> Line:
@@ -54,7 +56,7 @@ def _status(run: RunDir, verb: str) -> Line:
     if status == "finished":
         return Line("the run", seen)
     if status == "running":
-        if _lives(info.get("pid")):
+        if _lives(info.get("pid")) and _held(run):
             return Line("the run", f"still running, {plural(updates, 'update')} so far")
         return broken("the run", f"killed after {plural(updates, 'update')}: nobody works on it any more", again)
     if status == "failed":
@@ -73,6 +75,17 @@ def _lives(pid: Any) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _held(run: RunDir) -> bool:
+    """Whether a process has locked the run."""
+    if not (run.path / ".lock").is_file():
+        return False
+    try:
+        with locked(run.path, lambda: run.info):
+            return False
+    except RunError:
+        return True
 
 
 def _ppo(run: RunDir) -> list[Line]:
