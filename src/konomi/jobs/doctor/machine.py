@@ -147,11 +147,13 @@ class Pace:
         return ppo.batch_size * (self.rollout + self.reward + self.score) + steps * self.step
 
     def around(self, job: PPOJob, held_out: int) -> float:
-        """Seconds of what is before and after the updates."""
+        """Seconds of what is before, between and after the updates."""
         prompts, compare = min(held_out, job.compare.prompts), job.compare
         texts = 2 * (prompts * compare.samples + len(compare.extra))
         drawn = job.ppo.baseline_samples + texts + compare.best_of * prompts
-        return drawn * (self.rollout + self.reward) + 1.5 * texts * self.score
+        every = job.evaluation.interval(job.ppo.updates)
+        on_the_way = job.ppo.updates // every * min(held_out, job.evaluation.prompts) * job.evaluation.samples if every else 0
+        return (drawn + on_the_way) * (self.rollout + self.reward) + (1.5 * texts + on_the_way) * self.score
 
 
 def check_time(job: PPOJob, pace: Pace, held_out: int) -> list[Line]:
@@ -159,7 +161,7 @@ def check_time(job: PPOJob, pace: Pace, held_out: int) -> list[Line]:
     update, around = pace.update(job), pace.around(job, held_out)
     total = job.ppo.updates * update + around
     share = job.ppo.batch_size * pace.reward / update
-    seen = f"{about(total)}: {plural(job.ppo.updates, 'update')} of {update:.2g} s, before and after them {about(around)}"
+    seen = f"{about(total)}: {plural(job.ppo.updates, 'update')} of {update:.2g} s, what is around them {about(around)}"
     do = 'train less of the model (lora.rank, model.top_layers, model.freeze = "embeddings"), or shorter texts, or on a GPU'
     slow = f"{1e3 * pace.reward:.3g} ms a text, {percent(share)} of an update"
     return [

@@ -19,6 +19,7 @@ from konomi.report.page import evaluations
 from konomi.runs.directory import RunDir
 from konomi.runs.environment import typed
 from konomi.text import number, percent, plural, signed
+from konomi.training.guard import Watch
 
 OFTEN = 0.1
 """Share of the updates in which a figure has to be out of its range to be worth a thought."""
@@ -33,6 +34,8 @@ CHANGES = {
     "ppo/val/clipfrac": "lower ppo.value_learning_rate, or raise ppo.value_clip",
 }
 """A figure out of its range -> what to change."""
+DISTRUSTED = ("negative_kl", "judge")
+"""Guards after which a run's score means nothing."""
 
 
 def examine_run(path: Path) -> tuple[str, list[Line]]:
@@ -93,7 +96,7 @@ def _ppo(run: RunDir) -> list[Line]:
     comparison = run.read_json("compare.json")
     lines = _outcome(comparison) if comparison else [look("before/after", "there is none", "see the run's status")]
     if metrics:
-        lines += [*_course(job, metrics, comparison), *_out_of_range(metrics)]
+        lines += [*_guards(job, run.info.get("guards") or [], metrics), *_course(job, metrics, comparison), *_out_of_range(metrics)]
     return lines
 
 
@@ -125,6 +128,22 @@ def _outcome(comparison: Mapping[str, Any]) -> list[Line]:
             seen = f"fell by {number(-told['difference']['mean'])} while the score changed by {signed(gap['mean'])}"
             lines.append(broken(f"judge {judge}", seen, "the reward is over-optimised: lower ppo.kl_target, or mend the reward"))
     return lines
+
+
+def _guards(job: PPOJob, recorded: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
+    """A line for each guard that fired: those that the run has noted, and what its metrics show beside them."""
+    watch, events = Watch(job.ppo.batch_size, job.ppo.kl_cap), [*recorded]
+    noted = {each["guard"] for each in recorded}
+    seen = [alarm.event("warned") for line in metrics for alarm in watch.see(line["update"], line)]
+    events += [each for each in seen if each["guard"] not in noted]
+    lines = []
+    for name in dict.fromkeys(each["guard"] for each in events):
+        own = [each for each in events if each["guard"] == name]
+        what, _, cure = own[0]["en"].partition(". ")
+        often = f", {len(own)} times" if len(own) > 1 else ""
+        level = broken if name in DISTRUSTED or own[-1]["action"] in ("ended", "mend_reward") else look
+        lines.append(level(f"guard {name}", f"from update {own[0]['update']} on{often}: {what}", cure))
+    return lines or [Line("guards", f"none fired in {plural(len(metrics), 'update')}")]
 
 
 def _course(job: PPOJob, metrics: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None) -> list[Line]:
