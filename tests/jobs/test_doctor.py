@@ -269,7 +269,8 @@ def ppo_run(root: Path, name: str, marked: int = 0) -> RunDir:
     """A run of 16 updates whose score rises; the last ``marked`` of them with a ratio out of range."""
     run = RunDir.create(root, name, PPOJob().model_dump(mode="json"), seed=0)
     for update in range(1, 17):
-        out = {"ppo/policy/ratio": 3.0 if update == 16 else 1.2, "out_of_range": ["ppo/policy/ratio"]} if update > 16 - marked else {}
+        ratio = {"ppo/policy/ratio": 3.0 if update == 16 else 1.2, "out_of_range": ["ppo/policy/ratio"]}
+        out = ratio if update > 16 - marked else {}
         figures = {"objective/kl": update * 0.4, "objective/kl_coef": 0.2, "ppo/mean_scores": 0.1 * update, "ppo/std_scores": 1.0}
         run.append_metrics(update, {**figures, **out})
     return run

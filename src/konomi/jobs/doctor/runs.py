@@ -96,7 +96,8 @@ def _ppo(run: RunDir) -> list[Line]:
     comparison = run.read_json("compare.json")
     lines = _outcome(comparison) if comparison else [look("before/after", "there is none", "see the run's status")]
     if metrics:
-        lines += [*_guards(job, run.info.get("guards") or [], metrics), *_course(job, metrics, comparison), *_out_of_range(metrics)]
+        lines += _guards(job, run.info.get("guards") or [], metrics)
+        lines += [*_course(job, metrics, comparison), *_out_of_range(metrics)]
     return lines
 
 
