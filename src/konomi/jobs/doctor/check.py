@@ -60,4 +60,4 @@ def _examined(verb: str, job: Section, observer: Observer) -> tuple[list[Line], 
         from konomi.jobs.doctor.ppo import examine_ppo
 
         return examine_ppo(job, observer)  # type: ignore[arg-type]
-    return [Line("this stage", f"konomi {verb} checks its own inputs when it begins")], {}
+    return [Line("this stage", "not looked at: what it reads is checked when it begins")], {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -103,7 +104,7 @@ def check_memory(needs: dict[str, float], free: int, device: torch.device) -> Li
         return broken("memory", f"{seen}: it does not fit", do or "take a smaller model, or a machine with more memory")
     if need * KEPT > have:
         do = do or "close what else is running"
-        return look("memory", f"{seen}: tight, since a process holds up to {KEPT:g} times its tensors", do)
+        return look("memory", f"{seen}: tight, since a process may hold half as much again as its tensors", do)
     return Line("memory", f"{seen}: it fits")
 
 
@@ -163,7 +164,7 @@ def check_time(job: PPOJob, pace: Pace, held_out: int) -> list[Line]:
     share = job.ppo.batch_size * pace.reward / update
     seen = f"{about(total)}: {plural(job.ppo.updates, 'update')} of {update:.2g} s, what is around them {about(around)}"
     do = 'train less of the model (lora.rank, model.top_layers, model.freeze = "embeddings"), or shorter texts, or on a GPU'
-    slow = f"{1e3 * pace.reward:.3g} ms a text, {percent(share)} of an update"
+    slow = f"{pace.reward:.2g} s a text, {percent(share)} of an update"
     return [
         look("time", seen, do) if total > 7 * DAY else Line("time", seen),
         look("speed of the reward", slow, "let it score many texts at once: it gets the whole batch") if share > 0.5
@@ -177,10 +178,10 @@ def about(seconds: float) -> str:
     >>> about(42), about(2400), about(9000), about(300_000)
     ('about 42 s', 'about 40 minutes', 'about 2.5 hours', 'about 3.5 days')
     """
-    for unit, length, most in (("s", 1, 100), ("minutes", 60, 6000), ("hours", 3600, 2 * DAY)):
+    for unit, length, most in (("s", 1, 100), ("minutes", 60, 6000), ("hours", 3600, 2 * DAY), ("days", DAY, math.inf)):
         if seconds < most:
-            return f"about {seconds / length:.0f} {unit}" if unit != "hours" else f"about {seconds / length:.1f} {unit}"
-    return f"about {seconds / DAY:.1f} days"
+            break
+    return f"about {seconds / length:.{0 if length < 3600 else 1}f} {unit}"
 
 
 def check_precision(job: PPOJob, precision: str, device: torch.device) -> Line:
@@ -199,4 +200,4 @@ def check_versions() -> Line:
     versions = environment.versions()
     shown = ("konomi", "python", "torch", "transformers", "accelerate")
     named = ", ".join(f"{name} {versions[name]}" for name in shown if name in versions)
-    return Line("versions", f"{named}; {plural(torch.get_num_threads(), 'thread')} of {os.cpu_count()} cores")
+    return Line("versions", f"{named}; {plural(torch.get_num_threads(), 'thread')} on {plural(os.cpu_count() or 1, 'core')}")

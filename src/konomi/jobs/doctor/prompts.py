@@ -44,12 +44,12 @@ def _leaks(train: Sequence[str], held_out: Sequence[str]) -> Line:
     name, do = "leaks", "remove these prompts, or set data.held_out anew once they are gone: the before/after would flatter"
     if same:
         first = next(iter(same.items()))
-        seen = f"{len(same)} of {len(held_out)} held-out prompts are also learned, but for case, spaces and punctuation: "
+        seen = f"{len(same)} of {plural(len(held_out), 'held-out prompt')} also learned, but for case, spaces and punctuation: "
         seen += f"{shortened(first[0])!r} and {shortened(first[1])!r}"
         return (broken if len(same) > 0.2 * len(held_out) else look)(name, seen, do)
     if len(near) > 0.05 * len(held_out):
         first = next(iter(near.items()))
-        seen = f"{len(near)} of {len(held_out)} held-out prompts are nearly the same as one that is learned: "
+        seen = f"{len(near)} of {plural(len(held_out), 'held-out prompt')} nearly the same as one that is learned: "
         return look(name, f"{seen}{shortened(first[0])!r} and {shortened(first[1])!r}", do)
     return Line(name, f"none of {plural(len(held_out), 'held-out prompt')} is learned too")
 
@@ -106,10 +106,10 @@ def _again(train: Sequence[Prompt]) -> Line:
 
 def _passes(job: PPOJob, count: int) -> Line:
     passes = job.ppo.episodes / job.ppo.responses_per_prompt / count
-    seen = f"about {passes:.1f} times in the run" if passes >= 1 else f"{percent(passes)} of them in the run"
+    seen = f"about {passes:.1f} in the run" if passes >= 1 else f"{percent(passes)} of them are asked in the run"
     if passes > 50:
-        return look("each prompt is asked", seen, "give more prompts, or lower ppo.episodes: the model learns them by heart")
-    return Line("each prompt is asked", seen)
+        return look("passes over the prompts", seen, "give more prompts, or lower ppo.episodes: the model learns them by heart")
+    return Line("passes over the prompts", seen)
 
 
 def check_queries(lengths: Sequence[int]) -> Line:

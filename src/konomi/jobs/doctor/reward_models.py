@@ -44,7 +44,7 @@ def _check(name: str, path: Path, config: ModelReward, job: PPOJob) -> list[Line
     with written_by_konomi(run.path):
         lines = [quality(name, run.read_json("eval.json") or {}, _age(run.info))]
         if config.normalized and (others := _other_writers(run.config, job.model.name)):
-            seen = f"its scale was measured on texts of {', '.join(others)}, and {job.model.name} begins"
+            seen = f"its scale was measured on texts of {', '.join(others)}, and the job begins with {job.model.name}"
             do = "train it with normalize.samples of the model that begins (konomi sample)"
             lines.append(look(f"{name}: scale", seen, do))
     return lines

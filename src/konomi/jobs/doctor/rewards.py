@@ -12,7 +12,7 @@ from scipy import stats
 
 from konomi.config import PPOJob
 from konomi.jobs.doctor.lines import Line, broken, look
-from konomi.text import number, percent
+from konomi.text import number, percent, plural
 
 MOSTLY = 0.9
 """Share of texts with one and the same score from which a reward is seldom anything else."""
@@ -68,9 +68,9 @@ def check_scores(drawn: Drawn, normalized: bool = True, compared: bool = True) -
     value, often = Counter(scores.tolist()).most_common(1)[0]
     if often == count:
         do = "mend it: nothing can be learned from a score that is the same for all texts"
-        return [broken("reward", f"{number(value)} for all {count} texts", do), *_reading(drawn)]
+        return [broken("reward", f"{number(value)} for all of {plural(count, 'text')}", do), *_reading(drawn)]
     if often >= MOSTLY * count:
-        seen = f"{number(value)} for {often} of {count} texts"
+        seen = f"{number(value)} for {often} of {plural(count, 'text')}"
         do = "give a reward that tells more texts apart, or begin from a model that hits sooner (konomi sft)"
         return [look("reward", seen, do), *_reading(drawn)]
     return [_scale(scores, normalized), _spread(drawn, compared), _length(drawn), *_reading(drawn)]
@@ -78,7 +78,7 @@ def check_scores(drawn: Drawn, normalized: bool = True, compared: bool = True) -
 
 def _scale(scores: Floats, normalized: bool) -> Line:
     mean, std = float(scores.mean()), float(scores.std(ddof=1))
-    seen = f"mean {number(mean)}, deviation {number(std)} on {len(scores)} texts"
+    seen = f"mean {number(mean)}, deviation {number(std)} on {plural(len(scores), 'text')}"
     if not normalized and (not 0.1 <= std <= 10 or abs(mean) > 10 * std):
         return look("reward", seen, "set ppo.normalize_scores = true: on this scale ppo.kl_coef does not mean what it says")
     return Line("reward", seen)
@@ -116,8 +116,8 @@ def _length(drawn: Drawn) -> Line:
     seen = f"rank correlation {rho:+.2f} (to look at: from {limit:.2f})"
     if abs(rho) < limit:
         return Line(name, seen)
-    longer = "long" if rho > 0 else "short"
-    do = f"the model will learn to write {longer} texts: take length out of the reward, or fix it (rollout.response_tokens)"
+    longer = "longer" if rho > 0 else "shorter"
+    do = f"the model will learn to make texts {longer}: take length out of the reward, or fix it (rollout.response_tokens)"
     return look(name, seen, do if abs(rho) < 0.9 else f"is the reward more than length? Else {do}")
 
 

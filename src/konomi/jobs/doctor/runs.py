@@ -141,7 +141,7 @@ def _guards(job: PPOJob, recorded: Sequence[Mapping[str, Any]], metrics: Sequenc
     for name in dict.fromkeys(each["guard"] for each in events):
         own = [each for each in events if each["guard"] == name]
         what, _, cure = own[0]["en"].partition(". ")
-        often = f", {len(own)} times" if len(own) > 1 else ""
+        often = f", {plural(len(own), 'time')}" if len(own) > 1 else ""
         level = broken if name in DISTRUSTED or own[-1]["action"] in ("ended", "mend_reward") else look
         lines.append(level(f"guard {name}", f"from update {own[0]['update']} on{often}: {what}", cure))
     return lines or [Line("guards", f"none fired in {plural(len(metrics), 'update')}")]

@@ -35,7 +35,7 @@ def _steps(job: PPOJob) -> Iterator[Line]:
         yield look(name, seen, "raise it: the model would hardly move")
     steps = ppo.batch_size // ppo.mini_batch_size * ppo.epochs
     if ppo.mini_batch_size < 4 < ppo.batch_size:
-        seen = f"{plural(ppo.mini_batch_size, 'response')} a step, {steps} steps an update"
+        seen = f"{plural(ppo.mini_batch_size, 'response')} a step, {plural(steps, 'step')} an update"
         yield look("ppo.mini_batch_size", seen, "raise it to 8 or 16: steps of a few responses are mostly noise, and slow")
     elif steps > 64:
         seen = f"{steps} an update, all on texts of one policy"
