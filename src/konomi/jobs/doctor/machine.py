@@ -178,9 +178,8 @@ def about(seconds: float) -> str:
     >>> about(42), about(2400), about(9000), about(300_000)
     ('about 42 s', 'about 40 minutes', 'about 2.5 hours', 'about 3.5 days')
     """
-    for unit, length, most in (("s", 1, 100), ("minutes", 60, 6000), ("hours", 3600, 2 * DAY), ("days", DAY, math.inf)):
-        if seconds < most:
-            break
+    units = (("s", 1, 100), ("minutes", 60, 6000), ("hours", 3600, 2 * DAY), ("days", DAY, math.inf))
+    unit, length = next((unit, length) for unit, length, most in units if seconds < most)
     return f"about {seconds / length:.{0 if length < 3600 else 1}f} {unit}"
 
 
