@@ -269,7 +269,7 @@ def ppo_run(root: Path, name: str, marked: int = 0) -> RunDir:
     """A run of 16 updates whose score rises; the last ``marked`` of them with a ratio out of range."""
     run = RunDir.create(root, name, PPOJob().model_dump(mode="json"), seed=0)
     for update in range(1, 17):
-        ratio = {"ppo/policy/ratio": 3.0 if update == 16 else 1.2, "out_of_range": ["ppo/policy/ratio"]}
+        ratio = {"ppo/policy/ratio": 1.2, "ppo/policy/approxkl": 2.0 * (update == 16), "out_of_range": ["ppo/policy/ratio"]}
         out = ratio if update > 16 - marked else {}
         figures = {"objective/kl": update * 0.4, "objective/kl_coef": 0.2, "ppo/mean_scores": 0.1 * update, "ppo/std_scores": 1.0}
         run.append_metrics(update, {**figures, **out})
@@ -301,7 +301,7 @@ def test_of_a_run_that_went_wrong_it_says_what_since_when_and_what_to_change(tmp
     found = asked(str(run.path), code=1)
     told = {line["checked"]: line for line in found["lines"]}
     assert told["guard judge"]["level"] == "broken" and "from update 7 on, 2 times: A text" in told["guard judge"]["seen"]
-    assert told["guard ratio"]["seen"].startswith("from update 16 on: The mean probability ratio is 3")
+    assert told["guard ratio"]["seen"].startswith("from update 16 on: In a single update")
     assert "Lower ppo.learning_rate" in told["guard ratio"]["do"]
     assert told["the run"]["level"] == "broken" and f"ppo --resume {run.path}" in told["the run"]["do"]
     assert "first in update 12" in told["ppo/policy/ratio"]["seen"] and "5 of 16 updates" in told["ppo/policy/ratio"]["seen"]
