@@ -269,7 +269,7 @@ def ppo_run(root: Path, name: str, marked: int = 0) -> RunDir:
     """A run of 16 updates whose score rises; the last ``marked`` of them with a ratio out of range."""
     run = RunDir.create(root, name, PPOJob().model_dump(mode="json"), seed=0)
     for update in range(1, 17):
-        ratio = {"ppo/policy/ratio": 1.2, "ppo/policy/approxkl": 2.0 * (update == 16), "out_of_range": ["ppo/policy/ratio"]}
+        ratio = {"ppo/policy/ratio": 1.2, "ppo/policy/approxkl": 4.0 * (update == 16), "out_of_range": ["ppo/policy/ratio"]}
         out = ratio if update > 16 - marked else {}
         figures = {"objective/kl": update * 0.4, "objective/kl_coef": 0.2, "ppo/mean_scores": 0.1 * update, "ppo/std_scores": 1.0}
         run.append_metrics(update, {**figures, **out})
