@@ -149,6 +149,35 @@ def test_a_reward_that_is_length_is_worth_a_look_and_told_in_a_table(clinic: Pat
     assert all(words in shown for words in ("score and length", "-> is the reward more than length?", "0 broken, 1 to look at"))
 
 
+def test_jobs_of_the_other_verbs_and_pipelines(clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    learned = write_rows("texts.jsonl", ({"prompt": f"{word} ", "completion": word} for word in WORDS))
+    pairs = write_rows("pairs.jsonl", ({"prompt": word, "chosen": "aaa", "rejected": "b"} for word in WORDS))
+    candidates = write_rows("c.jsonl", ({"prompt": word, "candidates": [{"text": word[k:]} for k in range(3)]} for word in WORDS))
+    lm, taste = clinic / "lm", f'kind = "function", name = "{clinic / "taste.py"}:flat"'
+    jobs = {
+        "sft": f'model.name = "{lm}"\ndata.texts = "{learned}"\ndata.held_out = 0.25',
+        "reward": f'model.name = "{lm}"\ndata.file = "{pairs}"',
+        "sample": f'models.a.name = "{lm}"\ndata.prompts = "{clinic / "prompts.txt"}"\nrollout.response_tokens = [3, 6]',
+        "judge": f'candidates = "{candidates}"\nreward = {{ {taste} }}',
+    }
+    for verb, text in jobs.items():
+        Path(f"{verb}.toml").write_text(text, encoding="utf-8")
+    before = files(tmp_path)
+    told = {}
+    for verb in jobs:
+        found = asked(f"{verb}.toml", code=int(verb == "judge"))
+        told[verb] = {line["checked"]: line["level"] for line in found["lines"] if line["level"] != "fine"}
+        assert found["verb"] == verb and files(tmp_path) == before
+    assert told == {"sft": {}, "reward": {"scale of the scores": "look"}, "sample": {}, "judge": {"reward": "broken"}}
+    assert asked("sft.toml", "--set", "sft.learning_rate=0.1", code=1)["lines"][0]["checked"] == "sft.learning_rate"
+    text = f'name = "p"\n[stages.first]\ndo = "sample"\n{jobs["sample"]}\n[stages.then]\ndo = "judge"\n'
+    Path("pipe.toml").write_text(f'{text}candidates = "@first.candidates"\nreward = {{ {taste} }}', encoding="utf-8")
+    found = asked("pipe.toml", code=0)
+    lines = {line["checked"]: line["seen"] for line in found["lines"]}
+    assert "stage first: prompts" in lines and lines["stage then"].startswith("waits for @first.candidates")
+
+
 def test_what_the_run_would_refuse_the_doctor_refuses(clinic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clinic)
     for arguments, words in (

@@ -56,9 +56,7 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
         KeyboardInterrupt: stopped by a signal.
     """
     observer, started = observer or Observer(), time.monotonic()
-    tasks = read_tasks(job.candidates, observer.say)
-    reward = build_reward(job.reward, columns=tasks[0].columns, device=find_device())
-    _check_texts(tasks, reward, observer)
+    tasks, reward = prepare_judge(job, observer)
     facts = {
         "rater": f"a simulated rater (no person is asked): {reward.name} with noise",
         "candidates": f"{job.candidates}: {plural(len(tasks), 'task')}",
@@ -91,6 +89,18 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
         work.sinks.log(0, {f"stand_in/{name}": value for name, value in figures.items()})
         work.sinks.artifacts(described, run.path / "config.json")
         return result_of(work, started, rankings=str(files["rankings"]), truth=str(files["truth"]), **about)
+
+
+def prepare_judge(job: JudgeJob, observer: Observer) -> tuple[list[Task], Reward]:
+    """Read the tasks and make the reward that ranks them.
+
+    Raises:
+        ConfigError, DataError, ModelError: an input is not usable.
+    """
+    tasks = read_tasks(job.candidates, observer.say)
+    reward = build_reward(job.reward, columns=tasks[0].columns, device=find_device())
+    _check_texts(tasks, reward, observer)
+    return tasks, reward
 
 
 def _check_texts(tasks: Sequence[Task], reward: Reward, observer: Observer) -> None:

@@ -24,7 +24,7 @@ from konomi.jobs.inputs import check_unchanged, job_inputs
 from konomi.jobs.reward_data import Learned, load
 from konomi.models.lora import adapted_layers, require_peft, save_adapter
 from konomi.models.reward import Normalisation, RewardModel
-from konomi.models.reward_files import make_reward_model, rescale_head
+from konomi.models.reward_files import NewRewardModel, make_reward_model, rescale_head
 from konomi.report.advice import too_few
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
@@ -53,16 +53,8 @@ def run_reward(
         KeyboardInterrupt: stopped by a signal; says how to go on. No model was written.
     """
     observer, started = observer or Observer(), time.monotonic()
-    require_peft(job.lora)
     old = RunDir.open(resume) if resume else None
-    learned = load(job, observer.say, observer.warn)
-    samples = _samples(job)
-    built = make_reward_model(
-        job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,
-        max_length=job.train.max_length, chat=job.data.chat or (None if learned.talks else False), progress=observer.say,
-        lora=job.lora,
-    )  # fmt: skip
-    _check_texts(built.model, learned, samples, observer)
+    learned, samples, built = prepare_reward(job, observer)
     if job.model.gradient_checkpointing:
         recompute_layers(built.model.model)
     model = built.model.to(find_device())
@@ -96,6 +88,24 @@ def run_reward(
             work, started, steps=outcome.steps, epochs=outcome.epochs, best_step=outcome.best_step, early=outcome.early,
             peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report), eval=result,
         )  # fmt: skip
+
+
+def prepare_reward(job: RewardJob, observer: Observer) -> tuple[Learned, Samples | None, NewRewardModel]:
+    """Load and check all that a run needs: the data, the samples that set the scale, the model.
+
+    Raises:
+        ConfigError, DataError, ModelError: an input is not usable.
+    """
+    require_peft(job.lora)
+    learned = load(job, observer.say, observer.warn)
+    samples = _samples(job)
+    built = make_reward_model(
+        job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,
+        max_length=job.train.max_length, chat=job.data.chat or (None if learned.talks else False), progress=observer.say,
+        lora=job.lora,
+    )  # fmt: skip
+    _check_texts(built.model, learned, samples, observer)
+    return learned, samples, built
 
 
 def _train(

@@ -79,7 +79,7 @@ class _Kept:
 
 
 @dataclass(frozen=True)
-class _Writer:
+class Writer:
     """A model that writes candidates."""
 
     name: str
@@ -105,10 +105,10 @@ def run_sample(
     """
     observer, started = observer or Observer(), time.monotonic()
     old = RunDir.open(resume) if resume else None
-    prompts = _prompts(job, observer)
+    prompts = prompts_of(job, observer)
     fields = {"data_digest": prompts_digest(prompts), "inputs": job_inputs(job)}
     job = _as_begun(job, old, fields) if old else job
-    writer, asked, about = _checked(job, prompts, observer)
+    writer, asked, about = check_models(job, prompts, observer)
     drafts = [_Draft(*pair, number) for pair in zip(prompts, asked, strict=True) for number in range(job.sample.rounds)]
     facts = {
         **{f"model {name}": f"{each['name']}, {each['precision']}, ends at {each['ends_at']}" for name, each in about.items()},
@@ -148,7 +148,7 @@ def run_sample(
         return result_of(work, started, file=str(path), **figures)
 
 
-def _prompts(job: SampleJob, observer: Observer) -> list[Prompt]:
+def prompts_of(job: SampleJob, observer: Observer) -> list[Prompt]:
     """The prompts of ``sample.prompts``."""
     prompts = load_prompts(job.data, say=observer.say)
     if job.sample.prompts == "all":
@@ -163,9 +163,9 @@ def _prompts(job: SampleJob, observer: Observer) -> list[Prompt]:
     return side
 
 
-def _checked(
+def check_models(
     job: SampleJob, prompts: Sequence[Prompt], observer: Observer
-) -> tuple[_Writer, list[Prompt], dict[str, dict[str, Any]]]:
+) -> tuple[Writer, list[Prompt], dict[str, dict[str, Any]]]:
     """Load all models in turn. Return the last, what candidates answer, and a description of each model."""
     asked: list[Prompt] = []
     about = {}
@@ -183,14 +183,14 @@ def _checked(
     return writer, asked, about
 
 
-def _load(job: SampleJob, name: str, observer: Observer) -> _Writer:
+def _load(job: SampleJob, name: str, observer: Observer) -> Writer:
     config = job.models[name]
     loaded = load_causal_lm(config, progress=observer.say)
     precision = choose_precision(config.precision)
     model = loaded.model.to(find_device())
     if precision == "fp64":
         model.double()
-    return _Writer(name, loaded, precision)
+    return Writer(name, loaded, precision)
 
 
 def _as_begun(job: SampleJob, run: RunDir, fields: Mapping[str, Any]) -> SampleJob:
@@ -212,11 +212,11 @@ def _cut(job: SampleJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[Prom
     return [replace(prompt, text=text) if text.strip() else prompt for text, prompt in zip(cut, prompts, strict=True)]
 
 
-def _queries(job: SampleJob, writer: _Writer, asked: Sequence[Prompt]) -> list[list[int]]:
+def _queries(job: SampleJob, writer: Writer, asked: Sequence[Prompt]) -> list[list[int]]:
     return writer.loaded.tokens.queries(asked, None, job.run.seed, 0, job.data.max_query_tokens)
 
 
-def _write(job: SampleJob, writer: _Writer, drafts: Sequence[_Draft], kept: _Kept) -> int:
+def _write(job: SampleJob, writer: Writer, drafts: Sequence[_Draft], kept: _Kept) -> int:
     """Let one model write its candidates of all tasks; return how many were drawn again."""
     places = [(draft, place) for draft in drafts for place in range(job.sample.candidates)]
     waiting = [each for each in places if _whose(job, *each) == writer.name]
@@ -237,7 +237,7 @@ def _write(job: SampleJob, writer: _Writer, drafts: Sequence[_Draft], kept: _Kep
 
 
 def _draw(
-    job: SampleJob, writer: _Writer, places: Sequence[tuple[_Draft, int]], queries: Sequence[Sequence[int]], attempt: int
+    job: SampleJob, writer: Writer, places: Sequence[tuple[_Draft, int]], queries: Sequence[Sequence[int]], attempt: int
 ) -> list[Candidate]:
     """One response for each place."""
     names = [("sample", writer.name, draft.prompt.stream, draft.round, place, attempt) for draft, place in places]

@@ -46,7 +46,7 @@ def run_sft(
     """
     observer, started = observer or Observer(), time.monotonic()
     old = RunDir.open(resume) if resume else None
-    ready = _prepare(job, observer, old)
+    ready = prepare_sft(job, observer, old)
     fields = {
         "data_digest": ready.digest, "precision": ready.precision, "model_revision": ready.loaded.revision,
         "licence": ready.loaded.note, "inputs": job_inputs(job),
@@ -74,7 +74,7 @@ def run_sft(
         )  # fmt: skip
 
 
-def _train(job: SFTJob, work: Work, checkpoints: Checkpoints, ready: _Prepared, going_on: bool) -> Outcome:
+def _train(job: SFTJob, work: Work, checkpoints: Checkpoints, ready: Prepared, going_on: bool) -> Outcome:
     loaded = ready.loaded
     with resume_command(work, "sft", lambda: saved_until(checkpoints)):
         with quiet(), work.stop.patience():
@@ -106,7 +106,7 @@ def _keep(run: RunDir, loaded: Loaded) -> None:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """All that a run needs, checked."""
 
     kind: Kind
@@ -119,7 +119,12 @@ class _Prepared:
     precision: str
 
 
-def _prepare(job: SFTJob, observer: Observer, run: RunDir | None) -> _Prepared:
+def prepare_sft(job: SFTJob, observer: Observer, run: RunDir | None = None) -> Prepared:
+    """Load and check all that a run needs; ``run``: the one that goes on.
+
+    Raises:
+        ConfigError, DataError, ModelError: an input is not usable.
+    """
     manage_memory()
     require_peft(job.lora)
     kind, examples = load_examples(job.data, observer.say)
@@ -149,7 +154,7 @@ def _prepare(job: SFTJob, observer: Observer, run: RunDir | None) -> _Prepared:
     held_out.sort(key=lambda row: len(row.ids))  # like lengths together: less padding, and the sum is the same
     digest = digest_of(sorted(repr((e.text, e.completion, e.messages)) for e in examples))
     counts = len(sides[0]), len(sides[1])
-    return _Prepared(kind, digest, counts, rows, held_out, loaded, precision_of(job.model.precision, run))
+    return Prepared(kind, digest, counts, rows, held_out, loaded, precision_of(job.model.precision, run))
 
 
 def _encoded(
@@ -170,7 +175,7 @@ def _encoded(
     return rows
 
 
-def _facts(job: SFTJob, ready: _Prepared) -> dict[str, str]:
+def _facts(job: SFTJob, ready: Prepared) -> dict[str, str]:
     parameters = list(ready.loaded.model.parameters())
     trained, size = (sum(p.numel() for p in parameters if p.requires_grad or all_) / 1e6 for all_ in (False, True))
     learned, rows, sft = sum(row.learned for row in ready.rows), len(ready.rows), job.sft

@@ -60,4 +60,6 @@ def _examined(verb: str, job: Section, observer: Observer) -> tuple[list[Line], 
         from konomi.jobs.doctor.ppo import examine_ppo
 
         return examine_ppo(job, observer)  # type: ignore[arg-type]
-    return [Line("this stage", "not looked at: what it reads is checked when it begins")], {}
+    from konomi.jobs.doctor.stages import examine_stage
+
+    return examine_stage(job, observer), {}

@@ -22,17 +22,23 @@ def check_settings(job: PPOJob) -> list[Line]:
     return found or [Line("settings", f"{seen}{held}")]
 
 
+def check_rate(name: str, rate: float, adapters: bool, times: int = 1) -> Line:
+    """A line on a learning rate; ``times``: how much larger it may be than that of PPO."""
+    low, high, most = (each * times for each in RATES["adapters" if adapters else "full"])
+    usual = f"usual {low * 10:.2g} to {high / 3:.2g}{' with adapters' if adapters else ''}"
+    if rate >= most:
+        return broken(name, f"{rate:g}; {usual}", "lower it: the first steps would destroy the model")
+    if rate > high:
+        return look(name, f"{rate:g}; {usual}", "lower it, unless the model is a very small one")
+    if rate < low:
+        return look(name, f"{rate:g}; {usual}", "raise it: the model would hardly move")
+    return Line(name, f"{rate:g}")
+
+
 def _steps(job: PPOJob) -> Iterator[Line]:
-    ppo, kind = job.ppo, "full" if job.lora.rank is None else "adapters"
-    low, high, most = RATES[kind]
-    usual = "usual 1e-6 to 3e-5" if kind == "full" else "usual 1e-5 to 3e-4 with adapters"
-    name, seen = "ppo.learning_rate", f"{ppo.learning_rate:g}; {usual}"
-    if ppo.learning_rate >= most:
-        yield broken(name, seen, "lower it: the first updates would destroy the model")
-    elif ppo.learning_rate > high:
-        yield look(name, seen, "lower it, unless the model is a very small one")
-    elif ppo.learning_rate < low:
-        yield look(name, seen, "raise it: the model would hardly move")
+    ppo, rate = job.ppo, check_rate("ppo.learning_rate", job.ppo.learning_rate, job.lora.rank is not None)
+    if rate.level != "fine":
+        yield rate
     steps = ppo.batch_size // ppo.mini_batch_size * ppo.epochs
     if ppo.mini_batch_size < 4 < ppo.batch_size:
         seen = f"{plural(ppo.mini_batch_size, 'response')} a step, {plural(steps, 'step')} an update"
