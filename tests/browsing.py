@@ -21,6 +21,7 @@ from konomi.labelling.project import Project, create_project
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import NewTask
 from konomi.web.app import make_app
+from label_site import figures_later
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -34,6 +35,7 @@ class Server:
     def __init__(self, project: Project | None, runs: Sequence[Path] = ()) -> None:
         self.project = project
         self.app = make_app(project, runs=runs, start="start-secret")
+        figures_later(self.app)
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"

@@ -15,6 +15,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from forked import Forked
 from konomi.cli import app
 
 
@@ -25,10 +26,15 @@ def konomi(*arguments: str, code: int | None = None, stdin: str | None = None) -
     return result
 
 
+FRESH = {"env", "cwd", "start_new_session", "preexec_fn", "pass_fds"}
+"""Options that only a process of its own from the beginning can have."""
+
+
 @contextmanager
-def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process with text streams, killed at the end of the block if it still runs."""
-    with subprocess.Popen(command, **{"text": True, "encoding": "utf-8", **options}) as process:
+def child(command: Sequence[str], *, fork: bool = False, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process with text streams, killed at the end of the block if it still runs. ``fork``: see forked.py."""
+    make = Forked if fork and sys.platform == "linux" and not FRESH & options.keys() else subprocess.Popen
+    with make(command, **{"text": True, "encoding": "utf-8", **options}) as process:
         try:
             yield process
         finally:
@@ -38,7 +44,7 @@ def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[s
 def started(*arguments: str, **options: Any) -> AbstractContextManager[subprocess.Popen[str]]:
     """The same in a process of its own, with pipes for what it prints."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return child([sys.executable, "-m", "konomi", *arguments], **pipes | options)
+    return child([sys.executable, "-m", "konomi", *arguments], fork=True, **pipes | options)
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -16,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 os.environ.pop("MLFLOW_TRACKING_URI", None)  # the tests' runs are nobody else's
 
+gc.disable()  # while tests are collected: hardly anything of what is loaded then is garbage
+
 # a shell starts what runs in the background with SIGINT ignored, nohup with SIGHUP ignored, and so would be every process that a
 # test starts and interrupts
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -29,8 +32,9 @@ settings.register_profile("suite", deadline=None, database=None, derandomize="KO
 settings.load_profile("suite")
 
 SLOWEST = (
-    "engine/test_families.py", "tests/test_wheel.py", "web/test_people_to_ppo.py", "tests/test_outside.py",
-    "jobs/test_pipeline.py", "engine/test_device.py", "web/test_serve.py", "web/test_browser.py",
+    "engine/test_families.py", "engine/test_device.py", "web/test_browser.py", "tests/test_wheel.py", "jobs/test_sft_job.py",
+    "tests/test_outside.py", "web/test_serve.py", "web/test_people_to_ppo.py", "cli/test_cli.py", "jobs/test_pipeline.py",
+    "tests/test_bench.py",
 )  # fmt: skip
 """Come first, so that the processes are done at about the same time."""
 
@@ -38,6 +42,24 @@ SLOWEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(f"{item.path.parent.name}/{item.path.name}", len(places)))
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    _keep_what_is_loaded()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        _keep_what_is_loaded()
+
+
+def _keep_what_is_loaded() -> None:
+    """Modules are not garbage: looking through them takes a second, and every training ends with a search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import subprocess
@@ -327,23 +326,30 @@ def test_what_a_broken_process_leaves_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_gpu_script_runs_on_a_processor(tmp_path: Path) -> None:
+def test_the_gpu_script_runs_on_a_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """All of its jobs, with a peer that is not there, and a profile; then the check, which needs a GPU."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--tiny", "--out", str(tmp_path), "--work", str(tmp_path)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "src")}
-    how: dict[str, Any] = {"capture_output": True, "text": True, "encoding": "utf-8", "env": environment}
-    done = subprocess.run([*command, "--systems", "konomi,rloo", "--profile", "A64"], **how)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+
+    def said(*words: str, code: int) -> str:
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--out", str(tmp_path), "--work", str(tmp_path), *words])
+        found, output = gpu.main(), capfd.readouterr().out
+        assert found == code, output
+        return output
+
+    output = said("--systems", "konomi,rloo", "--profile", "A64", code=0)
     for job in gpu_table.JOBS:
-        assert re.search(rf"^\| konomi, {job} \| \d+\.\d{{3}} ", done.stdout, re.MULTILINE), done.stdout
-    assert "RLOO, bf16, A2048: not measured: trl is not installed." in done.stdout and "Profile of A64" in done.stdout
+        assert re.search(rf"^\| konomi, {job} \| \d+\.\d{{3}} ", output, re.MULTILINE), output
+    assert "RLOO, bf16, A2048: not measured: trl is not installed." in output and "Profile of A64" in output
     rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text(encoding="utf-8").splitlines()]
     assert sum("seconds" in row for row in rows) == 2 * len(gpu_table.JOBS)
     ElementTree.parse(tmp_path / "trace-A64.svg")
-    refused = subprocess.run([*command, "--device"], **how)
-    assert refused.returncode == 2 and "no GPU is seen here" in refused.stdout, refused.stdout + refused.stderr
-    unknown = subprocess.run([*command, "--jobs", "A64,Z"], **how)
-    assert unknown.returncode == 2 and "Z: not one of A64" in unknown.stderr
+    assert "no GPU is seen here" in said("--device", code=2)
+    with pytest.raises(SystemExit, match="2"):
+        gpu.arguments(["--jobs", "A64,Z"])
+    assert "Z: not one of A64" in capfd.readouterr().err
 
 
 # memory

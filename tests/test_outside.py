@@ -111,8 +111,12 @@ def test_variables_that_a_launcher_has_left(world: Path, monkeypatch: pytest.Mon
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     assert konomi("--help").exit_code == 0 and os.environ["RANK"] == "0"
-    for arguments in (["ppo", "ppo.toml", "--set", "ppo.episodes=16"], ["sft", "sft.toml"]):
-        done = finished(*arguments)
+    # one of them with all modules read after the variables were set
+    for arguments, fresh in (
+        (["ppo", "ppo.toml", "--set", "ppo.episodes=16"], {"env": dict(os.environ)}),
+        (["sft", "sft.toml"], {}),
+    ):
+        done = finished(*arguments, **fresh)
         assert done.returncode == 0, done.stderr
     for size in ("WORLD_SIZE", "PMI_SIZE"):
         monkeypatch.setenv(size, "2")
@@ -178,9 +182,10 @@ def test_a_closed_terminal_is_a_wish_to_stop(world: Path) -> None:
     info = status("runs/one")
     assert info["status"] == "stopped" and info["reason"].startswith("SIGHUP after update ")
     assert len(list((run / "one" / "checkpoints").iterdir())) == 1
-    ignoring = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
-    command = [sys.executable, "-c", ignoring, sys.executable, "-m", "konomi", *long, "--set", "run.name=two"]
-    with child(command, **quiet) as process:  # as nohup does it
+    ignoring = "import runpy, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    ignoring += "; runpy.run_module('konomi', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", ignoring, *long, "--set", "run.name=two"]
+    with child(command, fork=True, **quiet) as process:  # as nohup does it
         metrics = run / "two" / "metrics.jsonl"
         wait_for(metrics, process)
         process.send_signal(signal.SIGHUP)
@@ -197,7 +202,9 @@ def test_a_closed_terminal_ends_a_server_well(world: Path) -> None:
         with started("label", f"project-{number}", "--candidates", "candidates.jsonl") as process:
             assert process.stdout is not None
             address = urlsplit(process.stdout.readline().split()[1])
-            with socket.create_connection((str(address.hostname), address.port or 0), timeout=60):
+            with socket.create_connection((str(address.hostname), address.port or 0), timeout=60) as wire:
+                wire.sendall(b"GET /static/icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert wire.recv(99).startswith(b"HTTP/1.1 200")  # it has begun to serve
                 process.send_signal(number)
                 _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said

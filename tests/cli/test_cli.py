@@ -135,24 +135,24 @@ def _without_clock(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_and_resumed_is_as_never_stopped(world: Path, how: signal.Signals) -> None:
-    slow = ("--set", "reward.name=taste.py:slow")
+def test_stopped_killed_and_resumed_is_as_never_stopped(world: Path) -> None:
     (world / "slow").touch()
     run = world / "runs" / "stopped"
-    # so many updates that it is not over when the second process has started and been refused
-    slow = (*slow, "--set", "ppo.episodes=640", "--set", "run.save_every=2")
-    with started("ppo", "ppo.toml", "--set", "run.name=stopped", *slow) as process:
-        wait_until(lambda: (run / "checkpoints" / "update-00002").is_dir(), process)
-        taken = konomi("ppo", "--resume", str(run))
-        process.send_signal(how)
-        _, said = process.communicate(timeout=60)
-    assert (taken.exit_code, str(process.pid) in taken.stderr) == (1, True)
+    # so many updates that it is over neither before it is stopped nor before it is killed
+    slow = sets("reward.name=taste.py:slow", "ppo.episodes=320", "run.save_every=2")
+    new, on = ("ppo.toml", "--set", "run.name=stopped", *slow), ("--resume", str(run))
+    for arguments, update, how in ((new, 2, signal.SIGINT), (on, 6, signal.SIGKILL)):
+        with started("ppo", *arguments) as process:
+            wait_until((run / "checkpoints" / f"update-{update:05d}").is_dir, process)
+            taken = konomi("ppo", "--resume", str(run))
+            process.send_signal(how)
+            _, said = process.communicate(timeout=60)
+        assert (taken.exit_code, str(process.pid) in taken.stderr) == (1, True)
+        if how == signal.SIGINT:
+            assert process.returncode == 130
+            assert f"konomi ppo --resume {Path('runs') / 'stopped'}" in said
+            assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "stopped"
     (world / "slow").unlink()
-    if how == signal.SIGINT:
-        assert process.returncode == 130
-        assert f"konomi ppo --resume {Path('runs') / 'stopped'}" in said
-        assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "stopped"
     resumed = konomi("ppo", "--resume", str(run), "--json", code=0)
     whole = konomi("ppo", "ppo.toml", "--set", "run.name=whole", *slow, "--json", code=0)
     assert _without_clock(run) == _without_clock(world / "runs" / "whole")

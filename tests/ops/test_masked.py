@@ -6,8 +6,6 @@ import oracles
 from konomi.ops import masked_mean, masked_sum, masked_var, whiten
 from oracles import close, quick, ragged
 
-TRUE = torch.tensor(True)
-
 
 @quick
 @given(ragged(holes=True))

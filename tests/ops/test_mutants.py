@@ -36,16 +36,10 @@ def test_a_handful_is_killed():
     """All of them take minutes: ``python tests/mutants.py``."""
     chosen = [
         next(i for i, mutant in enumerate(mutants.MUTANTS) if mutant.note == note)
-        for note in (
-            "sign of the penalty",
-            "no lambda in the trace",
-            "the cap counts double",
-            "one token too many",
-            "ranks of other texts",
-        )
+        for note in ("sign of the penalty", "one token too many", "ranks of other texts")
     ]
     script = [sys.executable, str(Path(mutants.__file__)), *map(str, chosen)]
     answer = subprocess.run(script, capture_output=True, text=True, timeout=300)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "5 mutants, 5 killed, 0 survive" in answer.stdout
-    assert answer.stdout.count(".py::test_") == 5
+    assert "3 mutants, 3 killed, 0 survive" in answer.stdout
+    assert answer.stdout.count(".py::test_") == 3

@@ -308,14 +308,13 @@ def test_the_fit_is_a_minimum(seed: int, rows: int, columns: int) -> None:
 def test_intervals_hold_the_truth() -> None:
     """95 % of them should; 25 runs in which each misses with probability 0.05 miss 6 or more times in 1 of 800."""
     assert stats.binom.sf(5, 25, 0.05) < 0.00125
-    missed = 0
+    missed, truth = 0, float(np.mean(expit(0.6 + np.random.default_rng(1).normal(0, 1, size=200_000))))
     for seed in range(25):
         rng = np.random.default_rng(seed)
         tastes = rng.normal(0, 1, size=60)  # what a prompt's four votes have in common
         chance = expit(0.6 + tastes)
         votes = rng.random((60, 4)) < chance[:, None]
         played = [Contest(str(i), "a", "b", float(v)) for i in range(60) for v in votes[i]]
-        truth = float(np.mean(expit(0.6 + np.random.default_rng(1).normal(0, 1, size=200_000))))
         strength = next(i for i in bradley_terry(played, prior=1e-6, seed=seed)["items"] if i["item"] == "a")["strength"]
         missed += not strength["low"] < math.log(truth / (1 - truth)) / 2 < strength["high"]
     assert missed < 6

@@ -136,7 +136,8 @@ def test_a_card_is_described_by_its_text(tmp_path: Path, visit: Callable[..., Pa
 @pytest.mark.usefixtures("figures_at_once")
 def test_a_switch_of_language_leaves_no_word_behind(tmp_path: Path, visit: Callable[..., Page]) -> None:
     with one_task(tmp_path) as server:
-        server.app.state.site.figures.every = 0.0
+        figures = server.app.state.site.figures
+        figures.every = figures._at = 0.0
         page = visit(server.start)
         page.wait_for_url("**/guidelines")
         page.route("**/api/next", lambda route: route.fulfill(status=503, body="{}"))

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,8 @@ from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
 from browsing import watched
+from command_line import started, wait_until
 from konomi.cli import app
-from label_site import environment
 from tiny import save_tiny
 
 PIPELINE = """
@@ -64,28 +63,23 @@ ppo = { episodes = 320, batch_size = 32, baseline_samples = 32, learning_rate = 
 @contextmanager
 def konomi(where: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, that has ended by itself or is killed."""
-    command = [sys.executable, "-u", "-m", "konomi", *arguments]
-    log = where / "log.txt"
-    with log.open("w", encoding="utf-8") as heard:
-        process = subprocess.Popen(command, cwd=where, env=environment(), stdout=heard, stderr=subprocess.STDOUT, text=True)
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+    with (
+        (where / "log.txt").open("w", encoding="utf-8") as heard,
+        started(*arguments, stdout=heard, stderr=subprocess.STDOUT) as process,
+    ):
+        yield process
 
 
 def address(where: Path, process: subprocess.Popen[str]) -> str:
     """Where the page is, as the command prints it."""
-    import time
+    found: list[str] = []
 
-    for _ in range(1200):
-        said = (where / "log.txt").read_text(encoding="utf-8")
-        if found := re.search(r"http://\S+/start/\S+", said):
-            return found[0]
-        assert process.poll() is None, said
-        time.sleep(0.1)
-    raise AssertionError("no address was printed")
+    def printed() -> bool:
+        found[:] = re.findall(r"http://\S+/start/\S+", (where / "log.txt").read_text(encoding="utf-8"))
+        return bool(found)
+
+    wait_until(printed, process)
+    return found[0]
 
 
 def come(browser: Browser, start: str) -> tuple[Page, Any]:
@@ -116,6 +110,7 @@ def in_process(*arguments: str) -> str:
 
 
 def test_from_people_to_ppo_and_back_to_people(tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "lm", "llama")
     words = [a + b for a in "abcdefgh" for b in "ijklm"]
     (tmp_path / "prompts.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
@@ -149,7 +144,6 @@ def test_from_people_to_ppo_and_back_to_people(tmp_path: Path, browser: Browser,
     gained = json.loads((run / "policy" / "compare.json").read_text("utf-8"))["difference"]
     assert gained["low"] > 0
     # once more nothing is asked, and nothing would run again
-    monkeypatch.chdir(tmp_path)
     assert [each["action"] for each in json.loads(in_process("run", "pipe.toml", "--dry-run", "--json"))] == ["skip"] * 4
     # the same person judges what came of it, blind
     in_process("compare", str(run / "policy"), "--people", "blind")
