@@ -294,11 +294,11 @@ def test_a_reward_model_is_judged_by_its_own_run(tmp_path: Path) -> None:
     assert told == {"reward: reward model": "look", "reward: scale": "look", "judge b: reward model": "look"}
 
 
-def ppo_run(root: Path, name: str, marked: int = 0) -> RunDir:
+def ppo_run(root: Path, name: str, marked: int = 0, approxkl: float = 4.0) -> RunDir:
     """A run of 16 updates whose score rises; the last ``marked`` of them with a ratio out of range."""
     run = RunDir.create(root, name, PPOJob().model_dump(mode="json"), seed=0)
     for update in range(1, 17):
-        ratio = {"ppo/policy/ratio": 1.2, "ppo/policy/approxkl": 4.0 * (update == 16), "out_of_range": ["ppo/policy/ratio"]}
+        ratio = {"ppo/policy/ratio": 1.2, "ppo/policy/approxkl": approxkl * (update == 16), "out_of_range": ["ppo/policy/ratio"]}
         out = ratio if update > 16 - marked else {}
         figures = {"objective/kl": update * 0.4, "objective/kl_coef": 0.2, "ppo/mean_scores": 0.1 * update, "ppo/std_scores": 1.0}
         run.append_metrics(update, {**figures, **out})
@@ -315,11 +315,12 @@ def compared(run: RunDir, low: float, high: float, **after: float) -> None:
 
 
 def test_a_run_that_went_well_is_told_so(tmp_path: Path) -> None:
-    run = ppo_run(tmp_path, "well")
-    compared(run, 0.4, 0.9)
-    run.set_status("finished")
-    found = asked(str(run.path), code=0)
-    assert [line for line in found["lines"] if line["level"] != "fine"] == [] and found["verb"] == "ppo"
+    for marked in (0, 15):  # a rule of thumb that was broken is no fault by itself
+        run = ppo_run(tmp_path, f"well-{marked}", marked=marked, approxkl=0.5)
+        compared(run, 0.4, 0.9)
+        run.set_status("finished")
+        found = asked(str(run.path), code=0)
+        assert [line for line in found["lines"] if line["level"] != "fine"] == [] and found["verb"] == "ppo"
 
 
 def test_of_a_run_that_went_wrong_it_says_what_since_when_and_what_to_change(tmp_path: Path) -> None:
@@ -344,6 +345,13 @@ def test_of_a_run_that_went_wrong_it_says_what_since_when_and_what_to_change(tmp
     worse.set_status("failed", "RunError: reward")
     told = {line["checked"]: line for line in asked(str(worse.path), code=1)["lines"]}
     assert told["before/after"]["level"] == told["the run"]["level"] == "broken" and "RunError: reward" in told["the run"]["seen"]
+    tuned = RunDir.create(tmp_path, "tuned", {"sft": {}}, seed=0)
+    for update, loss in ((0, 2.0), (8, 2.5)):
+        tuned.append_metrics(update, {"eval/loss": loss, "eval/perplexity": 9.0})
+    tuned.set_status("stopped", "SIGTERM after update 8")
+    told = {line["checked"]: line for line in asked(str(tuned.path), code=1)["lines"]}
+    assert told["evaluation"]["level"] == "broken" and "sft.learning_rate" in told["evaluation"]["do"]
+    assert (told["the run"]["level"], f"konomi sft --resume {tuned.path}" in told["the run"]["do"]) == ("look", True)
     assert "--set" in konomi("doctor", str(run.path), "--set", "ppo.clip=1", code=2).stderr
 
 

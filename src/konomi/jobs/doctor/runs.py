@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from konomi.config import PPOJob, build
+from konomi.config import VERBS, PPOJob, build
 from konomi.errors import RunError
 from konomi.jobs.common import locked
 from konomi.jobs.doctor.lines import Line, broken, look
@@ -54,7 +54,8 @@ def examine_run(path: Path) -> tuple[str, list[Line]]:
 def _status(run: RunDir, verb: str) -> Line:
     info, updates = run.info, len(run.read_metrics())
     status, reason = info["status"], info.get("reason")
-    again = f"go on with: {typed('konomi')} ppo --resume {shlex.quote(str(run.path))}" if verb == "ppo" else "run it again"
+    resumes = verb in VERBS and VERBS[verb].resumes
+    again = f"go on with: {typed('konomi')} {verb} --resume {shlex.quote(str(run.path))}" if resumes else "run it again"
     seen = f"{status} after {plural(updates, 'update')}" if verb == "ppo" else str(status)
     if status == "finished":
         return Line("the run", seen)
@@ -94,10 +95,11 @@ def _held(run: RunDir) -> bool:
 def _ppo(run: RunDir) -> list[Line]:
     job, metrics = build(PPOJob, run.config, where=str(run.path / "config.json")), run.read_metrics()
     comparison = run.read_json("compare.json")
-    lines = _outcome(comparison) if comparison else [look("before/after", "there is none", "see the run's status")]
+    lines = _outcome(comparison) if comparison else [Line("before/after", "there is none: the run has not come to its end")]
     if metrics:
-        lines += _guards(job, run.info.get("guards") or [], metrics)
-        lines += [*_course(job, metrics, comparison), *_out_of_range(metrics)]
+        lines += [*_guards(job, run.info.get("guards") or [], metrics), *_course(job, metrics, comparison)]
+        went_well = comparison is not None and all(line.level == "fine" for line in lines)
+        lines += _out_of_range(metrics, went_well)
     return lines
 
 
@@ -166,7 +168,7 @@ def _course(job: PPOJob, metrics: Sequence[Mapping[str, Any]], comparison: Mappi
     coefficients = [line["objective/kl_coef"] for line in metrics if line.get("objective/kl_coef") is not None]
     kl = comparison["after"]["kl"] if comparison else kls[-1]
     adaptive = job.ppo.kl_controller == "adaptive" and coefficients
-    if adaptive and (missed := kl_missed(kl, job.ppo.kl_target, (coefficients[0], coefficients[-1]), kls)):
+    if comparison and adaptive and (missed := kl_missed(kl, job.ppo.kl_target, (coefficients[0], coefficients[-1]), kls)):
         seen, _, do = missed.rpartition(": ")
         lines.append(look("KL", seen, do) if abs(kl / job.ppo.kl_target - 1) > 0.5 else Line("KL", seen))
     else:
@@ -174,15 +176,16 @@ def _course(job: PPOJob, metrics: Sequence[Mapping[str, Any]], comparison: Mappi
     return lines
 
 
-def _out_of_range(metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """A line for each figure that was out of its healthy range: since when, how often, how far."""
+def _out_of_range(metrics: Sequence[Mapping[str, Any]], went_well: bool) -> list[Line]:
+    """A line for each figure that was out of its healthy range: since when, how often, how far. They are rules of thumb: of a
+    run that went well they explain nothing."""
     lines = []
     for each in excursions(metrics):
         name, healthy = each["name"], HEALTHY[each["name"]]
         began = next(line["update"] for line in metrics if name in (line.get("out_of_range") or ()))
         seen = f"{each['worst']:.2g} at worst (healthy: {str(healthy).replace('`', '')}); in {each['count']} of "
         seen += f"{plural(len(metrics), 'update')}, first in update {began}"
-        often = each["count"] > max(1, OFTEN * len(metrics))
+        often = not went_well and each["count"] > max(1, OFTEN * len(metrics))
         do = f"{CHANGES[name]}: {healthy.reason.replace('`', '')}"
         lines.append(look(name, seen, do) if often else Line(name, seen))
     return lines or [Line("figures", f"all in their healthy ranges over {plural(len(metrics), 'update')}")]
