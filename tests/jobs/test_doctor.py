@@ -258,7 +258,7 @@ def test_scores_are_looked_at_from_every_side() -> None:
 def test_memory_says_what_would_make_a_job_fit() -> None:
     shape, gpu = Shape(128_256, 4096, 14_336, 32, 32, 8, 128, tied=False), torch.device("meta")
     needs = plan(shape, Setting(copies=True), 1.0, gpu)
-    assert needs["lora.rank = 16"] < needs['ppo.optimizer = "adam8"'] < needs[""]
+    assert needs["lora.rank = 16"] < needs['ppo.optimizer = "adam8"'] < needs["as it is"]
     too_small = check_memory(needs, 100 * 10**9, gpu)
     assert too_small.level == "broken" and too_small.do.startswith("it fits with lora.rank = 16 (")
     assert check_memory(needs, 10**9, gpu).do.startswith("take a smaller model")

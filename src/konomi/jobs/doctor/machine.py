@@ -27,8 +27,9 @@ from konomi.text import percent, plural
 
 LIBRARIES = 1.0
 """GB of a process beside its tensors."""
-KEPT = 1.5
-"""A process holds up to so many times its tensors: its allocator keeps freed blocks (docs/results.md#memory)."""
+KEPT, KEPT_ON_GPU = 1.5, 1.2
+"""A process may hold so many times its tensors: its allocator keeps freed blocks (docs/results.md#memory)."""
+AS_IS = "as it is"
 CHANGES: dict[str, dict[str, Any]] = {
     "model.gradient_checkpointing = true": {"recompute": True},
     'ppo.optimizer = "adam8"': {"adam8": True},
@@ -76,35 +77,35 @@ def setting_of(job: PPOJob, precision: str, query: int) -> Setting:
 
 
 def plan(shape: Shape, setting: Setting, beside: float, device: torch.device) -> dict[str, float]:
-    """GB of a job as it is, "", and with each change that makes it smaller. ``beside``: GB of what is not the policy."""
+    """GB of a job `AS_IS`, and with each change that makes it smaller. ``beside``: GB of what is not the policy."""
 
     def need(one: Setting) -> float:
         loading = 4 * shape.weights / 1e9 if is_processor(device) else 0.0  # weights are read in float32
         return max(gigabytes(shape, one), loading) + beside
 
-    needs = {"": need(setting)}
+    needs = {AS_IS: need(setting)}
     for words, change in CHANGES.items():
         if "rank" not in change or setting.rank is None or "half" in change:
             needs[words] = need(replace(setting, **change))
-    return {words: need for words, need in needs.items() if not words or need < 0.95 * needs[""]}
+    return {words: each for words, each in needs.items() if words == AS_IS or each < 0.95 * needs[AS_IS]}
 
 
 def check_memory(needs: dict[str, float], free: int, device: torch.device) -> Line:
     """A line on whether a job fits, from its `plan`. ``free``: bytes, 0 if the system does not tell."""
     where = "free memory of this machine" if is_processor(device) else "free memory of the GPU"
-    need, have = needs[""], free / 1e9
+    need, have, kept = needs[AS_IS], free / 1e9, KEPT if is_processor(device) else KEPT_ON_GPU
     seen = f"about {need:.1f} GB of {have:.1f} GB {where}"
     if not free:
         return Line("memory", f"about {need:.1f} GB; how much is free here, the system does not tell")
-    fitting = [f"{words} ({each:.1f} GB)" for words, each in needs.items() if words and each * KEPT <= have]
+    fitting = [f"{words} ({each:.1f} GB)" for words, each in needs.items() if words != AS_IS and each * kept <= have]
     do = f"it fits with {fitting[0]}" if fitting else ""
     if fitting and (lora := [each for each in fitting[1:] if each.startswith("lora")]):
         do += f", or {lora[0]}"
     if need > have:
         return broken("memory", f"{seen}: it does not fit", do or "take a smaller model, or a machine with more memory")
-    if need * KEPT > have:
+    if need * kept > have:
         do = do or "close what else is running"
-        return look("memory", f"{seen}: tight, since a process may hold half as much again as its tensors", do)
+        return look("memory", f"{seen}: tight, since freed blocks are kept for reuse", do)
     return Line("memory", f"{seen}: it fits")
 
 

@@ -60,7 +60,7 @@ def examine_ppo(job: PPOJob, observer: Observer) -> tuple[list[Line], dict[str, 
     needs = machine.plan(shape, setting, beside, device)
     memory = machine.check_memory(needs, free, device)
     lines += [memory, machine.check_disk(shape, setting, job.run.keep)]
-    figures: dict[str, Any] = {"gigabytes": needs[""], "free_gb": free / 1e9, "plan": needs}
+    figures: dict[str, Any] = {"gigabytes": needs[machine.AS_IS], "free_gb": free / 1e9, "plan": needs}
     if memory.level == "broken":
         return [*lines, look("model and reward", "not looked at: there is no room for them", "see memory")], figures
     hearing = Hearing(observer, "what the reward reads", "shorten prompts (data.query_tokens), or raise reward.max_length")
