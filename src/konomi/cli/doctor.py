@@ -22,30 +22,29 @@ def doctor(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the findings there, as JSON.")] = None,
     as_json: Json = False,
 ) -> None:
-    r"""Examine a job before it runs, or a run: what was checked, what was seen, what to do.
+    """Examine a job before it runs, or a run: what was checked, what was seen,
+    and what to do.
 
-    [bold]Before:[/bold] konomi doctor my_job.toml loads what konomi ppo would load, lets the model write some dozens
-    of texts, scores them, and takes two training steps in memory. It looks at
+    [bold]Before a run[/bold] (konomi doctor my_job.toml) it loads what konomi ppo would load,
+    lets the model write 48 texts, scores them, and takes two training steps
+    in memory. Nothing is written, and the run begins as if nobody had looked.
 
-      tokens     end of text, padding, what tokenizer and model do not know
+    It looks at tokens (end of text, padding, what the model does not know);
+    sampler, trainer and reference (the same probabilities, ratio 1, KL 0);
+    the reward (scale and spread, one score for all, length in its place, what
+    it cuts, speed) and, where it is a reward model, its own evaluation;
+    prompts (held-out ones that are learned all the same, repetitions); memory,
+    with what would make the job fit; time, precision, disk; and settings that
+    are far from the usual. Jobs of other verbs get their own checks.
 
-      model      sampler and trainer give the same probabilities, KL 0 to the reference
+    [bold]After it[/bold] (konomi doctor RUN) it says whether the before/after shows anything
+    and at what price, what the guards saw, which figures left their healthy
+    range and when that began, what to change, and how to go on with a run that
+    was stopped.
 
-      reward     its scale and spread, the same score for all, length in its place, texts that it cuts, its speed
-
-      prompts    held-out ones that are learned all the same, repetitions, too few, too long
-
-      machine    memory (and what would make it fit), time, precision, disk, versions
-
-      settings   what is far from the usual
-
-    Nothing is written, and the run begins as if nobody had looked.
-
-    [bold]After:[/bold] konomi doctor RUN says whether the before/after shows anything, which figures went out of their
-    healthy range, when that began, and what to change; and how to go on with a run that was stopped.
-
-    A line is fine, look (worth a thought) or broken. Exit code 0: nothing is broken; 1: something is; 2: the file cannot be
-    used at all, with the message that the run would give.
+    A line is fine, look (worth a thought) or broken. Exit code 0: nothing is
+    broken; 1: something is; 2: the file cannot be used at all, with the
+    message that the run would give.
     """
     from konomi.jobs.doctor.check import examine
 
