@@ -24,6 +24,7 @@ from konomi.jobs.doctor.prompts import check_prompts, leaked
 from konomi.jobs.doctor.reward_models import check_reward_models
 from konomi.jobs.doctor.rewards import Drawn, check_responses, check_scores
 from konomi.jobs.doctor.settings import check_settings
+from konomi.runs import environment
 from konomi.runs.directory import RunDir
 
 WORDS = [a + b + c + d for a in "bcdfg" for b in "aeiou" for c in "lmnr" for d in "stv"]
@@ -264,6 +265,18 @@ def test_memory_says_what_would_make_a_job_fit() -> None:
     assert check_memory(needs, 10**9, gpu).do.startswith("take a smaller model")
     assert check_memory(needs, 210 * 10**9, gpu).level == "look"
     assert (check_memory(needs, 400 * 10**9, gpu).level, check_memory(needs, 0, gpu).level) == ("fine", "fine")
+
+
+def test_free_memory_is_within_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_GROUP", tmp_path)
+    whole = environment.free_memory()
+    assert whole > 10**7
+    (tmp_path / "memory.max").write_text("max\n", encoding="utf-8")
+    (tmp_path / "memory.current").write_text("3000000\n", encoding="utf-8")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 500000\n", encoding="utf-8")
+    assert environment.free_memory() > 10**7
+    (tmp_path / "memory.max").write_text("4000000\n", encoding="utf-8")
+    assert environment.free_memory() == 1_500_000
 
 
 def reward_run(root: Path, grade: str, writer: str = "lm") -> RunDir:
