@@ -32,7 +32,7 @@ class Guards:
         self.trainer, self.checkpoints = trainer, checkpoints
         self.watch = Watch(job.ppo.batch_size, job.ppo.kl_cap, job.guard.off)
         self.events: list[dict[str, Any]] = work.run.info.get("guards") or []
-        self.lines: list[Mapping[str, Any]] = processes.first(work.run.read_metrics)
+        self.lines: list[Mapping[str, Any]] = [*processes.first(work.run.read_metrics)]
         self._take_up()
 
     def _take_up(self) -> None:
