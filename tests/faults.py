@@ -245,6 +245,7 @@ OPTIMIZERS, RECOMPUTE = "training/test_optimizers.py::test_", "engine/test_recom
 PPO, EXPERIENCE = "training/test_ppo.py::test_", "training/test_experience.py::test_"
 LORA, CHAT = "models/test_lora.py::test_", "data/test_chat.py::test_"
 SAMPLER, DRAW, PACKED = (f"engine/test_{name}.py::test_" for name in ("sampler", "draw", "packed"))
+GUARD, BACK = "training/test_guard.py::test_", "jobs/test_guards.py::test_"
 # file of konomi -> (fragment, what takes its place, what is wrong then, the test that kills it)
 TRAINING = {
     "training/ppo.py": [
@@ -334,6 +335,20 @@ TRAINING = {
         ('variance["residual"] / variance["returns"] if', 'variance["values"] / variance["returns"] if', "variance of the values",
          PPO + "metrics_of_an_update"),
         ("+ vf_coef * means", "+ means", "no weight in the total", PPO + "metrics_of_an_update"),
+    ],
+    "training/guard.py": [
+        ("kl > c.kl_cap else", "kl > 2 * c.kl_cap else", "the cap of the guard counts double", f"{GUARD}each_guard_fires"),
+        ("< -noise:", "< noise:", "noise is a negative KL", f"{GUARD}each_guard_fires"),
+        ("max(STEP, SIGMAS * error)", "STEP", "chance in small batches is an alarm", f"{GUARD}chance_in_small"),
+        ("if _risen(c) and change", "if change", "a judge that falls alone", f"{GUARD}the_other_directions"),
+        (">= LAST]", ">= 1]", "a guard fires too soon again", f"{GUARD}a_guard_fires_again"),
+        ("c.update < CRITIC_AFTER", "c.update < 1", "no time for the critic", f"{GUARD}the_other_directions"),
+    ],
+    "jobs/guards.py": [
+        ("drop_from(alarm.update - 1)", "drop_from(alarm.update)", "back to a policy over the cap", f"{BACK}a_run_over_the_cap"),
+        ("settings.rate_factor ** self._count()", "settings.rate_factor", "one factor for all roll-backs",
+         f"{BACK}a_run_over_the_cap"),
+        ("        self.run.truncate_after(to)\n", "", "lines of abandoned updates stay", f"{BACK}a_run_over_the_cap"),
     ],
     "engine/sampler.py": [
         ("uniforms_BR[:, 0] * (high - low + 1)", "uniforms_BR[:, 0] * (high - low)",
