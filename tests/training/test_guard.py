@@ -95,5 +95,5 @@ def test_an_event_has_its_sentences() -> None:
     [alarm] = Watch(64, kl_cap=30.0).see(1, HEALTHY | {"objective/kl": 41.25})
     event = alarm.event("rolled_back", to=0, rate_factor=0.5, count=1, most=2)
     assert event["en"].startswith("The KL is 41.25 nats/response, over ppo.kl_cap = 30.00") and "Back to update 0" in event["en"]
-    assert "41.25" in event["ja"] and "0.5倍" in event["ja"]
+    assert "41.25" in event["ja"] and "0.5 倍" in event["ja"]
     assert (event["update"], event["guard"], event["value"], event["threshold"]) == (1, "kl_cap", 41.25, 30.0)
