@@ -197,7 +197,7 @@ def test_means_of_parts_and_judges_are_metrics() -> None:
 
 def test_judges_change_nothing_and_may_fail_only_in_a_step(tmp_path: Path) -> None:
     for one, two in zip(tiny_trainer(episodes=32), tiny_trainer(judges={"b": Constant(3.0)}, episodes=32), strict=True):
-        assert facts(two.metrics) == facts(one.metrics) | {"judge/b/mean": 3.0}
+        assert facts(two.metrics) == facts(one.metrics) | {"judge/b/mean": 3.0, "judge/b/std": 0.0}
         assert one.samples == two.samples
     bad = tiny_trainer(judges={"bad": Own("bad", lambda text: None)}, failed_texts=tmp_path / "failed.jsonl")
     assert len(bad.baseline()) == 16  # judges are not asked about it

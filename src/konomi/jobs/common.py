@@ -62,7 +62,7 @@ class Work:
             return self.run.report
         write_card(self.run)
         report = write_report(self.run)
-        names = ("compare.json", "eval.json", "samples.jsonl", "metrics.jsonl", "config.json", "run.json")
+        names = ("compare.json", "eval.json", "samples.jsonl", "evaluations.jsonl", "metrics.jsonl", "config.json", "run.json")
         self.sinks.artifacts(report, *(self.run.path / name for name in names))
         return report
 

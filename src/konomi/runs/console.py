@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ class _Timed(Observer):
     def cells(self, result: StepResult) -> dict[str, str]:
         """Column -> what stands in it."""
         self.seconds.append(result.metrics["time/ppo/total"])
-        if self.columns == COLUMNS and (judges := [key for key in result.metrics if key.startswith("judge/")]):
+        if self.columns == COLUMNS and (judges := [key for key in result.metrics if re.fullmatch("judge/.+/mean", key)]):
             self.columns = (*COLUMNS[:5], *((key.split("/")[1], key) for key in judges), *COLUMNS[5:])
         recent = sorted(self.seconds[-5:])[len(self.seconds[-5:]) // 2]
         left = recent * (self.updates - result.update)
