@@ -315,6 +315,8 @@ def ppo_run(root: Path, name: str, marked: int = 0, approxkl: float = 4.0) -> Ru
         out = ratio if update > 16 - marked else {}
         figures = {"objective/kl": update * 0.4, "objective/kl_coef": 0.2, "ppo/mean_scores": 0.1 * update, "ppo/std_scores": 1.0}
         run.append_metrics(update, {**figures, **out})
+        said = "again" if marked > 1 and approxkl > 1 else f"text {update}"
+        run.append_samples(update, [{"prompt": "a", "response": said, "score": 1.0, "kl": 0.0}])
     return run
 
 
@@ -351,6 +353,7 @@ def test_of_a_run_that_went_wrong_it_says_what_since_when_and_what_to_change(tmp
     assert told["ppo/policy/ratio"]["do"].startswith("lower ppo.learning_rate")
     assert told["price of the score"]["level"] == "look" and "repetition" in told["price of the score"]["seen"]
     assert told["judge kind"]["level"] == "broken"
+    assert (told["texts"]["level"], "15 of the last 16 kept repeat another: 'again'" in told["texts"]["seen"]) == ("look", True)
     order = [["broken", "look", "fine"].index(line["level"]) for line in found["lines"]]
     assert order == sorted(order)
     worse = ppo_run(tmp_path, "worse")

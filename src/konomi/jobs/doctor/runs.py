@@ -18,7 +18,7 @@ from konomi.report.advice import HEALTHY, change, excursions, kl_missed
 from konomi.report.page import evaluations
 from konomi.runs.directory import RunDir
 from konomi.runs.environment import typed
-from konomi.text import number, percent, plural, signed
+from konomi.text import number, percent, plural, shortened, signed
 from konomi.training.guard import Watch
 
 OFTEN = 0.1
@@ -98,6 +98,7 @@ def _ppo(run: RunDir) -> list[Line]:
     lines = _outcome(comparison) if comparison else [Line("before/after", "there is none: the run has not come to its end")]
     if metrics:
         lines += [*_guards(job, run.info.get("guards") or [], metrics), *_course(job, metrics, comparison)]
+        lines += _texts(run.read_samples())
         went_well = comparison is not None and all(line.level == "fine" for line in lines)
         lines += _out_of_range(metrics, went_well)
     return lines
@@ -147,6 +148,16 @@ def _guards(job: PPOJob, recorded: Sequence[Mapping[str, Any]], metrics: Sequenc
         level = broken if name in DISTRUSTED or own[-1]["action"] in ("ended", "mend_reward") else look
         lines.append(level(f"guard {name}", f"from update {own[0]['update']} on{often}: {what}", cure))
     return lines or [Line("guards", f"none fired in {plural(len(metrics), 'update')}")]
+
+
+def _texts(samples: Sequence[Mapping[str, Any]]) -> list[Line]:
+    """A line where the texts that a run has kept of its last updates say one thing."""
+    last = [str(sample.get("response")) for sample in samples[-max(16, len(samples) // 4) :]]
+    again = len(last) - len(set(last))
+    if len(last) < 8 or again <= len(last) // 2:
+        return []
+    do = "the model says one thing: raise ppo.kl_coef or lower ppo.kl_target, and read samples.jsonl for when it began"
+    return [look("texts", f"{again} of the last {len(last)} kept repeat another: {shortened(last[-1])!r}", do)]
 
 
 def _course(job: PPOJob, metrics: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None) -> list[Line]:
