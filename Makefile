@@ -1,6 +1,7 @@
 # make demo     install into .venv, then the whole job on the embedded models
 # make test     install what tests need, run all of them, in three processes (ARGS=tests/cli/test_cli.py: some; ARGS="-n 0": in one)
 # make check    lint and types          make mutants  does a test notice each broken equation?
+# make fuzz     files damaged at random, others each time (EXAMPLES=1000 of each kind)
 # make bench    how fast, beside TRL and beside the machine: docs/results.md (an hour; ARGS=--quick: five minutes)
 # make bench-demo   the demo with three seeds (ARGS=--write puts the table into docs/results.md)
 # make pictures     the pictures of docs/, of a quick demo (ARGS="--run RUN --reward RUN --judge RUN": of those runs)
@@ -19,7 +20,7 @@ elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 else echo '$(NO_BROWSER)'; fi
 endef
 
-.PHONY: install install-dev demo test test-long mutants check bench bench-demo pictures clean
+.PHONY: install install-dev demo test test-long fuzz mutants check bench bench-demo pictures clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 10) else "konomi needs Python 3.10 or later; this is %d.%d. Try: make PYTHON=python3.11" % v[:2])'
@@ -47,6 +48,9 @@ test: install-dev
 
 test-long: install-dev
 	KONOMI_LONG=1 $(BIN)/python -m pytest -s tests/jobs/test_public_labels.py $(ARGS)
+
+fuzz: install-dev
+	KONOMI_FUZZ=$(or $(EXAMPLES),1000) $(BIN)/python -m pytest tests/test_fuzz.py tests/test_hostile_files.py $(ARGS)
 
 mutants: install-dev
 	$(BIN)/python tests/mutants.py $(ARGS)

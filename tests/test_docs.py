@@ -21,7 +21,7 @@ from konomi.config import PPOJob, Section, build, load_config, load_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.ja.md"]
-PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
+PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"]
 SECTIONS = {
     "model": configuration.ModelConfig,
     "lora": configuration.LoraConfig,
@@ -380,3 +380,14 @@ def test_toml_blocks_are_valid_jobs(tmp_path: Path) -> None:
 
 def test_changelog_names_the_version() -> None:
     assert f"## [{konomi.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_each_fault_of_the_list_has_its_tests() -> None:
+    text = (ROOT / "docs" / "design.md").read_text("utf-8")
+    rows = [line for line in text.partition("\n## Faults\n")[2].partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    assert len(rows) > 15
+    for row in rows[2:]:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text("utf-8"), f"{file}::{test}"

@@ -202,6 +202,24 @@ def test_nothing_is_pickled_and_every_text_file_has_its_encoding() -> None:
                 assert encoded or "b" in str(mode), where
 
 
+def test_no_code_comes_from_what_is_read() -> None:
+    """As SECURITY.md says; reward functions alone are imported by the name that a setting gives."""
+    importers = set()
+    for path in FILES:
+        for node in (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)):
+            where, called = f"{name_of(path)}, line {node.lineno}", ast.unparse(node.func)
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            assert called not in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "marshal.loads"), where
+            assert not called.startswith(("yaml.", "runpy.", "code.")), where
+            for name in ("trust_remote_code", "allow_pickle", "shell"):  # a setting's value, never a constant
+                assert not (isinstance(given.get(name), ast.Constant) and given[name].value), where  # type: ignore[attr-defined]
+            if "AutoModel" in called and called.endswith("from_pretrained"):
+                assert ast.unparse(given.get("use_safetensors", given.get("gguf_file", node))) in ("True", "gguf.name"), where
+            if called.endswith(("import_module", "spec_from_file_location")) and not isinstance(node.args[0], ast.JoinedStr):
+                importers.add(name_of(path))
+    assert importers == {"rewards/function.py", "__init__.py"}, importers  # the latter by a table of its own
+
+
 def test_files_and_functions_are_explained_and_finished() -> None:
     for path in FILES:
         source, tree = path.read_text("utf-8"), tree_of(path)

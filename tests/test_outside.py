@@ -22,7 +22,7 @@ from command_line import child, konomi, sets, started, wait_until, write_rows
 from furnished import WORDS
 
 
-def _save_bpe(directory: Path) -> None:
+def save_bpe(directory: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -51,7 +51,7 @@ def no_file_over(size: int) -> Iterator[None]:
 
 def test_a_disk_that_is_full_is_one_message(world: Path) -> None:
     assert konomi("ppo", "ppo.toml", "--out", "made", "--set", "run.name=ppo").exit_code == 0
-    _save_bpe(world / "bpe")
+    save_bpe(world / "bpe")
     weights = 60_000
     table: dict[str, tuple[int, str]] = {
         "ppo ppo.toml": (weights, "checkpoints/update-00001"),

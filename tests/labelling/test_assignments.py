@@ -93,6 +93,25 @@ def test_a_task_is_kept_until_its_lease_ends(tmp_path: Path) -> None:
     assert progress_of(store, ben, NOW).team == progress_of(store, ben, NOW).target == 1
 
 
+def test_a_clock_that_is_set_back_or_forward_holds_up_nobody(tmp_path: Path) -> None:
+    """By hours; an answer to what was handed out before counts all the same."""
+    for hours in (-5, 5):
+        for name in (str(hours), f"{hours} again"):
+            (tmp_path / name).mkdir()
+        store = store_of(tmp_path / str(hours), 1, overlap=1, lease_minutes=10)
+        aki, ben = (add_person(store, name)[0] for name in ("Aki", "Ben"))
+        shown, then = take(store, aki), NOW + 3600 * hours
+        of_ben = take(store, ben, then)
+        assert of_ben.prompt == shown.prompt
+        assert next_task(store, add_person(store, "Eve")[0], then + 1) is None  # the new lease is one
+        assert save(store, aki, answer_to(shown), then + 2).revision == 1
+        assert progress_of(store, aki, then + 3).team == 1
+        again = store_of(tmp_path / f"{hours} again", 1, overlap=1, lease_minutes=10)
+        eve, ivy = (add_person(again, name)[0] for name in ("Eve", "Ivy"))
+        kept = take(again, eve)
+        assert next_task(again, eve, then) == kept and next_task(again, ivy, then + 1) is None  # renewed by who has it
+
+
 def test_a_lease_that_ended_is_taken_up_again_while_there_is_room(tmp_path: Path) -> None:
     store = store_of(tmp_path, 3, overlap=2, lease_minutes=10)
     aki = add_person(store, "Aki")[0]

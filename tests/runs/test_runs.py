@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -88,6 +90,29 @@ def test_names_and_places(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot be made"):
         RunDir.create(tmp_path / "file", "run", {}, seed=0)
+
+
+def test_of_runs_that_begin_at_once_in_one_directory_one_is_made(tmp_path: Path) -> None:
+    for number in range(5):
+        together, made, refusals = threading.Barrier(6), list[int](), list[str]()
+
+        def begin(seed: int, number: int = number, together: Any = together, made: Any = made, refusals: Any = refusals) -> None:
+            together.wait()
+            try:
+                RunDir.create(tmp_path, f"run-{number}", {"seed": seed}, seed=seed)
+                made.append(seed)
+            except ConfigError as error:
+                refusals.append(str(error))
+
+        threads = [threading.Thread(target=begin, args=(seed,)) for seed in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(made), len(refusals)) == (1, 5)
+        assert all("exists and is not empty" in each for each in refusals)
+        run = RunDir.open(tmp_path / f"run-{number}")
+        assert run.config == {"seed": made[0]} and run.info["seed"] == made[0]
 
 
 def test_git_commit_and_dirty_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

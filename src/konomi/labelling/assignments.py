@@ -18,8 +18,9 @@ RECENT = 30
 PAUSE = 600.0
 """Most seconds that one answer counts for: a page that is left open is no work."""
 
+# a lease that ends much later than one from now was given before the clock was set back: it holds nothing up
 _LEASED = """(SELECT count(*) FROM shown AS other WHERE other.task = tasks.id AND other.number IS NULL AND other.until > :now
-    AND other.repeat = 0)"""
+    AND other.until <= :now + 2 * :lease AND other.repeat = 0)"""
 # a task that the person gave up and never answered may come back to them while there is room
 _SEEN = """EXISTS (SELECT 1 FROM shown WHERE shown.person = :person AND shown.task = tasks.id
     AND (shown.number IS NOT NULL OR shown.until > 0))"""
@@ -47,7 +48,7 @@ def next_task(store: Store, person: Person, now: float) -> Shown | None:
     half = store.settings.lease_minutes * 30
     with store.read() as db:  # mostly it was chosen with the last answer, and nothing has to be written
         row = _open_showing(db, person.id)
-        if row is not None and row[3] > now + half and not store.frozen:
+        if row is not None and now + half < row[3] <= now + 4 * half and not store.frozen:
             return _shown(db, row[0])
     with store.write() as db:
         people.find_person(store, person.id)
@@ -106,7 +107,7 @@ def complete(store: Store) -> bool:
 def progress_of(store: Store, person: Person, now: float) -> Progress:
     """How far a person and the team are."""
     with store.read() as db:
-        history = TasksFor(db, person.id, now).history()
+        history = TasksFor(db, person.id, now, store.settings.lease_minutes * 60).history()
         team, target = coverage(store)
         last = "SELECT id FROM shown WHERE person = ? AND answered > 0 ORDER BY answered DESC LIMIT ?"
         rows = db.execute(
@@ -136,6 +137,8 @@ class TasksFor:
     db: sqlite3.Connection
     person: str
     now: float
+    lease: float
+    """Seconds that a task is kept for a person."""
 
     def history(self) -> History:
         """How much the person has done."""
@@ -145,7 +148,15 @@ class TasksFor:
 
     def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[UnseenTask]:
         """See :class:`queue.Tasks`."""
-        given = {"person": self.person, "now": self.now, "covered": covered, "begin": begin, "end": end, "look": look}
+        given = {
+            "person": self.person,
+            "now": self.now,
+            "lease": self.lease,
+            "covered": covered,
+            "begin": begin,
+            "end": end,
+            "look": look,
+        }
         rest = f" AND NOT {_SEEN} ORDER BY place" if look is None else " ORDER BY place LIMIT :look"
         for task, place, leased, seen in self.db.execute(_UNSEEN + rest, given):
             if not seen:
@@ -159,7 +170,7 @@ class TasksFor:
     def has_room(self, task: int, overlap: float) -> bool:
         """Whether one more person may get a task."""
         state = f"SELECT place, covered, {_LEASED} FROM tasks WHERE id = :task"
-        place, covered, leased = self.db.execute(state, {"now": self.now, "task": task}).fetchone()
+        place, covered, leased = self.db.execute(state, {"now": self.now, "lease": self.lease, "task": task}).fetchone()
         return queue.has_room(place, covered, leased, overlap)
 
     def order_before(self, task: int) -> tuple[int, ...] | None:
@@ -177,8 +188,8 @@ def _open_showing(db: sqlite3.Connection, person: str) -> tuple[str, int, int, f
 
 def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float) -> str | None:
     """The id of the showing that the person has open, its lease renewed, else of a new one; None: nothing is left."""
-    tasks = TasksFor(db, person, now)
-    until = now + settings.lease_minutes * 60
+    tasks = TasksFor(db, person, now, settings.lease_minutes * 60)
+    until = now + tasks.lease
     while row := _open_showing(db, person):
         showing, task, repeat, ended = row
         if repeat or ended > now or tasks.has_room(task, settings.overlap):

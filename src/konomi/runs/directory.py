@@ -254,8 +254,13 @@ def _new_directory(root: Path, name: str | None) -> Path:
         if name is not None:
             path = root / name
             path.mkdir(exist_ok=True)
-            if any(path.iterdir()):
-                raise ConfigError(f"{path}: exists and is not empty; choose another run.name, or move that directory away")
+            try:
+                if any(path.iterdir()):
+                    raise FileExistsError
+                open(path / "config.json", "xb").close()  # of two runs that begin at the same time one is refused
+            except FileExistsError:
+                message = f"{path}: exists and is not empty; choose another run.name, or move that directory away"
+                raise ConfigError(message) from None
             return path
         stamp = time.strftime("%Y%m%d-%H%M%S")
         number = 1
