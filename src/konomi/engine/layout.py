@@ -210,7 +210,7 @@ class Pass:
         if static:
             ends = (0, 0, len(rollout) * self.width, 0)
             parts[-4:] = [_longer(x, bucket(len(x)) - len(x), end) for x, end in zip(parts[-4:], ends, strict=True)]
-        self._split = [len(part) for part in parts]
+        self._split, self._end = [len(part) for part in parts], len(rollout) * self.width
         self._set(send(torch.from_numpy(np.concatenate(parts)), device))
 
     @property
@@ -235,6 +235,16 @@ class Pass:
         """A pass of the same sizes, given by its ``index``."""
         other = copy.copy(self)
         other._set(index)
+        return other
+
+    def idle(self) -> Pass:
+        """The same pass, of which nothing counts: a process runs it to keep step with others that have more."""
+        index = self.index.clone()
+        *_, where, valid = index.split(self._split)
+        where.fill_(self._end)
+        valid.zero_()
+        other = self.on(index)
+        other.count = 0
         return other
 
     def select(self, x_CBR: Tensor) -> Tensor:

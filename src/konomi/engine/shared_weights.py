@@ -92,7 +92,7 @@ def cast_once(lm: PreTrainedModel) -> Iterator[None]:
     if copies is not None and copies.in_use:
         yield
         return
-    if not torch.is_autocast_enabled(kind) or lm.dtype != torch.float32:
+    if not torch.is_autocast_enabled(kind) or lm.dtype != torch.float32 or hasattr(lm, "konomi_sharded"):
         if copies is not None:
             copies.as_leaves = False
         yield

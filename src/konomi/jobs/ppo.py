@@ -33,6 +33,7 @@ from konomi.training.checkpoints import Checkpoints, load_weights
 from konomi.training.optimizers import check_optimizer
 from konomi.training.ppo import PPOTrainer
 from konomi.training.profile import profiled
+from konomi.training.sharding import check_divisible
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def run_ppo(
     require_peft(job.lora)
     old = RunDir.open(resume) if resume else None
     check_optimizer(job.ppo.optimizer)
+    check_divisible(job)
     own = None if prompts is None else as_prompts(itertools.islice(prompts, job.data.limit), job.data, observer.say)
     named = job if reward is None else job.model_copy(update={"reward": reward_config(reward)})
     ready = prepare(named, observer, old, prompts=own, reward=reward)
@@ -157,11 +159,16 @@ def _goes_back(training: _Training, steps: Iterable[StepResult]) -> bool:
 
 def _keep_model(training: _Training) -> None:
     trainer = training.trainer
-    if trainer.stop_reason is not None:
-        _roll_back(training)
     trainer.engine.optimizer.zero_grad(set_to_none=True)
-    if not processes.is_main():
-        return
+    with trainer.engine.whole():
+        if trainer.stop_reason is not None:
+            _roll_back(training)
+        if processes.is_main():
+            _save_model(training)
+
+
+def _save_model(training: _Training) -> None:
+    trainer = training.trainer
     with files.new_directory(training.work.run.model) as draft:
         trainer.policy.save(draft)
         trainer.tokens.tokenizer.save_pretrained(draft)

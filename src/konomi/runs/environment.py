@@ -127,6 +127,7 @@ def settle_processes(command: str, several: bool) -> None:
                 f"{size} = {processes} is set, but not what else several processes need (RANK, LOCAL_RANK, MASTER_ADDR, "
                 f"MASTER_PORT). Start them by accelerate launch or torchrun, see examples/accelerate. {left}"
             )
+        check_sharding(command)
         for name in filter(re.compile(_OWN).fullmatch, names):
             del os.environ[name]
         return
@@ -135,6 +136,39 @@ def settle_processes(command: str, several: bool) -> None:
         del os.environ[name]
     if wanted:
         os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
+def is_sharded() -> bool:
+    """Whether a launcher asks for FSDP: a model that trains is divided among the processes."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") and launched_processes() > 1
+
+
+_FSDP = "accelerate launch --use_fsdp --fsdp_version 2, see examples/accelerate/fsdp-eight-gpus.yaml"
+_OTHERS = {
+    "ACCELERATE_USE_DEEPSPEED": f"konomi does not run under DeepSpeed. FSDP2 divides a model as its ZeRO-3 does: {_FSDP}",
+    "ACCELERATE_USE_MEGATRON_LM": f"konomi does not run under Megatron-LM; FSDP2 divides a model too: {_FSDP}",
+    "FSDP_OFFLOAD_PARAMS": "konomi keeps shards on the device; remove fsdp_offload_params",
+    "FSDP_ACTIVATION_CHECKPOINTING": "set model.gradient_checkpointing = true instead, and remove fsdp_activation_checkpointing",
+}
+_WITHOUT = ("konomi sft", "konomi reward", "konomi run")
+
+
+def check_sharding(command: str) -> None:
+    """Make sure that what a launcher of several processes asks for is what konomi does.
+
+    Raises:
+        ConfigError: it is not: DeepSpeed, FSDP1, a setting of FSDP, or FSDP for a command that trains without it.
+    """
+    asked = [name for name in _OTHERS if os.environ.get(name, "").lower() in ("1", "true")]
+    if asked:
+        raise ConfigError(f"{asked[0]} = {os.environ[asked[0]]} is set: {_OTHERS[asked[0]]}")
+    if not is_sharded():
+        return
+    if command in _WITHOUT:
+        raise ConfigError(f"{command} trains without FSDP; start it without --use_fsdp, each process then has the whole model")
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError(f"FSDP_VERSION = {os.environ.get('FSDP_VERSION', '1')}: konomi runs under FSDP2 alone: {_FSDP}")
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # all processes but one would get no weights
 
 
 def without_password(text: str) -> str:

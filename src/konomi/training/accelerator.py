@@ -7,14 +7,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from konomi.engine.decoding import check_decoding
 from konomi.engine.device import autocast, manage_memory, send
 from konomi.engine.graphs import Graphs
 from konomi.engine.shared_weights import copies_as_leaves, leaves
+from konomi.models.half import products_to_bf16
 from konomi.models.policy import Policy
 from konomi.training.optimizers import make_optimizer
+from konomi.training.sharding import Shards, divisible, make_accelerator
 
 
 class Engine:
@@ -22,18 +25,25 @@ class Engine:
 
     def __init__(self, policy: Policy, groups: list[dict[str, Any]], adam_eps: float, precision: str, kind: str = "adam") -> None:
         manage_memory()
-        # Accelerate keeps one mixed precision for the whole process; with an autocast of our own each run has its own
-        self.accelerator = Accelerator(mixed_precision="no")
+        self.accelerator = make_accelerator()
         self.processes: int = self.accelerator.num_processes
         self.precision = precision
         if precision == "fp64":
             policy.double()
+        trained = divisible(self.accelerator, policy) if self.accelerator.is_fsdp2 else policy
+        if trained is not policy:
+            twins = dict(zip(policy.to(self.accelerator.device).parameters(), trained.parameters(), strict=True))
+            groups = [{**group, "params": [twins[parameter] for parameter in group["params"]]} for group in groups]
         optimizer = make_optimizer(kind, groups, adam_eps)
         self.base_rates = [group["lr"] for group in groups]
         self.wrapped: nn.Module
-        self.wrapped, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        self.wrapped, self.optimizer = self.accelerator.prepare(trained, optimizer)
         self.policy = policy
-        self.parameters = [p for group in groups for p in group["params"]]
+        self.shards = Shards(policy, self.wrapped, self.optimizer) if trained is not policy else None
+        """Of a policy that is divided among processes (FSDP2)."""
+        check_decoding(policy.lm)
+        self.hold(policy.lm)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.graphs = Graphs(self.accelerator.device)
         self.static = self.graphs.active and self.processes == 1
         """Whether passes have sizes that come again, so that they can be captured."""
@@ -89,7 +99,8 @@ class Engine:
             norm = torch.nn.utils.get_total_norm(self.grads)
             adam.grad_scale = ((norm + 1e-6) / max_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
         else:
-            norm = self.accelerator.clip_grad_norm_(self.parameters, max_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
+            norm = norm.full_tensor() if self.shards else norm  # type: ignore[attr-defined]
         broken = (~norm.isfinite()).float()
         adam.found_inf = broken if first else torch.maximum(adam.found_inf, broken)
         self.optimizer.step()
@@ -97,7 +108,24 @@ class Engine:
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:
         """Let processes exchange gradients only in the last micro-batch of a mini-batch."""
-        return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
+        return nullcontext() if last or self.shards else self.accelerator.no_sync(self.wrapped)
+
+    def gather(self) -> None:
+        """Give the policy what was trained, where it is not the policy itself; all processes call it."""
+        if self.shards:
+            self.shards.gather()
+
+    def whole(self, state: bool = False, changes: bool = False) -> AbstractContextManager[Any]:
+        """Within, the policy has its exact weights; the optimiser of its parameters, with ``state`` in the main process all that
+        it keeps. ``changes``: both may be changed, in all processes alike. All processes call it."""
+        return self.shards.whole(state, changes) if self.shards else nullcontext(self.optimizer)
+
+    def hold(self, lm: PreTrainedModel) -> PreTrainedModel:
+        """A model that does not train, as it is kept beside a divided one: on the device, no wider than it computes."""
+        if self.shards and self.precision == "bf16":
+            check_decoding(lm)  # without autocast, which its passes need from now on
+            products_to_bf16(lm)
+        return lm.to(self.accelerator.device)
 
     def total(self, x: Tensor) -> Tensor:
         """The sum over processes. They exchange dense numbers on their own devices, wherever and however ``x`` is stored."""

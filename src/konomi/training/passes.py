@@ -25,6 +25,7 @@ from konomi.engine.sampler import Generation
 from konomi.engine.shared_weights import refresh_copies
 from konomi.errors import RunError
 from konomi.models.policy import Policy, same_weights
+from konomi.runs import processes
 from konomi.training.accelerator import Engine
 from konomi.training.experience import Comparison, recompute_logprobs
 
@@ -48,7 +49,7 @@ class Models:
         self.inexact = engine.precision == "bf16" or rounds_coarsely(policy.lm)
         self.recomputes = self.inexact and not is_processor(engine.accelerator.device)
         """Whether nothing but the log-probabilities of the sampler is used."""
-        self.micro_batch_tokens = ppo.micro_batch_tokens or micro_batch_tokens(policy.lm, reference)
+        self.micro_batch_tokens = min(processes.gather(ppo.micro_batch_tokens or micro_batch_tokens(policy.lm, reference)))
 
     def plan(self, rollout: Rollout, rows: Tensor) -> Pass:
         """A pass over these rows."""
@@ -120,7 +121,7 @@ class Models:
             with self.engine.autocast():
                 return scatter((pair for p in passes for pair in self.attempt(results, rollout, [p])), len(rollout))
 
-        own_B = torch.cat([p.rows for mini_batch in plan for p in mini_batch]).sort().values
+        own_B = torch.cat([p.rows for mini_batch in plan for p in mini_batch if p.count]).sort().values
         policy_3BR, gap = torch.stack([generation.logprobs, generation.values, generation.entropy]), None
         if self.inexact:
             policy_3BR, gap = recompute_logprobs(

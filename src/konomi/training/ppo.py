@@ -25,12 +25,11 @@ from konomi.config import DataConfig, PPOConfig, RolloutConfig
 from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
-from konomi.engine.decoding import check_decoding
 from konomi.engine.device import is_processor, peak_memory_gb, send
 from konomi.engine.layout import Pass
 from konomi.engine.packed import Trunk
 from konomi.engine.responses import forget_running
-from konomi.engine.rollout import Rollout, micro_batches
+from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import Generation, generate, make_draws, sample
 from konomi.errors import ConfigError, NotFiniteError
 from konomi.models.lora import adapter_weights
@@ -46,7 +45,7 @@ from konomi.training.checkpoints import load_checkpoint, save_checkpoint
 from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio, shaped
 from konomi.training.metrics import LOSSES, Clock, Sums, describe, finish, losses, next_kl_coef
 from konomi.training.passes import Models
-from konomi.training.shares import divide, own_rows, whole_generation, whole_rollout
+from konomi.training.shares import own_micro_batches, own_rows, whole_generation, whole_rollout
 
 
 class PPOTrainer:
@@ -86,8 +85,7 @@ class PPOTrainer:
         ]
         self._first_adapters = {name: weight.detach().cpu().clone() for name, weight in adapter_weights(policy.lm).items()}
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision, self.ppo.optimizer)
-        self.reference = (reference.double() if precision == "fp64" else reference).to(self.engine.accelerator.device)
-        check_decoding(policy.lm)
+        self.reference = self.engine.hold(reference.double() if precision == "fp64" else reference)
         self.models = Models(self.engine, policy, self.reference, self.ppo, self.rollout_config.temperature)
         if self.ppo.mini_batch_size < self.engine.processes:
             among = plural(self.engine.processes, "process", "processes")
@@ -200,12 +198,14 @@ class PPOTrainer:
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint. A run that continues from it gives the same bits as one that was never interrupted."""
-        if self.engine.accelerator.is_main_process:
-            save_checkpoint(directory, self.policy, self.engine.optimizer, self.state_dict())
+        with self.engine.whole(state=True) as optimizer:
+            if self.engine.accelerator.is_main_process:
+                save_checkpoint(directory, self.policy, optimizer, self.state_dict())
 
     def load(self, directory: Path) -> None:
         """Restore all state from a checkpoint. Raises RunError, and changes nothing, if it is incomplete."""
-        state = load_checkpoint(directory, self.policy, self.engine.optimizer)
+        with self.engine.whole(changes=True) as optimizer:
+            state = load_checkpoint(directory, self.policy, optimizer)
         self.update, self.kl_coef, self.seed = state["update"], state["kl_coef"], state["seed"]
         self.queries.seed, self.kl_reached = self.seed, bool(state.get("kl_reached", False))
         self.scale = ScoreScale(**state["score_scale"])
@@ -213,7 +213,7 @@ class PPOTrainer:
 
     def restart(self) -> None:
         """Back to the state before the first update. The score scale stays."""
-        with torch.no_grad():
+        with torch.no_grad(), self.engine.whole(changes=True):
             for name, weight in adapter_weights(self.policy.lm).items():
                 weight.copy_(self._first_adapters[name])
             if not self._first_adapters:
@@ -250,19 +250,18 @@ class PPOTrainer:
         return ready.prompts, whole_generation(drawn, ready.mine, self.tokens.pad_id, self.engine)
 
     def _plan(self, rollout: Rollout, epoch: int) -> list[list[Tensor]]:
-        """The mini-batches of an epoch, each a list of this process's micro-batches of row numbers."""
+        """The mini-batches of an epoch, each a list of this process's micro-batches of row numbers; see `own_micro_batches`."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "mini-batches", self.update, epoch, 0))
-        size, each, engine = self.ppo.mini_batch_size, self.ppo.responses_per_prompt, self.engine
+        size, each = self.ppo.mini_batch_size, self.ppo.responses_per_prompt
         together = each if size % each == 0 else 1  # responses to one prompt: it is then computed once for them
         first = torch.randperm(len(rollout) // together, generator=generator) * together
         order = (first[:, None] + torch.arange(together)).flatten()
-        shares = (divide(rows, rollout.lengths, together, engine.processes) for rows in torch.split(order, size))
-        mine = (share[engine.accelerator.process_index] for share in shares)
-        return [micro_batches(rollout.lengths, rows, self.models.micro_batch_tokens) for rows in mine]
+        return [own_micro_batches(rows, rollout.lengths, together, self.models) for rows in torch.split(order, size)]
 
     def _passes(self, rollout: Rollout, epoch: int) -> list[list[Pass]]:
-        """The same as passes of the policy."""
-        return [[self.models.plan(rollout, rows) for rows in mini_batch] for mini_batch in self._plan(rollout, epoch)]
+        """The same as passes of the policy; idle ones for the empty micro-batches."""
+        plan, make = self._plan(rollout, epoch), partial(self.models.plan, rollout)
+        return [[make(rows) if len(rows) else make(parts[0][-1:]).idle() for rows in parts] for parts in plan]
 
     def _experience(
         self, generation: Generation, compared: Comparison, scores_B: Tensor, token_rewards_BR: Tensor | None = None
@@ -293,6 +292,7 @@ class PPOTrainer:
                         self._check_first(figures[-1], experience, sums)
                 norm = self.engine.step(self.ppo.max_grad_norm, first=first)
                 sums.add("ppo/policy/grad_norm", norm, 1)
+        self.engine.gather()
         if not is_processor(device) and self.update + 1 < self.ppo.updates:
             self._prepared = self._prepare(self.update + 1)  # while the device trains
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from konomi.engine.packed import Trunk
-from konomi.engine.rollout import Rollout
+from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import Generation
 from konomi.runs import processes
 from konomi.training.accelerator import Engine
+from konomi.training.passes import Models
 
 
 def divide(rows: Tensor, lengths: Tensor, together: int, parts: int) -> list[Tensor]:
@@ -39,6 +40,18 @@ def divide(rows: Tensor, lengths: Tensor, together: int, parts: int) -> list[Ten
         load, owner[group] = heapq.heappop(loads)
         heapq.heappush(loads, (load + tokens[group], owner[group]))
     return [groups[torch.tensor([each == part for each in owner])].flatten() for part in range(parts)]
+
+
+def own_micro_batches(rows: Tensor, lengths: Tensor, together: int, models: Models) -> list[Tensor]:
+    """This process's part of a mini-batch, see :func:`divide`, in micro-batches.
+
+    A pass of a divided policy is an exchange: there all processes have as many, of which the last ones may be empty.
+    """
+    engine, mine = models.engine, models.engine.accelerator.process_index
+    parts = divide(rows, lengths, together, engine.processes)
+    own = micro_batches(lengths, parts[mine], models.micro_batch_tokens)
+    most = max(len(micro_batches(lengths, part, models.micro_batch_tokens)) for part in parts) if engine.shards else len(own)
+    return own + [rows.new_empty(0)] * (most - len(own))
 
 
 def own_rows(count: int, together: int) -> range:
