@@ -301,6 +301,8 @@ def test_a_reward_model_is_judged_by_its_own_run(tmp_path: Path) -> None:
         (line,) = check_reward_models(asks)
         assert (line.level, "70.0 % (60.0 % to 80.0 %) on 90 held-out prompts, of today" in line.seen) == (level, True)
         assert konomi("doctor", str(run.path)).exit_code == int(level == "broken")
+    (run.path / "eval.json").unlink()
+    assert levels(check_reward_models(asks)) == {"reward: reward model": "look"}
     part = {"kind": "model", "name": str(reward_run(tmp_path, "length", "another").model)}
     asks = job(reward={"kind": "sum", "parts": {"a": part}}, judges={"b": {**part, "normalized": False}})
     told = levels(check_reward_models(asks))

@@ -54,6 +54,8 @@ def quality(name: str, evaluation: Mapping[str, Any], age: str) -> Line:
     """A line on how good a reward model is, from its eval.json; ``age`` in words."""
     held_out = evaluation.get("held_out") or {}
     verdict, accuracy, checked = held_out.get("verdict"), held_out.get("accuracy"), f"{name}: reward model"
+    if not held_out:
+        return look(checked, "nobody knows how good it is: its run has no evaluation", "train it again, to the end")
     if not verdict or not accuracy:
         rank = (held_out.get("spearman") or {}).get("value")
         return Line(checked, f"rank correlation {number(rank)} on held-out texts{age}" if rank is not None else f"evaluated{age}")
