@@ -22,7 +22,7 @@ from konomi.config import RewardTraining, SFTConfig
 from konomi.engine.device import autocast
 from konomi.errors import RunError
 from konomi.runs.signals import Stop
-from konomi.training.checkpoints import Checkpoints, load_random_state, load_training, save_training
+from konomi.training.checkpoints import STATE_FILE, Checkpoints, load_random_state, load_training, save_training
 
 Record = Callable[[int, Mapping[str, float]], None]
 """Takes the number of optimiser steps done and their metrics; see docs/metrics.md."""
@@ -87,7 +87,7 @@ class QuietTrainer(Trainer):  # type: ignore[misc]
         assert self.saving is not None
         if self.args.should_save:
             own = asdict(replace(self.state, log_history=[]))
-            states = {"trainer.json": self.callback.state_dict(), TRAINER_STATE_NAME: own}
+            states = {STATE_FILE: self.callback.state_dict(), TRAINER_STATE_NAME: own}
             step, checkpoints = self.state.global_step, self.saving.checkpoints
             checkpoints.save(step, lambda path: save_training(path, self.model, self.optimizer, states))
             checkpoints.prune(measured=step + 1)
