@@ -10,6 +10,7 @@ texts and figures byte by byte. Prints a table of docs/results.md; with --write 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -23,6 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results.md"
@@ -67,17 +70,18 @@ model.name = "@tune.model"
 data.prompts = "prompts.jsonl"
 rollout.response_tokens = [4, 8]
 reward = { kind = "model", name = "@taste.model" }
-ppo = { episodes = 256, batch_size = 32, baseline_samples = 32, learning_rate = 1e-3, kl_cap = 60 }
+ppo = { episodes = 192, batch_size = 32, baseline_samples = 32, learning_rate = 1e-3, kl_cap = 60 }
 run = { save_every = 2 }
 """
+STAGES = re.findall(r"^\[stages\.(\w+)\]", PIPELINE, re.M)
 JOBS = {
-    "ppo": ["ppo.toml", "ppo.episodes=512", "ppo.learning_rate=1e-3", "run.save_every=3"],
-    "sft": ["sft.toml", "sft.epochs=12", "sft.patience=0", "sft.learning_rate=1e-3", "run.save_every=7"],
+    "ppo": ["ppo.toml", "ppo.episodes=256", "ppo.learning_rate=1e-3", "run.save_every=3"],
+    "sft": ["sft.toml", "sft.epochs=6", "sft.patience=0", "sft.learning_rate=1e-3", "run.save_every=7"],
     "reward": [
-        "reward.toml", "model.name=xlm", "train.batch_size=4", "train.epochs=12", "train.evaluations=2",
+        "reward.toml", "model.name=xlm", "train.batch_size=4", "train.epochs=6", "train.evaluations=2",
         "train.learning_rate=1e-3", "run.save_every=7",
     ],
-    "sample": ["sample.toml", "models.b.name=other", "sample.rounds=40", "sample.batch_size=32"],
+    "sample": ["sample.toml", "models.b.name=other", "sample.rounds=20", "sample.batch_size=32"],
     "run": ["killed.toml"],
     "demo": [],
 }  # fmt: skip
@@ -115,25 +119,33 @@ def begun(verb: str, name: str) -> Path:
     return directory(verb, name) / ("pipeline.json" if verb == "run" else "run.json")
 
 
+def finished(verb: str, name: str) -> bool:
+    """Whether that run is done with all but its last words."""
+    if verb == "run":
+        return all((begun(verb, name).parent / stage / "stage.json").exists() for stage in STAGES)
+    return begun(verb, name).exists() and json.loads(begun(verb, name).read_text("utf-8"))["status"] == "finished"
+
+
 def run(verb: str, name: str, kill_after: float | None = None) -> float | None:
-    """Run a command to its end, and return the seconds from its first file on; or kill it that long after, and return None."""
-    first = begun(verb, name)
-    before = first.stat().st_mtime_ns if first.exists() else 0
-    log = Path(f"{verb}.log").resolve()
+    """Run a command, and return the processor seconds from its first file until it was finished; or kill it after so many, and
+    return None. (A busy machine changes how long a run takes, but not how much it computes.)"""
+    first, log = begun(verb, name), Path(f"{verb}.log").resolve()
+    before, at_first, used = first.stat().st_mtime_ns if first.exists() else 0, 0.0, 0.0
     with log.open("a", encoding="utf-8") as lines:
         process = subprocess.Popen(command(verb, name, bool(before)), stdout=lines, stderr=lines)
-    while process.poll() is None and (not first.exists() or first.stat().st_mtime_ns == before):
+    while process.poll() is None and not finished(verb, name):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            used = sum(psutil.Process(process.pid).cpu_times()[:2])
+        if not first.exists() or first.stat().st_mtime_ns == before:
+            at_first = used
+        elif kill_after is not None and used - at_first >= kill_after:
+            process.kill()
+            process.wait()
+            return None
         time.sleep(0.02)
-    started = time.monotonic()
-    try:
-        process.wait(kill_after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return None
-    if process.returncode:
+    if process.wait():
         sys.exit(f"konomi {verb}, {name}: exit code {process.returncode}; see {log}")
-    return time.monotonic() - started
+    return used - at_first
 
 
 def contents(root: Path) -> Iterator[tuple[str, Any]]:
@@ -152,18 +164,16 @@ def kill_and_compare(verb: str, kills: int, draw: random.Random) -> Result:
     assert seconds is not None
     whole, result = dict(contents(directory(verb, "whole"))), Result()
     while result.kills < kills:
-        name, finished = f"broken-{result.runs}", None
-        while finished is None:
+        name, worked = f"broken-{result.runs}", None
+        while worked is None:
             result.resumed += begun(verb, name).exists()
             killed = result.kills < min(kills, (result.runs + 1) * CHAIN)
-            finished = run(verb, name, draw.uniform(0, seconds) if killed else None)
-            result.kills += finished is None
-            if verb != "run" and json.loads(begun(verb, name).read_text("utf-8"))["status"] == "finished":
-                break  # killed when all was done: there is nothing to resume
+            worked = run(verb, name, draw.uniform(0, seconds) if killed else None)
+            result.kills += worked is None
         result.runs += 1
         now = dict(contents(directory(verb, name)))
         result.different += [f"{name}/{file}" for file in whole.keys() | now.keys() if whole.get(file) != now.get(file)]
-        print(f"{verb}: {result}; a whole run works {seconds:.1f} s", file=sys.stderr)
+        print(f"{verb}: {result}; a whole run takes {seconds:.1f} processor seconds", file=sys.stderr)
     return result
 
 
