@@ -58,7 +58,7 @@ def _log_again(run: RunDir, job: PPOJob, comparison: Mapping[str, Any], report: 
     """Replace the before/after in the run's sinks; in MLflow only if the run is there."""
     info, metrics = run.info, run.read_metrics()
     settings = job.run.model_copy(update={"mlflow": job.run.mlflow and bool(info.get("mlflow_run_id"))})
-    sinks = open_sinks(settings, run, observer.warn, job.data.prompts)
+    sinks = open_sinks(settings, run, observer.warn, job.data.prompts, again=True)
     sinks.log(metrics[-1]["update"] if metrics else 0, comparison_metrics(comparison))
     sinks.artifacts(report, run.compare)
     sinks.end("FINISHED" if info["status"] == "finished" else "FAILED" if info["status"] == "failed" else "KILLED")

@@ -154,9 +154,10 @@ def sink_names(settings: StageConfig) -> list[str]:
 
 
 def open_sinks(
-    settings: StageConfig, run: RunDir, on_warning: Callable[[str], None], data: str, parent: str | None = None
-) -> Sinks:
-    """Start or continue a run's sinks. ``data``: name of what the job reads."""
+    settings: StageConfig, run: RunDir, on_warning: Callable[[str], None], data: str, parent: str | None = None,
+    again: bool = False,
+) -> Sinks:  # fmt: skip
+    """Start or continue a run's sinks. ``data``: name of what the job reads; ``again``: figures of a step may be replaced."""
     info = run.info
 
     def sink(name: Any) -> Sink:
@@ -164,7 +165,7 @@ def open_sinks(
             return TrackerSink(name, run, settings.experiment, on_warning)
         return MlflowSink(
             settings.experiment, run.path.name, run.config, run.path.parent, on_warning,
-            run_id=info.get("mlflow_run_id"), git=info.get("git"), parent=parent,
+            run_id=info.get("mlflow_run_id"), git=info.get("git"), parent=parent, again=again,
             data={"name": data, "digest": info["data_digest"], "source": data},
         )  # fmt: skip
 
