@@ -98,7 +98,7 @@ def browser() -> Iterator[Browser]:
 
     expect.set_options(timeout=20_000)  # the machine may be busy
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 

@@ -282,7 +282,8 @@ TRAINING = {
          LORA + "without_its_adapters"),
     ],
     "models/lora.py": [
-        ("(weight + added)", "weight", "the merged model lacks what adapters add", LORA + "what_is_saved"),
+        ("(layer.base_layer.weight + added)", "layer.base_layer.weight", "the merged model lacks what adapters add",
+         LORA + "what_is_saved"),
         ('stream_seed(seed, "lora")', 'stream_seed(0, "lora")', "one draw for all seeds", LORA + "alpha_scales"),
         ("isinstance(module, (nn.Linear, Conv1D)) and not _is_in(name, heads)", "isinstance(module, (nn.Linear, Conv1D))",
          "a head that is trained whole gets an adapter too", LORA + "a_reward_model_keeps"),

@@ -20,7 +20,7 @@ from konomi.labelling.people import add_person
 from konomi.labelling.queue import Settings
 from people_at_work import store_of
 
-WRITERS, KILLS, TASKS = 3, 2, 45
+WRITERS, KILLS, TASKS = 3, 1, 30
 WRITER = f"""
 import sqlite3, sys, time, uuid
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
