@@ -63,7 +63,7 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything random. Same 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
 
 
-SEVERAL = {"demo", "ppo", "compare"}
+SEVERAL = {"demo", "run", "sft", "sample", "judge", "reward", "ppo", "compare"}
 """The verbs that a launcher may start in several processes."""
 
 

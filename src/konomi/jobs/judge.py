@@ -31,6 +31,7 @@ from konomi.models.reader import check_room
 from konomi.rewards import Reward, build_reward, score
 from konomi.rewards.base import readers
 from konomi.runs.observer import Observer
+from konomi.runs.processes import is_main
 from konomi.seeds import stream_seed
 from konomi.text import plural
 
@@ -72,8 +73,6 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
         first, second = ([_ranking(*each, rater, scale, job.run.seed) for each in _zip(tasks, scores)] for rater in RATERS)
         again = [ranking for task, ranking in _zip(tasks, second) if _is_ranked_again(task, job.judge.overlap, job.run.seed)]
         files = {"rankings": run.path / "rankings.jsonl", "truth": run.path / "truth.jsonl"}
-        write_records(files["rankings"], [*first, *again])
-        write_records(files["truth"], [truth for task, each in _zip(tasks, scores) for truth in _truth(task, each)])
         alike = [pairs_alike(one.ranks, other.ranks) for one, other in _zip(first, second)]
         figures = {
             "tasks": len(tasks),
@@ -85,9 +84,12 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
             "agreement_with_truth_expected": rightly_ordered(gaps, scale),
         }
         about = {"rater": facts["rater"], "people": False, "reward": job.reward.model_dump(mode="json"), **figures}
-        described = run.write_json("manifest.json", {**manifest(files), **about})
-        work.sinks.log(0, {f"stand_in/{name}": value for name, value in figures.items()})
-        work.sinks.artifacts(described, run.path / "config.json")
+        if is_main():
+            write_records(files["rankings"], [*first, *again])
+            write_records(files["truth"], [truth for task, each in _zip(tasks, scores) for truth in _truth(task, each)])
+            described = run.write_json("manifest.json", {**manifest(files), **about})
+            work.sinks.log(0, {f"stand_in/{name}": value for name, value in figures.items()})
+            work.sinks.artifacts(described, run.path / "config.json")
         return result_of(work, started, rankings=str(files["rankings"]), truth=str(files["truth"]), **about)
 
 

@@ -7,7 +7,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.files import writing
 from konomi.jobs.common import locked
 from konomi.jobs.stages import VERSION, Notes, Step, decide, stages_from
-from konomi.runs import environment
+from konomi.runs import environment, processes
 from konomi.runs.directory import EndStatus, RunDir
 from konomi.runs.mlflow import MlflowSink
 from konomi.runs.observer import Observer
@@ -39,25 +40,28 @@ def run_pipeline(
         again: the command that goes on after a stop, for the message.
 
     Raises:
-        ConfigError: the directory is not a pipeline's; ``start`` is no stage.
+        ConfigError: the directory is not a pipeline's; ``start`` is no stage; people are to rank in several processes.
         RunError: another process runs it; a stage did not finish.
         KonomiError: what a stage raised, with the stage's name in front.
         KeyboardInterrupt: a signal stopped it.
     """
     observer, directory = observer or Observer(), Path(directory)
     forgotten = stages_from(stages, start)
-    _make(directory)
-    with stop_on_signal(observer.stopping), locked(directory, lambda: Notes(directory).content):
-        notes = Notes(directory)
+    alone = next((stage.name for stage in stages if stage.do == "label"), None)
+    if alone and processes.several():
+        raise ConfigError(f"stages.{alone}: people rank in one process; run the pipeline without a launcher, at least until then")
+    processes.first(partial(_make, directory))
+    with stop_on_signal(observer.stopping), _opened(directory) as notes:
         notes.set(name=pipeline.name, pid=os.getpid())
         for name in forgotten:
-            (directory / name / "stage.json").unlink(missing_ok=True)
+            if processes.is_main():
+                (directory / name / "stage.json").unlink(missing_ok=True)
             notes.stage(name, status="waiting", key=None)
         parent = _ParentRun(pipeline, stages, notes, observer)
         rows = []
         with parent.ends():
             for number, stage in enumerate(stages, start=1):
-                step = decide(stage, notes.of(stage.name))
+                step = processes.first(lambda stage=stage: decide(stage, notes.of(stage.name)))  # type: ignore[misc]
                 title = f"Stage {number} of {len(stages)}, {stage.name} ({stage.do})"
                 if step.action == "skip":
                     observer.say(f"{title}: skipped, {step.why}")
@@ -65,10 +69,22 @@ def run_pipeline(
                 else:
                     observer.say(f"{title}: {'goes on' if step.action == 'resume' else 'runs'}, {step.why}")
                     _work(step, title, notes, observer, parent, again)
-                rows.append(_row(stage, "skipped" if step.action == "skip" else "finished"))
+                rows.append(processes.first(partial(_row, stage, "skipped" if step.action == "skip" else "finished")))
     return {
         "name": pipeline.name, "pipeline": str(directory), "status": "finished", "stages": rows, "mlflow": parent.address,
     }  # fmt: skip
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[Notes]:
+    """The pipeline's notes, its directory locked by the main process, which alone writes them."""
+    with ExitStack() as stack:
+
+        def lock() -> None:
+            stack.enter_context(locked(directory, lambda: Notes(directory).content))
+
+        processes.first(lock)
+        yield Notes(directory)
 
 
 class _ParentRun:
@@ -85,7 +101,7 @@ class _ParentRun:
 
     def run_id(self) -> str | None:
         """The id that the stages' runs get as their parent."""
-        if self._sink is None and self._pipeline.mlflow:
+        if self._sink is None and self._pipeline.mlflow and processes.is_main():
             params = {"seed": self._pipeline.seed, "stages": {stage.name: stage.do for stage in self._stages}}
             self._sink = MlflowSink(
                 self._pipeline.experiment, self._pipeline.name, params, self._notes.directory, self._observer.warn,
@@ -122,7 +138,7 @@ def runner(verb: str) -> Callable[..., dict[str, Any]]:
 def _work(step: Step, title: str, notes: Notes, observer: Observer, parent: _ParentRun, again: str) -> None:
     """Run or resume a stage."""
     stage, began = step.stage, time.monotonic()
-    if step.action == "run":
+    if step.action == "run" and processes.is_main():
         _move_away(stage.directory)
     notes.stage(stage.name, do=stage.do, status="running", key=step.key, reason=None, seconds=None)
     more = {"resume": stage.directory} if step.action == "resume" else {}
@@ -141,9 +157,9 @@ def _work(step: Step, title: str, notes: Notes, observer: Observer, parent: _Par
             error.args = (f"stage {stage.name}: {error}",)
         raise
     seconds = time.monotonic() - began
-    RunDir(stage.directory).write_json(
-        "stage.json", {"version": VERSION, "key": step.key, "inputs": step.inputs, "seconds": seconds}
-    )
+    if processes.is_main():
+        done = {"version": VERSION, "key": step.key, "inputs": step.inputs, "seconds": seconds}
+        RunDir(stage.directory).write_json("stage.json", done)
     notes.stage(stage.name, status="finished", seconds=seconds)
     observer.say(f"{title}: finished in {duration(seconds)}")
     gc.collect()  # a stage's models are held by cycles of references; the next stage needs the memory

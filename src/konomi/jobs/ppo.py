@@ -34,6 +34,7 @@ from konomi.training.optimizers import check_optimizer
 from konomi.training.ppo import PPOTrainer
 from konomi.training.profile import profiled
 from konomi.training.sharding import check_divisible
+from konomi.training.shares import check_mini_batch
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def run_ppo(
     old = RunDir.open(resume) if resume else None
     check_optimizer(job.ppo.optimizer)
     check_divisible(job)
+    check_mini_batch(job.ppo)
     own = None if prompts is None else as_prompts(itertools.islice(prompts, job.data.limit), job.data, observer.say)
     named = job if reward is None else job.model_copy(update={"reward": reward_config(reward)})
     ready = prepare(named, observer, old, prompts=own, reward=reward)

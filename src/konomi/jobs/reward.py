@@ -28,8 +28,10 @@ from konomi.models.reward_files import NewRewardModel, make_reward_model, rescal
 from konomi.report.advice import too_few
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
+from konomi.runs.processes import is_main
 from konomi.seeds import stream_seed
 from konomi.text import plural
+from konomi.training.batches import micro_batch_size
 from konomi.training.checkpoints import Checkpoints
 from konomi.training.loop import Outcome
 from konomi.training.reward import train_reward_model
@@ -53,6 +55,7 @@ def run_reward(
         KeyboardInterrupt: stopped by a signal; says how to go on. No model was written.
     """
     observer, started = observer or Observer(), time.monotonic()
+    micro_batch_size(job.train, "train")
     old = RunDir.open(resume) if resume else None
     learned, samples, built = prepare_reward(job, observer)
     if job.model.gradient_checkpointing:
@@ -127,6 +130,8 @@ def _train(
 
 
 def _save(job: RewardJob, run: RunDir, model: RewardModel, learned: Learned) -> None:
+    if not is_main():
+        return
     with new_directory(run.model) as draft:
         model.save(draft, {"task": job.train.task, "model": job.model.name, "labels": list(learned.labels)})
     if adapted_layers(model.model):

@@ -21,6 +21,7 @@ from konomi.jobs.common import Work, result_of, resume_command, running
 from konomi.jobs.inputs import check_unchanged, job_inputs, prompts_digest
 from konomi.jobs.prepare import check_context
 from konomi.models.load import Loaded, load_causal_lm
+from konomi.runs import processes
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.seeds import stream_seed
@@ -131,7 +132,6 @@ def run_sample(
                 "rollout.response_tokens or sample.attempts"
             )
         path = work.run.path / "candidates.jsonl"
-        write_records(path, tasks)
         figures = {
             "tasks": len(tasks),
             "candidates": sum(len(task.candidates) for task in tasks),
@@ -140,11 +140,13 @@ def run_sample(
             "tasks_dropped": len(drafts) - len(tasks),
         }
         _warn(figures, observer)
-        described = work.run.write_json("manifest.json", {**manifest({"candidates": path}), "models": about, **figures})
-        work.sinks.log(0, {f"sample/{name}": value for name, value in figures.items()})
-        work.sinks.artifacts(described, work.run.path / "config.json")
-        work.run.set_status("finished")
-        work.run.drawn.unlink(missing_ok=True)
+        if processes.is_main():
+            write_records(path, tasks)
+            described = work.run.write_json("manifest.json", {**manifest({"candidates": path}), "models": about, **figures})
+            work.sinks.log(0, {f"sample/{name}": value for name, value in figures.items()})
+            work.sinks.artifacts(described, work.run.path / "config.json")
+            work.run.set_status("finished")
+            work.run.drawn.unlink(missing_ok=True)
         return result_of(work, started, file=str(path), **figures)
 
 
@@ -228,7 +230,8 @@ def _write(job: SampleJob, writer: Writer, drafts: Sequence[_Draft], kept: _Kept
         for start in range(0, len(waiting), job.sample.batch_size):
             here = waiting[start : start + job.sample.batch_size]
             asked = [queries[id(draft)] for draft, _ in here]
-            drawn = kept.batch((writer.name, attempt, start), partial(_draw, job, writer, here, asked, attempt))
+            draw = partial(processes.divided, list(zip(here, asked, strict=True)), partial(_draw, job, writer, attempt))
+            drawn = kept.batch((writer.name, attempt, start), draw)
             left += [each for each, candidate in zip(here, drawn, strict=True) if not each[0].take(each[1], candidate)]
             done = total - (len(waiting) - start - len(here)) - len(left)
             kept.work.observer.progress(f"candidates of {writer.name}", done, total)
@@ -236,10 +239,9 @@ def _write(job: SampleJob, writer: Writer, drafts: Sequence[_Draft], kept: _Kept
     return again
 
 
-def _draw(
-    job: SampleJob, writer: Writer, places: Sequence[tuple[_Draft, int]], queries: Sequence[Sequence[int]], attempt: int
-) -> list[Candidate]:
-    """One response for each place."""
+def _draw(job: SampleJob, writer: Writer, attempt: int, asked: Sequence[tuple[tuple[_Draft, int], list[int]]]) -> list[Candidate]:
+    """One response for each place, to its query."""
+    places, queries = zip(*asked, strict=True)
     names = [("sample", writer.name, draft.prompt.stream, draft.round, place, attempt) for draft, place in places]
     draws = make_draws(job.rollout, job.run.seed, names)
     model = writer.loaded.model

@@ -25,7 +25,9 @@ from konomi.models.lora import adapted_layers, add_adapters, merged, require_pef
 from konomi.models.policy import train_only
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
+from konomi.runs.processes import is_main
 from konomi.text import plural
+from konomi.training.batches import micro_batch_size
 from konomi.training.checkpoints import Checkpoints
 from konomi.training.loop import Outcome, perplexity
 from konomi.training.sft import check_packing, train
@@ -97,6 +99,8 @@ def _what_there_is(run: RunDir, outcome: Outcome) -> str:
 
 
 def _keep(run: RunDir, loaded: Loaded) -> None:
+    if not is_main():
+        return
     if adapted_layers(loaded.model):
         with new_directory(run.adapter) as draft:
             save_adapter(loaded.model, draft)
@@ -127,6 +131,7 @@ def prepare_sft(job: SFTJob, observer: Observer, run: RunDir | None = None) -> P
     """
     manage_memory()
     require_peft(job.lora)
+    micro_batch_size(job.sft, "sft")
     kind, examples = load_examples(job.data, observer.say)
     if kind == "text" and job.sft.loss == "completion":
         raise ConfigError(

@@ -16,6 +16,7 @@ from konomi.errors import ConfigError, DataError
 from konomi.files import content_sha256
 from konomi.jobs.inputs import file_of
 from konomi.runs.directory import RunDir
+from konomi.runs.processes import is_main
 
 VERSION = 1
 _NO_INPUTS = re.compile(r"run\.(name|mlflow|experiment|sinks\.\d+)")
@@ -44,7 +45,7 @@ class Notes:
     """The content of pipeline.json."""
 
     def __init__(self, directory: Path) -> None:
-        self._place = RunDir(directory)
+        self._place = RunDir(directory, followed=None if is_main() else {})
         content = self._place.read_json("pipeline.json") or {"version": VERSION, "mlflow_run_id": None, "stages": {}}
         if not isinstance(content, dict) or not isinstance(content.get("stages"), dict) or content.get("version") != VERSION:
             raise DataError(

@@ -21,7 +21,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from konomi.config import RewardTraining, SFTConfig
 from konomi.engine.device import autocast
 from konomi.errors import RunError
+from konomi.runs import processes
 from konomi.runs.signals import Stop
+from konomi.training.batches import OwnBatches, OwnLoader, micro_batch_size
 from konomi.training.checkpoints import STATE_FILE, Checkpoints, load_random_state, load_training, save_training
 
 Record = Callable[[int, Mapping[str, float]], None]
@@ -82,6 +84,21 @@ class QuietTrainer(Trainer):  # type: ignore[misc]
         """The context in which the Trainer computes a loss."""
         return autocast(self.args.device, self.precision)
 
+    def get_train_dataloader(self) -> Any:
+        """In several processes the batches are our own."""
+        if not processes.several():
+            return super().get_train_dataloader()
+        args, rows, micro = self.args, len(self.train_dataset), self.args.per_device_train_batch_size
+        step = micro * args.gradient_accumulation_steps * processes.count()
+        return OwnLoader(
+            self.train_dataset, OwnBatches(rows, step, micro, args.data_seed), self.data_collator, self.filler
+        )  # fmt: skip
+
+    @staticmethod
+    def filler(row: Any) -> Any:
+        """A row like this one that nothing is learned from."""
+        raise NotImplementedError
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Called when the callback asks for it."""
         assert self.saving is not None
@@ -109,12 +126,12 @@ class QuietTrainer(Trainer):  # type: ignore[misc]
             load_random_state(Path(checkpoint))
 
 
-def training_arguments(config: SFTConfig | RewardTraining, directory: Path, **more: Any) -> TrainingArguments:
+def training_arguments(config: SFTConfig | RewardTraining, section: str, directory: Path, **more: Any) -> TrainingArguments:
     """The Trainer's arguments for some settings. It saves, reports and prints nothing; ``directory`` stays as it is."""
-    micro = config.micro_batch_size or config.batch_size
+    micro = micro_batch_size(config, section)
     arguments = TrainingArguments(
         output_dir=str(directory), num_train_epochs=config.epochs, per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro, gradient_accumulation_steps=config.batch_size // micro,
+        per_device_eval_batch_size=micro, gradient_accumulation_steps=config.batch_size // (micro * processes.count()),
         learning_rate=config.learning_rate, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm,
         lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
         warmup_steps=config.warmup, save_strategy="no", report_to="none", disable_tqdm=True, logging_nan_inf_filter=False,
@@ -209,6 +226,7 @@ class TrainingCallback(TrainerCallback):  # type: ignore[misc]
         """An optimiser step is done."""
         self.outcome.steps, self.outcome.epochs = state.global_step, float(state.epoch or 0.0)
         self.progress("training", state.global_step, state.max_steps, None)
+        self.stop.agree()
         if self.stop.signal:
             control.should_training_stop = True
         due = bool(self.stop.signal) or (state.global_step < state.max_steps and state.global_step % (self.save_every or 1) == 0)
@@ -248,6 +266,7 @@ class TrainingCallback(TrainerCallback):  # type: ignore[misc]
             self._not_better += 1
             if 0 < self.patience <= self._not_better and step < state.max_steps:
                 self.outcome.early = control.should_training_stop = True
+        self.stop.agree()
         if self.stop.signal:
             control.should_training_stop = True
             control.should_save = step > 0 and self.save_every is not None

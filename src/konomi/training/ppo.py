@@ -31,7 +31,7 @@ from konomi.engine.packed import Trunk
 from konomi.engine.responses import forget_running
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import Generation, generate, make_draws, sample
-from konomi.errors import ConfigError, NotFiniteError
+from konomi.errors import NotFiniteError
 from konomi.models.lora import adapter_weights
 from konomi.models.policy import Policy
 from konomi.report.advice import out_of_range
@@ -39,13 +39,12 @@ from konomi.rewards import Reward, as_reward
 from konomi.runs import processes
 from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
-from konomi.text import plural
 from konomi.training.accelerator import Engine
 from konomi.training.checkpoints import load_checkpoint, save_checkpoint
 from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio, shaped
 from konomi.training.metrics import LOSSES, Clock, Sums, describe, finish, losses, next_kl_coef
 from konomi.training.passes import Models
-from konomi.training.shares import own_micro_batches, own_rows, whole_generation, whole_rollout
+from konomi.training.shares import check_mini_batch, own_micro_batches, own_rows, whole_generation, whole_rollout
 
 
 class PPOTrainer:
@@ -87,10 +86,7 @@ class PPOTrainer:
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision, self.ppo.optimizer)
         self.reference = self.engine.hold(reference.double() if precision == "fp64" else reference)
         self.models = Models(self.engine, policy, self.reference, self.ppo, self.rollout_config.temperature)
-        if self.ppo.mini_batch_size < self.engine.processes:
-            among = plural(self.engine.processes, "process", "processes")
-            few = f"ppo.mini_batch_size = {self.ppo.mini_batch_size} cannot be divided among {among}"
-            raise ConfigError(f"{few}; raise it, or start fewer")
+        check_mini_batch(self.ppo)
         self.update, self.kl_coef, self.kl_reached = 0, self.ppo.kl_coef, False
         self.rate_factor = 1.0
         """What all learning rates are multiplied by. It is not saved: whoever sets it sets it again."""

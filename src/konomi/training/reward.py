@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from konomi.engine.device import autocast, is_processor
 from konomi.models.load import quiet
 from konomi.models.reward import Batch, RewardModel
 from konomi.ops import label_loss, preference_loss, score_loss
+from konomi.runs import processes
 from konomi.runs.signals import Stop
 from konomi.training.checkpoints import read_tensors, save_trained, set_values, trained
 from konomi.training.loop import Outcome, Progress, QuietTrainer, Record, Saving, TrainingCallback, training_arguments
@@ -100,7 +102,8 @@ def collate(model: RewardModel, items: Sequence[dict[str, Any]]) -> dict[str, Te
         width = batch.ids.shape[1]
         parts = [functional.pad(item["hidden"], (0, 0, 0, width - item["hidden"].shape[1])) for item in items]
         tensors["hidden"] = torch.cat(parts)
-    return tensors | targets([item["example"] for item in items])
+    tensors |= targets([item["example"] for item in items])
+    return tensors | ({"filler": torch.tensor(True)} if "filler" in items[0] else {})
 
 
 def task_loss(
@@ -139,13 +142,19 @@ def train_reward_model(
         RunError: the loss is not finite.
     """
     best = directory / BEST
+
+    def keep() -> None:
+        if processes.is_main():
+            save_trained(model, best)
+
     with quiet():
         callback = TrainingCallback(
-            "train", _STEP, _EVALUATION, record, lambda: save_trained(model, best), progress, stop, each_step=False,
+            "train", _STEP, _EVALUATION, record, keep, progress, stop, each_step=False,
             patience=config.patience or 0, save_every=saving.every if saving else None,
         )  # fmt: skip
         outcome = _RewardTrainer(model, train, held_out, config, seed, precision, directory, callback, saving).fit()
     if not stop.signal:
+        processes.wait()  # the main one has written it
         set_values(trained(model), read_tensors(best))
     model.eval()
     return outcome
@@ -159,7 +168,7 @@ class _RewardTrainer(QuietTrainer):
         self.task, self.held_out = config.task, held_out
         every = max(1, -(-len(train) // config.batch_size) // config.evaluations)
         arguments = training_arguments(
-            config, directory, seed=seed % 2**32, data_seed=seed % 2**32, eval_strategy="steps", eval_steps=every,
+            config, "train", directory, seed=seed % 2**32, data_seed=seed % 2**32, eval_strategy="steps", eval_steps=every,
             logging_steps=1, use_cpu=is_processor(model.device), dataloader_pin_memory=False,
         )  # fmt: skip
         super().__init__(
@@ -170,17 +179,26 @@ class _RewardTrainer(QuietTrainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], int]:
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return samples, sum(len(each["targets"]) for each in samples)
+        count = sum(len(each["targets"]) for each in samples if "filler" not in each)
+        return samples, sum(processes.gather(count))
+
+    @staticmethod
+    def filler(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "filler": True}
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         # the Trainer moves everything to the device; sizes and row numbers are for the host
         ids_BL, lengths_B, shared_B = (inputs[name].cpu() for name in ("ids", "lengths", "shared"))
         batch = Batch(ids_BL, lengths_B, shared_B, inputs.get("hidden"))
-        return task_loss(self.task, model(batch), inputs, num_items_in_batch)[0]
+        numbers_NC = model(batch)
+        if "filler" in inputs:
+            return numbers_NC.sum() * 0.0
+        return task_loss(self.task, numbers_NC, inputs, num_items_in_batch)[0] * processes.count()  # the mean is taken of all
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         model: Any = self.model
-        numbers = model.predict([e.texts for e in self.held_out], autocast=self.autocast_smart_context_manager)
+        predict = partial(model.predict, autocast=self.autocast_smart_context_manager)
+        numbers = processes.divided([e.texts for e in self.held_out], predict)
         with torch.no_grad():
             loss, figures = task_loss(self.task, torch.cat(numbers), targets(self.held_out))
         metrics = {"epoch": float(self.state.epoch or 0.0), "eval/loss": float(loss)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,11 @@ def train(
     if precision == "fp64":
         lm.double()
     arguments = training_arguments(
-        sft, directory, eval_strategy="steps" if sft.evaluate_every else "epoch", eval_steps=sft.evaluate_every,
+        sft, "sft", directory, eval_strategy="steps" if sft.evaluate_every else "epoch", eval_steps=sft.evaluate_every,
         eval_do_concat_batches=False, logging_steps=1, dataloader_pin_memory=has_gpu(),
         seed=stream_seed(seed, "sft") % 2**32, data_seed=stream_seed(seed, "sft", "order") % 2**32,
     )  # fmt: skip
-    trainer = QuietTrainer(
+    trainer = _SFTTrainer(
         precision, callback, saving, TokenLoss(lm), arguments, collator, train_dataset=rows, eval_dataset=held_out,
         compute_metrics=_token_mean,
     )  # fmt: skip
@@ -137,6 +138,12 @@ def train(
         lm.eval()
         # this state is global: left in the middle of a batch, the optimiser of the next training would not step
         trainer.accelerator.gradient_state._set_sync_gradients(True)
+
+
+class _SFTTrainer(QuietTrainer):
+    @staticmethod
+    def filler(row: Row) -> Row:
+        return replace(row, labels=[IGNORED] * len(row.ids))
 
 
 def _token_mean(evaluated: Any) -> dict[str, float]:

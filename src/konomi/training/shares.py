@@ -12,12 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from konomi.config import PPOConfig
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import Generation
+from konomi.errors import ConfigError
 from konomi.runs import processes
+from konomi.text import plural
 from konomi.training.accelerator import Engine
 from konomi.training.passes import Models
+
+
+def check_mini_batch(ppo: PPOConfig) -> None:
+    """Raise ConfigError if a mini-batch has fewer responses than there are processes."""
+    if ppo.mini_batch_size < processes.count():
+        among = plural(processes.count(), "process", "processes")
+        raise ConfigError(
+            f"ppo.mini_batch_size = {ppo.mini_batch_size} cannot be divided among {among}; raise it, or start fewer"
+        )
 
 
 def divide(rows: Tensor, lengths: Tensor, together: int, parts: int) -> list[Tensor]:
