@@ -19,12 +19,12 @@ FILES = sorted((Path(__file__).resolve().parents[2] / "examples" / "accelerate")
 def test_launcher_files_are_read_by_accelerate() -> None:
     assert len(FILES) >= 3
     for file in FILES:
-        config, comment = load_config_from_file(str(file)), file.read_text("utf-8").partition("\ncompute_environment")[0]
+        config = load_config_from_file(str(file))
+        comment = "\n".join(line for line in file.read_text("utf-8").splitlines() if line.startswith("#"))
         command = f"accelerate launch --config_file examples/accelerate/{file.name}"
         assert command in comment and "-m konomi ppo CONFIG.toml" in comment, file.name
-        assert all(line.startswith("#") for line in comment.splitlines()), file.name
-        named = {"two": 2, "eight": 8}[file.name.partition("-")[0]]
-        assert named in (config.num_processes, config.num_machines), file.name
+        named = {"two": 2, "eight": 8}.get(file.name.partition("-")[0], config.num_processes)
+        assert named in (config.num_processes, config.num_machines) and config.num_processes > 1, file.name
 
 
 def test_half_of_a_launcher_is_refused_and_a_whole_one_keeps_what_accelerate_reads(monkeypatch: pytest.MonkeyPatch) -> None:
