@@ -62,10 +62,7 @@ class Guards:
         return self.back(Alarm(self.trainer.update + 1, "not_finite", math.nan, 0.0, error.what))
 
     def back(self, alarm: Alarm) -> bool:
-        """Go back to the last good checkpoint before an update, or to the beginning. False: the run has to end.
-
-        Raises RunError: a checkpoint cannot be read.
-        """
+        """Go back to the last good checkpoint before an update, or to the beginning. False: the run has to end."""
         count, most = self._count() + 1, self.settings.retries
         if alarm.detail.startswith("reward") and any(
             each["action"] == "rolled_back" and (each["update"], each["detail"]) == (alarm.update, alarm.detail)
