@@ -192,7 +192,7 @@ def _sampling(gap: float, trainer: PPOTrainer) -> Line:
 
 
 def _start(kl: float, distance: float, precision: str) -> Line:
-    seen = f"KL to the reference {abs(kl):.1e} nats a response"
+    seen = f"KL to the reference {abs(kl):.2g} nats a response"
     if not distance <= RATIO_TOLERANCE[precision]:
         do = "the reference is not the model that training begins from: are adapters in it that have been trained?"
         return broken("KL at the start", f"{seen}, up to {distance:.2g} a token; it has to be 0", do)
