@@ -22,7 +22,7 @@ from konomi.errors import ConfigError, RunError
 from konomi.jobs.pipeline import run_pipeline, runner
 from konomi.runs import processes
 from konomi.runs.directory import RunDir
-from launching import environment, launched
+from launching import environment, launched, run_in_processes
 
 SETTINGS = {
     # 65 texts: in the last step of an epoch one process has none
@@ -69,8 +69,7 @@ def figures(line: dict[str, Any]) -> dict[str, float]:
 
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_two_processes_give_what_one_gives(world: Path) -> None:
-    answer = subprocess.run(launched(2, __file__, "two"), capture_output=True, text=True, timeout=300, env=environment())
-    assert answer.returncode == 0, answer.stderr[-3000:]
+    run_in_processes(2, __file__, "two")
     one = everything(Path("one"))
     first, second = (json.loads(Path(f"seen-2-{i}.json").read_text("utf-8")) for i in (0, 1))
     assert first == second  # both have the main one's results

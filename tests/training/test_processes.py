@@ -6,7 +6,6 @@ The processes run this file: python test_processes.py OUT_DIRECTORY.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from fake_device import DEVICE, fake_device
 from konomi.errors import ConfigError, RunError
 from konomi.runs import processes
 from konomi.training.shares import divide
-from launching import environment, launched
+from launching import run_in_processes
 from tiny_run import CountA, facts, tiny_trainer, weights
 
 UPDATES = 20
@@ -108,10 +108,7 @@ def test_several_processes_train_like_one(tmp_path: Path) -> None:
     seen: dict[int, list[dict[str, Any]]] = {}
     for count in (2, 1, 3):
         if count > 1:
-            answer = subprocess.run(
-                launched(count, __file__, str(tmp_path)), capture_output=True, text=True, timeout=200, env=environment()
-            )  # fmt: skip
-            assert answer.returncode == 0, answer.stderr[-3000:]
+            run_in_processes(count, __file__, str(tmp_path))
         else:
             train(tmp_path)
         seen[count] = [json.loads((tmp_path / f"{count}-{i}.json").read_text("utf-8")) for i in range(count)]
@@ -138,6 +135,17 @@ def test_several_processes_train_like_one(tmp_path: Path) -> None:
             assert step[name] == pytest.approx(own[name], rel=0.02, abs=0.02)
     for count, whole_run in zip((2, 1, 3), expected, strict=True):
         assert seen[count][0]["resumed"] == [whole_run[0], pytest.approx(whole_run[1], rel=1e-9)]
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_what_processes_exchange_is_dense_and_on_their_device() -> None:
+    """NCCL refuses anything else: "Tensors must be CUDA and dense"."""
+    with fake_device():
+        engine = tiny_trainer().engine
+        engine.processes = 2
+        for x in (torch.eye(2).to_sparse(), torch.ones(2, 3).T, torch.tensor(1)):
+            total = engine.total(x)
+            assert (total.device, total.layout) == (DEVICE, torch.strided) and total.is_contiguous()
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])
