@@ -99,12 +99,24 @@ def gae(rewards: Rows, values: Rows, gamma: float, lam: float) -> tuple[Rows, Ro
     return advantages, returns
 
 
-def policy_loss(new: Rows, old: Rows, advantages: Rows, clip: float) -> tuple[float, dict[str, float]]:
+def importance_weights(old: Rows, drawn: Rows, cap: float, level: str) -> Rows:
+    """Of probabilities, not of their logarithms."""
+    ratios = [[math.exp(p) / math.exp(q) for p, q in zip(*rows, strict=True)] for rows in zip(old, drawn, strict=True)]
+    if level == "token":
+        return [[min(ratio, cap) for ratio in row] for row in ratios]
+    wholes = [math.prod(row) for row in ratios]
+    return [[whole if whole <= cap else 0.0] * len(row) for whole, row in zip(wholes, ratios, strict=True)]
+
+
+def policy_loss(
+    new: Rows, old: Rows, advantages: Rows, clip: float, weights: Rows | None = None
+) -> tuple[float, dict[str, float]]:
     terms, sums = [], {"clipped": 0.0, "approx_kl": 0.0, "policy_kl": 0.0, "ratio": 0.0}
-    for p, q, a in zip(flat(new), flat(old), flat(advantages), strict=True):
+    factors = [1.0] * len(flat(new)) if weights is None else flat(weights)
+    for p, q, a, w in zip(flat(new), flat(old), flat(advantages), factors, strict=True):
         ratio = math.exp(p) / math.exp(q)
         near = min(max(ratio, 1 - clip), 1 + clip)
-        terms.append(-min(a * ratio, a * near))
+        terms.append(-w * min(a * ratio, a * near))
         sums["clipped"] += a * near < a * ratio
         sums["approx_kl"] += (p - q) ** 2 / 2
         sums["policy_kl"] += q - p

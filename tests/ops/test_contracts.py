@@ -37,6 +37,9 @@ WRONG = [
     *((f, (*(y if i == place else x for i in range(3)), mask), clip)
       for f in (ops.policy_loss, ops.value_loss) for place in range(3)),
     *((f, (x, x, x, wrong), clip) for f in (ops.policy_loss, ops.value_loss)),
+    (ops.policy_loss, (x, x, x, mask), {**clip, "weights_BR": y}),
+    *((ops.importance_weights, arguments, {"cap": 2.0}) for arguments in ((y, x, mask), (x, y, mask), (x, x, wrong))),
+    (ops.importance_weights, (x[0], x[0], mask[0]), {"cap": 2.0}),
     (ops.linear_logprobs, (x, torch.zeros(5, 4), ids), {}),
     (ops.linear_logprobs, (x, torch.zeros(5, 3), torch.zeros(3).long()), {}),
     (ops.preference_loss, (score, *pair[:2], torch.zeros(2), *pair[3:]), {}),
@@ -83,6 +86,9 @@ MASKED = {
     "rewards": lambda a, b: ops.shaped_rewards(a, b[:, 0], MASK, 0.3),
     "rewards of tokens": lambda a, b, c: ops.shaped_rewards(a, b[:, 0], MASK, 0.3, c),
     "policy loss": lambda a, b, c: ops.policy_loss(a, b, c, MASK, **clip),
+    "weighted policy loss": lambda a, b, c, d: ops.policy_loss(a, b, c, MASK, **clip, weights_BR=d),
+    "weights of tokens": lambda a, b: ops.importance_weights(a, b, MASK, cap=2.0),
+    "weights of sequences": lambda a, b: ops.importance_weights(a, b, MASK, cap=2.0, level="sequence"),
     "value loss": lambda a, b, c: ops.value_loss(a, b, c, MASK, **clip),
 }
 UNMASKED = {

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
-from konomi.ops import masked_sum, policy_loss, value_loss
+from konomi.ops import importance_weights, masked_sum, policy_loss, value_loss
 from oracles import close, quick, ragged
 
 LOSSES = [policy_loss, value_loss]
@@ -87,3 +87,44 @@ def test_losses_by_hand(function, x, target, loss, slope):
     close(actual, loss)
     close(*gradient(actual, new), torch.tensor([slope], dtype=torch.float64))
     assert sums["clipped"] == (slope == 0)
+
+
+# -- weights for responses that another program drew ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@quick
+@given(batch=ragged(holes=True), cap=st.floats(1.1, 4.0), clip=clips)
+def test_weights_are_the_loop_and_multiply_the_terms_of_their_tokens(level, batch, cap, clip):
+    new, old, advantages = arguments(batch)
+    drawn = old + batch.normal(scale=0.5)
+    weights = importance_weights(old, drawn, batch.mask, cap=cap, level=level)
+    expected = oracles.importance_weights(batch.rows(old), batch.rows(drawn), cap, level)
+    close(weights, batch.pad(expected))
+    given_weights = torch.where(batch.mask, weights, torch.nan)
+    loss, sums = policy_loss(new, old, advantages, batch.mask, clip=clip, weights_BR=given_weights)
+    weighted, plain = (oracles.policy_loss(*map(batch.rows, (new, old, advantages)), clip, w) for w in (expected, None))
+    close(loss / batch.mask.sum(), weighted[0])
+    for name, total in plain[1].items():
+        close(sums[name], float(total))
+
+
+def test_equal_log_probabilities_weigh_1_to_the_bit():
+    x, mask = torch.randn(3, 5), torch.ones(3, 5, dtype=torch.bool)
+    for level in ("token", "sequence"):
+        weights = importance_weights(x, x.clone(), mask, cap=2.0, level=level)
+        assert torch.equal(weights, torch.ones(3, 5))
+        both = [policy_loss(x, x, x, mask, clip=0.2, weights_BR=w)[0] for w in (weights, None)]
+        assert torch.equal(*both)
+
+
+def test_weights_by_hand():
+    """Ratios 3 and 1/2, whose product is 1.5; and 3 alone, above the cap."""
+    probabilities = [[[0.6, 0.2], [0.6, 0.9]], [[0.2, 0.4], [0.2, 0.1]]]
+    old, drawn = torch.tensor(probabilities, dtype=torch.float64).log()
+    mask = torch.tensor([[True, True], [True, False]])
+    close(importance_weights(old, drawn, mask, cap=2.0), torch.tensor([[2.0, 0.5], [2.0, 0.0]]).double())
+    close(importance_weights(old, drawn, mask, cap=2.0, level="sequence"), torch.tensor([[1.5, 1.5], [0.0, 0.0]]).double())
+    loss, _ = policy_loss(old, old, torch.tensor([[1.0, -2.0], [5.0, 7.0]]).double(), mask, clip=0.2,
+                          weights_BR=importance_weights(old, drawn, mask, cap=2.0))  # fmt: skip
+    close(loss, -(2.0 * 1.0 - 0.5 * 2.0 + 2.0 * 5.0))

@@ -13,12 +13,12 @@ from konomi.ops.advantages import gae, leave_one_out
 from konomi.ops.head import linear_logprobs
 from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, kl_per_token, shaped_rewards
 from konomi.ops.logits import Blocks, entropy, linear_logits, selected_logprobs
-from konomi.ops.losses import policy_loss, value_loss
+from konomi.ops.losses import importance_weights, policy_loss, value_loss
 from konomi.ops.masked import masked_mean, masked_sum, masked_var, whiten
 from konomi.ops.preference import label_loss, preference_loss, score_loss
 
 __all__ = [
-    "Blocks", "KlKind", "adaptive_kl_coef", "entropy", "full_kl", "gae", "kl_per_token", "label_loss", "leave_one_out",
+    "Blocks", "KlKind", "adaptive_kl_coef", "entropy", "full_kl", "gae", "importance_weights", "kl_per_token", "label_loss", "leave_one_out",
     "linear_logits", "linear_logprobs", "masked_mean", "masked_sum", "masked_var", "policy_loss", "preference_loss", "score_loss",
     "selected_logprobs", "shaped_rewards", "value_loss", "whiten",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The clipped losses of PPO.
+"""The clipped losses of PPO, and weights for responses that another program drew.
 
 Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv:1707.06347). Losses and metrics are sums over
 valid tokens, metrics detached; the caller divides by the count of the whole mini-batch, so that parts of it, in turn or on
@@ -10,23 +10,55 @@ Mask: True counts.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from konomi.ops.masked import check_shapes, masked_sum, zero_masked
 
 
+def importance_weights(
+    old_logprobs_BR: Tensor, drawn_logprobs_BR: Tensor, mask_BR: Tensor, *, cap: float,
+    level: Literal["token", "sequence"] = "token",
+) -> Tensor:  # fmt: skip
+    """Weights for tokens that were drawn with other probabilities than the policy's, before its first step.
+
+    ``rho_t = exp(log p_old - log p_drawn)``. token: ``w_t = min(rho_t, cap)``, truncated importance sampling (Yao et al.
+    2025, "Your efficient RL framework secretly brings you off-policy RL training"). sequence: ``w_t = rho`` of the
+    whole response, the product of its ``rho_t``, and 0 where that is above ``cap``: masked importance sampling (Liu et
+    al. 2025, "When speed kills stability"; masks after IcePop, arXiv:2510.18855, which masks single tokens).
+
+    ``old_logprobs_BR``, ``drawn_logprobs_BR`` [B, R] nats/token, of token t, by the policy and by whatever drew it;
+    ``mask_BR`` [B, R]. Returns [B, R], 0 at padding.
+
+    >>> old, drawn = torch.tensor([[0.6, 0.2, 0.0]]).log(), torch.tensor([[0.2, 0.4, 0.0]]).log()
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> importance_weights(old, drawn, mask, cap=2.0)
+    tensor([[2.0000, 0.5000, 0.0000]])
+    >>> importance_weights(old, drawn, mask, cap=2.0, level="sequence")
+    tensor([[1.5000, 1.5000, 0.0000]])
+    """
+    check_shapes(old_logprobs_BR=old_logprobs_BR, drawn_logprobs_BR=drawn_logprobs_BR, mask_BR=mask_BR)
+    gap_BR = zero_masked(old_logprobs_BR, mask_BR) - zero_masked(drawn_logprobs_BR, mask_BR)
+    if level == "token":
+        return zero_masked(gap_BR.exp().clamp(max=cap), mask_BR)
+    rho_B1 = gap_BR.sum(1, keepdim=True).exp()
+    return zero_masked(torch.where(rho_B1 > cap, 0.0, rho_B1).expand_as(gap_BR), mask_BR)
+
+
 def policy_loss(
-    logprobs_BR: Tensor, old_logprobs_BR: Tensor, advantages_BR: Tensor, mask_BR: Tensor, *, clip: float
-) -> tuple[Tensor, dict[str, Tensor]]:
+    logprobs_BR: Tensor, old_logprobs_BR: Tensor, advantages_BR: Tensor, mask_BR: Tensor, *, clip: float,
+    weights_BR: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """Clipped surrogate, negated: no gain from moving the ratio further out than ``1 +- clip``.
 
     ``ratio = exp(log p_new - log p_old)``, ``loss = sum max(-A ratio, -A clamp(ratio, 1 - clip, 1 + clip))``
     (eq. 7). At ratio 1 its gradient is that of the plain policy gradient, ``-A grad log p``.
 
     ``logprobs_BR``, ``old_logprobs_BR`` [B, R] nats/token, of token t; ``advantages_BR`` [B, R], a constant, whitened
-    as a rule; ``mask_BR`` [B, R]. Returns the loss, a scalar, and
-    ``clipped`` (tokens whose clipped term is strictly larger), ``approx_kl``
+    as a rule; ``mask_BR`` [B, R]; ``weights_BR`` [B, R], constants, from :func:`importance_weights`: each multiplies its
+    token's term. Returns the loss, a scalar, and, without weights, ``clipped`` (tokens whose clipped term is strictly larger), ``approx_kl``
     (``(new - old)^2 / 2``), ``policy_kl`` (``old - new``), ``ratio``.
 
     >>> new, old = torch.tensor([[0.5, 0.0]]).log(), torch.tensor([[0.25, 0.0]]).log()
@@ -39,7 +71,11 @@ def policy_loss(
     ratio_BR = log_ratio_BR.exp()
     plain_BR = -advantages_BR * ratio_BR
     clipped_BR = -advantages_BR * ratio_BR.clamp(1 - clip, 1 + clip)
-    loss = masked_sum(torch.maximum(plain_BR, clipped_BR), mask_BR)
+    surrogate_BR = torch.maximum(plain_BR, clipped_BR)
+    if weights_BR is not None:
+        check_shapes(advantages=advantages_BR, weights=weights_BR)
+        surrogate_BR = surrogate_BR * zero_masked(weights_BR, mask_BR)
+    loss = masked_sum(surrogate_BR, mask_BR)
     metrics = {
         "clipped": (clipped_BR > plain_BR).to(loss.dtype),
         "approx_kl": 0.5 * log_ratio_BR.square(),
