@@ -18,7 +18,7 @@ from konomi.ops.masked import masked_mean, masked_sum, masked_var, whiten
 from konomi.ops.preference import label_loss, preference_loss, score_loss
 
 __all__ = [
-    "Blocks", "KlKind", "adaptive_kl_coef", "entropy", "full_kl", "gae", "importance_weights", "kl_per_token", "label_loss", "leave_one_out",
-    "linear_logits", "linear_logprobs", "masked_mean", "masked_sum", "masked_var", "policy_loss", "preference_loss", "score_loss",
-    "selected_logprobs", "shaped_rewards", "value_loss", "whiten",
+    "Blocks", "KlKind", "adaptive_kl_coef", "entropy", "full_kl", "gae", "importance_weights", "kl_per_token", "label_loss",
+    "leave_one_out", "linear_logits", "linear_logprobs", "masked_mean", "masked_sum", "masked_var", "policy_loss",
+    "preference_loss", "score_loss", "selected_logprobs", "shaped_rewards", "value_loss", "whiten",
 ]  # fmt: skip

@@ -57,8 +57,9 @@ def policy_loss(
     (eq. 7). At ratio 1 its gradient is that of the plain policy gradient, ``-A grad log p``.
 
     ``logprobs_BR``, ``old_logprobs_BR`` [B, R] nats/token, of token t; ``advantages_BR`` [B, R], a constant, whitened
-    as a rule; ``mask_BR`` [B, R]; ``weights_BR`` [B, R], constants, from :func:`importance_weights`: each multiplies its
-    token's term. Returns the loss, a scalar, and, without weights, ``clipped`` (tokens whose clipped term is strictly larger), ``approx_kl``
+    as a rule; ``mask_BR`` [B, R]; ``weights_BR`` [B, R], constants, from :func:`importance_weights`: each multiplies
+    the term of its token. Returns the loss, a scalar, and, none of them weighted,
+    ``clipped`` (tokens whose clipped term is strictly larger), ``approx_kl``
     (``(new - old)^2 / 2``), ``policy_kl`` (``old - new``), ``ratio``.
 
     >>> new, old = torch.tensor([[0.5, 0.0]]).log(), torch.tensor([[0.25, 0.0]]).log()
