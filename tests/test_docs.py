@@ -26,7 +26,8 @@ SECTIONS = {
     "model": configuration.ModelConfig,
     "lora": configuration.LoraConfig,
     "data": configuration.DataConfig,
-    "rollout": configuration.RolloutConfig,
+    "rollout": configuration.SamplingConfig,
+    "rollout.server": configuration.ServerConfig,
     'reward` with `kind = "classifier"': configuration.ClassifierReward,
     'reward` with `kind = "function"': configuration.FunctionReward,
     'reward` with `kind = "http"': configuration.HttpReward,
@@ -125,7 +126,7 @@ def test_every_setting_is_documented_with_its_default_in_the_order_of_a_job() ->
         part = text.split(f"\n## `{title}`", 1)[1].split("\n## ", 1)[0]
         rows = re.findall(r"^\| `\w+` \|.*\|$", part, re.M)
         assert rows == [config_row(key, field) for key, field in section.model_fields.items()], title
-    sections = list(dict.fromkeys(re.split("`", title)[0] for title in SECTIONS))
+    sections = list(dict.fromkeys(re.split("[`.]", title)[0] for title in SECTIONS))
     assert sections[: len(PPOJob.model_fields)] == list(PPOJob.model_fields)
 
 

@@ -28,6 +28,10 @@ UNREACHED = (OSError, http.client.HTTPException)
 """What `Service.once` raises where another try may go better."""
 
 
+class Unanswered(RunError):
+    """The service gave no answer after all tries."""
+
+
 class Refused(RunError):
     """The service answered with an error that another try does not mend."""
 
@@ -65,12 +69,17 @@ class Service:
         """The answer to one request, as JSON, tried again where that may help.
 
         Raises:
-            RunError: no answer after all tries, or one that is an error or no JSON.
+            Unanswered: no answer after all tries.
+            RunError: one that is an error or no JSON.
         """
         return self.retried(lambda: self.once(body, path), tell)
 
     def retried(self, call: Callable[[], Any], tell: Callable[[str], None] = lambda _: None) -> Any:
-        """``call()``, again as often as the settings allow if it raises one of `UNREACHED`; ``tell`` is told of each wait."""
+        """``call()``, again as often as the settings allow if it raises one of `UNREACHED`; ``tell`` is told of each wait.
+
+        Raises:
+            Unanswered: after the last.
+        """
         tries = 0
         while True:
             try:
@@ -80,7 +89,7 @@ class Service:
                 left = self._retries + 1 - tries
                 if not left:
                     times = plural(tries, "try", "tries")
-                    raise RunError(
+                    raise Unanswered(
                         f"{self.label}: no answer after {times}; the last: {why}. Is the service up? See url, timeout and retries"
                     ) from error
             wait = min(MAX_WAIT, self._backoff * 2 ** (tries - 1))

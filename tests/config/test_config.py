@@ -320,5 +320,7 @@ def test_the_printed_file_says_what_an_empty_one_says_and_every_setting_under_wh
             given = required
             if uncommented.get("reward", {}).keys() & {"batch_size", "revision"}:  # no settings of an embedded classifier
                 given = merged(required, {"reward": {"kind": "classifier", "name": "owner/classifier"}})
+            if uncommented.get("rollout", {}).get("server", {}).keys() & {"model", "directory", "token_env"}:
+                given = merged(required, {"rollout": {"server": {"url": "http://localhost"}}})
             assert build(each.job, merged(uncommented, given)) != build(each.job, given), example[1]
         assert "    # not set\n" not in text

@@ -9,16 +9,27 @@ from __future__ import annotations
 from konomi.config.candidates import JudgeConfig, JudgeJob, LabelConfig, LabelJob, SampleConfig, SampleJob
 from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
-from konomi.config.ppo import CompareConfig, DataConfig, LoraConfig, ModelConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig
+from konomi.config.ppo import (
+    CompareConfig,
+    DataConfig,
+    LoraConfig,
+    ModelConfig,
+    PPOConfig,
+    PPOJob,
+    RolloutConfig,
+    RunConfig,
+    SamplingConfig,
+)
 from konomi.config.reward_model import NormalizeConfig, RewardData, RewardJob, RewardTraining
 from konomi.config.rewards import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
 from konomi.config.section import SavedConfig, Section, StageConfig, build, load_config
+from konomi.config.server import ServerConfig
 from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
     "VERBS", "ClassifierReward", "CompareConfig", "DataConfig", "EvaluationConfig", "FunctionReward", "GuardConfig",
     "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig", "LabelJob", "LoraConfig", "ModelConfig", "ModelReward",
     "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline", "RewardConfig", "RewardData", "RewardJob", "RewardTraining",
-    "RolloutConfig", "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob", "SavedConfig",
-    "Section", "Stage", "StageConfig", "SumReward", "build", "load_config", "load_pipeline",
+    "RolloutConfig", "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob", "SamplingConfig", "SavedConfig",
+    "Section", "ServerConfig", "Stage", "StageConfig", "SumReward", "build", "load_config", "load_pipeline",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from konomi.config.ppo import DataConfig, ModelConfig, RolloutConfig
+from konomi.config.ppo import DataConfig, ModelConfig, SamplingConfig
 from konomi.config.rewards import ClassifierReward, Name, RewardConfig
 from konomi.config.section import Positive, Section, Share, StageConfig
 
@@ -40,7 +40,7 @@ class SampleJob(Section):
     models: Annotated[dict[Name, ModelConfig], Field(min_length=1)] = Field(default_factory=_default_models)
     """The models that write, each under a name of one's own: [models.NAME]. The name is kept with each candidate."""
     data: DataConfig = DataConfig()
-    rollout: RolloutConfig = RolloutConfig()
+    rollout: SamplingConfig = SamplingConfig()
     sample: SampleConfig = SampleConfig()
     run: StageConfig = StageConfig()
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.rewards import ClassifierReward, Name, RewardConfig
 from konomi.config.section import Positive, Section, Share, StageConfig, check_held_out, check_multiple
+from konomi.config.server import ServerConfig
 
 
 def _ordered(name: str, pair: tuple[int, int] | None) -> None:
@@ -125,7 +126,7 @@ class DataConfig(Section):
         return self
 
 
-class RolloutConfig(Section):
+class SamplingConfig(Section):
     """How responses are drawn: always from the policy itself, so that what is scored is what was drawn."""
 
     response_tokens: tuple[Positive, Positive] = (10, 24)
@@ -160,11 +161,17 @@ class RolloutConfig(Section):
         return data
 
     @model_validator(mode="after")
-    def _range(self) -> RolloutConfig:
+    def _range(self) -> SamplingConfig:
         _ordered("response_tokens", self.response_tokens)
         if self.missing_eos != "keep" and self.stop == "length":
             raise ValueError('missing_eos is of no use with stop = "length", where no response ends by itself; use stop = "eos"')
         return self
+
+
+class RolloutConfig(SamplingConfig):
+    """How responses are drawn, and by what."""
+
+    server: ServerConfig = ServerConfig()
 
 
 class PPOConfig(Section):

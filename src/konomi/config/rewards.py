@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from konomi.config.section import Positive, Section
+from konomi.config.section import Positive, Section, check_address
 
 Name = Annotated[str, Field(pattern=r"^[\w-]{1,60}$")]
 """A name that a user gives to a part or a judge: it becomes part of a metric's name."""
@@ -105,19 +104,7 @@ class HttpReward(Section):
 
     @model_validator(mode="after")
     def _address(self) -> HttpReward:
-        # not a validator of the field: its messages repeat the value, in which a password may be
-        plain = self.url.isascii() and self.url.isprintable() and " " not in self.url
-        try:
-            parts = urlsplit(self.url)
-            valid = plain and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            valid = False
-        if not valid:
-            raise ValueError("url: not an address; write http://host:port/path or https://..., other characters as %XX")
-        if "@" in self.url:  # a password may have a / in it
-            raise ValueError("url: holds a user or password, which would be written into the run; use token_env")
-        if parts.query:
-            raise ValueError("url: what follows ? may be a key, and would be written into the run; use token_env")
+        check_address(self.url)
         return self
 
 

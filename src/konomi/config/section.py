@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,6 +69,23 @@ def check_held_out(share: float, why: str) -> None:
     """Raise ValueError if there is nothing to hold out, or nothing left."""
     if not 0.0 < share < 1.0:
         raise ValueError(f"held_out = {share:g}: has to be above 0 and below 1; {why}, and training needs the others")
+
+
+def check_address(url: str) -> None:
+    """Raise ValueError unless it is the address of a service, without a secret in it. Call it from a validator of the section:
+    those of a field repeat the value, in which a password may be."""
+    plain = url.isascii() and url.isprintable() and " " not in url
+    try:
+        parts = urlsplit(url)
+        valid = plain and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("url: not an address; write http://host:port/path or https://..., other characters as %XX")
+    if "@" in url:  # a password may have a / in it
+        raise ValueError("url: holds a user or password, which would be written into the run; use token_env")
+    if parts.query:
+        raise ValueError("url: what follows ? may be a key, and would be written into the run; use token_env")
 
 
 JobT = TypeVar("JobT", bound=Section)

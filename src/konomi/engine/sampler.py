@@ -1,4 +1,4 @@
-"""Batched sampling with a key-value cache: the only sampling in the package.
+"""Batched sampling with a key-value cache: the only sampling in the package (a server may do it: `konomi.engine.server`).
 
 Tokens are drawn from soft-max(logits / temperature), without top-k, top-p or penalties, so that sampler and losses have the same
 distribution. Each response has its own random stream, one uniform number a token, so that its neighbours in the batch do not
@@ -9,7 +9,7 @@ Shape suffixes: B sequences, b of them still running, R response tokens, D width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from konomi.config import RolloutConfig
+from konomi.config import SamplingConfig
 from konomi.data.tokens import Tokens, pad_right
 from konomi.engine.decoding import cache_bytes, check_decoding
 from konomi.engine.device import cache_size, send
@@ -39,7 +39,7 @@ class Draws:
     """[B, R] float64 in [0, 1): one a token."""
 
 
-def make_draws(config: RolloutConfig, seed: int, names: Sequence[tuple[str | int, ...]]) -> Draws:
+def make_draws(config: SamplingConfig, seed: int, names: Sequence[tuple[str | int, ...]]) -> Draws:
     """The random numbers of the responses called ``names`` in the run with this seed, each from a stream of its own."""
     low, high = config.response_tokens
     uniforms_BR, stream = torch.empty(len(names), high + 1, dtype=torch.float64), torch.Generator()
@@ -49,6 +49,11 @@ def make_draws(config: RolloutConfig, seed: int, names: Sequence[tuple[str | int
     if config.stop == "eos":
         lengths_B = torch.full_like(lengths_B, high)
     return Draws(lengths_B, uniforms_BR[:, 1:])
+
+
+def stops(tokens: Tokens, config: SamplingConfig) -> frozenset[int]:
+    """The tokens that stop a response."""
+    return tokens.eos_ids if config.stop != "length" else frozenset()
 
 
 @dataclass(frozen=True)
@@ -64,10 +69,12 @@ class Generation:
     """``values`` of the hidden state that the token was drawn from; 0 without it."""
     trunk: Trunk | None
     """What went into ``trunk_layer``."""
+    served: bool = False
+    """A server drew them: its log-probabilities are not quite the policy's, and there are no entropies and values."""
 
 
 def sample(
-    lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig,
+    lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: SamplingConfig,
     name: str = "the model",
 ) -> Rollout:  # fmt: skip
     """The rollout of :func:`generate`."""
@@ -76,7 +83,7 @@ def sample(
 
 @torch.no_grad()
 def generate(
-    lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: RolloutConfig,
+    lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: SamplingConfig,
     name: str = "the model", values: Callable[[Tensor], Tensor] | None = None, trunk_layer: int | None = None,
     with_entropy: bool = True,
 ) -> Generation:  # fmt: skip
@@ -102,7 +109,7 @@ def generate(
         RunError: the model's logits are NaN or infinite.
     """
     check_decoding(lm)
-    ends = tokens.eos_ids if config.stop != "length" else frozenset()
+    ends = stops(tokens, config)
     order = draws.lengths.argsort(descending=True, stable=True)  # so that those that end early are at the end
     room = max(map(len, queries)) + draws.uniforms.shape[1]
     turns: list[tuple[Tensor, Responses]] = []
@@ -115,15 +122,21 @@ def generate(
             )
     out = _join(turns)
     _check_finite(out.figures[0], name)
-    response_lengths_B = out.lengths.cpu()
-    responses = [row[:n] for row, n in zip(out.ids.tolist(), response_lengths_B.tolist(), strict=True)]
-    ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], tokens.pad_id)
-    ended_B = torch.tensor([response[-1] in ends for response in responses])
-    rollout = Rollout(ids_BL, torch.tensor([len(query) for query in queries]), response_lengths_B, ended_B)
+    responses = [row[:n] for row, n in zip(out.ids.tolist(), out.lengths.tolist(), strict=True)]
+    rollout = rollout_of(queries, responses, ends, tokens.pad_id)
     width = rollout.mask.shape[1]
     logprobs_BR, entropy_BR, values_BR = out.figures[:, :, :width]
-    trunk = out.trunk and Trunk(out.trunk.layer, out.trunk.hidden[:, : ids_BL.shape[1]])
+    trunk = out.trunk and Trunk(out.trunk.layer, out.trunk.hidden[:, : rollout.ids.shape[1]])
     return Generation(rollout, logprobs_BR, entropy_BR, values_BR, trunk)
+
+
+def rollout_of(
+    queries: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], ends: Collection[int], pad_id: int
+) -> Rollout:
+    """Queries and the responses drawn for them; ``ends``: the tokens that stop a response."""
+    ids_BL, _ = pad_right([[*q, *r] for q, r in zip(queries, responses, strict=True)], pad_id)
+    asked_B, drawn_B = (torch.tensor([len(each) for each in rows]) for rows in (queries, responses))
+    return Rollout(ids_BL, asked_B, drawn_B, torch.tensor([response[-1] in ends for response in responses]))
 
 
 def _check_finite(logprobs_BR: Tensor, name: str) -> None:

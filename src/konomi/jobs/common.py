@@ -25,6 +25,7 @@ from konomi.runs.environment import machine, typed
 from konomi.runs.observer import Observer
 from konomi.runs.signals import Stop, stop_on_signal
 from konomi.runs.sinks import Sinks, open_sinks, sink_names
+from konomi.service import Unanswered
 from konomi.text import plural
 
 if TYPE_CHECKING:
@@ -172,10 +173,10 @@ def resume_command(work: Work, verb: str, saved: Callable[[], str]) -> Iterator[
     """Add to an interruption how to resume the run, and, unless it came after a save, what is ``saved``."""
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Unanswered) as error:
         until = "" if work.run.info["status"] == "stopped" else f"{saved()}; "
         again = f"go on with: {typed('konomi')} {verb} --resume {shlex.quote(str(work.run.path))}"
-        raise KeyboardInterrupt(f"{error}; {until}{again}") from None
+        raise type(error)(f"{error}; {until}{again}") from error.__cause__
 
 
 def saved_until(checkpoints: Checkpoints) -> str:

@@ -21,7 +21,7 @@ from konomi.jobs.common import Work, go_on, result_of, resume_command, running, 
 from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.evaluation import Evaluations, best_of
 from konomi.jobs.guards import Guards
-from konomi.jobs.prepare import PROMPTS, Prepared, job_of, models_of, prepare
+from konomi.jobs.prepare import PROMPTS, Prepared, job_of, longest_asked, models_of, prepare
 from konomi.models.lora import adapted_layers, require_peft, reset_adapters
 from konomi.report.advice import kl_missed, over_the_run, too_few
 from konomi.rewards import reward_config
@@ -33,6 +33,7 @@ from konomi.training.checkpoints import Checkpoints, load_weights
 from konomi.training.optimizers import check_optimizer
 from konomi.training.ppo import PPOTrainer
 from konomi.training.profile import profiled
+from konomi.training.served import serving
 from konomi.training.sharding import check_divisible
 from konomi.training.shares import check_mini_batch
 
@@ -54,8 +55,6 @@ def run_ppo(
     parent: str | None = None, prompts: Iterable[Any] | None = None, reward: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a job, or continue the one in the directory ``resume``; return what ``--json`` prints.
-
-    Settings, prompts, reward and model are checked before anything is written.
 
     Args:
         job: the settings.
@@ -81,15 +80,21 @@ def run_ppo(
     named = job if reward is None else job.model_copy(update={"reward": reward_config(reward)})
     ready = prepare(named, observer, old, prompts=own, reward=reward)
     policy, reference = models_of(job, ready.loaded)
-    with running(named, root, observer, fields=ready.fields, parent=parent, resume=old) as work:
+    with (
+        serving(job.rollout.server, longest_asked(job, ready), policy, observer.warn) as sampler,
+        running(named, root, observer, fields=ready.fields, parent=parent, resume=old) as work,
+    ):
         job = named if own is None or old else processes.first(partial(_keep_prompts, named, work.run, own))
         trainer = PPOTrainer(
             policy, reference, ready.tokens, ready.prompts, ready.reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
             seed=job.run.seed, precision=ready.precision, failed_texts=work.run.path / "failed_texts.jsonl", judges=ready.judges,
+            sampler=sampler,
         )  # fmt: skip
         checkpoints = Checkpoints(work.run.checkpoints, job.run.keep)
         if resume:
             go_on(work, checkpoints, trainer.load)
+        if sampler:
+            sampler.probe(trainer, work.run.path)
         guards, evaluations = Guards(job, work, trainer, checkpoints), Evaluations(job, work, trainer, ready)
         training = _Training(job, work, trainer, checkpoints, guards, evaluations)
         work.start(job.data.prompts, _facts(training, ready), job.ppo.updates)

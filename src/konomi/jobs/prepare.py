@@ -161,6 +161,11 @@ def check_lengths(job: PPOJob, prompts: Sequence[Prompt], loaded: Loaded) -> Non
     check_context(max(map(len, queries)), job.rollout.response_tokens[1], loaded)
 
 
+def longest_asked(job: PPOJob, ready: Prepared) -> int:
+    """Tokens of the longest query of training with the longest response."""
+    return max(map(len, _longest_queries(job, ready.tokens, ready.prompts))) + job.rollout.response_tokens[1]
+
+
 def check_reading(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt], rewards: list[Reward], observer: Observer) -> None:
     """Warn where a reward or judge may read a text only in part; see :func:`konomi.models.reader.check_room`."""
     if cutting := readers(*rewards):

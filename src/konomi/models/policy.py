@@ -91,9 +91,13 @@ class Policy(nn.Module):
 
         ``own_names``: keep the model's own names and shapes of weights; its family's files may differ (experts one by one).
         """
+        self.save_lm(directory, own_names)
+        self._save_head(directory)
+
+    def save_lm(self, directory: str | Path, own_names: bool = False) -> None:
+        """The same without the value head."""
         with quiet():
             merged(self.lm).save_pretrained(directory, save_original_format=not own_names)
-        self._save_head(directory)
 
     def save_adapter(self, directory: str | Path) -> None:
         """Write the adapters, as peft does, and the value head beside them."""

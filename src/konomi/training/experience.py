@@ -215,6 +215,8 @@ class Comparison:
     penalty: Tensor
     sampler_gap: Tensor | None
     """How far the ratio of the trainer's to the sampler's probabilities was from 1, where they were compared before training."""
+    drawn: Tensor | None
+    """Log-probabilities by the server that drew the responses."""
 
 
 @dataclass(frozen=True)
@@ -226,10 +228,14 @@ class Experience(Comparison):
     advantages: Tensor
     returns: Tensor
     trunk: Trunk | None
+    weights: Tensor | None
+    """Importance weights of responses that a server drew."""
 
     def learned_from(self) -> Tensor:
-        """[4, B, R]: what the losses read: log-probabilities and values of the old policy, advantages, returns."""
-        return torch.stack([self.logprobs, self.values, self.advantages, self.returns])
+        """[C, B, R]: what the losses read: log-probabilities and values of the old policy, advantages, returns; weights, if there
+        are any."""
+        parts = (self.logprobs, self.values, self.advantages, self.returns, self.weights)
+        return torch.stack([part for part in parts if part is not None])
 
 
 def ratio_gap(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:

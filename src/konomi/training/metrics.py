@@ -13,6 +13,7 @@ from torch import Tensor
 from konomi import ops
 from konomi.config import PPOConfig
 from konomi.engine.forward import Evaluation
+from konomi.errors import NotFiniteError
 from konomi.runs import processes
 from konomi.statistics.variety import repeated_share
 from konomi.training.experience import Experience, ScoredRollout, ratio_gap
@@ -127,6 +128,11 @@ def describe(e: Experience, scored: ScoredRollout, clipped_B: Tensor, kl_coef: f
     sums.add("ppo/scores_clipped", clipped_B.sum(), responses)
     if e.sampler_gap is not None:
         sums.most("ppo/policy/sampler_gap", e.sampler_gap)
+    if e.drawn is not None and e.weights is not None:
+        gap_BR = ((e.logprobs - e.drawn) * e.mask).abs()
+        sums.add("ppo/server/gap_mean", gap_BR.sum(), valid)
+        sums.most("ppo/server/gap_max", gap_BR.max())
+        sums.add("ppo/server/weight_mean", e.weights.sum(), valid)
     return sums
 
 
@@ -138,23 +144,34 @@ LOSSES = (
 
 
 def losses(
-    new: Evaluation, old_4N: Tensor, mask_N: Tensor, ppo: PPOConfig, first: Tensor
+    new: Evaluation, old_CN: Tensor, mask_N: Tensor, ppo: PPOConfig, first: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The losses of a micro-batch, summed over its tokens: policy, value; `LOSSES`; how far the largest ratio is from 1.
 
-    ``old_4N``: see `Experience.learned_from`. ``first`` (bool): no step has been taken since the responses were drawn, so that
+    ``old_CN``: see `Experience.learned_from`. ``first`` (bool): no step has been taken since the responses were drawn, so that
     this pass is that of the old policy.
     """
-    old_N, values_N, advantages_N, returns_N = old_4N
+    old_N, values_N, advantages_N, returns_N, *weights = old_CN
     gap = ratio_gap(new.logprobs.detach(), old_N, mask_N)
     old_N = torch.where(first, new.logprobs.detach(), old_N)
-    policy, pg = ops.policy_loss(new.logprobs, old_N, advantages_N, mask_N, clip=ppo.clip)
+    weights_N = weights[0] if weights else None
+    policy, pg = ops.policy_loss(new.logprobs, old_N, advantages_N, mask_N, clip=ppo.clip, weights_BR=weights_N)
     value, v = ops.value_loss(new.values, values_N, returns_N, mask_N, clip=ppo.value_clip)
     sums = [
         policy.detach(), pg["clipped"], pg["approx_kl"], pg["policy_kl"], pg["ratio"],
         value.detach(), v["clipped"], v["error"], v["prediction"],
     ]  # fmt: skip
     return policy, value, torch.stack(sums), gap
+
+
+def check_gradient(norm: float, update: int) -> None:
+    """Raise NotFiniteError if the norm of an update's gradient is NaN or infinite."""
+    if not math.isfinite(norm):
+        raise NotFiniteError(
+            f"update {update}: the gradient is not finite. The last checkpoint is untouched; try a lower "
+            'ppo.learning_rate, or model.precision = "fp32"',
+            "gradient",
+        )
 
 
 def finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:

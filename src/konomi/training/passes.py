@@ -27,7 +27,7 @@ from konomi.errors import RunError
 from konomi.models.policy import Policy, same_weights
 from konomi.runs import processes
 from konomi.training.accelerator import Engine
-from konomi.training.experience import Comparison, recompute_logprobs
+from konomi.training.experience import Comparison, ratio_gap, recompute_logprobs
 
 T = TypeVar("T")
 
@@ -121,15 +121,21 @@ class Models:
             with self.engine.autocast():
                 return scatter((pair for p in passes for pair in self.attempt(results, rollout, [p])), len(rollout))
 
-        own_B = torch.cat([p.rows for mini_batch in plan for p in mini_batch if p.count]).sort().values
-        policy_3BR, gap = torch.stack([generation.logprobs, generation.values, generation.entropy]), None
-        if self.inexact:
+        every = [p for mini_batch in plan for p in mini_batch]
+        own_B, drawn_BR, gap = torch.cat([p.rows for p in every if p.count]).sort().values, None, None
+        policy_3BR = torch.stack([generation.logprobs, generation.values, generation.entropy])
+        if generation.served:
+            policy_3BR = each(self._policy, every)
+        elif self.inexact:
             policy_3BR, gap = recompute_logprobs(
                 policy_3BR, mask_BR, lambda passes: each(self._policy, passes), plan, self.engine
             )
-            if self.engine.processes > 1:
-                others_B = torch.ones(len(rollout), dtype=torch.bool).index_fill(0, own_B, False)
-                policy_3BR = self.engine.total(policy_3BR.masked_fill(send(others_B, mask_BR.device)[:, None], 0.0))
+        if (generation.served or self.inexact) and self.engine.processes > 1:
+            others_B = torch.ones(len(rollout), dtype=torch.bool).index_fill(0, own_B, False)
+            policy_3BR = self.engine.total(policy_3BR.masked_fill(send(others_B, mask_BR.device)[:, None], 0.0))
+        if generation.served:
+            drawn_BR = generation.logprobs.to(policy_3BR)
+            gap = ratio_gap(policy_3BR[0], drawn_BR, mask_BR)
         logprobs_BR, values_BR, entropy_BR = policy_3BR
         if first and same_weights(self.policy.lm, self.reference):
             reference_BR = logprobs_BR
@@ -137,11 +143,10 @@ class Models:
             rows = micro_batches(rollout.lengths, own_B, self.micro_batch_tokens)
             reference_BR = self.engine.total(each(self._reference, [self.plan(rollout, part) for part in rows])[0])
         if self.ppo.kl_penalty == "full":
-            every = [p for mini_batch in plan for p in mini_batch]
             penalty_BR = self.engine.total(each(self._full_kl, every)[0])
         else:
             penalty_BR = ops.kl_per_token(logprobs_BR, reference_BR, self.ppo.kl_penalty)
-        return Comparison(mask_BR, logprobs_BR, values_BR, entropy_BR, logprobs_BR - reference_BR, penalty_BR, gap)
+        return Comparison(mask_BR, logprobs_BR, values_BR, entropy_BR, logprobs_BR - reference_BR, penalty_BR, gap, drawn_BR)
 
     def _policy(self, p: Pass, trunk: Trunk | None) -> Tensor:
         policy: Evaluation = self.engine.wrapped(p, self.temperature, trunk)

@@ -42,8 +42,9 @@ from konomi.seeds import stream_seed
 from konomi.training.accelerator import Engine
 from konomi.training.checkpoints import load_checkpoint, save_checkpoint
 from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio, shaped
-from konomi.training.metrics import LOSSES, Clock, Sums, describe, finish, losses, next_kl_coef
+from konomi.training.metrics import LOSSES, Clock, Sums, check_gradient, describe, finish, losses, next_kl_coef
 from konomi.training.passes import Models
+from konomi.training.served import Served, check_gap
 from konomi.training.shares import check_mini_batch, own_micro_batches, own_rows, whole_generation, whole_rollout
 
 
@@ -61,6 +62,7 @@ class PPOTrainer:
         seed: of everything random.
         precision: fp32, bf16 (mixed) or fp64.
         failed_texts: file for the texts at which the reward failed.
+        sampler: draws the responses, instead of the policy itself.
 
     Raises:
         ConfigError: a mini-batch has fewer responses than there are processes.
@@ -71,10 +73,10 @@ class PPOTrainer:
         self, policy: Policy, reference: PreTrainedModel, tokens: Tokens, prompts: Iterable[str | Mapping[str, Any] | Prompt],
         reward: Reward | Callable[..., Any], *, ppo: PPOConfig | None = None, rollout: RolloutConfig | None = None,
         data: DataConfig | None = None, seed: int = 0, precision: str = "fp32", failed_texts: Path | None = None,
-        judges: Mapping[str, Reward] | None = None,
+        judges: Mapping[str, Reward] | None = None, sampler: Served | None = None,
     ) -> None:  # fmt: skip
         self.ppo, self.rollout_config = ppo or PPOConfig(), rollout or RolloutConfig()
-        self.policy, self.tokens, self.seed, self.failed_texts = policy, tokens, seed, failed_texts
+        self.policy, self.tokens, self.seed, self.failed_texts, self.sampler = policy, tokens, seed, failed_texts, sampler
         prompts = as_prompts(prompts, data)
         self.scorer = Scorer(tokens, as_reward(reward, prompts[0].columns), judges or {}, self.rollout_config, failed_texts)
         self.queries = QueryStream(prompts, tokens, data or DataConfig(), seed)
@@ -137,8 +139,9 @@ class PPOTrainer:
         experience = self._experience(generation, compared, scored.scores, scored.token_rewards)
         clipped_B = (self.scale or ScoreScale()).normalised(scored.scores).abs() > self.score_clip
         sums = describe(experience, scored, clipped_B, self.kl_coef)
-        kl = sums.means()["objective/kl"]
-        self._check_kl(kl)
+        means = sums.means()
+        check_gap(means.get("ppo/server/gap_mean", 0.0), self.update + 1)
+        self._check_kl(kl := means["objective/kl"])
         clock.lap("reward")
 
         # 4. Train
@@ -152,12 +155,7 @@ class PPOTrainer:
         # 5. Metrics
         check_ratio(means.pop("ratio_gap", 0.0), self.engine.precision, self.update + 1)
         metrics = finish(means, ppo.vf_coef)
-        if not math.isfinite(metrics.get("ppo/policy/grad_norm", 0.0)):
-            raise NotFiniteError(
-                f"update {self.update + 1}: the gradient is not finite. The last checkpoint is untouched; try a lower "
-                'ppo.learning_rate, or model.precision = "fp32"',
-                "gradient",
-            )
+        check_gradient(metrics.get("ppo/policy/grad_norm", 0.0), self.update + 1)
         metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": ppo.learning_rate * rate}
         metrics |= {f"time/ppo/{phase}": seconds for phase, seconds in clock.seconds.items()}
         metrics["episodes/per_second"] = ppo.batch_size / clock.seconds["total"]
@@ -234,10 +232,12 @@ class PPOTrainer:
         ready, unread = self._prepared, self.models.recomputes
         if ready is None or ready.key != (self.seed, self.update):
             ready = self._prepare(self.update)
+        if self.sampler:
+            self.sampler.hand_over()
 
         def drawn() -> Generation:
             with self.engine.autocast():
-                return generate(
+                return (self.sampler or generate)(
                     self.policy.lm, self.tokens, ready.queries, ready.draws, self.rollout_config,
                     f"update {self.update + 1}: the policy", None if unread else self.policy.values, self.models.trunk_layer,
                     with_entropy=not unread,
@@ -271,17 +271,17 @@ class PPOTrainer:
             advantages_BR = ops.whiten(advantages_BR, mask_BR)
         return Experience(
             **vars(compared), rollout=generation.rollout, trunk=generation.trunk, rewards=rewards_BR,
-            advantages=advantages_BR, returns=returns_BR,
+            advantages=advantages_BR, returns=returns_BR, weights=self.sampler.weights(compared) if self.sampler else None,
         )  # fmt: skip
 
     @record_function("train")
     def _train(self, experience: Experience, first_plan: list[list[Pass]], sums: Sums) -> None:
-        old_4BR, device = experience.learned_from(), self.engine.accelerator.device
+        old_CBR, device = experience.learned_from(), self.engine.accelerator.device
         for epoch in range(self.ppo.epochs):
             plan = first_plan if epoch == 0 else self._passes(experience.rollout, epoch)
             for number, passes in enumerate(plan):
                 first = epoch == 0 and number == 0
-                for count, figures in self._gradient(experience, old_4BR, passes, first):
+                for count, figures in self._gradient(experience, old_CBR, passes, first):
                     for name, total in zip(LOSSES, figures, strict=False):
                         sums.add(name, total, count, partial=True)
                     if first:
@@ -292,12 +292,12 @@ class PPOTrainer:
         if not is_processor(device) and self.update + 1 < self.ppo.updates:
             self._prepared = self._prepare(self.update + 1)  # while the device trains
 
-    def _gradient(self, e: Experience, old_4BR: Tensor, passes: list[Pass], first: bool) -> list[tuple[int, Tensor]]:
+    def _gradient(self, e: Experience, old_CBR: Tensor, passes: list[Pass], first: bool) -> list[tuple[int, Tensor]]:
         """Make the gradient of a mini-batch; tokens and figures of its micro-batches."""
-        count = self.engine.total(send(torch.tensor(sum(p.count for p in passes)), old_4BR.device))
+        count = self.engine.total(send(torch.tensor(sum(p.count for p in passes)), old_CBR.device))
 
         def micro_batch(p: Pass, begins: bool, ends: bool) -> tuple[int, Tensor]:
-            inputs = (p.select(old_4BR), count, send(torch.tensor(first), old_4BR.device))
+            inputs = (p.select(old_CBR), count, send(torch.tensor(first), old_CBR.device))
             with self.engine.sync(last=ends):
                 call = partial(self._losses, begins=begins)
                 return p.count, self.models.run(call, p, e.trunk, *inputs, key=("train", begins)).clone()
@@ -315,12 +315,12 @@ class PPOTrainer:
         if experience.sampler_gap is None:
             sums.most("ppo/policy/sampler_gap", gap)
 
-    def _losses(self, p: Pass, trunk: Trunk | None, old_4N: Tensor, count: Tensor, first: Tensor, begins: bool = True) -> Tensor:
+    def _losses(self, p: Pass, trunk: Trunk | None, old_CN: Tensor, count: Tensor, first: Tensor, begins: bool = True) -> Tensor:
         """Add the gradient of a micro-batch, ``count`` tokens being in the mini-batch that it ``begins`` or not; its `LOSSES`
         and gap of the ratio. ``first``: no step has been taken in this update."""
         with self.engine.differentiable():
             with self.engine.autocast():
                 new = self.engine.wrapped(p, self.rollout_config.temperature, trunk, with_entropy=False)
-            policy, value, figures, gap = losses(new, old_4N, p.valid, self.ppo, first)
+            policy, value, figures, gap = losses(new, old_CN, p.valid, self.ppo, first)
             self.engine.backward(policy / count + self.ppo.vf_coef * (value / count), begins)
         return torch.cat([figures, gap[None]])

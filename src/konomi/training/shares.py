@@ -106,7 +106,7 @@ def whole_generation(draw: Callable[[], Generation], drawn: range, pad: int, eng
     if trunk is not None:
         hidden_DBL = _spread(trunk.hidden.movedim(-1, 0), drawn, rollout.ids.shape, engine)
         trunk = Trunk(trunk.layer, hidden_DBL.movedim(0, -1).contiguous())
-    return Generation(rollout, figures_3BR[0], figures_3BR[1], figures_3BR[2], trunk)
+    return Generation(rollout, figures_3BR[0], figures_3BR[1], figures_3BR[2], trunk, part.served)
 
 
 def _spread(x_CbR: Tensor, mine: range, shape: Sequence[int], engine: Engine) -> Tensor:
