@@ -22,6 +22,11 @@ from tiny import tiny_tokenizer
 NAME = "tiny"
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # all responses of an update are asked for at once
+
+
 @functools.cache
 def tokens_of(ends: tuple[int, ...]) -> Tokens:
     """The tokenizer with these ends of text."""
@@ -80,8 +85,7 @@ class TinyServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.http.daemon_threads = True
+        self.http = _Listener(("127.0.0.1", port), Handler)
         self.port = self.http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True)

@@ -58,11 +58,11 @@ def test_a_run_on_a_server_that_dies_goes_on_when_it_is_back(world: Path, monkey
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_what_is_wrong_with_the_server_is_told_before_a_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving(load_causal_lm(ModelConfig(name="lm")).model, context=12) as server:
+    with serving(load_causal_lm(ModelConfig(name="lm")).model, context=11) as server:
         for settings, message in (
             (["rollout.server.url=http://127.0.0.1:9"], "rollout.server http://127.0.0.1:9: "),
             ([f"rollout.server.url={server.url}", "rollout.server.model=other"], "serves tiny; name one of them"),
-            ([f"rollout.server.url={server.url}"], "its context of 12 tokens is too short"),
+            ([f"rollout.server.url={server.url}"], "its context of 11 tokens is too short"),
             (["rollout.server.url=nowhere"], "rollout.server: url: not an address"),
             (["rollout.server.timeout=5"], "rollout.server: timeout is of no use without url"),
         ):

@@ -172,6 +172,7 @@ class RolloutConfig(SamplingConfig):
     """How responses are drawn, and by what."""
 
     server: ServerConfig = ServerConfig()
+    """What draws the responses, if not konomi itself."""
 
 
 class PPOConfig(Section):

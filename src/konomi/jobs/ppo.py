@@ -91,10 +91,7 @@ def run_ppo(
             sampler=sampler,
         )  # fmt: skip
         checkpoints = Checkpoints(work.run.checkpoints, job.run.keep)
-        if resume:
-            go_on(work, checkpoints, trainer.load)
-        if sampler:
-            sampler.probe(trainer, work.run.path)
+        _take_up(work, trainer, checkpoints, resume is not None)
         guards, evaluations = Guards(job, work, trainer, checkpoints), Evaluations(job, work, trainer, ready)
         training = _Training(job, work, trainer, checkpoints, guards, evaluations)
         work.start(job.data.prompts, _facts(training, ready), job.ppo.updates)
@@ -111,6 +108,14 @@ def run_ppo(
             best=best_of(work.run.info, checkpoints), guards=work.run.info.get("guards") or [],
             last_update=next(reversed(work.run.read_metrics()), None),
         )  # fmt: skip
+
+
+def _take_up(work: Work, trainer: PPOTrainer, checkpoints: Checkpoints, going_on: bool) -> None:
+    """Load the newest checkpoint of a run that goes on; make sure that an inference server takes the weights."""
+    if going_on:
+        go_on(work, checkpoints, trainer.load)
+    if trainer.sampler:
+        trainer.sampler.probe(trainer, work.run.path)
 
 
 def _train(training: _Training, profile: bool) -> None:
