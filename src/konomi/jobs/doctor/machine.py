@@ -163,7 +163,8 @@ def check_time(job: PPOJob, pace: Pace, held_out: int) -> list[Line]:
     update, around = pace.update(job), pace.around(job, held_out)
     total = job.ppo.updates * update + around
     share = job.ppo.batch_size * pace.reward / update
-    seen = f"{about(total)}: {plural(job.ppo.updates, 'update')} of {update:.2g} s, what is around them {about(around)}"
+    each = f"{update:.2g} s" if update < 99 else about(update).removeprefix("about ")
+    seen = f"{about(total)}: {plural(job.ppo.updates, 'update')} of {each}, what is around them {about(around)}"
     do = 'train less of the model (lora.rank, model.top_layers, model.freeze = "embeddings"), or shorter texts, or on a GPU'
     slow = f"{pace.reward:.2g} s a text, {percent(share)} of an update"
     return [
