@@ -67,7 +67,8 @@ def _sft(job: SFTJob, observer: Observer) -> list[Line]:
     same = {tuple(row.ids) for row in ready.rows} & {tuple(row.ids) for row in ready.held_out}
     steps = -(-len(ready.rows) // job.sft.batch_size) * job.sft.epochs
     rate = check_rate("sft.learning_rate", job.sft.learning_rate, job.lora.rank is not None, times=5)
-    lines = [*hearing.lines, _held_out(held_out), rate]
+    enough = held_out >= 10  # a loss is a mean over all their tokens
+    lines = [*hearing.lines, Line("held out", plural(held_out, "text")) if enough else _held_out(held_out), rate]
     if same:
         lines.append(look("leaks", f"{plural(len(same), 'text')} learned and held out", "remove them from the texts"))
     seen = f"{plural(learned, 'text')} ({ready.kind}), {plural(steps, 'step')}"
