@@ -17,6 +17,7 @@ from typing import Any
 from konomi.config import PPOJob
 from konomi.errors import NotFiniteError, RunError
 from konomi.jobs.common import Work
+from konomi.reading import written_by_konomi
 from konomi.runs import processes
 from konomi.runs.observer import StepResult
 from konomi.training.checkpoints import Checkpoints
@@ -33,7 +34,8 @@ class Guards:
         self.watch = Watch(job.ppo.batch_size, job.ppo.kl_cap, job.guard.off)
         self.events: list[dict[str, Any]] = work.run.info.get("guards") or []
         self.lines: list[Mapping[str, Any]] = [*processes.first(work.run.read_metrics)]
-        self._take_up()
+        with written_by_konomi(work.run.path):
+            self._take_up()
 
     def _take_up(self) -> None:
         """Go on after the update where the trainer is now. What is seen of later ones will be seen again."""
