@@ -222,7 +222,6 @@ OPS = {
         ("* zero_masked(weights_BR, mask_BR)", "* 1", "weights are not used"),
         ("* zero_masked(weights_BR, mask_BR)", "* zero_masked(weights_BR**2, mask_BR)", "weights count twice"),
         ("* zero_masked(weights_BR, mask_BR)", "* weights_BR", "weight garbage"),
-        ("check_shapes(advantages=advantages_BR, weights=weights_BR)", "pass", "shape of the weights not checked"),
         ("gap_BR = zero_masked(old_logprobs_BR, mask_BR) - zero", "gap_BR = old_logprobs_BR - zero", "garbage in the weights"),
         ("mask_BR) - zero_masked(drawn", "mask_BR) + zero_masked(drawn", "sign of the drawn log-probability"),
         ("- zero_masked(drawn_logprobs_BR, mask_BR)", "- drawn_logprobs_BR", "drawn garbage in the weights"),

@@ -74,7 +74,6 @@ def policy_loss(
     clipped_BR = -advantages_BR * ratio_BR.clamp(1 - clip, 1 + clip)
     surrogate_BR = torch.maximum(plain_BR, clipped_BR)
     if weights_BR is not None:
-        check_shapes(advantages=advantages_BR, weights=weights_BR)
         surrogate_BR = surrogate_BR * zero_masked(weights_BR, mask_BR)
     loss = masked_sum(surrogate_BR, mask_BR)
     metrics = {
