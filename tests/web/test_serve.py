@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from typer.testing import CliRunner
 
 from command_line import child
@@ -30,6 +31,7 @@ from konomi.labelling.people import add_person, all_people, find_person, new_tok
 from konomi.labelling.project import open_project
 from konomi.web.figures import Figures
 from konomi.web.network import address_of, check_host, listen
+from konomi.web.serve import serve
 from label_site import OURS, Server, candidates_file, environment, free_port, make_project, serving, wait_for
 
 CLIENTS, EACH, KILLS = 20, 10, 4
@@ -283,6 +285,24 @@ def test_a_server_in_the_background_ends_by_sigterm(tmp_path: Path) -> None:
         process.terminate()
         process.communicate(timeout=60)
     assert process.returncode in (-signal.SIGTERM, 0)
+
+
+def test_a_signal_while_the_server_is_set_up_waits_until_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once it would break off what a library does, in whatever state that is."""
+    configure, done = uvicorn.Config.configure_logging, []
+
+    def interrupted(config: uvicorn.Config) -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.raise_signal(number)
+        configure(config)
+        done.append(config)
+
+    monkeypatch.setattr(uvicorn.Config, "configure_logging", interrupted)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    said: list[str] = []
+    assert serve(make_project(tmp_path / "P"), say=said.append, until=lambda _: False) is False
+    assert len(done) == len(said) == 1 and said[0].startswith("open http://127.0.0.1:")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_figures_are_found_after_those_who_rank(tmp_path: Path) -> None:

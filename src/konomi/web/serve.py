@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -86,10 +87,11 @@ def serve(
             say(line)
         if project is not None and not first:
             say(_second(project))
-        server = _server(app)
+        server, came = stack.enter_context(_ended_by_signals(app))
         ending = _Ending(app.state.site, until, server) if until is not None else None
-        stack.enter_context(_ended_by_hangup(server))
         server.run(sockets=[listening])
+        if came:
+            return False
         if ending is not None and ending.error is not None:
             raise ending.error
         return ending is not None and ending.over
@@ -118,14 +120,25 @@ def _server(app: FastAPI) -> Server:
 
 
 @contextlib.contextmanager
-def _ended_by_hangup(server: Server) -> Iterator[None]:
-    """Stop on SIGHUP too; uvicorn handles only SIGINT and SIGTERM."""
-    numbers = set(ending_signals()) - {signal.SIGINT, signal.SIGTERM}
-    if threading.current_thread() is not threading.main_thread():
-        numbers = set()
-    before = {number: signal.signal(number, server.handle_exit) for number in numbers}
+def _ended_by_signals(app: FastAPI) -> Iterator[tuple[Server, list[int]]]:
+    """The server of an app, and the signals that came: each stops it, one that comes while it is set up as soon as it runs.
+
+    uvicorn handles only SIGINT and SIGTERM, only while it runs, and sends them again afterwards.
+    """
+    came: list[int] = []
+    server: Server | None = None
+
+    def handle(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        if server is not None:
+            server.should_exit = True
+
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handle) for number in ending_signals() if here}
     try:
-        yield
+        server = _server(app)
+        server.should_exit = bool(came)
+        yield server, came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
