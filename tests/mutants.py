@@ -3,9 +3,9 @@
     python tests/mutants.py              all mutants; a table of who killed whom; exit 1 if one survives
     python tests/mutants.py 0 7 12       these only
 
-Those of ``konomi.ops`` are for all of ``tests/ops``, the others for the test that faults.py names. Each runs in a fork of one
-process that has torch imported already, on a copy of the package, so that it costs a second or two and the working tree is
-never touched. Needs ``os.fork`` (Linux, macOS).
+Those of ``konomi.ops`` are for all of ``tests/ops``, the others for the test that faults.py names, which has to pass without a
+mutant. Each runs in a fork of one process that has torch imported already, on a copy of the package, so that it costs a second or
+two and the working tree is never touched. Needs ``os.fork`` (Linux, macOS).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def run_tests(package: Path, mutant: Mutant | None) -> str:
 
     if not str(konomi.__file__).startswith(str(package)):
         return "NOT RUN: another konomi was imported"
-    options = ["-x", "-q", "-c", os.devnull, "--rootdir", str(TESTS), "--noconftest", "--assert=plain", "-p", "no:cacheprovider"]
+    options = ["-x", "-q", "-c", os.devnull, "--rootdir", str(TESTS), "--assert=plain", "-p", "no:cacheprovider"]
     if mutant and mutant.test:
         file, _, name = mutant.test.partition("::")
         batches = [[str(TESTS / file), "-k", name]]
@@ -86,12 +86,21 @@ def run_tests(package: Path, mutant: Mutant | None) -> str:
     return ""
 
 
+def healthy(chosen: list[Mutant]) -> str:
+    """Run the tests that mutants name without any mutant; the first that fails, or ''."""
+    names: dict[str, set[str]] = {}
+    for file, _, name in (mutant.test.partition("::") for mutant in chosen if mutant.test):
+        names.setdefault(file, set()).add(name)
+    tests = (f"{file}::{' or '.join(sorted(each))}" for file, each in names.items())
+    return next(filter(None, (trial(Mutant("", "", "", "", test)) for test in tests)), "")
+
+
 def trial(mutant: Mutant | None) -> str:
     """Fork, apply ``mutant`` to a copy of the package, and return the test that fails first, or ''."""
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "konomi"
         shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        if mutant:
+        if mutant and mutant.old:
             source = (copy / mutant.file).read_text("utf-8")
             (copy / mutant.file).write_text(source.replace(mutant.old, mutant.new), "utf-8")
         answer = Path(directory) / "answer"
@@ -129,10 +138,10 @@ def main(arguments: list[str]) -> int:
         import transformers  # noqa: F401
     torch.set_num_threads(1)
     gc.freeze()
-    if not arguments and (failure := trial(None)):
+    chosen = [int(number) for number in arguments] or range(len(MUTANTS))
+    if failure := ("" if arguments else trial(None)) or healthy([MUTANTS[number] for number in chosen]):
         print(f"the tests fail without any mutant: {failure}")
         return 1
-    chosen = [int(number) for number in arguments] or range(len(MUTANTS))
     survivors, start = 0, time.monotonic()
     for number in chosen:
         mutant = MUTANTS[number]

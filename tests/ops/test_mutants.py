@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -32,14 +31,22 @@ def test_every_named_test_exists():
 
 
 @pytest.mark.skipif(not hasattr(mutants.os, "fork"), reason="the script forks")
-def test_a_handful_is_killed():
+def test_a_handful_is_killed_and_a_test_that_always_fails_kills_none(tmp_path):
     """All of them take minutes: ``python tests/mutants.py``."""
+    (tmp_path / "test_broken.py").write_text("def test_broken(no_such_fixture):\n    pass\n")
     chosen = [
         next(i for i, mutant in enumerate(mutants.MUTANTS) if mutant.note == note)
         for note in ("sign of the penalty", "one token too many", "ranks of other texts")
     ]
-    script = [sys.executable, str(Path(mutants.__file__)), *map(str, chosen)]
-    answer = subprocess.run(script, capture_output=True, text=True, timeout=300)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    script = f"""if True:
+        import sys
+        sys.path.insert(0, {str(mutants.TESTS)!r})
+        import mutants
+        assert mutants.main({[*map(str, chosen)]}) == 0
+        mutants.MUTANTS[0] = mutants.MUTANTS[{chosen[1]}]._replace(test={f"{tmp_path}/test_broken.py::test_broken"!r})
+        sys.exit(mutants.main(["0"]))"""
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert answer.returncode == 1, answer.stdout + answer.stderr
     assert "3 mutants, 3 killed, 0 survive" in answer.stdout
+    assert "the tests fail without any mutant: " in answer.stdout.splitlines()[-1]
     assert answer.stdout.count(".py::test_") == 3
