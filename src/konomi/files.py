@@ -281,6 +281,17 @@ def _sync_names(directory: Path) -> None:
         os.close(opened)
 
 
+def remove_drafts(directory: Path) -> None:
+    """Remove what a killed process had half-written there. One that came between the two names of :func:`new_directory` left the
+    old directory under another name: it gets its own back."""
+    for old in directory.glob(".*.old"):
+        whole = directory / old.name[1:-4]
+        shutil.rmtree(old) if whole.exists() else old.rename(whole)
+    for path in directory.glob(".*"):
+        if re.fullmatch(r"\..+\.[0-9]+(\.tmp)?", path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """A draft directory that replaces ``path`` in one step when the block ends without an error, and is removed otherwise.

@@ -169,6 +169,8 @@ def test_the_best_stays_until_there_is_a_better_one_or_the_run_goes_back_before_
         checkpoints.prune(measured=number + 1)
         assert (update_of_best(), [update for update, _ in checkpoints.all()]) == (min(number, 2), [number])
     assert {path.name for path in checkpoints.directory.iterdir()} == {"best", "update-00003"}
+    checkpoints.best.rename(checkpoints.directory / ".best.old")  # a save was killed between the two names
+    checkpoints.make()
     fresh = tiny_trainer(episodes=64)
     fresh.load(checkpoints.best)
     assert fresh.update == 2

@@ -138,6 +138,7 @@ def go_on(work: Work, checkpoints: Checkpoints, load: Callable[[Path], None]) ->
     """
     run, warn = work.run, work.observer.warn
     forget_peak_memory()
+    checkpoints.make()
     try:
         update = checkpoints.load_newest(load, warn)
     except RunError as error:

@@ -25,8 +25,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -180,14 +178,8 @@ class RunDir:
 
     def remove_drafts(self) -> None:
         """Remove what a killed process had half-written. Only for whoever holds the run's lock."""
-        if self._followed is not None:
-            return
-        for old in self.path.glob(".*.old"):
-            whole = self.path / old.name[1:-4]
-            shutil.rmtree(old) if whole.exists() else old.rename(whole)
-        for path in self.path.glob(".*"):
-            if re.fullmatch(r"\..+\.[0-9]+(\.tmp)?", path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if self._followed is None:
+            files.remove_drafts(self.path)
 
     def truncate_after(self, update: int) -> None:
         """Drop the metrics, samples and evaluations of updates after ``update``: the run goes on from an older checkpoint."""

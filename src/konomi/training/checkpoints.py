@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from konomi.errors import RunError
-from konomi.files import new_directory, sync_file, writing
+from konomi.files import new_directory, remove_drafts, sync_file, writing
 from konomi.models.lora import ADAPTER_FILE, adapted_layers, adapter_weights
 from konomi.models.policy import VALUE_HEAD_FILE, Policy
 from konomi.runs.processes import is_main, wait
@@ -80,13 +80,12 @@ class Checkpoints:
         return self.directory / "best"
 
     def make(self) -> None:
-        """Make the directory, and remove what a save that was killed has left there."""
+        """Make the directory, and remove what a save that was killed has left there; a best one that it had moved comes back."""
         if not is_main():
             return
         with writing(self.directory):
             self.directory.mkdir(exist_ok=True)
-            for left in filter(Path.is_dir, self.directory.glob(".*")):
-                shutil.rmtree(left)
+            remove_drafts(self.directory)
 
     def prune(self, measured: int) -> None:
         """Keep the newest good ones and all that are newer; the policy after update ``measured`` - 1 is good."""
