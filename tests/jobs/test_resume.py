@@ -129,6 +129,11 @@ def test_candidates_are_drawn_once(world: Path) -> None:
     interrupted("sample", Interrupting(("candidates of a", 21)), *settings)
     lines = lines_of(drawn)
     lines[0]["candidates"][0]["text"] = "of the first session"
+    short = lines[0]["candidates"][1:]
+    for wrong in ({"batch": 3}, {"batch": lines[0]["batch"], "candidates": short}, {**lines[0], "candidates": [{"text": 3}] * 7}):
+        write_rows(drawn, [wrong, *lines[1:]])
+        refused = konomi("sample", "--resume", "runs/broken", code=2).stderr.splitlines()[-1]
+        assert "holds what konomi does not write" in refused or "6 candidates, not 7, of batch" in refused
     write_rows(drawn, lines)
     konomi("sample", "--resume", "runs/broken", code=0)
     assert "of the first session" in (broken / "candidates.jsonl").read_text("utf-8")

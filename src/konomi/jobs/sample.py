@@ -21,6 +21,7 @@ from konomi.jobs.common import Work, result_of, resume_command, running
 from konomi.jobs.inputs import check_unchanged, job_inputs, prompts_digest
 from konomi.jobs.prepare import check_context
 from konomi.models.load import Loaded, load_causal_lm
+from konomi.reading import written_by_konomi
 from konomi.runs import processes
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
@@ -65,18 +66,27 @@ class _Kept:
             work.run.remove_drafts()
             work.run.set_status("running")
         rows = work.run.read_drawn() if going_on else []
-        self._batches = {tuple(row["batch"]): [Candidate(**each) for each in row["candidates"]] for row in rows}
+        with written_by_konomi(work.run.path):
+            self._batches = {tuple(row["batch"]): [_candidate(**each) for each in row["candidates"]] for row in rows}
 
-    def batch(self, name: tuple[str, int, int], draw: Callable[[], list[Candidate]]) -> list[Candidate]:
-        """A batch by model, attempt and place of its first candidate: drawn and kept, unless it is there."""
+    def batch(self, name: tuple[str, int, int], count: int, draw: Callable[[], list[Candidate]]) -> list[Candidate]:
+        """A batch of ``count`` by model, attempt and place of its first candidate: drawn and kept, unless it is there."""
         if name not in self._batches:
             drawn = self._batches[name] = draw()
             self.work.run.append_drawn({"batch": name, "candidates": [vars(each) for each in drawn]})
-        return self._batches[name]
+        if len(kept := self._batches[name]) != count:
+            raise DataError(f"{self.work.run.drawn}: {len(kept)} candidates, not {count}, of batch {name}; delete that line")
+        return kept
 
     def saved(self) -> str:
         """What is kept, in words."""
         return f"{plural(sum(map(len, self._batches.values())), 'candidate')} kept"
+
+
+def _candidate(text: str, source: dict[str, Any]) -> Candidate:
+    if not isinstance(text, str):
+        raise TypeError("a candidate that is no text")
+    return Candidate(text, dict(source))
 
 
 @dataclass(frozen=True)
@@ -231,7 +241,7 @@ def _write(job: SampleJob, writer: Writer, drafts: Sequence[_Draft], kept: _Kept
             here = waiting[start : start + job.sample.batch_size]
             asked = [queries[id(draft)] for draft, _ in here]
             draw = partial(processes.divided, list(zip(here, asked, strict=True)), partial(_draw, job, writer, attempt))
-            drawn = kept.batch((writer.name, attempt, start), draw)
+            drawn = kept.batch((writer.name, attempt, start), len(here), draw)
             left += [each for each, candidate in zip(here, drawn, strict=True) if not each[0].take(each[1], candidate)]
             done = total - (len(waiting) - start - len(here)) - len(left)
             kept.work.observer.progress(f"candidates of {writer.name}", done, total)
