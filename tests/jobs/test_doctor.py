@@ -18,6 +18,7 @@ from konomi.config.pipeline import verb_of
 from konomi.config.section import read_toml
 from konomi.data.records import Prompt
 from konomi.engine.memory import Setting, Shape
+from konomi.jobs.common import locked
 from konomi.jobs.doctor.lines import Line
 from konomi.jobs.doctor.machine import check_memory, plan
 from konomi.jobs.doctor.prompts import check_prompts, leaked
@@ -345,6 +346,8 @@ def test_of_a_run_that_went_wrong_it_says_what_since_when_and_what_to_change(tmp
     event = {"update": 7, "guard": "judge", "action": "warned", "en": "A text. Mend it.", "ja": ""}
     run.note(pid=2**22 + 1, guards=[event, event])  # no process has this number
     compared(run, 0.4, 0.9, repetition=0.4)
+    with locked(run.path, dict):  # by a process that has another number, on another machine
+        assert any("still running, 16 updates" in line["seen"] for line in asked(str(run.path), code=1)["lines"])
     found = asked(str(run.path), code=1)
     told = {line["checked"]: line for line in found["lines"]}
     assert told["guard judge"]["level"] == "broken" and "from update 7 on, 2 times: A text" in told["guard judge"]["seen"]

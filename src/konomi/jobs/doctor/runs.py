@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +59,7 @@ def _status(run: RunDir, verb: str) -> Line:
     if status == "finished":
         return Line("the run", seen)
     if status == "running":
-        if _lives(info.get("pid")) and _held(run):
+        if _held(run):
             return Line("the run", f"still running, {plural(updates, 'update')} so far")
         return broken("the run", f"killed after {plural(updates, 'update')}: nobody works on it any more", again)
     if status == "failed":
@@ -70,19 +69,8 @@ def _status(run: RunDir, verb: str) -> Line:
     return look("the run", f"{seen}: {reason}", again)
 
 
-def _lives(pid: Any) -> bool:
-    """Whether a process of this number exists."""
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, TypeError, ValueError):
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def _held(run: RunDir) -> bool:
-    """Whether a process has locked the run."""
+    """Whether a process has locked the run, here or on another machine. A kill ends its lock."""
     if not (run.path / ".lock").is_file():
         return False
     try:
