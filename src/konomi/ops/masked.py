@@ -91,21 +91,16 @@ def masked_var(x: Tensor, mask: Tensor, unbiased: bool = True) -> Tensor:
     return squares / (mask.sum() - int(unbiased)).clamp(min=1)
 
 
-def whiten(
-    x_BR: Tensor, mask_BR: Tensor, *, shift_mean: bool = True, eps: float = 1e-8, mean: Tensor | float | None = None,
-    var: Tensor | float | None = None,
-) -> Tensor:  # fmt: skip
+def whiten(x_BR: Tensor, mask_BR: Tensor, *, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
     """Bring valid positions to mean 0 and variance 1: ``w = (x - mean) / sqrt(var + eps)``, without unit.
 
     ``x_BR`` [B, R] (any shape is taken), e.g. advantages; ``shift_mean=False`` adds the mean back, as for rewards.
-    ``mean`` and ``var`` (unbiased) default to those of ``x_BR``: give those of the whole batch where it is spread over
-    processes. Where we differ from TRL 0.11: masked positions come back as 0, not as a shifted 0.
+    Where we differ from TRL 0.11: masked positions come back as 0, not as a shifted 0.
 
     >>> whiten(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]))
     tensor([[-0.7071,  0.7071,  0.0000]])
     """
     x_BR = zero_masked(x_BR, mask_BR)
-    mean = masked_mean(x_BR, mask_BR) if mean is None else mean
-    var = masked_var(x_BR, mask_BR) if var is None else var
+    mean, var = masked_mean(x_BR, mask_BR), masked_var(x_BR, mask_BR)
     scaled_BR = (x_BR - mean) / (var + eps) ** 0.5
     return zero_masked(scaled_BR if shift_mean else scaled_BR + mean, mask_BR)
