@@ -35,7 +35,7 @@ class Unanswered(RunError):
 class Refused(RunError):
     """The service answered with an error that another try does not mend."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int = 0) -> None:  # 0: one process gets it from another, with the status behind
         super().__init__(message)
         self.status = status
 

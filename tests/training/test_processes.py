@@ -6,8 +6,11 @@ The processes run this file: python test_processes.py OUT_DIRECTORY.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ import pytest
 import torch
 
 from fake_device import DEVICE, fake_device
+from konomi.config import HttpReward
 from konomi.errors import ConfigError, RunError
+from konomi.rewards import build_reward, score
 from konomi.runs import processes
 from konomi.training.shares import divide
 from launching import run_in_processes
@@ -41,6 +46,35 @@ class PerText(CountA):
     """A reward whose texts may be divided, such as a model."""
 
     divisible = True
+
+
+class Answers(BaseHTTPRequestHandler):
+    """The lengths of texts; it refuses "??"."""
+
+    def do_POST(self) -> None:
+        texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["texts"]
+        answer = json.dumps([len(text) for text in texts]).encode()
+        self.send_response(400 if "??" in texts else 200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def asked_by_http() -> dict[str, Any]:
+    """What a service says of texts, which it is asked for once."""
+    os.environ["no_proxy"] = "127.0.0.1"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    reward = build_reward(HttpReward(kind="http", url=processes.shared(f"http://127.0.0.1:{server.server_port}/")), ["topic"])
+    rows = ["b", "d?"], {"topic": [1, 2]}
+    told = {"scores": score(reward, ["a", "c"], *rows, save_to=None)}
+    told["refused"] = refused(lambda: score(reward, ["?", "?"], ["?", "?"], rows[1], save_to=None), RunError)
+    processes.wait()
+    server.shutdown()
+    return told
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -81,6 +115,7 @@ def train(out: Path) -> dict[str, Any]:
         found["broken"] = refused(lambda: tiny_trainer(**settings(reward=reward)).step(), RunError)
         sparse = torch.eye(2).to_sparse()
         found["dense"] = long.engine.total(sparse).tolist()
+        found["http"] = asked_by_http()
     (out / f"{found['processes']}-{processes.index()}.json").write_text(json.dumps(found), encoding="utf-8")
     processes.leave()
     return found
@@ -127,6 +162,7 @@ def test_several_processes_train_like_one(tmp_path: Path) -> None:
         assert "ppo.mini_batch_size = 1 cannot be divided among" in first["refused"]
         assert {each["broken"] for each in seen[count]} == {first["broken"]} and "returned nan" in first["broken"]
         assert first["dense"] == [[count, 0.0], [0.0, count]]
+        assert first["http"]["scores"] == [2.0, 3.0] and "answered HTTP 400" in first["http"]["refused"]
     drift = torch.tensor(seen[2][0]["weights"]) - torch.tensor(alone["weights"])
     assert float(drift.abs().mean()) < 1e-6
     close(seen[2][0]["frozen layers"], alone["frozen layers"], 1e-5)

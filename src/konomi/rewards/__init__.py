@@ -11,7 +11,6 @@ from konomi.config import FunctionReward, HttpReward, ModelReward, RewardConfig,
 from konomi.errors import ConfigError, ModelError
 from konomi.files import model_path
 from konomi.rewards.base import Reward, WeightedSum, score
-from konomi.runs.processes import first
 
 __all__ = ["Reward", "as_reward", "build_judges", "build_reward", "in_precision", "reward_config", "score"]
 
@@ -130,7 +129,7 @@ def _build(config: RewardConfig, columns: Iterable[str] | None, device: Any) -> 
         from konomi.rewards.http import HttpReward as Service
 
         service = Service(config)
-        first(lambda: service.probe(columns or ()))
+        service.probe(columns or ())
         return service
     if isinstance(config, ModelReward):
         from konomi.rewards.model import RewardModelReward
