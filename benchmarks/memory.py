@@ -47,6 +47,8 @@ LEAN = {
     "full, adam8": Setting(adam8=True),
     "full, adam8, bf16 weights": Setting(adam8=True, half=True),
     "LoRA, rank 16, bf16 weights": Setting(rank=16, half=True),
+    "the same, 4 bits": Setting(rank=16, half=True, four_bits=True),
+    "full, FSDP2 on 8 GPUs": Setting(processes=8),
 }
 
 

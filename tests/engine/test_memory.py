@@ -38,6 +38,11 @@ def test_each_setting_saves_what_it_is_there_for() -> None:
     full = parts(shape, Setting())
     assert full["weights"] == full["gradients"] == full["reference"] == 4 * shape.weights
     assert full["Adam"] == 8 * shape.weights
+    for copies, a_weight in ((False, 4 + 4), (True, 2 + 2)):  # of policy and reference; measured beside it: docs/scale.md
+        shared = parts(shape, Setting(processes=4, copies=copies))
+        kept = sum(shared[name] for name in ("weights", "copies for products", "gradients", "Adam", "reference"))
+        wider = copies * 4 * (shape.embeddings + shape.vocabulary * shape.width)
+        assert kept == (16 / 4 + a_weight) * shape.weights + wider
     frozen = parts(shape, Setting(frozen_embeddings=True))
     assert frozen["weights"] == full["weights"]
     assert frozen["gradients"] == frozen["reference"] == 4 * (shape.weights - 2 * 1000 * 64)

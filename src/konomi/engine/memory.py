@@ -77,6 +77,8 @@ class Setting:
     recompute: bool = False
     copies: bool = False
     """Products in bf16: copies of the weights for them."""
+    processes: int = 1
+    """They divide among them what is trained (FSDP2); each has the whole policy and reference besides."""
     tokens: int = 1024
     """ppo.micro_batch_tokens."""
     responses: int = 64
@@ -87,30 +89,46 @@ class Setting:
 
 def parts(shape: Shape, setting: Setting) -> dict[str, float]:
     """Bytes of each part of an update's peak."""
-    wide = 2 if setting.half else 4
+    divided = setting.processes > 1
     product = 2 if setting.copies else 4
+    wide = 2 if setting.half else 4
     adapters = shape.adapters(setting.rank) if setting.rank else 0
     layers = setting.top_layers or shape.layers
     whole = not adapters and not setting.top_layers
     embeddings = shape.embeddings if whole and not setting.frozen_embeddings else 0
     trained = adapters or layers * shape.layer + embeddings
-    type_of_trained = 4 if adapters else wide
-    copies = 2 if setting.copies and not setting.half else 0
+    type_of_trained = 4 if adapters or divided else wide
+    copies = 2 if setting.copies and not setting.half and not divided else 0
     layered = shape.layers * shape.layer if setting.four_bits else 0  # half a byte, and a byte of scale for each 64
     moments = trained * (2 + 8 / 256 if setting.adam8 else 8)
     head = embeddings > 0  # it is trained: exponentials are kept for its gradient
     inside = 12 * shape.width + 4 * shape.inner  # numbers that a layer keeps for a token
     kept = layers * shape.width + inside if setting.recompute else layers * inside
     cache = shape.layers * 2 * shape.kv_heads * shape.head * product * setting.responses * setting.length
-    return {
+    each = {
         "weights": (shape.weights - layered) * wide + layered * (0.5 + 1 / 64) + adapters * 4,
         "copies for products": (shape.weights - layered) * copies,
-        "gradients": trained * type_of_trained,
-        "Adam": moments,
+        "gradients": trained * type_of_trained / setting.processes,
+        "Adam": moments / setting.processes,
         "reference": 0 if adapters else trained * (wide + copies),
         "activations": setting.tokens * kept * product,
         "logits": 4.0 * 4 * 2**19 + head * (4 * 2**25 + shape.vocabulary * shape.width * type_of_trained),
         "keys and values": min(cache, setting.cache_gb * 1e9),
+    }
+    return each | _divided(shape, trained, embeddings, product, setting) if divided else each
+
+
+def _divided(shape: Shape, trained: int, embeddings: int, product: int, setting: Setting) -> dict[str, float]:
+    """What is otherwise where the training is divided: shards of what is trained, and whole models no wider than they compute."""
+    top = shape.vocabulary * shape.width * (4 + (2 if setting.copies else 0))  # embeddings or head, and the head's copy
+    rest = shape.embeddings * 4 - shape.vocabulary * shape.width * 4
+    layers = shape.layers * shape.layer
+    held = trained - embeddings if not setting.rank else 0
+    return {
+        "weights": layers * product + top + rest + trained * 4 / setting.processes,
+        "copies for products": 0.0,
+        "reference": held * product + (top + rest if embeddings else 0),
+        "gathered": 4.0 * (2 * shape.layer + 2 * embeddings),
     }
 
 
