@@ -40,7 +40,8 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_of_the_checkout(w
         name for name in files if "__pycache__" not in name
     }
     shipped = {name.removeprefix("konomi/examples/") for name in names if name.startswith("konomi/examples/")}
-    assert shipped == {path.name for path in (ROOT / "examples").iterdir()}
+    examples = ROOT / "examples"
+    assert shipped == {path.relative_to(examples).as_posix() for path in examples.rglob("*") if path.is_file()}
     # everything that it asks for is what the tests run with
     needed = [line.partition(": ")[2] for line in text.splitlines() if line.startswith("Requires-Dist") and "extra" not in line]
     assert len(needed) > 10

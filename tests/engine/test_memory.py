@@ -55,3 +55,10 @@ def test_each_setting_saves_what_it_is_there_for() -> None:
     assert math.isclose(parts(shape, Setting(adam8=True))["Adam"], full["Adam"] * (2 + 1 / 32) / 8)
     assert parts(shape, Setting(recompute=True))["activations"] < full["activations"]
     assert gigabytes(shape, Setting(half=True)) < gigabytes(shape, Setting()) < gigabytes(shape, Setting(tokens=1 << 20))
+    plain = Setting(copies=True, tokens=100_000)
+    in_bf16 = parts(shape, plain)
+    weights = ("weights", "copies for products", "gradients", "Adam", "reference")
+    assert sum(in_bf16[name] for name in weights) == (4 + 2 + 4 + 8 + 6) * shape.weights < gigabytes(shape, plain) * 1e9
+    for name in ("adam8", "half", "recompute", "rank", "top_layers"):
+        lean = replace(plain, **{name: 2 if name in ("rank", "top_layers") else True})
+        assert gigabytes(shape, lean) < gigabytes(shape, plain), name
