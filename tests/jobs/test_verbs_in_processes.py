@@ -19,9 +19,11 @@ import torch
 from command_line import child, konomi, lines_of, sets, wait_until
 from konomi.config import VERBS, load_config, load_pipeline
 from konomi.errors import ConfigError, RunError
+from konomi.jobs.inputs import resumed_job
 from konomi.jobs.pipeline import run_pipeline, runner
 from konomi.runs import processes
 from konomi.runs.directory import RunDir
+from konomi.runs.observer import Observer
 from launching import environment, launched, run_in_processes
 
 SETTINGS = {
@@ -29,10 +31,29 @@ SETTINGS = {
     "sft": ["model.precision=fp64", "data.limit=87", "sft.epochs=1", "sft.evaluate_every=5"],
     "reward": ["model.precision=fp32", "train.batch_size=4", "train.evaluations=2"],
 }
+STOPPED = "sft", [*SETTINGS["sft"], "run.save_every=4", "run.name=stopped"]
 PIPELINE = [
     "stages.candidates.models.a.precision=fp64", "stages.after.models.tuned.precision=fp64",
     "stages.policy.model.precision=fp64", "stages.policy.ppo.episodes=64", "stages.policy.compare.best_of=0",
 ]  # fmt: skip
+
+
+class OneSignal(Observer):
+    """Of several processes the last one gets a signal in a training's sixth step, which ends them all after it."""
+
+    def progress(self, what: str, done: int, *_: Any) -> None:
+        if (what, done, processes.index()) == ("training", 6, processes.count() - 1):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def stopped_and_resumed(out: Path) -> str:
+    """What is said when a signal ends the run "stopped", which then goes on to its end."""
+    verb, settings = STOPPED
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        runner(verb)(load_config(Path(f"{verb}.toml"), VERBS[verb].job, settings), out, OneSignal())
+    run = out / "stopped"
+    runner(verb)(resumed_job(run, verb, []), out, resume=run)
+    return str(stopped.value)
 
 
 def everything(out: Path) -> dict[str, Any]:
@@ -44,6 +65,7 @@ def everything(out: Path) -> dict[str, Any]:
     pipeline, stages = load_pipeline(Path("pipe.toml"), out, PIPELINE)
     seen["run"] = run_pipeline(pipeline, stages, out / "tiny")
     if processes.several():
+        seen["stopped"] = stopped_and_resumed(out)
         refused = {"raising": ("reward.name=taste.py:raising", RunError), "mini": ("ppo.mini_batch_size=1", ConfigError)}
         for name, (change, kind) in refused.items():
             job = load_config(Path("ppo.toml"), VERBS["ppo"].job, [change, f"run.name={name}"])
@@ -84,6 +106,9 @@ def test_two_processes_give_what_one_gives(world: Path) -> None:
     one_compare, two_compare = (json.loads(Path(out, "tiny/policy/compare.json").read_text("utf-8")) for out in ("one", "two"))
     assert [text["after"] for text in two_compare["texts"]] == [text["after"] for text in one_compare["texts"]]
     assert [stage["status"] for stage in first["run"]["stages"]] == [stage["status"] for stage in one["run"]["stages"]]
+    assert "stopped after update 6" in first["stopped"]
+    whole, resumed = ([{**line, "time": 0} for line in lines_of(f"two/{run}/metrics.jsonl")] for run in ("sft", "stopped"))
+    assert resumed == whole
     assert "ZeroDivisionError" in first["raising"] and RunDir.open("two/raising").info["status"] == "failed"
     assert lines_of("two/raising/failed_texts.jsonl")[0].keys() == {"index", "prompt", "response"}
     assert "cannot be divided among 2 processes" in first["mini"] and not Path("two/mini").exists()
