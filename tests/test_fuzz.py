@@ -228,15 +228,17 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world = furnish(tmp_path_factory.mktemp("stopped"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
-        konomi("ppo", "ppo.toml", *sets("run.name=run", "ppo.episodes=32", "compare.prompts=4"), code=0)
+        settings = sets("run.name=run", "ppo.episodes=32", "compare.prompts=4", "evaluation.every=1", "run.keep=2")
+        konomi("ppo", "ppo.toml", *settings, code=0)
     run = world / "runs" / "run"
     info = json.loads((run / "run.json").read_text("utf-8"))
     (run / "run.json").write_text(json.dumps({**info, "status": "stopped"}), encoding="utf-8")
     shutil.rmtree(run / "checkpoints" / "update-00002")
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best", "update-00001"}
     return world
 
 
-RUN_FILES = ["run.json", "config.json", "metrics.jsonl", "samples.jsonl", "compare.json"]
+RUN_FILES = ["run.json", "config.json", "metrics.jsonl", "samples.jsonl", "evaluations.jsonl", "compare.json"]
 COMMANDS = (["ppo", "--resume", "runs/run"], ["compare", "runs/run", "--prompts", "2"], ["report", "runs/run"],
             ["compare", "runs/run", "--people", "people"], ["doctor", "runs/run"])  # fmt: skip
 
@@ -275,11 +277,20 @@ def test_runs(tmp_path: Path, stopped: Path, data: Any, command: list[str]) -> N
 def test_records_of_a_run_that_konomi_does_not_write(tmp_path: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(stopped, tmp_path / "world")
     monkeypatch.chdir(tmp_path / "world")
-    info = Path("runs/run/run.json")
-    info.write_text(json.dumps({**json.loads(info.read_bytes()), "guards": [3]}), encoding="utf-8")
-    result = konomi("ppo", "--resume", "runs/run", code=2)
-    assert result.stderr.splitlines()[-1].startswith("konomi: runs/run: one of its files holds what konomi does not write")
-    assert isinstance(result.exception, SystemExit) and "Traceback" not in result.stderr
+    run = Path("runs/run")
+    info = json.loads((run / "run.json").read_bytes())
+    guards, best = {**info, "guards": [3]}, {**info, "best": {"update": 1}}
+    files = (
+        ("run.json", guards), ("run.json", best), ("samples.jsonl", {"update": "2"}), ("metrics.jsonl", {"update": 1}),
+        ("evaluations.jsonl", {"update": 0, "scores": ["high"]}),
+    )  # fmt: skip
+    for name, wrong in files:
+        file, before = run / name, (run / name).read_bytes()
+        file.write_text(json.dumps(wrong) + "\n", encoding="utf-8")
+        result = konomi("ppo", "--resume", "runs/run", code=2)
+        assert result.stderr.splitlines()[-1].startswith("konomi: runs/run: one of its files holds what konomi does not write")
+        assert isinstance(result.exception, SystemExit) and "Traceback" not in result.stderr
+        file.write_bytes(before)
 
 
 # -- projects and models -----------------------------------------------------------------------------------------------

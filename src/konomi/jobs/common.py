@@ -17,6 +17,7 @@ from konomi.engine.device import choose_precision, forget_peak_memory, gpu_name
 from konomi.errors import RunError
 from konomi.files import writing
 from konomi.jobs.inputs import job_inputs, keep_code
+from konomi.reading import written_by_konomi
 from konomi.report.model_card import write_card
 from konomi.report.page import write_report
 from konomi.runs import processes
@@ -147,7 +148,8 @@ def go_on(work: Work, checkpoints: Checkpoints, load: Callable[[Path], None]) ->
     if update is None and (recorded := len({line.get("update") for line in run.read_metrics()})):
         lost = f"its {plural(recorded, 'recorded update')} {'is' if recorded == 1 else 'are'} dropped"
         warn(f"{run.path} has no checkpoint: it begins again, and {lost}")
-    run.truncate_after(-1 if update is None else update)
+    with written_by_konomi(run.path):
+        run.truncate_after(-1 if update is None else update)
     run.remove_drafts()
     run.set_status("running")
     return update

@@ -20,6 +20,7 @@ from konomi.engine.responses import forget_running
 from konomi.jobs.common import Work
 from konomi.jobs.compare import Questions, answers_of, first_of, paired_difference
 from konomi.jobs.prepare import Prepared
+from konomi.reading import written_by_konomi
 from konomi.runs import processes
 from konomi.training.checkpoints import Checkpoints
 from konomi.training.ppo import PPOTrainer
@@ -47,8 +48,9 @@ class Evaluations:
         """Have the initial model answer, unless a run that goes on has its answers."""
         if not self.interval:
             return
-        first = next((line for line in processes.first(self.run.read_evaluations) if line["update"] == 0), None)
-        self.initial = first["scores"] if first else []
+        with written_by_konomi(self.run.path):
+            first = next((line for line in processes.first(self.run.read_evaluations) if line["update"] == 0), None)
+            self.initial = [float(score) for score in first["scores"]] if first else []
         if len(self.initial) != len(self.items):
             self.observer.say("The initial model answers held-out prompts, which the model will answer again while it trains")
             self.initial = self._answer(self.trainer.reference, 0)["scores"]
@@ -98,6 +100,10 @@ def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float | None]
 
 
 def best_of(info: Mapping[str, Any], checkpoints: Checkpoints) -> dict[str, Any] | None:
-    """Update, difference and directory of the best checkpoint; None if there is none."""
+    """Update, difference and directory of the best checkpoint; None if there is none. Raises DataError if ``info``, run.json, has
+    of it what konomi does not write."""
     best = info.get("best")
-    return {**best, "path": str(checkpoints.best)} if best and checkpoints.best.is_dir() else None
+    if not best or not checkpoints.best.is_dir():
+        return None
+    with written_by_konomi(checkpoints.directory.parent):
+        return {"update": int(best["update"]), "difference": float(best["difference"]), "path": str(checkpoints.best)}

@@ -23,6 +23,7 @@ from konomi.jobs.evaluation import Evaluations, best_of
 from konomi.jobs.guards import Guards
 from konomi.jobs.prepare import PROMPTS, Prepared, job_of, longest_asked, models_of, prepare
 from konomi.models.lora import adapted_layers, require_peft, reset_adapters
+from konomi.reading import written_by_konomi
 from konomi.report.advice import kl_missed, over_the_run, too_few
 from konomi.rewards import reward_config
 from konomi.runs import processes
@@ -206,14 +207,19 @@ def _compare(training: _Training, ready: Prepared) -> dict[str, Any]:
     elif trainer.stop_reason is None:
         training.checkpoints.prune(measured=trainer.update + 1)
     training.work.sinks.log(trainer.update, comparison_metrics(comparison))
-    lines = run.read_metrics()
+    with written_by_konomi(run.path):
+        _warn_of_the_run(job, run.read_metrics(), kl, observer)
+    return comparison
+
+
+def _warn_of_the_run(job: PPOJob, lines: list[dict[str, Any]], kl: float, observer: Observer) -> None:
+    """Warn of what its metrics show; ``kl``: of the before/after."""
     if job.ppo.kl_controller == "adaptive" and lines:
         coefficients = lines[0]["objective/kl_coef"], lines[-1]["objective/kl_coef"]
         if missed := kl_missed(kl, job.ppo.kl_target, coefficients, [line["objective/kl"] for line in lines]):
             observer.warn(missed)
     if marked := over_the_run(lines):
         observer.warn(f"out of the healthy range (updates, worst value, range): {'; '.join(marked)}. See docs/metrics.md")
-    return comparison
 
 
 def _roll_back(training: _Training) -> None:
