@@ -5,6 +5,7 @@ The processes run this file: python test_processes.py OUT_DIRECTORY.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -16,15 +17,17 @@ from typing import Any
 
 import pytest
 import torch
+from test_served import OWN, served_trainer
 
 from fake_device import DEVICE, fake_device
+from inference_server import serving
 from konomi.config import HttpReward
 from konomi.errors import ConfigError, RunError
 from konomi.rewards import build_reward, score
 from konomi.runs import processes
 from konomi.training.shares import divide
 from launching import run_in_processes
-from tiny_run import CountA, facts, tiny_trainer, weights
+from tiny_run import CountA, facts, sharp_model, tiny_trainer, weights
 
 UPDATES = 20
 
@@ -65,7 +68,6 @@ class Answers(BaseHTTPRequestHandler):
 
 def asked_by_http() -> dict[str, Any]:
     """What a service says of texts, which it is asked for once."""
-    os.environ["no_proxy"] = "127.0.0.1"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     reward = build_reward(HttpReward(kind="http", url=processes.shared(f"http://127.0.0.1:{server.server_port}/")), ["topic"])
@@ -75,6 +77,24 @@ def asked_by_http() -> dict[str, Any]:
     processes.wait()
     server.shutdown()
     return told
+
+
+def drawn_by_a_server(out: Path) -> dict[str, Any]:
+    """Figures of an update whose responses are drawn by a server that the main process starts, and one without it; and what is
+    said when the server does not see the weights."""
+    with serving(sharp_model("gpt2")) as server:
+        server.url = processes.shared(server.url)
+        trainer = served_trainer(server, out)
+        alone = tiny_trainer(model=copy.deepcopy(server.first), precision="fp64")
+        told = [
+            {name: value for name, value in facts(each.step().metrics).items() if not name.startswith(OWN)}
+            for each in (trainer, alone)
+        ]  # fmt: skip
+        processes.wait()
+        server.reply = lambda path, body: (500, {"error": "no such directory"})
+        said = refused(lambda: trainer.sampler.probe(trainer, out), RunError)
+        trainer.sampler.close()
+    return {"steps": told, "unseen": said}
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -116,6 +136,8 @@ def train(out: Path) -> dict[str, Any]:
         sparse = torch.eye(2).to_sparse()
         found["dense"] = long.engine.total(sparse).tolist()
         found["http"] = asked_by_http()
+    if found["processes"] == 2:
+        found["served"] = drawn_by_a_server(out)
     (out / f"{found['processes']}-{processes.index()}.json").write_text(json.dumps(found), encoding="utf-8")
     processes.leave()
     return found
@@ -163,6 +185,9 @@ def test_several_processes_train_like_one(tmp_path: Path) -> None:
         assert {each["broken"] for each in seen[count]} == {first["broken"]} and "returned nan" in first["broken"]
         assert first["dense"] == [[count, 0.0], [0.0, count]]
         assert first["http"]["scores"] == [2.0, 3.0] and "answered HTTP 400" in first["http"]["refused"]
+    served = seen[2][0]["served"]
+    close(served["steps"][:1], served["steps"][1:], 1e-9)
+    assert f"Does it see {tmp_path / 'served'}?" in served["unseen"]
     drift = torch.tensor(seen[2][0]["weights"]) - torch.tensor(alone["weights"])
     assert float(drift.abs().mean()) < 1e-6
     close(seen[2][0]["frozen layers"], alone["frozen layers"], 1e-5)
@@ -200,4 +225,5 @@ def test_rows_are_divided_by_tokens_and_in_groups(together: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    os.environ["no_proxy"] = "127.0.0.1"
     train(Path(sys.argv[1]))

@@ -106,11 +106,8 @@ class Served:
         self.directory = Path(own).resolve() / run.name if own else run.resolve() / "served"
         _, queries = trainer.queries.take(0, PROBES)
         draws = make_draws(config, trainer.seed, [("probe", i) for i in range(PROBES)])
-        try:
-            self.hand_over(patient=False)
-            drawn = self.server.generate(self.policy.lm, trainer.tokens, queries, draws, config, self._adapter)
-        except UNREACHED as error:
-            raise RunError(f"{label}: {error}. Does it see {self.directory}? See docs/server.md") from error
+        self.hand_over(patient=False)
+        drawn = self(self.policy.lm, trainer.tokens, queries, draws, config)
         with trainer.engine.autocast():
             gap, plain = (_mean_gap(self.policy, drawn, temperature) for temperature in (config.temperature, 1.0))
         if not gap <= ALLOWED_GAP:
@@ -123,8 +120,7 @@ class Served:
         """Write the weights and have the server load them; of several processes the main one, for all.
 
         Raises:
-            RunError: it does not take them, or stays away.
-            OSError, HTTPException: not ``patient``: it is away.
+            RunError: it does not take them, or stays away; not ``patient``: at the first try.
         """
         old, self._name = self._name, processes.shared(f"konomi-{uuid.uuid4().hex[:12]}")
 
@@ -134,10 +130,14 @@ class Served:
                     save_adapter(self.policy.lm, draft)
                 else:
                     self.policy.save_lm(draft)
-            if patient:
-                self.server.service.retried(self._load, self.tell)
-            else:
-                self._load()
+            try:
+                if patient:
+                    self.server.service.retried(self._load, self.tell)
+                else:
+                    self._load()
+            except UNREACHED as error:
+                seen = f"Does it see {self.directory}? See docs/server.md"
+                raise RunError(f"{self.server.service.label}: {error}. {seen}") from error
             self._forget(old)
 
         processes.first(write_and_load)
