@@ -56,6 +56,17 @@ def test_a_signal_is_collected_and_a_second_one_stops(number: signal.Signals) ->
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+def test_a_signal_hides_no_error() -> None:
+    """Where one of several processes has ended, the launcher's signal comes while the others record why they end."""
+    with pytest.raises(ZeroDivisionError), stop_on_signal(lambda: None) as stop:
+        try:
+            with stop.patience():
+                raise ZeroDivisionError
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.signal == "SIGTERM"
+
+
 def test_a_signal_outside_of_the_updates_stops_at_once() -> None:
     with pytest.raises(KeyboardInterrupt, match="SIGTERM"), stop_on_signal(lambda: None):
         os.kill(os.getpid(), signal.SIGTERM)

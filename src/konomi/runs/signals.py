@@ -23,12 +23,10 @@ class Stop:
 
     @contextmanager
     def patience(self) -> Iterator[None]:
-        """Finish what is under way at a first signal."""
+        """Finish what is under way at a first signal; where an error ends it, what the error leads to."""
         self._patient = True
-        try:
-            yield
-        finally:
-            self._patient = False
+        yield
+        self._patient = False
 
     def agree(self) -> None:
         """Let all processes of the job know of a signal that one of them got; each calls this at the same place of its work."""
