@@ -16,7 +16,7 @@ from konomi.data.records import Prompt
 from konomi.errors import ConfigError, RunError
 from konomi.jobs.prepare import as_read, find_prompts
 from konomi.rewards import build_reward, score
-from konomi.rewards.base import WeightedSum, check_scores, columns_of, columns_read, evaluate, total
+from konomi.rewards.base import WeightedSum, ask, check_scores, columns_of, columns_read, evaluate, total
 
 PROMPTS, RESPONSES = ["今日の", "a\n"], ["天気", "b"]
 
@@ -244,3 +244,13 @@ def test_a_sum_may_be_called_from_python_and_a_weight_is_1_unless_given() -> Non
     reward = WeightedSum({"a": one, "b": one}, {"b": 0.25})
     assert reward(["x"], prompts=["x"], responses=[""], columns={}) == [1.25]
     assert reward.last_parts == {"a": [1.0], "b": [1.0]}
+
+
+def test_that_another_process_has_ended_is_no_failure_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Exchanged(WeightedSum):
+        def __call__(self, *_: Any, **__: Any) -> list[Any]:
+            raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        ask(Exchanged({}, {}), ["ab"], prompts=["a"], responses=["b"], columns={})

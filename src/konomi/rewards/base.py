@@ -114,6 +114,8 @@ def _ask(reward: Reward, texts: Texts, prompts: Texts, responses: Texts, columns
     except RunError:
         raise
     except (Exception, SystemExit) as error:  # a user's function may raise anything, and may call sys.exit
+        if isinstance(reward, WeightedSum) and processes.lost(error):  # the parts of a sum are exchanged within it
+            raise
         raised = f"{type(error).__name__}: {error}".rstrip(": ")
         raise RunError(f"reward {reward.name}: {raised}") from error
 

@@ -144,7 +144,7 @@ def survivors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not _lost(error):
+        if not lost(error):
             raise
         raise RunError(
             f"another of {plural(launched_processes(), 'process', 'processes')} has ended, so that this one cannot go on; see "
@@ -152,8 +152,8 @@ def survivors() -> Iterator[None]:
         ) from error
 
 
-def _lost(error: BaseException | None) -> bool:
-    """Whether this is the failure of an exchange."""
+def lost(error: BaseException | None) -> bool:
+    """Whether this is the failure of an exchange, because another process has ended."""
     if not several() or not isinstance(error, RuntimeError):
         return False
     from torch.distributed import DistError
@@ -168,7 +168,7 @@ def says(error: BaseException) -> bool:
         return True
     from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
-    follows = _lost(error.__cause__) or (isinstance(error, KeyboardInterrupt) and "at once" in str(error))
+    follows = lost(error.__cause__) or (isinstance(error, KeyboardInterrupt) and "at once" in str(error))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     names = [f"konomi/{attempt}/said"]
     for number in (signal.SIGINT, signal.SIGTERM):  # the launcher's, when the first process has ended: this one is about to
