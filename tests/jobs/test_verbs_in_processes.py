@@ -138,7 +138,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_in_one(wor
         output, errors = launcher.communicate(timeout=60)
     assert launcher.returncode == 1 and time.monotonic() - killed < 60 and output == ""
     assert errors.count("konomi: another of 2 processes has ended") == 1, errors
-    assert errors.count("update 1/10") == 1  # only one of them speaks
+    assert errors.count("update 1/10") == 1 == errors.count("processes: 2")  # only one of them speaks
     info = RunDir.open("runs/killed").info
     assert info["status"] == "failed" and "another of 2 processes has ended" in info["reason"]
     Path("slow").unlink()

@@ -50,7 +50,8 @@ class Work:
         if processes.is_main():
             self.sinks = open_sinks(self.settings, self.run, self.observer.warn, data, self.parent)
         licence = self.run.info.get("licence")
-        self.observer.start(self.run, {**facts, **({"licence": licence} if licence else {})}, updates)
+        together = {"processes": str(processes.count())} if processes.several() else {}
+        self.observer.start(self.run, {**facts, **together, **({"licence": licence} if licence else {})}, updates)
 
     def log(self, update: int, metrics: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl, and to the sinks."""
