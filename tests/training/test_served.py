@@ -90,15 +90,17 @@ def test_a_server_that_dies_amid_an_update_and_comes_back_gets_the_weights_again
     assert step.samples == trainer.step().samples
 
 
+def first_token_is_less_likely(_: str, answer: Any) -> Any:
+    """By a factor of 3."""
+    answer["choices"][0]["logprobs"]["token_logprobs"][0] -= math.log(3)
+    return answer
+
+
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_log_probabilities_that_are_off_are_measured_and_made_up_for(server: TinyServer, tmp_path: Path) -> None:
     """The first token of each response is three times as likely by the policy as the server says: it weighs the cap."""
 
-    def off(_: str, answer: Any) -> Any:
-        answer["choices"][0]["logprobs"]["token_logprobs"][0] -= math.log(3)
-        return answer
-
-    server.change = off
+    server.change = first_token_is_less_likely
     trainer = served_trainer(server, tmp_path / "w", rollout={"response_tokens": (6, 6), "stop": "length"})
     trainer.baseline()
     _, drawn = trainer._generate()
@@ -121,11 +123,7 @@ def test_log_probabilities_that_are_off_are_measured_and_made_up_for(server: Tin
 def test_the_weights_reach_the_loss(server: TinyServer, tmp_path: Path) -> None:
     """With weights of 0 (sequences above the cap) nothing but the critic is learned from."""
 
-    def off(_: str, answer: Any) -> Any:
-        answer["choices"][0]["logprobs"]["token_logprobs"][0] -= math.log(3)
-        return answer
-
-    server.change = off
+    server.change = first_token_is_less_likely
     same = {"rollout": {"response_tokens": (6, 6), "stop": "length"}, "importance": "sequence", "vf_coef": 0.0}
     trainer = served_trainer(server, tmp_path / "w", **same)
     before = weights(trainer.policy)

@@ -148,7 +148,7 @@ def survivors() -> Iterator[None]:
             raise
         raise RunError(
             f"another of {plural(launched_processes(), 'process', 'processes')} has ended, so that this one cannot go on; see "
-            "its message, or the launcher's, for why. What was saved is whole: konomi ppo --resume goes on from there"
+            "its message, or the launcher's, for why. What was saved is whole: --resume goes on from there"
         ) from error
 
 

@@ -226,7 +226,8 @@ def _ratio(metrics: dict[str, float]) -> Line:
 
 
 def _moved(job: PPOJob, kl: float) -> Line:
-    seen, target = f"{kl:.2g} nats a response after one step", job.ppo.kl_target
+    size, target = f"{kl:.2g}" if kl >= 0.001 else "less than 0.001", job.ppo.kl_target
+    seen = f"{size} nats a response after one step"
     if kl > job.ppo.kl_cap:
         return broken("a step moves the model", f"{seen}, over ppo.kl_cap = {job.ppo.kl_cap:g}", "lower ppo.learning_rate")
     if kl > 0.5 * target:
