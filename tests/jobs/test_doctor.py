@@ -310,14 +310,14 @@ def test_a_reward_model_is_judged_by_its_own_run(tmp_path: Path) -> None:
     assert told == {"reward: reward model": "look", "reward: scale": "look", "judge b: reward model": "look"}
 
 
-def ppo_run(root: Path, name: str, marked: int = 0, approxkl: float = 4.0) -> RunDir:
-    """A run of 16 updates whose score rises; the last ``marked`` of them with a ratio out of range."""
+def ppo_run(root: Path, name: str, marked: int = 0, approxkl: float = 4.0, rise: float = 0.1) -> RunDir:
+    """A run of 16 updates whose score rises so much in each; the last ``marked`` of them with a ratio out of range."""
     run = RunDir.create(root, name, PPOJob().model_dump(mode="json"), seed=0)
     for update in range(1, 17):
         ratio = {"ppo/policy/ratio": 1.2, "ppo/policy/approxkl": approxkl * (update == 16), "out_of_range": ["ppo/policy/ratio"]}
         out = ratio if update > 16 - marked else {}
-        figures = {"objective/kl": update * 0.4, "objective/kl_coef": 0.2, "ppo/mean_scores": 0.1 * update, "ppo/std_scores": 1.0}
-        run.append_metrics(update, {**figures, **out})
+        figures = {"objective/kl": update * 0.4, "objective/kl_coef": 0.2, "ppo/std_scores": 1.0}
+        run.append_metrics(update, {**figures, "ppo/mean_scores": rise * update, **out})
         said = "again" if marked > 1 and approxkl > 1 else f"text {update}"
         run.append_samples(update, [{"prompt": "a", "response": said, "score": 1.0, "kl": 0.0}])
     return run
@@ -339,6 +339,15 @@ def test_a_run_that_went_well_is_told_so(tmp_path: Path) -> None:
         run.set_status("finished")
         found = asked(str(run.path), code=0)
         assert [line for line in found["lines"] if line["level"] != "fine"] == [] and found["verb"] == "ppo"
+
+
+def test_a_score_that_does_not_rise_is_noise_unless_the_before_and_after_shows_more(tmp_path: Path) -> None:
+    for low, level in ((0.4, "fine"), (-0.1, "look")):
+        run = ppo_run(tmp_path, f"flat-{level}", rise=0.0)
+        compared(run, low, 0.9)
+        run.set_status("finished")
+        told = {line["checked"]: line["level"] for line in asked(str(run.path), code=0)["lines"]}
+        assert told["score over the run"] == level
 
 
 def test_of_a_run_that_went_wrong_it_says_what_since_when_and_what_to_change(tmp_path: Path) -> None:

@@ -158,7 +158,8 @@ def _course(job: PPOJob, metrics: Sequence[Mapping[str, Any]], comparison: Mappi
     first, last = (sum(part) / quarter for part in (scores[:quarter], scores[-quarter:]))
     noise = 2 * (metrics[0].get("ppo/std_scores") or 0.0) * (2 / (quarter * job.ppo.batch_size)) ** 0.5
     seen = f"{number(first)} in the first quarter, {number(last)} in the last"
-    if len(scores) >= 4 and last < first + noise:
+    better = comparison is not None and (comparison["difference"].get("low") or 0.0) > 0.0  # which is measured more exactly
+    if len(scores) >= 4 and last < first + noise and not better:
         far = kls[-1] >= 0.8 * job.ppo.kl_target
         do = "raise ppo.kl_target: the penalty holds the model back" if far else "raise ppo.learning_rate or ppo.episodes"
         lines.append(look("score over the run", f"{seen}: no more than noise ({number(noise)})", do))
