@@ -13,7 +13,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 pytest.importorskip("axe_core_python", reason="axe-core-python is not installed: make install-dev")
 
 from axe_core_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, TimeoutError, expect
 
 from browsing import Ranking, Server, begin, next_shown, one_task, project_of
 from konomi.runs.directory import RunDir
@@ -391,6 +391,21 @@ def test_people_are_invited_and_locked_out(tmp_path: Path, visit: Callable[..., 
         page.locator("#person").press("Enter")
         expect(page.locator("#alarm")).to_contain_text("すでにいます")
         expect(page.locator("#invited")).to_be_hidden()
+
+
+def test_nothing_can_be_pressed_before_the_scripts_that_answer(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with one_task(tmp_path) as server:
+        page = visit(server.start)
+        page.wait_for_url("**/guidelines")
+        held: list[Route] = []
+        page.route("**/static/people.js", lambda route: held.append(route))
+        page.goto(f"{server.address}/people", wait_until="commit")
+        for button in ("#freeze", ".languages button[value='en']"):
+            with pytest.raises(TimeoutError):
+                page.locator(button).click(timeout=500)
+        held[0].continue_()
+        page.locator("#freeze").click()
+        expect(page.locator("#sure-question")).to_be_visible()
 
 
 @pytest.fixture

@@ -5,6 +5,9 @@ const find = (id) => document.getElementById(id);
 let soon, wrong;
 let spoken = [];
 
+// Nothing can be pressed before the scripts that answer have run.
+document.addEventListener("DOMContentLoaded", () => (document.body.inert = false));
+
 /** Say something to screen readers alone; what is said at once is said together. */
 export function announce(text) {
   const place = find("announce");
