@@ -252,6 +252,7 @@ OPS = {
 
 OPTIMIZERS, RECOMPUTE = "training/test_optimizers.py::test_", "engine/test_recompute.py::test_"
 PPO, EXPERIENCE = "training/test_ppo.py::test_", "training/test_experience.py::test_"
+TEXT = "models/test_text_baseline.py::test_"
 LORA, CHAT = "models/test_lora.py::test_", "data/test_chat.py::test_"
 SAMPLER, DRAW, PACKED = (f"engine/test_{name}.py::test_" for name in ("sampler", "draw", "packed"))
 GUARD, BACK = "training/test_guard.py::test_", "jobs/test_guards.py::test_"
@@ -285,6 +286,12 @@ TRAINING = {
     ],
     "training/checkpoints.py": [
         ("parameter.copy_(weights[name])", "pass", "adapters are not restored", PPO + "a_resumed_run"),
+    ],
+    "models/text_baseline.py": [
+        ("1 / len(group.comparisons)", "1.0", "a prompt with many comparisons weighs more", TEXT + "it_is_scikit"),
+        ("- scores_M[worse_P] - margin_P", "- scores_M[worse_P]", "the margin is not used", TEXT + "at_its_weights"),
+        ("(1 + counts_MV.shape[0])", "counts_MV.shape[0]", "idf without smoothing", TEXT + "it_is_scikit"),
+        ("weight * unit / deviations[1]", "weight * unit", "scores of unlike scale are added", TEXT + "an_ensemble_is"),
     ],
     "models/policy.py": [
         ("if not (frozen or are_zero(lm)):", "if False:", "a policy with adapters is its reference",

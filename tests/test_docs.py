@@ -44,6 +44,7 @@ SECTIONS = {
     "run` of `konomi sft` and `konomi reward": configuration.SavedConfig,
     "data` of `konomi reward": configuration.RewardData,
     "train": configuration.RewardTraining,
+    "ensemble": configuration.EnsembleConfig,
     "normalize": configuration.NormalizeConfig,
     "sample": configuration.SampleConfig,
     "judge": configuration.JudgeConfig,

@@ -28,6 +28,7 @@ from konomi.labelling.project import open_project
 from konomi.models.embedded import is_complete
 from konomi.models.load import load_causal_lm
 from konomi.models.reward_files import read_facts
+from konomi.models.text_baseline import read_text_baseline
 from konomi.report.page import write_report
 from konomi.runs.directory import RunDir
 from konomi.web.followed_run import FollowedRun
@@ -299,6 +300,7 @@ def test_what_stands_where_a_file_should(tmp_path: Path, model: Path) -> None:
         "toml": lambda bad: load_config(bad, PPOJob),
         "project": at("project.json", open_project),
         "facts": at("reward.json", read_facts),
+        "text baseline": at("text_baseline.safetensors", read_text_baseline),
         **{name: at(name, write_report) for name in run_of(tmp_path, "ppo")},
         **{f"open {name}": at(name, lambda place: RunDir.open(place)) for name in ("run.json",)},
         "watch": at("metrics.jsonl", lambda place: FollowedRun(place).metrics()),

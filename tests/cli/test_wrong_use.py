@@ -96,6 +96,8 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
             "fewer than two candidates of the model n (normalize.model; there are: a, b) in it"
         ],
         "normalize.samples=candidates.jsonl train.task=classification": ['for scores; task = "classification" has labels'],
+        "ensemble.text_weight=1": ["ensemble.text_weight", "less than 1"],
+        "ensemble.text_weight=0.5 train.task=score": ['ensemble.text_weight is for task = "preference"'],
         "data.label=x": ['data.label is for task = "classification"'],
         "data.subset=x": ["subset: for data sets of the hub"],
         "data.held_out=0.9999": ["no prompt is left to train on that has a comparison"],

@@ -12,6 +12,8 @@ from click.testing import Result
 
 from command_line import assert_mistakes, konomi, lines_of, sets, write_rows
 from konomi.config import ClassifierReward, ModelReward
+from konomi.data.messages import Answered
+from konomi.models.reward_files import open_reward_model
 from konomi.rewards import build_reward
 from tiny import ALPHABET, tiny_encoder
 
@@ -54,11 +56,13 @@ def evaluation() -> Any:
 
 
 def test_from_rankings_to_a_reward_for_ppo(here: Path) -> None:
-    said = learned("normalize.samples=samples.jsonl")
+    said = learned("normalize.samples=samples.jsonl", "ensemble.text_weight=0.5")
     result, run, found = json.loads(said.stdout), Path("runs/r"), evaluation()
     assert result["status"] == "finished" and result["run"] == str(run)
     assert f"{result['eval']['held_out']['prompts']} held-out prompts are too few to judge the run by" in said.stderr
     assert found["held_out"]["accuracy"]["value"] > 0.8
+    baselines = found["held_out"]["baselines"]
+    assert min(baselines[name]["accuracy"]["value"] for name in ("text", "network")) > 0.8
     assert found["task"] == "preference" and len(found["texts"]) == 16
     info = json.loads((run / "run.json").read_text("utf-8"))
     assert (info["status"], info["verb"]) == ("finished", "reward")
@@ -77,6 +81,17 @@ def test_from_rankings_to_a_reward_for_ppo(here: Path) -> None:
     assert torch.allclose(score(TEXTS[7:9]), scores[7:9], atol=1e-4)
     saved = json.loads((run / "model" / "reward.json").read_text("utf-8"))
     assert saved["count"] == len(TEXTS) and len(saved["data_sha256"]) == 64
+    # a sum, wherever the model is opened by its directory
+    whole = open_reward_model(str(run / "model"))
+    assert whole.ensemble is not None and whole.normalisation is not None
+    network, text = saved["ensemble"]["network"], saved["ensemble"]["text"]
+    pairs = [[Answered(*each) for each in TEXTS]]
+    both = torch.cat(whole.predict(pairs))[:, 0]
+    whole.ensemble, of_text = None, torch.from_numpy(whole.ensemble.text_baseline.scores([text for _, text in TEXTS]))
+    alone = torch.cat(whole.predict(pairs))[:, 0]
+    assert torch.allclose(both, network * alone + text * of_text.float(), atol=1e-4) and min(network, text) > 0
+    assert torch.allclose(scores, (both - saved["mean"]) / saved["std"], atol=0.02)  # bf16 where it is fast
+    assert "text_baseline.safetensors" in (run / "model" / "README.md").read_text("utf-8")
     # and PPO climbs it
     Path("prompts.txt").write_text("\n".join(p.strip() for p in PROMPTS), encoding="utf-8")
     ppo = (
@@ -104,7 +119,11 @@ def test_without_samples_there_is_no_scale_and_ppo_says_so(here: Path, monkeypat
 
 def test_a_judge_that_is_certain(here: Path) -> None:
     learned("data.truth=scores.jsonl")
-    assert evaluation()["truth"]["accuracy"]["value"] > 0.8
+    found = evaluation()
+    assert found["truth"]["accuracy"]["value"] > 0.8
+    assert found["truth"]["baselines"].keys() == found["held_out"]["baselines"].keys() == {"text"}
+    assert found["truth"]["baselines"]["text"]["accuracy"]["value"] > 0.8
+    assert not Path("runs/r/model/text_baseline.safetensors").exists()
     write_rows("few.jsonl", [{"prompt": "zz", "response": "a", "score": 1.0}])
     assert "it has no scores of the responses that are held out" in learned("data.truth=few.jsonl", code=2).stderr
 

@@ -168,7 +168,7 @@ def test_what_is_no_reward_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read as JSON"):
         open_reward_model(str(tmp_path))
     (tmp_path / "reward.json").write_text(json.dumps({"version": 99}), encoding="utf-8")
-    with pytest.raises(DataError, match="format 99, this konomi reads 1; update konomi"):
+    with pytest.raises(DataError, match="format 99, this konomi reads 2; update konomi"):
         open_reward_model(str(tmp_path))
     (tmp_path / "reward.json").write_text(json.dumps({"version": 1, "max_length": 64}), encoding="utf-8")
     with pytest.raises(ModelError, match=r"weights are missing, such as score\.weight"):

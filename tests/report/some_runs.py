@@ -117,7 +117,8 @@ def preference(train: int | None = 800) -> dict[str, Any]:
             records.append(Pair(f"p{i}", one, other, rater=rater, source="web" if i % 2 else None))
     made = groups(records)
     scores = [[rng.gauss(1 if text[0] == "x" else 0, 0.7) for text in group.responses] for group in made]
-    return evaluate_preferences(made, scores, train_comparisons=train)
+    shorter = [[-float(len(text)) for text in group.responses] for group in made]
+    return evaluate_preferences(made, scores, train_comparisons=train, baselines={"text": shorter})
 
 
 def classification(labels: list[str] = LABELS) -> dict[str, Any]:

@@ -89,6 +89,20 @@ def test_the_ceiling_is_told(prompts: int, right: float, model: float, english: 
     assert ("trained on" in found["en"]) == ("will not raise" not in english)
 
 
+@pytest.mark.parametrize(
+    ("right", "grade", "english", "japanese"),
+    [(280, "text", "counts characters and learns", "文字ベースライン（70.0 %）"), (100, "enough", "also beats", "も上回ります")],
+)
+def test_the_text_baseline_is_told(right: int, grade: str, english: str, japanese: str) -> None:
+    made, scores = many(400, right=280)
+    rivals = {"text": many(400, right)[1]}
+    found = evaluate_preferences(made, scores, baselines=rivals)["verdict"]
+    assert found["grade"] == grade and english in found["en"] and japanese in found["ja"]
+    assert ("ensemble.text_weight" in found["en"]) == (grade == "text")
+    summed = evaluate_preferences(made, scores, baselines=rivals | {"network": scores})["verdict"]
+    assert summed["grade"] == grade and "ensemble.text_weight" not in summed["en"]
+
+
 def test_a_single_prompt_has_no_interval() -> None:
     made = [Group("p", ("aa", "b"), (Comparison(0, 1), Comparison(0, 1), Comparison(1, 0)))]
     found = evaluate_preferences(made, [[1.0, 0.0]])

@@ -226,6 +226,7 @@ def test_a_preference_model(tmp_path: Path, drawn: Callable[..., Page]) -> None:
     for part in (
         f"{100 * accuracy['value']:.1f} %", f"[{100 * accuracy['low']:.1f} %, {100 * accuracy['high']:.1f} %]",
         f"{100 * agreement['ceiling']['value']:.1f} %", f"{100 * found['longer']['accuracy']['value']:.1f} %",
+        f"{100 * found['baselines']['text']['accuracy']['value']:.1f} %", "text baseline (characters counted)",
         "240", "in training: 800", found["verdict"]["en"], "μ = 1.50, σ = 0.75, n = 64", "embedded:gemma3-270m", "pairs.jsonl",
         "fp32", "finished", f"{100 * truth['accuracy']['value']:.1f} %", "accuracy against the truth", "Kendall",
     ):  # fmt: skip

@@ -216,6 +216,19 @@ def test_the_lead_over_length_is_paired() -> None:
     assert not three["beaten"]
 
 
+def test_the_lead_over_other_scores_is_that_over_the_rule_that_they_follow() -> None:
+    made, scores = ragged(3)
+    length = [[float(len(text)) for text in group.responses] for group in made]
+    found = evaluate_preferences(made, scores, baselines={"text": length, "itself": scores})
+    rule = {key: value for key, value in found["longer"].items() if key != "ties"}
+    assert found["baselines"]["text"] == rule
+    assert found["baselines"]["itself"]["accuracy"] == found["accuracy"] and not found["baselines"]["itself"]["beaten"]
+    plain = evaluate_preferences(made, scores)
+    assert {key: value for key, value in found.items() if key not in ("baselines", "verdict")} == {
+        key: value for key, value in plain.items() if key not in ("baselines", "verdict")
+    }
+
+
 def test_the_seed_names_the_draws() -> None:
     one, again, other = (evaluate_preferences(*ragged(1), seed=seed)["tau"] for seed in (1, 1, 2))
     assert one == again != other

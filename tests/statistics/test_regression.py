@@ -83,6 +83,9 @@ def test_truth_without_noise_against_a_slow_loop() -> None:
     flat = [list(itertools.chain(*side)) for side in zip(*both, strict=True)]
     assert found["spearman"]["value"] == pytest.approx(stats.spearmanr(*flat).statistic)
     perfect = evaluate_truth([(key, truth, [3 * t + 1 for t in truth]) for key, truth, _ in named])
+    against = evaluate_truth(named, baselines={"truth": [truth for truth, _ in both], "itself": [own for _, own in both]})
+    assert against["baselines"]["truth"]["accuracy"] == perfect["accuracy"] and not against["baselines"]["truth"]["beaten"]
+    assert against["baselines"]["itself"]["accuracy"] == against["accuracy"] == found["accuracy"]
     twice = evaluate_truth([each for each in named for _ in range(2)])
     assert twice["accuracy"] == found["accuracy"] and twice["prompts"] == found["prompts"]  # groups of a prompt go together
     assert perfect["accuracy"]["value"] == perfect["tau"]["value"] == perfect["top_1"]["value"] == 1.0

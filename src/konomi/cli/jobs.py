@@ -132,13 +132,16 @@ def judge(result: dict[str, Any]) -> None:
     )
 
 
+BASELINES = {"text": "text baseline", "network": "network alone"}
+
+
 @job_verb("The job; see examples/.")
 def reward(result: dict[str, Any]) -> None:
     r"""Train a reward model and say how far it can be trusted.
 
     It learns from rankings or pairs (train.task = "preference"), from numbers ("score") or from labels ("classification").
-    It is evaluated on prompts that it never saw: accuracy with its interval, beside the rule "the longer one wins" and the
-    agreement of people. RUN/report.html shows it; PPO uses the model with
+    It is evaluated on prompts that it never saw: accuracy with its interval, beside the rule "the longer one wins", a text
+    baseline that counts characters, and the agreement of people. RUN/report.html shows it; PPO uses the model with
     [bold]\[reward] kind = "model", name = "RUN/model"[/bold].
 
     Ctrl-C finishes the step, saves, and says how to go on; a second Ctrl-C stops at once.
@@ -147,13 +150,15 @@ def reward(result: dict[str, Any]) -> None:
     for part, title in (("held_out", "On what was held out"), ("truth", "Against the judge that is certain")):
         measured = evaluation.get(part, {}).items()
         figures = {name: value for name, value in measured if isinstance(value, dict) and "low" in value}
+        baselines = evaluation.get(part, {}).get("baselines") or {}
+        figures |= {f"accuracy of the {BASELINES[name]}": each["accuracy"] for name, each in baselines.items()}
         if figures:
             echo(title)
         for name, value in figures.items():
             if value["value"] is not None:
                 low, high = value["low"], value["high"]
                 interval = "" if low is None else f"  (95 % interval {low:.3f} to {high:.3f})"
-                echo(f"  {name.replace('_', ' '):24} {value['value']:.3f}{interval}")
+                echo(f"  {name.replace('_', ' '):28} {value['value']:.3f}{interval}")
     if verdict := evaluation["held_out"].get("verdict"):
         echo(f"\n{verdict['en']}")
     early = ", ended early: the loss fell no more" if result["early"] else ""

@@ -20,16 +20,17 @@ from konomi.config.ppo import (
     RunConfig,
     SamplingConfig,
 )
-from konomi.config.reward_model import NormalizeConfig, RewardData, RewardJob, RewardTraining
+from konomi.config.reward_model import EnsembleConfig, NormalizeConfig, RewardData, RewardJob, RewardTraining
 from konomi.config.rewards import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
 from konomi.config.section import SavedConfig, Section, StageConfig, build, load_config
 from konomi.config.server import ServerConfig
 from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
-    "VERBS", "ClassifierReward", "CompareConfig", "DataConfig", "EvaluationConfig", "FunctionReward", "GuardConfig",
-    "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig", "LabelJob", "LoraConfig", "ModelConfig", "ModelReward",
-    "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline", "RewardConfig", "RewardData", "RewardJob", "RewardTraining",
-    "RolloutConfig", "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob", "SamplingConfig", "SavedConfig",
-    "Section", "ServerConfig", "Stage", "StageConfig", "SumReward", "build", "load_config", "load_pipeline",
+    "VERBS", "ClassifierReward", "CompareConfig", "DataConfig", "EnsembleConfig", "EvaluationConfig", "FunctionReward",
+    "GuardConfig", "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig", "LabelJob", "LoraConfig", "ModelConfig", "ModelReward",
+    "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline", "RewardConfig", "RewardData", "RewardJob",
+    "RewardTraining", "RolloutConfig", "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob",
+    "SamplingConfig", "SavedConfig", "Section", "ServerConfig", "Stage", "StageConfig", "SumReward", "build", "load_config",
+    "load_pipeline",
 ]  # fmt: skip

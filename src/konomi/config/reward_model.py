@@ -81,6 +81,14 @@ class RewardTraining(Section):
         return self
 
 
+class EnsembleConfig(Section):
+    """What gives the score together with the network."""
+
+    text_weight: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the text baseline, which counts characters, in the score; both are standardised first. 0: the network alone. Usual
+    0.3 to 0.6; higher: leans more on which characters occur, less on what the network reads. Task preference."""
+
+
 class NormalizeConfig(Section):
     """The scale of the scores: that of what the initial model writes."""
 
@@ -98,6 +106,7 @@ class RewardJob(TrainedModel):
 
     data: RewardData
     train: RewardTraining = RewardTraining()
+    ensemble: EnsembleConfig = EnsembleConfig()
     normalize: NormalizeConfig = NormalizeConfig()
     run: SavedConfig = SavedConfig()
 
@@ -105,6 +114,8 @@ class RewardJob(TrainedModel):
     def _fits(self) -> RewardJob:
         if self.train.task == "classification" and (self.normalize.samples or self.data.truth):
             raise ValueError('normalize.samples and data.truth are for scores; task = "classification" has labels')
+        if self.train.task != "preference" and self.ensemble.text_weight:
+            raise ValueError(f'ensemble.text_weight is for task = "preference"; with task = "{self.train.task}" remove it')
         if self.train.task == "score" and self.data.truth:
             raise ValueError('data.truth is for task = "preference"; with task = "score" the scores are the truth')
         if self.train.task != "classification":

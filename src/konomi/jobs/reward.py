@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from konomi.config import RewardJob
@@ -21,10 +22,11 @@ from konomi.errors import DataError, RunError
 from konomi.files import file_sha256, local_path, new_directory
 from konomi.jobs.common import Work, precision_of, result_of, resume_command, running, saved_until, saving_of
 from konomi.jobs.inputs import check_unchanged, job_inputs
-from konomi.jobs.reward_data import Learned, load
+from konomi.jobs.reward_data import Learned, Scores, load
 from konomi.models.lora import adapted_layers, require_peft, save_adapter
 from konomi.models.reward import Normalisation, RewardModel
 from konomi.models.reward_files import NewRewardModel, make_reward_model, rescale_head
+from konomi.models.text_baseline import fit_text_baseline, make_ensemble
 from konomi.report.advice import too_few
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
@@ -222,9 +224,19 @@ def _normalise(model: RewardModel, samples: Samples) -> list[dict[str, Any]]:
 
 
 def _evaluate(job: RewardJob, model: RewardModel, learned: Learned, samples: Samples | None) -> dict[str, Any]:
-    """The content of eval.json."""
+    """The content of eval.json; the model gets what else gives its score, and its scale."""
     numbers = model.predict(learned.texts())  # in float32, as it is saved
-    result: dict[str, Any] = {"version": 1, "task": job.train.task, **learned.evaluate(numbers, job.run.seed)}
+    baselines: dict[str, Scores] = {}
+    if learned.groups:
+        text_baseline = fit_text_baseline(learned.train_groups, job.run.seed)
+        baselines["text"] = [text_baseline.scores(group.responses).tolist() for group in learned.groups]
+        if job.ensemble.text_weight:
+            network = baselines["network"] = [each[:, 0].tolist() for each in numbers]
+            both = [np.concatenate(each) for each in (network, baselines["text"])]
+            model.ensemble = make_ensemble(text_baseline, job.ensemble.text_weight, *both)
+            numbers = model.ensemble.sum(numbers, learned.texts())
+    evaluated = learned.evaluate(numbers, job.run.seed, baselines)
+    result: dict[str, Any] = {"version": 1, "task": job.train.task, **evaluated}
     texts: list[dict[str, Any]] = []
     if samples:
         texts = _normalise(model, samples)
@@ -247,5 +259,6 @@ def _facts(job: RewardJob, model: RewardModel, learned: Learned, precision: str)
 
 def _flat(values: dict[str, Any], prefix: str) -> dict[str, float]:
     """The figures of an evaluation that are one number, and those that have an interval."""
+    values = {**values, **{f"baselines/{name}": each["accuracy"] for name, each in values.get("baselines", {}).items()}}
     numbers = {k: v["value"] if isinstance(v, dict) and "low" in v else v for k, v in values.items()}
     return {f"{prefix}{k}": float(v) for k, v in numbers.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}

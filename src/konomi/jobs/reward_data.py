@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,13 +23,17 @@ from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_sc
 from konomi.text import plural
 from konomi.training.reward import Example
 
+Scores = Sequence[Sequence[float]]
+"""One for each response of each group."""
+
 
 @dataclass
 class Learned:
     """The elements to train on and to evaluate on.
 
     described: in words. digest: changes with the data. labels: of task classification. Of the rest, what the task needs:
-    groups held out, scores held out, texts held out; truth: (prompt key, response) -> score by a judge that is certain.
+    groups held out and to train on, scores held out, texts held out; truth: (prompt key, response) -> score by a judge that is
+    certain.
     """
 
     train: list[Example]
@@ -38,6 +42,7 @@ class Learned:
     digest: str
     labels: tuple[str, ...] = ()
     groups: list[Group] = field(default_factory=list)
+    train_groups: list[Group] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     labelled: list[LabelledText] = field(default_factory=list)
     truth: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -56,15 +61,17 @@ class Learned:
         keys = [group.key for group in self.groups] or [score.key for score in self.scores]
         return len(set(keys)) or len(self.labelled)
 
-    def evaluate(self, numbers: Sequence[Tensor], seed: int) -> dict[str, Any]:
-        """Figures of what the model says of :meth:`texts`: [K, C] for each."""
+    def evaluate(self, numbers: Sequence[Tensor], seed: int, baselines: Mapping[str, Scores] | None = None) -> dict[str, Any]:
+        """Figures of what the model says of :meth:`texts`, [K, C] for each; ``baselines``: other scores of held-out groups."""
         if self.labels:
             probabilities = torch.cat(list(numbers)).double().softmax(-1).tolist()
             return {"held_out": evaluate_labels([each.label for each in self.labelled], probabilities, self.labels, seed=seed)}
         scores = [each[:, 0].double().tolist() for each in numbers]
         if self.groups:
-            held_out = evaluate_preferences(self.groups, scores, seed=seed, train_comparisons=self.comparisons)
-            return {"held_out": held_out} | self._against_truth(scores, seed)
+            held_out = evaluate_preferences(
+                self.groups, scores, seed=seed, train_comparisons=self.comparisons, baselines=baselines
+            )
+            return {"held_out": held_out} | self._against_truth(scores, seed, baselines or {})
         keys = [score.key for score in self.scores]
         truth = [example.target for example in self.held_out]
         return {"held_out": evaluate_scores(truth, [score for (score,) in scores], keys, seed=seed)}
@@ -75,16 +82,20 @@ class Learned:
         raw = torch.cat(list(numbers))[:, 0].tolist()
         return [{**answer.shown, "score": score} for answer, score in zip(answers, raw, strict=True)]
 
-    def _against_truth(self, scores: Sequence[Sequence[float]], seed: int) -> dict[str, Any]:
+    def _against_truth(self, scores: Scores, seed: int, baselines: Mapping[str, Scores]) -> dict[str, Any]:
         if not self.truth:
             return {}
         rows: list[tuple[str, list[float], list[float]]] = []
-        for group, row in zip(self.groups, scores, strict=True):
-            pairs = ((self.truth.get((group.key, r)), s) for r, s in zip(group.responses, row, strict=True))
-            known = [(truth, score) for truth, score in pairs if truth is not None]
+        rivals: dict[str, list[list[float]]] = {name: [] for name in baselines}
+        for number, group in enumerate(self.groups):
+            truth = [self.truth.get((group.key, response)) for response in group.responses]
+            known = [place for place, each in enumerate(truth) if each is not None]
             if len(known) > 1:
-                rows.append((group.key, [truth for truth, _ in known], [score for _, score in known]))
-        return {"truth": evaluate_truth(rows, seed=seed)}
+                own = [each for each in truth if each is not None]
+                rows.append((group.key, own, [scores[number][place] for place in known]))
+                for name, each in baselines.items():
+                    rivals[name].append([each[number][place] for place in known])
+        return {"truth": evaluate_truth(rows, seed=seed, baselines=rivals)}
 
 
 def load(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None] = lambda _: None) -> Learned:
@@ -126,7 +137,7 @@ def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], 
         f"{plural(counts[0], 'comparison')} of {plural(len(train), 'prompt')} to train on, "
         f"{counts[1]:,} of {len(held_out):,} held out",
         _digest([(g.prompt, g.responses, g.comparisons) for g in train + held_out]),
-        groups=held_out, truth=truth, comparisons=counts[0], talks=any(group.messages for group in every),
+        groups=held_out, train_groups=train, truth=truth, comparisons=counts[0], talks=any(group.messages for group in every),
     )  # fmt: skip
 
 

@@ -30,9 +30,10 @@ from konomi.models.load import quiet
 from konomi.models.lora import merged
 from konomi.models.policy import layers_below
 from konomi.models.reader import PART, Reader
+from konomi.models.text_baseline import Ensemble
 
-FILE, VERSION = "reward.json", 1
-"""Beside the weights of a saved model: what it was trained on, and its normalisation."""
+FILE, VERSION = "reward.json", 2
+"""Beside the weights of a saved model: what it was trained on, and its normalisation. Version 2: with an ensemble."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.normalisation: Normalisation | None = None
+        self.ensemble: Ensemble | None = None
         self.reader = Reader(tokenizer, model, max_length, chat=chat)
         self.pad_id = self.reader.pad_id
         model.config.get_text_config().pad_token_id = self.pad_id  # decoders ask for it to find each row's last token
@@ -138,7 +140,7 @@ class RewardModel(nn.Module):
     def predict(
         self, texts: Sequence[Sequence[Text]], *, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     ) -> list[Tensor]:
-        """[K, C] raw numbers, on the CPU, of the K texts of each group, which may share a beginning.
+        """[K, C] raw numbers, on the CPU, of the K texts of each group, which may share a beginning; of an ensemble its sum.
 
         Other texts change a text's numbers by float error alone, which in bf16 can be seen: products of another size may round
         otherwise.
@@ -156,7 +158,8 @@ class RewardModel(nn.Module):
         if not numbers:
             return []
         read_BC = torch.cat(numbers).cpu()
-        return list(read_BC[torch.tensor(order).argsort()].split(list(map(len, texts))))
+        read = list(read_BC[torch.tensor(order).argsort()].split(list(map(len, texts))))
+        return read if self.ensemble is None else self.ensemble.sum(read, texts)
 
     def _launched(
         self, texts: Sequence[Sequence[Text]], autocast: Callable[[], AbstractContextManager[Any]]
@@ -191,13 +194,16 @@ class RewardModel(nn.Module):
         return layout.pad(kept[0])
 
     def save(self, directory: Path, facts: dict[str, Any]) -> None:
-        """Write the model, its tokenizer and ``reward.json`` (``facts`` and the normalisation)."""
+        """Write the model, its tokenizer, ``reward.json`` (``facts`` and the normalisation), and the rest of an ensemble."""
         with quiet():
             merged(self.model).save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
         scale = asdict(self.normalisation) if self.normalisation else {}
         chat = self.reader.render is not None
-        content = {"version": VERSION, **facts, "max_length": self.reader.max_length, "chat": chat, **scale}
+        content = {"version": 1, **facts, "max_length": self.reader.max_length, "chat": chat, **scale}
+        if self.ensemble:
+            self.ensemble.text_baseline.save(directory)
+            content |= {"version": VERSION, "ensemble": {"network": self.ensemble.network, "text": self.ensemble.text}}
         write_atomic(directory / FILE, utf8(json.dumps(content, ensure_ascii=False, indent=2) + "\n"))
 
     def _last_hidden(self, batch: Batch) -> Tensor:

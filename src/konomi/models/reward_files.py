@@ -1,7 +1,8 @@
 """Reward models by name: made from a language model or an encoder, or read from a directory.
 
 On disk a reward model is a sequence-classification model of transformers, which others can load too, with ``reward.json`` beside
-it: what it was trained on, and the mean and deviation of the initial model's scores.
+it: what it was trained on, and the mean and deviation of the initial model's scores. Where its score is that of an ensemble, the
+text baseline is beside it too; transformers alone reads the network.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from konomi.models.find import find_files, licence_of, refuse_adapter
 from konomi.models.load import explained, fuse_gelu, load_causal_lm, quiet, remove_dropout, use_template
 from konomi.models.lora import add_adapters
 from konomi.models.reward import FILE, VERSION, Normalisation, RewardModel
+from konomi.models.text_baseline import Ensemble, read_text_baseline
 from konomi.reading import parse_json
 
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
@@ -119,8 +121,10 @@ def open_reward_model(name: str) -> RewardModel:
     try:
         max_length = int(facts["max_length"])
         scale = Normalisation(facts["mean"], facts["std"], facts["count"], facts["data_sha256"]) if "mean" in facts else None
+        factors = [float(facts["ensemble"][name]) for name in ("network", "text")] if "ensemble" in facts else []
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path / FILE}: incomplete ({error}); train the model again") from None
+    ensemble = Ensemble(read_text_baseline(path), *factors) if factors else None
     with quiet(), explained(name, "reward model"):
         tokenizer = read_tokenizer(path)
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -131,7 +135,7 @@ def open_reward_model(name: str) -> RewardModel:
     remove_dropout(model)
     fuse_gelu(model)
     reward = RewardModel(model, tokenizer, max_length=max_length, chat=bool(facts.get("chat"))).eval()
-    reward.normalisation, reward.reader.name = scale, name
+    reward.normalisation, reward.ensemble, reward.reader.name = scale, ensemble, name
     return reward
 
 

@@ -68,19 +68,25 @@ def verdict(result: Mapping[str, Any]) -> dict[str, str]:
 
     Returns:
         ``grade``: ``none`` (nothing to judge by), ``few`` (prompts), ``worse`` or ``chance`` (than, as a coin), ``length``
-        (not shown to beat the longer one), ``wide`` (beats both, but the interval is wide) or ``enough``; ``en`` and
-        ``ja``: the sentences.
+        (not shown to beat the longer one), ``text`` (not shown to beat the text baseline), ``wide`` (beats them, but the
+        interval is wide) or ``enough``; ``en`` and ``ja``: the sentences.
     """
     accuracy = result["accuracy"]
     grade = _grade(result)
     if grade == "none":
         return {"grade": grade, **{lang: words["none"] for lang, words in locale("advice").items()}}
+    baselines = result.get("baselines") or {}
     parts = ["accuracy", grade]
+    if grade == "text":
+        parts += [] if "network" in baselines else ["text_member"]
+    elif grade in ("wide", "enough") and "text" in baselines:
+        parts.append("text_beaten")
     of_ceiling = _of_ceiling(result)
     train = result["train_comparisons"]
     if train is not None and of_ceiling != "reached":
         if train < FEW_COMPARISONS:
-            parts += {"chance": ["collect"], "length": ["collect"], "wide": ["more"], "enough": ["more"]}.get(grade, [])
+            of_few = {"chance": "collect", "length": "collect", "text": "more", "wide": "more", "enough": "more"}
+            parts += [of_few[grade]] if grade in of_few else []
         elif grade == "chance":
             parts.append("check")
     if grade != "few":
@@ -93,6 +99,7 @@ def verdict(result: Mapping[str, Any]) -> dict[str, str]:
         "comparisons": f"{result['comparisons']:,}",
         "prompts": f"{result['prompts']:,}",
         "longer": percent(result["longer"]["accuracy"]["value"]),
+        "text": percent(baselines.get("text", {}).get("accuracy", {}).get("value")),
         "times": f"{times:.1f}" if times < 10 else f"{times:.0f}",
         "train": "" if train is None else f"{train:,}",
         "agreed": percent(agreement["share"].get("value")),
@@ -118,6 +125,8 @@ def _grade(result: Mapping[str, Any]) -> str:
         return "chance"
     if not result["longer"]["beaten"]:
         return "length"
+    if not (result.get("baselines") or {}).get("text", {"beaten": True})["beaten"]:
+        return "text"
     return "wide" if accuracy["high"] - accuracy["low"] > WIDE else "enough"
 
 

@@ -19,7 +19,8 @@ _SETTINGS = {
             "ppo.kl_coef", "ppo.kl_controller", "ppo.kl_target", "rollout.response_tokens", "rollout.temperature"),
     "sft": ("model.freeze", "model.top_layers", "lora.rank", "sft.epochs", "sft.batch_size", "sft.learning_rate",
             "sft.max_length", "sft.loss"),
-    "reward": ("lora.rank", "train.task", "train.epochs", "train.batch_size", "train.learning_rate", "train.max_length"),
+    "reward": ("lora.rank", "train.task", "train.epochs", "train.batch_size", "train.learning_rate", "train.max_length",
+               "ensemble.text_weight"),
 }  # fmt: skip
 _DONE = {
     "ppo": "A language model, moved toward a reward by PPO.",
@@ -124,6 +125,8 @@ def _how(verb: str, model: Path) -> str:
         f'model = {kind}.from_pretrained("DIRECTORY")\ntokenizer = AutoTokenizer.from_pretrained("DIRECTORY")\n```\n'
     )
     if verb == "reward":
+        if (model / "text_baseline.safetensors").is_file():
+            code += "\nThat is the network alone; konomi adds the text baseline in `text_baseline.safetensors`.\n"
         return code + '\nAs the reward of `konomi ppo`: `reward.kind = "model"`, `reward.name = "DIRECTORY"`.\n'
     more = "\n`value_head.safetensors` is the critic of PPO; generating does not need it.\n" if verb == "ppo" else ""
     talk = " By its chat template: `konomi generate DIRECTORY --chat`." if (model / "chat_template.jinja").is_file() else ""

@@ -121,6 +121,16 @@ def share(sums: Sums, top: str, bottom: str) -> Interval:
     return share_interval(sums.by_prompt[top], sums.by_prompt[bottom])
 
 
+def lead(sums: Sums, top: str, other: str, bottom: str) -> dict[str, Any]:
+    """The share ``other / bottom`` of a rule, and how far ``top / bottom`` is ahead of it, in the same resamples.
+
+    Returns:
+        ``accuracy`` of the rule; ``difference``; ``beaten``: the interval of the difference is above 0.
+    """
+    ahead = estimate(sums, lambda s: (s[top] - s[other]) / s[bottom], bottom, (-1.0, 1.0))
+    return {"accuracy": share(sums, other, bottom), "difference": ahead, "beaten": ahead["low"] is not None and ahead["low"] > 0}
+
+
 def mean_interval(values_P: Array) -> Interval:
     """The mean of one number a prompt, with its interval.
 

@@ -21,9 +21,9 @@ from konomi.statistics.agreement import agreement_columns, model_and_ceiling
 from konomi.statistics.bootstrap import (
     Array,
     Sums,
-    estimate,
     finite,
     header,
+    lead,
     prompt_numbers,
     resample,
     share,
@@ -56,6 +56,7 @@ def evaluate_preferences(
     seed: int = 0,
     train_comparisons: int | None = None,
     scale: float = 1.0,
+    baselines: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a reward model on held-out comparisons.
 
@@ -64,6 +65,7 @@ def evaluate_preferences(
         scores: ``scores[i][j]`` is the model's score of ``groups[i].responses[j]``, raw or normalised.
         train_comparisons: how many the model was trained on, for the verdict.
         scale: factor from a difference of scores to a logit: 1 for raw scores, the saved deviation for normalised ones.
+        baselines: by name, other scores of the same responses, which the model's are held against.
 
     Returns:
         What ``eval.json`` holds under ``held_out``; docs/reward-models.md explains each figure.
@@ -81,7 +83,8 @@ def evaluate_preferences(
         "by_length_difference": _quarters(decided.longer),
         "by_source": _sources(groups, decided.group),
     }
-    columns = _comparison_columns(decided, prompts, parts)
+    rivals = {name: _decided(groups, _checked(groups, own, scale), prompt).gap for name, own in (baselines or {}).items()}
+    columns = _comparison_columns(decided, prompts, parts, rivals)
     columns |= sum_by_prompt(prompt, list(map(_order_of, groups, arrays)), ORDER_FIGURES) | agreement_columns(groups, prompt)
     sums = resample(columns, seed)
     raters = {c.rater for group in groups for c in group.comparisons} | {rater for group in groups for *_, rater in group.ties}
@@ -95,7 +98,8 @@ def evaluate_preferences(
         "ties": sum(len(group.ties) + sum(c.label == 0.5 for c in group.comparisons) for group in groups),
         "raters": len(raters - {None}),
         "accuracy": share(sums, "right", "count"),
-        "longer": _longer(sums),
+        "longer": {**lead(sums, "right", "longer", "count"), "ties": int(sums.total["longer_ties"])},
+        "baselines": {name: lead(sums, "right", f"baselines/{name}", "count") for name in rivals},
         **{name: _rows(name, sums, about) for name, (_, about) in parts.items()},
         "calibration": _calibration(decided, scale),
         **order_intervals(sums),
@@ -149,10 +153,13 @@ def _sources(groups: Sequence[Group], group: Numbers) -> Part:
     return np.array([names.index(name) for name in own], dtype=np.int64), [{"source": name} for name in names]
 
 
-def _comparison_columns(decided: Decided, prompts: int, parts: Mapping[str, Part]) -> dict[str, Array]:
+def _comparison_columns(
+    decided: Decided, prompts: int, parts: Mapping[str, Part], rivals: Mapping[str, Array]
+) -> dict[str, Array]:
     right, longer = _wins(decided.gap), _wins(decided.longer)
     columns: dict[str, npt.NDArray[Any]] = {"count": np.ones(len(right)), "right": right, "longer": longer}
     columns["longer_ties"] = decided.longer == 0
+    columns |= {f"baselines/{name}": _wins(gap) for name, gap in rivals.items()}
     for name, (bucket, about) in parts.items():
         for number in range(len(about)):
             columns[f"{name}/{number}/count"] = bucket == number
@@ -170,17 +177,6 @@ def _rows(name: str, sums: Sums, about: list[dict[str, Any]]) -> list[dict[str, 
         }
         for number, each in enumerate(about)
     ]
-
-
-def _longer(sums: Sums) -> dict[str, Any]:
-    """The rule that the longer one wins, and the model's lead over it in the same resamples."""
-    ahead = estimate(sums, lambda s: (s["right"] - s["longer"]) / s["count"], "count", (-1.0, 1.0))
-    return {
-        "accuracy": share(sums, "longer", "count"),
-        "ties": int(sums.total["longer_ties"]),
-        "difference": ahead,
-        "beaten": ahead["low"] is not None and ahead["low"] > 0,
-    }
 
 
 def _calibration(decided: Decided, scale: float) -> dict[str, Any]:

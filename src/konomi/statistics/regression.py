@@ -5,7 +5,7 @@ N rows, P prompts, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from konomi.statistics.bootstrap import (
     bootstrap,
     header,
     interval,
+    lead,
     mean_of,
     prompt_numbers,
     resample,
@@ -60,17 +61,23 @@ def evaluate_scores(truth: Sequence[float], predicted: Sequence[float], keys: Se
     return {**header(seed), "prompts": prompts, "texts": len(truth), **figures}
 
 
-def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequence[float]]], *, seed: int = 0) -> dict[str, Any]:
+def evaluate_truth(
+    groups_of_scores: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    *,
+    seed: int = 0,
+    baselines: Mapping[str, Sequence[Sequence[float]]] | None = None,
+) -> dict[str, Any]:
     """Evaluate a model by a truth that has no noise, such as the judge that simulated raters follow.
 
     Args:
         groups_of_scores: for each group of responses the key of its prompt, the true scores, and the model's scores of the
             same responses. Groups of one prompt are resampled together.
+        baselines: by name, other scores of the same responses, which the model's are held against.
 
     Returns:
         ``accuracy``: share of all pairs of one group's responses of different truth that the model orders as the truth
-        does (a tie of the model counts half); ``tau`` and ``top_1`` within groups; ``pearson`` and ``spearman`` over all;
-        each with its interval, and counts.
+        does (a tie of the model counts half); ``baselines``: theirs, and the model's lead; ``tau`` and ``top_1`` within groups;
+        ``pearson`` and ``spearman`` over all; each with its interval, and counts.
 
     Raises:
         ValueError: a group has more scores of one kind than of the other.
@@ -83,10 +90,14 @@ def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequen
             raise ValueError(f"group {number}: {len(truth)} true scores and {len(scores)} of the model")
         own = checked_scores(truth, f"true scores of group {number}"), checked_scores(scores, f"the scores of group {number}")
         above = own[0][:, None] > own[0]
-        right = (np.sign(own[1][:, None] - own[1]) + 1) / 2
+        rivals = {name: checked_scores(each[number - 1], f"{name}, group {number}") for name, each in (baselines or {}).items()}
         sides.append(own)
-        rows.append({"right": float(right[above].sum()), "pairs": float(above.sum()), **order_figures(*own)})
-    sums = resample(sum_by_prompt(prompt, rows, ("right", "pairs", *ORDER_FIGURES)), seed)
+        rows.append({
+            "right": _right(own[1], above), "pairs": float(above.sum()), **order_figures(*own),
+            **{f"baselines/{name}": _right(each, above) for name, each in rivals.items()},
+        })  # fmt: skip
+    names = [f"baselines/{name}" for name in baselines or ()]
+    sums = resample(sum_by_prompt(prompt, rows, ("right", "pairs", *ORDER_FIGURES, *names)), seed)
     true, predicted = (np.concatenate([np.zeros(0), *(own[side] for own in sides)]) for side in (0, 1))
     return {
         **header(seed),
@@ -94,9 +105,15 @@ def evaluate_truth(groups_of_scores: Sequence[tuple[str, Sequence[float], Sequen
         "prompts": sums.prompts["pairs"],
         "pairs": int(sums.total["pairs"]),
         "accuracy": share(sums, "right", "pairs"),
+        "baselines": {name: lead(sums, "right", f"baselines/{name}", "pairs") for name in baselines or ()},
         **order_intervals(sums),
         **_fits(true, predicted, np.repeat(prompt, [len(own[0]) for own in sides]), seed, FIGURES[:2]),
     }
+
+
+def _right(scores: Array, above: npt.NDArray[np.bool_]) -> float:
+    """How many of the pairs [M, M] that are ``above`` the scores [M] order so."""
+    return float(((np.sign(scores[:, None] - scores) + 1) / 2)[above].sum())
 
 
 def checked_scores(values: Sequence[float], what: str) -> Array:

@@ -15,7 +15,7 @@ from konomi.reading import written_by_konomi
 from konomi.runs.directory import RunDir
 from konomi.text import number, percent, plural
 
-TOLD = {"worse": broken, "chance": broken, "none": look, "few": look, "length": look}
+TOLD = {"worse": broken, "chance": broken, "none": look, "few": look, "length": look, "text": look}
 """Verdict of `konomi.report.advice` -> what it means for a run; with others the model can be used."""
 
 

@@ -13,6 +13,10 @@ const BY_TASK = {
     ["accuracy", "accuracy", percent],
     ["longer_wins", "longer.accuracy", percent],
     ["ahead_of_longer", "longer.difference", points],
+    ["text_baseline", "baselines.text.accuracy", percent],
+    ["ahead_of_text", "baselines.text.difference", points],
+    ["network_alone", "baselines.network.accuracy", percent],
+    ["ahead_of_network", "baselines.network.difference", points],
     ["tau", "tau", number],
     ["top_1", "top_1", percent],
     ["top_1_chance", "top_1.chance", percent],
@@ -31,7 +35,7 @@ const BY_TASK = {
     ["ahead_of_majority", "majority.difference", points],
     ...CALIBRATION,
   ],
-  truth: [["accuracy", "accuracy", percent], ["tau", "tau", number], ["top_1", "top_1", percent], ["top_1_chance", "top_1.chance", percent], ["pearson", "pearson", number], ["spearman", "spearman", number]],
+  truth: [["accuracy", "accuracy", percent], ["text_baseline", "baselines.text.accuracy", percent], ["ahead_of_text", "baselines.text.difference", points], ["network_alone", "baselines.network.accuracy", percent], ["tau", "tau", number], ["top_1", "top_1", percent], ["top_1_chance", "top_1.chance", percent], ["pearson", "pearson", number], ["spearman", "spearman", number]],
 };
 const at = (found, path) => path.split(".").reduce((part, key) => part?.[key], found);
 const filled = (found) => found && Object.keys(found).length > 0;

@@ -102,6 +102,7 @@ function rewardTiles({ task, held_out: found, truth }) {
     if (task === "preference") {
       add("accuracy", found.accuracy, percent);
       add("ceiling", found.agreement?.ceiling, percent, found.agreement ? undefined : t("no_overlap"));
+      if (found.baselines?.text) add("text_baseline", found.baselines.text.accuracy, percent, `${t("ahead")} ${points(valueOf(found.baselines.text.difference))}`);
       add("longer_wins", found.longer?.accuracy, percent, `${t("ahead")} ${points(valueOf(found.longer?.difference))}`);
       add("comparisons", found.comparisons, count, found.train_comparisons == null ? "" : `${t("of_training")} ${count(found.train_comparisons)}`);
     } else if (task === "classification") {
