@@ -179,11 +179,11 @@ def head(tokens: int = 512, vocabulary: int = 32_768) -> Cost:
     return cost
 
 
-def update() -> Cost:
-    """One update of PPO: 8 responses in one micro-batch, two epochs."""
+def update(**settings: Any) -> Cost:
+    """One update of PPO, or of the algorithm of these settings: 8 responses in one micro-batch, two epochs."""
     trainer = tiny_trainer(
         model=model(), reward=CountA(), episodes=16, batch_size=8, mini_batch_size=8, micro_batch_tokens=10**6,
-        baseline_samples=4,
+        baseline_samples=4, **settings,
     )  # fmt: skip
     steps = iter(trainer)
     next(steps)  # what happens once

@@ -183,6 +183,42 @@ def close(actual: Tensor, expected: Tensor | float, tolerance: float = 1e-9) -> 
     assert torch.allclose(actual, expected, rtol=tolerance, atol=tolerance), f"{actual}, expected {expected}"
 
 
+def group_relative(scores: list[float], group: int, scale: str) -> list[float]:
+    out = []
+    for i, score in enumerate(scores):
+        first = i - i % group
+        own = scores[first : first + group]
+        spread = {"group": own, "batch": scores}.get(scale)
+        out.append((score - mean(own)) / (1.0 if spread is None else math.sqrt(variance(spread)) + 1e-4))
+    return out
+
+
+def best_of_n(scores: list[float], group: int, backward: float) -> list[float]:
+    """Of the responses of a prompt: the best, counted n times, and logarithms of ranks; each less its mean over the prompt."""
+    out = []
+    for first in range(0, len(scores), group):
+        own = scores[first : first + group]
+        best = [group * (score == max(own)) / own.count(max(own)) for score in own]
+        ranks = [(group - 1) * math.log(sum(other <= score for other in own) / group) for score in own]
+        out += [(1 - backward) * (b - mean(best)) + backward * (q - mean(ranks)) for b, q in zip(best, ranks, strict=True)]
+    return out
+
+
+def kl_loss(new: Rows, reference: Rows, weights: Rows) -> float:
+    """k3, of probabilities."""
+    terms = zip(flat(new), flat(reference), flat(weights), strict=True)
+    return math.fsum(w * (math.exp(q) / math.exp(p) - 1 + p - q) for p, q, w in terms)
+
+
+def sequence_loss(new: Rows, old: Rows, advantages: list[float], clip: float) -> float:
+    """The sum over responses of the clipped loss of their ratios."""
+    terms = []
+    for p, q, a in zip(new, old, advantages, strict=True):
+        ratio = math.prod(math.exp(x) for x in p) / math.prod(math.exp(x) for x in q)
+        terms.append(-min(a * ratio, a * min(max(ratio, 1 - clip), 1 + clip)))
+    return math.fsum(terms)
+
+
 def leave_one_out(scores: list[float], group: int) -> list[float]:
     """Each score less the mean of the others of its group, one at a time."""
     out = []

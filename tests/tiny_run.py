@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 
-from konomi.config import DataConfig, LoraConfig, PPOConfig, RolloutConfig
+from konomi.config import (
+    BondConfig,
+    DataConfig,
+    GRPOConfig,
+    LoraConfig,
+    PPOConfig,
+    ReinforceConfig,
+    RLOOConfig,
+    RolloutConfig,
+)
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.forward import pass_full_kl, plan_pass
@@ -17,6 +26,8 @@ from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import make_draws, sample
 from konomi.models.lora import add_adapters
 from konomi.models.policy import Policy, make_reference
+from konomi.runs.observer import StepResult
+from konomi.training.experience import Experience
 from konomi.training.ppo import PPOTrainer
 from tiny import tiny_model, tiny_tokenizer
 
@@ -63,6 +74,13 @@ def without_dropout(family: str, **changes: Any) -> Any:
     """A model as `konomi.models.load` hands it on."""
     rates = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if family == "gpt2" else {}
     return tiny_model(family, **{**rates, **changes})
+
+
+CRITIC_FREE = {
+    "rloo": RLOOConfig(), "rloo-token": RLOOConfig(level="token"), "grpo": GRPOConfig(),
+    "grpo-reward": GRPOConfig(kl="reward", loss="grpo", scale="batch"), "reinforce++": ReinforceConfig(), "bond": BondConfig(),
+}  # fmt: skip
+"""Algorithms without a critic, in the forms that differ."""
 
 
 def disturbed(model: Any, size: float = 0.05, seed: int = 5) -> None:
@@ -117,7 +135,7 @@ def tiny_trainer(
     family: str = "gpt2", *, model: Any = None, reward: Any = None, freeze: bool = False, top_layers: int | None = None,
     shift: float = 0.0, seed: int = 0, precision: str = "fp32", failed_texts: Path | None = None,
     judges: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None, lora: int | None = None,
-    quantize: Any = "none", **ppo: Any,
+    quantize: Any = "none", algorithm: Any = None, **ppo: Any,
 ) -> PPOTrainer:  # fmt: skip
     """A trainer of its own model; ``shift``: the policy is that far from the reference already; ``lora``: rank of adapters."""
     model = model if model is not None else without_dropout(family)
@@ -128,12 +146,13 @@ def tiny_trainer(
         disturbed(policy, shift)
     settings = {
         "episodes": 64, "batch_size": 16, "mini_batch_size": 8, "micro_batch_tokens": 100, "baseline_samples": 16,
-        "learning_rate": 1e-3, "value_learning_rate": 1e-2, "kl_coef": 0.05,
+        "learning_rate": 1e-3, "kl_coef": 0.05, **({"value_learning_rate": 1e-2} if algorithm is None else {}),
     }  # fmt: skip
     return PPOTrainer(
         policy, reference, Tokens(tiny_tokenizer()), PROMPTS, reward or CountA(),
         ppo=PPOConfig(**{**settings, **ppo}), rollout=RolloutConfig(**{"response_tokens": (3, 7), **(rollout or {})}),
         data=DataConfig(query_tokens=(2, 6)), seed=seed, precision=precision, failed_texts=failed_texts, judges=judges,
+        algorithm=algorithm,
     )  # fmt: skip
 
 
@@ -163,3 +182,16 @@ def experience_of(trainer: Any, drawn: Any, scores: Any, token_rewards: Any = No
     """What a trainer learns from these responses and scores."""
     passes = trainer._passes(drawn.rollout, epoch=0)
     return trainer._experience(drawn, trainer.models.compare(drawn, passes, first=trainer.update == 0), scores, token_rewards)
+
+
+def watched(trainer: PPOTrainer) -> tuple[StepResult, Experience]:
+    """A step, and the experience that it was made of."""
+    made: list[Experience] = []
+
+    class Watched(PPOTrainer):
+        def _experience(self, *arguments: Any) -> Experience:
+            made.append(super()._experience(*arguments))
+            return made[-1]
+
+    trainer.__class__ = Watched
+    return trainer.step(), made[0]

@@ -12,10 +12,12 @@ from konomi.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from konomi.config import (
+        BondConfig,
         ClassifierReward,
         CompareConfig,
         DataConfig,
         FunctionReward,
+        GRPOConfig,
         HttpReward,
         JudgeJob,
         LoraConfig,
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
         ModelReward,
         PPOConfig,
         PPOJob,
+        ReinforceConfig,
         RewardJob,
+        RLOOConfig,
         RolloutConfig,
         RunConfig,
         SampleJob,
@@ -61,9 +65,9 @@ _HOME = {
     name: module
     for module, names in {
         "konomi.config":
-            "ClassifierReward CompareConfig DataConfig FunctionReward HttpReward JudgeJob LoraConfig ModelConfig "
-            "ModelReward PPOConfig PPOJob RewardJob RolloutConfig RunConfig SFTConfig SFTData SFTJob SampleJob SumReward "
-            "load_config",
+            "BondConfig ClassifierReward CompareConfig DataConfig FunctionReward GRPOConfig HttpReward JudgeJob LoraConfig "
+            "ModelConfig ModelReward PPOConfig PPOJob RLOOConfig ReinforceConfig RewardJob RolloutConfig RunConfig SFTConfig "
+            "SFTData SFTJob SampleJob SumReward load_config",
         "konomi.config.pipeline": "load_pipeline",
         "konomi.data.formats": "read_comparisons read_scores read_tasks write_records",
         "konomi.data.records": "Candidate Pair Prompt Ranking Score Task",
@@ -93,13 +97,13 @@ _HOME = {
 """Public name -> its module."""
 
 __all__ = [
-    "Candidate", "ClassifierReward", "CompareConfig", "ConfigError", "DataConfig", "DataError", "FunctionReward", "HttpReward",
-    "JudgeJob", "KonomiError", "LoraConfig", "ModelConfig", "ModelError", "ModelReward", "PPOConfig", "PPOJob", "PPOTrainer",
-    "Pair", "Policy", "Prompt", "Ranking", "RewardJob", "RolloutConfig", "RunConfig", "RunDir", "RunError", "SFTConfig",
-    "SFTData", "SFTJob", "SampleJob", "Score", "StepResult", "SumReward", "Task", "Tokens", "add_adapters", "build_reward",
-    "compare_models", "load_causal_lm", "load_config", "load_pipeline", "load_prompts", "make_reference", "open_reward_model",
-    "read_comparisons", "read_scores", "read_tasks", "run_judge", "run_pipeline", "run_ppo", "run_reward", "run_sample",
-    "run_sft", "split_held_out", "train", "write_records", "write_report",
+    "BondConfig", "Candidate", "ClassifierReward", "CompareConfig", "ConfigError", "DataConfig", "DataError", "FunctionReward",
+    "GRPOConfig", "HttpReward", "JudgeJob", "KonomiError", "LoraConfig", "ModelConfig", "ModelError", "ModelReward", "PPOConfig",
+    "PPOJob", "PPOTrainer", "Pair", "Policy", "Prompt", "RLOOConfig", "Ranking", "ReinforceConfig", "RewardJob", "RolloutConfig",
+    "RunConfig", "RunDir", "RunError", "SFTConfig", "SFTData", "SFTJob", "SampleJob", "Score", "StepResult", "SumReward", "Task",
+    "Tokens", "add_adapters", "build_reward", "compare_models", "load_causal_lm", "load_config", "load_pipeline", "load_prompts",
+    "make_reference", "open_reward_model", "read_comparisons", "read_scores", "read_tasks", "run_judge", "run_pipeline",
+    "run_ppo", "run_reward", "run_sample", "run_sft", "split_held_out", "train", "write_records", "write_report",
 ]  # fmt: skip
 
 

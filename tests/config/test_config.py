@@ -13,10 +13,13 @@ import pytest
 from command_line import konomi
 from konomi.config import (
     VERBS,
+    ActorCriticConfig,
     ClassifierReward,
     FunctionReward,
+    GRPOConfig,
     HttpReward,
     PPOJob,
+    ReinforceConfig,
     SumReward,
     build,
     load_config,
@@ -159,6 +162,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": {"precision": "fp64"}, "ppo": {"optimizer": "adam8"}},
      'PPOJob: ppo.optimizer = "adam8" with model.precision = "fp64": '),
     ({"ppo": {"weights": "bf16"}}, 'PPOJob: ppo.optimizer = "adam" with ppo.weights = "bf16": '),
+    ({"algorithm": {"kind": "rlo"}}, "algorithm: Input tag 'rlo'"),
+    ({"algorithm": {"level": "token"}}, 'algorithm: kind is missing; write kind = "..." to say which kind it is'),
+    ({"algorithm": {"kind": "rloo", "scale": "group"}}, "algorithm.scale: unknown key; known: kind, level"),
+    *(({"algorithm": {"kind": kind}}, f'PPOJob: ppo.responses_per_prompt = 1 with algorithm.kind = "{kind}", which compares the '
+       "responses to a prompt with each other; set it to 4") for kind in ("rloo", "grpo", "bond")),
+    *(({"algorithm": {"kind": kind}, "ppo": {"responses_per_prompt": 4, key: value}},
+       f'PPOJob: ppo.{key} = {shown} with algorithm.kind = "{kind}", which does not read it; remove it, or set it to ')
+      for kind, key, value, shown in (
+          ("rloo", "lam", 1.0, "1.0"), ("grpo", "gamma", 0.9, "0.9"), ("reinforce++", "vf_coef", 0.5, "0.5"),
+          ("bond", "value_clip", 0.1, "0.1"), ("rloo", "value_learning_rate", 1e-3, "0.001"),
+          ("grpo", "whiten_advantages", False, "false"), ("grpo", "kl_penalty", "k2", '"k2"'), ("bond", "score_clip", 9, "9.0"),
+          ("bond", "normalize_scores", False, "false"),
+      )),
     *(({"reward": {**CLASSIFIER, "name": name, key: value}}, f"reward: {key}: no setting of {name}")
       for name in ("embedded:asari", "embedded:vader") for key, value in {
           "batch_size": 4, "chat": True, "max_length": 9, "offload": True, "precision": "fp32", "revision": "a",
@@ -242,6 +258,16 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert len(lines) == 3 and "did you mean seed?" in lines[2]
 
 
+def test_an_algorithm_is_chosen_and_what_only_another_reads_may_stand_at_its_default() -> None:
+    assert build(PPOJob, {}).algorithm == ActorCriticConfig()
+    job = build(PPOJob, {"ppo": {"gamma": 1.0, "lam": 0.95}}, ["algorithm.kind=reinforce++"])
+    assert job.algorithm == ReinforceConfig()
+    more = ["algorithm.kind=grpo", "algorithm.kl=reward", "ppo.kl_penalty=k2", "ppo.responses_per_prompt=4"]
+    job = build(PPOJob, {}, more)
+    assert (job.algorithm, job.ppo.kl_penalty) == (GRPOConfig(kl="reward"), "k2")
+    assert build(PPOJob, job.model_dump(mode="json")) == job  # as the run directory keeps it
+
+
 def test_a_fixed_coefficient_needs_no_room_below_the_cap() -> None:
     assert build(PPOJob, {"ppo": {"kl_target": 30.0, "kl_controller": "fixed"}}).ppo.kl_cap == 30.0
 
@@ -277,7 +303,7 @@ def test_every_setting_is_read_and_explained() -> None:
             assert name in attributes, f"{section.__name__}.{name}"
             is_tag = len(get_args(field.annotation)) == 1 and name == "kind"
             assert is_tag or (field.description or "").rstrip().endswith((".", ")")), f"{section.__name__}.{name}"
-    sections = "model lora data rollout reward judges ppo compare evaluation guard run"
+    sections = "model lora data rollout reward judges algorithm ppo compare evaluation guard run"
     assert list(PPOJob.model_fields) == sections.split()
 
 

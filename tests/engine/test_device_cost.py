@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from fake_device import fake_device
+from tiny_run import CRITIC_FREE
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -24,10 +27,12 @@ def test_a_decoded_token_waits_for_nothing_between_two_looks() -> None:
     assert long.launches - short.launches == 16  # each step is one captured call
 
 
-def test_an_update_waits_a_few_times_however_many_tokens_layers_and_micro_batches() -> None:
+@pytest.mark.parametrize("name", ["ppo", "rloo", "grpo"])
+def test_an_update_waits_a_few_times_however_many_tokens_layers_and_micro_batches(name: str) -> None:
     """For responses, texts, KL and the metrics."""
+    settings = {} if name == "ppo" else {"algorithm": CRITIC_FREE[name], "responses_per_prompt": 4}
     with fake_device():
-        cost = device_cost.update()
+        cost = device_cost.update(**settings)
     assert cost.waits <= 7
     assert cost.launches < cost.operators / 2
 

@@ -1,4 +1,5 @@
-"""Runs of sft, reward and sample that are interrupted and go on: what they end with is what they would have ended with."""
+"""Runs that are interrupted and go on: what they end with is what they would have ended with. Those of PPO are in test_ppo.py and
+test_cli.py."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from konomi.config import VERBS, load_config
 from konomi.jobs.inputs import resumed_job
 from konomi.jobs.pipeline import runner
 from konomi.runs.directory import RunDir
-from konomi.runs.observer import Observer
+from konomi.runs.observer import Observer, StepResult
 from tiny import tiny_encoder
+from tiny_run import facts
 
 Event = tuple[str, int]
 """What is being done, and how much of it is done."""
@@ -34,6 +36,9 @@ class Interrupting(Observer):
                 raise KeyboardInterrupt("killed")
             self.gently = False
             signal.raise_signal(signal.SIGTERM)
+
+    def step(self, result: StepResult) -> None:
+        self.progress("update", result.update, 0)
 
     def warn(self, message: str) -> None:
         self.warned.append(message)
@@ -108,6 +113,21 @@ def test_a_training_goes_on_as_if_it_had_never_been_interrupted(case: str, world
     assert {path.name for path in broken.iterdir()} == {path.name for path in whole.iterdir()}
     finished = konomi(verb, "--resume", str(broken), code=2)
     assert "this run is finished; there is nothing to go on with" in finished.stderr
+
+
+def test_a_run_without_a_critic_goes_on_and_has_no_value_head(world: Path) -> None:
+    settings = ["algorithm.kind=grpo", "ppo.responses_per_prompt=4", "ppo.episodes=48", "compare.prompts=2"]
+    settings += ["ppo.value_learning_rate=1e-4"]  # the default: that of the file is of no use here
+    broken, whole = Path("runs/broken"), Path("runs/whole")
+    said = interrupted("ppo", Interrupting(("update", 2)), *settings)
+    assert "konomi ppo --resume runs/broken" in said
+    resumed = json.loads(konomi("ppo", "--resume", str(broken), "--json", code=0).stdout)
+    told = json.loads(konomi("ppo", "ppo.toml", "--json", *sets(*settings, "run.name=whole"), code=0).stdout)
+    assert [facts(line) for line in without_clock(broken)] == [facts(line) for line in without_clock(whole)]
+    assert resumed["compare"] == told["compare"]
+    assert (broken / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+    assert not list(broken.rglob("value_head*")) and "value_head" not in (broken / "model/README.md").read_text("utf-8")
+    assert "expl.v" not in konomi("ppo", "ppo.toml", *sets(*settings, "run.name=shown"), code=0).stderr
 
 
 def test_candidates_are_drawn_once(world: Path) -> None:

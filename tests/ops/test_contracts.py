@@ -38,6 +38,13 @@ WRONG = [
       for f in (ops.policy_loss, ops.value_loss) for place in range(3)),
     *((f, (x, x, x, wrong), clip) for f in (ops.policy_loss, ops.value_loss)),
     (ops.policy_loss, (x, x, x, mask), {**clip, "weights_BR": y}),
+    (ops.policy_loss, (x, x, x, mask), {**clip, "sequences": (torch.zeros(2, 4).long(), 2)}),
+    *((ops.kl_loss, (*(y if i == place else x for i in range(2)), mask, x), {}) for place in range(2)),
+    (ops.kl_loss, (x, x, wrong, x), {}),
+    (ops.kl_loss, (x, x, mask, y), {}),
+    (ops.leave_one_out, (x, 2), {}),
+    (ops.group_relative, (x, 2), {}),
+    (ops.best_of_n, (x, 2), {"backward": 0.5}),
     *((ops.importance_weights, arguments, {"cap": 2.0}) for arguments in ((y, x, mask), (x, y, mask), (x, x, wrong))),
     (ops.importance_weights, (x[0], x[0], mask[0]), {"cap": 2.0}),
     (ops.linear_logprobs, (x, torch.zeros(5, 4), ids), {}),
@@ -76,6 +83,7 @@ def test_shapes_are_read_from_the_names():
 # -- masks and half precision ------------------------------------------------------------------------------------------
 
 MASK = torch.tensor([[True, True, True, False], [True, False, False, False], [True, True, False, False]])
+ROWS = torch.arange(3)[:, None].expand(3, 4)
 MASKED = {
     "sum": lambda a: ops.masked_sum(a, MASK),
     "mean": lambda a: ops.masked_mean(a, MASK),
@@ -87,11 +95,16 @@ MASKED = {
     "rewards of tokens": lambda a, b, c: ops.shaped_rewards(a, b[:, 0], MASK, 0.3, c),
     "policy loss": lambda a, b, c: ops.policy_loss(a, b, c, MASK, **clip),
     "weighted policy loss": lambda a, b, c, d: ops.policy_loss(a, b, c, MASK, **clip, weights_BR=d),
+    "policy loss of sequences": lambda a, b, c: ops.policy_loss(a, b, c, MASK, **clip, sequences=(ROWS, 3)),
+    "kl loss": lambda a, b, c: ops.kl_loss(a, b, MASK, c),
     "weights of tokens": lambda a, b: ops.importance_weights(a, b, MASK, cap=2.0),
     "weights of sequences": lambda a, b: ops.importance_weights(a, b, MASK, cap=2.0, level="sequence"),
     "value loss": lambda a, b, c: ops.value_loss(a, b, c, MASK, **clip),
 }
 UNMASKED = {
+    "group relative": lambda a: ops.group_relative(a.flatten(), 4),
+    "best of n": lambda a: ops.best_of_n(a.flatten(), 4, backward=0.5),
+    "leave one out": lambda a: ops.leave_one_out(a.flatten(), 4),
     "k1": ops.kl_per_token,
     "k2": lambda a, b: ops.kl_per_token(a, b, "k2"),
     "full kl": ops.full_kl,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
-from konomi.ops import adaptive_kl_coef, full_kl, kl_per_token, shaped_rewards
+from konomi.ops import adaptive_kl_coef, full_kl, kl_loss, kl_per_token, shaped_rewards
 from oracles import close, quick, ragged
 
 INF = float("inf")
@@ -27,6 +27,30 @@ def test_estimators_are_the_loop(kind, seed):
     pairs = zip(p.flatten().tolist(), q.flatten().tolist(), strict=True)
     expected = torch.tensor([oracles.kl_term(x, y, kind) for x, y in pairs], dtype=torch.float64)
     close(actual, expected.reshape(2, 3))
+
+
+@quick
+@given(ragged(holes=True))
+def test_the_term_of_the_loss_is_the_loop_and_a_mask_is_deletion(batch):
+    new, reference, weights = (batch.normal() for _ in range(3))
+    new.requires_grad_()
+    loss = kl_loss(new, reference, batch.mask, weights)
+    close(loss, oracles.kl_loss(batch.rows(new), batch.rows(reference), batch.rows(weights)))
+    kept = [x.detach()[batch.mask].requires_grad_() for x in (new, reference, weights)]
+    alone = kl_loss(kept[0], kept[1], torch.ones(len(kept[0]), dtype=torch.bool), kept[2])
+    (full,), (part,) = torch.autograd.grad(loss, new), torch.autograd.grad(alone, kept[0])
+    close(full[batch.mask], part)
+    assert (full[~batch.mask] == 0).all()
+
+
+def test_the_term_of_the_loss_is_the_kl_and_pulls_as_the_kl_the_other_way_round():
+    """In the mean over all tokens of a vocabulary."""
+    p, q = distributions(3, 5)
+    logprobs, reference, one = p.requires_grad_().log_softmax(-1), q.log_softmax(-1), torch.ones(5, dtype=torch.bool)
+    mean = kl_loss(logprobs, reference, one, logprobs.detach().exp())
+    close(mean, full_kl(p, q).detach())
+    (slope,), (other,) = torch.autograd.grad(mean, p, retain_graph=True), torch.autograd.grad(full_kl(q, p), p)
+    close(slope, other)
 
 
 @quick

@@ -64,6 +64,31 @@ def test_ratio_1_is_the_policy_gradient(batch):
     assert sums["clipped"] == sums["approx_kl"] == sums["policy_kl"] == 0
 
 
+@quick
+@given(batch=ragged(), clip=clips)
+def test_ratios_of_whole_responses_are_the_loop(batch, clip):
+    """As the flat tokens of a pass too; with a ratio of 1 the gradient is that of log p of the whole response."""
+    old, advantages = batch.normal(), batch.normal()[:, :1].nan_to_num().expand(batch.mask.shape)
+    rows = torch.arange(len(old))[:, None].expand(old.shape)
+    shares = batch.mask.double() / batch.mask.sum(1, keepdim=True)
+    new = (old + batch.normal(scale=0.2)).requires_grad_()
+    parts = (new, old, advantages, batch.mask, rows, shares)
+    loss, sums = policy_loss(*parts[:4], clip=clip, weights_BR=shares, sequences=(rows, len(old)))
+    close(loss, oracles.sequence_loss(batch.rows(new), batch.rows(old), advantages[:, 0].tolist(), clip))
+    flat = [x[batch.mask] for x in parts]
+    alone, flat_sums = policy_loss(*flat[:4], clip=clip, weights_BR=flat[5], sequences=(flat[4] + 3, len(old) + 9))
+    close(loss, alone)
+    close(*gradient(loss, new), *gradient(alone, new))
+    for name, total in policy_loss(*parts[:4], clip=clip)[1].items():
+        close(sums[name], flat_sums[name])
+        assert name in ("clipped", "ratio") or torch.equal(sums[name], total)
+    same = old.clone().requires_grad_()
+    close(
+        *gradient(policy_loss(same, *parts[1:4], clip=clip, weights_BR=shares, sequences=(rows, len(old)))[0], same),
+        -advantages * batch.mask,
+    )
+
+
 BY_HAND = [
     (policy_loss, 2.0, 1.0, -1.2, 0.0),  # a ratio of 2: gain is capped
     (policy_loss, 2.0, -1.0, 2.0, 2.0),  # harm is not

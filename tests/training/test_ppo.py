@@ -14,12 +14,17 @@ import oracles
 from konomi.config import PPOConfig, RolloutConfig
 from konomi.engine.sampler import generate, make_draws
 from konomi.errors import RunError
-from konomi.runs.observer import StepResult
 from konomi.training.experience import Experience, ScoredRollout, ScoreScale
 from konomi.training.metrics import Sums, describe, kl_horizon, next_kl_coef
 from konomi.training.ppo import PPOTrainer
 from tiny import FAMILIES, tiny_model
-from tiny_run import Constant, CountA, alone, experience_of, facts, sharp_model, tiny_trainer, weights
+from tiny_run import CRITIC_FREE, Constant, CountA, alone, experience_of, facts, sharp_model, tiny_trainer, watched, weights
+
+
+def critic_free(name: str | None) -> dict[str, Any]:
+    """Settings of a trainer with this algorithm; None: PPO."""
+    return {"algorithm": CRITIC_FREE[name], "responses_per_prompt": 4} if name else {}
+
 
 HALF_FROZEN = [(family, number % 2 == 1) for number, family in enumerate(FAMILIES)]
 """Each family, every other one with frozen embeddings."""
@@ -27,12 +32,18 @@ HALF_FROZEN = [(family, number % 2 == 1) for number, family in enumerate(FAMILIE
 # -- it learns ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "freeze", "lora"), [("gpt2", False, None), ("gemma3", True, None), ("gemma3", True, 4)])
-def test_the_reward_rises(family: str, freeze: bool, lora: int | None) -> None:
+LEARNING = [
+    ("gpt2", False, None, None), ("gemma3", True, None, None), ("gemma3", True, 4, None),
+    *(("gpt2", False, None, name) for name in CRITIC_FREE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "freeze", "lora", "algorithm"), LEARNING)
+def test_the_reward_rises(family: str, freeze: bool, lora: int | None, algorithm: str | None) -> None:
     trainer = tiny_trainer(
         family, freeze=freeze, lora=lora, model=None if not freeze else tiny_model(family, initializer_range=0.1),
         episodes=15 * 32, batch_size=32, mini_batch_size=16, learning_rate=1e-2, kl_coef=0.02, kl_target=8.0,
-        micro_batch_tokens=500, rollout={"stop": "length", "response_tokens": (4, 8)},
+        micro_batch_tokens=500, rollout={"stop": "length", "response_tokens": (4, 8)}, **critic_free(algorithm),
     )  # fmt: skip
     steps = list(trainer)
     scores = [step.metrics["ppo/mean_scores"] for step in steps]
@@ -55,19 +66,6 @@ def test_the_first_update_begins_at_the_reference(family: str, freeze: bool) -> 
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
-
-
-def watched(trainer: PPOTrainer) -> tuple[StepResult, Experience]:
-    """A step, and the experience that it was made of."""
-    made: list[Experience] = []
-
-    class Watched(PPOTrainer):
-        def _experience(self, *arguments: Any) -> Experience:
-            made.append(super()._experience(*arguments))
-            return made[-1]
-
-    trainer.__class__ = Watched
-    return trainer.step(), made[0]
 
 
 def experience(trainer: PPOTrainer, scores: list[float], **rollout: Any) -> Experience:
@@ -216,7 +214,8 @@ def test_an_update_is_that_of_plain_steps(count: int) -> None:
             rows = torch.cat(parts)
             new, m = policy(e.rollout.select(rows)), e.mask[rows]
             m = m[:, : new.logprobs.shape[1]]
-            logprobs, values, old_advantages, returns = e.learned_from()[:, rows, : m.shape[1]]
+            names = ("logprobs", "values", "advantages", "returns")
+            logprobs, values, old_advantages, returns = (e.columns[name][rows, : m.shape[1]] for name in names)
             ratio, advantages = (new.logprobs - logprobs)[m].exp(), old_advantages[m]
             gain = torch.minimum(advantages * ratio, advantages * ratio.clamp(0.99, 1.01)).mean()
             near = values + (new.values - values).clamp(-0.01, 0.01)
@@ -329,12 +328,18 @@ def test_a_seed_decides_the_run() -> None:
     assert [facts(step.metrics) for step in other] != first
 
 
-@pytest.mark.parametrize(
-    ("noise", "freeze", "lora"), [("", False, None), ("torch", True, 4), ("numpy", False, None), ("python", True, None)]
-)
-def test_a_resumed_run_goes_on_to_the_same_bits(noise: str, freeze: bool, lora: int | None, tmp_path: Path) -> None:
+RESUMED = [
+    ("", False, None, None), ("torch", True, 4, None), ("numpy", False, None, None), ("python", True, None, None),
+    ("", False, None, "rloo"), ("torch", True, 4, "grpo"), ("", True, None, "reinforce++"), ("", True, None, "bond"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("noise", "freeze", "lora", "algorithm"), RESUMED)
+def test_a_resumed_run_goes_on_to_the_same_bits(
+    noise: str, freeze: bool, lora: int | None, algorithm: str | None, tmp_path: Path
+) -> None:
     def fresh(seed: int = 0) -> PPOTrainer:
-        return tiny_trainer("llama", reward=CountA(noise), freeze=freeze, seed=seed, lora=lora)
+        return tiny_trainer("llama", reward=CountA(noise), freeze=freeze, seed=seed, lora=lora, **critic_free(algorithm))
 
     def set_seeds(seed: int) -> None:
         import random

@@ -110,7 +110,7 @@ def test_log_probabilities_that_are_off_are_measured_and_made_up_for(server: Tin
     expected = torch.ones(16, 6).double()
     expected[:, 0] = 2.0
     assert torch.allclose(experience.weights, expected, atol=1e-9)
-    assert torch.equal(experience.learned_from()[4], experience.weights)
+    assert torch.equal(experience.columns["weights"], experience.weights)
     assert torch.equal(experience.logprobs, compared.logprobs)  # the trainer's own: the ratio is of those
     step = trainer.step()
     assert step.metrics["ppo/server/gap_mean"] == pytest.approx(math.log(3) / 6)

@@ -58,7 +58,7 @@ def ppo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model with PPO toward a reward.
+    """Train a model toward a reward, with PPO or an algorithm without a critic.
 
     Ctrl-C finishes the update, saves, and says how to go on; a second Ctrl-C stops at once.
     """

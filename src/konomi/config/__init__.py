@@ -6,20 +6,20 @@ Nothing here imports torch, so that a mistake is reported before a model is load
 
 from __future__ import annotations
 
+from konomi.config.algorithm import (
+    ActorCriticConfig,
+    AlgorithmConfig,
+    BondConfig,
+    GRPOConfig,
+    ReinforceConfig,
+    RLOOConfig,
+    check_algorithm,
+)
 from konomi.config.candidates import JudgeConfig, JudgeJob, LabelConfig, LabelJob, SampleConfig, SampleJob
+from konomi.config.model import LoraConfig, ModelConfig
 from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
-from konomi.config.ppo import (
-    CompareConfig,
-    DataConfig,
-    LoraConfig,
-    ModelConfig,
-    PPOConfig,
-    PPOJob,
-    RolloutConfig,
-    RunConfig,
-    SamplingConfig,
-)
+from konomi.config.ppo import CompareConfig, DataConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig, SamplingConfig
 from konomi.config.reward_model import EnsembleConfig, NormalizeConfig, RewardData, RewardJob, RewardTraining
 from konomi.config.rewards import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
 from konomi.config.section import SavedConfig, Section, StageConfig, build, load_config
@@ -27,10 +27,11 @@ from konomi.config.server import ServerConfig
 from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
-    "VERBS", "ClassifierReward", "CompareConfig", "DataConfig", "EnsembleConfig", "EvaluationConfig", "FunctionReward",
-    "GuardConfig", "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig", "LabelJob", "LoraConfig", "ModelConfig", "ModelReward",
-    "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline", "RewardConfig", "RewardData", "RewardJob",
-    "RewardTraining", "RolloutConfig", "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob",
-    "SamplingConfig", "SavedConfig", "Section", "ServerConfig", "Stage", "StageConfig", "SumReward", "build", "load_config",
-    "load_pipeline",
+    "VERBS", "ActorCriticConfig", "AlgorithmConfig", "BondConfig", "ClassifierReward", "CompareConfig", "DataConfig",
+    "EnsembleConfig",
+    "EvaluationConfig", "FunctionReward", "GRPOConfig", "GuardConfig", "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig",
+    "LabelJob", "LoraConfig", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline",
+    "RLOOConfig", "ReinforceConfig", "RewardConfig", "RewardData", "RewardJob", "RewardTraining", "RolloutConfig",
+    "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob", "SamplingConfig", "SavedConfig", "Section",
+    "ServerConfig", "Stage", "StageConfig", "SumReward", "build", "check_algorithm", "load_config", "load_pipeline",
 ]  # fmt: skip

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from konomi.config.ppo import DataConfig, ModelConfig, SamplingConfig
+from konomi.config.model import ModelConfig
+from konomi.config.ppo import DataConfig, SamplingConfig
 from konomi.config.rewards import ClassifierReward, Name, RewardConfig
 from konomi.config.section import Positive, Section, Share, StageConfig
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from konomi.config.algorithm import ActorCriticConfig, AlgorithmConfig, check_algorithm
+from konomi.config.model import TrainedModel
 from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.rewards import ClassifierReward, Name, RewardConfig
 from konomi.config.section import Positive, Section, Share, StageConfig, check_held_out, check_multiple
@@ -19,72 +21,6 @@ def _ordered(name: str, pair: tuple[int, int] | None) -> None:
 
 
 NO_CUT = "query_tokens cuts texts that a model continues; a message to a chat model stays whole: remove it"
-
-
-class ModelConfig(Section):
-    """The language model that is moved."""
-
-    name: str = "embedded:gemma3-270m"
-    """A hub name, a directory, a run (its model is meant), a .gguf file, or an embedded model."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    trust_remote_code: bool = False
-    """Run Python code that the model's repository ships. Off: such a model is refused."""
-    chat_template: str | None = None
-    """A file with a chat template (Jinja), or the template itself, in the place of the tokenizer's own. It is saved with the
-    trained model."""
-    freeze: Literal["none", "embeddings"] = "none"
-    """embeddings: the token embeddings and the vocabulary head stay as they are. Saves much time and memory where the
-    vocabulary is most of the model (Gemma 3 270M: 168 of 268 M parameters); policy and reference then share them."""
-    top_layers: Positive | None = None
-    """Train only this many layers from the top, the norm after them and the value head: the layers below run once for
-    policy and reference together, and no gradient passes through them. Usual 2. None: all layers are trained."""
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
-    """Precision of matrix products. auto: bf16 where the processor or GPU has it in hardware, else fp32. fp64 is for tests."""
-    gradient_checkpointing: bool = False
-    """Keep only the inputs of layers for the backward pass, and compute the layers anew there: much less memory for long texts,
-    about a third more time. Changes no result."""
-
-
-class LoraConfig(Section):
-    """Low-rank adapters (LoRA): two small matrices are trained beside each weight, and the weights stay as they are."""
-
-    rank: Positive | None = None
-    """Rank of the adapters, usual 8 to 64; needs pip install "konomi[lora]". With its adapters off the model is the reference: no
-    second copy, and gradients and optimiser state of the adapters and the new head only. The learning rate has to be about ten
-    times that of a run without adapters. Not set: no adapters."""
-    alpha: Positive = 32
-    """What the adapters add to a weight is multiplied by alpha / rank. Higher: larger steps."""
-    targets: tuple[str, ...] = ()
-    """Names of the linear layers that get adapters, such as ["q_proj", "v_proj"]. Empty: all but the heads."""
-    quantize: Literal["none", "nf4"] = "none"
-    """nf4 (QLoRA): the linear layers under the adapters are held in 4 bits, about half a byte a weight, by bitsandbytes: pip
-    install "konomi[qlora]". Each product makes its weight anew, which costs time; embeddings and head take 4 bytes a weight,
-    with ppo.weights = "bf16" 2. The initial model is then the one in 4 bits."""
-
-    @model_validator(mode="after")
-    def _on(self) -> LoraConfig:
-        fields = type(self).model_fields
-        changed = [name for name in ("alpha", "targets", "quantize") if getattr(self, name) != fields[name].default]
-        if self.rank is None and changed:
-            raise ValueError(f"{changed[0]} is of no use without rank, which turns the adapters on; set rank, for example to 16")
-        return self
-
-
-class TrainedModel(Section):
-    """What the jobs that train a model begin with."""
-
-    model: ModelConfig = ModelConfig()
-    lora: LoraConfig = LoraConfig()
-
-    @model_validator(mode="after")
-    def _one_choice(self) -> TrainedModel:
-        if self.lora.rank is not None and self.model.top_layers is not None:
-            raise ValueError(
-                f"model.top_layers = {self.model.top_layers} with lora.rank = {self.lora.rank}: the first trains weights of some "
-                "layers, the second adapters of all; set one of them"
-            )
-        return self
 
 
 class DataConfig(Section):
@@ -176,7 +112,8 @@ class RolloutConfig(SamplingConfig):
 
 
 class PPOConfig(Section):
-    """Proximal policy optimisation (Schulman et al. 2017) with a KL penalty (Ziegler et al. 2019)."""
+    """The loop that all algorithms share, its clipped steps (Schulman et al. 2017) and its KL penalty (Ziegler et al. 2019); and
+    the critic of algorithm.kind = "ppo"."""
 
     episodes: Positive = 1024
     """Responses drawn in the whole run. A multiple of batch_size."""
@@ -184,7 +121,8 @@ class PPOConfig(Section):
     """Responses an update. Larger: steadier, slower. Usual 64 to 512."""
     responses_per_prompt: Positive = 1
     """Responses to each prompt of a batch. Above 1 each score is compared with the mean of its siblings (leave-one-out
-    baseline), which takes the prompt's share out of the noise. Divides batch_size. Usual 1 or 4."""
+    baseline), which takes the prompt's share out of the noise. Divides batch_size. Usual 1 or 4; rloo, grpo and bond need 2 at
+    least, usual 4 to 8."""
     mini_batch_size: Positive = 16
     """Responses an optimiser step. Divides batch_size."""
     micro_batch_tokens: Positive | None = None
@@ -195,7 +133,7 @@ class PPOConfig(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1.41e-5
     """Of the policy's weights. Usual 1e-6 to 3e-5."""
     value_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """Of the value head's weights."""
+    """Of the value head's weights. For kind "ppo" only."""
     schedule: Literal["linear", "constant"] = "linear"
     """linear: the learning rates fall to 0 over the run."""
     adam_eps: Annotated[float, Field(gt=0)] = 1e-5
@@ -210,17 +148,18 @@ class PPOConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are scaled down to this norm."""
     gamma: Share = 1.0
-    """Discount a token."""
+    """Discount a token. For kind "ppo" only."""
     lam: Share = 0.95
-    """Lambda of the generalised advantage estimate: 1 trusts returns, 0 trusts the critic."""
+    """Lambda of the generalised advantage estimate: 1 trusts returns, 0 trusts the critic. For kind "ppo" only."""
     clip: Annotated[float, Field(gt=0)] = 0.2
     """The probability ratio is held within 1 +- clip."""
     value_clip: Annotated[float, Field(gt=0)] = 0.2
-    """Values are held within +- value_clip of the old ones, in normalised score units."""
+    """Values are held within +- value_clip of the old ones, in normalised score units. For kind "ppo" only."""
     vf_coef: Annotated[float, Field(ge=0)] = 0.1
-    """Weight of the value loss."""
+    """Weight of the value loss. For kind "ppo" only."""
     whiten_advantages: bool = True
-    """Shift and scale the advantages of the whole batch to mean 0, deviation 1."""
+    """Shift and scale the advantages of the whole batch to mean 0, deviation 1. For kind "ppo" only: the others have their own
+    scale."""
     normalize_scores: bool = True
     """Subtract the mean and divide by the deviation of the initial model's scores, so that the KL coefficient means the same
     for every reward."""
@@ -296,6 +235,7 @@ class PPOJob(TrainedModel):
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = ClassifierReward()
     judges: dict[Name, RewardConfig] = Field({})
+    algorithm: AlgorithmConfig = ActorCriticConfig()
     ppo: PPOConfig = PPOConfig()
     compare: CompareConfig = CompareConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -304,6 +244,7 @@ class PPOJob(TrainedModel):
 
     @model_validator(mode="after")
     def _numbers(self) -> PPOJob:
+        check_algorithm(self.algorithm, self.ppo)
         half = self.ppo.weights == "bf16"
         if self.model.precision == "fp64" and self.lora.quantize != "none":
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from konomi.config.ppo import TrainedModel
+from konomi.config.model import TrainedModel
 from konomi.config.section import Positive, SavedConfig, Section, check_held_out, check_multiple
 
 

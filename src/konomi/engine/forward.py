@@ -29,7 +29,7 @@ class Evaluation:
     logprobs: Tensor
     """[B, R] float32: log-probability of each response token, nats."""
     values: Tensor
-    """[B, R] float32: value before each response token, normalised score."""
+    """[B, R] float32: value before each response token, normalised score; 0 without a value head."""
     entropy: Tensor
     """[B, R] float32: entropy of the distribution that the token was drawn from, nats; carries no gradient."""
 

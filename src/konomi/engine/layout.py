@@ -231,6 +231,11 @@ class Pass:
         """[N] bool: not a further token."""
         return self._valid.bool()
 
+    @property
+    def sequences(self) -> tuple[Tensor, int]:
+        """[N]: the row of the rollout that each token is of, of a further one the row after the last; and the number of rows."""
+        return self.where // self.width, self._end // self.width + 1
+
     def on(self, index: Tensor) -> Pass:
         """A pass of the same sizes, given by its ``index``."""
         other = copy.copy(self)

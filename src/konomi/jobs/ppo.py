@@ -89,7 +89,7 @@ def run_ppo(
         trainer = PPOTrainer(
             policy, reference, ready.tokens, ready.prompts, ready.reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
             seed=job.run.seed, precision=ready.precision, failed_texts=work.run.path / "failed_texts.jsonl", judges=ready.judges,
-            sampler=sampler,
+            sampler=sampler, algorithm=job.algorithm,
         )  # fmt: skip
         checkpoints = Checkpoints(work.run.checkpoints, job.run.keep)
         _take_up(work, trainer, checkpoints, resume is not None)
@@ -267,7 +267,9 @@ def _facts(training: _Training, ready: Prepared) -> Mapping[str, str]:
     done = f" (going on after update {trainer.update})" if trainer.update else ""
     target = f", target {job.ppo.kl_target:g} nats/response" if job.ppo.kl_controller == "adaptive" else ""
     device = trainer.engine.accelerator.device
+    each = job.ppo.responses_per_prompt
     facts = {
+        "algorithm": job.algorithm.kind + (f", {each} responses a prompt" if each > 1 else ""),
         "model": f"{job.model.name}, {parameters / 1e6:,.0f} M parameters{adapters}, {ready.precision} on {device}",
         "reward": f"{job.reward.kind} {ready.reward.name}",
         "prompts": f"{job.data.prompts}: {len(ready.prompts)} to train on, {len(ready.held_out)} held out",

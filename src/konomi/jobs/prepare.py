@@ -105,7 +105,7 @@ def models_of(job: PPOJob, loaded: Loaded) -> tuple[Policy, PreTrainedModel]:
     if job.ppo.weights == "bf16":
         weights_to_bf16(loaded.model)
     add_adapters(loaded.model, job.lora, seed=job.run.seed, base=job.model.name, revision=loaded.commit)
-    policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
+    policy = Policy(loaded.model, job.model.freeze == "embeddings", job.model.top_layers, job.algorithm.critic)
     reference = make_reference(policy)
     if job.model.gradient_checkpointing:
         recompute_layers(policy.lm)

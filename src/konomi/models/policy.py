@@ -1,4 +1,4 @@
-"""The policy: a causal language model with a value head; and the frozen reference it is held to.
+"""The policy: a causal language model, with a value head where a critic is trained; and the frozen reference it is held to.
 
 A sequence is query and response. The trunk runs over all tokens but the last, packed without padding (`konomi.engine.packed`),
 the vocabulary head and the value head only over positions that predict a response token: no [B, L, V] tensor ever exists.
@@ -34,7 +34,7 @@ VALUE_HEAD_FILE = "value_head.safetensors"
 
 
 class Policy(nn.Module):
-    """A causal language model and a value head on its last hidden state.
+    """A causal language model and, for a critic, a value head on its last hidden state.
 
     The value head is a linear map that begins at zero: the first values are the mean of the normalised scores, 0.
 
@@ -42,13 +42,16 @@ class Policy(nn.Module):
         lm: the language model, as it is, without dropout; its GELU is fused.
         freeze_embeddings: do not train the token embeddings and the vocabulary head.
         top_layers: train only this many top layers and the norm after them.
+        critic: make the value head.
 
     Raises:
         ModelError: this family's hidden states, packed, do not give the family's own logits.
         ConfigError: the model has fewer layers than ``top_layers``.
     """
 
-    def __init__(self, lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None) -> None:
+    def __init__(
+        self, lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None, critic: bool = True
+    ) -> None:
         super().__init__()
         fuse_gelu(lm)
         check_head(lm)
@@ -56,10 +59,7 @@ class Policy(nn.Module):
         self._below = train_only(lm, freeze_embeddings, top_layers)
         if self._below and packed.packs(lm) and not goes_on_from(lm, self._below):
             self._below = None  # its upper layers read more of the lower ones than their hidden states
-        weight = head_weight(lm)
-        self.value_head = nn.Linear(weight.shape[1], 1, dtype=torch.promote_types(weight.dtype, torch.float32))
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head = _value_head(head_weight(lm)) if critic else None
 
     def forward(
         self, rollout: Rollout | Pass, temperature: float = 1.0, trunk: Trunk | None = None, with_entropy: bool = True
@@ -69,7 +69,8 @@ class Policy(nn.Module):
         with cast_once(self.lm), one_gradient(self.lm), recomputing(self.lm):
             hidden_ND = response_hidden(self.lm, p, trunk)
             logprobs_N, entropy_N = through_head(self.lm, hidden_ND, p.targets, temperature, with_entropy)
-        flat = (logprobs_N, self.values(hidden_ND), entropy_N)
+        values_N = torch.zeros_like(logprobs_N) if self.value_head is None else self.values(hidden_ND)
+        flat = (logprobs_N, values_N, entropy_N)
         if isinstance(rollout, Pass):
             return Evaluation(*flat)
         return Evaluation(*(scatter([(p, x_N[None])], len(rollout))[0] for x_N in flat))
@@ -80,7 +81,8 @@ class Policy(nn.Module):
         return self._below if packed.packs(self.lm) else None
 
     def values(self, hidden_ND: Tensor) -> Tensor:
-        """[N] values of last hidden states."""
+        """[N] values of last hidden states, by the value head."""
+        assert self.value_head is not None
         with torch.autocast(hidden_ND.device.type, enabled=False):  # bfloat16 would round values to 8 bits
             values_N: Tensor = self.value_head(hidden_ND.to(self.value_head.weight.dtype)).squeeze(-1)
         return values_N
@@ -105,7 +107,16 @@ class Policy(nn.Module):
         self._save_head(directory)
 
     def _save_head(self, directory: str | Path) -> None:
-        save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, Path(directory) / VALUE_HEAD_FILE)
+        if self.value_head is not None:
+            save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, Path(directory) / VALUE_HEAD_FILE)
+
+
+def _value_head(weight_VD: Tensor) -> nn.Linear:
+    """A value head for the hidden states that this vocabulary head reads."""
+    head = nn.Linear(weight_VD.shape[1], 1, dtype=torch.promote_types(weight_VD.dtype, torch.float32))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def train_only(lm: PreTrainedModel, freeze_embeddings: bool = False, top_layers: int | None = None) -> int | None:

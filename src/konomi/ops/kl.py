@@ -4,7 +4,7 @@ The penalty and its controller are from Ziegler et al. 2019, "Fine-tuning langua
 (arXiv:1909.08593); the estimators k1 and k2 from Schulman 2020, "Approximating KL divergence"
 (http://joschu.net/blog/kl-approx.html). With ``d = log p(y) - log q(y)``, p the policy, q the reference, y sampled
 from p, the mean of k1 is KL(p || q). Used inside the reward k1 gives the right policy gradient; neither does when it is
-differentiated as a loss.
+differentiated as a loss. The estimator k3 is here as that: a term of the loss, as in GRPO.
 
 Shapes: B sequences, R response positions, V vocabulary. Mask: True counts. Unit: nats/token.
 """
@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from konomi.ops.masked import check_shapes, widen, zero_masked
+from konomi.ops.masked import check_shapes, masked_sum, widen, zero_masked
 
 KlKind = Literal["k1", "abs", "k2"]
 
@@ -41,6 +41,26 @@ def kl_per_token(logprobs_BR: Tensor, ref_logprobs_BR: Tensor, kind: KlKind = "k
     if kind == "k2":
         return 0.5 * gap_BR.square()
     raise ValueError(f"kind is {kind!r}: take k1, abs or k2")
+
+
+def kl_loss(logprobs_BR: Tensor, ref_logprobs_BR: Tensor, mask_BR: Tensor, weights_BR: Tensor) -> Tensor:
+    """The estimator k3 as a term of the loss: ``sum_t w_t (exp(-d_t) - 1 + d_t)``.
+
+    k3 is never negative, and its mean is KL(p || q) (Schulman 2020); GRPO adds it to its loss (Shao et al. 2024,
+    arXiv:2402.03300, eq. 4). Its gradient is ``w_t (1 - exp(-d_t)) grad log p``. In the mean over tokens of p that is not the
+    gradient of KL(p || q) but of KL(q || p), which has the same minimum and, near it, the same curvature (Tang and Munos 2025,
+    arXiv:2506.09477).
+
+    ``logprobs_BR``, ``ref_logprobs_BR`` [B, R] nats/token; ``weights_BR`` [B, R], constants: the KL coefficient, times what a
+    token counts. Returns a scalar, a sum as all losses here.
+
+    >>> p, q = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.5]).log()
+    >>> kl_loss(p, q, torch.tensor([True, True]), torch.ones(2))
+    tensor(0.1931)
+    """
+    check_shapes(logprobs=logprobs_BR, ref_logprobs=ref_logprobs_BR, mask=mask_BR, weights=weights_BR)
+    gap_BR = zero_masked(logprobs_BR, mask_BR) - zero_masked(ref_logprobs_BR, mask_BR)
+    return masked_sum(zero_masked(weights_BR, mask_BR) * (torch.expm1(-gap_BR) + gap_BR), mask_BR)
 
 
 def full_kl(logits_NV: Tensor, ref_logits_NV: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def importance_weights(
 
 def policy_loss(
     logprobs_BR: Tensor, old_logprobs_BR: Tensor, advantages_BR: Tensor, mask_BR: Tensor, *, clip: float,
-    weights_BR: Tensor | None = None,
+    weights_BR: Tensor | None = None, sequences: tuple[Tensor, int] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """Clipped surrogate, negated: no gain from moving the ratio further out than ``1 +- clip``.
 
@@ -57,19 +57,28 @@ def policy_loss(
     (eq. 7). At ratio 1 its gradient is that of the plain policy gradient, ``-A grad log p``.
 
     ``logprobs_BR``, ``old_logprobs_BR`` [B, R] nats/token, of token t; ``advantages_BR`` [B, R], a constant, whitened
-    as a rule; ``mask_BR`` [B, R]; ``weights_BR`` [B, R], constants, from :func:`importance_weights`: each multiplies
+    as a rule; ``mask_BR`` [B, R]; ``weights_BR`` [B, R], constants, such as :func:`importance_weights`: each multiplies
     the term of its token. Returns the loss, a scalar, and, none of them weighted,
     ``clipped`` (tokens whose clipped term is strictly larger), ``approx_kl``
     (``(new - old)^2 / 2``), ``policy_kl`` (``old - new``), ``ratio``.
+
+    ``sequences``: the number [B, R] of the sequence of each token, below the second value. Then ``ratio`` is that of the
+    whole sequence, ``exp(sum_t (log p_new - log p_old))``, at each of its tokens: with the same advantage at all of them and
+    weights of 1 / its length the loss is that of RLOO (Ahmadian et al. 2024, arXiv:2402.14740), summed over sequences.
 
     >>> new, old = torch.tensor([[0.5, 0.0]]).log(), torch.tensor([[0.25, 0.0]]).log()
     >>> loss, sums = policy_loss(new, old, torch.ones(1, 2), torch.tensor([[True, False]]), clip=0.2)
     >>> loss, sums["clipped"], sums["ratio"]
     (tensor(-1.2000), tensor(1.), tensor(2.))
+    >>> both, numbers = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.int64)
+    >>> policy_loss(new, old, torch.ones(1, 2), both, clip=0.2, sequences=(numbers, 1))[1]["ratio"]
+    tensor(4.)
     """
     check_shapes(logprobs=logprobs_BR, old_logprobs=old_logprobs_BR, advantages=advantages_BR, mask=mask_BR)
     log_ratio_BR = zero_masked(logprobs_BR, mask_BR) - zero_masked(old_logprobs_BR, mask_BR)
-    ratio_BR = log_ratio_BR.exp()
+    ratio_BR = (log_ratio_BR if sequences is None else _of_sequences(log_ratio_BR, *sequences)).exp()
+    if sequences is not None:  # the slopes of a sequence's tokens are added up, those of its padding too
+        advantages_BR = zero_masked(advantages_BR, mask_BR)
     plain_BR = -advantages_BR * ratio_BR
     clipped_BR = -advantages_BR * ratio_BR.clamp(1 - clip, 1 + clip)
     surrogate_BR = torch.maximum(plain_BR, clipped_BR)
@@ -83,6 +92,13 @@ def policy_loss(
         "ratio": ratio_BR,
     }
     return loss, {name: masked_sum(x_BR.detach(), mask_BR) for name, x_BR in metrics.items()}
+
+
+def _of_sequences(x_BR: Tensor, number_BR: Tensor, count: int) -> Tensor:
+    """[B, R]: at each token the sum over its sequence."""
+    check_shapes(x=x_BR, sequences=number_BR)
+    number = number_BR.flatten()
+    return x_BR.new_zeros(count).index_add(0, number, x_BR.flatten()).index_select(0, number).view_as(x_BR)
 
 
 def value_loss(

@@ -128,7 +128,8 @@ def _how(verb: str, model: Path) -> str:
         if (model / "text_baseline.safetensors").is_file():
             code += "\nThat is the network alone; konomi adds the text baseline in `text_baseline.safetensors`.\n"
         return code + '\nAs the reward of `konomi ppo`: `reward.kind = "model"`, `reward.name = "DIRECTORY"`.\n'
-    more = "\n`value_head.safetensors` is the critic of PPO; generating does not need it.\n" if verb == "ppo" else ""
+    more = "\n`value_head.safetensors` is the critic of PPO; generating does not need it.\n"
+    more = more if verb == "ppo" and (model / "value_head.safetensors").is_file() else ""
     talk = " By its chat template: `konomi generate DIRECTORY --chat`." if (model / "chat_template.jinja").is_file() else ""
     return code + f"\nOr `konomi generate DIRECTORY -p 'The beginning of a text'`.{talk}\n" + more
 

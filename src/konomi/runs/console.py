@@ -82,7 +82,7 @@ class _Timed(Observer):
         numbers = {key: f"{result.metrics[key]:.3g}" for _, key in self.columns if key in result.metrics}
         numbers["objective/kl_coef"] = f"{result.metrics['objective/kl_coef']:.3f}"
         numbers["ppo/policy/clipfrac"] = f"{100 * result.metrics.get('ppo/policy/clipfrac', 0.0):.1f}"
-        for key in TWO_DECIMALS:
+        for key in set(TWO_DECIMALS) & set(numbers):
             numbers[key] = f"{result.metrics[key]:.2f}"
         for key in set(result.out_of_range) & set(numbers):
             numbers[key] += "!"  # out of its healthy range
@@ -202,7 +202,9 @@ class LiveObserver(_Timed):
 
 
 def columns_that_fit(columns: Sequence[tuple[str, str]], rows: Sequence[Mapping[str, str]], width: int) -> list[tuple[str, str]]:
-    """The columns (label and key) that fit beside each other in ``width`` with every figure in full, in their own order."""
+    """The columns (label and key) that have a figure and fit beside each other in ``width`` with every figure in full, in
+    their own order."""
+    columns = [column for column in columns if any(column[1] in row for row in rows)]
     first = [*FIRST, *(key for _, key in columns if key.startswith("judge/"))]
     kept: set[str] = set()
     for label, key in sorted(columns, key=lambda column: first.index(column[1]) if column[1] in first else len(first)):

@@ -274,8 +274,10 @@ def _read_weights(policy: Policy, directory: Path) -> tuple[dict[str, Tensor], d
     if not files:
         raise RunError(f"{directory}: no {pattern} there")
     weights = {name: tensor for file in files for name, tensor in read_tensors(file).items()}
-    head = read_tensors(directory / VALUE_HEAD_FILE)
     _check_tensors("the weights", weights, adapter or policy.lm.state_dict(), set(policy.lm.all_tied_weights_keys))
+    if policy.value_head is None:
+        return weights, {}
+    head = read_tensors(directory / VALUE_HEAD_FILE)
     _check_tensors(VALUE_HEAD_FILE, head, policy.value_head.state_dict())
     return weights, head
 
@@ -285,7 +287,8 @@ def _set_weights(policy: Policy, weights: dict[str, Tensor], head: dict[str, Ten
         set_values(adapter, weights)
     else:
         policy.lm.load_state_dict(weights, strict=False)  # a tied weight is there once
-    policy.value_head.load_state_dict(head)
+    if policy.value_head is not None:
+        policy.value_head.load_state_dict(head)
 
 
 def _expected_moments(model: nn.Module, optimizer: Any, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from konomi import ops
-from konomi.config import DataConfig, PPOConfig, RolloutConfig
+from konomi.config import DataConfig, RolloutConfig
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.device import is_processor, send
@@ -190,19 +189,6 @@ class ScoreScale:
         return rewards_BR / self.std * shrunk_B[:, None]
 
 
-def shaped(
-    scale: ScoreScale, scores_B: Tensor, token_rewards_BR: Tensor | None, penalty_BR: Tensor, mask_BR: Tensor, ppo: PPOConfig,
-    kl_coef: float, clip: float,
-) -> Tensor:  # fmt: skip
-    """Rewards [B, R]: scores normalised and held within +- ``clip``, less the mean of a prompt's others, and the KL penalty."""
-    normal_B = scale.normalised(scores_B).clamp(-clip, clip).to(penalty_BR)
-    if ppo.responses_per_prompt > 1:
-        normal_B = ops.leave_one_out(normal_B, ppo.responses_per_prompt)
-    if token_rewards_BR is not None:
-        token_rewards_BR = scale.token_rewards(token_rewards_BR, scores_B, clip).to(penalty_BR)
-    return ops.shaped_rewards(penalty_BR, normal_B, mask_BR, kl_coef, token_rewards_BR)
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Policy and reference on the responses; tensors [B, R], 0 at padding, nats."""
@@ -210,6 +196,7 @@ class Comparison:
     mask: Tensor
     logprobs: Tensor
     values: Tensor
+    """0 without a critic."""
     entropy: Tensor
     kl: Tensor
     penalty: Tensor
@@ -221,21 +208,27 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Experience(Comparison):
-    """A rollout with all that the losses need; normalised scores."""
+    """A rollout with all that the losses need; normalised scores. See also `konomi.training.algorithms.Targets`."""
 
     rollout: Rollout
     rewards: Tensor
     advantages: Tensor
-    returns: Tensor
+    returns: Tensor | None
+    shares: Tensor | None
+    kl_weights: Tensor | None
     trunk: Trunk | None
     weights: Tensor | None
     """Importance weights of responses that a server drew."""
 
-    def learned_from(self) -> Tensor:
-        """[C, B, R]: what the losses read: log-probabilities and values of the old policy, advantages, returns; weights, if there
-        are any."""
-        parts = (self.logprobs, self.values, self.advantages, self.returns, self.weights)
-        return torch.stack([part for part in parts if part is not None])
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """Name -> [B, R] of what the losses read."""
+        found = {"logprobs": self.logprobs, "advantages": self.advantages, "shares": self.shares, "weights": self.weights}
+        if self.returns is not None:
+            found |= {"values": self.values, "returns": self.returns}
+        if self.kl_weights is not None:
+            found |= {"reference": self.logprobs - self.kl, "kl_weights": self.kl_weights}
+        return {name: column for name, column in found.items() if column is not None}
 
 
 def ratio_gap(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from konomi import ops
 from konomi.config import PPOConfig
-from konomi.engine.forward import Evaluation
 from konomi.errors import NotFiniteError
 from konomi.runs import processes
 from konomi.statistics.variety import repeated_share
-from konomi.training.experience import Experience, ScoredRollout, ratio_gap
+from konomi.training.experience import Experience, ScoredRollout
 
 
 @dataclass
@@ -105,7 +104,6 @@ class Clock:
 def describe(e: Experience, scored: ScoredRollout, clipped_B: Tensor, kl_coef: float) -> Sums:
     """The metrics that are known before training. ``clipped_B``: the scores that ``ppo.score_clip`` cut."""
     sums, scores_B, responses, valid = Sums(), scored.scores, len(scored.scores), e.mask.sum()
-    residual = (e.returns - e.values) * e.mask
     for name, total in {
         "objective/kl": e.kl, "square/kl": e.kl.double().sum(1) ** 2, "objective/entropy": e.entropy,
         "ppo/mean_scores": scores_B, "square/scores": scores_B**2,
@@ -114,12 +112,12 @@ def describe(e: Experience, scored: ScoredRollout, clipped_B: Tensor, kl_coef: f
     }.items():  # fmt: skip
         sums.add(name, total.sum(), responses)
     for name, total in {
-        "ppo/policy/entropy": e.entropy, "ppo/policy/advantages_mean": e.advantages, "ppo/returns/mean": e.returns,
-        "square/returns": e.returns.double() ** 2, "ppo/val/mean": e.values, "square/values": e.values.double() ** 2,
-        "mean/residual": residual, "square/residual": residual.double() ** 2, "mean/initial": e.kl - e.logprobs,
+        "ppo/policy/entropy": e.entropy, "ppo/policy/advantages_mean": e.advantages, **_critic(e),
+        "mean/initial": e.kl - e.logprobs,
     }.items():  # fmt: skip
         sums.add(name, total.sum(), valid)
-    sums.add("ppo/mean_non_score_reward", -kl_coef * e.penalty.sum(), valid)
+    if e.kl_weights is None:
+        sums.add("ppo/mean_non_score_reward", -kl_coef * e.penalty.sum(), valid)
     for name, values in scored.figures.items():
         sums.add(name, sum(values), len(values))
         if name.startswith("judge/"):
@@ -136,32 +134,15 @@ def describe(e: Experience, scored: ScoredRollout, clipped_B: Tensor, kl_coef: f
     return sums
 
 
-LOSSES = (
-    "ppo/loss/policy", "ppo/policy/clipfrac", "ppo/policy/approxkl", "ppo/policy/policykl", "ppo/policy/ratio",
-    "ppo/loss/value", "ppo/val/clipfrac", "ppo/val/error", "ppo/val/vpred",
-)  # fmt: skip
-"""What `losses` returns, in its order."""
-
-
-def losses(
-    new: Evaluation, old_CN: Tensor, mask_N: Tensor, ppo: PPOConfig, first: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The losses of a micro-batch, summed over its tokens: policy, value; `LOSSES`; how far the largest ratio is from 1.
-
-    ``old_CN``: see `Experience.learned_from`. ``first`` (bool): no step has been taken since the responses were drawn, so that
-    this pass is that of the old policy.
-    """
-    old_N, values_N, advantages_N, returns_N, *weights = old_CN
-    gap = ratio_gap(new.logprobs.detach(), old_N, mask_N)
-    old_N = torch.where(first, new.logprobs.detach(), old_N)
-    weights_N = weights[0] if weights else None
-    policy, pg = ops.policy_loss(new.logprobs, old_N, advantages_N, mask_N, clip=ppo.clip, weights_BR=weights_N)
-    value, v = ops.value_loss(new.values, values_N, returns_N, mask_N, clip=ppo.value_clip)
-    sums = [
-        policy.detach(), pg["clipped"], pg["approx_kl"], pg["policy_kl"], pg["ratio"],
-        value.detach(), v["clipped"], v["error"], v["prediction"],
-    ]  # fmt: skip
-    return policy, value, torch.stack(sums), gap
+def _critic(e: Experience) -> dict[str, Tensor]:
+    """What the metrics of a critic are made of, if there is one."""
+    if e.returns is None:
+        return {}
+    residual = (e.returns - e.values) * e.mask
+    return {
+        "ppo/returns/mean": e.returns, "square/returns": e.returns.double() ** 2, "ppo/val/mean": e.values,
+        "square/values": e.values.double() ** 2, "mean/residual": residual, "square/residual": residual.double() ** 2,
+    }  # fmt: skip
 
 
 def check_gradient(norm: float, update: int) -> None:
@@ -176,19 +157,22 @@ def check_gradient(norm: float, update: int) -> None:
 
 def finish(means: dict[str, float], vf_coef: float) -> dict[str, float]:
     """Turn means of squares into deviations and variances."""
-    of = {"scores": "ppo/mean_scores", "returns": "ppo/returns/mean", "values": "ppo/val/mean", "residual": "mean/residual",
-          "kl": "objective/kl"}  # fmt: skip
+    critic = "ppo/val/mean" in means
+    of = {"scores": "ppo/mean_scores", "kl": "objective/kl"}
+    of |= {"returns": "ppo/returns/mean", "values": "ppo/val/mean", "residual": "mean/residual"} if critic else {}
     judges = [name.split("/")[2] for name in means if name.startswith("square/judge/")]
     of |= {f"judge/{judge}/mean": f"judge/{judge}/mean" for judge in judges}
     variance = {name: max(0.0, means.pop(f"square/{name}") - means[mean] ** 2) for name, mean in of.items()}
-    means.pop("mean/residual")
     means["ppo/std_scores"], means["objective/kl_std"] = variance["scores"] ** 0.5, variance["kl"] ** 0.5
     means |= {f"judge/{judge}/std": variance[f"judge/{judge}/mean"] ** 0.5 for judge in judges}
     means["objective/perplexity"] = math.exp(min(700.0, means.pop("mean/initial")))
-    means["ppo/returns/var"], means["ppo/val/var"] = variance["returns"], variance["values"]
-    means["ppo/val/var_explained"] = 1 - variance["residual"] / variance["returns"] if variance["returns"] else 0.0
+    if critic:
+        means.pop("mean/residual")
+        means["ppo/returns/var"], means["ppo/val/var"] = variance["returns"], variance["values"]
+        means["ppo/val/var_explained"] = 1 - variance["residual"] / variance["returns"] if variance["returns"] else 0.0
     if "ppo/loss/policy" in means:
-        means["ppo/loss/total"] = means["ppo/loss/policy"] + vf_coef * means["ppo/loss/value"]
+        value, kl = (means.get(name, 0.0) for name in ("ppo/loss/value", "ppo/loss/kl"))
+        means["ppo/loss/total"] = means["ppo/loss/policy"] + vf_coef * value + kl
     return means
 
 

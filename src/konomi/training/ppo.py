@@ -1,7 +1,9 @@
-"""PPO on responses: generate, score, penalise the KL from the reference, estimate advantages, take clipped steps.
+"""The loop of PPO, which other algorithms share: generate, score, penalise the KL from the reference, estimate advantages, take
+clipped steps.
 
 Schulman et al. 2017 (arXiv:1707.06347); the KL penalty and its controller after Ziegler et al. 2019 (arXiv:1909.08593).
-The equations are in `konomi.ops`; here is their order, and the state between updates.
+The equations are in `konomi.ops`, what differs by algorithm in `konomi.training.algorithms`; here is their order, and the state
+between updates.
 
 Shape suffixes: B sequences, R response tokens.
 """
@@ -20,14 +22,12 @@ from torch import Tensor
 from torch.profiler import record_function
 from transformers import PreTrainedModel
 
-from konomi import ops
-from konomi.config import DataConfig, PPOConfig, RolloutConfig
+from konomi.config import ActorCriticConfig, AlgorithmConfig, DataConfig, PPOConfig, RolloutConfig
 from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
-from konomi.engine.device import is_processor, peak_memory_gb, send
+from konomi.engine.device import is_processor, peak_memory_gb
 from konomi.engine.layout import Pass
-from konomi.engine.packed import Trunk
 from konomi.engine.responses import forget_running
 from konomi.engine.rollout import Rollout
 from konomi.engine.sampler import Generation, generate, make_draws, sample
@@ -40,9 +40,11 @@ from konomi.runs import processes
 from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
 from konomi.training.accelerator import Engine
+from konomi.training.algorithms import Batch, check_policy, make_targets
 from konomi.training.checkpoints import load_checkpoint, save_checkpoint
-from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio, shaped
-from konomi.training.metrics import LOSSES, Clock, Sums, check_gradient, describe, finish, losses, next_kl_coef
+from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio
+from konomi.training.gradient import Gradient
+from konomi.training.metrics import Clock, Sums, check_gradient, describe, finish, next_kl_coef
 from konomi.training.passes import Models
 from konomi.training.served import Served, check_gap
 from konomi.training.shares import check_mini_batch, own_micro_batches, own_rows, whole_generation, whole_rollout
@@ -52,20 +54,20 @@ class PPOTrainer:
     """Iterate over it: each step is one update and yields a `StepResult`. It prints nothing and writes nothing.
 
     Args:
-        policy: trained in place.
+        policy: trained in place. An algorithm without a critic takes its value head away.
         reference: a frozen copy of the initial model, from :func:`konomi.make_reference`.
         tokens: the tokenizer.
         prompts: strings, rows with a text, or prompts; in a new order each epoch.
         reward: a reward, or a function that is called with the lists it names: texts, prompts, responses, other columns.
         judges: further rewards, by name, that nothing is trained against; their means are metrics.
-        ppo, rollout, data: settings.
+        ppo, rollout, data, algorithm: settings; by default a critic is trained.
         seed: of everything random.
         precision: fp32, bf16 (mixed) or fp64.
         failed_texts: file for the texts at which the reward failed.
         sampler: draws the responses, instead of the policy itself.
 
     Raises:
-        ConfigError: a mini-batch has fewer responses than there are processes.
+        ConfigError: a mini-batch has fewer responses than there are processes, or a setting does not fit the algorithm.
         RunError: the reward failed, or a number is not finite.
     """
 
@@ -73,26 +75,31 @@ class PPOTrainer:
         self, policy: Policy, reference: PreTrainedModel, tokens: Tokens, prompts: Iterable[str | Mapping[str, Any] | Prompt],
         reward: Reward | Callable[..., Any], *, ppo: PPOConfig | None = None, rollout: RolloutConfig | None = None,
         data: DataConfig | None = None, seed: int = 0, precision: str = "fp32", failed_texts: Path | None = None,
-        judges: Mapping[str, Reward] | None = None, sampler: Served | None = None,
+        judges: Mapping[str, Reward] | None = None, sampler: Served | None = None, algorithm: AlgorithmConfig | None = None,
     ) -> None:  # fmt: skip
         self.ppo, self.rollout_config = ppo or PPOConfig(), rollout or RolloutConfig()
+        self.algorithm = algorithm or ActorCriticConfig()
+        check_policy(self.algorithm, self.ppo, policy)
         self.policy, self.tokens, self.seed, self.failed_texts, self.sampler = policy, tokens, seed, failed_texts, sampler
         prompts = as_prompts(prompts, data)
         self.scorer = Scorer(tokens, as_reward(reward, prompts[0].columns), judges or {}, self.rollout_config, failed_texts)
         self.queries = QueryStream(prompts, tokens, data or DataConfig(), seed)
-        groups = [
-            {"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": self.ppo.learning_rate},
-            {"params": list(policy.value_head.parameters()), "lr": self.ppo.value_learning_rate},
-        ]
+        groups = [{"params": [p for p in policy.lm.parameters() if p.requires_grad], "lr": self.ppo.learning_rate}]
+        if not self.algorithm.critic:
+            policy.value_head = None
+        if policy.value_head is not None:
+            groups.append({"params": list(policy.value_head.parameters()), "lr": self.ppo.value_learning_rate})
         self._first_adapters = {name: weight.detach().cpu().clone() for name, weight in adapter_weights(policy.lm).items()}
         self.engine = Engine(policy, groups, self.ppo.adam_eps, precision, self.ppo.optimizer)
         self.reference = self.engine.hold(reference.double() if precision == "fp64" else reference)
         self.models = Models(self.engine, policy, self.reference, self.ppo, self.rollout_config.temperature)
+        self.gradient = Gradient(self.models, self.algorithm, self.ppo, self.rollout_config.temperature)
         check_mini_batch(self.ppo)
         self.update, self.kl_coef, self.kl_reached = 0, self.ppo.kl_coef, False
         self.rate_factor = 1.0
         """What all learning rates are multiplied by. It is not saved: whoever sets it sets it again."""
-        self.score_clip = self.ppo.score_clip if self.ppo.normalize_scores else math.inf
+        clips = self.ppo.normalize_scores and "score_clip" not in self.algorithm.unread()
+        self.score_clip = self.ppo.score_clip if clips else math.inf
         self.scale: ScoreScale | None = None
         self.stop_reason: str | None = None
         self._prepared: Prepared | None = None
@@ -212,7 +219,7 @@ class PPOTrainer:
                 weight.copy_(self._first_adapters[name])
             if not self._first_adapters:
                 self.policy.lm.load_state_dict(self.reference.state_dict())
-            for weight in self.policy.value_head.parameters():
+            for weight in self.policy.value_head.parameters() if self.policy.value_head is not None else ():
                 weight.zero_()
         self.engine.optimizer.state.clear()
         self.update, self.kl_coef, self.kl_reached, self.stop_reason = 0, self.ppo.kl_coef, False, None
@@ -229,7 +236,7 @@ class PPOTrainer:
     @record_function("rollout")
     def _generate(self) -> tuple[list[Prompt], Generation]:
         """The prompts of the update and a response to each, of which each process draws its part."""
-        ready, unread = self._prepared, self.models.recomputes
+        ready, unread, critic = self._prepared, self.models.recomputes, self.policy.value_head is not None
         if ready is None or ready.key != (self.seed, self.update):
             ready = self._prepare(self.update)
         if self.sampler:
@@ -239,8 +246,8 @@ class PPOTrainer:
             with self.engine.autocast():
                 return (self.sampler or generate)(
                     self.policy.lm, self.tokens, ready.queries, ready.draws, self.rollout_config,
-                    f"update {self.update + 1}: the policy", None if unread else self.policy.values, self.models.trunk_layer,
-                    with_entropy=not unread,
+                    f"update {self.update + 1}: the policy", self.policy.values if critic and not unread else None,
+                    self.models.trunk_layer, with_entropy=not unread,
                 )  # fmt: skip
 
         return ready.prompts, whole_generation(drawn, ready.mine, self.tokens.pad_id, self.engine)
@@ -263,49 +270,32 @@ class PPOTrainer:
         self, generation: Generation, compared: Comparison, scores_B: Tensor, token_rewards_BR: Tensor | None = None
     ) -> Experience:
         """Rewards and advantages."""
-        ppo, mask_BR = self.ppo, compared.mask
-        scale, clip = self.scale or ScoreScale(), self.score_clip
-        rewards_BR = shaped(scale, scores_B, token_rewards_BR, compared.penalty, mask_BR, ppo, self.kl_coef, clip)
-        advantages_BR, returns_BR = ops.gae(rewards_BR, compared.values, mask_BR, gamma=ppo.gamma, lam=ppo.lam)
-        if ppo.whiten_advantages:
-            advantages_BR = ops.whiten(advantages_BR, mask_BR)
+        batch = Batch(
+            compared, scores_B, token_rewards_BR, self.scale or ScoreScale(), self.score_clip, self.kl_coef,
+            self.rollout_config.response_tokens[1],
+        )  # fmt: skip
         return Experience(
-            **vars(compared), rollout=generation.rollout, trunk=generation.trunk, rewards=rewards_BR,
-            advantages=advantages_BR, returns=returns_BR, weights=self.sampler.weights(compared) if self.sampler else None,
+            **vars(compared), **vars(make_targets(self.algorithm, batch, self.ppo)), rollout=generation.rollout,
+            trunk=generation.trunk, weights=self.sampler.weights(compared) if self.sampler else None,
         )  # fmt: skip
 
     @record_function("train")
     def _train(self, experience: Experience, first_plan: list[list[Pass]], sums: Sums) -> None:
-        old_CBR, device = experience.learned_from(), self.engine.accelerator.device
+        old_CBR, device = torch.stack(list(experience.columns.values())), self.engine.accelerator.device
         for epoch in range(self.ppo.epochs):
             plan = first_plan if epoch == 0 else self._passes(experience.rollout, epoch)
             for number, passes in enumerate(plan):
                 first = epoch == 0 and number == 0
-                for count, figures in self._gradient(experience, old_CBR, passes, first):
-                    for name, total in zip(LOSSES, figures, strict=False):
+                for part in self.gradient(experience, old_CBR, passes, first):
+                    for name, total, count in self.gradient.totals(experience, part):
                         sums.add(name, total, count, partial=True)
                     if first:
-                        self._check_first(figures[-1], experience, sums)
+                        self._check_first(part.figures[-1], experience, sums)
                 norm = self.engine.step(self.ppo.max_grad_norm, first=first)
                 sums.add("ppo/policy/grad_norm", norm, 1)
         self.engine.gather()
         if not is_processor(device) and self.update + 1 < self.ppo.updates:
             self._prepared = self._prepare(self.update + 1)  # while the device trains
-
-    def _gradient(self, e: Experience, old_CBR: Tensor, passes: list[Pass], first: bool) -> list[tuple[int, Tensor]]:
-        """Make the gradient of a mini-batch; tokens and figures of its micro-batches."""
-        count = self.engine.total(send(torch.tensor(sum(p.count for p in passes)), old_CBR.device))
-
-        def micro_batch(p: Pass, begins: bool, ends: bool) -> tuple[int, Tensor]:
-            inputs = (p.select(old_CBR), count, send(torch.tensor(first), old_CBR.device))
-            with self.engine.sync(last=ends):
-                call = partial(self._losses, begins=begins)
-                return p.count, self.models.run(call, p, e.trunk, *inputs, key=("train", begins)).clone()
-
-        def mini_batch(parts: list[Pass]) -> list[tuple[int, Tensor]]:
-            return [micro_batch(p, begins=p is parts[0], ends=p is parts[-1]) for p in parts]
-
-        return self.models.attempt(mini_batch, e.rollout, passes)
 
     def _check_first(self, gap: Tensor, experience: Experience, sums: Sums) -> None:
         """Before the first step the ratio is 1. On a device, and in several processes, the check is after the update."""
@@ -314,13 +304,3 @@ class PPOTrainer:
         sums.most("ratio_gap", gap)
         if experience.sampler_gap is None:
             sums.most("ppo/policy/sampler_gap", gap)
-
-    def _losses(self, p: Pass, trunk: Trunk | None, old_CN: Tensor, count: Tensor, first: Tensor, begins: bool = True) -> Tensor:
-        """Add the gradient of a micro-batch, ``count`` tokens being in the mini-batch that it ``begins`` or not; its `LOSSES`
-        and gap of the ratio. ``first``: no step has been taken in this update."""
-        with self.engine.differentiable():
-            with self.engine.autocast():
-                new = self.engine.wrapped(p, self.rollout_config.temperature, trunk, with_entropy=False)
-            policy, value, figures, gap = losses(new, old_CN, p.valid, self.ppo, first)
-            self.engine.backward(policy / count + self.ppo.vf_coef * (value / count), begins)
-        return torch.cat([figures, gap[None]])

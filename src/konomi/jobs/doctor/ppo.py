@@ -113,7 +113,7 @@ def _trainer(job: PPOJob, ready: Prepared, policy: Policy, reference: PreTrained
     small = ppo.model_copy(update={"batch_size": size, "episodes": 2 * size, "epochs": 1})
     return PPOTrainer(
         policy, reference, ready.tokens, ready.prompts, ready.reward, ppo=small, rollout=job.rollout, data=job.data,
-        seed=job.run.seed, precision=ready.precision, judges=ready.judges,
+        seed=job.run.seed, precision=ready.precision, judges=ready.judges, algorithm=job.algorithm,
     )  # fmt: skip
 
 
@@ -135,8 +135,8 @@ def _draw(job: PPOJob, trainer: PPOTrainer) -> _Draw:
     started = time.perf_counter()
     with trainer.engine.autocast():
         generation = generate(
-            trainer.policy.lm, trainer.tokens, queries, draws, job.rollout, "the initial model", trainer.policy.values,
-            trainer.models.trunk_layer,
+            trainer.policy.lm, trainer.tokens, queries, draws, job.rollout, "the initial model",
+            trainer.policy.values if job.algorithm.critic else None, trainer.models.trunk_layer,
         )  # fmt: skip
     return _Draw(prompts, queries, generation, time.perf_counter() - started)
 
