@@ -9,8 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, unquote
 
+CONVERTED = "refs/convert/parquet"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def entry(path: str, files: dict[str, bytes]) -> dict[str, object]:
+    """What the hub says of a file or directory."""
+    if path not in files:
+        return {"type": "directory", "path": path, "size": 0, "oid": COMMIT}
+    return {"type": "file", "path": path, "size": len(files[path]), "oid": hashlib.sha1(files[path]).hexdigest()}
 
 
 @contextmanager
@@ -30,24 +39,29 @@ def hub_server(root: Path) -> Iterator[tuple[ThreadingHTTPServer, str]]:
                 self.wfile.write(body)
 
         def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            parts = [part for part in self.path.partition("?")[0].split("/") if part not in ("", "models", "datasets")]
+            asked = parse_qs(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()).get("paths", [])
+            where, _, query = self.path.partition("?")
+            parts = [unquote(part) for part in where.split("/") if part not in ("", "models", "datasets")]
             api = parts[:1] == ["api"]
             repo, rest = "/".join(parts[api : api + 2]), parts[api + 2 :]
-            files = {path.name: path.read_bytes() for path in sorted((root / repo).glob("*"))} if repo else {}
+            paths = sorted(path for path in (root / repo).rglob("*") if path.is_file()) if repo else []
+            files = {path.relative_to(root / repo).as_posix(): path.read_bytes() for path in paths}
             if not repo:
                 self.answer(b"hub")
             elif not files:
                 self.answer(b"", "RepoNotFound")
-            elif len(rest) > 1 and rest[1] not in ("main", COMMIT):
+            elif len(rest) > 1 and rest[1] not in ("main", CONVERTED, COMMIT):
                 self.answer(b"", "RevisionNotFound")
             elif not api:
                 name = "/".join(rest[2:])
                 self.answer(files.get(name, b""), "" if name in files else "EntryNotFound")
             elif rest[:1] in (["tree"], ["paths-info"]):
-                sums = {name: hashlib.sha1(body).hexdigest() for name, body in files.items()}
-                entries = [{"type": "file", "path": name, "size": len(files[name]), "oid": oid} for name, oid in sums.items()]
-                self.answer(json.dumps(entries).encode())
+                folder, deep = "/".join([*rest[2:], ""]), "recursive=true" in query.lower()
+                folders = {"/".join(name.split("/")[:i]) for name in files for i in range(1, name.count("/") + 1)}
+                inside = [each for each in (*sorted(folders), *files) if each.startswith(folder)]
+                listed = [each for each in inside if deep or "/" not in each.removeprefix(folder)]
+                named = asked if rest[0] == "paths-info" else listed
+                self.answer(json.dumps([entry(each, files) for each in named if each in folders | files.keys()]).encode())
             else:
                 siblings = [{"rfilename": name} for name in files]
                 self.answer(json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode())

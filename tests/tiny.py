@@ -88,20 +88,24 @@ def save_tiny(directory: str | Path, family: str, *, seed: int = 0, bos: bool = 
     return directory
 
 
-def tiny_encoder(directory: str | Path, *, seed: int = 0) -> Path:
-    """Write a tiny XLM-RoBERTa and its tokenizer, as a hub snapshot has them: a trunk without a head for classification."""
+def tiny_encoder(directory: str | Path, *, seed: int = 0, tokenizer: Any = None, length: int = 50) -> Path:
+    """Write a tiny XLM-RoBERTa and its tokenizer, as a hub snapshot has them: a trunk without a head for classification.
+
+    ``tokenizer``: with a padding token; by default the tiny one. ``length``: tokens that it reads.
+    """
     import transformers
 
     directory = Path(directory)
+    if tokenizer is None:
+        tokenizer = tiny_tokenizer()
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
     config = transformers.XLMRobertaConfig(
-        vocab_size=VOCAB + 1, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=80, pad_token_id=VOCAB, bos_token_id=BOS_ID, eos_token_id=EOS_ID, type_vocab_size=1,
-        initializer_range=0.2,
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=tokenizer.pad_token_id + 1 + length, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, type_vocab_size=1, initializer_range=0.2,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         transformers.XLMRobertaModel(config).save_pretrained(directory)
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_special_tokens({"pad_token": "<pad>"})
     tokenizer.save_pretrained(directory)
     return directory

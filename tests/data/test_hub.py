@@ -5,6 +5,7 @@ The hub's libraries read their address and the place of their cache at import, s
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,13 +14,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 import konomi
-from hub import hub_server
+from hub import CONVERTED, hub_server
 from konomi.data.sources import hub_problem
 
 REVIEWS = "".join(json.dumps({"review": f"text {i}", "label": i}) + "\n" for i in range(5)).encode()
+
+
+def parquet(text: str) -> bytes:
+    """A file with one row."""
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": [text], "label": [2]}), buffer)
+    return buffer.getvalue()
+
+
 DIALOGUE = "\n\nHuman: Hi\n\nAssistant:"
 DIALOGUES = json.dumps({"chosen": f"{DIALOGUE} Hello!", "rejected": f"{DIALOGUE} Go."}).encode() + b"\n"
 FILES = {
@@ -29,6 +40,7 @@ FILES = {
         "test.jsonl": REVIEWS[: len(REVIEWS) // 5],
     },
     "someone/dialogues": {"README.md": b"# dialogues\n", "train.jsonl": DIALOGUES, "test.jsonl": DIALOGUES},
+    "someone/converted": {f"{part}/train/0000.parquet": parquet(part) for part in ("english", "japanese")},
     "someone/script": {"README.md": b"# script\n", "script.py": b"raise SystemExit\n"},
 }
 
@@ -58,6 +70,7 @@ CASES_ONLINE: dict[str, dict[str, Any]] = {
     "column": {"prompts": "someone/reviews"},
     "split": {"prompts": "someone/reviews", "column": "review", "split": "nope"},
     "revision": {"prompts": "someone/reviews", "column": "review", "revision": "nope"},
+    "subset": {"prompts": "someone/converted", "subset": "japanese", "revision": CONVERTED},
     "script": {"prompts": "someone/script"},
     "unknown": {"prompts": "someone/nothing"},
     "comparisons": {"comparisons": "someone/dialogues", "split": "test"},
@@ -70,8 +83,8 @@ CASES_ONLINE: dict[str, dict[str, Any]] = {
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root = tmp_path_factory.mktemp("hub")
     for repo, files in FILES.items():
-        (root / repo).mkdir(parents=True)
         for name, content in files.items():
+            (root / repo / name).parent.mkdir(parents=True, exist_ok=True)
             (root / repo / name).write_bytes(content)
     with hub_server(root) as (_, address):
         yield address
@@ -103,6 +116,7 @@ def test_hub_data_sets(hub: str, tmp_path: Path) -> None:
     every = [[f"text {i}", {"label": i}] for i in range(5)]
     assert online["plain"] == every
     assert online["split and limit"] == every[:1]
+    assert online["subset"] == [["japanese", {"label": 2}]]
     assert online["column"] == ("DataError: someone/reviews: no column 'text'; it has: review, label. Set data.column")
     assert "Should be one of ['train', 'test']" in online["split"]
     assert "Revision 'nope' doesn't exist" in online["revision"]

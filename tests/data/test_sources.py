@@ -147,6 +147,26 @@ def test_limit_reads_no_further(tmp_path: Path) -> None:
     assert texts(path, limit=2) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("files", "settings"),
+    [
+        (["japanese/train/0000.jsonl", "japanese/train/0001.jsonl"], {"subset": "japanese", "revision": "refs/convert/parquet"}),
+        (["data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl"], {}),
+        (["default/train/0000.jsonl", "default/train/0001.jsonl"], {}),
+        (["test.jsonl"], {"split": "test"}),
+    ],
+)
+def test_a_copy_of_a_hub_data_set_is_read_with_the_settings_of_the_hub(
+    tmp_path: Path, files: list[str], settings: dict[str, str]
+) -> None:
+    (tmp_path / "README.md").write_text("# a card", encoding="utf-8")
+    for number, name in enumerate([*files, "japanese/other/0.jsonl"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, json.dumps({"text": f"text {number}"}))
+    assert texts(tmp_path, **settings) == [f"text {number}" for number in range(len(files))]
+    refused(tmp_path, "no part 'none'", "data.split", **settings | {"split": "none"})
+
+
 def test_embedded_lists() -> None:
     for name in ("openings-ja", "openings-en"):
         prompts = load_prompts(DataConfig(prompts=f"embedded:{name}"))

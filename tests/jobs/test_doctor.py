@@ -387,6 +387,6 @@ def test_of_a_run_that_went_wrong_it_says_what_since_when_and_what_to_change(tmp
 
 def test_the_verb_of_a_job_file_is_told_by_what_is_in_it() -> None:
     examples = Path(__file__).resolve().parents[2] / "examples"
-    verbs = {"sft-ja": "sft", "sample": "sample", "reward": "reward", "demo": "ppo", "write-up": "reward", "judge-ja": "run"}
+    verbs = {"sft-ja": "sft", "sample": "sample", "reward": "reward", "demo": "ppo", "write-up": "run", "judge-ja": "run"}
     assert {name: verb_of(read_toml(examples / f"{name}.toml")) for name in verbs} == verbs
     assert verb_of({"candidates": "c.jsonl", "reward": {"kind": "function"}}) == "judge"

@@ -11,7 +11,7 @@ import torch
 from click.testing import Result
 
 from command_line import assert_mistakes, konomi, lines_of, sets, write_rows
-from konomi.config import ClassifierReward, ModelReward
+from konomi.config import ModelReward
 from konomi.data.messages import Answered
 from konomi.models.reward_files import open_reward_model
 from konomi.rewards import build_reward
@@ -131,33 +131,6 @@ def test_a_judge_that_is_certain(here: Path) -> None:
 def test_scores_are_learned(here: Path) -> None:
     learned("model.name=lm", "data.file=scores.jsonl", "train.task=score", "train.epochs=12")
     assert evaluation()["held_out"]["spearman"]["value"] > 0.6
-
-
-def test_labels_are_learned_with_the_settings_of_the_write_up(world: Path) -> None:
-    """The example of the hub, on local data of the same columns and an encoder of the same family."""
-    tiny_encoder("xlm")
-    texts = list(dict.fromkeys(p + t for p in PROMPTS for t in answers(p, 12)))
-    rows = [{"text": t, "source": "x", "label": min(2, t.count("a"))} for t in texts]
-    for name, part in (("train", rows[:360]), ("validation", rows[360:])):
-        lines = "".join(f"{row['text']},x,{row['label']}\n" for row in part)
-        Path(f"{name}.csv").write_text(f"text,source,label\n{lines}", encoding="utf-8")
-    example = (Path(__file__).resolve().parents[2] / "examples" / "write-up.toml").read_text("utf-8")
-    kept = [
-        line for line in example.splitlines() if not line.startswith(("subset =", "revision =", "split =", "evaluation_split ="))
-    ]
-    text = "\n".join(kept).replace("xlm-roberta-base", "xlm").replace("tyqiangz/multilingual-sentiments", "train.csv")
-    Path("job.toml").write_text(f'{text}\n[run]\nmlflow = false\nname = "r"\n', encoding="utf-8")
-    changes = ("data.evaluation=validation.csv", "train.epochs=20", "train.batch_size=16", "train.learning_rate=3e-3")
-    output = konomi("reward", "job.toml", *sets(*changes), code=0).output
-    found = evaluation()["held_out"]
-    assert found["accuracy"]["value"] > 0.8, output
-    assert set(found) >= {"accuracy", "macro_f1", "confusion"}
-    saved = json.loads(Path("runs/r/model/config.json").read_text("utf-8"))
-    assert saved["id2label"] == {"0": "positive", "1": "neutral", "2": "negative"}
-    # it is a classifier as any other: PPO's reward of kind "classifier" takes it
-    reward = build_reward(ClassifierReward(name="runs/r/model", label="negative"))
-    low, high = reward(["bcd bcd", "aaa aaa"], prompts=["", ""], responses=["", ""], columns={})
-    assert high > low
 
 
 def test_texts_that_are_cut_are_counted_before_training_with_the_side_and_what_it_leaves_alike(here: Path) -> None:

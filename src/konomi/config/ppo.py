@@ -27,7 +27,8 @@ class DataConfig(Section):
     """The prompts."""
 
     prompts: str = "embedded:openings-ja"
-    """A .jsonl, .csv, .tsv, .parquet or .txt file, a hub data set's name, or an embedded list."""
+    """A .jsonl, .csv, .tsv, .parquet or .txt file, a hub data set's name or a directory with a copy of one, or an embedded
+    list."""
     column: str = "text"
     """Column (or JSON key) that holds the text, or a conversation: a list of {"role", "content"} that ends with what is to be
     answered. The other columns reach reward functions by name, the conversation as `messages`."""

@@ -15,7 +15,7 @@ class RewardData(Section):
 
     file: str
     """Task preference: rankings or pairs. Task score: scores. Task classification: labelled texts, as .jsonl, .csv or
-    .parquet, or a hub data set's name."""
+    .parquet, or a hub data set's name or a directory with a copy of one."""
     evaluation: str | None = None
     """A file of the same kind to evaluate on. Not set: the prompts (texts) that held_out takes."""
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2

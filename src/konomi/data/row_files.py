@@ -22,6 +22,7 @@ from konomi.reading import check_regular
 
 FORMATS = ".jsonl, .csv, .tsv, .parquet or .txt"
 TABLES = (".csv", ".tsv")
+SUFFIXES = (".jsonl", *TABLES, ".parquet", ".txt")
 LINE_LIMIT = 1_000_000  # bytes of a line
 
 

@@ -10,16 +10,19 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from konomi.config import DataConfig, RewardData, SFTData
-from konomi.data.row_files import FORMATS, file_rows
+from konomi.data.row_files import FORMATS, SUFFIXES, file_rows
 from konomi.data.rows import Row, near, need_column
 from konomi.errors import ConfigError, DataError
 from konomi.files import local_path
 from konomi.runs.environment import without_password
 
 EMBEDDED = "embedded:"
+CONVERTED = "refs/convert/parquet"
+"""Where the hub keeps its own copy of a data set: SUBSET/SPLIT/0000.parquet."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 _FILE_LIKE = re.compile(r"\.(jsonl?|ndjson|[ct]sv|parquet|txt|text|md|xlsx?|arrow|zip|gz|zst|bz2|ya?ml|toml)", re.I)
 
@@ -88,7 +91,7 @@ def hub_problem(timeout: float = 5.0) -> str | None:
 
 
 def open_rows(name: str, column: str | None = None, hub: Hub | None = None, section: str = "") -> Iterator[Row]:
-    """The rows of a file, an embedded list, or else a hub data set.
+    """The rows of a file, an embedded list, a directory that is a copy of a hub data set, or else a hub data set.
 
     Args:
         column: the column that must be there, or None.
@@ -104,7 +107,7 @@ def open_rows(name: str, column: str | None = None, hub: Hub | None = None, sect
     else:
         path = local_path(name)
         if path.is_dir():
-            raise DataError(f"{name}: a directory; give one {FORMATS} file")
+            return chain.from_iterable(file_rows(each, column, f"{section}column") for each in _copied(name, hub, section))
         if not path.exists():
             if _HUB_NAME.fullmatch(name) and not _FILE_LIKE.fullmatch(path.suffix):
                 return _hub_rows(name, column, hub, section)
@@ -115,19 +118,37 @@ def open_rows(name: str, column: str | None = None, hub: Hub | None = None, sect
     return file_rows(path, column, f"{section}column")
 
 
+def _copied(name: str, hub: Hub, section: str) -> list[Path]:
+    """The files of a part of a hub data set that was copied into a directory: SPLIT/ANY.parquet, SPLIT.csv or
+    SPLIT-00000-of-00001.parquet, in the directory of the subset, or without one there, in data/ or in default/."""
+    folders = [hub.subset] if hub.subset else [".", "data", "default"]
+    for folder in folders:
+        whole = local_path(f"{name}/{folder}")
+        shards = [each for each in whole.glob("*") if each.name.startswith((f"{hub.split}.", f"{hub.split}-"))]
+        files = [each for each in [*local_path(whole / hub.split).glob("*"), *shards] if each.suffix.lower() in SUFFIXES]
+        if files:
+            return sorted(files)
+    raise DataError(
+        f"{name}: a directory that has no part {hub.split!r} of a data set in {' or '.join(folders)}; give one {FORMATS} file, "
+        f"or a copy of a hub data set (see {section}subset and {section}split)"
+    )
+
+
 def _hub_rows(name: str, column: str | None, hub: Hub, section: str) -> Iterator[Row]:
     import datasets
 
     problem = hub_problem()
     try:
         with _hub_offline(problem is not None):
-            data = datasets.load_dataset(name, hub.subset, split=hub.split, revision=hub.revision)
+            # on that branch, which has no description of its subsets, a subset is a directory
+            subset = {"data_dir" if hub.revision == CONVERTED else "name": hub.subset}
+            data = datasets.load_dataset(name, split=hub.split, revision=hub.revision, **subset)
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
         raise DataError(
             f"{name}: this data set is a loading script, which the datasets library no longer runs. "
-            f'The hub keeps a Parquet copy of most such data sets: set {section}revision = "refs/convert/parquet"'
+            f'The hub keeps a Parquet copy of most such data sets: set {section}revision = "{CONVERTED}"'
         ) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if problem is None:
