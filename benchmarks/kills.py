@@ -73,6 +73,21 @@ reward = { kind = "model", name = "@taste.model" }
 ppo = { episodes = 192, batch_size = 32, baseline_samples = 32, learning_rate = 1e-3, kl_cap = 60 }
 run = { save_every = 2 }
 """
+ROUNDS = PIPELINE.replace("mlflow = false", 'mlflow = false\nrounds = 2\ninitial = "lm"')
+ROUNDS = ROUNDS[: ROUNDS.index("[stages.tune]")] + ROUNDS[ROUNDS.index("[stages.candidates]") :].replace("@tune", "@newest")
+ROUNDS = (
+    ROUNDS.replace("@rank.rankings", "@rank.rankings*")
+    + """
+[stages.verdict]
+do = "compare"
+model.name = "@policy.model"
+before = "@newest.model"
+initial = "@initial.model"
+data.prompts = "prompts.jsonl"
+rollout.response_tokens = [4, 8]
+reward = { kind = "function", name = "taste.py:fine" }
+"""
+)
 STAGES = re.findall(r"^\[stages\.(\w+)\]", PIPELINE, re.M)
 JOBS = {
     "ppo": ["ppo.toml", "ppo.episodes=256", "ppo.learning_rate=1e-3", "run.save_every=3"],
@@ -83,6 +98,7 @@ JOBS = {
     ],
     "sample": ["sample.toml", "models.b.name=other", "sample.rounds=20", "sample.batch_size=32"],
     "run": ["killed.toml"],
+    "rounds": ["rounds.toml"],
     "demo": [],
 }  # fmt: skip
 """Verb -> its job file and settings."""
@@ -101,8 +117,8 @@ class Result:
 def command(verb: str, name: str, resume: bool) -> list[str]:
     """The command line that begins the run ``name``, or goes on with it."""
     konomi = [sys.executable, "-m", "konomi"]
-    if verb == "run":
-        return [*konomi, "run", "killed.toml", "--out", name]
+    if verb in ("run", "rounds"):
+        return [*konomi, "run", *JOBS[verb], "--out", name]
     if resume:
         return [*konomi, "ppo" if verb == "demo" else verb, "--resume", f"runs/{name}"]
     file, settings = JOBS[verb][:1], [f"run.name={name}", *JOBS[verb][1:]]
@@ -111,16 +127,18 @@ def command(verb: str, name: str, resume: bool) -> list[str]:
 
 def directory(verb: str, name: str) -> Path:
     """Where that run is."""
-    return Path(name, "killed") if verb == "run" else Path("runs", name)
+    return Path(name, "killed") if verb in ("run", "rounds") else Path("runs", name)
 
 
 def begun(verb: str, name: str) -> Path:
     """The file without which there is nothing to resume."""
-    return directory(verb, name) / ("pipeline.json" if verb == "run" else "run.json")
+    return directory(verb, name) / ("pipeline.json" if verb in ("run", "rounds") else "run.json")
 
 
 def finished(verb: str, name: str) -> bool:
     """Whether that run is done with all but its last words."""
+    if verb == "rounds":  # it may be one or two
+        return False
     if verb == "run":
         return all((begun(verb, name).parent / stage / "stage.json").exists() for stage in STAGES)
     return begun(verb, name).exists() and json.loads(begun(verb, name).read_text("utf-8"))["status"] == "finished"
@@ -196,6 +214,7 @@ def furnish(verbs: list[str]) -> None:
         furnished(Path())
         tiny_encoder("xlm")
         Path("killed.toml").write_text(PIPELINE, encoding="utf-8")
+        Path("rounds.toml").write_text(ROUNDS, encoding="utf-8")
 
 
 def main() -> None:

@@ -16,6 +16,9 @@ asked = 0
 def count_a(responses):
     return [float(text.count("a")) for text in responses]
 
+def early(responses):
+    return [float(any(letter in text for letter in "abcd")) for text in responses]
+
 def count_b(texts):
     return [text.count("b") for text in texts]
 

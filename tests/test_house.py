@@ -17,7 +17,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "src" / "konomi"
 FILES = sorted(SOURCES.rglob("*.py"))
 GROUND = {"__init__", "__main__", "version", "errors", "seeds", "text", "reading", "files", "service"}
 """The only modules that are in no folder."""
-MOST_FILES = 196
+MOST_FILES = 197
 LONGEST_FILE, LONGEST_FUNCTION = 330, 60
 """Lines; 95 % of the functions have at most 40."""
 
@@ -247,7 +247,7 @@ def counted_nouns(source: str) -> list[str]:
 
 
 NO_NOUNS = {"is", "was", "has", "does", "works", "makes", "minutes", "nats", "candidates", "responses", "tokens", "parameters",
-            "others", "parts", "special", "bytes", "evaluations", "samples", "less", "characters", "families",
+            "others", "parts", "special", "bytes", "evaluations", "samples", "less", "characters", "families", "wins",
             "opens"}  # fmt: skip
 """Verbs, units, and counts that are settings of at least 2."""
 

@@ -44,7 +44,7 @@ def refused(data: dict[str, Any] | None = None, *overrides: str) -> str:
 def test_every_example_loads(tmp_path: Path) -> None:
     verbs = {"sft-ja": "sft", "sample": "sample", "reward": "reward"}
     pipelines = {name: ["sample", rater, "reward", "ppo"] for name, rater in (("judge-ja", "judge"), ("people-ja", "label"))}
-    pipelines["write-up"] = ["reward", "ppo"]
+    pipelines |= {"write-up": ["reward", "ppo"], "rounds-ja": 3 * ["sample", "judge", "reward", "ppo", "compare"]}
     for path in (ROOT / "examples").glob("*.toml"):
         if path.stem in pipelines:
             pipeline, stages = load_pipeline(path, tmp_path, [])
@@ -315,6 +315,7 @@ REQUIRED = {
     "sft": {"data": {"texts": "t.jsonl"}},
     "judge": {"candidates": "c.jsonl"},
     "label": {"candidates": "c.jsonl", "label": {"project": "people"}},
+    "compare": {"before": "lm"},
     "reward": {"data": {"file": "r.jsonl"}},
 }
 

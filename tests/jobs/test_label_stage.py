@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -98,6 +99,19 @@ def test_a_closed_collection_is_taken_as_it_is_and_one_of_nobody_refused(tmp_pat
     with pytest.raises(DataError, match="nobody has put two texts in order yet"):
         run_label(job(tmp_path), tmp_path / "again")
     assert json.loads((tmp_path / "again" / "rank" / "run.json").read_text("utf-8"))["status"] == "failed"
+
+
+def test_the_next_round_lets_in_the_people_of_the_last_one(tmp_path: Path) -> None:
+    answered(tmp_path, 8)
+    (tmp_path / "people").rename(tmp_path / "last")
+    with open_project(tmp_path / "last").store() as store:
+        add_person(store, "b")
+    (tmp_path / "last" / "guidelines.md").write_text("Be kind.", encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError):  # the project is there, its page is not
+        run_label(job(tmp_path, people=str(tmp_path / "last"), port=taken.getsockname()[1]), tmp_path / "runs")
+    with open_project(tmp_path / "people").store() as store:
+        assert {find_person(store, name).name for name in ("a", "b")} == {"a", "b"}
+    assert open_project(tmp_path / "people").guidelines() == "Be kind."
 
 
 def test_what_cannot_be_served_leaves_nothing(tmp_path: Path) -> None:

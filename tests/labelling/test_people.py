@@ -13,6 +13,7 @@ from konomi.labelling.database import Store
 from konomi.labelling.people import (
     add_person,
     all_people,
+    bring,
     end_session,
     find_person,
     forget,
@@ -45,6 +46,18 @@ def test_a_token_lets_in_and_only_its_hash_is_kept(store: Store, tmp_path: Path)
         assert person_of(store, wrong) is None
     store.close()
     assert token.encode() not in (tmp_path / "labels.sqlite3").read_bytes()
+
+
+def test_the_people_of_another_project_come_with_their_invites(store: Store, aki: Person, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = store_of(tmp_path / "other")
+    ben, token = add_person(other, "Ben")
+    _, of_another_aki = add_person(other, "Aki")
+    bring(store, other)
+    bring(store, other)
+    assert all_people(store) == [aki, ben] and person_of(store, token) == ben
+    assert person_of(store, of_another_aki) is None
+    other.close()
 
 
 def test_tokens_are_given_and_revoked(store: Store) -> None:

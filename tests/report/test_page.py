@@ -34,7 +34,7 @@ from browsing import browser, visit  # noqa: F401
 from konomi.cli import app
 from konomi.errors import DataError
 from konomi.report.advice import change, locale
-from konomi.report.page import SAMPLE_UPDATES, SCRIPTS, STATIC, data_of, write_report
+from konomi.report.page import SAMPLE_UPDATES, SCRIPTS, STATIC, data_of, write_report, write_rounds
 from konomi.runs.directory import RunDir
 from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
 from konomi.text import flat
@@ -317,6 +317,50 @@ def test_parts_may_be_missing(tmp_path: Path, drawn: Callable[..., Page]) -> Non
             assert "The before/after has not been made." in text
             assert ("the KL is above kl_cap" in text) == (status != "finished")
             assert not re.search("NaN|undefined|null|Infinity", text.split("run.json")[0].replace("null", "", 2))
+
+
+def test_rounds_and_their_comparisons(tmp_path: Path, drawn: Callable[..., Page], visit: Callable[..., Page]) -> None:  # noqa: F811
+    def a_round(number: int, low: float) -> dict[str, Any]:
+        gap = {"mean": low + 0.4, "low": low, "high": low + 0.8}
+        sides = {"before": number - 1.0, "after": number + 0.0}
+        return {
+            "round": number, "won": low > 0, "by": "noise-free", "difference": gap, "score": {**sides, "difference": gap},
+            "judges": {"noise-free": {**sides, "difference": gap}}, "kl": sides, "distinct_2": sides, "model": None,
+            "learned": {"comparisons": 1200 * number, "accuracy": 0.66, "agreement": None},
+            "reports": {"policy": f"round-{number}/policy/report.html"},
+        }  # fmt: skip
+
+    write_rounds(tmp_path, {"name": "rounds-ja", "planned": 3, "rounds": [a_round(1, 0.3), a_round(2, -0.1)]})
+    page = visit((tmp_path / "report.html").absolute().as_uri(), locale="en-US")
+    assert page.locator(".verdict").inner_text().startswith("Round 2 does not win against the one before")
+    assert dots(page) == {"round_judge_0": 3, "round_kl": 3, "round_gain": 2}
+    rows = cells(page, "rounds")
+    assert rows[0] == [
+        "1",
+        "judge noise-free +0.7 [+0.3, +1.10]",
+        "0 → 1.00",
+        "0 → 1.00",
+        "0 → 1.00",
+        "1,200",
+        "66.0 %",
+        "–",
+        "policy",
+    ]
+    links = page.locator("table a").evaluate_all("all => all.map(each => each.getAttribute('href'))")
+    assert links == ["round-1/policy/report.html", "round-2/policy/report.html"]
+    page.locator("button[lang=ja]").click()
+    assert "ラウンド 2 は前のラウンドに勝っていません" in page.locator(".verdict").inner_text()
+
+    before = (tmp_path / "report.html").stat().st_mtime_ns
+    write_rounds(tmp_path, {"name": "rounds-ja", "planned": 3, "rounds": [a_round(1, 0.3), a_round(2, -0.1)]})
+    assert (tmp_path / "report.html").stat().st_mtime_ns == before
+
+    config = {"before": "round-1/policy/model", **{key: PPO[key] for key in ("model", "reward")}}
+    run = RunDir.create(tmp_path, "verdict", config, seed=0, extra={"verb": "compare"})
+    add_compare(run)
+    shown = drawn(run)
+    assert "round-1/policy/model" in text_of(shown) and cells(shown, "before_after")[0][0].startswith("mean score")
+    assert dots(shown) == {} and shown.locator(".pair").count() == 23
 
 
 def test_guards_and_the_same_prompts_over_time(tmp_path: Path, drawn: Callable[..., Page]) -> None:

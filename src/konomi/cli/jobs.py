@@ -177,7 +177,9 @@ def reward(result: dict[str, Any]) -> None:
 
 @verb
 def config(
-    verb: Annotated[str, typer.Argument(metavar="VERB", help="Whose settings: ppo, sft, sample, judge, reward or label.")],
+    verb: Annotated[
+        str, typer.Argument(metavar="VERB", help="Whose settings: ppo, sft, sample, judge, reward, label or compare.")
+    ],
 ) -> None:
     """Print every setting of a verb as a TOML file, with its default and what it means: the start of a job file.
 
@@ -188,7 +190,7 @@ def config(
 
     if verb not in VERBS:
         raise ConfigError(f"{verb}: no verb with a job file; those that have one: {', '.join(VERBS)}")
-    where = f"konomi {verb} FILE" if verb != "label" else 'a stage of `konomi run` with do = "label"'
+    where = f"konomi {verb} FILE" if verb not in ("label", "compare") else f'a stage of `konomi run` with do = "{verb}"'
     typer.echo(commented(VERBS[verb].job, f"The settings of {where}. Remove what you do not change."), nl=False)
 
 
@@ -205,11 +207,14 @@ def run(
             help="Change one setting of a stage, or KEY=VALUE one of the pipeline; may be given several times.",
         ),
     ] = None,
-    start: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Run this stage and all later ones again; in rounds round-2/NAME."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which stages would run and why, and run nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a pipeline: sample, judge, reward, ppo and so on from one file.
+    """Run a pipeline: sample, judge, reward, ppo and so on from one file, once or in rounds.
 
     A finished stage does not run again unless something that it depends on has changed. After a stop or a crash, the same
     command goes on.

@@ -99,5 +99,11 @@ def show_pipeline(result: dict[str, Any]) -> None:
         for label, place in {**stage["outputs"], "report": stage["report"]}.items():
             if place:
                 console.print(Text(f"{stage['stage']}.{label}  {place}"), soft_wrap=True)
+    if rounds := result.get("rounds"):
+        from konomi.jobs.rounds import in_words
+
+        for found in rounds:
+            console.print(Text(in_words(found)), soft_wrap=True)
+        console.print(Text(f"model   {result['model']}\nreport  {result['report']}"), soft_wrap=True)
     if result["mlflow"]:
         console.print(Text(f"MLflow  {result['mlflow']}"), soft_wrap=True)

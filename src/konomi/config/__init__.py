@@ -15,7 +15,7 @@ from konomi.config.algorithm import (
     RLOOConfig,
     check_algorithm,
 )
-from konomi.config.candidates import JudgeConfig, JudgeJob, LabelConfig, LabelJob, SampleConfig, SampleJob
+from konomi.config.candidates import CompareJob, JudgeConfig, JudgeJob, LabelConfig, LabelJob, SampleConfig, SampleJob
 from konomi.config.model import LoraConfig, ModelConfig
 from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
@@ -27,8 +27,8 @@ from konomi.config.server import ServerConfig
 from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
-    "VERBS", "ActorCriticConfig", "AlgorithmConfig", "BondConfig", "ClassifierReward", "CompareConfig", "DataConfig",
-    "EnsembleConfig",
+    "VERBS", "ActorCriticConfig", "AlgorithmConfig", "BondConfig", "ClassifierReward", "CompareConfig", "CompareJob",
+    "DataConfig", "EnsembleConfig",
     "EvaluationConfig", "FunctionReward", "GRPOConfig", "GuardConfig", "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig",
     "LabelJob", "LoraConfig", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline",
     "RLOOConfig", "ReinforceConfig", "RewardConfig", "RewardData", "RewardJob", "RewardTraining", "RolloutConfig",

@@ -1,4 +1,4 @@
-"""The settings of `konomi sample`, of `konomi judge`, and of a pipeline's stage in which people rank."""
+"""The settings of `konomi sample`, of `konomi judge`, and of a pipeline's stages in which people rank or models are compared."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from konomi.config.model import ModelConfig
-from konomi.config.ppo import DataConfig, SamplingConfig
+from konomi.config.ppo import CompareConfig, DataConfig, SamplingConfig
 from konomi.config.rewards import ClassifierReward, Name, RewardConfig
 from konomi.config.section import Positive, Section, Share, StageConfig
 
@@ -90,6 +90,8 @@ class LabelConfig(Section):
     """People a task, for a project that is made now; 1.25: every fourth task goes to two."""
     invite: tuple[str, ...] = ()
     """People for whom an invite link is printed."""
+    people: str | None = None
+    """A project whose people are let in here too, by the invites that they have. In rounds it is that of the round before."""
     host: str = "127.0.0.1"
     """The address to listen on. Others than this machine's own need allow_network."""
     allow_network: bool = False
@@ -108,4 +110,21 @@ class LabelJob(Section):
     candidates: str
     """The file of candidates that are ranked, as `konomi sample` writes it."""
     label: LabelConfig
+    run: StageConfig = StageConfig()
+
+
+class CompareJob(Section):
+    """A stage `compare` of a pipeline file: two models answer held-out prompts."""
+
+    model: ModelConfig = ModelConfig()
+    before: str
+    """The model that it is held against: a hub name, a directory, a run."""
+    initial: str | None = None
+    """The model from which the KL of both is measured. Not set: before."""
+    data: DataConfig = DataConfig()
+    rollout: SamplingConfig = SamplingConfig()
+    reward: RewardConfig = ClassifierReward()
+    judges: dict[Name, RewardConfig] = Field(default_factory=dict)
+    """Rewards that nothing was trained against, each under a name of one's own."""
+    compare: CompareConfig = CompareConfig()
     run: StageConfig = StageConfig()

@@ -17,8 +17,10 @@ EXAMPLES: dict[str, Any] = {
     "batch_size": 64, "cache_gb": 4.0, "chat_template": "chat.jinja", "comparisons": 1000,
     "directory": "/shared/weights", "evaluate_every": 50,
     "evaluation": "held_out.jsonl", "every": 10, "evaluation_split": "validation", "head_learning_rate": 1e-4, "kl_horizon": 256,
+    "initial": "embedded:gemma3-270m",
     "limit": 1000, "micro_batch_size": 4, "micro_batch_tokens": 4096, "model": "gemma3-270m-ja", "name": "my-run",
-    "patience": 3, "port": 8000, "public_url": "https://rank.example.org", "query_tokens": [4, 12], "rank": 16,
+    "patience": 3,
+    "people": "people-ja", "port": 8000, "public_url": "https://rank.example.org", "query_tokens": [4, 12], "rank": 16,
     "revision": "main", "samples": "candidates.jsonl", "subset": "default", "system": "Be brief.",
     "token_env": "REWARD_TOKEN", "top_layers": 2, "truth": "truth.jsonl", "url": "http://127.0.0.1:8000",
 }  # fmt: skip

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from konomi.config import CompareConfig, DataConfig, RolloutConfig
+from konomi.config import CompareConfig, DataConfig, SamplingConfig
 from konomi.data.prompts import as_prompts, extra_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
@@ -63,19 +63,22 @@ def compare_models(
     prompts: Iterable[str | Mapping[str, Any] | Prompt],
     reward: Reward | Callable[..., Any],
     *,
-    rollout: RolloutConfig,
+    rollout: SamplingConfig,
     config: CompareConfig,
     data: DataConfig | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     failed_texts: Path | None = None,
     judges: Mapping[str, Reward] | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
+    initial: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
     """Let both models answer and return the figures and texts of ``compare.json``.
 
     Held-out prompts are cut as in training (``data.query_tokens``), the extra ones of ``config`` stay whole. ``judges``: name ->
     a reward that was not trained against, shown beside the score. ``progress`` gets what is written, how many, of how many.
+    ``initial``: what KL and perplexity are measured against, and whose best of n is drawn; by default ``before``.
     """
+    initial = before if initial is None else initial
     data = data or DataConfig()
     prompts = as_prompts(prompts, data)
     reward = as_reward(reward, prompts[0].columns)
@@ -86,7 +89,7 @@ def compare_models(
     cut = tokens.queries(held_out, data.query_tokens, config.seed, 0, data.max_query_tokens)
     queries = [query for query in cut for _ in range(config.samples)]
     queries += tokens.queries(extra, None, config.seed, 0, data.max_query_tokens)
-    b, a = (answers_of(model, before, items, queries, ask) for model in (before, after))
+    b, a = (answers_of(model, initial, items, queries, ask) for model in (before, after))
     counted = len(held_out) * config.samples
     difference = paired_difference(b.scores[:counted], a.scores[:counted], config.samples)
     shown = [i for i, (_, number) in enumerate(items) if number == 0]
@@ -101,7 +104,7 @@ def compare_models(
         "difference": difference,
         "verdict": change(difference, len(held_out)),
         "judges": {name: _judged(b.judged[name][:counted], a.judged[name][:counted], config) for name in ask.judges},
-        "best_of_n": _best_of_n(before, held_out, cut, ask, config.best_of),
+        "best_of_n": _best_of_n(initial, held_out, cut, ask, config.best_of),
         "texts": [
             _texts(b, a, i, held_out=i < counted, again=i < counted and config.samples > 1)
             | ({"chat": True, "messages": items[i][0].messages} if items[i][0].messages else {})
@@ -117,7 +120,7 @@ class Questions:
     tokens: Tokens
     reward: Reward
     judges: Mapping[str, Reward]
-    rollout: RolloutConfig
+    rollout: SamplingConfig
     seed: int
     autocast: Callable[[], AbstractContextManager[Any]]
     failed_texts: Path | None

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from konomi.models.load import Loaded
     from konomi.rewards.base import Reward
 
-_FILES = ("name", "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
+_MODELS = ("name", "before", "initial")
+"""Settings that name models, or functions; of a run its model is meant."""
+_FILES = (*_MODELS, "prompts", "texts", "file", "truth", "candidates", "samples", "evaluation")
 """Settings that name files; others do if their value looks like a path. What does not exist is no file."""
-_NO_FILES = re.compile(r"(.+\.)?(project|system|subset|(\w+_)?split|revision|(\w+_)?column)|sample\.prompts")
+_NO_FILES = re.compile(r"(.+\.)?(project|people|system|subset|(\w+_)?split|revision|(\w+_)?column)|sample\.prompts")
 """Settings, by their paths, that name none. Not a project either: people working in it make no stage run again."""
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
@@ -45,7 +47,7 @@ def file_of(path: str, value: str) -> Path | None:
     for name in (value, *((f"{module}.py", f"{module}/__init__.py") if module else ()), before):
         with contextlib.suppress(DataError):  # a text that no file can be called
             if name and local_path(name).exists():
-                return model_path(name) if key == "name" else local_path(name)
+                return model_path(name) if key in _MODELS else local_path(name)
     return None
 
 

@@ -8,19 +8,20 @@ from typing import Any
 
 from konomi.config import LabelConfig, LabelJob
 from konomi.errors import DataError
-from konomi.files import content_sha256, local_path
+from konomi.files import content_sha256, local_path, utf8, write_atomic
 from konomi.jobs.common import result_of, running
 from konomi.labelling.answers import collect, comparisons
 from konomi.labelling.assignments import complete, coverage
 from konomi.labelling.database import Store
 from konomi.labelling.export import write_export
-from konomi.labelling.project import Project, provide, tasks_of
+from konomi.labelling.people import bring
+from konomi.labelling.project import Project, is_project, open_project, provide, tasks_of
 from konomi.labelling.queue import Settings
 from konomi.labelling.summary import lines, statistics
 from konomi.runs.observer import Observer
 from konomi.text import plural
 from konomi.web.network import check_host, public_of
-from konomi.web.serve import serve
+from konomi.web.serve import PORT_FILE, serve
 
 
 def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None) -> dict[str, Any]:
@@ -44,7 +45,10 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
     digest = content_sha256(local_path(job.candidates))[:32]
     with running(job, root, observer, fields={"data_digest": digest}, parent=parent) as work:
         work.start(job.candidates, facts)
+        fresh = not is_project(path)
         project, imported = provide(path, tasks, Settings(overlap=wanted.overlap))
+        if wanted.people and is_project(local_path(wanted.people)):
+            _let_in(project, open_project(local_path(wanted.people)), fresh)
         for note in imported.notes:
             observer.warn(note)
         with project.store() as store:
@@ -74,6 +78,16 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
             work, started, project=str(path), rankings=str(out / "rankings.jsonl"), comparisons=figures["comparisons"],
             answers=answers,
         )  # fmt: skip
+
+
+def _let_in(project: Project, other: Project, fresh: bool) -> None:
+    """Let the people of another project in; a fresh project gets its guidelines and its port too."""
+    with other.store() as others, project.store() as store:
+        bring(store, others)
+    if fresh:
+        write_atomic(project.path / "guidelines.md", utf8(other.guidelines()))
+        if (port := other.path / PORT_FILE).is_file():
+            write_atomic(project.path / PORT_FILE, port.read_bytes())
 
 
 def _ask(project: Project, wanted: LabelConfig, observer: Observer) -> None:

@@ -1,4 +1,5 @@
-"""`konomi run`: run the stages that are not finished, in order, under one lock and one MLflow run."""
+"""`konomi run`: run the stages that are not finished, in order, under one lock and one MLflow run; in rounds until one does not
+win."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ import gc
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +19,10 @@ from konomi.config import Pipeline, Stage
 from konomi.errors import ConfigError, KonomiError, RunError
 from konomi.files import writing
 from konomi.jobs.common import locked
+from konomi.jobs.rounds import Rounds, gather
 from konomi.jobs.stages import VERSION, Notes, Step, decide, stages_from
+from konomi.report.model_card import write_card
+from konomi.report.page import write_report
 from konomi.runs import environment, processes
 from konomi.runs.directory import EndStatus, RunDir
 from konomi.runs.mlflow import MlflowSink
@@ -58,6 +63,7 @@ def run_pipeline(
                 (directory / name / "stage.json").unlink(missing_ok=True)
             notes.stage(name, status="waiting", key=None)
         parent = _ParentRun(pipeline, stages, notes, observer)
+        rounds = Rounds(pipeline, stages, directory, observer)
         rows = []
         with parent.ends():
             for number, stage in enumerate(stages, start=1):
@@ -65,13 +71,18 @@ def run_pipeline(
                 title = f"Stage {number} of {len(stages)}, {stage.name} ({stage.do})"
                 if step.action == "skip":
                     observer.say(f"{title}: skipped, {step.why}")
-                    notes.stage(stage.name, status="finished")  # a kill may have come before it was noted
+                    processes.first(partial(_take, step, notes))
                 else:
                     observer.say(f"{title}: {'goes on' if step.action == 'resume' else 'runs'}, {step.why}")
                     _work(step, title, notes, observer, parent, again)
                 rows.append(processes.first(partial(_row, stage, "skipped" if step.action == "skip" else "finished")))
+                if rounds.ends_with(stage):
+                    parent.log(stage.round, rounds.see(stage.round))
+                    if rounds.over:
+                        break
     return {
         "name": pipeline.name, "pipeline": str(directory), "status": "finished", "stages": rows, "mlflow": parent.address,
+        **rounds.result(),
     }  # fmt: skip
 
 
@@ -111,6 +122,11 @@ class _ParentRun:
             self._notes.set(mlflow_run_id=self._sink.run_id)
         return self._sink.run_id if self._sink else None
 
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Log figures, if the run is open."""
+        if self._sink:
+            self._sink.log(step, figures)
+
     @contextmanager
     def ends(self) -> Iterator[None]:
         """Close the run with the status in which the block ends."""
@@ -129,17 +145,23 @@ class _ParentRun:
                 self._sink.end(status)
 
 
+_HOMES = {"compare": "revisit"}
+"""Verb -> the module of its job, where its name is another."""
+
+
 def runner(verb: str) -> Callable[..., dict[str, Any]]:
     """The function that runs a verb's job. Only this job's module is imported."""
-    run: Callable[..., dict[str, Any]] = getattr(import_module(f"konomi.jobs.{verb}"), f"run_{verb}")
+    run: Callable[..., dict[str, Any]] = getattr(import_module(f"konomi.jobs.{_HOMES.get(verb, verb)}"), f"run_{verb}")
     return run
 
 
 def _work(step: Step, title: str, notes: Notes, observer: Observer, parent: _ParentRun, again: str) -> None:
     """Run or resume a stage."""
     stage, began = step.stage, time.monotonic()
-    if step.action == "run" and processes.is_main():
-        _move_away(stage.directory)
+    if processes.is_main():
+        if step.action == "run":
+            _move_away(stage.directory)
+        gather(stage)
     notes.stage(stage.name, do=stage.do, status="running", key=step.key, reason=None, seconds=None)
     more = {"resume": stage.directory} if step.action == "resume" else {}
     try:
@@ -158,11 +180,28 @@ def _work(step: Step, title: str, notes: Notes, observer: Observer, parent: _Par
         raise
     seconds = time.monotonic() - began
     if processes.is_main():
-        done = {"version": VERSION, "key": step.key, "inputs": step.inputs, "seconds": seconds}
-        RunDir(stage.directory).write_json("stage.json", done)
+        _close(step, seconds)
     notes.stage(stage.name, status="finished", seconds=seconds)
     observer.say(f"{title}: finished in {duration(seconds)}")
     gc.collect()  # a stage's models are held by cycles of references; the next stage needs the memory
+
+
+def _close(step: Step, seconds: float) -> None:
+    done = {"version": VERSION, "key": step.key, "inputs": step.inputs, "seconds": seconds}
+    RunDir(step.stage.directory).write_json("stage.json", done)
+
+
+def _take(step: Step, notes: Notes) -> None:
+    """Skip a stage that is finished; do what is left to do where a kill came between its end and the note of it."""
+    run, seconds = RunDir(step.stage.directory), {}
+    if run.read_json("stage.json") is None:
+        if step.stage.do in ("sft", "reward", "ppo") and not run.report.exists():
+            write_card(run)
+            write_report(run)
+        started, ended = (datetime.fromisoformat(run.info[key]) for key in ("started", "ended"))
+        seconds = {"seconds": (ended - started).total_seconds()}
+        _close(step, **seconds)
+    notes.stage(step.stage.name, status="finished", **seconds)
 
 
 def _make(directory: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from konomi.config import CompareConfig, PPOJob, build
+from konomi.config import CompareConfig, CompareJob, PPOJob, build
 from konomi.data.messages import Answered
 from konomi.data.prompts import distinct_prompts, extra_prompts, load_prompts, split_held_out
 from konomi.data.records import Prompt
@@ -120,7 +120,7 @@ def job_of(run: RunDir) -> PPOJob:
 
 
 def find_prompts(
-    job: PPOJob, prompts: list[Prompt] | None = None, say: Callable[[str], None] = lambda _: None
+    job: PPOJob | CompareJob, prompts: list[Prompt] | None = None, say: Callable[[str], None] = lambda _: None
 ) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts to train on and those held out, without the before/after's extra ones.
 
@@ -148,7 +148,7 @@ def as_read(
     return [p for p in distinct if p.key not in held_out], [p for p in distinct if p.key in held_out]
 
 
-def check_lengths(job: PPOJob, prompts: Sequence[Prompt], loaded: Loaded) -> None:
+def check_lengths(job: PPOJob | CompareJob, prompts: Sequence[Prompt], loaded: Loaded) -> None:
     """Check that every prompt can be asked and answered within the model's context.
 
     Raises:
@@ -166,7 +166,9 @@ def longest_asked(job: PPOJob, ready: Prepared) -> int:
     return max(map(len, _longest_queries(job, ready.tokens, ready.prompts))) + job.rollout.response_tokens[1]
 
 
-def check_reading(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt], rewards: list[Reward], observer: Observer) -> None:
+def check_reading(
+    job: PPOJob | CompareJob, tokens: Tokens, prompts: Sequence[Prompt], rewards: list[Reward], observer: Observer
+) -> None:
     """Warn where a reward or judge may read a text only in part; see :func:`konomi.models.reader.check_room`."""
     if cutting := readers(*rewards):
         queries = _longest_queries(job, tokens, prompts)
@@ -177,7 +179,7 @@ def check_reading(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt], reward
         check_room(cutting, [Answered(text, "", talk) for text, talk in asked], job.rollout.response_tokens[1], observer.warn)
 
 
-def _longest_queries(job: PPOJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[list[int]]:
+def _longest_queries(job: PPOJob | CompareJob, tokens: Tokens, prompts: Sequence[Prompt]) -> list[list[int]]:
     """The longest queries that any epoch can draw."""
     cut = None if job.data.query_tokens is None else (job.data.query_tokens[1],) * 2
     return tokens.queries(prompts, cut, job.run.seed, 0, job.data.max_query_tokens)

@@ -1,25 +1,31 @@
-"""`konomi compare` and `konomi generate`: use a model after its run."""
+"""`konomi compare`, a pipeline's stage `compare`, and `konomi generate`: use a model after its run."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from konomi.config import CompareConfig, DataConfig, ModelConfig, PPOJob, RolloutConfig, build
+from konomi.config import CompareConfig, CompareJob, DataConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.data.messages import Answered, Message, asked, readable
 from konomi.data.prompts import as_prompts
 from konomi.data.records import Prompt
-from konomi.engine.device import autocast, find_device
+from konomi.engine.device import autocast, choose_precision, find_device
 from konomi.engine.sampler import make_draws, sample
-from konomi.errors import DataError
+from konomi.errors import DataError, ModelError
+from konomi.jobs.common import result_of, running
 from konomi.jobs.compare import compare_models, comparison_metrics
-from konomi.jobs.prepare import check_context, job_of, prepare
-from konomi.models.load import load_causal_lm
+from konomi.jobs.inputs import job_inputs, prompts_digest
+from konomi.jobs.prepare import as_read, check_context, check_lengths, check_reading, find_prompts, job_of, prepare
+from konomi.models.load import Loaded, load_causal_lm
+from konomi.report.advice import too_few
 from konomi.report.model_card import write_card
 from konomi.report.page import write_report
+from konomi.rewards import as_reward, build_judges, in_precision
+from konomi.rewards.base import Reward
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.runs.processes import first
@@ -62,6 +68,65 @@ def _log_again(run: RunDir, job: PPOJob, comparison: Mapping[str, Any], report: 
     sinks.log(metrics[-1]["update"] if metrics else 0, comparison_metrics(comparison))
     sinks.artifacts(report, run.compare)
     sinks.end("FINISHED" if info["status"] == "finished" else "FAILED" if info["status"] == "failed" else "KILLED")
+
+
+def run_compare(
+    job: CompareJob, root: str | Path, observer: Observer | None = None, *, parent: str | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """Let two models answer held-out prompts with the same random numbers; return what ``--json`` prints.
+
+    The run directory gets compare.json and report.html.
+
+    Raises:
+        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
+        RunError: the reward failed; its texts are in failed_texts.jsonl.
+        KeyboardInterrupt: stopped by a signal.
+    """
+    observer, started, device = observer or Observer(), time.monotonic(), find_device()
+    held_out, reward, judges = _asked(job, observer)
+    after, before, initial = _models(job, observer)
+    check_lengths(job, held_out, after)
+    check_reading(job, after.tokens, held_out, [reward, *judges.values()], observer)
+    precision = choose_precision(job.model.precision)
+    fields = {
+        "verb": "compare", "precision": precision, "data_digest": prompts_digest(held_out), "inputs": job_inputs(job),
+    }  # fmt: skip
+    facts = {"before": job.before, "after": job.model.name, "initial": job.initial or job.before, "reward": reward.name}
+    with running(job, root, observer, fields=fields, parent=parent) as work:
+        work.start(job.data.prompts, facts)
+        if few := too_few(min(len(held_out), job.compare.prompts)):
+            observer.warn(few)
+        comparison = compare_models(
+            before.model.to(device), after.model.to(device), after.tokens, held_out, reward, rollout=job.rollout, data=job.data,
+            config=job.compare, autocast=lambda: autocast(device, precision), failed_texts=work.run.path / "failed_texts.jsonl",
+            judges=judges, progress=observer.progress, initial=initial.model.to(device),
+        )  # fmt: skip
+        work.run.write_json("compare.json", comparison)
+        work.sinks.log(0, comparison_metrics(comparison))
+        report = work.finish()
+        return result_of(work, started, report=str(report), compare=comparison)
+
+
+def _asked(job: CompareJob, observer: Observer) -> tuple[list[Prompt], Reward, dict[str, Reward]]:
+    """The held-out prompts, the reward and the judges."""
+    sides, device = find_prompts(job, say=observer.say), find_device()
+    columns, scoring = sides[0][0].columns, choose_precision("auto", device)
+    reward = as_reward(in_precision(job.reward, scoring), columns, device)
+    judges = build_judges({name: in_precision(each, scoring) for name, each in job.judges.items()}, columns, device)
+    return as_read(sides, [reward, *judges.values()], job.data.prompts, observer.say)[1], reward, judges
+
+
+def _models(job: CompareJob, observer: Observer) -> tuple[Loaded, Loaded, Loaded]:
+    """The models after, before and initial, each name loaded once. Raises ModelError: their vocabularies differ."""
+    names = (job.model.name, job.before, job.initial or job.before)
+    loaded: dict[str, Loaded] = {}
+    for name in dict.fromkeys(names):
+        own = {} if name == job.model.name else {"name": name, "revision": None}
+        loaded[name] = load_causal_lm(job.model.model_copy(update=own), progress=observer.say)
+        if loaded[name].tokenizer.get_vocab() != loaded[job.model.name].tokenizer.get_vocab():
+            raise ModelError(f"{name} and {job.model.name}: their tokenizers differ, so that their answers cannot be paired")
+    after, before, initial = (loaded[name] for name in names)
+    return after, before, initial
 
 
 class Writer:

@@ -76,9 +76,11 @@ def plan(directory: Path, stages: Sequence[Stage], start: str | None = None) -> 
     notes = Notes(directory)
     steps: list[Step] = []
     moving: set[str] = set()
+    names = {each.directory: each.name for each in stages}
     for stage in stages:
         step = decide(stage, notes.of(stage.name))
-        reads = sorted({name for name, _ in stage.references.values()} & moving)
+        gathered = {names[path.parent] for paths in stage.gathered.values() for path in paths if path.parent in names}
+        reads = sorted(({name for name, _ in stage.references.values()} | gathered) & moving)
         if stage.name in again:
             step = replace(step, action="run", why="it is to run again (--from)")
         elif reads and step.action == "skip":
@@ -108,9 +110,17 @@ def decide(stage: Stage, note: Mapping[str, Any]) -> Step:
         why = "it has not run yet" if status is None else "its stage.json is gone"
         return Step(stage, "run", why, inputs, key)
     left = {"running": "it was killed", "stopped": "it was stopped", "failed": "it failed"}[status]
+    if note.get("key") == key and _has_ended(stage):
+        return Step(stage, "skip", f"{left} after its end", inputs, key)
     if note.get("key") == key and _can_go_on(stage):
         return Step(stage, "resume", left, inputs, key)
     return Step(stage, "run", left, inputs, key)
+
+
+def _has_ended(stage: Stage) -> bool:
+    run = RunDir(stage.directory)
+    made = (run.path / "run.json").is_file() and all(path.exists() for path in stage.outputs.values())
+    return made and run.info["status"] == "finished"
 
 
 def _can_go_on(stage: Stage) -> bool:
@@ -129,7 +139,10 @@ def _inputs(stage: Stage) -> dict[str, Any]:
         if path in stage.references:
             name, file = "@{}.{}".format(*stage.references[path]), Path(value)
         inputs[path] = value
-        if file is not None:
+        if path in stage.gathered:
+            parts = [content_sha256(each) if each.exists() else None for each in stage.gathered[path]]
+            inputs[path] = {"name": f"{name}*", "sha256": parts}
+        elif file is not None:
             inputs[path] = {"name": name, "sha256": content_sha256(file) if file.exists() else None}
     return inputs
 

@@ -73,6 +73,18 @@ def all_people(store: Store) -> list[Person]:
         return [_person(row) for row in db.execute(f"{_PERSON} ORDER BY created, id")]
 
 
+def bring(store: Store, other: Store) -> None:
+    """Let the people of another store in, by the invites that they have there. Whoever is here already stays as they are."""
+    columns = "id, name, admin, created, guidelines_seen, shortcuts"
+    with other.read() as db:
+        people = db.execute(f"SELECT {columns} FROM people").fetchall()
+        tokens = db.execute("SELECT hash, person, created FROM tokens WHERE length(hash) = 32").fetchall()
+    with store.write() as db:
+        db.executemany(f"INSERT OR IGNORE INTO people ({columns}) VALUES (?, ?, ?, ?, ?, ?)", people)
+        known = {row[0] for row in db.execute("SELECT id FROM people")}
+        db.executemany("INSERT OR IGNORE INTO tokens VALUES (?, ?, ?)", [row for row in tokens if row[1] in known])
+
+
 def remember(store: Store, person: Person, *, guidelines_seen: str | None = None, shortcuts: bool | None = None) -> Person:
     """Save what a person has read or set (None: unchanged), and return them as they are now."""
     with store.write() as db:

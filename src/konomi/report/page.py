@@ -1,4 +1,4 @@
-"""The page of a run, live or finished: its data as JSON, and one self-contained HTML file that draws it.
+"""The page of a run, live or finished, or of a pipeline's rounds: its data as JSON, and one HTML file that draws it by itself.
 
 The script and style in static/ also draw the page of `konomi watch`. Texts by models or from data files are never trusted: they
 reach the page as JSON and are inserted as text, and a content security policy allows only this script and style.
@@ -25,7 +25,8 @@ from konomi.runs.directory import RunDir
 from konomi.text import flat, number
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("words.js", "text.js", "format.js", "chart.js", "parts.js", "evaluation.js", "curves.js", "page.js", "report.js")
+SCRIPTS = ("words.js", "text.js", "format.js", "chart.js", "parts.js", "evaluation.js", "curves.js", "rounds.js", "page.js",
+           "report.js")  # fmt: skip
 """In the order of their imports."""
 SAMPLE_UPDATES = 12
 """Updates whose texts are in a report, spread over the run."""
@@ -34,6 +35,7 @@ PROMPTS_OVER_TIME = 8
 _RESULTS = {
     "ppo": ("compare", "compare.json", "make the before/after again"),
     "reward": ("evaluation", "eval.json", "train the model again"),
+    "compare": ("compare", "compare.json", "run the stage again"),
 }
 """Verb -> key in the page's data, file, and what to do if the file is damaged."""
 RESULT_VERSION = 1
@@ -44,7 +46,7 @@ Row = Mapping[str, Any]
 
 
 def write_report(run: RunDir | str | Path) -> Path:
-    """Write ``report.html`` of a run of PPO, SFT or a reward model, finished or not, and return its path.
+    """Write ``report.html`` of a run of PPO, SFT, a reward model or a comparison, finished or not, and return its path.
 
     Parts that are missing (updates, before/after, evaluation, sample texts) are left out or marked as missing.
 
@@ -56,21 +58,37 @@ def write_report(run: RunDir | str | Path) -> Path:
     with written_by_konomi(run.path):
         metrics = run.read_metrics()
         shown = data_of(run, metrics)
-        data = {"run": shown, "metrics": [numbers(row) for row in metrics], "samples": _samples(run)}
-        title = locale("page")["en"][f"title_{shown['verb']}"].format(
-            model=shown["model"], reward=shown["goal"], data=shown["texts"]
-        )
-        style, script = (STATIC / "page.css").read_text(encoding="utf-8"), _script()
-        page = Template((STATIC.parent / "page.html").read_text(encoding="utf-8")).substitute(
-            policy=html.escape(_policy(style, script)),
-            words=html.escape(json.dumps(locale("page"), ensure_ascii=False)),
-            title=html.escape(flat(f"{shown['name']}: {title}")),
-            style=style,
-            script=script,
-            data=_inert(data),
-        )
-        files.write_atomic(run.report, page.encode("utf-8"))
+        files.write_atomic(run.report, _page(shown, [numbers(row) for row in metrics], _samples(run)))
     return run.report
+
+
+def write_rounds(directory: Path, data: Row) -> None:
+    """Write ``report.html`` of a pipeline in rounds, unless it is there already.
+
+    Args:
+        data: ``name``; ``planned``, the rounds of its file; ``rounds``, those that are finished, see `konomi.jobs.rounds`.
+    """
+    page, path = (
+        _page({"verb": "rounds", "model": data["name"], "goal": "", "texts": "", **data}, [], []),
+        directory / "report.html",
+    )
+    if not path.is_file() or path.read_bytes() != page:
+        files.write_atomic(path, page)
+
+
+def _page(shown: Row, metrics: Sequence[Row], samples: Sequence[Row]) -> bytes:
+    """The HTML file."""
+    title = locale("page")["en"][f"title_{shown['verb']}"].format(model=shown["model"], reward=shown["goal"], data=shown["texts"])
+    style, script = (STATIC / "page.css").read_text(encoding="utf-8"), _script()
+    page = Template((STATIC.parent / "page.html").read_text(encoding="utf-8")).substitute(
+        policy=html.escape(_policy(style, script)),
+        words=html.escape(json.dumps(locale("page"), ensure_ascii=False)),
+        title=html.escape(flat(f"{shown['name']}: {title}")),
+        style=style,
+        script=script,
+        data=_inert({"run": shown, "metrics": metrics, "samples": samples}),
+    )
+    return page.encode("utf-8")
 
 
 def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
@@ -84,11 +102,11 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
     """
     info, config = run.info, run.config
     verb = run.verb or "ppo"
-    if verb not in ("ppo", "sft", "reward"):
+    if verb not in ("ppo", "sft", "reward", "compare"):
         raise DataError(f"{run.path}: a run of `konomi {verb}` has no page; what it made is in that directory")
     result_key, name, again = _RESULTS.get(verb, ("", "", ""))
     result = _read_result(run, name, again) if name else None
-    if verb == "ppo" and result is not None and not result.get("verdict"):  # of a version without verdicts
+    if result_key == "compare" and result is not None and not result.get("verdict"):  # of a version without verdicts
         result = {**result, "verdict": change(result.get("difference", {}), result.get("prompts") or 0)}
     data = config.get("data", {})
     return {
@@ -216,6 +234,7 @@ def _facts(verb: str, info: Row, config: Row, result: Row) -> list[tuple[str, st
             ("reward", reward_in_words(config.get("reward", {}))),
             ("judges", "; ".join(f"{name}: {reward_in_words(judge)}" for name, judge in config.get("judges", {}).items())),
         ],
+        "compare": [("before", str(config.get("before", ""))), ("reward", reward_in_words(config.get("reward", {})))],
         "sft": [("texts_learned", str(data.get("texts") or ""))],
         "reward": [
             ("task", str(result.get("task") or "")),

@@ -159,12 +159,16 @@ def open_sinks(
 ) -> Sinks:  # fmt: skip
     """Start or continue a run's sinks. ``data``: name of what the job reads; ``again``: figures of a step may be replaced."""
     info = run.info
+    home = run.path.parent
+    if re.fullmatch(r"round-\d+", home.name) and (home.parent / "pipeline.json").is_file():
+        home = home.parent
+    name = run.path.relative_to(home).as_posix()
 
-    def sink(name: Any) -> Sink:
-        if name != "mlflow":
-            return TrackerSink(name, run, settings.experiment, on_warning)
+    def sink(kind: Any) -> Sink:
+        if kind != "mlflow":
+            return TrackerSink(kind, run, settings.experiment, on_warning)
         return MlflowSink(
-            settings.experiment, run.path.name, run.config, run.path.parent, on_warning,
+            settings.experiment, name, run.config, home, on_warning,
             run_id=info.get("mlflow_run_id"), git=info.get("git"), parent=parent, again=again,
             data={"name": data, "digest": info["data_digest"], "source": data},
         )  # fmt: skip

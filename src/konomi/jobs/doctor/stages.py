@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from konomi.config import JudgeJob, RewardJob, SampleJob, Section, SFTJob
+from konomi.config import CompareJob, JudgeJob, RewardJob, SampleJob, Section, SFTJob
 from konomi.data.records import Task
 from konomi.data.tokens import Tokens
 from konomi.errors import RunError
@@ -43,6 +43,8 @@ def examine_stage(job: Section, observer: Observer) -> list[Line]:
         lines = _sample(job, observer)
     elif isinstance(job, JudgeJob):
         lines = _judge(job, observer)
+    elif isinstance(job, CompareJob):
+        lines = [Line("before/after", f"{job.before} against {job.model.name}: examined when it begins")]
     else:  # people rank: their project is made when it begins
         lines = [Line("people", "nothing to examine before they begin")]
     return [*lines, check_versions()]

@@ -4,6 +4,7 @@ import { curves } from "./curves.js";
 import { figuresOf, partsOf } from "./evaluation.js";
 import { count, difference, duration, interval, number, percent, points, signed, valueOf } from "./format.js";
 import { article, bdi, details, finding, section, soft, table, text, unit } from "./parts.js";
+import { rounds } from "./rounds.js";
 import { make } from "./text.js";
 import { language, t } from "./words.js";
 
@@ -23,7 +24,9 @@ const FIGURES = [["score_mean", "unit_score", "score_std"], ["kl", "unit_nats"],
 function page(runs, all) {
   if (runs.length === 1) {
     const [run] = runs;
-    return [...outcome(run), ...guards(run), ...firstTexts(run), ...results(run), curves(runs, all), ...marks(run), ...overTime(run), ...below(run), samples(run), about(run)];
+    if (run.data?.verb === "rounds") return rounds(run.data);
+    const drawn = run.data?.verb === "compare" ? "" : curves(runs, all);
+    return [...outcome(run), ...guards(run), ...firstTexts(run), ...results(run), drawn, ...marks(run), ...overTime(run), ...below(run), samples(run), about(run)];
   }
   const each = runs.filter((run) => run.data).map((run) => {
     const name = make("h2", "", {}, bdi(run.info.name));
@@ -63,6 +66,7 @@ function tile(key, value, note = "", name = "") {
 function tiles({ data, rows }) {
   if (data.verb === "reward") return rewardTiles(data.evaluation ?? {});
   const found = data.verb === "sft" ? learnedTiles(data.learned) : changeTiles(data.compare, rows);
+  if (data.verb === "compare") return found;
   const last = rows.at(-1) ?? {};
   const done = rows.reduce((most, row) => Math.max(most, row.update), 0);
   const episodes = last.episodes === undefined ? "" : `${t("episodes")} ${last.episodes}`;
@@ -122,7 +126,7 @@ function rewardTiles({ task, held_out: found, truth }) {
 /** The before/after of a PPO run, or the evaluation of a reward model. */
 function results({ data }) {
   if (data?.verb === "reward") return figuresOf(data.evaluation ?? {});
-  return data?.verb === "ppo" ? [beforeAfter(data.compare)] : [];
+  return ["ppo", "compare"].includes(data?.verb) ? [beforeAfter(data.compare)] : [];
 }
 
 function beforeAfter(compare) {
