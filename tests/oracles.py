@@ -6,6 +6,7 @@ vectors. Sums that the package does by recursion are done here by their definiti
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from dataclasses import dataclass, field
@@ -86,6 +87,22 @@ def shaped_rewards_with_tokens(kl: Rows, scores: list[float], placed: Rows, kl_c
             row[t] += given[t]
             row[-1] -= given[t]
     return rows
+
+
+def pid_kl_coefs(
+    first: float, kls: list[float], target: float, low: float, high: float, gains: tuple[float, float, float]
+) -> list[float]:
+    """The textbook's PID of log2(coefficient), anew from all KLs each time; an error at which the limit holds it and which pushes
+    further is not among those that are added up."""
+    coefs: list[float] = []
+    added: list[float] = []
+    errors = [-1.0, *(min(max((kl - target) / target, -1.0), 1.0) for kl in kls)]
+    for before, error in itertools.pairwise(errors):
+        u = gains[0] * error + gains[1] * math.fsum([*added, error]) + gains[2] * (error - before)
+        coefs.append(first * 2 ** sorted((low, u, high))[1])
+        if not ((u > high and error > 0) or (u < low and error < 0)):
+            added.append(error)
+    return coefs
 
 
 def gae(rewards: Rows, values: Rows, gamma: float, lam: float) -> tuple[Rows, Rows]:

@@ -40,6 +40,7 @@ SECTIONS = {
     'algorithm` with `kind = "reinforce++"': configuration.ReinforceConfig,
     'algorithm` with `kind = "bond"': configuration.BondConfig,
     "ppo": configuration.PPOConfig,
+    "land": configuration.LandConfig,
     "compare": configuration.CompareConfig,
     "evaluation": configuration.EvaluationConfig,
     "guard": configuration.GuardConfig,

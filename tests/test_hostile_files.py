@@ -170,6 +170,7 @@ def run_of(directory: Path, verb: str) -> dict[str, Any]:
         "run.json": info, "config.json": config, "metrics.jsonl": metrics,
         "samples.jsonl": [{"update": 1, "prompt": "p", "response": "r", "score": 1.0, "kl": 0.1}],
         "compare.json": {"version": 1, "before": side, "after": side, "difference": gap, "texts": [text], "judges": {}},
+        "land.json": {"version": 1, "share": 0.5, "target": 3.0, "points": [{"share": 0.5, "kl": 3.0}], "verdict": {"en": "a"}},
         "eval.json": {"version": 1, "task": "pairs", "held_out": {"accuracy": 0.7, "count": 3}, "train": {}, "texts": []},
     }  # fmt: skip
 
@@ -221,6 +222,7 @@ DAMAGE = {"run.json": (DEEP[0], b'{"version": 1, "inputs": 3}'), "config.json": 
         *(([verb, "RUN"], name) for verb in ("report", "compare") for name in DAMAGE),
         *((["ppo", "--resume", "RUN"], name) for name in DAMAGE),
         *((["compare", "RUN", "--people", "P"], name) for name in DAMAGE),
+        *((["blend", "RUN", "--kl", "3"], name) for name in DAMAGE),
         (["watch", "RUN"], "run.json"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),

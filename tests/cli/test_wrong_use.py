@@ -25,6 +25,8 @@ COMMANDS = {
     "ppo --resume none --set ppo.clip=0.1": ["--set", "resumed"],
     "compare none": ["none"],
     "report .": ["run.json"],
+    "blend none --kl 3": ["none"],
+    "blend lm --kl 3": ["lm: not a run"],
     "generate lm -p ' '": ["blank"],
     "generate lm -p a --tokens 500": ["500", "context of 128"],
     "generate lm -p a --temperature nan": ["temperature"],

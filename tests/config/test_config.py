@@ -304,7 +304,7 @@ def test_every_setting_is_read_and_explained() -> None:
             assert name in attributes, f"{section.__name__}.{name}"
             is_tag = len(get_args(field.annotation)) == 1 and name == "kind"
             assert is_tag or (field.description or "").rstrip().endswith((".", ")")), f"{section.__name__}.{name}"
-    sections = "model lora data rollout reward judges algorithm ppo compare evaluation guard run"
+    sections = "model lora data rollout reward judges algorithm ppo land compare evaluation guard run"
     assert list(PPOJob.model_fields) == sections.split()
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracles
-from konomi.ops import adaptive_kl_coef, full_kl, kl_loss, kl_per_token, shaped_rewards
+from konomi.ops import adaptive_kl_coef, full_kl, kl_loss, kl_per_token, pid_kl_coef, shaped_rewards
 from oracles import close, quick, ragged
 
 INF = float("inf")
@@ -107,3 +107,30 @@ def test_adaptive_kl_coef_stands_still_at_the_target_and_is_clipped_both_ways():
     assert step(4.8) == step(400.0) == pytest.approx(0.5 * 1.02)
     assert step(3.2) == step(-400.0) == pytest.approx(0.5 * 0.98)
     assert math.isnan(step(math.nan)), "not hidden by the clip"
+
+
+def pid(kls, first=0.1, target=4.0, low=-2.0, high=3.0, **changes):
+    """The coefficients after updates of these KLs."""
+    coefs, total, last = [], 0.0, -1.0
+    for kl in kls:
+        coef, total, last = pid_kl_coef(first, kl, total, last, target=target, low=low, high=high, **changes)
+        coefs.append(coef)
+    return coefs
+
+
+@quick
+@given(st.lists(st.floats(-2, 20), max_size=12), st.floats(-4, 0), st.floats(0.5, 30), st.sampled_from([(4, 1, 8), (1, 2, 1)]))
+def test_a_pid_of_the_logarithm_is_that_of_the_textbook(kls, low, high, gains):
+    assert pid(kls, low=low, high=high, gains=gains) == pytest.approx(oracles.pid_kl_coefs(0.1, kls, 4.0, low, high, gains))
+
+
+def test_a_pid_coefficient_knows_where_the_kl_goes_and_does_not_wind_up():
+    assert pid([4.0] * 9, gains=(4, 1, 0)) == [0.1] * 9
+    assert pid([5.0], gains=(4, 0, 0)) == [0.2], "a quarter over: twice"
+    assert pid([3.0, 4.0], gains=(0, 0, 8))[1] == 0.4, "rising by a quarter: four times, before it is over"
+    assert pid([5.0] * 4, gains=(0, 1, 0))[3] == 0.2, "a quarter over four times: twice"
+    assert pid([400.0]) == [0.8] and pid([0.0] * 9) == [0.025] * 9, "no further than its limits"
+    assert pid([0.0, 3.6, 3.6])[2] == pytest.approx(0.05), "at its limit an error that leads back is added"
+    short, long = (pid([12.0] * updates + [2.0] * 3)[-3:] for updates in (3, 30))
+    assert short == long, "how long it was at its limit is forgotten"
+    assert math.isnan(pid([math.nan])[0]), "not hidden by the clip"

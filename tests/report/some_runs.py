@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from konomi.data.records import Pair, groups
+from konomi.report.advice import landing
 from konomi.runs.directory import RunDir
 from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_scores
 
@@ -96,6 +97,19 @@ def judged_run(root: Path) -> RunDir:
     texts = [text | {"judges": {"strict": {"before": 7.25, "after": 8.5}}}]
     add_compare(run, texts, judges={"strict": {"before": 0.5, "after": 1.25, "difference": gap}, "遠い": {}}, best_of_n=best)
     return run
+
+
+def landed(share: float = 0.5, target: float | None = 2.0, most: float = 1.5, **changed: Any) -> dict[str, Any]:
+    """The line of a run whose KL is 8 times the square of the share, as land.json has it."""
+    shares, gap = sorted({0.0, 0.5, 0.75, 1.0, share}), {"mean": 0.5, "low": 0.25, "high": 0.75}
+    points = [{"share": x, "kl": 8 * x**2, "score": x, "difference": gap, "judges": {"strict": x / 2}, "length": 9.0,
+               "distinct_2": 1 - x / 4, "repetition": 0.0} for x in shares]  # fmt: skip
+    found: dict[str, Any] = {
+        "version": 1, "target": target, "share": share, "kl": 8 * share**2, "end_kl": 8.0, "most": most, "samples": 2,
+        "landed": target is not None and abs(8 * share**2 / target - 1) <= 0.1, "prompts": {"held_out": 0, "training": 64},
+        "points": points, **changed,
+    }  # fmt: skip
+    return found | {"verdict": landing(found)}
 
 
 def sft_run(root: Path, losses: list[float], name: str = "sft") -> RunDir:

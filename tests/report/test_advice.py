@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from some_runs import landed
 
 from konomi.data.records import Comparison, Group
 from konomi.report import advice
@@ -36,6 +37,19 @@ def test_a_kl_off_its_target_has_its_reason() -> None:
     ):  # fmt: skip
         sentence = kl_missed(kl, 6.0, coefficients, course)
         assert sentence is None if words is None else sentence is not None and words in sentence
+
+
+def test_where_a_model_has_landed_is_said() -> None:
+    for share, target, grade, english, japanese in (
+        (0.5, 2.0, "landed", "At 50.0 % of the way", "50.0 % の位置で"), 
+        (1.25, 12.5, "beyond", "Read the texts.", "学習した範囲の先"),
+        (1.5, 50.0, "short", "does not reach a KL of 50.00", "50.00 ナットに届きません"),
+        (1.5, 9.0, "missed", "nearest, at 150.0 % of the way, has 18.00", "最も近い 150.0 % の位置"),
+        (0.75, None, "share", "the KL is 4.50 nats/response; that of the trained model is 8.00", "学習後のモデルの KL は 8.00"),
+    ):  # fmt: skip
+        said = landed(share, target)["verdict"]
+        assert said["grade"] == grade and english in said["en"] and japanese in said["ja"], said
+        assert "by +0.5 (95 % interval +0.25 to +0.75)" in said["en"] and "初期モデルと +0.5 違います" in said["ja"]
 
 
 def verdict(count: int, right: int, longer: int | None = None, train: int | None = None) -> dict[str, str]:

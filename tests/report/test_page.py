@@ -22,6 +22,7 @@ from some_runs import (
     add_compare,
     add_evaluations,
     judged_run,
+    landed,
     ppo_run,
     preference,
     reward_run,
@@ -394,6 +395,21 @@ def test_guards_and_the_same_prompts_over_time(tmp_path: Path, drawn: Callable[.
     assert guards.all_inner_texts() == [f"更新 7: {event['ja']}"]
 
 
+def test_the_line_is_a_dial(tmp_path: Path, drawn: Callable[..., Page]) -> None:
+    run = judged_run(tmp_path)
+    run.write_json("land.json", landed())
+    page = drawn(run)
+    found = {key: count for key, count in dots(page).items() if key.startswith("dial")}
+    assert found == dict.fromkeys(("dial_score", "dial_kl", "dial_judge_0", "dial_variety"), 4)
+    part = page.locator('[data-part="landing"]')
+    assert part.locator(".mark-landed").count() == 4 and part.locator("line.limit").count() == 1
+    assert "At 50.0 % of the way from the initial to the trained weights the KL is 2.00 nats/response" in part.inner_text()
+    part.locator('figure[data-chart="dial_kl"] svg').hover(position={"x": 5, "y": 50})
+    assert part.locator('figure[data-chart="dial_kl"] .reading').inner_text() == "share of the way 0: 0"
+    page.get_by_role("button", name="日本語").click()
+    assert "50.0 % の位置で、KL は 1 応答あたり 2.00 ナットです" in part.inner_text()
+
+
 def test_a_bare_run(tmp_path: Path, drawn: Callable[..., Page]) -> None:
     run = RunDir.create(tmp_path, "bare", {"run": {}}, seed=0)
     run.write_json("run.json", {"version": 1})
@@ -511,6 +527,7 @@ def test_hostile_texts_are_inert(tmp_path: Path, drawn: Callable[..., Page]) -> 
 def test_damaged_and_newer_files_are_told(tmp_path: Path) -> None:
     for run, name, again in (
         (ppo_run(tmp_path, 1), "compare.json", "make the before/after again"),
+        (ppo_run(tmp_path, 1, "lands"), "land.json", "make the run again, or delete it"),
         (reward_run(tmp_path, name="reward"), "eval.json", "train the model again"),
     ):
         run.write_json(name, {"version": 2})

@@ -19,7 +19,7 @@ import torch
 
 from command_line import sets
 from furnished import furnish
-from konomi.config import PPOConfig, PPOJob
+from konomi.config import LandConfig, PPOConfig, PPOJob
 from konomi.engine.recompute import recompute_layers
 from konomi.errors import ConfigError
 from konomi.models.half import weights_to_bf16
@@ -156,6 +156,8 @@ def test_what_is_not_divided_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
                 patch.setenv(name, value)
             check_sharding(command)
             assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"  # the second process would load no weights
+            with pytest.raises(ConfigError, match=r"land\.kl = 6 does not go with FSDP.*konomi blend RUN --kl 6"):
+                check_divisible(PPOJob(land=LandConfig(kl=6.0)))
             check_divisible(PPOJob(ppo=PPOConfig(optimizer="adam8")))
         return str(caught.value)
 

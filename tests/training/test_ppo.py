@@ -15,7 +15,7 @@ from konomi.config import PPOConfig, RolloutConfig
 from konomi.engine.sampler import generate, make_draws
 from konomi.errors import RunError
 from konomi.training.experience import Experience, ScoredRollout, ScoreScale
-from konomi.training.metrics import Sums, describe, kl_horizon, next_kl_coef
+from konomi.training.metrics import KlControl, Sums, describe, kl_horizon
 from konomi.training.ppo import PPOTrainer
 from tiny import FAMILIES, tiny_model
 from tiny_run import CRITIC_FREE, Constant, CountA, alone, experience_of, facts, sharp_model, tiny_trainer, watched, weights
@@ -268,13 +268,44 @@ def test_the_coefficient_follows_its_controller() -> None:
 def test_horizons_and_who_waits() -> None:
     for episodes, horizon in ((64, 64), (1024, 64), (2560, 160), (64_000, 256)):
         assert kl_horizon(PPOConfig(episodes=episodes)) == horizon
-    given, fixed = PPOConfig(kl_horizon=1000), PPOConfig(kl_controller="fixed")
+    given, fixed, pid = PPOConfig(kl_horizon=1000), PPOConfig(kl_controller="fixed"), PPOConfig(kl_controller="pid")
     assert kl_horizon(given) == 1000
     for ppo, kl, reached, update, wanted in (
         (PPOConfig(), 5.4, False, 7, 0.2), (PPOConfig(), 5.4, False, 8, 0.18), (PPOConfig(), 5.4, True, 1, 0.18),
         (PPOConfig(), 6.6, False, 1, 0.22), (given, 5.4, False, 0, 0.2 * (1 - 0.0064)), (fixed, 9.0, True, 9, 0.2),
+        (pid, 3.0, False, 7, 0.2 * 2**0.5), (pid, 0.0, False, 7, 0.2), (pid, 0.0, False, 8, 0.05), (pid, 9.0, False, 0, 51.2),
     ):  # fmt: skip
-        assert next_kl_coef(ppo, 0.2, kl, reached=reached, update=update) == pytest.approx(wanted)
+        control = KlControl(0.2, reached)
+        control.follow(ppo, kl, update)
+        assert control.coef == pytest.approx(wanted) and control.reached == (reached or kl >= ppo.kl_target)
+    control = KlControl(0.2)
+    for wanted in (51.2, 0.2):  # it rose to its target at once, and stays there
+        control.follow(pid, 6.0, 9)
+        assert control.coef == pytest.approx(wanted)
+
+
+def test_a_pid_controller_brings_the_kl_nearer_to_its_target_within_a_run() -> None:
+    """Of 15 updates of large steps, of which the last three count: without it the KL is about 2.7 times its target."""
+    off: dict[str, list[float]] = {}
+    for kind in ("adaptive", "pid"):
+        for seed in (0, 1):
+            trainer = tiny_trainer(
+                episodes=15 * 32, batch_size=32, mini_batch_size=16, learning_rate=1e-2, kl_coef=0.02, kl_target=4.0, seed=seed,
+                micro_batch_tokens=500, rollout={"stop": "length", "response_tokens": (4, 8)}, kl_controller=kind,
+            )  # fmt: skip
+            kls = [step.metrics["objective/kl"] for step in trainer][-3:]
+            off.setdefault(kind, []).append(abs(sum(kls) / 3 / 4.0 - 1))
+    assert sum(off["pid"]) < sum(off["adaptive"]) / 3, off
+
+
+def test_an_update_ends_where_its_steps_have_gone_too_far() -> None:
+    settings: dict[str, Any] = {"epochs": 3, "episodes": 16, "learning_rate": 1e-2}
+    plain, single = (tiny_trainer(**settings | {"epochs": epochs}) for epochs in (3, 1))
+    wide, narrow = (tiny_trainer(**settings, epoch_kl_stop=limit) for limit in (1e3, 1e-6))
+    for trainer, same, epochs in ((wide, plain, 3.0), (narrow, single, 1.0)):
+        step, other = trainer.step(), same.step()
+        assert facts(step.metrics) == facts(other.metrics) | {"ppo/epochs": epochs}
+        assert torch.equal(weights(trainer.policy), weights(same.policy)) and step.metrics["ppo/policy/approxkl"] > 1e-6
 
 
 @pytest.mark.parametrize(("clip", "scores", "share"), [(3.0, (-0.25, 3.0), 1 / 16), (5.0, (-0.25, 3.75), 0.0)])
@@ -339,7 +370,10 @@ def test_a_resumed_run_goes_on_to_the_same_bits(
     noise: str, freeze: bool, lora: int | None, algorithm: str | None, tmp_path: Path
 ) -> None:
     def fresh(seed: int = 0) -> PPOTrainer:
-        return tiny_trainer("llama", reward=CountA(noise), freeze=freeze, seed=seed, lora=lora, **critic_free(algorithm))
+        return tiny_trainer(
+            "llama", reward=CountA(noise), freeze=freeze, seed=seed, lora=lora, kl_target=0.05,
+            kl_controller="pid" if freeze else "adaptive", **critic_free(algorithm),
+        )  # fmt: skip
 
     def set_seeds(seed: int) -> None:
         import random
@@ -379,13 +413,13 @@ def test_dropout_is_noticed_by_the_ratio() -> None:
 def test_the_kl_cap_stops_without_training() -> None:
     kl = tiny_trainer(shift=0.5, kl_cap=1e9).step().metrics["objective/kl"]
     under = tiny_trainer(shift=0.5, kl_cap=1.001 * kl, kl_target=kl)
-    assert "ppo/loss/policy" in under.step().metrics and under.stop_reason is None and under.kl_reached
+    assert "ppo/loss/policy" in under.step().metrics and under.stop_reason is None and under.kl.reached
     trainer = tiny_trainer(shift=0.5, kl_cap=0.999 * kl, kl_target=0.5 * kl)
     before = weights(trainer.policy)
     (step,) = list(trainer)
     assert trainer.stop_reason == f"the KL of update 1 is {kl:.1f} nats/response, over the cap ppo.kl_cap = {0.999 * kl:g}"
     assert torch.equal(weights(trainer.policy), before) and "ppo/loss/policy" not in step.metrics
-    assert trainer.kl_coef == 0.05 and list(trainer) == []
+    assert trainer.kl.coef == 0.05 and list(trainer) == []
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ class _Verbs(typer.core.TyperGroup):
 
 
 ORDER = (
-    *("demo", "run", "sft", "sample", "judge", "label", "export", "forget", "reward", "ppo", "compare", "watch", "report"),
-    *("doctor", "generate", "config", "convert", "trim"),
+    *("demo", "run", "sft", "sample", "judge", "label", "export", "forget", "reward", "ppo", "compare", "blend", "watch"),
+    *("report", "doctor", "generate", "config", "convert", "trim"),
 )
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""generate, trim, convert: verbs that make no run."""
+"""generate, blend, trim, convert: verbs that make no run."""
 
 from __future__ import annotations
 
@@ -61,6 +61,45 @@ def generate(
     else:
         for each in answers:
             echo(flat(str(each)))
+
+
+@verb
+def blend(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run of ppo that has ended.")],
+    kl: Annotated[float | None, typer.Option(metavar="NATS", help="The KL that the model is to have, nats a response.")] = None,
+    share: Annotated[
+        float | None, typer.Option(min=0, max=3, help="Instead: how far along; 0 is the initial model, 1 the trained one.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The directory to write, new; by default RUN/blend-kl-4 and the like.")
+    ] = None,
+    most: Annotated[float | None, typer.Option(min=1, max=3, help="How far --kl may go along; above 1 is untrained.")] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="Prompts at most that it is measured on.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Responses a prompt.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the model at another distance from the initial one, out of a finished run, without training.
+
+    It lies on the straight line through the initial and the trained weights. KL and score are measured on prompts that the
+    before/after does not use; DIR/blend.json has them. DIR is a model for every verb.
+    """
+    from konomi.config import LandConfig, PPOJob, build
+    from konomi.runs.directory import RunDir
+
+    if (kl is None) == (share is None):
+        raise ConfigError("give --kl NATS or --share SHARE")
+    opened = RunDir.open(run)
+    opened.check_verb("ppo")
+    own = build(PPOJob, opened.config, where=str(run / "config.json")).land.model_dump() | {"kl": kl}
+    changed = {"most": most, "prompts": prompts, "samples": samples}
+    land = build(LandConfig, own | {name: value for name, value in changed.items() if value is not None}, where="blend")
+    from konomi.jobs.blend import blend_run
+
+    result = blend_run(run, out, land, share, make_observer())
+    if as_json:
+        show_json(result)
+        return
+    echo(f"{result['verdict']['en']}\n{result['model']}")
 
 
 @verb

@@ -29,6 +29,8 @@ def show_comparison(result: dict[str, Any]) -> None:
         f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}. {comparison['verdict']['en']}",
         soft_wrap=True,
     )
+    if land := result.get("land"):
+        console.print(f"Landing: {land['verdict']['en']}", soft_wrap=True)
     for name, judge in comparison["judges"].items():
         gap = judge["difference"]
         console.print(Text(f"Judge {flat(name)}: difference {gap['mean']:+.2f}, {interval_words(gap)}"), soft_wrap=True)

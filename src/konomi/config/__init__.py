@@ -19,7 +19,8 @@ from konomi.config.candidates import CompareJob, JudgeConfig, JudgeJob, LabelCon
 from konomi.config.model import LoraConfig, ModelConfig
 from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
-from konomi.config.ppo import CompareConfig, DataConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig, SamplingConfig
+from konomi.config.ppo import DataConfig, PPOConfig, PPOJob, RolloutConfig, RunConfig, SamplingConfig
+from konomi.config.results import CompareConfig, LandConfig
 from konomi.config.reward_model import EnsembleConfig, NormalizeConfig, RewardData, RewardJob, RewardTraining
 from konomi.config.rewards import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, SumReward
 from konomi.config.section import SavedConfig, Section, StageConfig, build, load_config
@@ -30,7 +31,7 @@ __all__ = [
     "VERBS", "ActorCriticConfig", "AlgorithmConfig", "BondConfig", "ClassifierReward", "CompareConfig", "CompareJob",
     "DataConfig", "EnsembleConfig",
     "EvaluationConfig", "FunctionReward", "GRPOConfig", "GuardConfig", "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig",
-    "LabelJob", "LoraConfig", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline",
+    "LabelJob", "LandConfig", "LoraConfig", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline",
     "RLOOConfig", "ReinforceConfig", "RewardConfig", "RewardData", "RewardJob", "RewardTraining", "RolloutConfig",
     "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob", "SamplingConfig", "SavedConfig", "Section",
     "ServerConfig", "Stage", "StageConfig", "SumReward", "build", "check_algorithm", "load_config", "load_pipeline",

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from konomi.config.model import ModelConfig
-from konomi.config.ppo import CompareConfig, DataConfig, SamplingConfig
+from konomi.config.ppo import DataConfig, SamplingConfig
+from konomi.config.results import CompareConfig
 from konomi.config.rewards import ClassifierReward, Name, RewardConfig
 from konomi.config.section import Positive, Section, Share, StageConfig
 

@@ -15,8 +15,8 @@ from konomi.config.section import Section
 WIDTH = 110
 EXAMPLES: dict[str, Any] = {
     "batch_size": 64, "cache_gb": 4.0, "chat_template": "chat.jinja", "comparisons": 1000,
-    "directory": "/shared/weights", "evaluate_every": 50,
-    "evaluation": "held_out.jsonl", "every": 10, "evaluation_split": "validation", "head_learning_rate": 1e-4, "kl_horizon": 256,
+    "directory": "/shared/weights", "epoch_kl_stop": 0.05, "evaluate_every": 50, "evaluation": "held_out.jsonl", "every": 10,
+    "evaluation_split": "validation", "head_learning_rate": 1e-4, "kl": 6.0, "kl_horizon": 256,
     "initial": "embedded:gemma3-270m",
     "limit": 1000, "micro_batch_size": 4, "micro_batch_tokens": 4096, "model": "gemma3-270m-ja", "name": "my-run",
     "patience": 3,

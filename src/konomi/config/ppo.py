@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from konomi.config.algorithm import ActorCriticConfig, AlgorithmConfig, check_algorithm
 from konomi.config.model import TrainedModel
 from konomi.config.monitoring import EvaluationConfig, GuardConfig
+from konomi.config.results import CompareConfig, LandConfig
 from konomi.config.rewards import ClassifierReward, Name, RewardConfig
 from konomi.config.section import Positive, Section, Share, StageConfig, check_held_out, check_multiple
 from konomi.config.server import ServerConfig
@@ -131,6 +132,9 @@ class PPOConfig(Section):
     GPU what its memory has room for."""
     epochs: Positive = 2
     """Passes over each batch. Usual 1 to 4."""
+    epoch_kl_stop: Annotated[float, Field(gt=0)] | None = None
+    """Approximate KL of the steps of an update so far (ppo/policy/approxkl), nats/token, above which its further epochs are left
+    out. Higher: more epochs, larger steps. Usual 0.02 to 0.1. None: all epochs are made."""
     learning_rate: Annotated[float, Field(gt=0)] = 1.41e-5
     """Of the policy's weights. Usual 1e-6 to 3e-5."""
     value_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
@@ -174,15 +178,16 @@ class PPOConfig(Section):
     """Per-token KL in the reward. k1: log-ratio (unbiased, the usual). abs, k2: its size, half its square. full: exact over
     the vocabulary (slower)."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.2
-    """Weight of the KL, in normalised score units per nat. The first value where kl_controller = "adaptive"."""
-    kl_controller: Literal["adaptive", "fixed"] = "adaptive"
-    """adaptive: the coefficient is moved so that the KL comes to kl_target."""
+    """Weight of the KL, in normalised score units per nat. The first value, unless kl_controller = "fixed"."""
+    kl_controller: Literal["adaptive", "pid", "fixed"] = "adaptive"
+    """adaptive, pid: the coefficient is moved so that the KL comes to kl_target. adaptive: by a few per cent an update, for long
+    runs. pid: by any factor within a few updates, and ahead of a KL that rises fast; for runs of 7 to 50 updates."""
     kl_target: Annotated[float, Field(gt=0)] = 6.0
     """In nats per response. Higher: further from the initial model."""
     kl_horizon: Positive | None = None
-    """Episodes in which the coefficient can change by about a fifth. Smaller: reacts faster. None: a sixteenth of the run, at
-    least one batch and at most four; and the coefficient is not lowered before the KL has once reached its target, or half of
-    the run is over."""
+    """Of adaptive: episodes in which the coefficient can change by about a fifth. Smaller: reacts faster. None: a sixteenth of
+    the run, at least one batch and at most four; and the coefficient is not lowered before the KL has once reached its target, or
+    half of the run is over."""
     kl_cap: Annotated[float, Field(gt=0)] = 30.0
     """In nats per response. An update whose mean KL is above it is not trained on: the run goes back, or ends with the last good
     checkpoint as its model (see guard.retries)."""
@@ -192,7 +197,7 @@ class PPOConfig(Section):
         check_multiple(self, "episodes", "batch_size")
         check_multiple(self, "batch_size", "mini_batch_size")
         check_multiple(self, "batch_size", "responses_per_prompt")
-        if self.kl_controller == "adaptive" and self.kl_cap <= self.kl_target:
+        if self.kl_controller != "fixed" and self.kl_cap <= self.kl_target:
             raise ValueError(f"kl_cap = {self.kl_cap} has to be above kl_target = {self.kl_target}")
         return self
 
@@ -200,22 +205,6 @@ class PPOConfig(Section):
     def updates(self) -> int:
         """Updates of the whole run."""
         return self.episodes // self.batch_size
-
-
-class CompareConfig(Section):
-    """The before/after."""
-
-    prompts: Positive = 128
-    """Held-out prompts, at most."""
-    extra: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ()
-    """Further prompts whose texts are shown but do not count."""
-    samples: Positive = 1
-    """Responses a prompt and model."""
-    seed: Annotated[int, Field(ge=0)] = 20_000
-    """Seed of the paired draws: prompt i has the same random stream under both models."""
-    best_of: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Responses of the initial model to each held-out prompt, from which the best of 1, 2, 4, ... is taken by the reward: how far
-    choosing alone gets, for the same KL. Usual 16. 0: not done."""
 
 
 class RunConfig(StageConfig):
@@ -238,6 +227,7 @@ class PPOJob(TrainedModel):
     judges: dict[Name, RewardConfig] = Field({})
     algorithm: AlgorithmConfig = ActorCriticConfig()
     ppo: PPOConfig = PPOConfig()
+    land: LandConfig = LandConfig()
     compare: CompareConfig = CompareConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     guard: GuardConfig = GuardConfig()

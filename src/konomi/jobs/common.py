@@ -65,7 +65,8 @@ class Work:
             return self.run.report
         write_card(self.run)
         report = write_report(self.run)
-        names = ("compare.json", "eval.json", "samples.jsonl", "evaluations.jsonl", "metrics.jsonl", "config.json", "run.json")
+        results = ("compare.json", "land.json", "eval.json")
+        names = (*results, "samples.jsonl", "evaluations.jsonl", "metrics.jsonl", "config.json", "run.json")
         self.sinks.artifacts(report, *(self.run.path / name for name in names))
         return report
 

@@ -21,6 +21,7 @@ from konomi.jobs.common import Work, go_on, result_of, resume_command, running, 
 from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.evaluation import Evaluations, best_of
 from konomi.jobs.guards import Guards
+from konomi.jobs.land import Dial
 from konomi.jobs.prepare import PROMPTS, Prepared, job_of, longest_asked, models_of, prepare
 from konomi.models.lora import adapted_layers, require_peft, reset_adapters
 from konomi.reading import written_by_konomi
@@ -100,12 +101,12 @@ def run_ppo(
             observer.warn(few)
         with resume_command(work, "ppo", lambda: saved_until(training.checkpoints)):
             _train(training, profile)
-        _keep_model(training)
-        comparison = _compare(training, ready)
+            landed = _keep_model(training, ready)
+        comparison = _compare(training, ready, landed)
         report = work.finish("finished" if trainer.stop_reason is None else "stopped", trainer.stop_reason)
         return result_of(
             work, started, status=work.run.info["status"], reason=trainer.stop_reason, updates=trainer.update,
-            peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report), compare=comparison,
+            peak_gb=peak_memory_gb(), model=str(work.run.model), report=str(report), compare=comparison, land=landed,
             best=best_of(work.run.info, checkpoints), guards=work.run.info.get("guards") or [],
             last_update=next(reversed(work.run.read_metrics()), None),
         )  # fmt: skip
@@ -170,27 +171,49 @@ def _goes_back(training: _Training, steps: Iterable[StepResult]) -> bool:
     return False
 
 
-def _keep_model(training: _Training) -> None:
-    trainer = training.trainer
+def _keep_model(training: _Training, ready: Prepared) -> dict[str, Any] | None:
+    """Save the model that the run ends with: the trained one, or that where it lands; return what landing found."""
+    trainer, run = training.trainer, training.work.run
     trainer.engine.optimizer.zero_grad(set_to_none=True)
     with trainer.engine.whole():
         if trainer.stop_reason is not None:
             _roll_back(training)
+        landed = None if training.job.land.kl is None else _land(training, ready, training.job.land.kl)
         if processes.is_main():
-            _save_model(training)
+            _save_model(training, run.model)
+            if adapted_layers(trainer.policy.lm):
+                _save_adapter(training, run.adapter)
+    return landed
 
 
-def _save_model(training: _Training) -> None:
-    trainer = training.trainer
-    with files.new_directory(training.work.run.model) as draft:
-        trainer.policy.save(draft)
-        trainer.tokens.tokenizer.save_pretrained(draft)
-    if adapted_layers(trainer.policy.lm):
-        with files.new_directory(training.work.run.adapter) as draft:
-            trainer.policy.save_adapter(draft)
+def _save_model(training: _Training, directory: Path) -> None:
+    with files.new_directory(directory) as draft:
+        training.trainer.policy.save(draft)
+        training.trainer.tokens.tokenizer.save_pretrained(draft)
 
 
-def _compare(training: _Training, ready: Prepared) -> dict[str, Any]:
+def _save_adapter(training: _Training, directory: Path) -> None:
+    with files.new_directory(directory) as draft:
+        training.trainer.policy.save_adapter(draft)
+
+
+def _land(training: _Training, ready: Prepared, target: float) -> dict[str, Any]:
+    """Keep the trained model, and put the policy at that place of the line where its KL is ``target``."""
+    job, trainer, run, observer = training.job, training.trainer, training.work.run, training.work.observer
+    observer.say(f"Landing: on the line between initial and trained weights, at a KL of {target:g} nats/response")
+    if processes.is_main():
+        (_save_adapter if adapted_layers(trainer.policy.lm) else _save_model)(training, run.end)
+    trainer.engine.optimizer.state.clear()  # no step follows, and the line needs room for the trained weights
+    dial = Dial(
+        trainer.policy, trainer.reference, job, ready, job.land, trainer.engine.autocast, observer.progress, trainer.failed_texts
+    )  # fmt: skip
+    found = dial.land_at(target)
+    run.write_json(run.land.name, found)
+    (observer.say if found["landed"] else observer.warn)(found["verdict"]["en"])
+    return found
+
+
+def _compare(training: _Training, ready: Prepared, landed: Mapping[str, Any] | None) -> dict[str, Any]:
     """Make the before/after, and warn of what is not as it should be."""
     job, trainer, run, observer = training.job, training.trainer, training.work.run, training.work.observer
     observer.say("Before/after: both models answer held-out prompts")
@@ -204,7 +227,7 @@ def _compare(training: _Training, ready: Prepared) -> dict[str, Any]:
     if trainer.stop_reason is None and kl > job.ppo.kl_cap:
         gone = f"{kl:.1f} nats/response from the initial one, over ppo.kl_cap = {job.ppo.kl_cap:g}"
         observer.warn(f"the model is {gone}; the checkpoints before it are in {run.checkpoints}")
-    elif trainer.stop_reason is None:
+    elif trainer.stop_reason is None and (not landed or landed["end_kl"] <= job.ppo.kl_cap):
         training.checkpoints.prune(measured=trainer.update + 1)
     training.work.sinks.log(trainer.update, comparison_metrics(comparison))
     with written_by_konomi(run.path):
@@ -214,7 +237,7 @@ def _compare(training: _Training, ready: Prepared) -> dict[str, Any]:
 
 def _warn_of_the_run(job: PPOJob, lines: list[dict[str, Any]], kl: float, observer: Observer) -> None:
     """Warn of what its metrics show; ``kl``: of the before/after."""
-    if job.ppo.kl_controller == "adaptive" and lines:
+    if job.ppo.kl_controller != "fixed" and job.land.kl is None and lines:
         coefficients = lines[0]["objective/kl_coef"], lines[-1]["objective/kl_coef"]
         if missed := kl_missed(kl, job.ppo.kl_target, coefficients, [line["objective/kl"] for line in lines]):
             observer.warn(missed)
@@ -265,7 +288,7 @@ def _facts(training: _Training, ready: Prepared) -> Mapping[str, str]:
     adapters = f", {trained / 1e6:.2f} M of them trained (adapters of rank {job.lora.rank})" if job.lora.rank else ""
     low, high = job.rollout.response_tokens
     done = f" (going on after update {trainer.update})" if trainer.update else ""
-    target = f", target {job.ppo.kl_target:g} nats/response" if job.ppo.kl_controller == "adaptive" else ""
+    target = f", target {job.ppo.kl_target:g} nats/response" if job.ppo.kl_controller != "fixed" else ""
     device = trainer.engine.accelerator.device
     each = job.ppo.responses_per_prompt
     facts = {
@@ -277,6 +300,8 @@ def _facts(training: _Training, ready: Prepared) -> Mapping[str, str]:
         "ends at": trainer.tokens.stops() if job.rollout.stop != "length" else "its length alone",
         "held by": f"KL to the initial model, {job.ppo.kl_controller}{target}",
     }
+    if job.land.kl is not None:
+        facts["lands at"] = f"a KL of {job.land.kl:g} nats/response"
     if job.judges:
         facts["judges"] = f"{', '.join(job.judges)}: not trained against"
     return facts

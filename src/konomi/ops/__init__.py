@@ -11,7 +11,7 @@ after it. Shape suffixes: B sequences, R response positions, V vocabulary, N tok
 
 from konomi.ops.advantages import best_of_n, gae, group_relative, leave_one_out
 from konomi.ops.head import linear_logprobs
-from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, kl_loss, kl_per_token, shaped_rewards
+from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, kl_loss, kl_per_token, pid_kl_coef, shaped_rewards
 from konomi.ops.logits import Blocks, entropy, linear_logits, selected_logprobs
 from konomi.ops.losses import importance_weights, policy_loss, value_loss
 from konomi.ops.masked import masked_mean, masked_sum, masked_var, whiten
@@ -20,5 +20,6 @@ from konomi.ops.preference import label_loss, preference_loss, score_loss
 __all__ = [
     "Blocks", "KlKind", "adaptive_kl_coef", "best_of_n", "entropy", "full_kl", "gae", "group_relative", "importance_weights",
     "kl_loss", "kl_per_token", "label_loss", "leave_one_out", "linear_logits", "linear_logprobs", "masked_mean", "masked_sum",
-    "masked_var", "policy_loss", "preference_loss", "score_loss", "selected_logprobs", "shaped_rewards", "value_loss", "whiten",
+    "masked_var", "pid_kl_coef", "policy_loss", "preference_loss", "score_loss", "selected_logprobs", "shaped_rewards",
+    "value_loss", "whiten",
 ]  # fmt: skip

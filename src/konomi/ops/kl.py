@@ -1,7 +1,7 @@
 """How far the policy has moved from the reference, what that costs, and how the price is steered.
 
-The penalty and its controller are from Ziegler et al. 2019, "Fine-tuning language models from human preferences"
-(arXiv:1909.08593); the estimators k1 and k2 from Schulman 2020, "Approximating KL divergence"
+The penalty and the slower of its two controllers are from Ziegler et al. 2019, "Fine-tuning language models from human
+preferences" (arXiv:1909.08593); the estimators k1 and k2 from Schulman 2020, "Approximating KL divergence"
 (http://joschu.net/blog/kl-approx.html). With ``d = log p(y) - log q(y)``, p the policy, q the reference, y sampled
 from p, the mean of k1 is KL(p || q). Used inside the reward k1 gives the right policy gradient; neither does when it is
 differentiated as a loss. The estimator k3 is here as that: a term of the loss, as in GRPO.
@@ -125,3 +125,32 @@ def adaptive_kl_coef(coef: float, kl: float, *, target: float, horizon: float, e
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coef * (1 + error * episodes / horizon)
+
+
+def pid_kl_coef(
+    first: float, kl: float, total: float, last: float, *, target: float, low: float, high: float,
+    gains: tuple[float, float, float] = (4.0, 3.0, 8.0),
+) -> tuple[float, float, float]:  # fmt: skip
+    """The next KL coefficient by a PID controller on its logarithm, which can move it by any factor within a few updates.
+
+    With the error ``e = clip(kl / target - 1, -1, 1)``, ``S`` the sum of the errors and ``e'`` the one before, the coefficient is
+    ``first 2^u`` with ``u = clip(P e + I (S + e) + D (e - e'), low, high)`` doublings. A KL 25 % over its target doubles it (P);
+    one that rises by 25 % of the target an update quadruples it, before it is there (D); an error that stays adds up (I). Where
+    the clip holds ``u`` back, an error that pushes further is not added to the sum, which would take as long to come down again
+    (conditional integration; Astrom and Hagglund 2006, Advanced PID Control, section 3.5).
+
+    ``first`` score/nat, the coefficient without an error; ``kl`` and ``target`` nats/response; ``total`` and ``last``: S and e',
+    0 and -1 before the first update, whose policy has no KL. Returns coefficient, sum and error. A ``kl`` of NaN gives NaN.
+
+    >>> pid_kl_coef(0.1, 6.0, 0.0, 0.0, target=6.0, low=-6.0, high=6.0)
+    (0.1, 0.0, 0.0)
+    >>> pid_kl_coef(0.1, 7.5, 0.0, 0.25, target=6.0, low=-6.0, high=6.0, gains=(4.0, 0.0, 8.0))
+    (0.2, 0.25, 0.25)
+    """
+    error = min(max(kl / target - 1, -1.0), 1.0)
+    proportional, integral, derivative = gains
+    wanted = proportional * error + integral * (total + error) + derivative * (error - last)
+    doublings = min(max(wanted, low), high)
+    if (wanted - doublings) * error <= 0:
+        total = total + error
+    return first * 2.0**doublings, total, error

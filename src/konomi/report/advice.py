@@ -157,6 +157,32 @@ def guard_words(event: Mapping[str, Any]) -> dict[str, str]:
             for lang, words in locale("advice").items()}  # fmt: skip
 
 
+def landing(found: Mapping[str, Any]) -> dict[str, str]:
+    """Say where on its line a model was put.
+
+    Args:
+        found: what land.json holds (`konomi.jobs.land`), but for this.
+
+    Returns:
+        ``grade``: ``landed``, ``beyond`` (landed, but at a share above 1), ``short`` (the line does not reach the KL), ``missed``
+        (no place was near it) or ``share`` (that one was asked for); ``en`` and ``ja``: the sentences.
+    """
+    target, share = found["target"], found["share"]
+    grade = "share" if target is None else "missed"
+    if found["landed"]:
+        grade = "beyond" if share > 1 else "landed"
+    elif target is not None and found["kl"] < target and share >= found["most"]:
+        grade = "short"
+    gap = next(point["difference"] for point in found["points"] if point["share"] == share)
+    facts = {"share": percent(share), "kl": number(found["kl"]), "target": number(target), "end": number(found["end_kl"])}
+    sentences = {"grade": grade}
+    for lang, words in locale("advice").items():
+        between = interval_words(gap, signed, words["range"], words["no_range"])
+        parts = words[f"land_{grade}"].format(**facts), words["land_score"].format(mean=signed(gap["mean"]), range=between)
+        sentences[lang] = ("" if lang == "ja" else " ").join(parts)
+    return sentences
+
+
 @dataclass(frozen=True)
 class Range:
     """The healthy values of a metric; None: no limit on that side."""
@@ -254,13 +280,13 @@ def kl_missed(kl: float, target: float, coefficients: tuple[float, float], cours
     if f"{coefficients[0]:.3g}" == f"{coefficients[1]:.3g}":
         moved = f"the coefficient stayed at {coefficients[0]:.3g}, as it does in a run of few updates"
     if kl > target:
-        advice = "too low or too late for these steps: raise ppo.kl_coef, or lower ppo.learning_rate or ppo.kl_horizon"
+        advice = 'too low or too late: raise ppo.kl_coef, lower ppo.learning_rate, or set ppo.kl_controller = "pid"'
         return f"KL ended at {kl:.1f}, over the target {target:g}: {moved}, {advice}"
     quarter = -(-len(course) // 4)
     if course and (len(course) < 4 or sum(course[-quarter:]) > 1.1 * sum(course[-2 * quarter : -quarter])):
         advice = "and the KL was still rising when the run ended: raise ppo.episodes"
     elif coefficients[1] > 0.5 * coefficients[0]:
-        advice = "and still costs more than the reward gives: lower ppo.kl_coef or ppo.kl_horizon, or raise ppo.episodes"
+        advice = "and still costs more than the reward gives: lower ppo.kl_coef or raise ppo.episodes"
     else:
         advice = "and the run was too short or its steps too small: raise ppo.episodes or ppo.learning_rate"
     return f"KL ended at {kl:.1f}, under the target {target:g}: {moved}, {advice}"

@@ -11,12 +11,12 @@ from konomi import files
 from konomi.report.advice import change
 from konomi.report.page import evaluations, model_name, reward_in_words
 from konomi.runs.directory import RunDir
-from konomi.text import flat, number
+from konomi.text import flat, number, percent
 
 NAME = "README.md"
 _SETTINGS = {
     "ppo": ("model.freeze", "model.top_layers", "lora.rank", "ppo.episodes", "ppo.batch_size", "ppo.epochs", "ppo.learning_rate",
-            "ppo.kl_coef", "ppo.kl_controller", "ppo.kl_target", "rollout.response_tokens", "rollout.temperature"),
+            "ppo.kl_coef", "ppo.kl_controller", "ppo.kl_target", "land.kl", "rollout.response_tokens", "rollout.temperature"),
     "sft": ("model.freeze", "model.top_layers", "lora.rank", "sft.epochs", "sft.batch_size", "sft.learning_rate",
             "sft.max_length", "sft.loss"),
     "reward": ("lora.rank", "train.task", "train.epochs", "train.batch_size", "train.learning_rate", "train.max_length",
@@ -45,10 +45,6 @@ def write_card(run: RunDir) -> Path | None:
     settings = [(f"`{path}`", json.dumps(value)) for path in _SETTINGS.get(verb, ()) if (value := _at(config, path)) is not None]
     guards = [(str(event["update"]), event["en"]) for event in info.get("guards") or ()]
     versions = info.get("versions", {})
-    licence = (
-        info.get("licence")
-        or f"That of the base model ({flat(base)}), which is not known here: look it up before you share this."
-    )
     parts = [
         f"---\nlibrary_name: transformers\ntags:\n- konomi\n- {verb}\n---\n",
         f"# {flat(run.path.name)}\n\n{_DONE.get(verb, '')} Made with konomi {versions.get('konomi', '')}.\n",
@@ -57,11 +53,26 @@ def write_card(run: RunDir) -> Path | None:
         *(["## What the guards saw\n\n" + _table(("update", ""), guards)] if guards else []),
         "## Settings\n\n" + _table(("setting", "value"), settings),
         "## How to load it\n\n" + _how(verb, run.model),
-        f"## Licence\n\n{' '.join(str(licence).split())}\n",
+        _licence(info, base),
     ]
     path = run.model / NAME
     files.write_atomic(path, files.utf8("\n".join(parts)))
     return path
+
+
+def blend_card(run: RunDir, found: Mapping[str, Any]) -> bytes:
+    """The card of a model that `konomi blend` made of a run; ``found``: what its blend.json holds."""
+    model = run.config.get("model", {})
+    about = f"# {flat(run.path.name)}, {percent(found['share'])} of its way\n\n{found['verdict']['en']}\n"
+    return files.utf8(f"{about}\n{_licence(run.info, _shared(str(model.get('name', ''))))}")
+
+
+def _licence(info: Mapping[str, Any], base: str) -> str:
+    licence = (
+        info.get("licence")
+        or f"That of the base model ({flat(base)}), which is not known here: look it up before you share this."
+    )
+    return f"## Licence\n\n{' '.join(str(licence).split())}\n"
 
 
 def _data(config: Mapping[str, Any], info: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -115,7 +126,8 @@ def _figures(run: RunDir, verb: str) -> str:
     pairs |= {f"judge {name}": (each.get("before"), each.get("after")) for name, each in compare.get("judges", {}).items()}
     verdict = compare.get("verdict") or change(compare.get("difference", {}), compare.get("prompts", 0))
     rows = [(key, number(old), number(new)) for key, (old, new) in pairs.items()]
-    return f"{verdict['en']}\n\n" + _table(("", "before", "after"), rows)
+    landed = ((run.read_json("land.json") or {}).get("verdict") or {}).get("en", "")
+    return f"{verdict['en']} {landed}".strip() + "\n\n" + _table(("", "before", "after"), rows)
 
 
 def _how(verb: str, model: Path) -> str:

@@ -40,7 +40,7 @@ _RESULTS = {
 """Verb -> key in the page's data, file, and what to do if the file is damaged."""
 RESULT_VERSION = 1
 _OBJECTS = ("before", "after", "difference", "judges", "verdict", "held_out", "train", "truth", "normalisation")
-_LISTS = ("texts", "best_of_n")
+_LISTS = ("texts", "best_of_n", "points")
 
 Row = Mapping[str, Any]
 
@@ -120,6 +120,7 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
         "compare": result if result_key == "compare" else None,
         "evaluation": result if result_key == "evaluation" else None,
         "learned": evaluations(metrics) if verb == "sft" else None,
+        "dial": _read_result(run, "land.json", "make the run again, or delete it") if verb == "ppo" else None,
         "over_time": _over_time(run) if verb == "ppo" else [],
         "excursions": {"updates": len(metrics), "metrics": excursions(metrics)},
         "config": config,
@@ -134,7 +135,7 @@ def described(run: RunDir, info: Mapping[str, Any], config: Mapping[str, Any]) -
     return {
         "name": info.get("name") or run.path.absolute().name,
         **{name: info.get(name) for name in ("status", "reason", "started", "ended")},
-        "kl_target": ppo.get("kl_target") if ppo.get("kl_controller", "adaptive") == "adaptive" else None,
+        "kl_target": ppo.get("kl_target") if ppo.get("kl_controller") != "fixed" else None,
         "kl_cap": ppo.get("kl_cap"),
     }
 

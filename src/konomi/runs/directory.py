@@ -12,6 +12,8 @@
     drawn.jsonl     candidates of a run of sample that goes on, batch by batch
     model/          the model that the run ends with
     adapter/        where adapters were trained: they alone, for peft; their sum with the weights is in model/
+    end/            where the model has landed: the trained model, or its adapters, before that
+    land.json       the line through initial and trained weights: reward and KL at some places, and where the model landed
     compare.json    the before/after
     eval.json       how far a reward model can be trusted
     report.html
@@ -55,6 +57,7 @@ class RunDir:
         self._followed = followed
         self.checkpoints, self.inputs = path / "checkpoints", path / "inputs"
         self.model, self.adapter = path / "model", path / "adapter"
+        self.end, self.land = path / "end", path / "land.json"
         self.compare, self.report = path / "compare.json", path / "report.html"
         self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
         self.evaluations = path / "evaluations.jsonl"

@@ -253,7 +253,8 @@ def _check_state(state: Any) -> None:
     """Raise KeyError, TypeError or ValueError if this is not what :meth:`konomi.PPOTrainer.state_dict` gives."""
     scale = ScoreScale(**state["score_scale"])
     counters = all(type(state[name]) is int and state[name] >= 0 for name in ("update", "seed"))
-    if not counters or not all(map(math.isfinite, (state["kl_coef"], scale.mean, scale.std))):
+    total, last = state.get("kl_errors", (0.0, 0.0))
+    if not counters or not all(map(math.isfinite, (state["kl_coef"], total, last, scale.mean, scale.std))):
         raise ValueError(f"{STATE_FILE}: not the state of a PPO run")
 
 

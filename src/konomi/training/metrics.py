@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,6 +146,17 @@ def _critic(e: Experience) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
+def ends_here(ppo: PPOConfig, epoch: int, sums: Sums) -> bool:
+    """Whether an epoch of an update, counted from 0, is its last because of ``ppo.epoch_kl_stop``; the same in all processes.
+    Without that nothing is read of a device."""
+    if ppo.epoch_kl_stop is None:
+        return False
+    ends = epoch + 1 == ppo.epochs or sums.means()["ppo/policy/approxkl"] > ppo.epoch_kl_stop
+    if ends:
+        sums.add("ppo/epochs", epoch + 1, 1)
+    return ends
+
+
 def check_gradient(norm: float, update: int) -> None:
     """Raise NotFiniteError if the norm of an update's gradient is NaN or infinite."""
     if not math.isfinite(norm):
@@ -181,13 +193,39 @@ def kl_horizon(ppo: PPOConfig) -> int:
     return ppo.kl_horizon or min(max(ppo.episodes // 16, ppo.batch_size), 4 * ppo.batch_size)
 
 
-def next_kl_coef(ppo: PPOConfig, coef: float, kl: float, *, reached: bool, update: int) -> float:
-    """The KL coefficient after an update, counted from 0, of this KL; ``reached``: the KL has been at its target before.
+DOUBLINGS = (-2.0, 8.0)
+"""The "pid" controller moves the KL coefficient by these powers of two at most: what holds a KL down may have to be far more than
+what the run began with, and far less lets go of it at once."""
 
-    On its way up the KL is below the target whatever the coefficient is. Lowered meanwhile, it would be far too low when the
-    target is reached, and could not come back in time: unless a horizon is set it waits, half of the run at most.
-    """
-    under_way = kl < ppo.kl_target and not reached and 2 * update < ppo.updates
-    if ppo.kl_controller == "fixed" or (ppo.kl_horizon is None and under_way):
-        return coef
-    return ops.adaptive_kl_coef(coef, kl, target=ppo.kl_target, horizon=kl_horizon(ppo), episodes=ppo.batch_size)
+
+@dataclass
+class KlControl:
+    """The KL coefficient, and what its controller knows of the updates before."""
+
+    coef: float
+    reached: bool = False
+    """The KL has been at its target."""
+    errors: tuple[float, float] = (0.0, -1.0)
+    """Sum and last of those of `konomi.ops.pid_kl_coef`."""
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> KlControl:
+        """That of a checkpoint; older ones lack what was not needed then."""
+        total, last = state.get("kl_errors", cls.errors)
+        return cls(state["kl_coef"], bool(state.get("kl_reached", False)), (total, last))
+
+    def follow(self, ppo: PPOConfig, kl: float, update: int) -> None:
+        """Set the coefficient after an update, counted from 0, of this KL.
+
+        On its way up the KL is below the target whatever the coefficient is. Lowered meanwhile, it would be far too low when the
+        target is reached, and could not come back in time: unless a horizon is set it waits, half of the run at most.
+        """
+        self.reached |= kl >= ppo.kl_target
+        under_way = not self.reached and 2 * update < ppo.updates
+        if ppo.kl_controller == "pid":
+            low, high = 0.0 if under_way else DOUBLINGS[0], DOUBLINGS[1]
+            self.coef, total, last = ops.pid_kl_coef(ppo.kl_coef, kl, *self.errors, target=ppo.kl_target, low=low, high=high)
+            self.errors = (total, last)
+        elif ppo.kl_controller == "adaptive" and not (ppo.kl_horizon is None and under_way):
+            horizon = kl_horizon(ppo)
+            self.coef = ops.adaptive_kl_coef(self.coef, kl, target=ppo.kl_target, horizon=horizon, episodes=ppo.batch_size)

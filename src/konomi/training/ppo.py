@@ -44,7 +44,7 @@ from konomi.training.algorithms import Batch, check_policy, make_targets
 from konomi.training.checkpoints import load_checkpoint, save_checkpoint
 from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio
 from konomi.training.gradient import Gradient
-from konomi.training.metrics import Clock, Sums, check_gradient, describe, finish, next_kl_coef
+from konomi.training.metrics import Clock, KlControl, Sums, check_gradient, describe, ends_here, finish
 from konomi.training.passes import Models
 from konomi.training.served import Served, check_gap
 from konomi.training.shares import check_mini_batch, own_micro_batches, own_rows, whole_generation, whole_rollout
@@ -95,7 +95,7 @@ class PPOTrainer:
         self.models = Models(self.engine, policy, self.reference, self.ppo, self.rollout_config.temperature)
         self.gradient = Gradient(self.models, self.algorithm, self.ppo, self.rollout_config.temperature)
         check_mini_batch(self.ppo)
-        self.update, self.kl_coef, self.kl_reached = 0, self.ppo.kl_coef, False
+        self.update, self.kl = 0, KlControl(self.ppo.kl_coef)
         self.rate_factor = 1.0
         """What all learning rates are multiplied by. It is not saved: whoever sets it sets it again."""
         clips = self.ppo.normalize_scores and "score_clip" not in self.algorithm.unread()
@@ -145,7 +145,7 @@ class PPOTrainer:
         scored = self.scorer(prompts, generation.rollout, judged=True)
         experience = self._experience(generation, compared, scored.scores, scored.token_rewards)
         clipped_B = (self.scale or ScoreScale()).normalised(scored.scores).abs() > self.score_clip
-        sums = describe(experience, scored, clipped_B, self.kl_coef)
+        sums = describe(experience, scored, clipped_B, self.kl.coef)
         means = sums.means()
         check_gap(means.get("ppo/server/gap_mean", 0.0), self.update + 1)
         self._check_kl(kl := means["objective/kl"])
@@ -163,16 +163,15 @@ class PPOTrainer:
         check_ratio(means.pop("ratio_gap", 0.0), self.engine.precision, self.update + 1)
         metrics = finish(means, ppo.vf_coef)
         check_gradient(metrics.get("ppo/policy/grad_norm", 0.0), self.update + 1)
-        metrics |= {"objective/kl_coef": self.kl_coef, "ppo/learning_rate": ppo.learning_rate * rate}
+        metrics |= {"objective/kl_coef": self.kl.coef, "ppo/learning_rate": ppo.learning_rate * rate}
         metrics |= {f"time/ppo/{phase}": seconds for phase, seconds in clock.seconds.items()}
         metrics["episodes/per_second"] = ppo.batch_size / clock.seconds["total"]
         metrics["tokens/per_second"] = float(generation.rollout.lengths.sum()) / clock.seconds["total"]
         metrics["memory/peak_gb"] = peak_memory_gb()
 
         # 6. Adapt the KL coefficient
-        self.kl_reached |= kl >= ppo.kl_target
         if self.stop_reason is None:
-            self.kl_coef = next_kl_coef(ppo, self.kl_coef, kl, reached=self.kl_reached, update=self.update)
+            self.kl.follow(ppo, kl, self.update)
         self.update += 1
         samples, each = scored.samples(experience.kl.sum(1)), ppo.responses_per_prompt
         samples = [sample for first in range(each) for sample in samples[first::each]]  # one of every prompt comes first
@@ -191,10 +190,11 @@ class PPOTrainer:
             self.stop_reason = f"the KL of update {self.update + 1} is {over}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters, KL coefficient and score scale; weights, optimiser and random states are in a checkpoint's other files."""
+        """Counters, KL control and score scale; weights, optimiser and random states are in a checkpoint's other files."""
         return {
-            "update": self.update, "episodes": self.update * self.ppo.batch_size, "kl_coef": self.kl_coef,
-            "kl_reached": self.kl_reached, "score_scale": asdict(self.scale or ScoreScale()), "seed": self.seed,
+            "update": self.update, "episodes": self.update * self.ppo.batch_size, "kl_coef": self.kl.coef,
+            "kl_reached": self.kl.reached, "kl_errors": [*self.kl.errors], "score_scale": asdict(self.scale or ScoreScale()),
+            "seed": self.seed,
         }  # fmt: skip
 
     def save(self, directory: Path) -> None:
@@ -207,8 +207,8 @@ class PPOTrainer:
         """Restore all state from a checkpoint. Raises RunError, and changes nothing, if it is incomplete."""
         with self.engine.whole(changes=True) as optimizer:
             state = load_checkpoint(directory, self.policy, optimizer)
-        self.update, self.kl_coef, self.seed = state["update"], state["kl_coef"], state["seed"]
-        self.queries.seed, self.kl_reached = self.seed, bool(state.get("kl_reached", False))
+        self.update, self.seed = state["update"], state["seed"]
+        self.queries.seed, self.kl = self.seed, KlControl.of(state)
         self.scale = ScoreScale(**state["score_scale"])
         self.stop_reason = None
 
@@ -222,7 +222,7 @@ class PPOTrainer:
             for weight in self.policy.value_head.parameters() if self.policy.value_head is not None else ():
                 weight.zero_()
         self.engine.optimizer.state.clear()
-        self.update, self.kl_coef, self.kl_reached, self.stop_reason = 0, self.ppo.kl_coef, False, None
+        self.update, self.kl, self.stop_reason = 0, KlControl(self.ppo.kl_coef), None
 
     def _prepare(self, update: int) -> Prepared:
         """The prompts of an update, and the queries and draws of the responses that this process draws."""
@@ -271,7 +271,7 @@ class PPOTrainer:
     ) -> Experience:
         """Rewards and advantages."""
         batch = Batch(
-            compared, scores_B, token_rewards_BR, self.scale or ScoreScale(), self.score_clip, self.kl_coef,
+            compared, scores_B, token_rewards_BR, self.scale or ScoreScale(), self.score_clip, self.kl.coef,
             self.rollout_config.response_tokens[1],
         )  # fmt: skip
         return Experience(
@@ -293,6 +293,8 @@ class PPOTrainer:
                         self._check_first(part.figures[-1], experience, sums)
                 norm = self.engine.step(self.ppo.max_grad_norm, first=first)
                 sums.add("ppo/policy/grad_norm", norm, 1)
+            if ends_here(self.ppo, epoch, sums):
+                break
         self.engine.gather()
         if not is_processor(device) and self.update + 1 < self.ppo.updates:
             self._prepared = self._prepare(self.update + 1)  # while the device trains

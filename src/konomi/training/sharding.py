@@ -39,8 +39,13 @@ def check_divisible(job: PPOJob) -> None:
     """Make sure that a job can divide its policy, if it is started so.
 
     Raises:
-        ConfigError: its weights or states are in blocks that a shard would cut.
+        ConfigError: its weights or states are in blocks that a shard would cut; it is to land, along a line of whole weights.
     """
+    if job.land.kl is not None and is_sharded():
+        raise ConfigError(
+            f"land.kl = {job.land.kl:g} does not go with FSDP, where no process has all weights exactly; leave it out, and make "
+            f"the model afterwards: konomi blend RUN --kl {job.land.kl:g}"
+        )
     blocks = {'ppo.optimizer = "adam8"': job.ppo.optimizer == "adam8", "lora.quantize": job.lora.quantize != "none"}
     asked = [name for name, wanted in blocks.items() if wanted]
     if asked and is_sharded():

@@ -86,6 +86,7 @@ def _ppo(run: RunDir) -> list[Line]:
     lines = _outcome(comparison) if comparison else [Line("before/after", "there is none: the run has not come to its end")]
     if metrics:
         lines += [*_guards(job, run.info.get("guards") or [], metrics), *_course(job, metrics, comparison)]
+        lines += _landing(run.read_json("land.json"))
         lines += _texts(run.read_samples())
         went_well = comparison is not None and all(line.level == "fine" for line in lines)
         lines += _out_of_range(metrics, went_well)
@@ -167,13 +168,22 @@ def _course(job: PPOJob, metrics: Sequence[Mapping[str, Any]], comparison: Mappi
         lines.append(Line("score over the run", seen))
     coefficients = [line["objective/kl_coef"] for line in metrics if line.get("objective/kl_coef") is not None]
     kl = comparison["after"]["kl"] if comparison else kls[-1]
-    adaptive = job.ppo.kl_controller == "adaptive" and coefficients
-    if comparison and adaptive and (missed := kl_missed(kl, job.ppo.kl_target, (coefficients[0], coefficients[-1]), kls)):
+    steered = job.ppo.kl_controller != "fixed" and job.land.kl is None and coefficients
+    if comparison and steered and (missed := kl_missed(kl, job.ppo.kl_target, (coefficients[0], coefficients[-1]), kls)):
         seen, _, do = missed.rpartition(": ")
         lines.append(look("KL", seen, do) if abs(kl / job.ppo.kl_target - 1) > 0.5 else Line("KL", seen))
     else:
         lines.append(Line("KL", f"{number(kl)} nats a response at the end"))
     return lines
+
+
+def _landing(found: Mapping[str, Any] | None) -> list[Line]:
+    """A line on where a run has landed, if it was to."""
+    if not found:
+        return []
+    seen = found["verdict"]["en"]
+    do = f"raise ppo.episodes, or land.most; another KL: {typed('konomi')} blend RUN --kl {number(found['end_kl'])}"
+    return [Line("landing", seen) if found["landed"] else look("landing", seen, do)]
 
 
 def _out_of_range(metrics: Sequence[Mapping[str, Any]], went_well: bool) -> list[Line]:

@@ -18,7 +18,7 @@ def check_settings(job: PPOJob) -> list[Line]:
     ppo = job.ppo
     steps = ppo.batch_size // ppo.mini_batch_size * ppo.epochs
     seen = f"learning rate {ppo.learning_rate:g}, {plural(ppo.updates, 'update')} of {plural(steps, 'step')}, "
-    held = f"KL target {ppo.kl_target:g}" if ppo.kl_controller == "adaptive" else f"KL coefficient {ppo.kl_coef:g}, fixed"
+    held = f"KL target {ppo.kl_target:g}" if ppo.kl_controller != "fixed" else f"KL coefficient {ppo.kl_coef:g}, fixed"
     return found or [Line("settings", f"{seen}{held}")]
 
 
@@ -58,16 +58,16 @@ def _kl(job: PPOJob) -> Iterator[Line]:
     per_token = 2 * ppo.kl_target / (low + high)
     if ppo.kl_coef == 0:
         do = "set ppo.kl_coef to 0.02 or more"
-        if ppo.kl_controller == "adaptive":
+        if ppo.kl_controller != "fixed":
             yield broken("ppo.kl_coef", "0, which an adaptive controller multiplies: it stays 0, and nothing holds the model", do)
         else:
             yield look("ppo.kl_coef", "0: nothing holds the model to the initial one but ppo.kl_cap", do)
     elif ppo.kl_coef > 5:
         yield look("ppo.kl_coef", f"{ppo.kl_coef:g}; usual 0.01 to 0.5", "lower it: the penalty would outweigh every score")
-    if ppo.kl_controller == "adaptive" and per_token > 2:
+    if ppo.kl_controller != "fixed" and per_token > 2:
         seen = f"{ppo.kl_target:g} nats for {low} to {high} tokens: {per_token:.1f} a token"
         yield look("ppo.kl_target", seen, "lower it: so far from the initial model, texts are rarely still texts")
-    if ppo.kl_controller == "adaptive" and per_token < 0.002:
+    if ppo.kl_controller != "fixed" and per_token < 0.002:
         seen = f"{ppo.kl_target:g} nats for {low} to {high} tokens: {per_token:.2g} a token"
         yield look("ppo.kl_target", seen, "raise it: so near to the initial model nothing is seen of what it learns")
 

@@ -119,6 +119,25 @@ function paths({ rows, data, style }, judges) {
   });
 }
 
+/** Reward, KL, each judge and variety along the line between initial and trained weights; the place of the model is marked. */
+export function dial({ data, style }) {
+  const { points = [], share, target } = data.dial;
+  const judges = Object.keys(points[0]?.judges ?? {}).map((name, i) => [`dial_judge_${i}`, `${t("judge")} ${name}`, "unit_score", (point) => point.judges?.[name]]);
+  const shown = [
+    ["dial_score", t("score_mean"), "unit_score", (point) => point.score],
+    ["dial_kl", t("kl_short"), "unit_nats", (point) => point.kl],
+    ...judges,
+    ["dial_variety", t("distinct_2"), "", (point) => point.distinct_2],
+  ];
+  return shown.flatMap(([key, title, unit, of]) => {
+    const known = points.map((point) => ({ x: finite(point.share), y: finite(of(point)) })).filter(({ x, y }) => x !== null && y !== null);
+    if (!known.length) return [];
+    const marks = known.filter(({ x }) => x === share).map((point) => ({ ...point, name: "landed" }));
+    const limits = key === "dial_kl" && finite(target) !== null ? [{ name: t("target"), value: target }] : [];
+    return [chart({ key, title, unit: unit && t(unit), lines: [{ name: "", style, points: known }], x: t("line_share"), whole: false, limits, marks })];
+  });
+}
+
 /** Observed share against predicted probability. */
 function calibration({ data, style }) {
   const { task, held_out: found } = data?.evaluation ?? {};

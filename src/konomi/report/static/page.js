@@ -1,6 +1,6 @@
 // The page of runs, live or finished: outcome, curves, texts, machine.
 import { figure } from "./chart.js";
-import { curves } from "./curves.js";
+import { curves, dial } from "./curves.js";
 import { figuresOf, partsOf } from "./evaluation.js";
 import { count, difference, duration, interval, number, percent, points, signed, valueOf } from "./format.js";
 import { article, bdi, details, finding, section, soft, table, text, unit } from "./parts.js";
@@ -26,11 +26,11 @@ function page(runs, all) {
     const [run] = runs;
     if (run.data?.verb === "rounds") return rounds(run.data);
     const drawn = run.data?.verb === "compare" ? "" : curves(runs, all);
-    return [...outcome(run), ...guards(run), ...firstTexts(run), ...results(run), drawn, ...marks(run), ...overTime(run), ...below(run), samples(run), about(run)];
+    return [...outcome(run), ...guards(run), ...firstTexts(run), ...results(run), ...landing(run), drawn, ...marks(run), ...overTime(run), ...below(run), samples(run), about(run)];
   }
   const each = runs.filter((run) => run.data).map((run) => {
     const name = make("h2", "", {}, bdi(run.info.name));
-    const more = [...guards(run), ...firstTexts(run), ...results(run), ...marks(run), ...overTime(run), ...below(run), about(run)];
+    const more = [...guards(run), ...firstTexts(run), ...results(run), ...landing(run), ...marks(run), ...overTime(run), ...below(run), about(run)];
     return make("section", "run", { "data-of": run.info.id }, name, ...outcome(run), details(`run ${run.info.id}`, t("everything"), ...more));
   });
   return [curves(runs, all), ...each, byPrompt(runs)];
@@ -156,6 +156,13 @@ function beforeAfter(compare) {
     judged.length ? soft(t("judge_about")) : "",
     soft(t("caution")),
   );
+}
+
+/** Where on its line the model has landed, and the line as a dial. */
+function landing(run) {
+  const found = run.data?.dial;
+  if (!found) return [];
+  return [section("landing", make("p", "", {}, bdi(found.verdict?.[language()])), soft(t("landing_about")), make("div", "curves", {}, ...dial(run)))];
 }
 
 /** The texts of a before/after: the first ones, then further held-out prompts and extra prompts. */
