@@ -60,7 +60,7 @@ def kl_loss(logprobs_BR: Tensor, ref_logprobs_BR: Tensor, mask_BR: Tensor, weigh
     """
     check_shapes(logprobs=logprobs_BR, ref_logprobs=ref_logprobs_BR, mask=mask_BR, weights=weights_BR)
     gap_BR = zero_masked(logprobs_BR, mask_BR) - zero_masked(ref_logprobs_BR, mask_BR)
-    return masked_sum(zero_masked(weights_BR, mask_BR) * (torch.expm1(-gap_BR) + gap_BR), mask_BR)
+    return masked_sum(weights_BR * (torch.expm1(-gap_BR) + gap_BR), mask_BR)
 
 
 def full_kl(logits_NV: Tensor, ref_logits_NV: Tensor) -> Tensor:
