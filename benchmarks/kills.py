@@ -200,7 +200,8 @@ def table(results: dict[str, Result], seed: int) -> str:
     lines = ["| verb | runs | kills | resumed | identical to the uninterrupted run |", "|---|---|---|---|---|"]
     for verb, result in results.items():
         same = ", ".join(sorted(result.different)) or "all"
-        lines.append(f"| `konomi {verb}` | {result.runs} | {result.kills} | {result.resumed} | {same} |")
+        name = "`konomi run` in rounds" if verb == "rounds" else f"`konomi {verb}`"
+        lines.append(f"| {name} | {result.runs} | {result.kills} | {result.resumed} | {same} |")
     return "\n".join([*lines, "", f"Seed of the moments: {seed}."])
 
 

@@ -336,17 +336,7 @@ def test_rounds_and_their_comparisons(tmp_path: Path, drawn: Callable[..., Page]
     assert page.locator(".verdict").inner_text().startswith("Round 2 does not win against the one before")
     assert dots(page) == {"round_judge_0": 3, "round_kl": 3, "round_gain": 2}
     rows = cells(page, "rounds")
-    assert rows[0] == [
-        "1",
-        "judge noise-free +0.7 [+0.3, +1.10]",
-        "0 → 1.00",
-        "0 → 1.00",
-        "0 → 1.00",
-        "1,200",
-        "66.0 %",
-        "–",
-        "policy",
-    ]
+    assert rows[0] == ["1", "policy", "judge noise-free +0.7 [+0.3, +1.10]", "0 → 1.00", "0 → 1.00", "1,200", "66.0 %", "–"]
     links = page.locator("table a").evaluate_all("all => all.map(each => each.getAttribute('href'))")
     assert links == ["round-1/policy/report.html", "round-2/policy/report.html"]
     page.locator("button[lang=ja]").click()

@@ -195,7 +195,7 @@ def _take(step: Step, notes: Notes) -> None:
     """Skip a stage that is finished; do what is left to do where a kill came between its end and the note of it."""
     run, seconds = RunDir(step.stage.directory), {}
     if run.read_json("stage.json") is None:
-        if step.stage.do in ("sft", "reward", "ppo") and not run.report.exists():
+        if step.stage.do not in ("sample", "judge", "label") and not run.report.exists():
             write_card(run)
             write_report(run)
         started, ended = (datetime.fromisoformat(run.info[key]) for key in ("started", "ended"))

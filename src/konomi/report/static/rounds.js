@@ -19,18 +19,17 @@ export function rounds({ rounds: found, planned }) {
 const named = (judge) => (judge === null ? t("score") : make("span", "", {}, `${t("judge")} `, bdi(judge)));
 
 function rowsOf(found) {
-  const heads = ["round", "difference", "score", "kl_short", "distinct_2", "comparisons", "accuracy", "agreement", "reports"].map((key) => t(key));
+  const heads = ["round", "reports", "difference", "score", "kl_short", "comparisons", "accuracy", "agreement"].map((key) => t(key));
   const sides = ({ before, after }, write) => `${write(before)} → ${write(after)}`;
   const rows = found.map((each) => [
     String(each.round),
+    make("span", "", {}, ...Object.entries(each.reports).flatMap(([name, place]) => [make("a", "", { href: place }, name), " "])),
     make("span", "", {}, named(each.by), ` ${signed(each.difference.mean)} ${interval(each.difference, signed)}`),
     sides(each.score, number),
     sides(each.kl, number),
-    sides(each.distinct_2, number),
     count(each.learned.comparisons),
     percent(each.learned.accuracy),
     percent(each.learned.agreement),
-    make("span", "", {}, ...Object.entries(each.reports).flatMap(([name, place]) => [make("a", "", { href: place }, name), " "])),
   ]);
   return table("rounds", heads, rows);
 }
