@@ -35,10 +35,10 @@ NAMES = (
     "stages.policy.model.name=hub/japanese-gpt2-small", "stages.policy.data.prompts=hub/multilingual-sentiments",
 )  # fmt: skip
 SIZES = (
-    "stages.policy.ppo.episodes=512", "stages.classifier.train.epochs=20", "stages.classifier.train.batch_size=16",
+    "stages.policy.ppo.episodes=256", "stages.classifier.train.epochs=20", "stages.classifier.train.batch_size=16",
     "stages.classifier.train.learning_rate=3e-3",
 )  # fmt: skip
-"""Two updates; what a model of 30,000 weights and 172 texts needs to learn three labels."""
+"""One update; what a model of 30,000 weights and 172 texts needs to learn three labels."""
 
 
 def converted(directory: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_whole_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     classifier, policy = (Path(stage["run"]) for stage in told["stages"])
     found = json.loads((classifier / "eval.json").read_text("utf-8"))["held_out"]
-    assert found["accuracy"]["value"] > 0.7 and set(found) >= {"macro_f1", "confusion"}
+    assert found["accuracy"]["value"] > 0.8 and set(found) >= {"macro_f1", "confusion"}
     saved = json.loads((classifier / "model/config.json").read_text("utf-8"))
     assert saved["id2label"] == {"0": "positive", "1": "neutral", "2": "negative"}
     reward = build_reward(ClassifierReward(name=str(classifier / "model"), label="positive"))
