@@ -71,6 +71,7 @@ JOBS = {
     "reward.toml": '[model]\nname = "lm"\n[data]\nfile = "pairs.jsonl"\n[train]\nepochs = 1\n[run]\n',
     "sample.toml": '[models.a]\nname = "lm"\nprecision = "fp64"\n[data]\nprompts = "prompts.jsonl"\n[rollout]\n'
     "response_tokens = [3, 6]\n[run]\n",
+    "pick.toml": 'candidates = "candidates.jsonl"\n[pick]\n[run]\n',
     "judge.toml": f'candidates = "candidates.jsonl"\n{FUNCTION}length"\n[run]\n',
 }
 PIPE = """

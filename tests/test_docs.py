@@ -53,12 +53,13 @@ SECTIONS = {
     "ensemble": configuration.EnsembleConfig,
     "normalize": configuration.NormalizeConfig,
     "sample": configuration.SampleConfig,
+    "pick": configuration.PickConfig,
     "judge": configuration.JudgeConfig,
     "label": configuration.LabelConfig,
 }
 JOBS = {
     "sft": configuration.SFTJob, "sample": configuration.SampleJob, "judge": configuration.JudgeJob,
-    "label": configuration.LabelJob, "reward": configuration.RewardJob,
+    "pick": configuration.PickJob, "label": configuration.LabelJob, "reward": configuration.RewardJob,
 }  # fmt: skip
 """Verbs whose files are not those of PPO."""
 METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/(loss|perplexity)")

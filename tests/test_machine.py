@@ -95,7 +95,7 @@ def test_a_directory_that_cannot_be_written_is_one_message(world: Path) -> None:
     (world / "closed").mkdir()
     (world / "closed" / "file").write_text("", encoding="utf-8")
     commands = {
-        **{f"{verb} {verb}.toml --out closed": "closed" for verb in ("ppo", "sft", "reward", "sample", "judge")},
+        **{f"{verb} {verb}.toml --out closed": "closed" for verb in ("ppo", "sft", "reward", "sample", "pick", "judge")},
         "ppo ppo.toml --out closed/deeper": "closed/deeper",
         "run pipe.toml --out closed": "closed/tiny",
         "ppo --resume runs/made": "runs/made",

@@ -91,6 +91,12 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "reward.name=taste.py:nothing": ["nothing"],
         """run.sinks='["mlflow", "tensorboard"]'""": ['tensorboard is not installed; pip install "konomi[tensorboard]"'],
     },
+    "pick": {
+        "candidates=none.jsonl": ["none.jsonl"],
+        "pick.rankings=none.jsonl": ["none.jsonl"],
+        "pick.candidates=1": ["pick.candidates", "greater than or equal to 2"],
+        "pick.tasks=0": ["pick.tasks", "greater than 0"],
+    },
     "reward": {
         "data.file=nowhere.jsonl": ["nowhere.jsonl: no such file"],
         "normalize.samples=nowhere.jsonl": ["nowhere.jsonl: no such file"],
@@ -116,7 +122,7 @@ CHANGES: list[tuple[str, str, list[str]]] = [
     ('name = "tiny"', 'nam = "tiny"', ["pipe.toml: nam: unknown key; did you mean name?"]),
     ("[stages.rank]", '[stages."a.b"]', ["'a.b'", "letters, digits, _ and - only"]),
     ("[stages.rank]", "[stages.mlartifacts]", ["mlartifacts"]),
-    ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "one of: sft, sample, judge, label, reward,"]),
+    ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "one of: sft, sample, judge, label, pick, reward,"]),
     ('do = "judge"', "", ["pipe.toml: stages.rank: do = None"]),
     ('do = "judge"', 'do = "judge"\njudge.agree = 0.8', ["stages.rank: judge.agree: unknown key; did you mean agreement?"]),
     ("episodes = 96", "episodes = 97", ["stages.policy: ppo: episodes = 97 is not a multiple"]),
@@ -157,7 +163,10 @@ def test_names_that_are_no_paths(world: Path) -> None:
             ["ppo", "ppo.toml", "--set", "reward.kind=" + kind, "--set", f"reward.name={name}"]
             for kind in ("classifier", "model")
         ),
-        *([verb, name] for verb in ("ppo", "sft", "reward", "sample", "judge", "run", "compare", "report", "label", "watch")),
+        *(
+            [verb, name]
+            for verb in ("ppo", "sft", "reward", "sample", "pick", "judge", "run", "compare", "report", "label", "watch")
+        ),
         ["ppo", "--resume", name],
         ["ppo", "ppo.toml", "--out", name],
         ["generate", name, "-p", "a"],

@@ -314,6 +314,7 @@ def test_every_setting_is_read_and_explained() -> None:
 REQUIRED = {
     "sft": {"data": {"texts": "t.jsonl"}},
     "judge": {"candidates": "c.jsonl"},
+    "pick": {"candidates": "c.jsonl"},
     "label": {"candidates": "c.jsonl", "label": {"project": "people"}},
     "compare": {"before": "lm"},
     "reward": {"data": {"file": "r.jsonl"}},

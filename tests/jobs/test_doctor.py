@@ -161,6 +161,7 @@ def test_jobs_of_the_other_verbs_and_pipelines(clinic: Path, tmp_path: Path, mon
         "sft": f'model.name = "{lm}"\ndata.texts = "{learned}"\ndata.held_out = 0.25',
         "reward": f'model.name = "{lm}"\ndata.file = "{pairs}"',
         "sample": f'models.a.name = "{lm}"\ndata.prompts = "{clinic / "prompts.txt"}"\nrollout.response_tokens = [3, 6]',
+        "pick": f'candidates = "{candidates}"\npick.rankings = "{pairs}"',
         "judge": f'candidates = "{candidates}"\nreward = {{ {taste} }}',
     }
     for verb, text in jobs.items():
@@ -171,7 +172,7 @@ def test_jobs_of_the_other_verbs_and_pipelines(clinic: Path, tmp_path: Path, mon
         found = asked(f"{verb}.toml", code=int(verb == "judge"))
         told[verb] = {line["checked"]: line["level"] for line in found["lines"] if line["level"] != "fine"}
         assert found["verb"] == verb and files(tmp_path) == before
-    assert told == {"sft": {}, "reward": {"scale of the scores": "look"}, "sample": {}, "judge": {"reward": "broken"}}
+    assert told == {"sft": {}, "reward": {"scale of the scores": "look"}, "sample": {}, "pick": {}, "judge": {"reward": "broken"}}
     assert asked("sft.toml", "--set", "sft.learning_rate=0.1", code=1)["lines"][0]["checked"] == "sft.learning_rate"
     text = f'name = "p"\n[stages.first]\ndo = "sample"\n{jobs["sample"]}\n[stages.then]\ndo = "judge"\n'
     Path("pipe.toml").write_text(f'{text}candidates = "@first.candidates"\nreward = {{ {taste} }}', encoding="utf-8")

@@ -38,7 +38,7 @@ class _Verbs(typer.core.TyperGroup):
 
 
 ORDER = (
-    *("demo", "run", "sft", "sample", "judge", "label", "export", "forget", "reward", "ppo", "compare", "blend", "watch"),
+    *("demo", "run", "sft", "sample", "pick", "judge", "label", "export", "forget", "reward", "ppo", "compare", "blend", "watch"),
     *("report", "doctor", "generate", "config", "convert", "trim"),
 )
 

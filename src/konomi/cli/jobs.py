@@ -119,6 +119,16 @@ def sample(result: dict[str, Any]) -> None:
 
 
 @job_verb("The job; see docs/config.md.", resumes=False)
+def pick(result: dict[str, Any]) -> None:
+    """Pick from many candidates the tasks whose ranking teaches most: fewer labels for the same reward model.
+
+    It picks those whose differences, by their characters, are least known from what was picked and ranked before. The file goes
+    to konomi label or konomi judge; what is ranked then goes to konomi reward, together with what was ranked before.
+    """
+    echo(f"{plural(result['tasks'], 'task')} of {plural(result['prompts'], 'prompt')}\n{result['file']}")
+
+
+@job_verb("The job; see docs/config.md.", resumes=False)
 def judge(result: dict[str, Any]) -> None:
     """Let a SIMULATED RATER rank candidates: a reward with noise. No person is asked.
 
@@ -178,7 +188,7 @@ def reward(result: dict[str, Any]) -> None:
 @verb
 def config(
     verb: Annotated[
-        str, typer.Argument(metavar="VERB", help="Whose settings: ppo, sft, sample, judge, reward, label or compare.")
+        str, typer.Argument(metavar="VERB", help="Whose settings: ppo, sft, sample, pick, judge, reward, label or compare.")
     ],
 ) -> None:
     """Print every setting of a verb as a TOML file, with its default and what it means: the start of a job file.

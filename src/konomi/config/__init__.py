@@ -15,7 +15,17 @@ from konomi.config.algorithm import (
     RLOOConfig,
     check_algorithm,
 )
-from konomi.config.candidates import CompareJob, JudgeConfig, JudgeJob, LabelConfig, LabelJob, SampleConfig, SampleJob
+from konomi.config.candidates import (
+    CompareJob,
+    JudgeConfig,
+    JudgeJob,
+    LabelConfig,
+    LabelJob,
+    PickConfig,
+    PickJob,
+    SampleConfig,
+    SampleJob,
+)
 from konomi.config.model import LoraConfig, ModelConfig
 from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
@@ -31,7 +41,8 @@ __all__ = [
     "VERBS", "ActorCriticConfig", "AlgorithmConfig", "BondConfig", "ClassifierReward", "CompareConfig", "CompareJob",
     "DataConfig", "EnsembleConfig",
     "EvaluationConfig", "FunctionReward", "GRPOConfig", "GuardConfig", "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig",
-    "LabelJob", "LandConfig", "LoraConfig", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "Pipeline",
+    "LabelJob", "LandConfig", "LoraConfig", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob",
+    "PickConfig", "PickJob", "Pipeline",
     "RLOOConfig", "ReinforceConfig", "RewardConfig", "RewardData", "RewardJob", "RewardTraining", "RolloutConfig",
     "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob", "SamplingConfig", "SavedConfig", "Section",
     "ServerConfig", "Stage", "StageConfig", "SumReward", "build", "check_algorithm", "load_config", "load_pipeline",

@@ -1,4 +1,4 @@
-"""The settings of `konomi sample`, of `konomi judge`, and of a pipeline's stages in which people rank or models are compared."""
+"""The settings of `konomi sample`, `pick` and `judge`, and of a pipeline's stages in which people rank or models are compared."""
 
 from __future__ import annotations
 
@@ -55,6 +55,30 @@ class SampleJob(Section):
                 'sample.prompts = "train"'
             )
         return self
+
+
+class PickConfig(Section):
+    """Which of many candidates are shown."""
+
+    rankings: str | None = None
+    """Rankings or pairs that are there already: their responses are not shown again, and what they tell is not asked again. Not
+    set: nothing is ranked yet."""
+    tasks: Positive = 200
+    """Tasks to pick, of all prompts together."""
+    candidates: Annotated[int, Field(ge=2, le=9)] = 2
+    """Responses of a task. K of them give K(K-1)/2 comparisons; 2 teach most for each comparison."""
+    held_out: Share = 0.2
+    """As data.held_out of `konomi reward`. Of the prompts that it holds out tasks are drawn at random, so that it is evaluated on
+    usual pairs. 1: all tasks are drawn at random."""
+
+
+class PickJob(Section):
+    """A whole `konomi pick` file."""
+
+    candidates: str
+    """The file of candidates that are picked from, as `konomi sample` writes it."""
+    pick: PickConfig = PickConfig()
+    run: StageConfig = StageConfig()
 
 
 class JudgeConfig(Section):

@@ -21,6 +21,7 @@ EXAMPLES: dict[str, Any] = {
     "limit": 1000, "micro_batch_size": 4, "micro_batch_tokens": 4096, "model": "gemma3-270m-ja", "name": "my-run",
     "patience": 3,
     "people": "people-ja", "port": 8000, "public_url": "https://rank.example.org", "query_tokens": [4, 12], "rank": 16,
+    "rankings": "rankings.jsonl",
     "revision": "main", "samples": "candidates.jsonl", "subset": "default", "system": "Be brief.",
     "token_env": "REWARD_TOKEN", "top_layers": 2, "truth": "truth.jsonl", "url": "http://127.0.0.1:8000",
 }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from konomi.config.candidates import CompareJob, JudgeJob, LabelJob, SampleJob
+from konomi.config.candidates import CompareJob, JudgeJob, LabelJob, PickJob, SampleJob
 from konomi.config.ppo import PPOJob
 from konomi.config.reward_model import RewardJob
 from konomi.config.section import Section, build, changed, read_toml
@@ -42,6 +42,7 @@ VERBS = {
     "sample": Verb(SampleJob, {"candidates": "candidates.jsonl"}, resumes=True),
     "judge": Verb(JudgeJob, {"rankings": "rankings.jsonl", "truth": "truth.jsonl"}),
     "label": Verb(LabelJob, {name: f"said/{name}.jsonl" for name in ("rankings", "pairs", "scores")}),
+    "pick": Verb(PickJob, {"candidates": "candidates.jsonl"}),
     "reward": Verb(RewardJob, {"model": "model"}, resumes=True),
     "ppo": Verb(PPOJob, {"model": "model"}, resumes=True),
     "compare": Verb(CompareJob, {"comparison": "compare.json"}),

@@ -107,12 +107,19 @@ def fit_text_baseline(groups: Iterable[Group], seed: int = 0) -> TextBaseline:
     has; weights are such that their mean is 1. Of more than `CHARACTERS` the prompts are drawn with ``seed``.
     """
     some = _bounded([group for group in groups if group.comparisons], seed)
-    counter = _counter(max_features=SEQUENCES)
-    counts_MV = counter.fit_transform([text for group in some for text in group.responses])
-    present_V = np.bincount(counts_MV.indices, minlength=counts_MV.shape[1])
-    idf_V = np.log((1 + counts_MV.shape[0]) / (1 + present_V)) + 1
-    weights_V = _regression(_features(counts_MV, idf_V), some)
-    return TextBaseline(tuple(map(str, counter.get_feature_names_out())), idf_V, weights_V)
+    sequences, idf_V, features_MV = _read([text for group in some for text in group.responses])
+    return TextBaseline(sequences, idf_V, _regression(features_MV, some))
+
+
+def text_points(texts: Sequence[str], dimensions: int, seed: int) -> Array:
+    """[M, D]: each text as a point, its TF-IDF along the ``dimensions`` directions (or as many as there are) that hold most of it
+    (latent semantic analysis, Deerwester et al. 1990). Of long texts the beginning is read."""
+    from sklearn.decomposition import TruncatedSVD
+
+    features_MV = _read([text[: max(1, CHARACTERS // len(texts))] for text in texts])[2]
+    directions = TruncatedSVD(min(dimensions, *features_MV.shape), random_state=seed % 2**32)
+    points_MD: Array = directions.fit_transform(features_MV)
+    return points_MD
 
 
 def read_text_baseline(directory: Path) -> TextBaseline:
@@ -138,6 +145,15 @@ def _counter(**settings: Any) -> Any:
     from sklearn.feature_extraction.text import CountVectorizer
 
     return CountVectorizer(analyzer="char", ngram_range=(1, 3), dtype=np.float64, **settings)
+
+
+def _read(texts: Sequence[str]) -> tuple[tuple[str, ...], Array, Any]:
+    """The sequences of characters in some texts, V of them, their idf [V], and the TF-IDF of the texts [M, V]."""
+    counter = _counter(max_features=SEQUENCES)
+    counts_MV = counter.fit_transform(texts)
+    present_V = np.bincount(counts_MV.indices, minlength=counts_MV.shape[1])
+    idf_V = np.log((1 + counts_MV.shape[0]) / (1 + present_V)) + 1
+    return tuple(map(str, counter.get_feature_names_out())), idf_V, _features(counts_MV, idf_V)
 
 
 def _features(counts_MV: Any, idf_V: Array) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from konomi.config import CompareJob, JudgeJob, RewardJob, SampleJob, Section, SFTJob
+from konomi.config import CompareJob, JudgeJob, PickJob, RewardJob, SampleJob, Section, SFTJob
 from konomi.data.records import Task
 from konomi.data.tokens import Tokens
 from konomi.errors import RunError
@@ -14,6 +14,7 @@ from konomi.jobs.doctor.prompts import check_queries
 from konomi.jobs.doctor.rewards import Drawn, check_scores
 from konomi.jobs.doctor.settings import check_rate
 from konomi.jobs.judge import prepare_judge
+from konomi.jobs.pick import prepare_pick
 from konomi.jobs.reward import prepare_reward
 from konomi.jobs.reward_data import Learned
 from konomi.jobs.sample import check_models, prompts_of
@@ -43,6 +44,9 @@ def examine_stage(job: Section, observer: Observer) -> list[Line]:
         lines = _sample(job, observer)
     elif isinstance(job, JudgeJob):
         lines = _judge(job, observer)
+    elif isinstance(job, PickJob):
+        tasks, compared = prepare_pick(job, observer)
+        lines = [Line("candidates", plural(len(tasks), "task")), Line("ranked so far", plural(len(compared), "prompt"))]
     elif isinstance(job, CompareJob):
         lines = [Line("before/after", f"{job.before} against {job.model.name}: examined when it begins")]
     else:  # people rank: their project is made when it begins
