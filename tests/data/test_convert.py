@@ -17,6 +17,7 @@ from konomi.data.convert import convert, convert_file, normalised_ranks, pairs_o
 from konomi.data.formats import read_comparisons, read_scores, read_tasks
 from konomi.data.records import Candidate, Pair, Ranking, Score, Task
 from konomi.errors import RunError
+from refusals import refused
 
 RANKINGS: list[dict[str, Any]] = [
     {"prompt": "p", "responses": ["a", "b", "c", "d"], "ranks": [1, 2, 2, 4], "rater": "r"},
@@ -78,6 +79,24 @@ def test_there_and_back(here: Path) -> None:
     assert read_tasks("candidates.jsonl") == [Task("p", tuple(map(Candidate, "abcd"))), Task("q", of_s)]
     konomi("convert", "pairs.jsonl", "again.jsonl", "--to", "candidates", code=0)
     assert [sorted(c.text for c in task.candidates) for task in read_tasks("again.jsonl")] == [list("abcd"), ["x", "y"]]
+
+
+def test_thumbs_become_scores_and_pairs(here: Path) -> None:
+    """Up is better than down, whoever gave them; of several thumbs for one response the mean counts."""
+    Path("thumbs.csv").write_text(
+        "prompt,response,thumbs,rater\np,a,up,r\np,b,down,s\np,c,up,t\np,c,down,u\nq,x,true,r\n", "utf-8"
+    )
+    told = konomi("convert", "thumbs.csv", "scores.jsonl", "--to", "scores", code=0)
+    assert "thumbs.csv: read as thumbs; columns not used: 'rater'" in told.stderr
+    scores = [("a", 1.0), ("b", -1.0), ("c", 1.0), ("c", -1.0), ("x", 1.0)]
+    assert [(each.response, each.score) for each in read_scores("scores.jsonl")] == scores
+    assert read_scores("thumbs.csv") == read_scores("scores.jsonl")  # konomi reward reads either
+    konomi("convert", "thumbs.csv", "pairs.jsonl", "--to", "pairs", code=0)
+    assert read_comparisons("pairs.jsonl") == [Pair("p", *each) for each in ("ab", "ac", "cb")]
+    refused(lambda: read_comparisons("thumbs.csv"), "thumbs, not comparisons; konomi convert --to rankings")
+    Path("kto.csv").write_text("prompt,completion,label\np,a,True\np,b,False\n", "utf-8")
+    konomi("convert", "kto.csv", "kto.jsonl", "--to", "pairs", code=0)
+    assert read_comparisons("kto.jsonl") == [Pair("p", "a", "b")]
 
 
 REFUSED = [

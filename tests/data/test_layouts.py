@@ -10,7 +10,7 @@ from typing import Any
 
 from konomi.data.formats import read_records
 from konomi.data.layouts import LAYOUTS
-from konomi.data.records import Pair, Ranking
+from konomi.data.records import Pair, Ranking, Score
 from konomi.errors import DataError
 from refusals import jsonl, refused
 
@@ -44,7 +44,18 @@ def numbered(prompt: str, one: str, other: str, column: str, *results: tuple[flo
     return [(texts | {column: number} | more, [pair]) for number, pair in results]
 
 
+UP = {"role": "assistant", "content": "a"}
 ROWS: dict[str, list[tuple[dict[str, Any], list[Any]]]] = {
+    "thumbs": [
+        ({"prompt": "Q?", "response": "a", "thumbs": given}, [Score("Q?", "a", score)])
+        for score, words in ((1.0, ["up", "Up ", True, 1, 1.0, "true", "👍"]), (-1.0, ["down", False, -1, "-1", "👎"]))
+        for given in words
+    ],
+    "KTO": [
+        ({"prompt": prompt, "completion": text, "label": label}, [Score("Q?", "a", score)])
+        for prompt, text in (("Q?", "a"), ([SHARED], [UP]))
+        for label, score in ((True, 1.0), (False, -1.0))
+    ],
     "HelpSteer2": numbered("prompt", "response_1", "response_2", "preference_strength", (-2, A), (1, B), (0, TIE)),
     "HelpSteer3": numbered("context", "response1", "response2", "overall_preference", (-3, A), (1, B), (0, TIE)),
     "SHP": numbered("history", "human_ref_A", "human_ref_B", "labels", (1, A), (0, B), score_A=3, score_B=1),
@@ -121,6 +132,9 @@ def test_what_is_not_known_is_said_to_be_unknown_with_what_is(tmp_path: Path) ->
 
 def test_bad_rows(tmp_path: Path) -> None:
     for name, change, part in (
+        ("thumbs", {"thumbs": 0}, "'thumbs' is '0'; up, down, true, false, 1 or -1 is needed"),
+        ("thumbs", {"thumbs": None}, "no thumb in 'thumbs'; remove the row"),
+        ("KTO", {"completion": [UP, UP]}, "'completion' has 2 messages; one of the assistant is needed"),
         ("HelpSteer2", {"preference_strength": "strong"}, "'preference_strength' is 'strong'; a number is needed"),
         ("SHP", {"labels": 2}, "'labels' is 2; 0 or 1 is needed"),
         ("PKU-SafeRLHF", {"better_response_id": -1}, "'better_response_id' is -1; 0 or 1 is needed"),

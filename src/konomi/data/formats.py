@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from konomi.data.layouts import LAYOUTS
+from konomi.data.layouts import LAYOUTS, RATINGS
 from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, csv_values, detect, parse, parse_all
 from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task, groups, repeating_rows
 from konomi.data.row_files import LINE_LIMIT, TABLES
@@ -49,7 +49,8 @@ def read_comparisons(
     records, format = read_records(path, format, hub=hub, dropped=dropped, say=say)
     comparisons = [record for record in records if isinstance(record, (Ranking, Pair))]
     if not comparisons:
-        how = "konomi convert --to rankings makes rankings of them" if format == "scores" else "they have to be ranked first"
+        scored = isinstance(records[0], Score)
+        how = "konomi convert --to rankings makes rankings of them" if scored else "they have to be ranked first"
         raise DataError(f"{path}: {format}, not comparisons; {how}")
     if all(len(set(r.ranks)) == 1 if isinstance(r, Ranking) else r.label == 0.5 for r in comparisons):
         raise DataError(f"{path}: all {len(comparisons)} rows are ties: there is nothing to learn from; let some be ranked again")
@@ -57,7 +58,7 @@ def read_comparisons(
 
 
 def read_scores(path: str | Path, *, hub: Hub | None = None, say: Callable[[str], None] | None = None) -> list[Score]:
-    """Scored responses, from a file or hub data set with the columns prompt, response and score.
+    """Scored responses, from a file or hub data set with the columns prompt, response and score, or of thumbs (1 and -1).
 
     Raises:
         DataError: the source cannot be read; a row is wrong, or its score is not a finite number.
@@ -97,6 +98,8 @@ def read_records(
             row = csv_values(row)
         if format == "auto":
             format = detect(row)
+        elif format == "scores" and not records and "score" not in row.values:
+            format = next((each for each in RATINGS if set(LAYOUTS[each].columns) <= row.values.keys()), format)
         if say is not None and not records and not unusable:
             say(f"{path}: read as {format}{unused(row.values, _columns_of(format))}")
         try:

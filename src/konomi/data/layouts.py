@@ -1,6 +1,6 @@
-"""Published data sets of comparisons: how each is recognised and converted to our columns. Standard library only.
+"""Published data sets of comparisons and ratings: how each is recognised and converted to our columns. Standard library only.
 
-Ties stay ties: equal ranks, or a label of 0.5. "Both are bad" is a tie too.
+Ties stay ties: equal ranks, or a label of 0.5. "Both are bad" is a tie too. Thumbs are scores: 1 up, -1 down.
 """
 
 from __future__ import annotations
@@ -120,7 +120,33 @@ def _swift(row: Row) -> Iterator[Values]:
     yield _pair(messages[:-1], messages[-1]["content"], row.text("rejected_response", blank=True), 1)
 
 
+_THUMBS = {"up": 1.0, "true": 1.0, "1": 1.0, "\N{THUMBS UP SIGN}": 1.0}
+_THUMBS |= {"down": -1.0, "false": -1.0, "-1": -1.0, "\N{THUMBS DOWN SIGN}": -1.0}
+
+
+def _thumbs(response: str, column: str) -> Layout:
+    """A response with a thumb. Who gave it is left aside: unlike scores, thumbs of different people are on one scale."""
+
+    def rows(row: Row) -> Iterator[Values]:
+        given, text = row.values[column], row.values[response]
+        if given is None or given == "":
+            raise UnusableRow(row.where, f"no thumb in {column!r}", "remove the row")
+        word = f"{given:g}" if isinstance(given, float) else str(given).strip().lower()  # a table with a gap holds 1 as 1.0
+        if word not in _THUMBS or isinstance(given, (list, dict)):
+            raise DataError(f"{row.where}: {column!r} is {str(given)[:40]!r}; up, down, true, false, 1 or -1 is needed")
+        if isinstance(text, list):  # the form of TRL: one message
+            messages = row.objects(response, "role", "content")
+            if len(messages) != 1 or messages[0]["role"] != "assistant":
+                raise DataError(f"{row.where}: {response!r} has {len(messages)} messages; one of the assistant is needed")
+            text = messages[0]["content"]
+        yield {"prompt": row.values["prompt"], "response": text, "score": _THUMBS[word]}
+
+    return Layout("scores", ("prompt", response, column), rows)
+
+
 LAYOUTS = {
+    "thumbs": _thumbs("response", "thumbs"),
+    "KTO": _thumbs("completion", "label"),
     "HelpSteer2": _numbered("prompt", "response_1", "response_2", "preference_strength"),
     "HelpSteer3": _numbered("context", "response1", "response2", "overall_preference"),
     "SHP": _numbered("history", "human_ref_A", "human_ref_B", "labels", {1: 1, 0: -1}),
@@ -137,6 +163,8 @@ LAYOUTS = {
     "ms-swift": Layout("pairs", ("messages", "rejected_response"), _swift),
 }
 """By name: data sets, and the tools that write such files."""
+RATINGS = tuple(name for name, layout in LAYOUTS.items() if layout.format == "scores")
+"""Those that rate each response by itself."""
 
 
 def _pair(prompt: Any, first: Any, second: Any, lead: float) -> Values:

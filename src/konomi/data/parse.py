@@ -190,7 +190,7 @@ def csv_values(row: Row) -> Row:
     """A row of a CSV file, which holds only text, with its numbers parsed and optional blank columns removed."""
     optional = {name for names in OPTIONAL.values() for name in names}
     values: dict[str, Any] = {name: value for name, value in row.values.items() if value or name not in optional}
-    for name in ("version", "label", "margin", "score"):
+    for name in ("version", "score", *(("label", "margin") if "chosen" in values else ())):  # a thumb's label may be a word
         if name in values:
             values[name] = row.number(name, as_text=True)
     for name in ("prompt", "chosen", "rejected"):
