@@ -19,7 +19,7 @@ from konomi.data.records import Candidate
 from konomi.labelling.answers import collect
 from konomi.labelling.project import Project, create_project
 from konomi.labelling.queue import Settings
-from konomi.labelling.records import NewTask
+from konomi.labelling.records import LabelOptions, NewTask
 from konomi.web.app import make_app
 from label_site import figures_later
 
@@ -69,7 +69,13 @@ def one_task(tmp_path: Path, count: int = 1) -> Server:
     return Server(project_of(tmp_path / "project", [[f"良さ 1 の文 {n}", f"良さ 2 の文 {n}"] for n in range(count)]))
 
 
-def project_of(path: Path, tasks: Sequence[Sequence[str]], prompts: Sequence[str] = (), **settings: Any) -> Project:
+def project_of(
+    path: Path,
+    tasks: Sequence[Sequence[str]],
+    prompts: Sequence[str] = (),
+    options: LabelOptions | None = None,
+    **settings: Any,
+) -> Project:
     """A project of tasks, each given by its texts."""
     settings = {"repeats": 0.0, "overlap": 1.0} | settings
     names = [*prompts, *(f"お題 {number}" for number in range(len(prompts), len(tasks)))]
@@ -77,7 +83,7 @@ def project_of(path: Path, tasks: Sequence[Sequence[str]], prompts: Sequence[str
         NewTask(prompt, tuple(Candidate(text, {"model": f"secret-model-{i}"}) for i, text in enumerate(texts)))
         for prompt, texts in zip(names, tasks, strict=True)
     ]
-    return create_project(path, made, title="宿の感想", lang="ja", settings=Settings(**settings))[0]
+    return create_project(path, made, title="宿の感想", lang="ja", settings=Settings(**settings), options=options)[0]
 
 
 @contextmanager

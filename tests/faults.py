@@ -524,16 +524,20 @@ LABELLING = {
         ("if change and not repeat:", "if change:", "a repeat covers a task", ASSIGNMENTS + "a_repeat_is_the_same_task"),
         ("in sorted(zip(map(int, places), KEYS", "in list(zip(map(int, places), KEYS", "ranks of other texts",
          SAVED + "ranks_are_of_their_texts"),
-        ("1 + sum(other < rank", "1 + sum(other <= rank", "ties at the last of their places", SAVED + "ranks_are_stored"),
         (" - _decided(newest, kind_before, ranks_before)", "", "a revision's comparisons count twice",
          SAVED + "comparisons_follow"),
     ],
+    "labelling/validation.py": [
+        ("1 + sum(other < rank", "1 + sum(other <= rank", "ties at the last of their places", SAVED + "ranks_are_stored"),
+        ("or ranks[0] == ranks[1]:", "or False:", "a tie has a strength", SAVED + "how_much_better"),
+    ],
     "labelling/export.py": [
+        ("(edit, candidate.text), (1, 2)", "(edit, candidate.text), (2, 1)", "an edit is worse", EXPORT + "edits_and_strengths"),
         (" and not judgement.repeat", "", "repeats are rankings too", EXPORT + "rankings_are_the_first"),
         ('"ties": votes.ties', '"ties": 0', "ties are not counted", EXPORT + "export_writes"),
     ],
     "labelling/tables.py": [
-        ("if digest != _checksum(values):", "if False:", "a changed answer passes", EXPORT + "the_damaged_row"),
+        ("if digest != _checksum(_given(values)):", "if False:", "a changed answer passes", EXPORT + "the_damaged_row"),
         ("if row[0] != _checksum([id,", "if False and ([id,", "a changed task passes", EXPORT + "nothing_damaged"),
         ('{ANSWERS} AND answers.revision = shown.revision"', '{ANSWERS}"', "every revision is exported",
          SAVED + "revisions_are_kept"),

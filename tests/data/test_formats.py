@@ -34,7 +34,8 @@ GOOD = {"rankings": RANKING, "pairs": PAIR, "scores": SCORE, "candidates": TASK}
 RECORDS: list[Record] = [
     Task("p", (Candidate("a", {"model": "m", "seed": 3, "temperature": 0.7}), Candidate("")), {"topic": "weather"}),
     Ranking("今日は", ("a", "b\n", "c"), (1, 2, 2), "r1", "s"),
-    Pair("p", "a", "b", 0.8, 0.5, "r1", "s"),
+    Ranking("今日は", ("a", "b"), (2, 1), strength=3),
+    Pair("p", "a", "b", 0.8, 0.5, "r1", "s", strength=1),
     Score("p", "a", -1.5, "r1", "s"),
 ]
 
@@ -198,6 +199,10 @@ def test_hh(tmp_path: Path) -> None:
         ({**PAIR, "label": "1"}, "'label' is a text; a number is needed"),
         ({**PAIR, "label": float("nan")}, "'label' is nan; a finite number is needed"),
         ({**PAIR, "margin": -1}, "'margin' is -1; it is 0 or more"),
+        ({**PAIR, "strength": 4}, "'strength' is 4; 1 (slightly better), 2 or 3 (much better) is needed"),
+        ({**PAIR, "strength": 1, "label": 0.5}, "'strength' says how much better one of two responses is; neither is"),
+        ({**RANKING, "strength": 1, "ranks": [1, 1]}, "'strength' says how much better one of two responses is"),
+        ({**RANKING, "strength": "much"}, "'strength' is a text; a number is needed"),
         ({**PAIR, "prompt": " \n"}, "'prompt' is blank; remove the row"),
         ({**PAIR, "chosen": "b"}, "chosen and rejected are equal; remove the row"),
         ({**PAIR, "chosen": None}, "'chosen' is null; a text is needed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ INFO = {"post": "P", "title": "T", "subreddit": "S"}
 HEAD = "SUBREDDIT: r/S\n\nTITLE: T\n\nPOST: P\n\nTL;DR:"
 TURNS = {"prompt": '["Q?"]', "response_a": '["a"]', "response_b": '["b"]'}
 STEINNON = {"info": INFO, "summaries": [{"text": " a"}, {"text": " b"}], "worker": "w"}
+MUCH, SLIGHTLY = replace(Pair("Q?", "a", "b"), strength=3), replace(Pair("Q?", "b", "a"), strength=1)
 A, B, TIE = Pair("Q?", "a", "b"), Pair("Q?", "b", "a"), Pair("Q?", "a", "b", 0.5)
 ANSWERS = [{"answer": "a", "rank": 1.0}, {"answer": "b", "rank": 3.0}, {"answer": "c", "rank": 1.0}]
 RANKED = {"prompt": "Q?", "ranker": {"rank": ["2", "1"]}, "items": ITEMS, "annotator": 7}
@@ -56,8 +58,8 @@ ROWS: dict[str, list[tuple[dict[str, Any], list[Any]]]] = {
         for prompt, text in (("Q?", "a"), ([SHARED], [UP]))
         for label, score in ((True, 1.0), (False, -1.0))
     ],
-    "HelpSteer2": numbered("prompt", "response_1", "response_2", "preference_strength", (-2, A), (1, B), (0, TIE)),
-    "HelpSteer3": numbered("context", "response1", "response2", "overall_preference", (-3, A), (1, B), (0, TIE)),
+    "HelpSteer2": numbered("prompt", "response_1", "response_2", "preference_strength", (-3, MUCH), (1, SLIGHTLY), (0, TIE)),
+    "HelpSteer3": numbered("context", "response1", "response2", "overall_preference", (-3, MUCH), (1, SLIGHTLY), (4, B)),
     "SHP": numbered("history", "human_ref_A", "human_ref_B", "labels", (1, A), (0, B), score_A=3, score_B=1),
     "WebGPT": [
         ({"question": {"full_text": "Q?"}, "answer_0": "a", "score_0": n, "answer_1": "b", "score_1": -n}, [r])

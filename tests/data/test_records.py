@@ -35,6 +35,19 @@ def test_a_ranking_gives_all_pairs_but_ties_the_better_one_first() -> None:
     assert groups([]) == []
 
 
+def test_a_strength_becomes_a_margin_toward_the_better_one() -> None:
+    records = [
+        Ranking("p", ("a", "b"), (2, 1), strength=3),
+        Pair("p", "a", "b", 0.9, 0.5, strength=1),
+        Pair("p", "a", "b", 0.0, strength=2),
+    ]
+    (group,) = groups(records, strength_margin=1.5)
+    assert [(c.better, c.worse, c.margin) for c in group.comparisons] == [(1, 0, 1.5), (0, 1, 1.0), (0, 1, -1.0)]
+    (plain,) = groups(records)
+    assert [c.margin for c in plain.comparisons] == [0.0, 0.5, 0.0]
+    assert convert(convert(records[2:], "rankings", Counter()), "pairs", Counter()) == [Pair("p", "b", "a", strength=2)]
+
+
 def test_records_of_one_prompt_and_source_come_together() -> None:
     records = [
         Ranking(" caf\u00e9", ("a", "b"), (1, 2), "r1"),

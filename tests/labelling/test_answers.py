@@ -14,7 +14,7 @@ from konomi.labelling.answers import answer_of, collect, comparisons, own_answer
 from konomi.labelling.assignments import find_shown, next_task, progress_of
 from konomi.labelling.database import Store
 from konomi.labelling.people import add_person, forget
-from konomi.labelling.records import COMMENT_LIMIT, OwnAnswer, Person, Saved
+from konomi.labelling.records import COMMENT_LIMIT, LabelOptions, OwnAnswer, Person, Saved
 from people_at_work import NOW, answer_to, refused, skip, store_of, take, work
 
 
@@ -48,6 +48,43 @@ def test_an_answer_is_saved_once_and_as_it_was_meant(store: Store, aki: Person) 
     rest = (judgement.rater, judgement.kind, judgement.repeat, judgement.at, judgement.revision, judgement.seconds)
     assert rest == (aki.id, "ranked", False, NOW + 1, 1, 12.5)
     assert (judgement.comment, judgement.confidence, judgement.reason) == ("  良い \ufffd", 2, None)
+
+
+def test_how_much_better_and_a_better_text(tmp_path: Path) -> None:
+    asked = LabelOptions(strength=True, edit=True)
+    with store_of(tmp_path, k=2) as store:
+        aki = add_person(store, "Aki")[0]
+        shown = take(store, aki)
+        edit = {"b": f" {shown.texts[1].text}, better \ud800"}
+        for code, message, given in (
+            ("bad_strength", "strength 4: 1 .slightly better., 2 or 3 .much better. is needed, or none", {"strength": 4}),
+            ("bad_strength", "strength 1: it is of two .*", {"strength": 1, "ranks": {"a": 1, "b": 1}}),
+            ("bad_strength", "strength 1: it is of two .*", {"strength": 1, "kind": "all_bad"}),
+            (
+                "bad_edits",
+                "edits: none may be there when skipped",
+                {"edits": edit, "kind": "skipped", "ranks": {}, "reason": "x"},
+            ),
+            ("bad_edits", "an edit of 'c': one of a, b is needed", {"edits": {"c": "x"}}),
+            ("bad_edits", "the edit of a is blank: .*", {"edits": {"a": " \n"}}),
+            ("bad_edits", "the edit of b is the text itself: .*", {"edits": {"b": f"\r\n{shown.texts[1].text} "}}),
+            ("too_long", "the edits have 10,001 characters; 10,000 .*", {"edits": {"a": "x" * 5000, "b": "y" * 5001}}),
+        ):
+            with refused(code, message):
+                save(store, aki, answer_to(shown, **given), NOW, options=asked)
+        answer = answer_to(shown, strength=2, edits=edit)
+        for plain in ({"strength": 2}, {"edits": edit}):
+            with refused(f"bad_{next(iter(plain))}", ".*this project does not ask for .*"):
+                save(store, aki, answer_to(shown, **plain), NOW)
+        save(store, aki, answer, NOW, options=asked)
+        assert save(store, aki, answer, NOW, options=asked).again
+        assert answer_of(store, aki, shown.id) == answer
+        (judgement,) = collect(store).judgements
+        assert judgement.strength == 2
+        by_order = [judgement.edits[number] for number in judgement.order]
+        assert by_order == [None, edit["b"].replace("\ud800", "\ufffd")]
+        save(store, aki, answer_to(shown, kind="all_bad", ranks={}, edits=edit), NOW, options=asked)
+        assert comparisons(store) == 0
 
 
 def test_ranks_are_of_their_texts_in_whatever_order_these_were_shown(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from typer.testing import CliRunner
 
 from command_line import konomi, lines_of
 from konomi.cli import app
+from konomi.config import SFTData
+from konomi.data.examples import load_examples
 from konomi.data.formats import read_comparisons, read_scores
 from konomi.data.records import Pair, Ranking
 from konomi.errors import DataError, RunError
@@ -26,6 +29,8 @@ from konomi.labelling.export import SOURCE, rankings, repeated, write_export
 from konomi.labelling.people import add_person, all_people, find_person
 from konomi.labelling.project import create_project, open_project
 from konomi.labelling.queue import Settings
+from konomi.labelling.records import MESSAGES, LabelOptions
+from konomi.labelling.summary import statistics
 from people_at_work import NOW, answer_to, skip, take, tasks, work
 
 
@@ -149,6 +154,46 @@ def test_export_writes_what_the_reward_model_reads(project: Path) -> None:
     assert result.stdout.endswith("data/out\n")
     for file in out.iterdir():  # people are pseudonyms
         assert not {"Aki", "Ben"} & set(file.read_text(encoding="utf-8").replace("cannot", "").split('"'))
+
+
+def test_edits_and_strengths_are_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = LabelOptions(strength=True, edit=True)
+    talk = [{"role": "user", "content": "hello"}]
+    for name, columns in (("texts", {}), ("talks", {MESSAGES: talk})):
+        two = [replace(each, columns=columns) for each in tasks(2, k=2)]
+        opened, _ = create_project(Path(name), two, settings=Settings(repeats=0.0), options=options)
+        assert open_project(Path(name)).label == options
+        with opened.store() as store:
+            aki = add_person(store, "Aki")[0]
+            for kind, more in (("ranked", {"strength": 3}), ("all_bad", {"ranks": {}})):
+                shown = take(store, aki)
+                worst = max(shown.texts, key=lambda each: each.text)
+                answer = answer_to(shown, kind=kind, edits={worst.key: f"{worst.text} mended"}, **more)
+                save(store, aki, answer, NOW, options=options)
+                if kind == "ranked":
+                    strong = shown.prompt[-1]
+            figures = statistics(collect(store))
+        assert (figures["comparisons"], figures["agreement"]) == (1, None)  # edits are in no figure
+        konomi("export", name, "--out", f"{name}-out", code=0)
+        out, other = Path(f"{name}-out"), str(1 - int(strong))
+        ranked = [each for each in read_comparisons(out / "rankings.jsonl") if isinstance(each, Ranking)]
+        edits = [
+            Ranking(f"prompt {n}", (f"text {n}.1 mended", f"text {n}.1"), (1, 2), aki.id, "edits", ranked[0].messages)
+            for n in sorted((strong, other))
+        ]
+        first = Ranking(f"prompt {strong}", (f"text {strong}.0", f"text {strong}.1"), (1, 2), aki.id, SOURCE, strength=3)
+        assert ranked == [first, *edits]
+        pairs = read_comparisons(out / "pairs.jsonl")
+        assert [(each.responses, each.source) for each in pairs[1:]] == [(each.responses, "edits") for each in edits]
+        kind_of, examples = load_examples(SFTData(texts=str(out / "edits.jsonl")))
+        assert [each.completion for each in examples] == [
+            None if columns else f"text {n}.1 mended" for n in sorted((strong, other))
+        ]
+        assert kind_of == ("messages" if columns else "prompt-completion")
+        assert [each["edit"] for row in lines_of(out / "answers.jsonl") for each in row["candidates"] if "edit" in each] == [
+            each.responses[0] for each in edits
+        ]
 
 
 def test_the_other_files_keep_everything(project: Path) -> None:

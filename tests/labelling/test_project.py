@@ -19,7 +19,7 @@ from konomi.labelling.export import write_export
 from konomi.labelling.people import add_person
 from konomi.labelling.project import create_project, open_project, tasks_of
 from konomi.labelling.queue import Settings
-from konomi.labelling.records import NewTask
+from konomi.labelling.records import LabelOptions, NewTask
 from people_at_work import NOW, tasks, work
 
 
@@ -40,6 +40,20 @@ def test_a_project_is_its_owners_alone_and_reads_back(tmp_path: Path) -> None:
         assert store.settings == settings
         assert next_task(store, add_person(store, "a")[0], NOW) is not None
     assert [each.name for each in path.parent.iterdir()] == ["people"]
+
+
+def test_what_raters_may_say_is_a_setting_of_the_project(tmp_path: Path) -> None:
+    write_records(tmp_path / "c.jsonl", [Task("p", (Candidate("a"), Candidate("b")))])
+    project = str(tmp_path / "p")
+    made, _ = create_project(Path(project), tasks(1))
+    assert made.label == LabelOptions(strength=False, edit=False)
+    told = konomi("label", project, "--candidates", str(tmp_path / "c.jsonl"), "--edit", code=2).stderr
+    assert f'--edit: {project} is there already; set "edit": true under "label" in its project.json' in told
+    file = tmp_path / "p" / "project.json"
+    content = json.loads(file.read_text("utf-8"))
+    assert content.pop("label") == {"strength": False, "edit": False}
+    file.write_text(json.dumps(content), "utf-8")  # of an older konomi
+    assert open_project(Path(project)) == made
 
 
 def test_a_project_in_the_empty_directory_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +141,8 @@ def test_what_cannot_become_a_project(tmp_path: Path) -> None:
         ({"languages": ["ja"]}, r"Project: languages \['ja'\] and lang 'en'; .*"),
         ({"settings": 3}, "settings: .*"),
         ({"settings": {"overlap": 2}}, "no 'settings.repeats'; add it"),
+        ({"label": {"strenght": True}}, r"label.strenght: unknown key; did you mean strength\?"),
+        ({"label": {"edit": 1}}, "label.edit: Input should be a valid boolean"),
         (
             {"settings": {**Settings().model_dump(), "overlp": 2}},
             r"settings.overlp: unknown key; did you mean overlap\?",

@@ -40,6 +40,7 @@ def test_from_the_first_task_to_the_last(site: Site) -> None:
         "languages": ["ja", "en"],
         "lang": "ja",
         "title": "P",
+        "asked": {"strength": False, "edit": False},
         "shortcuts": True,
         "guidelines_seen": None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,10 @@ def label(
     candidates: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Tasks from konomi sample: makes the project, or adds to it.")
     ] = None,
+    strength: Annotated[
+        bool, typer.Option("--strength", help="A new project: raters may say how much better the better of two texts is.")
+    ] = False,
+    edit: Annotated[bool, typer.Option("--edit", help="A new project: raters may make a better text of one.")] = False,
     people: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Print an invite link for this person; may be given several times.")
     ] = None,
@@ -60,7 +65,7 @@ def label(
     check_host(host, allow_network)
     public = None if public_url is None else public_of(public_url)
     invite = list(dict.fromkeys(checked_name(each) for each in people or []))
-    opened = _opened(project, candidates)
+    opened = _opened(project, candidates, {"strength": strength, "edit": edit})
     with opened.store() as store:
         collect(store)  # damage is reported before anything is served
     names = name or []
@@ -85,15 +90,21 @@ def watch(
     serve(None, runs=runs, host=host, port=port, allow_network=allow_network, names=names, public_url=public_url, say=echo)
 
 
-def _opened(project: Path, candidates: Path | None) -> LabelProject:
+def _opened(project: Path, candidates: Path | None, options: Mapping[str, bool]) -> LabelProject:
     """Open the project, or make it, and add the candidates. Raises DataError, ConfigError: that is not possible."""
     from konomi.labelling.project import is_project, open_project, provide, tasks_of
+    from konomi.labelling.records import LabelOptions
 
+    if is_project(project):
+        there = open_project(project).label.model_dump()
+        if lacking := [name for name, wanted in options.items() if wanted and not there[name]]:
+            name = lacking[0]
+            raise ConfigError(f'--{name}: {project} is there already; set "{name}": true under "label" in its project.json')
     if candidates is None:
         if not is_project(project):
             raise ConfigError(f"{project}: no project yet; --candidates FILE makes one, with a file that konomi sample wrote")
         return open_project(project)
-    opened, imported = provide(project, tasks_of(candidates))
+    opened, imported = provide(project, tasks_of(candidates), options=LabelOptions(**options))
     _report_import(imported.added, imported.known, imported.notes)
     return opened
 

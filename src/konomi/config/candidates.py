@@ -113,6 +113,11 @@ class LabelConfig(Section):
     answers. Either way the owner can close the collection on the page."""
     overlap: Annotated[float, Field(ge=1, le=100)] = 1.0
     """People a task, for a project that is made now; 1.25: every fourth task goes to two."""
+    strength: bool = False
+    """Raters may say how much better the better of two texts is, for a project that is made now. `train.strength_margin` of
+    `konomi reward` uses it."""
+    edit: bool = False
+    """Raters may make a better text of one, for a project that is made now: an example for `konomi sft`, and a comparison."""
     invite: tuple[str, ...] = ()
     """People for whom an invite link is printed."""
     people: str | None = None

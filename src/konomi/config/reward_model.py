@@ -71,6 +71,10 @@ class RewardTraining(Section):
     """Evaluations an epoch. The model with the lowest evaluation loss is kept."""
     patience: Positive | None = None
     """Stop after so many evaluations without a lower loss. Not set: all epochs are run."""
+    strength_margin: Annotated[float, Field(ge=0)] = 0.0
+    """By how many score units a response that is said to be much better has to be ahead before the loss is content (the margin of
+    Llama 2); two thirds of it for better, a third for slightly better. For comparisons with a strength. Usual 0 to 3; higher:
+    strong preferences are learnt more, weak ones less."""
     max_length: Positive = 512
     """Longer texts are cut, in tokens: a decoder's at the beginning, an encoder's at the end."""
 

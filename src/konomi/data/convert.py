@@ -115,7 +115,8 @@ def pairs_of(ranking: Ranking, dropped: Counter[str]) -> list[Pair]:
     dropped.update({"tie": sum(tied for _, _, tied in ranked)})
     return [
         Pair(
-            ranking.prompt, texts[better], texts[worse], rater=ranking.rater, source=ranking.source, messages=ranking.messages
+            ranking.prompt, texts[better], texts[worse], rater=ranking.rater, source=ranking.source, messages=ranking.messages,
+            strength=ranking.strength,
         )
         for better, worse, tied in ranked if not tied
     ]  # fmt: skip
@@ -154,7 +155,8 @@ def _rankings(records: Sequence[Record], dropped: Counter[str]) -> list[Ranking]
                 raise DataError(
                     f"pair {number}: {held}: ranks cannot hold them; keep pairs, or set label to 0, 0.5 or 1 and margin to 0"
                 )
-            rankings.append(Ranking(record.prompt, record.responses, ranks, record.rater, record.source, record.messages))
+            about = record.rater, record.source, record.messages, record.strength
+            rankings.append(Ranking(record.prompt, record.responses, ranks, *about))
         elif isinstance(record, Score):
             own = record.key, identity(record.messages), record.rater, record.source
             scored.setdefault(own, []).append(record)

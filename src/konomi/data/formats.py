@@ -166,8 +166,9 @@ def encode_records(records: Sequence[Record], where: str) -> bytes:
         if format_of(record) != format:
             raise DataError(f"{place}: one of {format_of(record)} among {format}; a file holds one kind")
         values = {"version": VERSION, **asdict(record)}
-        if values.get("messages") is None:
-            values.pop("messages", None)
+        for name in ("messages", "strength"):
+            if values.get(name) is None:
+                values.pop(name, None)
         if isinstance(record, Task):
             values["candidates"] = [{**each.source, "text": each.text} for each in record.candidates]
             if record.messages:

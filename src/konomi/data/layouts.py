@@ -27,15 +27,16 @@ class Layout:
 
 
 def _numbered(prompt: str, one: str, other: str, column: str, leads: Mapping[float, int] | None = None) -> Layout:
-    """A pair with a number: below 0 the first is better, above 0 the second; or 0 and 1 only, and ``leads`` says which stands for
-    the first (1) and the second (-1)."""
+    """A pair with a number: below 0 the first is better, above 0 the second, 1 to 3 by how much; or 0 and 1 only, and ``leads``
+    says which stands for the first (1) and the second (-1)."""
 
     def rows(row: Row) -> Iterator[Values]:
         number = row.number(column, as_text=True)
         if leads is not None and number not in leads:
             raise DataError(f"{row.where}: {column!r} is {number:g}; 0 or 1 is needed")
         lead = -number if leads is None else leads[number]
-        yield _pair(row.values[prompt], row.values[one], row.values[other], lead)
+        strength = {"strength": abs(number)} if leads is None and abs(number) in (1, 2, 3) else {}
+        yield _pair(row.values[prompt], row.values[one], row.values[other], lead) | strength
 
     return Layout("pairs", (prompt, one, other, column), rows)
 

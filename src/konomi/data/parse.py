@@ -10,7 +10,7 @@ from typing import Any
 
 from konomi.data.layouts import LAYOUTS
 from konomi.data.messages import Conversation, messages_of, preference, readable
-from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task
+from konomi.data.records import MUCH_BETTER, Candidate, Pair, Ranking, Record, Score, Task
 from konomi.data.rows import Row, UnusableRow, checked_text, kind
 from konomi.errors import DataError
 from konomi.files import plain
@@ -27,9 +27,9 @@ COLUMNS = {
 """By format, the columns that it needs."""
 OPTIONAL = {
     "candidates": ("columns", "messages", "version"),
-    "rankings": ("rater", "source", "messages", "version"),
-    "pairs": ("label", "margin", "rater", "source", "messages", "version"),
-    "hh": ("label", "margin", "rater", "source", "version"),
+    "rankings": ("strength", "rater", "source", "messages", "version"),
+    "pairs": ("label", "margin", "strength", "rater", "source", "messages", "version"),
+    "hh": ("label", "margin", "strength", "rater", "source", "version"),
     "scores": ("rater", "source", "messages", "version"),
 }
 _CUE = "\n\nAssistant:"
@@ -137,7 +137,9 @@ def _ranking(row: Row) -> Ranking:
     if len(ranks) != len(responses):
         raise DataError(f"{where}: {len(ranks)} ranks for {len(responses)} responses; one each is needed")
     _different(where, "response", responses)
-    return Ranking(prompt, tuple(responses), tuple(ranks), row.optional_text("rater"), row.optional_text("source"), messages)
+    strength = _strength(row, len(ranks) == 2 and ranks[0] != ranks[1])
+    names = row.optional_text("rater"), row.optional_text("source")
+    return Ranking(prompt, tuple(responses), tuple(ranks), *names, messages, strength)
 
 
 def _pair(row: Row, format: str) -> Pair:
@@ -160,7 +162,19 @@ def _pair(row: Row, format: str) -> Pair:
     if margin < 0:
         raise DataError(f"{where}: 'margin' is {margin:g}; it is 0 or more, in favour of chosen")
     names = row.optional_text("rater"), row.optional_text("source")
-    return Pair(prompt, chosen, rejected, label, margin, *names, messages)
+    return Pair(prompt, chosen, rejected, label, margin, *names, messages, _strength(row, label != 0.5))
+
+
+def _strength(row: Row, decided: bool) -> int | None:
+    """How much better one of two responses is; ``decided``: there are two, and one is better."""
+    if row.values.get("strength") is None:
+        return None
+    strength = row.number("strength")
+    if strength not in range(1, MUCH_BETTER + 1):
+        raise DataError(f"{row.where}: 'strength' is {strength:g}; 1 (slightly better), 2 or 3 (much better) is needed")
+    if not decided:
+        raise DataError(f"{row.where}: 'strength' says how much better one of two responses is; neither is: leave it empty")
+    return int(strength)
 
 
 def _dialogues(row: Row) -> tuple[str, str, str]:
@@ -190,7 +204,8 @@ def csv_values(row: Row) -> Row:
     """A row of a CSV file, which holds only text, with its numbers parsed and optional blank columns removed."""
     optional = {name for names in OPTIONAL.values() for name in names}
     values: dict[str, Any] = {name: value for name, value in row.values.items() if value or name not in optional}
-    for name in ("version", "score", *(("label", "margin") if "chosen" in values else ())):  # a thumb's label may be a word
+    numbers = ("label", "margin", "strength") if "chosen" in values else ()  # a thumb's label may be a word
+    for name in ("version", "score", *numbers):
         if name in values:
             values[name] = row.number(name, as_text=True)
     for name in ("prompt", "chosen", "rejected"):

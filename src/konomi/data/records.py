@@ -59,6 +59,8 @@ class Prompt(_WithColumns):
 
 
 _MESSAGES: Any = field(default=None, repr=False, compare=False)
+MUCH_BETTER = 3
+"""The highest strength of a preference: 1 slightly better, 2 better, 3 much better."""
 
 
 class _OfPrompt:
@@ -102,6 +104,7 @@ class Ranking(_OfPrompt):
         rater: a pseudonym, or None.
         source: the data set or model that this came from, or None.
         messages: the conversation that the prompt stands for, or None.
+        strength: of two responses that are not tied, how much better the better one is, 1 to 3; None: it was not said.
     """
 
     prompt: str
@@ -110,6 +113,7 @@ class Ranking(_OfPrompt):
     rater: str | None = None
     source: str | None = None
     messages: Conversation | None = _MESSAGES
+    strength: int | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Pair(_OfPrompt):
     Attributes:
         label: probability that ``chosen`` is the better one: 1 is certain, 0.5 a draw.
         margin: by how much at least its score should be higher, in score units, from 0.
+        strength: as in :class:`Ranking`.
     """
 
     prompt: str
@@ -129,6 +134,7 @@ class Pair(_OfPrompt):
     rater: str | None = None
     source: str | None = None
     messages: Conversation | None = _MESSAGES
+    strength: int | None = field(default=None, repr=False)
 
     @property
     def responses(self) -> tuple[str, ...]:
@@ -254,10 +260,11 @@ class Group(_OfPrompt):
             yield one, other, 0.5, rater
 
 
-def groups(records: Iterable[Ranking | Pair]) -> list[Group]:
+def groups(records: Iterable[Ranking | Pair], strength_margin: float = 0.0) -> list[Group]:
     """Group comparisons by prompt (its key), messages and source, in the order of first appearance.
 
-    A ranking of K responses without ties gives K(K-1)/2 comparisons; two of equal rank give none.
+    A ranking of K responses without ties gives K(K-1)/2 comparisons; two of equal rank give none. A preference with a strength
+    gets the margin ``strength_margin`` x strength / 3 on top of its own.
 
     >>> ranking = Ranking("p", ("a", "b", "c"), (1, 2, 2))
     >>> [(c.better, c.worse) for c in groups([ranking])[0].comparisons]
@@ -266,23 +273,25 @@ def groups(records: Iterable[Ranking | Pair]) -> list[Group]:
     by_prompt: dict[tuple[str, str, str | None], list[Ranking | Pair]] = {}
     for record in records:
         by_prompt.setdefault((record.key, identity(record.messages), record.source), []).append(record)
-    return [_group(each) for each in by_prompt.values()]
+    return [_group(each, strength_margin) for each in by_prompt.values()]
 
 
-def _group(records: Sequence[Ranking | Pair]) -> Group:
+def _group(records: Sequence[Ranking | Pair], strength_margin: float) -> Group:
     index: dict[str, int] = {}
     comparisons: list[Comparison] = []
     ties: list[tuple[int, int, str | None]] = []
     for record in records:
         at = [index.setdefault(text, len(index)) for text in record.responses]
+        more = strength_margin * (record.strength or 0) / MUCH_BETTER
         if isinstance(record, Pair):
-            comparisons.append(Comparison(at[0], at[1], record.label, record.margin, record.rater))
+            towards = more if record.label >= 0.5 else -more  # the better one may stand in either place
+            comparisons.append(Comparison(at[0], at[1], record.label, record.margin + towards, record.rater))
             continue
         for better, worse, tied in ranked_pairs(record.ranks):
             if tied:
                 ties.append((at[better], at[worse], record.rater))
             else:
-                comparisons.append(Comparison(at[better], at[worse], rater=record.rater))
+                comparisons.append(Comparison(at[better], at[worse], margin=more, rater=record.rater))
     first = records[0]
     return Group(first.prompt, tuple(index), tuple(comparisons), tuple(ties), first.source, first.messages)
 

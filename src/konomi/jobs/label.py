@@ -17,6 +17,7 @@ from konomi.labelling.export import write_export
 from konomi.labelling.people import bring
 from konomi.labelling.project import Project, is_project, open_project, provide, tasks_of
 from konomi.labelling.queue import Settings
+from konomi.labelling.records import LabelOptions
 from konomi.labelling.summary import lines, statistics
 from konomi.runs.observer import Observer
 from konomi.text import plural
@@ -46,7 +47,8 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
     with running(job, root, observer, fields={"data_digest": digest}, parent=parent) as work:
         work.start(job.candidates, facts)
         fresh = not is_project(path)
-        project, imported = provide(path, tasks, Settings(overlap=wanted.overlap))
+        options = LabelOptions(strength=wanted.strength, edit=wanted.edit)
+        project, imported = provide(path, tasks, Settings(overlap=wanted.overlap), options)
         if wanted.people and is_project(local_path(wanted.people)):
             _let_in(project, open_project(local_path(wanted.people)), fresh)
         for note in imported.notes:

@@ -116,7 +116,10 @@ def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], 
     for what in ("rater", "source"):
         if twins := alike(name for records in read for each in records if (name := getattr(each, what))):
             warn(f"{data.file}: the {what}s {twins} are taken as different; if they are the same, write them alike")
-    every, *evaluation = map(groups, read)
+    margin = job.train.strength_margin
+    if margin and not any(each.strength for records in read for each in records):
+        warn(f"{data.file}: no comparison has a strength, so that train.strength_margin = {margin:g} has no effect")
+    every, *evaluation = (groups(records, margin) for records in read)
     train, held_out = split_by_key(every, data.held_out, *evaluation)
     train, decided = ([group for group in side if group.comparisons] for side in (train, held_out))
     for name, side in (("train on", train), ("evaluate on", decided)):

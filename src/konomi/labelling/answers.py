@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sqlite3
 from typing import Any
@@ -13,16 +12,12 @@ from konomi.errors import DataError
 from konomi.labelling import assignments
 from konomi.labelling.database import Store, explained
 from konomi.labelling.records import (
-    ANSWERS,
-    COMMENT_LIMIT,
-    FLAGS,
     KEYS,
-    REASON_LIMIT,
-    SECONDS_LIMIT,
     Answer,
     Exported,
     Item,
     Judgement,
+    LabelOptions,
     OwnAnswer,
     Person,
     Refused,
@@ -30,59 +25,30 @@ from konomi.labelling.records import (
     without_surrogates,
 )  # fmt: skip
 from konomi.labelling.tables import ANSWERS as ROWS
-from konomi.labelling.tables import checked_answer, checked_json, checked_task, everything, meta_list, seal_answer
+from konomi.labelling.tables import (
+    checked_answer,
+    checked_json,
+    checked_task,
+    everything,
+    meta_list,
+    seal_answer,
+    task_of,
+)
+from konomi.labelling.validation import validated
 
 NO_ANSWERS = "nobody has answered anything yet: there is nothing to export"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.I)
-_RANKS = {"ranked": "each needs one", "all_bad": "each needs one, or none has one", "skipped": "none may have one"}
 
 
-def validated(answer: Answer, keys: str) -> Answer:
-    """Validate an answer, and return it as it is stored, its ranks as ``1 2 2 4``.
-
-    Args:
-        keys: of the texts that were shown.
-
-    Raises:
-        Refused: a value is not as :class:`Answer` says.
-    """
-    if answer.kind not in ANSWERS:
-        raise Refused("bad_kind", f"kind {answer.kind[:40]!r}: one of {', '.join(ANSWERS)} is needed")
-    reason = (answer.reason or "").strip()
-    for name, text, limit in (("comment", answer.comment, COMMENT_LIMIT), ("reason", reason, REASON_LIMIT)):
-        if len(text) > limit:
-            raise Refused("too_long", f"the {name} has {len(text):,} characters; {limit:,} are allowed")
-    if answer.kind == "skipped" and not reason:
-        raise Refused("bad_reason", "a skipped task needs a reason")
-    for key, flags in answer.flags.items():
-        if key not in [*keys] or not set(flags) <= set(FLAGS):
-            raise Refused("bad_flags", f"flags {flags} of {key!r}: one of {', '.join(FLAGS)} for one of {', '.join(keys)}")
-    if answer.confidence not in (None, 1, 2, 3):
-        raise Refused("bad_confidence", f"confidence {answer.confidence}: 1, 2 or 3 is needed, or none")
-    if not math.isfinite(answer.seconds) or answer.seconds < 0:
-        raise Refused("bad_seconds", f"seconds {answer.seconds}: a number from 0 is needed")
-    changes = {
-        "ranks": _ranks(answer, keys),
-        "reason": reason or None,
-        "flags": {key: sorted(set(flags)) for key, flags in answer.flags.items() if flags},
-        "seconds": min(float(answer.seconds), SECONDS_LIMIT),
-    }
-    return answer.model_copy(update=changes)
-
-
-def _ranks(answer: Answer, keys: str) -> dict[str, int]:
-    each, none = set(answer.ranks) == set(keys), not answer.ranks
-    if not {"ranked": each, "all_bad": each or none, "skipped": none}[answer.kind]:
-        given = f"ranks for {', '.join(answer.ranks) or 'none'} of {', '.join(keys)}"
-        raise Refused("bad_ranks", f"{given}: {_RANKS[answer.kind]} when {answer.kind}")
-    ranks = list(answer.ranks.values())
-    for rank in ranks:
-        if not 1 <= rank <= len(keys):
-            raise Refused("bad_ranks", f"rank {rank}: whole numbers from 1, the best, to {len(keys)} are needed")
-    return {key: 1 + sum(other < rank for other in ranks) for key, rank in answer.ranks.items()}
-
-
-def save(store: Store, person: Person, answer: Answer, now: float, *, seen: int | None = None) -> Saved:
+def save(
+    store: Store,
+    person: Person,
+    answer: Answer,
+    now: float,
+    *,
+    seen: int | None = None,
+    options: LabelOptions | None = None,
+) -> Saved:
     """Save an answer, or a revision of an earlier one; it is on the disk when this returns.
 
     The person's next task is chosen in the same commit. A late answer, after the end of its lease, is saved too.
@@ -90,6 +56,7 @@ def save(store: Store, person: Person, answer: Answer, now: float, *, seen: int 
     Args:
         now: seconds since 1970.
         seen: the revision that the person saw (0: none), so that two windows do not overwrite each other; None: any.
+        options: of the project; None: those of a new one.
 
     Raises:
         Refused: the same id came with another content (``conflict``); the store is ``frozen``; no such task was shown to
@@ -107,7 +74,7 @@ def save(store: Store, person: Person, answer: Answer, now: float, *, seen: int 
         known = db.execute(f"{ROWS} WHERE answers.id = ?", (answer.id,)).fetchone()
         if known is None and store.frozen:
             raise Refused("frozen", "the collection is closed: no more answers are taken")
-        answer, revision = validated(answer, KEYS[: len(showing[2])]), showing[4]
+        answer, revision = validated(answer, _texts(db, showing), options or LabelOptions()), showing[4]
         if known is not None:
             before, revision = _answer(known)
             if before != answer:
@@ -122,6 +89,12 @@ def save(store: Store, person: Person, answer: Answer, now: float, *, seen: int 
         return Saved(answer.id, answer.shown, revision + 1)
 
 
+def _texts(db: sqlite3.Connection, showing: tuple[Any, ...]) -> dict[str, str]:
+    """The texts of a showing, by key."""
+    _, candidates = task_of(db, showing[0])
+    return {key: candidates[int(place)][0] for key, place in zip(KEYS, showing[2], strict=False)}
+
+
 def _insert(db: sqlite3.Connection, person: Person, answer: Answer, showing: tuple[Any, ...], now: float) -> None:
     task, repeat, places, kind, revision, number = showing
     if number is None:
@@ -134,7 +107,8 @@ def _insert(db: sqlite3.Connection, person: Person, answer: Answer, showing: tup
     flags = json.dumps([answer.flags.get(key, []) for key in keys])
     row = answer.id, answer.shown, revision + 1, now, answer.kind, ranks, flags
     rest = answer.reason, answer.comment, answer.confidence, answer.seconds
-    db.execute(f"INSERT INTO answers VALUES ({'?, ' * 11}x'')", (*row, *rest))
+    edits = json.dumps([answer.edits.get(key) for key in keys]) if answer.edits else None
+    db.execute(f"INSERT INTO answers VALUES ({'?, ' * 11}x'', ?, ?)", (*row, *rest, answer.strength, edits))
     seal_answer(db, answer.id)
     change = (answer.kind != "skipped") - (kind not in (None, "skipped"))
     if change and not repeat:
@@ -151,11 +125,13 @@ def answer_of(store: Store, person: Person, shown_id: str) -> Answer | None:
 
 def _answer(row: tuple[Any, ...]) -> tuple[Answer, int]:
     """An answer as it was stored, and its revision."""
-    id, showing, _, _, _, places, revision, kind, ranks, flags, reason, comment, confidence, seconds, _ = checked_answer(row)
+    (id, showing, _, _, _, places, revision, kind, ranks, flags, *rest, strength, edits) = checked_answer(row)
+    reason, comment, confidence, seconds, _ = rest
     keys = [(key, int(place)) for key, place in zip(KEYS, places, strict=False)]
-    by_number, flagged = json.loads(ranks) if ranks else None, json.loads(flags)
+    by_number, flagged, edited = json.loads(ranks) if ranks else None, json.loads(flags), json.loads(edits or "[]")
     answer = Answer(
         id=id, shown=showing, kind=kind, reason=reason, comment=comment, confidence=confidence, seconds=seconds,
+        strength=strength, edits={key: edited[number] for key, number in keys if edited and edited[number] is not None},
         ranks={key: by_number[number] for key, number in keys} if by_number else {},
         flags={key: flagged[number] for key, number in keys if flagged[number]},
     )  # fmt: skip
@@ -265,9 +241,11 @@ def _exported(rows: tuple[dict[int, Any], list[tuple[Any, ...]]], unchanged: int
 
 
 def _judgement(row: tuple[Any, ...]) -> Judgement:
-    _, _, task, person, repeat, places, revision, kind, ranks, flags, reason, comment, confidence, seconds, at = row
+    _, _, task, person, repeat, places, revision, kind, ranks, flags, *rest, strength, edits = row
+    reason, comment, confidence, seconds, at = rest
     by_number = tuple(json.loads(ranks)) if ranks else None
     order, flagged = tuple(map(int, places)), tuple(map(tuple, json.loads(flags)))
     return Judgement(
-        task, person, kind, by_number, order, bool(repeat), flagged, reason, comment, confidence, seconds, at, revision
-    )
+        task, person, kind, by_number, order, bool(repeat), flagged, reason, comment, confidence, seconds, at, revision,
+        strength, tuple(json.loads(edits or "[]")),
+    )  # fmt: skip

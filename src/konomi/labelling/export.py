@@ -1,7 +1,8 @@
 """Answers as files that ``konomi reward`` reads, and as one that keeps everything.
 
-- rankings.jsonl: each person's ranking of each task.
+- rankings.jsonl: each person's ranking of each task; and each edit, as better than the text that it was made of.
 - scores.jsonl: each response once: the mean over people of its normalised rank.
+- edits.jsonl: each edit as an example for ``konomi sft``: a prompt with its completion, or a conversation.
 - pairs.jsonl: each two responses that were ranked together, once: the label is the share of raters who prefer ``chosen``, a
   tie counting half for each; ``for``, ``against`` and ``ties`` count them.
 - answers.jsonl: all latest answers with everything that is known: sources, the order shown, flags, comments, repeats.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from konomi.data.formats import counts, encode_records, manifest_bytes
+from konomi.data.messages import Answered
 from konomi.data.parse import VERSION
 from konomi.data.records import Pair, Ranking, Record
 from konomi.errors import DataError
@@ -32,6 +34,8 @@ from konomi.statistics.aggregation import PairVotes, count_votes, mean_scores, s
 
 SOURCE = "people"
 """The source that the records name."""
+EDITS = "edits"
+"""That of edits."""
 
 
 def rankings(exported: Exported, kind: str | None = None) -> list[Ranking]:
@@ -58,7 +62,25 @@ def repeated(exported: Exported) -> list[tuple[Ranking, Ranking]]:
 
 def _ranking(item: Item, own: Judgement) -> Ranking:
     texts = tuple(each.text for each in item.candidates)
-    return Ranking(item.prompt, texts, own.ranks or (), own.rater, SOURCE, item.messages)
+    return Ranking(item.prompt, texts, own.ranks or (), own.rater, SOURCE, item.messages, own.strength)
+
+
+def edits(exported: Exported) -> list[Ranking]:
+    """Each text that a person made of a candidate, as better than that; of a repeated task the first answer's."""
+    found = []
+    for each in exported.judgements:
+        item = exported.items[each.task]
+        for candidate, edit in zip(item.candidates, each.edits, strict=False):
+            if edit is not None and not each.repeat:
+                found.append(Ranking(item.prompt, (edit, candidate.text), (1, 2), each.rater, EDITS, item.messages))
+    return found
+
+
+def examples(edits: Sequence[Ranking]) -> list[dict[str, Any]]:
+    """Edits as rows that ``konomi sft`` reads: all conversations if one is."""
+    if any(each.messages for each in edits):
+        return [{"messages": Answered(each.prompt, each.responses[0], each.messages).conversation} for each in edits]
+    return [{"prompt": each.prompt, "completion": each.responses[0]} for each in edits]
 
 
 def counts_as_ranking(judgement: Judgement) -> bool:
@@ -68,12 +90,15 @@ def counts_as_ranking(judgement: Judgement) -> bool:
 
 def answer_row(item: Item, judgement: Judgement) -> dict[str, Any]:
     """One line of answers.jsonl."""
+    edited = judgement.edits or (None,) * len(item.candidates)
+    about = zip(item.candidates, item.langs, item.names_model, judgement.flags, edited, strict=True)
     return {
         "version": VERSION,
         "prompt": item.prompt,
         "candidates": [
             {**each.source, "text": each.text, "lang": lang, "names_model": named, "flags": list(flags)}
-            for each, lang, named, flags in zip(item.candidates, item.langs, item.names_model, judgement.flags, strict=True)
+            | ({} if edit is None else {"edit": edit})
+            for each, lang, named, flags, edit in about
         ],
         "lang": item.lang,
         "task": item.kind,
@@ -85,6 +110,7 @@ def answer_row(item: Item, judgement: Judgement) -> dict[str, Any]:
         "reason": judgement.reason,
         "comment": judgement.comment,
         "confidence": judgement.confidence,
+        "strength": judgement.strength,
         "seconds": judgement.seconds,
         "at": judgement.at,
         "revision": judgement.revision,
@@ -133,10 +159,10 @@ def _votes(pair: Pair, votes: PairVotes) -> dict[str, int]:
 
 def _files(exported: Exported) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     """Name, content, and format and counts of each file; rankings, pairs and scores only if there are any."""
-    ranked = rankings(exported)
-    votes = count_votes(ranked)
+    ranked, edited = rankings(exported), edits(exported)
+    votes = count_votes(ranked + edited)
     pairs, scores = soft_pairs(votes), mean_scores(ranked)
-    records: dict[str, Sequence[Record]] = {"rankings": ranked, "pairs": pairs, "scores": scores}
+    records: dict[str, Sequence[Record]] = {"rankings": ranked + edited, "pairs": pairs, "scores": scores}
     for name, rows in records.items():
         if rows:
             data = encode_records(rows, f"{name}.jsonl")
@@ -144,6 +170,9 @@ def _files(exported: Exported) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
                 lines = zip(data.splitlines(), pairs, votes, strict=True)
                 data = b"".join(json_line({**json.loads(line), **_votes(pair, of_pair)}) for line, pair, of_pair in lines)
             yield name, data, {"format": name, "counts": counts(rows)}
+    if edited:
+        data = b"".join(map(json_line, examples(edited)))
+        yield "edits", data, {"format": "examples", "counts": {"records": len(edited)}}
     others = [each for each in exported.judgements if not counts_as_ranking(each)]
     for name, judgements in (("answers", exported.judgements), ("other", others)):
         data = b"".join(json_line(answer_row(exported.items[each.task], each)) for each in judgements)

@@ -19,6 +19,7 @@ from konomi.labelling.database import Store
 from konomi.labelling.queue import Settings, place_of
 from konomi.labelling.records import KINDS, Imported, NewTask
 from konomi.labelling.tables import meta_list, seal_task
+from konomi.labelling.validation import as_seen
 
 MODELS = (
     *("ChatGPT", "GPT", "OpenAI", "Anthropic", "Google Bard", "DeepMind", "Mixtral", "Qwen", "Tongyi", "通义千问", "DeepSeek"),
@@ -198,7 +199,7 @@ def _row(where: str, task: NewTask, k_max: int, names: Sequence[str], notes: lis
     kept: list[Candidate] = []
     for number, each in enumerate(task.candidates, start=1):
         text = checked_text(where, f"candidate {number}", each.text, blank=True)
-        first = places.setdefault(_as_seen(text), number)
+        first = places.setdefault(as_seen(text), number)
         if first == number:
             kept.append(each)
         else:
@@ -215,11 +216,6 @@ def _row(where: str, task: NewTask, k_max: int, names: Sequence[str], notes: lis
         candidates.append((each.text, own, names_a_model(each.text, names), _json(where, "source", each.source)))
     digest = _digest(task.kind, Prompt(task.prompt).key, *sorted(each.text for each in kept))
     return Row(digest, task.prompt, lang, task.kind, _json(where, "columns", task.columns), tuple(candidates))
-
-
-def _as_seen(text: str) -> str:
-    """Equal for texts that look the same to a reader."""
-    return unicodedata.normalize("NFC", text.replace("\r\n", "\n")).strip()
 
 
 def _digest(*parts: str) -> str:

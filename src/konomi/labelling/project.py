@@ -3,7 +3,7 @@
 ::
 
     PROJECT/
-    ├── project.json      title, languages, settings of the queue; may be edited while no server runs
+    ├── project.json      title, languages, settings of the queue, what raters may say; may be edited while no server runs
     ├── guidelines.md     what raters read first; may be edited at any time
     └── labels.sqlite3    tasks, people, answers
 """
@@ -26,7 +26,7 @@ from konomi.files import read_utf8, utf8, write_atomic
 from konomi.labelling.database import Store, draft_of, look_up
 from konomi.labelling.import_tasks import add_tasks, create_store, language_of
 from konomi.labelling.queue import Settings
-from konomi.labelling.records import Imported, NewTask, Text
+from konomi.labelling.records import Imported, LabelOptions, NewTask, Text
 from konomi.reading import parse_json
 
 VERSION = 1
@@ -45,6 +45,7 @@ class Project(Section):
     lang: str  # in which the page starts, one of languages
     languages: Annotated[tuple[str, ...], Field(min_length=1)]  # that a person can choose from
     settings: Settings
+    label: LabelOptions = LabelOptions()
 
     @model_validator(mode="after")
     def _check_languages(self) -> Project:
@@ -87,6 +88,7 @@ def create_project(
     title: str | None = None,
     lang: str | None = None,
     settings: Settings | None = None,
+    options: LabelOptions | None = None,
     models: Iterable[str] = (),
 ) -> tuple[Project, Imported]:
     """Make a project; a failure leaves nothing behind.
@@ -107,8 +109,9 @@ def create_project(
         lang = _most(task.lang or language_of(task.prompt) for task in tasks)
     place = path.absolute()
     project = Project(
-        path=place, title=title or place.name, created=time.time(), lang=lang, languages=LANGUAGES, settings=settings
-    )
+        path=place, title=title or place.name, created=time.time(), lang=lang, languages=LANGUAGES, settings=settings,
+        label=options or LabelOptions(),
+    )  # fmt: skip
     with draft_of(path, place if place.is_dir() else place.parent) as draft:
         store, imported = create_store(draft / project.labels.name, tasks, settings, models)
         store.close()
@@ -132,13 +135,15 @@ def _move(directory: Path, place: Path) -> None:
         file.rename(place / file.name)
 
 
-def provide(path: Path, tasks: Sequence[NewTask], settings: Settings | None = None) -> tuple[Project, Imported]:
-    """The project at ``path`` with the tasks added; a new one is made with ``settings``.
+def provide(
+    path: Path, tasks: Sequence[NewTask], settings: Settings | None = None, options: LabelOptions | None = None
+) -> tuple[Project, Imported]:
+    """The project at ``path`` with the tasks added; a new one is made with ``settings`` and ``options``.
 
     Raises as :func:`create_project`, :func:`open_project` and :func:`add_tasks` do.
     """
     if not is_project(path):
-        return create_project(path, tasks, settings=settings)
+        return create_project(path, tasks, settings=settings, options=options)
     project = open_project(path)
     with project.store() as store:
         return project, add_tasks(store, tasks)

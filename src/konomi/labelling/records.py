@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from konomi.config.section import Section
 from konomi.data.messages import Conversation
 from konomi.data.records import Candidate, Task
 from konomi.errors import DataError
@@ -23,8 +24,8 @@ MESSAGES = "(messages)"
 """Among a stored task's columns: the conversation that its prompt stands for."""
 KEYS = "abcdefghi"
 """Names of the texts of one showing, in the order shown."""
-COMMENT_LIMIT, REASON_LIMIT, NAME_LIMIT = 2000, 200, 80
-"""Characters."""
+COMMENT_LIMIT, REASON_LIMIT, NAME_LIMIT, EDITS_LIMIT = 2000, 200, 80, 10_000
+"""Characters; of all edits of an answer together."""
 SECONDS_LIMIT = 86_400.0
 
 
@@ -34,7 +35,7 @@ class Refused(DataError):
     Attributes:
         code: the reason in one word, which pages translate: ``frozen``, ``conflict``, ``conflict_revision``,
             ``unknown_task``, ``unknown_person``, ``bad_id``, ``bad_kind``, ``bad_ranks``, ``bad_reason``, ``bad_flags``,
-            ``bad_confidence``, ``bad_seconds``, ``too_long``, ``bad_name``, ``name_taken``.
+            ``bad_confidence``, ``bad_strength``, ``bad_edits``, ``bad_seconds``, ``too_long``, ``bad_name``, ``name_taken``.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -72,7 +73,18 @@ class Answer(Body):
     flags: dict[Text, list[Text]] = {}  # key -> some of FLAGS
     comment: Text = ""  # up to 2,000 characters
     confidence: int | None = None  # 1 unsure, 2, 3 sure
+    strength: int | None = None  # of two ranked texts that are not tied: 1 slightly better, 2, 3 much better
+    edits: dict[Text, Text] = {}  # key -> a better text made of it; together up to 10,000 characters, none when skipped
     seconds: float = 0.0  # spent on it
+
+
+class LabelOptions(Section):
+    """What raters may say besides ranks, flags, confidence and a comment."""
+
+    model_config = ConfigDict(strict=True)
+
+    strength: bool = False  # of two texts, how much better the better one is
+    edit: bool = False  # a better text made of one
 
 
 @dataclass(frozen=True)
@@ -204,6 +216,8 @@ class Judgement:
     seconds: float
     at: float  # when this revision was saved, seconds since 1970
     revision: int  # 1 for the first
+    strength: int | None = None
+    edits: tuple[str | None, ...] = ()  # one for each candidate, or none at all
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,14 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-ANSWERS = """SELECT answers.rowid, answers.digest, answers.id, shown.id, task, person, repeat, places, answers.revision,
-    answers.kind, ranks, flags, reason, comment, confidence, seconds, answers.at
-    FROM answers JOIN shown ON shown.id = answers.shown"""
+_FIRST = """answers.rowid, answers.digest, answers.id, shown.id, task, person, repeat, places, answers.revision,
+    answers.kind, ranks, flags, reason, comment, confidence, seconds, answers.at"""
+"""Of an answer before version 4."""
+_BEFORE_4 = f"SELECT {_FIRST} FROM answers JOIN shown ON shown.id = answers.shown"
+ANSWERS = f"SELECT {_FIRST}, strength, edits FROM answers JOIN shown ON shown.id = answers.shown"
 """Rows of answers: row number, checksum, and the values under it."""
+_ALWAYS = 15
+"""So many values are always under the checksum; of later ones those up to the last that is given, so that older ones hold."""
 _LOST = """SELECT shown.id FROM shown LEFT JOIN answers ON answers.shown = shown.id GROUP BY shown.id
     HAVING count(answers.id) <> shown.revision OR coalesce(max(answers.revision), 0) <> shown.revision LIMIT 1"""
 
@@ -27,9 +31,16 @@ Row = tuple[Any, ...]
 def checked_answer(row: Row) -> Row:
     """The values of a row of ``ANSWERS``. Raises DatabaseError: it is damaged."""
     number, digest, *values = row
-    if digest != _checksum(values):
+    if digest != _checksum(_given(values)):
         raise sqlite3.DatabaseError(f"row {number} of the table answers is not as it was written")
     return tuple(values)
+
+
+def _given(values: Sequence[Any]) -> Sequence[Any]:
+    count = len(values)
+    while count > _ALWAYS and values[count - 1] is None:
+        count -= 1
+    return values[:count]
 
 
 def checked_places(places: str, count: int, showing: str) -> tuple[int, ...]:
@@ -81,10 +92,10 @@ def everything(db: sqlite3.Connection) -> tuple[dict[int, tuple[Row, list[Row]]]
     return _tasks(db), db.execute(f"{ANSWERS} AND answers.revision = shown.revision").fetchall()
 
 
-def seal_answer(db: sqlite3.Connection, id: str) -> None:
+def seal_answer(db: sqlite3.Connection, id: str, rows: str = ANSWERS) -> None:
     """Write the checksum of an answer."""
-    row = db.execute(f"{ANSWERS} WHERE answers.id = ?", (id,)).fetchone()
-    db.execute("UPDATE answers SET digest = ? WHERE id = ?", (_checksum(row[2:]), id))
+    row = db.execute(f"{rows} WHERE answers.id = ?", (id,)).fetchone()
+    db.execute("UPDATE answers SET digest = ? WHERE id = ?", (_checksum(_given(row[2:])), id))
 
 
 def seal_task(db: sqlite3.Connection, task: int) -> None:
@@ -98,7 +109,7 @@ def seal_all(db: sqlite3.Connection) -> None:
     for number, id, ranks, flags in db.execute("SELECT rowid, id, ranks, flags FROM answers").fetchall():
         for text in (ranks or "[]", flags):
             checked_json(f"row {number} of the table answers", text)
-        seal_answer(db, id)
+        seal_answer(db, id, _BEFORE_4)
     for task, (row, candidates) in _tasks(db).items():
         for text in (row[-1], *(each[-1] for each in candidates)):
             checked_json(f"row {task} of the table tasks, or its candidates,", text)
@@ -154,6 +165,8 @@ MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] =
         "ALTER TABLE people ADD COLUMN shortcuts INTEGER NOT NULL DEFAULT 1",
     ),
     ("ALTER TABLE tasks ADD COLUMN checksum BLOB NOT NULL DEFAULT x''", seal_all),
+    # edits: a JSON list, for each candidate the text that a person made of it, or null
+    ("ALTER TABLE answers ADD COLUMN strength INTEGER", "ALTER TABLE answers ADD COLUMN edits TEXT"),
 )
 VERSION = len(MIGRATIONS)
 

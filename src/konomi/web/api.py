@@ -102,8 +102,9 @@ def set_me(request: Request) -> Json:
 
 def _me(site: Site, person: Person) -> Json:
     own = {"person": person.id, **{key: getattr(person, key) for key in ("name", "admin", "shortcuts", "guidelines_seen")}}
-    title = visible(site.project.title) if site.project else "konomi"
-    return Json({**own, "languages": site.languages, "lang": site.lang, "title": title})
+    project, _ = site.opened()
+    about = {"languages": site.languages, "lang": site.lang, "title": visible(project.title)}
+    return Json({**own, **about, "asked": project.label.model_dump()})
 
 
 @router.get("/next")
@@ -121,12 +122,13 @@ def next_task(request: Request) -> Json:
 @router.post("/answers")
 def answers(request: Request) -> Json:
     """Save an answer durably; idempotent."""
-    _, store, person = _context(request)
+    site, store, person = _context(request)
     body = body_of(request, AnswerBody)
     if body.person not in (None, person.id):
         raise Refusal("no_access")
     answer = Answer(**{name: getattr(body, name) for name in Answer.model_fields})
-    saved = saved_answers.save(store, person, answer, time.time(), seen=body.revision)
+    options = site.opened()[0].label
+    saved = saved_answers.save(store, person, answer, time.time(), seen=body.revision, options=options)
     return Json({"saved": True, "id": saved.id, "revision": saved.revision})
 
 
@@ -146,7 +148,7 @@ def shown(request: Request, shown_id: str) -> Json:
     if task is None:
         raise Refusal("unknown_task")
     answer = saved_answers.answer_of(store, person, shown_id)
-    fields = ("kind", "ranks", "reason", "flags", "comment", "confidence")
+    fields = ("kind", "ranks", "reason", "flags", "comment", "confidence", "strength", "edits")
     return Json({"task": _task(task), "answer": answer and {name: getattr(answer, name) for name in fields}})
 
 

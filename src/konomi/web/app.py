@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from konomi.errors import DataError, RunError
 from konomi.labelling.people import SESSION_SECONDS, new_token
 from konomi.labelling.project import Project
-from konomi.labelling.records import Person, Refused
+from konomi.labelling.records import LabelOptions, Person, Refused
 from konomi.report.advice import locale
 from konomi.text import visible
 from konomi.web import api
@@ -197,7 +197,8 @@ def _page(request: Request, person: Person, name: str) -> Response:
     words = {lang: {**catalogue("page")[lang], **more.get(lang, {})} for lang in site.languages}
     title = visible(site.project.title) if site.project else "konomi"
     parts = {"project": site.project is not None, "runs": bool(site.runs) and person.admin, "admin": person.admin}
-    return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, **parts))
+    asked = site.project.label if site.project else LabelOptions()
+    return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, asked=asked, **parts))
 
 
 def _explain(request: Request, error: Exception) -> Response:

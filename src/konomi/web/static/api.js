@@ -1,6 +1,6 @@
 import { language, t } from "./words.js";
 
-const FINAL = /^(conflict|conflict_revision|too_long|too_large|unknown_task|bad_(id|kind|ranks|reason|flags|confidence|seconds|request))$/;
+const FINAL = /^(conflict|conflict_revision|too_long|too_large|unknown_task|bad_(id|kind|ranks|reason|flags|confidence|strength|edits|seconds|request))$/;
 
 /** What the server, or the way to it, said no with. `status` 0: there was no answer at all. */
 export class Failure extends Error {

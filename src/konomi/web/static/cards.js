@@ -6,7 +6,7 @@ export const FLAGS = ["unsafe", "broken", "reveals"];
 export const letter = (index) => String.fromCharCode(65 + index);
 
 export class Cards {
-  /** @param on {select, move, clear}: each is told the key of a card */
+  /** @param on {select, move, clear}: each is told the key of a card. {rewrite}: texts may be rewritten; told when one was */
   constructor(place, task, flags, on) {
     this.task = task;
     this.place = place;
@@ -32,11 +32,52 @@ export class Cards {
     const grip = make("span", "grip", { "aria-hidden": "true", "data-drag": key }, "⠿ ", name);
     const head = make("div", "head", {}, grip, make("span", "rank"), button("better", "▲"), button("worse", "▼"), button("clear", "×"));
     const marks = make("details", "flags", {}, make("summary"), make("fieldset", "", {}, make("legend", "unseen"), ...boxes));
-    const card = make("div", "card", { tabindex: "0", role: "group", "data-key": key, "aria-describedby": words.id }, head, words, marks);
+    const card = make("div", "card", { tabindex: "0", role: "group", "data-key": key, "aria-describedby": words.id }, head, words);
     card.dataset.name = name;
+    if (this.on.rewrite) card.append(...this.rewriter(key, text, words.lang, card));
+    card.append(marks);
     card.addEventListener("focusin", () => this.on.select(key));
     card.addEventListener("click", () => this.on.select(key)); // and not as soon as a finger lands: it may be scrolling
     return card;
+  }
+
+  /** A place to write a text better, which begins as the text; hidden, what is in it does not count. */
+  rewriter(key, text, lang, card) {
+    const area = make("textarea", "own", { rows: "6", maxlength: "10000", hidden: "", dir: "auto" });
+    const button = make("button", "rewrite", { type: "button" });
+    area.value = text;
+    if (lang) area.lang = lang;
+    button.addEventListener("click", () => this.rewrite(key, area.hidden));
+    area.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !event.isComposing && event.keyCode !== 229) card.focus();
+    });
+    return [area, button];
+  }
+
+  rewrite(key, open = true) {
+    const area = this.cards.get(key).querySelector(".own");
+    if (!area) return;
+    area.hidden = !open;
+    this.on.rewrite(key);
+    if (open) area.focus();
+  }
+
+  /** Texts that were made better, by the key of the card; one that looks as before is none. */
+  edits() {
+    const seen = (text) => text.replaceAll("\r\n", "\n").normalize("NFC").trim();
+    const found = {};
+    for (const { key, text } of this.task.texts) {
+      const area = this.cards.get(key).querySelector(".own:not([hidden])");
+      if (area && ![seen(text), ""].includes(seen(area.value))) found[key] = area.value;
+    }
+    return found;
+  }
+
+  setEdits(edits) {
+    for (const [key, text] of Object.entries(edits)) {
+      const area = this.cards.get(key)?.querySelector(".own");
+      if (area) Object.assign(area, { value: text, hidden: false });
+    }
   }
 
   name(key) {
@@ -68,6 +109,11 @@ export class Cards {
         const label = t(`${button.dataset.action}_label`, { name });
         button.setAttribute("aria-label", label);
         button.title = label;
+      }
+      const own = card.querySelector(".own");
+      if (own) {
+        own.setAttribute("aria-label", t("rewrite_label", { name }));
+        card.querySelector(".rewrite").textContent = t(own.hidden ? "rewrite" : "rewrite_drop");
       }
       fill(card);
       const flags = [...card.querySelectorAll("input:checked")].map((box) => t(`flag_${box.value}`));

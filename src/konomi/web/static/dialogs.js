@@ -1,4 +1,4 @@
-// The ranking page's dialogs for reading: one's earlier answers, and the guidelines.
+// The ranking page's dialogs: one's earlier answers, the guidelines, why a task is skipped.
 import { call } from "./api.js";
 import { alarm } from "./status.js";
 import { plainHtml } from "./markdown.js";
@@ -52,6 +52,19 @@ export async function guidelines() {
   } catch ({ say }) {
     alarm(say);
   }
+}
+
+/** @param skip is told the reason */
+export function skipping(skip) {
+  find("skip-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const reason = event.target.elements.reason.value;
+    const own = find("skip-other").value.trim();
+    if (reason === "other" && !own) return find("skip-other").focus();
+    find("skip").close();
+    skip(reason === "other" ? own : reason);
+    event.target.reset();
+  });
 }
 
 for (const button of document.querySelectorAll("dialog [data-close]")) button.addEventListener("click", () => button.closest("dialog").close());

@@ -1,6 +1,6 @@
 // The keyboard of the ranking page. Arrow keys and Enter work on a focused card; single keys can be switched off.
 
-const LETTERS = { U: "undo", X: "all_bad", S: "skip", E: "earlier", G: "guidelines" };
+const LETTERS = { U: "undo", X: "all_bad", S: "skip", E: "earlier", G: "guidelines", M: "strength", W: "rewrite" };
 
 /**
  * What a key press asks for, or null: {do: "rank", rank} and others by name.

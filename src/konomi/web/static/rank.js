@@ -1,9 +1,10 @@
 // The ranking page: one task at a time. Ranks are in ranking.js, cards in cards.js, what is not sent yet in outbox.js.
 import { again, call, delay } from "./api.js";
 import { Cards, rankWords } from "./cards.js";
-import { earlier, guidelines, newest } from "./dialogs.js";
+import { earlier, guidelines, newest, skipping } from "./dialogs.js";
 import { Clock, Past, kept, uuid } from "./draft.js";
 import { dragging } from "./drag.js";
+import { drawStrength, said as formSaid, say, strength, stronger } from "./form.js";
 import { meaning } from "./keys.js";
 import { Outbox } from "./outbox.js";
 import { Ranking } from "./ranking.js";
@@ -26,19 +27,15 @@ document.addEventListener("visibilitychange", () => clock?.turn());
 
 const place = (shown) => `draft.${me.person}.${shown}`;
 
-/** What can be undone step by step: all but the comment, where the browser does that. */
-function chosen() {
-  const confidence = form.elements.confidence.value;
-  return { ranks: ranking.ranks, all_bad: find("all-bad").checked, flags: cards.flags(), confidence: confidence ? Number(confidence) : null };
-}
+/** What can be undone step by step. */
+const chosen = () => ({ ranks: ranking.ranks, flags: cards.flags(), ...formSaid() });
 
-const said = () => ({ ...chosen(), comment: find("comment").value });
+const said = () => ({ ...chosen(), comment: find("comment").value, edits: cards.edits() });
 
-function choose({ ranks = {}, all_bad = false, flags, confidence = null }) {
+function choose({ ranks = {}, flags, ...more }) {
   ranking.ranks = ranks;
-  find("all-bad").checked = all_bad;
   if (flags) cards.setFlags(flags);
-  for (const each of form.elements.confidence) each.checked = each.value === String(confidence);
+  say(more);
 }
 
 /** Something was chosen or written: it can be undone, and outlives a reload. */
@@ -55,12 +52,14 @@ function show(next, answer = null, mine = null) {
   form.reset();
   ranking = new Ranking(task.texts.map(({ key }) => key));
   const flags = Object.fromEntries(task.texts.map(({ key, flags }) => [key, flags ?? []]));
-  cards = new Cards(find("cards"), task, flags, { select, move, clear: (key) => change(key, () => ranking.set(key, null)) });
+  const on = { select, move, clear: (key) => change(key, () => ranking.set(key, null)) };
+  cards = new Cards(find("cards"), task, flags, me.asked.edit ? { ...on, rewrite: changed } : on);
   pristine = JSON.stringify(said());
   const begun = kept.get(place(task.id));
   const restored = mine ?? (begun?.revision === task.revision ? begun : null) ?? (answer && { ...answer, all_bad: answer.kind === "all_bad" });
   if (restored) choose(restored);
   find("comment").value = restored?.comment ?? "";
+  cards.setEdits(restored?.edits ?? {});
   past = new Past(chosen());
   selected = ranking.missing[0] ?? ranking.keys[0];
   clock = new Clock();
@@ -86,6 +85,7 @@ function draw() {
   if (!task) return;
   cards.draw(ranking, selected);
   drawSlots(ranking, cards, selected);
+  drawStrength(ranking, me.asked.strength);
   const allBad = find("all-bad").checked;
   const missing = ranking.missing.length;
   find("submit").disabled = !(ranking.complete || allBad);
@@ -153,13 +153,14 @@ async function undo() {
 
 function send(kind, reason = null) {
   const { comment, confidence, flags } = said();
+  const more = kind === "skipped" ? {} : { strength: kind === "ranked" ? strength(ranking) : null, edits: cards.edits() };
   const ranks = kind === "skipped" || (kind === "all_bad" && !ranking.complete) ? {} : ranking.canonical();
   const { id: shown, revision } = task;
   after = editing;
   editing = false;
   task = null;
   view("loading", "sending");
-  outbox.add({ id: uuid(), shown, revision, kind, ranks, reason, flags, comment, confidence, seconds: clock.turn() });
+  outbox.add({ id: uuid(), shown, revision, kind, ranks, reason, flags, comment, confidence, ...more, seconds: clock.turn() });
 }
 
 function submit() {
@@ -250,8 +251,8 @@ function heard({ detail }) {
 
 /** What was refused comes back to the page, unless nothing can be done about it there. */
 function refused(answer, failure) {
-  const { shown, kind, ranks, flags, comment, confidence, revision } = answer;
-  const mine = { ranks, flags, comment, confidence, all_bad: kind === "all_bad" };
+  const { shown, kind, revision } = answer;
+  const mine = { ...answer, all_bad: kind === "all_bad" };
   after = false;
   alarm(() => `${failure.say()} ${t("refused")}`);
   kept.set(place(shown), { ...mine, revision });
@@ -270,6 +271,12 @@ const acts = {
     cards.reveal(selected);
   },
   all_bad: () => find("all-bad").click(),
+  strength: () => {
+    if (!stronger()) return;
+    changed();
+    announce(t("strength_now", { strength: t(`strength_${formSaid().strength ?? "none"}`) }));
+  },
+  rewrite: () => cards.rewrite(selected),
   skip: () => find("skip").showModal(),
   submit,
   undo,
@@ -291,15 +298,7 @@ find("leave").addEventListener("click", () => {
   task = null;
   next();
 });
-find("skip-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const reason = event.target.elements.reason.value;
-  const own = find("skip-other").value.trim();
-  if (reason === "other" && !own) return find("skip-other").focus();
-  find("skip").close();
-  send("skipped", reason === "other" ? own : reason);
-  event.target.reset();
-});
+skipping((reason) => send("skipped", reason));
 find("shortcuts").addEventListener("change", (event) => {
   shortcuts = event.target.checked;
   call("POST", "/api/me", { shortcuts }).catch((failure) => alarm(failure.say));
