@@ -26,6 +26,7 @@ from label_site import figures_later
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
+PHONE = {"width": 360, "height": 740}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
@@ -170,3 +171,19 @@ def next_shown(page: Any, before: str) -> str:
     """Wait until another task than ``before`` is there."""
     page.locator(f"#task[data-shown]:not([hidden]):not([data-shown='{before}'])").wait_for()
     return str(page.locator("#task").get_attribute("data-shown"))
+
+
+def clean(page: Any) -> None:
+    """An accessibility scan, in light and dark, finds nothing; nothing is wider than the page, nothing too small to press."""
+    from axe_core_python.sync_playwright import Axe
+
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert [(each["id"], each["nodes"][0]["html"]) for each in Axe().run(page)["violations"]] == []
+    page.emulate_media(color_scheme="light")
+    small = """() => [...document.querySelectorAll('button, input, textarea, summary, nav a')].filter(each => {
+        const box = (each.closest('label') ?? each).getBoundingClientRect();
+        return each.checkVisibility() && box.width && (box.width < 24 || box.height < 24);
+    }).map(each => each.outerHTML)"""
+    assert page.evaluate(small) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]

@@ -495,8 +495,8 @@ TRAINING = {
     ],
 }  # fmt: skip
 
-QUEUE, ASSIGNMENTS, SAVED, EXPORT, BLIND, PEOPLE = (
-    f"labelling/test_{name}.py::test_" for name in ("queue", "assignments", "answers", "export", "blind", "people")
+QUEUE, ASSIGNMENTS, SAVED, EXPORT, BLIND, PEOPLE, DECISIONS = (
+    f"labelling/test_{name}.py::test_" for name in ["queue", "assignments", "answers", "export", "blind", "people", "decisions"]
 )
 AGREEMENT = "statistics/test_agreement.py::test_"
 LABELLING = {
@@ -530,6 +530,11 @@ LABELLING = {
     "labelling/validation.py": [
         ("1 + sum(other < rank", "1 + sum(other <= rank", "ties at the last of their places", SAVED + "ranks_are_stored"),
         ("or ranks[0] == ranks[1]:", "or False:", "a tie has a strength", SAVED + "how_much_better"),
+    ],
+    "labelling/decisions.py": [
+        ("sum(len(way) == 2 for", "sum(len(way) >= 1 for", "whoever agrees differs", DECISIONS + "pairs_that_are"),
+        ("for _, key in sorted(zip(order, KEYS", "for _, key in list(zip(order, KEYS", "a decision of other texts",
+         DECISIONS + "the_owner_decides"),
     ],
     "labelling/export.py": [
         ("(edit, candidate.text), (1, 2)", "(edit, candidate.text), (2, 1)", "an edit is worse", EXPORT + "edits_and_strengths"),

@@ -142,7 +142,7 @@ def test_what_cannot_become_a_project(tmp_path: Path) -> None:
         ({"settings": 3}, "settings: .*"),
         ({"settings": {"overlap": 2}}, "no 'settings.repeats'; add it"),
         ({"label": {"strenght": True}}, r"label.strenght: unknown key; did you mean strength\?"),
-        ({"label": {"edit": 1}}, "label.edit: Input should be a valid boolean"),
+        ({"label": {"edit": 1}}, r"label.edit: Input should be a valid boolean \(got 1\)"),
         (
             {"settings": {**Settings().model_dump(), "overlp": 2}},
             r"settings.overlp: unknown key; did you mean overlap\?",

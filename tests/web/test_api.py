@@ -122,6 +122,36 @@ def test_two_windows_do_not_overwrite_each_other(site: Site) -> None:
     assert client.post("/api/answers", json=answer_to(task)).json()["revision"] == 3  # others need not say it
 
 
+def test_where_raters_differ_the_owner_decides(site: Site) -> None:
+    for name, turn in (("Hana", 1), ("Jiro", -1)):
+        client = site.person(name)
+        while task := client.get("/api/next").json()["task"]:
+            order = sorted(task["texts"], key=lambda each: each["text"])[::turn]
+            ranks = {each["key"]: 1 + place for place, each in enumerate(order)}
+            client.post("/api/answers", json=answer_to(task, ranks=ranks))
+    owner = site.owner()
+    found = owner.get("/api/disputes").json()
+    assert (found["all"], found["open"]) == (8, 8)
+    number = found["disputes"][0]["task"]
+    one = owner.get(f"/api/disputes/{number}").json()
+    assert (set(one["task"]), one["answer"]) == ({"id", "prompt", "lang", "texts", "revision"}, None)
+    assert sorted(sum(each.values()) for each in one["rankings"]) == [6, 6]
+    assert MODEL not in owner.get(f"/api/disputes/{number}").text and "Hana" not in owner.get(f"/api/disputes/{number}").text
+    ranks = {"a": 1, "b": 2, "c": 2}
+    body = {"ranks": ranks, "comment": "良い", "revision": 0}
+    assert owner.post(f"/api/disputes/{number}", json=body).json() == {"saved": True, "revision": 1}
+    assert owner.get(f"/api/disputes/{number}").json()["answer"] == {"ranks": ranks, "comment": "良い"}
+    assert owner.get("/api/disputes").json()["open"] == 7
+    for wrong, expected in (
+        (body, (409, "conflict_revision")), ({**body, "revision": 1, "ranks": {"a": 1}}, (422, "bad_ranks")),
+        ({"ranks": ranks}, (400, "bad_request")), ({**body, "more": 1}, (400, "bad_request")),
+    ):  # fmt: skip
+        assert refusal(owner.post(f"/api/disputes/{number}", json=wrong)) == expected
+    for path in ("999", "x", "1" * 16):
+        assert refusal(owner.get(f"/api/disputes/{path}")) == (404, "unknown_task")
+        assert refusal(owner.post(f"/api/disputes/{path}", json=body)) == (404, "unknown_task")
+
+
 def test_what_was_read_and_set_is_kept(site: Site) -> None:
     client = site.person("Hana")
     version = client.get("/api/guidelines").json()["version"]

@@ -1,4 +1,4 @@
-"""What a project may ask for beside ranks, in headless Chromium: how much better a text is, and a better one."""
+"""The pages in headless Chromium, beyond ranks: how much better a text is, a better one, what the owner decides."""
 
 from __future__ import annotations
 
@@ -10,28 +10,16 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make install-dev")
 pytest.importorskip("axe_core_python", reason="axe-core-python is not installed: make install-dev")
 
-from axe_core_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from browsing import Server, begin, next_shown, project_of
+from browsing import PHONE, Server, begin, clean, next_shown, project_of
+from konomi.labelling.answers import collect, save
+from konomi.labelling.assignments import next_task
+from konomi.labelling.people import add_person
 from konomi.labelling.records import LabelOptions
+from people_at_work import NOW, answer_to
 
 HOSTILE = "<img src=x onerror='window.pwned = 1'> 元の文"
-PHONE = {"width": 360, "height": 740}
-
-
-def clean(page: Page) -> None:
-    """An accessibility scan, in light and dark, finds nothing; nothing is wider than the page, nothing too small to press."""
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        assert [(each["id"], each["nodes"][0]["html"]) for each in Axe().run(page)["violations"]] == []
-    page.emulate_media(color_scheme="light")
-    small = """() => [...document.querySelectorAll('button, input, textarea, summary, nav a')].filter(each => {
-        const box = (each.closest('label') ?? each).getBoundingClientRect();
-        return each.checkVisibility() && box.width && (box.width < 24 || box.height < 24);
-    }).map(each => each.outerHTML)"""
-    assert page.evaluate(small) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
 
 
 def test_how_much_better_and_a_better_text(tmp_path: Path, visit: Callable[..., Page]) -> None:
@@ -40,7 +28,7 @@ def test_how_much_better_and_a_better_text(tmp_path: Path, visit: Callable[..., 
     with Server(project) as server:
         page = visit(server.start, viewport=PHONE)
         begin(page)
-        shown, strength = next_shown(page, ""), page.locator("#strength")
+        shown, strength = next_shown(page, ""), page.locator("#strength input").first
         if page.locator(".card").count() == 3:  # of three texts nothing is asked but a better one
             expect(strength).to_be_hidden()
             page.keyboard.press("x")
@@ -99,4 +87,62 @@ def test_how_much_better_and_a_better_text(tmp_path: Path, visit: Callable[..., 
         assert next_shown(page, "") == shown
         expect(page.locator(".card", has_text="元の文").locator(".own")).to_have_value(f"{HOSTILE}、x")
         expect(page.locator('[name="strength"][value="2"]')).to_be_checked()
+        assert page.evaluate("window.pwned") is None
+
+
+def test_the_owner_decides_where_raters_differ(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    tasks = [[HOSTILE, "別の文", "三つ目の文"], ["良い文", "悪い文"], ["同じ文", "違う文"]]
+    with Server(project_of(tmp_path / "project", tasks, overlap=2.0)) as server:
+        store = server.app.state.site.store
+        for at, (name, turn) in enumerate((("Aki", 1), ("Ben", -1)), start=int(NOW)):
+            person = add_person(store, name)[0]
+            while (shown := next_task(store, person, NOW)) is not None:
+                agreed = shown.prompt == "お題 2"
+                texts = sorted(each.text for each in shown.texts)[:: 1 if agreed else turn]
+                ranks = {each.key: 1 + texts.index(each.text) for each in shown.texts}
+                save(store, person, answer_to(shown, ranks=ranks), at)
+        page = visit(server.start, viewport=PHONE)
+        page.wait_for_url("**/guidelines")
+        page.goto(f"{server.address}/decisions")
+        rows = page.locator("#disputes button")
+        expect(rows).to_have_count(2)
+        expect(page.locator("#count")).to_have_text("全 2 件のうち、まだ決めていないもの 2 件")
+        clean(page)
+        # with the keyboard: both raters' ranks are there, whose text is whose is not
+        rows.filter(has_text="お題 0").press("Enter")
+        card = page.locator(".card", has_text="元の文")
+        expect(card.locator(".votes")).to_have_text("参加者 1：1 位 · 参加者 2：3 位")
+        assert "secret-model" not in page.content() and "Aki" not in page.content()
+        expect(page.locator("#submit")).to_be_disabled()
+        for key in ("1", "1", "u", "1", "3"):
+            page.keyboard.press(key)
+        clean(page)
+        page.locator("#comment").fill("決めた")
+        page.locator('.languages [value="en"]').click()
+        expect(card.locator(".votes")).to_have_text("rater 1: 1 · rater 2: 3")
+        page.locator(".card").first.press("Enter")
+        expect(page.locator("#count")).to_have_text("1 of 2 without a decision")
+        expect(rows.filter(has_text="お題 1")).to_be_focused()
+        expect(rows.last).to_contain_text("decided")
+        page.set_viewport_size({"width": 1280, "height": 900})
+        # an outdated window is told, and keeps what is on it
+        other = page.context.new_page()
+        other.goto(f"{server.address}/decisions")
+        for window in (page, other):
+            window.locator("#disputes button", has_text="お題 0").click()
+            window.locator(".card").first.wait_for()
+            expect(window.locator("#comment")).to_have_value("決めた")
+        page.locator("#withdraw").click()
+        expect(page.locator("#count")).to_have_text("2 of 2 without a decision")
+        other.locator("#submit").click()
+        expect(other.locator("#alarm")).to_contain_text("another window")
+        expect(other.locator("#form")).to_be_visible()
+        page.locator("#disputes button", has_text="お題 1").click()
+        page.locator('[data-rank="1"]').click()
+        page.locator('[data-rank="2"]').click()
+        page.locator("#submit").click()
+        expect(page.locator("#count")).to_have_text("1 of 2 without a decision")
+        clean(page)
+        (decision,) = collect(store).decisions
+        assert sorted(decision.ranks) == [1, 2]
         assert page.evaluate("window.pwned") is None

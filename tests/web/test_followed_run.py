@@ -129,7 +129,16 @@ def test_only_runs_and_only_their_owner(tmp_path: Path) -> None:
     assert client.get("/", follow_redirects=False).headers["location"] == "/watch"
     assert '<html lang="ja"' in client.get("/watch", headers={"accept-language": "ja"}).text
     assert '<html lang="en"' in client.get("/watch").text
-    for path in ("/api/me", "/api/next", "/guidelines", "/people", "/api/people", "/api/guidelines"):
+    for path in (
+        "/api/me",
+        "/api/next",
+        "/guidelines",
+        "/people",
+        "/decisions",
+        "/api/people",
+        "/api/disputes",
+        "/api/guidelines",
+    ):
         assert client.get(path).status_code == 404, path
     with pytest.raises(DataError, match=r"not a run: there is no run.json in it"):
         Site(None, runs=[tmp_path])

@@ -117,9 +117,11 @@ def test_without_a_token_nothing(site: Site) -> None:
 
 def test_a_guest_is_no_owner(site: Site) -> None:
     guest = site.person("Hana")
-    for path in ("/people", "/watch", "/api/people", "/api/runs", "/api/runs/0/metrics"):
+    for path in ("/people", "/decisions", "/watch", "/api/people", "/api/disputes", "/api/disputes/1", "/api/runs",
+                 "/api/runs/0/metrics"):  # fmt: skip
         assert guest.get(path).status_code == 403, path
     assert guest.post("/api/people", json={"name": "x"}).status_code == 403
+    assert guest.post("/api/disputes/1", json={"ranks": {}, "revision": 0}).status_code == 403
     assert guest.delete(f"/api/people/{find_person(site.site.store, 'Hana').id}").status_code == 403
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from string import Formatter
 
-from konomi.labelling import answers, people, validation
+from konomi.labelling import answers, decisions, people, validation
 from konomi.labelling.project import GUIDELINES, LANGUAGES
 from konomi.report.advice import locale
 from konomi.report.page import STATIC
@@ -15,7 +15,8 @@ from konomi.web.errors import STATUS, catalogue, preferred, say
 
 WEB = Path(__file__).resolve().parents[2] / "src" / "konomi" / "web"
 PARTS = [*sorted((WEB / "static").glob("*.js")), *sorted((WEB / "templates").rglob("*.html"))]
-CODES = set(STATUS) | set(re.findall(r'Refused\(\s*"(\w+)"', "".join(map(inspect.getsource, (answers, people, validation)))))
+SOURCES = "".join(map(inspect.getsource, (answers, decisions, people, validation)))
+CODES = set(STATUS) | set(re.findall(r'Refused\(\s*"(\w+)"', SOURCES))
 
 
 CATALOGUES = {

@@ -157,6 +157,9 @@ def export(
     project: Project,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The directory to write; it must not exist yet.")],
     freeze: Annotated[bool, typer.Option("--freeze", help="Close the collection: no answers are accepted from now on.")] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="The owner's decisions take the place of the raters' rankings of these tasks.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write people's answers as rankings, pairs and scores for konomi reward. The page may go on running.
@@ -180,14 +183,14 @@ def export(
         echo(f"computing figures of {plural(len(exported.judgements), 'answer')}", err=True)
     name, figures = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
     try:
-        files = write_export(exported, out, {f"{name}.json": figures}, project=opened.title) | {name: figures}
+        files = write_export(exported, out, {f"{name}.json": figures}, final=final, project=opened.title)
     except KonomiError:
         if freeze and thawed:  # nothing was written: nothing is final
             with opened.store() as store:
                 store.freeze(False)
         raise
     if as_json:
-        show_json(files)
+        show_json(files | {name: figures})
         return
     for file in files["files"].values():
         echo(f"{file['name']}: {', '.join(plural(count, what.removesuffix('s')) for what, count in file['counts'].items())}")

@@ -14,6 +14,7 @@ from konomi.labelling.database import Store, explained
 from konomi.labelling.records import (
     KEYS,
     Answer,
+    Decision,
     Exported,
     Item,
     Judgement,
@@ -27,6 +28,7 @@ from konomi.labelling.records import (
 from konomi.labelling.tables import ANSWERS as ROWS
 from konomi.labelling.tables import (
     checked_answer,
+    checked_decision,
     checked_json,
     checked_task,
     everything,
@@ -226,7 +228,7 @@ def collect(store: Store, *, freeze: bool = False) -> Exported:
         return _exported(rows, unchanged)
 
 
-def _exported(rows: tuple[dict[int, Any], list[tuple[Any, ...]]], unchanged: int) -> Exported:
+def _exported(rows: tuple[dict[int, Any], list[tuple[Any, ...]], list[tuple[Any, ...]]], unchanged: int) -> Exported:
     """Tasks and answers of :func:`konomi.labelling.tables.everything`. Raises DatabaseError: something in it is damaged."""
     items = {}
     for id, task_row in rows[0].items():
@@ -235,9 +237,17 @@ def _exported(rows: tuple[dict[int, Any], list[tuple[Any, ...]]], unchanged: int
         responses = tuple(Candidate(text, json.loads(source)) for text, source in zip(texts, sources, strict=True))
         items[id] = Item(prompt, lang, kind, responses, langs, tuple(map(bool, named)), json.loads(columns))
     judgements = [_judgement(checked_answer(row)) for row in rows[1]]
-    for task in {each.task for each in judgements} - items.keys():
+    decisions = [each for each in map(decision_of, sorted(rows[2], key=lambda row: row[1])) if each is not None]
+    for task in ({each.task for each in judgements} | {each.task for each in decisions}) - items.keys():
         raise sqlite3.DatabaseError(f"row {task} of the table tasks is missing")
-    return Exported(items, tuple(sorted(judgements, key=lambda each: (each.task, each.rater, each.repeat))), unchanged)
+    said = tuple(sorted(judgements, key=lambda each: (each.task, each.rater, each.repeat)))
+    return Exported(items, said, unchanged, tuple(decisions))
+
+
+def decision_of(row: tuple[Any, ...]) -> Decision | None:
+    """The decision in a row of ``tables.DECISIONS``; None: it was taken back. Raises DatabaseError: it is damaged."""
+    task, person, revision, at, ranks, comment = checked_decision(row)
+    return None if ranks is None else Decision(task, person, tuple(json.loads(ranks)), comment, at, revision)
 
 
 def _judgement(row: tuple[Any, ...]) -> Judgement:

@@ -5,6 +5,8 @@
 - edits.jsonl: each edit as an example for ``konomi sft``: a prompt with its completion, or a conversation.
 - pairs.jsonl: each two responses that were ranked together, once: the label is the share of raters who prefer ``chosen``, a
   tie counting half for each; ``for``, ``against`` and ``ties`` count them.
+- decisions.jsonl: the owner's decisions on tasks on which raters differ. With ``final`` they take the place of the raters'
+  rankings of these tasks in the files above.
 - answers.jsonl: all latest answers with everything that is known: sources, the order shown, flags, comments, repeats.
 - other.jsonl: of these, what is in no ranking: ``all_bad``, ``skipped``, and repeats.
 - manifest.json: names, hashes and counts.
@@ -18,6 +20,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,8 @@ SOURCE = "people"
 """The source that the records name."""
 EDITS = "edits"
 """That of edits."""
+DECISIONS = "decisions"
+"""That of what the owner decided."""
 
 
 def rankings(exported: Exported, kind: str | None = None) -> list[Ranking]:
@@ -63,6 +68,16 @@ def repeated(exported: Exported) -> list[tuple[Ranking, Ranking]]:
 def _ranking(item: Item, own: Judgement) -> Ranking:
     texts = tuple(each.text for each in item.candidates)
     return Ranking(item.prompt, texts, own.ranks or (), own.rater, SOURCE, item.messages, own.strength)
+
+
+def decided(exported: Exported) -> dict[int, Ranking]:
+    """The owner's decisions as rankings, by task."""
+    found = {}
+    for each in exported.decisions:
+        item = exported.items[each.task]
+        texts = tuple(candidate.text for candidate in item.candidates)
+        found[each.task] = Ranking(item.prompt, texts, each.ranks, each.person, DECISIONS, item.messages)
+    return found
 
 
 def edits(exported: Exported) -> list[Ranking]:
@@ -118,12 +133,15 @@ def answer_row(item: Item, judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None = None, **about: Any) -> dict[str, Any]:
+def write_export(
+    exported: Exported, out: Path, also: Mapping[str, Any] | None = None, *, final: bool = False, **about: Any
+) -> dict[str, Any]:
     """Write all files into a new directory, in one step, and return the manifest.
 
     Args:
         out: the directory, which must not exist; only its owner can read it.
         also: further JSON files, by name.
+        final: the owner's decisions take the place of the raters' rankings of the tasks that were decided.
         about: further entries of the manifest.
 
     Raises:
@@ -134,7 +152,7 @@ def write_export(exported: Exported, out: Path, also: Mapping[str, Any] | None =
         raise DataError(NO_ANSWERS)
     check_out(out)
     entries, contents = {}, {name: manifest_bytes(content) for name, content in (also or {}).items()}
-    for name, data, entry in _files(exported):
+    for name, data, entry in _files(exported, final):
         contents[f"{name}.jsonl"], sha256 = data, hashlib.sha256(data).hexdigest()
         entries[name] = {"name": f"{name}.jsonl", "sha256": sha256, "version": VERSION, **entry}
     manifest = {"version": VERSION, "files": entries, "answers": _counts(exported.judgements), **about}
@@ -157,9 +175,12 @@ def _votes(pair: Pair, votes: PairVotes) -> dict[str, int]:
     return {"for": sides[0], "against": sides[1], "ties": votes.ties}
 
 
-def _files(exported: Exported) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+def _files(exported: Exported, final: bool) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     """Name, content, and format and counts of each file; rankings, pairs and scores only if there are any."""
-    ranked, edited = rankings(exported), edits(exported)
+    ranked, edited, decisions = rankings(exported), edits(exported), decided(exported)
+    if final:
+        own = tuple(each for each in exported.judgements if each.task not in decisions)
+        ranked = [*rankings(replace(exported, judgements=own)), *decisions.values()]
     votes = count_votes(ranked + edited)
     pairs, scores = soft_pairs(votes), mean_scores(ranked)
     records: dict[str, Sequence[Record]] = {"rankings": ranked + edited, "pairs": pairs, "scores": scores}
@@ -173,6 +194,9 @@ def _files(exported: Exported) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     if edited:
         data = b"".join(map(json_line, examples(edited)))
         yield "edits", data, {"format": "examples", "counts": {"records": len(edited)}}
+    if decisions:
+        data = encode_records([*decisions.values()], "decisions.jsonl")
+        yield "decisions", data, {"format": "rankings", "counts": counts([*decisions.values()])}
     others = [each for each in exported.judgements if not counts_as_ranking(each)]
     for name, judgements in (("answers", exported.judgements), ("other", others)):
         data = b"".join(json_line(answer_row(exported.items[each.task], each)) for each in judgements)

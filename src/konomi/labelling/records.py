@@ -221,9 +221,22 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """What the owner decided on a task on which raters differ: its final ranking. No figure of the raters counts it."""
+
+    task: int  # the id of its Item
+    person: str  # the owner's pseudonym
+    ranks: tuple[int, ...]  # as in Judgement
+    comment: str
+    at: float
+    revision: int
+
+
+@dataclass(frozen=True)
 class Exported:
     """All tasks and latest answers at one moment."""
 
     items: dict[int, Item]  # by id
     judgements: tuple[Judgement, ...]  # by task, person, then first before repeat
     unchanged: int = 0  # before/after texts that are the same text and are shown to nobody
+    decisions: tuple[Decision, ...] = ()  # by task; none that was taken back

@@ -81,15 +81,16 @@ def _tasks(db: sqlite3.Connection, task: int | None = None) -> dict[int, tuple[R
     return tasks
 
 
-def everything(db: sqlite3.Connection) -> tuple[dict[int, tuple[Row, list[Row]]], list[Row]]:
-    """Tasks and latest answers, unchecked, so that the transaction is short: nobody can save an answer meanwhile.
+def everything(db: sqlite3.Connection) -> tuple[dict[int, tuple[Row, list[Row]]], list[Row], list[Row]]:
+    """Tasks, latest answers and decisions, unchecked, so that the transaction is short: nobody can save an answer meanwhile.
 
     Raises DatabaseError: an answer is missing.
     """
     lost = db.execute(_LOST).fetchone()
     if lost is not None:
         raise sqlite3.DatabaseError(f"an answer to row {lost[0]} of the table shown is missing")
-    return _tasks(db), db.execute(f"{ANSWERS} AND answers.revision = shown.revision").fetchall()
+    latest = db.execute(f"{ANSWERS} AND answers.revision = shown.revision").fetchall()
+    return _tasks(db), latest, db.execute(DECISIONS).fetchall()
 
 
 def seal_answer(db: sqlite3.Connection, id: str, rows: str = ANSWERS) -> None:
@@ -114,6 +115,22 @@ def seal_all(db: sqlite3.Connection) -> None:
         for text in (row[-1], *(each[-1] for each in candidates)):
             checked_json(f"row {task} of the table tasks, or its candidates,", text)
         seal_task(db, task)
+
+
+DECISIONS = "SELECT digest, task, person, revision, at, ranks, comment FROM decisions"
+"""Rows of decisions: checksum, and the values under it."""
+
+
+def checked_decision(row: Row) -> Row:
+    """The values of a row of ``DECISIONS``. Raises DatabaseError: it is damaged."""
+    if row[0] != _checksum(row[1:]):
+        raise sqlite3.DatabaseError(f"row {row[1]} of the table decisions is not as it was written")
+    return tuple(row[1:])
+
+
+def write_decision(db: sqlite3.Connection, *values: Any) -> None:
+    """Write a decision over an earlier one of the task: its values in the order of ``DECISIONS``."""
+    db.execute("INSERT OR REPLACE INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, _checksum(values)))
 
 
 def checked_json(where: str, text: str) -> Any:
@@ -167,6 +184,12 @@ MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] =
     ("ALTER TABLE tasks ADD COLUMN checksum BLOB NOT NULL DEFAULT x''", seal_all),
     # edits: a JSON list, for each candidate the text that a person made of it, or null
     ("ALTER TABLE answers ADD COLUMN strength INTEGER", "ALTER TABLE answers ADD COLUMN edits TEXT"),
+    # ranks: NULL once it was taken back
+    (
+        """CREATE TABLE decisions (task INTEGER PRIMARY KEY REFERENCES tasks, person TEXT NOT NULL REFERENCES people
+            ON DELETE CASCADE, revision INTEGER NOT NULL, at REAL NOT NULL, ranks TEXT, comment TEXT NOT NULL,
+            digest BLOB NOT NULL)""",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

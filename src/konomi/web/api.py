@@ -77,7 +77,8 @@ def _context(request: Request) -> tuple[Site, Store, Person]:
     return site, site.opened()[1], person_of(request)
 
 
-def _owner_context(request: Request) -> tuple[Site, Store, Person]:
+def owner_context(request: Request) -> tuple[Site, Store, Person]:
+    """The app's state, the store, and the person who asks. Raises Refusal: they are no owner, or there is no project."""
     owner = admin_of(request)
     site: Site = request.app.state.site
     return site, site.opened()[1], owner
@@ -116,7 +117,7 @@ def next_task(request: Request) -> Json:
         assignments.give_up(store, person)
     else:
         shown = assignments.next_task(store, person, time.time())
-    return Json({"task": None if shown is None else _task(shown), "progress": _progress(site, store, person)})
+    return Json({"task": None if shown is None else task_json(shown), "progress": _progress(site, store, person)})
 
 
 @router.post("/answers")
@@ -149,7 +150,7 @@ def shown(request: Request, shown_id: str) -> Json:
         raise Refusal("unknown_task")
     answer = saved_answers.answer_of(store, person, shown_id)
     fields = ("kind", "ranks", "reason", "flags", "comment", "confidence", "strength", "edits")
-    return Json({"task": _task(task), "answer": answer and {name: getattr(answer, name) for name in fields}})
+    return Json({"task": task_json(task), "answer": answer and {name: getattr(answer, name) for name in fields}})
 
 
 @router.get("/progress")
@@ -174,7 +175,7 @@ def guidelines(request: Request) -> Json:
 @router.get("/people")
 def people(request: Request) -> Json:
     """All people and their agreement, for owners."""
-    site, store, _ = _owner_context(request)
+    site, store, _ = owner_context(request)
     latest = None if site.figures is None else site.figures.get(saved_answers.changes(store), people=True)
     known = latest.people or {} if latest else {}
     everybody = [{**_person(each), "figures": known.get(each.id)} for each in raters.all_people(store)]
@@ -184,7 +185,7 @@ def people(request: Request) -> Json:
 @router.post("/people")
 def invite(request: Request) -> Json:
     """Add a person; returns their invite link, which cannot be read again."""
-    site, store, _ = _owner_context(request)
+    site, store, _ = owner_context(request)
     person, token = raters.add_person(store, body_of(request, PersonBody).name)
     return Json({"invite": _link(request, site, token), "person": _person(person)})
 
@@ -192,7 +193,7 @@ def invite(request: Request) -> Json:
 @router.post("/people/{person_id}/invite")
 def invite_again(request: Request, person_id: str) -> Json:
     """A new invite link for a person who lost theirs or whose access was revoked."""
-    site, store, _ = _owner_context(request)
+    site, store, _ = owner_context(request)
     token = raters.new_token(store, person_id)
     return Json({"invite": _link(request, site, token), "person": _person(raters.find_person(store, person_id))})
 
@@ -200,7 +201,7 @@ def invite_again(request: Request, person_id: str) -> Json:
 @router.post("/freeze")
 def freeze(request: Request) -> Json:
     """Close or reopen the collection; for owners."""
-    _, store, _ = _owner_context(request)
+    _, store, _ = owner_context(request)
     store.freeze(body_of(request, FreezeBody).frozen)
     return Json({"frozen": store.frozen})
 
@@ -208,7 +209,7 @@ def freeze(request: Request) -> Json:
 @router.delete("/people/{person_id}")
 def revoke(request: Request, person_id: str) -> Json:
     """Revoke a person's access; their answers stay."""
-    _, store, owner = _owner_context(request)
+    _, store, owner = owner_context(request)
     person = raters.find_person(store, person_id)
     if person.id == owner.id:
         raise Refusal("yourself")
@@ -224,7 +225,8 @@ def _person(person: Person) -> dict[str, Any]:
     return {"id": person.id, "name": person.name, "admin": person.admin, "active": person.active}
 
 
-def _task(shown: Shown) -> dict[str, Any]:
+def task_json(shown: Shown) -> dict[str, Any]:
+    """A task for a page."""
     # field by field, so that new fields of Shown do not leak
     texts = [{"key": each.key, "text": each.text, "lang": each.lang, "flags": each.flags} for each in shown.texts]
     return {"id": shown.id, "prompt": shown.prompt, "lang": shown.lang, "texts": texts, "revision": shown.revision}

@@ -22,7 +22,7 @@ from konomi.labelling.project import Project
 from konomi.labelling.records import LabelOptions, Person, Refused
 from konomi.report.advice import locale
 from konomi.text import visible
-from konomi.web import api
+from konomi.web import api, decisions
 from konomi.web.errors import Refusal, catalogue, reader_language, refused, say, small_page
 from konomi.web.figures import Figures
 from konomi.web.followed_run import FollowedRun
@@ -97,12 +97,14 @@ def _add_routes(app: FastAPI) -> None:
         "/": front,
         "/guidelines": guidelines,
         "/people": people_page,
+        "/decisions": decisions_page,
         "/watch": watch_page,
     }
     pages |= {"/start/{token}": start, "/i/{token}": accept_invite}
     for route, page in pages.items():
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
+    app.include_router(decisions.router)
     app.mount("/static", StaticFiles(directory=HERE / "static", packages=[("konomi.report", "static")]))
     for kind in (Refusal, Refused, DataError, RunError, HTTPException):
         app.add_exception_handler(kind, _explain)
@@ -126,6 +128,13 @@ def people_page(request: Request) -> Response:
     owner = admin_of(request)
     request.app.state.site.opened()
     return _page(request, owner, "people")
+
+
+def decisions_page(request: Request) -> Response:
+    """The page of tasks on which raters differ, for owners."""
+    owner = admin_of(request)
+    request.app.state.site.opened()
+    return _page(request, owner, "decisions")
 
 
 def watch_page(request: Request) -> Response:

@@ -6,12 +6,13 @@ export const FLAGS = ["unsafe", "broken", "reveals"];
 export const letter = (index) => String.fromCharCode(65 + index);
 
 export class Cards {
-  /** @param on {select, move, clear}: each is told the key of a card. {rewrite}: texts may be rewritten; told when one was */
+  /** @param flags those that are set, by key; null: there are none to set
+   * @param on {select, move, clear}: each is told the key of a card. {rewrite}: texts may be rewritten; told when one was */
   constructor(place, task, flags, on) {
     this.task = task;
     this.place = place;
     this.on = on;
-    this.cards = new Map(task.texts.map((each, index) => [each.key, this.build(each, letter(index), flags[each.key] ?? [])]));
+    this.cards = new Map(task.texts.map((each, index) => [each.key, this.build(each, letter(index), flags && (flags[each.key] ?? []))]));
     place.replaceChildren(...this.cards.values());
     place.dataset.count = task.texts.length;
   }
@@ -24,18 +25,12 @@ export class Cards {
     };
     const words = make("div", "text", { id: `text-${key}` });
     write(words, text, lang, t("empty_text"));
-    const boxes = FLAGS.map((flag) => {
-      const box = make("input", "", { type: "checkbox", value: flag });
-      box.checked = flags.includes(flag);
-      return make("label", "check", {}, box, make("span", "", { "data-t": `flag_${flag}` }));
-    });
     const grip = make("span", "grip", { "aria-hidden": "true", "data-drag": key }, "⠿ ", name);
     const head = make("div", "head", {}, grip, make("span", "rank"), button("better", "▲"), button("worse", "▼"), button("clear", "×"));
-    const marks = make("details", "flags", {}, make("summary"), make("fieldset", "", {}, make("legend", "unseen"), ...boxes));
     const card = make("div", "card", { tabindex: "0", role: "group", "data-key": key, "aria-describedby": words.id }, head, words);
     card.dataset.name = name;
     if (this.on.rewrite) card.append(...this.rewriter(key, text, words.lang, card));
-    card.append(marks);
+    if (flags) card.append(marks(flags));
     card.addEventListener("focusin", () => this.on.select(key));
     card.addEventListener("click", () => this.on.select(key)); // and not as soon as a finger lands: it may be scrolling
     return card;
@@ -104,7 +99,6 @@ export class Cards {
       card.classList.toggle("ranked", key in ranking.ranks);
       card.classList.toggle("selected", key === selected);
       card.setAttribute("aria-label", t("card_label", { name, rank }));
-      card.querySelector("legend").textContent = t("flags_of", { name });
       for (const button of card.querySelectorAll(".step")) {
         const label = t(`${button.dataset.action}_label`, { name });
         button.setAttribute("aria-label", label);
@@ -116,6 +110,8 @@ export class Cards {
         card.querySelector(".rewrite").textContent = t(own.hidden ? "rewrite" : "rewrite_drop");
       }
       fill(card);
+      if (!card.querySelector(".flags")) continue;
+      card.querySelector("legend").textContent = t("flags_of", { name });
       const flags = [...card.querySelectorAll("input:checked")].map((box) => t(`flag_${box.value}`));
       card.querySelector("summary").textContent = [t("flags"), flags.join(", ")].filter(Boolean).join(": ");
     }
@@ -133,6 +129,15 @@ export class Cards {
     }
     return found;
   }
+}
+
+function marks(flags) {
+  const boxes = FLAGS.map((flag) => {
+    const box = make("input", "", { type: "checkbox", value: flag });
+    box.checked = flags.includes(flag);
+    return make("label", "check", {}, box, make("span", "", { "data-t": `flag_${flag}` }));
+  });
+  return make("details", "flags", {}, make("summary"), make("fieldset", "", {}, make("legend", "unseen"), ...boxes));
 }
 
 /** "2nd, tied" in the language of the page. */

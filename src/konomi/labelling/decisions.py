@@ -1,0 +1,122 @@
+"""Tasks on which raters differ, and what the owner decides on them. Agreement and all other figures are the raters' own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from konomi.labelling import queue
+from konomi.labelling.answers import decision_of
+from konomi.labelling.database import Store
+from konomi.labelling.records import KEYS, Answer, LabelOptions, Person, Refused, Shown, ShownText
+from konomi.labelling.tables import ANSWERS, DECISIONS, checked_answer, checked_json, task_of, write_decision
+from konomi.labelling.validation import validated
+
+_LATEST = f"{ANSWERS} AND answers.revision = shown.revision WHERE task = ? AND repeat = 0 AND answers.kind = 'ranked'"
+_RANKED = """SELECT task, answers.rowid, ranks FROM answers JOIN shown ON shown.id = answers.shown
+    AND answers.revision = shown.revision JOIN tasks ON tasks.id = task
+    WHERE repeat = 0 AND answers.kind = 'ranked' AND tasks.kind = 'rank' ORDER BY task"""
+
+
+@dataclass(frozen=True)
+class Dispute:
+    """A task of which raters order two texts in opposite ways."""
+
+    task: int
+    prompt: str
+    raters: int  # who ranked it
+    share: float  # of the pairs of its texts, those that are ordered both ways
+    decided: bool
+
+
+@dataclass(frozen=True)
+class Disputed:
+    """A task as its owner decides it: blind, with what each rater said; ``ranks`` by key, None: there is no decision."""
+
+    shown: Shown  # its id is the task's number
+    rankings: tuple[dict[str, int], ...]
+    ranks: dict[str, int] | None
+    comment: str
+
+
+def disputes(store: Store) -> list[Dispute]:
+    """The tasks on which raters differ: those without a decision first, then by how far they differ."""
+    with store.snapshot() as db:
+        found = []
+        for task, rows in itertools.groupby(db.execute(_RANKED), key=lambda row: int(row[0])):
+            said = [checked_json(f"row {number} of the table answers", ranks) for _, number, ranks in rows]
+            if share := differing(said):
+                found.append((task, len(said), share))
+        decided = {row[1] for row in db.execute(DECISIONS) if decision_of(row) is not None}
+        prompts = {task: task_of(db, task)[0][2] for task, _, _ in found}
+    made = [Dispute(task, prompts[task], raters, share, task in decided) for task, raters, share in found]
+    return sorted(made, key=lambda each: (each.decided, -each.share, each.task))
+
+
+def differing(rankings: Sequence[Sequence[int]]) -> float:
+    """The share of the pairs that some order one way and some the other; a tie is neither.
+
+    >>> differing([[1, 2, 3], [2, 1, 3]]), differing([[1, 2], [1, 1]])
+    (0.3333333333333333, 0.0)
+    """
+    pairs = list(itertools.combinations(range(len(rankings[0])), 2))
+    ways = [{ranks[i] < ranks[j] for ranks in rankings if ranks[i] != ranks[j]} for i, j in pairs]
+    return sum(len(way) == 2 for way in ways) / len(pairs)
+
+
+def disputed(store: Store, owner: Person, task: int) -> Disputed:
+    """A task that people have ranked, its texts in an order that says nothing.
+
+    Raises:
+        Refused: there is no such task.
+    """
+    with store.snapshot() as db:
+        digest = db.execute("SELECT digest FROM tasks WHERE id = ? AND kind = 'rank'", (task,)).fetchone()
+        if digest is None:
+            raise Refused("unknown_task", f"there is no task {task}")
+        (_, lang, prompt, _), candidates = task_of(db, task)
+        rows = [checked_answer(row) for row in db.execute(f"{_LATEST} ORDER BY answers.at, answers.id", (task,))]
+        row = db.execute(f"{DECISIONS} WHERE task = ?", (task,)).fetchone()
+        decision, revision = (None, 0) if row is None else (decision_of(row), int(row[3]))
+    order = queue.order(len(candidates), digest[0], owner.id, store.settings)
+    keyed = dict(zip(KEYS, order, strict=False))
+    texts = tuple(
+        ShownText(key, candidates[number][0], candidates[number][1], ("reveals",) if candidates[number][2] else ())
+        for key, number in keyed.items()
+    )
+    given = [json.loads(each[8]) for each in rows]
+    rankings = tuple({key: int(ranks[number]) for key, number in keyed.items()} for ranks in given)
+    own = None if decision is None else {key: decision.ranks[number] for key, number in keyed.items()}
+    return Disputed(Shown(str(task), prompt, lang, texts, revision), rankings, own, decision.comment if decision else "")
+
+
+def decide(store: Store, owner: Person, task: int, ranks: Mapping[str, int], comment: str, seen: int, now: float) -> int:
+    """Save the owner's decision on a task, or with no ranks take it back; return its revision.
+
+    Args:
+        ranks: by the keys of :func:`disputed`.
+        seen: the revision that the owner saw, 0: none.
+        now: seconds since 1970.
+
+    Raises:
+        Refused: there is no such task; ranks or comment are not what they should be; ``conflict_revision``: it was decided in
+            another window meanwhile.
+    """
+    shown = disputed(store, owner, task).shown
+    texts = {each.key: each.text for each in shown.texts}
+    answer = Answer(id="", shown=shown.id, kind="ranked" if ranks else "all_bad", ranks=dict(ranks), comment=comment)
+    answer = validated(answer, texts, LabelOptions())
+    with store.write() as db:
+        found: Any = db.execute("SELECT revision FROM decisions WHERE task = ?", (task,)).fetchone()
+        revision = int(found[0]) if found else 0
+        if seen != revision:
+            raise Refused("conflict_revision", f"task {task} was decided meanwhile: revision {revision}, not {seen}")
+        digest = db.execute("SELECT digest FROM tasks WHERE id = ?", (task,)).fetchone()[0]
+        order = queue.order(len(texts), digest, owner.id, store.settings)
+        keys = [key for _, key in sorted(zip(order, KEYS, strict=False))]
+        stored = json.dumps([answer.ranks[key] for key in keys]) if ranks else None
+        write_decision(db, task, owner.id, revision + 1, now, stored, answer.comment)
+    return revision + 1

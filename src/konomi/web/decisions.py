@@ -1,0 +1,61 @@
+"""The JSON behind the page of tasks on which raters differ; for owners. It names neither models nor raters."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from fastapi import APIRouter, Request
+
+from konomi.labelling import decisions
+from konomi.labelling.records import Body, Text
+from konomi.web.api import body_of, owner_context, task_json
+from konomi.web.errors import Json, Refusal
+
+router = APIRouter(prefix="/api/disputes")
+MOST = 100
+"""Tasks that are listed."""
+
+
+class DecisionBody(Body):
+    """A decision, or with no ranks that it is taken back, and the revision that it replaces."""
+
+    ranks: dict[Text, int]
+    comment: Text = ""
+    revision: int
+
+
+@router.get("")
+def listed(request: Request) -> Json:
+    """The tasks on which raters differ, undecided ones first; ``all``: how many there are, ``open``: without a decision."""
+    _, store, _ = owner_context(request)
+    found = decisions.disputes(store)
+    return Json({
+        "disputes": [dict(vars(each)) for each in found[:MOST]],
+        "all": len(found),
+        "open": sum(not each.decided for each in found),
+    })  # fmt: skip
+
+
+@router.get("/{task}")
+def one(request: Request, task: str) -> Json:
+    """A task, blind, with the raters' ranks and the decision."""
+    _, store, owner = owner_context(request)
+    found = decisions.disputed(store, owner, _number(task))
+    answer = None if found.ranks is None else {"ranks": found.ranks, "comment": found.comment}
+    return Json({"task": task_json(found.shown), "rankings": list(found.rankings), "answer": answer})
+
+
+@router.post("/{task}")
+def decide(request: Request, task: str) -> Json:
+    """Save a decision, or take it back; also while the collection is closed."""
+    _, store, owner = owner_context(request)
+    body = body_of(request, DecisionBody)
+    revision = decisions.decide(store, owner, _number(task), body.ranks, body.comment, body.revision, time.time())
+    return Json({"saved": True, "revision": revision})
+
+
+def _number(task: str) -> int:
+    if not re.fullmatch("[0-9]{1,15}", task):
+        raise Refusal("unknown_task")
+    return int(task)
