@@ -33,9 +33,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))
 class Server:
     """A project that is served. ``address`` lets nobody in; ``start`` does, as its owner."""
 
-    def __init__(self, project: Project | None, runs: Sequence[Path] = ()) -> None:
+    def __init__(self, project: Project | None, runs: Sequence[Path] = (), policy: Any = None) -> None:
         self.project = project
-        self.app = make_app(project, runs=runs, start="start-secret")
+        self.app = make_app(project, runs=runs, start="start-secret", policy=policy)
         figures_later(self.app)
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))

@@ -272,6 +272,8 @@ def test_mistakes_are_one_message(here: Path, monkeypatch: pytest.MonkeyPatch) -
         (["sft", "empty.toml", *sets("model.name=bare", "data.texts=answers.jsonl")], ["bare", template]),
         (["sample", "empty.toml", *sets("models.a.name=bare"), *talks], ["bare", template]),
         (["generate", "bare", "--chat", "-p", "x"], ["bare", template]),
+        (["label", "p", "--chat", "bare"], ["bare", template]),
+        (["label", "p", "--chat", "lm", "--candidates", "c.jsonl"], ["--chat and --candidates: raters write the prompts"]),
         (["generate", "lm", "--system", "S", "-p", "x"], ["--system and --chat-template go with it"]),
         (["generate", "lm"], ["--prompt TEXT is needed"]),
         (["generate", "lm", "--chat", "-n", "2"], ["--samples needs --prompt"]),

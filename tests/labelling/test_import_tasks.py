@@ -31,7 +31,7 @@ def task(*texts: str, prompt: str = "p", **more: Any) -> NewTask:
         ([task(*"abcdefghij")], "task 1: 10 candidates; up to 9 can be ranked at once: split it into several tasks"),
         ([task("a", "b", prompt=" \n")], "task 1: the prompt is blank; remove the row or write a text"),
         ([task("a", "b\ud800")], r"task 1: candidate 2 has half a character \(a surrogate\) at position 1"),
-        ([task("a", "b", kind="best")], "task 1: kind 'best'; one of rank, compare, same is needed"),
+        ([task("a", "b", kind="best")], "task 1: kind 'best'; one of rank, compare, same, chat is needed"),
         ([task("a", "b", lang='ja" onclick="')], """task 1: lang 'ja" onclick="'; a tag such as ja or en-GB is needed"""),
         ([task("a", "b", columns={"x": object()})], "task 1: columns cannot be kept as JSON: .*"),
         ([task("a", "a "), task("b", "b", "b")], "no task is left: all 2 have fewer than two different texts; draw others"),

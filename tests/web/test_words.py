@@ -7,15 +7,16 @@ import re
 from pathlib import Path
 from string import Formatter
 
-from konomi.labelling import answers, decisions, people, validation
+from konomi.labelling import answers, chats, decisions, people, validation
 from konomi.labelling.project import GUIDELINES, LANGUAGES
 from konomi.report.advice import locale
 from konomi.report.page import STATIC
+from konomi.web import chat
 from konomi.web.errors import STATUS, catalogue, preferred, say
 
 WEB = Path(__file__).resolve().parents[2] / "src" / "konomi" / "web"
 PARTS = [*sorted((WEB / "static").glob("*.js")), *sorted((WEB / "templates").rglob("*.html"))]
-SOURCES = "".join(map(inspect.getsource, (answers, decisions, people, validation)))
+SOURCES = "".join(map(inspect.getsource, (answers, chats, decisions, people, validation, chat)))
 CODES = set(STATUS) | set(re.findall(r'Refused\(\s*"(\w+)"', SOURCES))
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from konomi.cli.common import Json, echo, show_json, verb
+from konomi.cli.common import Json, echo, make_observer, show_json, verb
 from konomi.errors import ConfigError, DataError, KonomiError
 from konomi.text import plural
 
 if TYPE_CHECKING:
     from konomi.labelling.project import Project as LabelProject
+    from konomi.web.chat import Policy
 
 SOON = 2_000
 """Answers whose figures are computed at once; with more, a line says that it takes a while."""
@@ -43,6 +44,10 @@ def label(
     strength: Annotated[
         bool, typer.Option("--strength", help="A new project: raters may say how much better the better of two texts is.")
     ] = False,
+    chat: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A new project: raters write to this chat model and choose one of two answers."),
+    ] = None,
     edit: Annotated[bool, typer.Option("--edit", help="A new project: raters may make a better text of one.")] = False,
     people: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Print an invite link for this person; may be given several times.")
@@ -55,7 +60,7 @@ def label(
 ) -> None:
     """Let people rank candidates on a page. It prints the address to open; Ctrl-C ends it, and every answer is saved.
 
-    The first time: konomi label PROJECT --candidates FILE. Later konomi label PROJECT goes on.
+    The first time: konomi label PROJECT --candidates FILE, or --chat MODEL. Later konomi label PROJECT goes on.
     """
     from konomi.labelling.answers import collect
     from konomi.labelling.people import checked_name
@@ -65,12 +70,16 @@ def label(
     check_host(host, allow_network)
     public = None if public_url is None else public_of(public_url)
     invite = list(dict.fromkeys(checked_name(each) for each in people or []))
-    opened = _opened(project, candidates, {"strength": strength, "edit": edit})
+    policy = _policy(project, candidates, chat)
+    opened = _opened(project, candidates, {"strength": strength, "edit": edit}, chat)
     with opened.store() as store:
         collect(store)  # damage is reported before anything is served
     names = name or []
     echo(f"Ctrl-C ends the page; the answers are kept. Then: konomi export {project} --out DIR", err=True)
-    serve(opened, host=host, port=port, allow_network=allow_network, names=names, public_url=public, say=echo, invite=invite)
+    serve(
+        opened, host=host, port=port, allow_network=allow_network, names=names, public_url=public, say=echo, invite=invite,
+        policy=policy,
+    )  # fmt: skip
     echo(f"stopped; all answers are in {project}. konomi export {project} --out DIR writes them as files", err=True)
 
 
@@ -90,10 +99,45 @@ def watch(
     serve(None, runs=runs, host=host, port=port, allow_network=allow_network, names=names, public_url=public_url, say=echo)
 
 
-def _opened(project: Path, candidates: Path | None, options: Mapping[str, bool]) -> LabelProject:
+def _policy(project: Path, candidates: Path | None, model: str | None) -> Policy | None:
+    """The model that raters talk with, loaded; None: they rank. Raises ConfigError, ModelError, DataError: it cannot be."""
+    from konomi.labelling.project import is_project, open_project
+    from konomi.labelling.records import ChatOptions
+
+    there = open_project(project) if is_project(project) else None
+    if model is not None and there is not None:
+        raise ConfigError(f'--chat: {project} is there already; the model is "chat" in its project.json, or give another name')
+    if model is not None and candidates is not None:
+        raise ConfigError("--chat and --candidates: raters write the prompts themselves, and the model the answers; give one")
+    wanted = there.chat if there is not None else ChatOptions(model=_absolute(model)) if model is not None else None
+    if wanted is None:
+        return None
+    from konomi.config import ModelConfig
+    from konomi.jobs.revisit import Writer
+
+    config = ModelConfig(name=wanted.model, chat_template=wanted.chat_template)
+    seed = there.settings.seed if there is not None else 0
+    writer = Writer(config, wanted.tokens, wanted.temperature, seed, make_observer())
+    writer.check_chat()
+    return writer
+
+
+def _absolute(model: str) -> str:
+    """A model's name as it holds wherever konomi is started next."""
+    path = Path(model).expanduser()
+    return str(path.absolute()) if path.exists() else model
+
+
+def _opened(project: Path, candidates: Path | None, options: Mapping[str, bool], chat: str | None) -> LabelProject:
     """Open the project, or make it, and add the candidates. Raises DataError, ConfigError: that is not possible."""
-    from konomi.labelling.project import is_project, open_project, provide, tasks_of
-    from konomi.labelling.records import LabelOptions
+    from konomi.labelling.project import create_project, is_project, open_project, provide, tasks_of
+    from konomi.labelling.queue import Settings
+    from konomi.labelling.records import ChatOptions, LabelOptions
+
+    if chat is not None:
+        own = ChatOptions(model=_absolute(chat))
+        settings = Settings(overlap=1.0, repeats=0.0)
+        return create_project(project, None, settings=settings, options=LabelOptions(**options), chat=own, models=[own.model])[0]
 
     if is_project(project):
         there = open_project(project).label.model_dump()

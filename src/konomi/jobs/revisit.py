@@ -12,7 +12,7 @@ from typing import Any
 from konomi.config import CompareConfig, CompareJob, DataConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.data.messages import Answered, Message, asked, readable
 from konomi.data.prompts import as_prompts
-from konomi.data.records import Prompt
+from konomi.data.records import Candidate, Prompt
 from konomi.engine.device import autocast, choose_precision, find_device
 from konomi.engine.sampler import make_draws, sample
 from konomi.errors import DataError, ModelError
@@ -143,9 +143,13 @@ class Writer:
         self._loaded, self._name = load_causal_lm(model, progress=observer.say), model.name
         self._loaded.model.to(find_device())
 
-    def answers(self, prompts: Sequence[Prompt], samples: int = 1) -> list[Answered]:
-        """``samples`` responses to each prompt. Raises ConfigError if a prompt leaves no room for a response of ``length``."""
-        tokens, items = self._loaded.tokens, [(prompt, i) for prompt in prompts for i in range(samples)]
+    def answers(self, prompts: Sequence[Prompt], samples: int = 1, streams: Sequence[int] = ()) -> list[Answered]:
+        """``samples`` responses to each prompt, of the random streams 0, 1, ... or ``streams``.
+
+        Raises:
+            ConfigError: a prompt leaves no room for a response of ``length``.
+        """
+        tokens, items = self._loaded.tokens, [(prompt, i) for prompt in prompts for i in streams or range(samples)]
         each = [prompt for prompt, _ in items]
         queries = tokens.queries(each, None, self._seed, 0, sys.maxsize)
         check_context(max(map(len, queries)), self._config.response_tokens[1], self._loaded)
@@ -153,6 +157,17 @@ class Writer:
         rollout = sample(self._loaded.model, tokens, queries, draws, self._config, self._name)
         texts = zip(each, *tokens.split_all(each, queries, rollout.response_ids()), strict=True)
         return [Answered(text, response, prompt.messages) for prompt, text, response in texts]
+
+    def check_chat(self) -> None:
+        """Check that it can answer messages. Raises ModelError: it has no chat template."""
+        _ = self._loaded.tokens.render
+
+    def drawn(self, prompt: Prompt, streams: Sequence[int]) -> list[Candidate]:
+        """A response to a prompt for each random stream, with its source. Raises as :meth:`answers` does."""
+        texts = self.answers([prompt], len(streams), streams)
+        about = {"model": self._name, "revision": self._loaded.revision, "temperature": self._config.temperature}
+        rows = zip(texts, streams, strict=True)
+        return [Candidate(text.response, {**about, "seed": self._seed, "stream": stream}) for text, stream in rows]
 
     def talk(self, lines: Iterable[str], system: str | None = None) -> Iterator[Answered]:
         """The answer to each line of a user, all of them one conversation; blank lines are passed over."""

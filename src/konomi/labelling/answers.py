@@ -176,7 +176,7 @@ def comparisons(store: Store) -> int | None:
     Only answers that came since the last call are read.
     """
     with store.read() as db:
-        if db.execute("SELECT 1 FROM tasks WHERE kind <> 'rank' LIMIT 1").fetchone():
+        if db.execute("SELECT 1 FROM tasks WHERE kind IN ('compare', 'same') LIMIT 1").fetchone():
             return None
         rows, newest, last, total = store.cache.get("comparisons", (0, 0, None, 0))
         new = db.execute(_SINCE, (newest,)).fetchall()

@@ -81,7 +81,7 @@ def coverage(store: Store) -> tuple[int, int]:
     """How many answers count toward the target, and the target: tasks times people a task."""
     with store.read() as db:
         team, target = db.execute(
-            "SELECT sum(min(covered, wanted)), sum(wanted) FROM"
+            "SELECT coalesce(sum(min(covered, wanted)), 0), coalesce(sum(wanted), 0) FROM"
             f" (SELECT covered, {_WANTED} AS wanted FROM tasks INDEXED BY tasks_in_turn)",
             _wanted(store.settings),
         ).fetchone()

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sqlite3
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,14 +73,19 @@ class Row:
     candidates: tuple[tuple[str, str, bool, str], ...]
 
 
-def create_store(path: Path, tasks: Iterable[NewTask], settings: Settings, models: Iterable[str] = ()) -> tuple[Store, Imported]:
+def create_store(
+    path: Path, tasks: Iterable[NewTask] | None, settings: Settings, models: Iterable[str] = ()
+) -> tuple[Store, Imported]:
     """Make a store of tasks. A text that names a model, one of ``models`` or of the sources of the texts, is flagged.
+
+    ``tasks``: None: there are none yet, as raters write them.
 
     Raises:
         DataError: the file exists; there are no tasks, or one cannot be used. No file is then made.
         RunError: it cannot be written.
     """
-    prepared = prepare(list(tasks), settings.k_max, models)
+    nothing = Prepared([], (), model_names(models), ())
+    prepared = nothing if tasks is None else prepare(list(tasks), settings.k_max, models)
     store = Store(path, settings, new=True)
     try:
         return store, _insert(store, prepared)
@@ -102,21 +108,26 @@ def add_tasks(store: Store, tasks: Iterable[NewTask]) -> Imported:
 
 
 def _insert(store: Store, prepared: Prepared) -> Imported:
-    added = 0
     with store.write() as db:
-        for task in prepared.rows:
-            row = db.execute(
-                "INSERT INTO tasks (digest, place, kind, lang, prompt, columns) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (task.digest, place_of(task.digest, store.settings), task.kind, task.lang, task.prompt, task.columns),
-            )
-            if row.rowcount:
-                added += 1
-                candidates = [(row.lastrowid, number, *each) for number, each in enumerate(task.candidates)]
-                db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", candidates)
-                seal_task(db, int(row.lastrowid or 0))
+        added = sum(insert_task(db, task, place_of(task.digest, store.settings)) is not None for task in prepared.rows)
         for key, more in (("models", prepared.names), ("unchanged", prepared.unchanged)):
             store.set_meta(key, json.dumps(list(dict.fromkeys([*meta_list(db, key), *more]))))
     return Imported(added, len(prepared.rows) - added, prepared.notes)
+
+
+def insert_task(db: sqlite3.Connection, task: Row, place: float) -> int | None:
+    """Insert a task at a place on the queue's circle; its id, or None: it is there already."""
+    row = db.execute(
+        "INSERT INTO tasks (digest, place, kind, lang, prompt, columns) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (task.digest, place, task.kind, task.lang, task.prompt, task.columns),
+    )
+    if not row.rowcount:
+        return None
+    id = int(row.lastrowid or 0)
+    candidates = [(id, number, *each) for number, each in enumerate(task.candidates)]
+    db.executemany("INSERT INTO candidates VALUES (?, ?, ?, ?, ?, ?)", candidates)
+    seal_task(db, id)
+    return id
 
 
 def language_of(text: str) -> str:

@@ -98,7 +98,7 @@ def remember(store: Store, person: Person, *, guidelines_seen: str | None = None
 def forget(store: Store, who: str) -> int:
     """Remove a person (by pseudonym or name), their tokens and answers; return how many tasks they had answered.
 
-    These tasks are open again for others. Earlier exports still hold the answers.
+    These tasks are open again for others; their conversations with a model go too. Earlier exports still hold the answers.
 
     Raises:
         Refused: there is no such person.
@@ -109,7 +109,11 @@ def forget(store: Store, who: str) -> int:
         answered = db.execute("SELECT count(number) FROM shown WHERE person = ?", person).fetchone()[0]
         of_person = "SELECT task FROM shown WHERE person = ? AND repeat = 0 AND kind <> 'skipped'"
         db.execute(f"UPDATE tasks SET covered = covered - 1 WHERE id IN ({of_person})", person)
+        query = "SELECT task FROM shown JOIN tasks ON tasks.id = task WHERE person = ? AND tasks.kind = 'chat'"
+        talks = db.execute(query, person).fetchall()
         db.execute("DELETE FROM people WHERE id = ?", person)  # and, by their foreign keys, all the rest
+        for statement in ("candidates WHERE task = ?", "decisions WHERE task = ?", "tasks WHERE id = ?"):
+            db.executemany(f"DELETE FROM {statement}", talks)
         store.set_meta("forgotten", str(int(store.meta("forgotten") or 0) + 1))
         store.set_meta("compact", "1")
     store.compact()

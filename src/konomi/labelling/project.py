@@ -26,7 +26,7 @@ from konomi.files import read_utf8, utf8, write_atomic
 from konomi.labelling.database import Store, draft_of, look_up
 from konomi.labelling.import_tasks import add_tasks, create_store, language_of
 from konomi.labelling.queue import Settings
-from konomi.labelling.records import Imported, LabelOptions, NewTask, Text
+from konomi.labelling.records import ChatOptions, Imported, LabelOptions, NewTask, Text
 from konomi.reading import parse_json
 
 VERSION = 1
@@ -46,6 +46,7 @@ class Project(Section):
     languages: Annotated[tuple[str, ...], Field(min_length=1)]  # that a person can choose from
     settings: Settings
     label: LabelOptions = LabelOptions()
+    chat: ChatOptions | None = None  # raters talk with a model instead of ranking tasks
 
     @model_validator(mode="after")
     def _check_languages(self) -> Project:
@@ -83,18 +84,20 @@ def tasks_of(candidates: Path) -> list[NewTask]:
 
 def create_project(
     path: Path,
-    tasks: Iterable[NewTask],
+    tasks: Iterable[NewTask] | None,
     *,
     title: str | None = None,
     lang: str | None = None,
     settings: Settings | None = None,
     options: LabelOptions | None = None,
+    chat: ChatOptions | None = None,
     models: Iterable[str] = (),
 ) -> tuple[Project, Imported]:
     """Make a project; a failure leaves nothing behind.
 
     Args:
         path: a directory that does not exist yet, or is empty.
+        tasks: None: with ``chat``.
         title: None: the directory's name.
         lang: in which the page starts; None: that of most prompts.
         models: as in :func:`create_store`.
@@ -103,14 +106,14 @@ def create_project(
         DataError: ``path`` exists; there are no tasks, or one cannot be used.
         RunError: it cannot be written.
     """
-    settings, tasks = settings or Settings(), list(tasks)
+    settings, tasks = settings or Settings(), None if tasks is None else list(tasks)
     _check_free(path)
     if lang is None:
-        lang = _most(task.lang or language_of(task.prompt) for task in tasks)
+        lang = _most(task.lang or language_of(task.prompt) for task in tasks or ())
     place = path.absolute()
     project = Project(
         path=place, title=title or place.name, created=time.time(), lang=lang, languages=LANGUAGES, settings=settings,
-        label=options or LabelOptions(),
+        label=options or LabelOptions(), chat=chat,
     )  # fmt: skip
     with draft_of(path, place if place.is_dir() else place.parent) as draft:
         store, imported = create_store(draft / project.labels.name, tasks, settings, models)
@@ -140,11 +143,13 @@ def provide(
 ) -> tuple[Project, Imported]:
     """The project at ``path`` with the tasks added; a new one is made with ``settings`` and ``options``.
 
-    Raises as :func:`create_project`, :func:`open_project` and :func:`add_tasks` do.
+    Raises as :func:`create_project`, :func:`open_project` and :func:`add_tasks` do; DataError: its raters talk with a model.
     """
     if not is_project(path):
         return create_project(path, tasks, settings=settings, options=options)
     project = open_project(path)
+    if project.chat is not None:
+        raise DataError(f"{path}: its raters talk with a model; candidates need a project of their own: give another name")
     with project.store() as store:
         return project, add_tasks(store, tasks)
 

@@ -9,23 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from konomi.config.section import Section
 from konomi.data.messages import Conversation
 from konomi.data.records import Candidate, Task
 from konomi.errors import DataError
 
-KINDS = ("rank", "compare", "same")
-"""Kinds of tasks: responses of any models; before and after of one run; two responses of the same model (A/A)."""
+KINDS = ("rank", "compare", "same", "chat")
+"""Kinds of tasks: responses of any models; before and after of one run; two responses of the same model (A/A); two answers to
+what one person wrote, for that person alone."""
 ANSWERS = ("ranked", "all_bad", "skipped")
 FLAGS = ("unsafe", "broken", "reveals")
 MESSAGES = "(messages)"
 """Among a stored task's columns: the conversation that its prompt stands for."""
 KEYS = "abcdefghi"
 """Names of the texts of one showing, in the order shown."""
-COMMENT_LIMIT, REASON_LIMIT, NAME_LIMIT, EDITS_LIMIT = 2000, 200, 80, 10_000
-"""Characters; of all edits of an answer together."""
+COMMENT_LIMIT, REASON_LIMIT, NAME_LIMIT, EDITS_LIMIT, MESSAGE_LIMIT = 2000, 200, 80, 10_000, 4000
+"""Characters; of all edits of an answer together; of a message to a model."""
 SECONDS_LIMIT = 86_400.0
 
 
@@ -35,7 +36,8 @@ class Refused(DataError):
     Attributes:
         code: the reason in one word, which pages translate: ``frozen``, ``conflict``, ``conflict_revision``,
             ``unknown_task``, ``unknown_person``, ``bad_id``, ``bad_kind``, ``bad_ranks``, ``bad_reason``, ``bad_flags``,
-            ``bad_confidence``, ``bad_strength``, ``bad_edits``, ``bad_seconds``, ``too_long``, ``bad_name``, ``name_taken``.
+            ``bad_confidence``, ``bad_strength``, ``bad_edits``, ``bad_seconds``, ``too_long``, ``bad_name``, ``name_taken``,
+            ``bad_message``, ``chat_open``, ``chat_busy``, ``chat_long``, ``chat_same``.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -85,6 +87,18 @@ class LabelOptions(Section):
 
     strength: bool = False  # of two texts, how much better the better one is
     edit: bool = False  # a better text made of one
+
+
+class ChatOptions(Section):
+    """The model that raters talk with, where a project is of this kind: they write, and choose one of two answers."""
+
+    model_config = ConfigDict(strict=True)
+
+    model: str  # a hub name, a directory, a run, a .gguf file, or an embedded model
+    chat_template: str | None = None  # a file with a chat template, in the place of the model's own
+    system: str | None = None  # a system message
+    tokens: Annotated[int, Field(ge=1, le=1024)] = 200  # of an answer at most
+    temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def body_of(request: Request, kind: type[B]) -> B:
         raise Refusal("bad_request") from None
 
 
-def _context(request: Request) -> tuple[Site, Store, Person]:
+def context(request: Request) -> tuple[Site, Store, Person]:
+    """The app's state, the store, and the person who asks. Raises Refusal: unknown, or there is no project."""
     site: Site = request.app.state.site
     return site, site.opened()[1], person_of(request)
 
@@ -87,14 +88,14 @@ def owner_context(request: Request) -> tuple[Site, Store, Person]:
 @router.get("/me")
 def me(request: Request) -> Json:
     """The person and their settings."""
-    site, _, person = _context(request)
+    site, _, person = context(request)
     return _me(site, person)
 
 
 @router.post("/me")
 def set_me(request: Request) -> Json:
     """Save which guidelines were read, or whether single-key shortcuts are on."""
-    site, store, person = _context(request)
+    site, store, person = context(request)
     body = body_of(request, MeBody)
     if body.guidelines_seen is not None and len(body.guidelines_seen) > 64:
         raise Refusal("bad_request")
@@ -111,19 +112,19 @@ def _me(site: Site, person: Person) -> Json:
 @router.get("/next")
 def next_task(request: Request) -> Json:
     """The next task of the person, or null, and the progress."""
-    site, store, person = _context(request)
+    site, store, person = context(request)
     shown = None
     if site.closing:
         assignments.give_up(store, person)
     else:
         shown = assignments.next_task(store, person, time.time())
-    return Json({"task": None if shown is None else task_json(shown), "progress": _progress(site, store, person)})
+    return Json({"task": None if shown is None else task_json(shown), "progress": progress_of(site, store, person)})
 
 
 @router.post("/answers")
 def answers(request: Request) -> Json:
     """Save an answer durably; idempotent."""
-    site, store, person = _context(request)
+    site, store, person = context(request)
     body = body_of(request, AnswerBody)
     if body.person not in (None, person.id):
         raise Refusal("no_access")
@@ -136,7 +137,7 @@ def answers(request: Request) -> Json:
 @router.get("/mine")
 def mine(request: Request) -> Json:
     """The person's answers, newest first, from before ``?before=SHOWN`` on; ``more``: whether there are older ones."""
-    _, store, person = _context(request)
+    _, store, person = context(request)
     listed = saved_answers.own_answers(store, person, PAGE + 1, request.query_params.get("before"))
     return Json({"answers": [dict(vars(each)) for each in listed[:PAGE]], "more": len(listed) > PAGE})
 
@@ -144,7 +145,7 @@ def mine(request: Request) -> Json:
 @router.get("/shown/{shown_id}")
 def shown(request: Request, shown_id: str) -> Json:
     """A task that the person has seen, and their latest answer to it."""
-    _, store, person = _context(request)
+    _, store, person = context(request)
     task = assignments.find_shown(store, person, shown_id)
     if task is None:
         raise Refusal("unknown_task")
@@ -156,14 +157,14 @@ def shown(request: Request, shown_id: str) -> Json:
 @router.get("/progress")
 def progress(request: Request) -> Json:
     """Progress of the person and of the team."""
-    site, store, person = _context(request)
-    return Json(_progress(site, store, person))
+    site, store, person = context(request)
+    return Json(progress_of(site, store, person))
 
 
 @router.get("/guidelines")
 def guidelines(request: Request) -> Json:
     """The current guidelines in the reader's language."""
-    site, _, _ = _context(request)
+    site, _, _ = context(request)
     try:
         text = site.opened()[0].guidelines()
     except DataError as error:
@@ -232,7 +233,8 @@ def task_json(shown: Shown) -> dict[str, Any]:
     return {"id": shown.id, "prompt": shown.prompt, "lang": shown.lang, "texts": texts, "revision": shown.revision}
 
 
-def _progress(site: Site, store: Store, person: Person) -> dict[str, Any]:
+def progress_of(site: Site, store: Store, person: Person) -> dict[str, Any]:
+    """The progress of a person and the team, for a page."""
     counts = dict(vars(assignments.progress_of(store, person, time.time())))
     counts["frozen"] |= site.closing
     latest = None if site.figures is None else site.figures.get(saved_answers.changes(store))

@@ -16,13 +16,14 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
-from konomi.errors import DataError, RunError
+from konomi.errors import ConfigError, DataError, RunError
 from konomi.labelling.people import SESSION_SECONDS, new_token
 from konomi.labelling.project import Project
 from konomi.labelling.records import LabelOptions, Person, Refused
 from konomi.report.advice import locale
 from konomi.text import visible
-from konomi.web import api, decisions
+from konomi.web import api, chat, decisions
+from konomi.web.chat import Chat, Policy
 from konomi.web.errors import Refusal, catalogue, reader_language, refused, say, small_page
 from konomi.web.figures import Figures
 from konomi.web.followed_run import FollowedRun
@@ -49,6 +50,7 @@ def make_app(
     hosts: Hosts | None = None,
     addresses: RateLimiter | None = None,
     people: RateLimiter | None = None,
+    policy: Policy | None = None,
 ) -> FastAPI:
     """The app for a labelling project, for runs to follow, or for both.
 
@@ -59,17 +61,23 @@ def make_app(
         address: ``http://HOST:PORT`` for invite links; None: that of the request.
         public: ``https://HOST`` of a proxy in front of the app; replaces ``address``.
         hosts: host names that the app answers to; None: the loopback names.
+        policy: the model that raters talk with, for a project of this kind.
         addresses, people: rate limits per address and per person; None: 200 a second (600 at once), 20 (100).
 
     Raises:
         DataError: the store is damaged or missing, or a run is none.
         RunError: the store cannot be opened.
+        ConfigError: the project needs a policy.
     """
+    if project is not None and project.chat is not None and policy is None:
+        raise ConfigError(f"{project.path}: raters of this project talk with a model: konomi label {project.path} loads it")
     followed = [FollowedRun(path) for path in runs]
     store = None if project is None else project.store(BUSY_SECONDS)
     figures = None if project is None else Figures(project.path)
     start = start or secrets.token_urlsafe(32)
     site = Site(project, store, figures, followed, start, public or address, people or RateLimiter(20, 100))
+    if store is not None and project is not None and project.chat is not None and policy is not None:
+        site.chat = Chat(policy, project.chat, store)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -105,15 +113,16 @@ def _add_routes(app: FastAPI) -> None:
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
     app.include_router(decisions.router)
+    app.include_router(chat.router)
     app.mount("/static", StaticFiles(directory=HERE / "static", packages=[("konomi.report", "static")]))
     for kind in (Refusal, Refused, DataError, RunError, HTTPException):
         app.add_exception_handler(kind, _explain)
 
 
 def front(request: Request) -> Response:
-    """The ranking page, or the page of runs if there is no project."""
-    person = person_of(request)
-    return _page(request, person, "rank") if request.app.state.site.project else RedirectResponse("/watch", 303)
+    """The ranking page, that of conversations, or the page of runs if there is no project."""
+    person, site = person_of(request), request.app.state.site
+    return _page(request, person, "chat" if site.chat else "rank") if site.project else RedirectResponse("/watch", 303)
 
 
 def guidelines(request: Request) -> Response:
@@ -205,7 +214,8 @@ def _page(request: Request, person: Person, name: str) -> Response:
     more = locale("page") if name == "watch" else {}
     words = {lang: {**catalogue("page")[lang], **more.get(lang, {})} for lang in site.languages}
     title = visible(site.project.title) if site.project else "konomi"
-    parts = {"project": site.project is not None, "runs": bool(site.runs) and person.admin, "admin": person.admin}
+    parts = {"project": site.project is not None, "chat": site.chat is not None, "admin": person.admin}
+    parts["runs"] = bool(site.runs) and person.admin
     asked = site.project.label if site.project else LabelOptions()
     return HTMLResponse(template.render(lang=reader_language(request), words=words, title=title, asked=asked, **parts))
 

@@ -26,12 +26,12 @@ _CODES = {
     404: "unknown_task unknown_person unknown_run not_found",
     405: "bad_method",
     408: "too_slow",
-    409: "frozen conflict conflict_revision name_taken yourself",
+    409: "frozen conflict conflict_revision name_taken yourself chat_open chat_busy",
     413: "too_large",
     415: "not_json",
     421: "bad_host",
     429: "too_many",
-    500: "damaged failed no_guidelines",
+    500: "damaged failed no_guidelines chat_failed",
     503: "busy",
 }
 STATUS = {code: status for status, codes in _CODES.items() for code in codes.split()}
@@ -114,6 +114,11 @@ def small_page(lang: str, message: str, links: Mapping[str, str], status: int = 
     )
 
 
+def described(code: str) -> dict[str, Any]:
+    """An error with its words in all languages: readers may switch while it is shown."""
+    return {"code": code, "messages": {each: say(f"error_{code}", each) for each in LANGUAGES}}
+
+
 def refused(request: Request, refusal: Refusal) -> Response:
     """The response to a refused request."""
     code = refusal.code if f"error_{refusal.code}" in catalogue("errors")["en"] else "failed"
@@ -122,8 +127,7 @@ def refused(request: Request, refusal: Refusal) -> Response:
     message = say(f"error_{code}", lang)
     headers = {} if refusal.wait is None else {"retry-after": str(refusal.wait)}
     if request.url.path.startswith("/api/"):
-        messages = {each: say(f"error_{code}", each) for each in LANGUAGES}  # readers may switch while it is shown
-        return Json({"error": {"code": code, "message": message, "messages": messages}}, status, headers)
+        return Json({"error": {**described(code), "message": message}}, status, headers)
     answer = small_page(lang, message, {} if code == "no_access" else {"/": say("page_start", lang)}, status)
     answer.headers.update(headers)
     return answer

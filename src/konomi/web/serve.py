@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from uvicorn import Server
 
+    from konomi.web.chat import Policy
+
 EVERY, LINGER, PATIENCE = 1.0, 5.0, 90.0
 """Seconds between checks of ``until``; from then to the end; and at most while somebody has a task open."""
 PORT_FILE = "port"
@@ -51,11 +53,12 @@ def serve(
     say: Callable[[str], None],
     invite: Sequence[str] = (),
     until: Callable[[Site], bool] | None = None,
+    policy: Policy | None = None,
 ) -> bool:
     """Serve until Ctrl-C or until ``until`` says so; return whether it was that.
 
     Args:
-        project, runs: as in :func:`konomi.web.app.make_app`.
+        project, runs, policy: as in :func:`konomi.web.app.make_app`.
         host: address to bind; other than loopback needs ``allow_network``.
         port: None: that of the project's last server if it is free, else any.
         names: more host names that the server answers to.
@@ -80,7 +83,8 @@ def serve(
         address = public or address_of(listening, host)
         known = [host, socket.gethostname(), *names, *([urlsplit(public).hostname or ""] if public else [])]
         hosts = Hosts(known, any_address=is_wildcard(host))
-        app = make_app(project, runs=runs, start=secrets.token_urlsafe(32), address=address, public=public, hosts=hosts)
+        start = secrets.token_urlsafe(32)
+        app = make_app(project, runs=runs, start=start, address=address, public=public, hosts=hosts, policy=policy)
         if project is not None and first:
             _remember(project, listening, address)
         for line in _greeting(app, address, invite):

@@ -24,6 +24,7 @@ from konomi.web.figures import Figures
 from konomi.web.security import RateLimiter
 
 if TYPE_CHECKING:
+    from konomi.web.chat import Chat
     from konomi.web.followed_run import FollowedRun
 
 OWNER = "owner"
@@ -41,6 +42,7 @@ class Site:
         start: the secret in the start address; kept nowhere else.
         address: of the server, for invite links; None: the address of the request.
         people: rate limit per person.
+        chat: the model that raters talk with, in a project of this kind.
         closing: the server is about to stop: answers are accepted, no task is handed out.
         before_end: called before the store is closed.
     """
@@ -52,6 +54,7 @@ class Site:
     start: str
     address: str | None
     people: RateLimiter
+    chat: Chat | None = None
     closing: bool = False
     before_end: Callable[[], None] | None = None
     _watchers: dict[str, float] = field(default_factory=dict)
@@ -80,6 +83,8 @@ class Site:
         """Stop background work and close the store."""
         if self.before_end is not None:
             self.before_end()
+        if self.chat is not None:
+            self.chat.close()
         if self.figures is not None:
             self.figures.close()
         if self.store is not None:

@@ -1,0 +1,160 @@
+"""Conversations with a model on the page, and their JSON. The model answers in a thread, one rater after the other.
+
+No request waits for it: a page asks now and then how far it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastapi import APIRouter, Request
+
+from konomi.data.messages import Conversation, readable
+from konomi.data.records import Candidate, Prompt
+from konomi.errors import ConfigError, DataError
+from konomi.labelling import chats
+from konomi.labelling.database import Store
+from konomi.labelling.records import Body, ChatOptions, Person, Refused, Text
+from konomi.text import visible
+from konomi.web.api import body_of, context, progress_of, task_json
+from konomi.web.errors import Json, Refusal, described
+
+router = APIRouter(prefix="/api/chat")
+_LOG = logging.getLogger("konomi.web")
+TRIES = 4
+"""Times that two answers are drawn until they are not the same."""
+
+
+class Policy(Protocol):
+    """The model that answers."""
+
+    def drawn(self, prompt: Prompt, streams: Sequence[int]) -> list[Candidate]:
+        """An answer for each random stream. Raises ConfigError, DataError: the prompt cannot be answered, as it is too long."""
+
+
+class ChatBody(Body):
+    """A message, and the turn from which the conversation goes on; none: it begins."""
+
+    text: Text
+    after: Text | None = None
+
+
+@dataclass
+class _Job:
+    """Two answers that are wanted: the showing that they become, and when the model began, monotonic seconds."""
+
+    future: Future[str]
+    began: float | None = None
+
+
+@dataclass
+class Chat:
+    """The model and those who wait for it."""
+
+    policy: Policy
+    options: ChatOptions
+    store: Store
+    _jobs: dict[str, _Job] = field(default_factory=dict)
+    """By person, in the order in which they asked."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _closed: bool = False
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="konomi-chat")
+
+    def ask(self, person: Person, text: str, after: str | None) -> None:
+        """Let the model answer a message. Raises Refused: it cannot be asked; ``chat_busy``: it is answering this person."""
+        messages = chats.next_messages(self.store, person, after, text, self.options.system)
+        with self._lock:
+            if (job := self._jobs.get(person.id)) is not None and not job.future.done():
+                raise Refused("chat_busy", "the model is answering the message before")
+            self._jobs.pop(person.id, None)
+            self._jobs[person.id] = _Job(self._pool.submit(self._answer, person, messages))
+
+    def state(self, person: Person) -> dict[str, Any]:
+        """How far the answers to a person are: ``state`` and what belongs to it. What has failed is said once."""
+        with self._lock:
+            job = self._jobs.get(person.id)
+            if job is None:
+                return {"state": "idle"}
+            if not job.future.done():
+                ahead = [name for name, each in self._jobs.items() if not each.future.done()].index(person.id)
+                seconds = None if job.began is None else round(time.monotonic() - job.began)
+                return {"state": "waiting" if seconds is None else "writing", "ahead": ahead, "seconds": seconds}
+            del self._jobs[person.id]
+        error = job.future.exception()
+        return {"state": "idle"} if error is None else {"state": "failed", "error": described(_code(error))}
+
+    def close(self) -> None:
+        """Let nobody wait: what the model still writes is not kept."""
+        with self._lock:
+            self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, person: Person, messages: Conversation) -> str:
+        with self._lock:
+            self._jobs[person.id].began = time.monotonic()
+        prompt, first = Prompt(readable(messages), {"messages": messages}), time.time_ns() // 1000
+        for number in range(TRIES):
+            try:
+                answers = self.policy.drawn(prompt, [first + 2 * number, first + 2 * number + 1])
+            except (ConfigError, DataError) as error:
+                raise Refused("chat_long", str(error)) from error
+            with self._lock:
+                if self._closed:
+                    return ""
+                try:
+                    return chats.add_turn(self.store, person, messages, answers, time.time())
+                except Refused as refused:
+                    if refused.code != "chat_same" or number == TRIES - 1:
+                        raise
+        raise AssertionError("the last try returns or raises")
+
+
+def _code(error: BaseException) -> str:
+    """The code of what went wrong in the thread; a surprise goes to the owner's terminal too."""
+    if isinstance(error, Refused):
+        return error.code
+    _LOG.error("%s", visible(error), exc_info=error)
+    return "chat_failed"
+
+
+@router.get("")
+def state(request: Request) -> Json:
+    """What the model is doing for this person, the turn that waits for a choice, or the one from which they may go on."""
+    site, store, person = context(request)
+    now = _chat(request).state(person)
+    turn = chats.last_turn(store, person) if now["state"] in ("idle", "failed") else None
+    said: dict[str, Any] = {"turn": None}
+    if turn is not None:
+        waits = turn.after is None
+        talk = turn.before if turn.after is None else turn.after
+        said["turn"] = {"id": turn.shown.id, "talk": _shown(talk), "task": task_json(turn.shown) if waits else None}
+    return Json({**now, **said, "progress": progress_of(site, store, person)})
+
+
+@router.post("")
+def ask(request: Request) -> Json:
+    """Send a message to the model."""
+    _, _, person = context(request)
+    body = body_of(request, ChatBody)
+    _chat(request).ask(person, body.text, body.after)
+    return Json({"asked": True})
+
+
+def _shown(talk: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Messages as a page shows them: without those that only the model reads."""
+    return [{"role": m["role"], "text": str(m["content"])} for m in talk if m["role"] in ("user", "assistant")]
+
+
+def _chat(request: Request) -> Chat:
+    chat: Chat | None = request.app.state.site.chat
+    if chat is None:
+        raise Refusal("not_found")
+    return chat

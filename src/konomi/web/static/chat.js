@@ -1,0 +1,181 @@
+// Talking with a model: a message, two answers, a choice, and on from the chosen one. What is not sent yet is in outbox.js.
+import { again, call, delay } from "./api.js";
+import { letter } from "./cards.js";
+import { Clock, kept, uuid } from "./draft.js";
+import { meaning } from "./keys.js";
+import { Outbox } from "./outbox.js";
+import { alarm, announce, state } from "./status.js";
+import { make, write } from "./text.js";
+import { t } from "./words.js";
+
+const LOOK = 1000; // milliseconds between two looks how far the model is
+const find = (id) => document.getElementById(id);
+let me, outbox, turn, doing, progress, clock, lastState, stop;
+let shortcuts = true;
+let tries = 0;
+
+document.addEventListener("visibilitychange", () => clock?.turn());
+
+const place = () => `message.${me.person}`;
+const begun = () => kept.get(`talk.${me.person}`); // the turn after which a new conversation was wished for
+const going = () => (turn && begun() !== turn.id ? turn : null);
+
+/** Where the model is, and what waits for this person. */
+async function look() {
+  stop?.();
+  let said;
+  try {
+    said = await call("GET", "/api/chat");
+  } catch (failure) {
+    alarm(failure.status === 401 ? () => t("signed_out") : failure.say);
+    stop = again(look, delay(failure, tries++));
+    return;
+  }
+  tries = 0;
+  const failed = said.state === "failed" ? said.error : null;
+  const before = turn?.id;
+  if (failed) alarm(() => failed.messages[document.documentElement.lang] ?? failed.messages.en);
+  else if (said.state === "idle" && lastState?.state !== "refused" && !lastState?.failure) alarm();
+  doing = said.state === "waiting" || said.state === "writing" ? said : null;
+  progress = said.progress;
+  if (!doing) turn = said.turn;
+  const fresh = !doing && turn?.task && before !== turn.id;
+  if (fresh) {
+    kept.drop(place()); // it has been answered
+    find("message").value = "";
+    show(turn.task);
+  }
+  draw();
+  if (fresh) find("answers").firstChild.focus();
+  if (doing) stop = again(look, LOOK);
+  else if (!turn?.task && !find("ask").hidden) find("message").focus();
+}
+
+/** Two answers to choose from. */
+function show(task) {
+  const cards = task.texts.map(({ key, text, lang }, index) => {
+    const name = letter(index);
+    const words = make("div", "text", { id: `text-${key}` });
+    write(words, text, lang, t("empty_text"));
+    const button = make("button", "main", { type: "button", "data-key": key, "aria-describedby": words.id });
+    button.addEventListener("click", () => choose({ [key]: 1 }));
+    return make("div", "card", { role: "group", tabindex: "-1", "data-name": name }, make("div", "head", {}, make("b", "", {}, name)), words, button);
+  });
+  find("answers").replaceChildren(...cards);
+  clock = new Clock();
+  announce(t("chat_answers"));
+}
+
+function draw() {
+  if (lastState) state(lastState);
+  const on = going();
+  const waits = Boolean(turn?.task) && !doing;
+  const closed = progress?.frozen && !waits && !doing;
+  find("closed").hidden = !closed;
+  find("choice").hidden = !waits;
+  find("ask").hidden = waits || Boolean(doing) || closed || !progress;
+  find("fresh").hidden = !on;
+  find("send").disabled = !find("message").value.trim() || outbox.waiting().length > 0;
+  find("mine").textContent = progress ? t("chat_mine", { count: progress.mine }) : "";
+  find("doing").textContent = doing ? t(doing.ahead ? "chat_ahead" : "chat_writing", { ahead: doing.ahead, seconds: doing.seconds ?? 0 }) : "";
+  for (const card of find("answers").children) {
+    const name = card.dataset.name;
+    card.setAttribute("aria-label", t("chat_answer", { name }));
+    card.querySelector("button").textContent = t("chat_choose", { name });
+  }
+  const talk = [...(on?.talk ?? [])];
+  if (doing && kept.get(place())) talk.push({ role: "user", text: kept.get(place()) });
+  find("talk").replaceChildren(...talk.map(({ role, text }) => {
+    const words = make("div", "text");
+    write(words, text, "", t("empty_text"));
+    return make("div", `turn ${role}`, {}, make("h2", "small", {}, t(`chat_${role}`)), words);
+  }));
+}
+
+/** @param ranks of some texts; the others come after them */
+function choose(ranks, kind = "ranked") {
+  if (!turn?.task || doing) return;
+  const all = kind === "ranked" ? Object.fromEntries(turn.task.texts.map(({ key }) => [key, ranks[key] ?? 2])) : {};
+  const { id: shown, revision } = turn.task;
+  turn.task = null;
+  find("choice").hidden = true;
+  outbox.add({ id: uuid(), shown, revision, kind, ranks: all, reason: null, flags: {}, comment: "", confidence: null, seconds: clock.turn() });
+}
+
+async function ask() {
+  const text = find("message").value;
+  if (!text.trim() || find("send").disabled) return;
+  find("send").disabled = true;
+  kept.set(place(), text);
+  try {
+    await call("POST", "/api/chat", { text, after: going()?.id ?? null });
+    alarm();
+    announce(t("chat_asked"));
+    await look();
+  } catch (failure) {
+    alarm(failure.say);
+    draw();
+  }
+}
+
+function heard({ detail }) {
+  const { state: now, failure } = detail;
+  lastState = detail;
+  if (now === "refused") alarm(() => `${failure.say()} ${t("refused")}`);
+  else if (now === "signed_out") alarm(() => t("signed_out"));
+  else if (failure?.status) alarm(failure.say);
+  else alarm();
+  draw();
+  if (["saved", "refused", "elsewhere"].includes(now)) look();
+}
+
+const acts = {
+  same: () => choose(Object.fromEntries(turn.task.texts.map(({ key }) => [key, 1]))),
+  bad: () => choose({}, "all_bad"),
+  fresh: () => {
+    kept.set(`talk.${me.person}`, turn.id);
+    draw();
+    announce(t("chat_begun"));
+    find("message").focus();
+  },
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === find("message") && !event.isComposing) return ask();
+  const asked = turn?.task && meaning(event, shortcuts);
+  if (!asked) return;
+  if (asked.do === "rank" && asked.rank <= turn.task.texts.length) choose({ [turn.task.texts[asked.rank - 1].key]: 1 });
+  else if (asked.do === "clear" && event.code.endsWith("0")) acts.same();
+  else if (asked.do === "all_bad") acts.bad();
+  else return;
+  event.preventDefault();
+});
+for (const button of document.querySelectorAll("[data-act]")) button.addEventListener("click", () => acts[button.dataset.act]());
+find("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+find("message").addEventListener("input", () => {
+  kept.set(place(), find("message").value);
+  draw();
+});
+document.addEventListener("words", () => outbox && draw());
+
+async function start() {
+  try {
+    const [who, guide] = await Promise.all([call("GET", "/api/me"), call("GET", "/api/guidelines")]);
+    me = who;
+    if (me.guidelines_seen !== guide.version) return location.assign("/guidelines");
+  } catch (failure) {
+    alarm(failure.status === 401 ? () => t("signed_out") : failure.say);
+    stop = again(start, delay(failure, tries++));
+    return;
+  }
+  shortcuts = me.shortcuts !== false;
+  find("message").value = kept.get(place()) ?? "";
+  outbox = new Outbox(me.person);
+  outbox.addEventListener("state", heard);
+  if (outbox.waiting().length) outbox.flush();
+  else look();
+}
+start();
