@@ -298,6 +298,7 @@ OPS = {
 
 OPTIMIZERS, RECOMPUTE = "training/test_optimizers.py::test_", "engine/test_recompute.py::test_"
 PPO, EXPERIENCE = "training/test_ppo.py::test_", "training/test_experience.py::test_"
+LAND = "jobs/test_land.py::test_"
 TEXT = "models/test_text_baseline.py::test_"
 ALGORITHMS = "training/test_algorithms.py::test_"
 LORA, CHAT = "models/test_lora.py::test_", "data/test_chat.py::test_"
@@ -345,6 +346,17 @@ TRAINING = {
         ("batch.rewards(baseline=group), batch", "batch.rewards(), batch", "no baseline in REINFORCE++",
          f"{ALGORITHMS}advantages_are"),
         ("(towards_B + cost_B)", "(towards_B)", "nothing holds the best of n", f"{ALGORITHMS}advantages_are"),
+    ],
+    "models/line.py": [
+        ("end.to(wide), share)", "end.to(wide), 1 - share)", "from the wrong end", f"{LAND}a_share_of"),
+        ("torch.promote_types(x.dtype, torch.float32)", "torch.float32", "float64 is narrowed", f"{LAND}a_share_of"),
+    ],
+    "jobs/land.py": [
+        ("compared + count)[compared:]", "compared + count)[:count]", "measured on what judges", f"{LAND}what_it_is"),
+        ("kl >= target)", "kl > 2 * target)", "beside the target", f"{LAND}a_kl_that"),
+        ("round(min(share, most), 4)", "round(share, 4)", "beyond the limit", f"{LAND}it_is_found"),
+        ("(target / high_kl) ** (1 / power)", "(target / high_kl) ** power", "power upside down", f"{LAND}a_kl_that"),
+        ("ask.rollout.temperature)", "1.0)", "another temperature", f"{LAND}the_kl_of"),
     ],
     "training/passes.py": [
         ("and same_weights(self.policy.lm, self.reference):", "or True:",

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 import oracles
 from command_line import konomi, sets
 from konomi.config import LoraConfig, PPOJob, RolloutConfig, load_config
+from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
-from konomi.jobs.compare import Questions
+from konomi.jobs.compare import Questions, first_of
 from konomi.jobs.inputs import resumed_job
-from konomi.jobs.land import TRIES, WHOLE_DIAL, exact_kl, nearest, search
+from konomi.jobs.land import TRIES, WHOLE_DIAL, exact_kl, nearest, prompts_of, search
 from konomi.jobs.ppo import run_ppo
 from konomi.models.half import weights_to_bf16
 from konomi.models.line import Line
@@ -63,6 +64,14 @@ def test_it_is_found_on_a_line_that_is_no_power_and_the_search_ends_on_any() -> 
     assert (asked[-1], far["share"]) == (1.5, 1.5)
 
 
+def test_what_it_is_measured_on_judges_nothing() -> None:
+    held_out, trained = ([Prompt(f"{side}{i}") for i in range(12)] for side in "ab")
+    for compared, count, apart in ((8, 3, (3, 0)), (8, 6, (4, 2)), (12, 20, (0, 12)), (99, 5, (0, 5))):
+        found, kinds = prompts_of(held_out, trained, compared, count)
+        assert (kinds["held_out"], kinds["training"]) == apart and len(found) == sum(apart)
+        assert not {each.key for each in found} & {each.key for each in first_of(held_out, compared)}
+
+
 # -- the line ----------------------------------------------------------------------------------------------------------
 
 
@@ -70,6 +79,8 @@ def policy_of(case: str) -> tuple[Policy, Any, torch.Tensor]:
     """A policy away from its reference, that, and its value head's weights."""
     family = "gemma3" if "tied" in case else "gpt2"  # both tie embeddings and head
     lm = without_dropout(family)
+    if "fp64" in case:
+        lm.double()
     if "bf16" in case:
         weights_to_bf16(lm)
     add_adapters(lm, LoraConfig(rank=4 if "adapters" in case else None), seed=1)
@@ -79,13 +90,15 @@ def policy_of(case: str) -> tuple[Policy, Any, torch.Tensor]:
     return policy, reference, weights(policy.value_head)
 
 
-@pytest.mark.parametrize("case", ["whole", "tied, frozen embeddings", "tied, top layer", "adapters", "bf16", "bf16, adapters"])
+@pytest.mark.parametrize(
+    "case", ["whole", "fp64", "tied, frozen embeddings", "tied, top layer", "adapters", "bf16", "bf16, adapters"]
+)
 def test_a_share_of_the_way_in_the_weights(case: str) -> None:
     policy, reference, head = policy_of(case)
     frozen = [(x, x.detach().clone()) for x in policy.lm.parameters() if not x.requires_grad]
     start = {name: x.detach().double() for name, x in merged(copy.deepcopy(policy.lm)).named_parameters()}
     line, first = Line(policy, reference), {name: x.double() for name, x in reference.named_parameters()}
-    exact = 1e-2 if "bf16" in case else 1e-6
+    exact = 1e-2 if "bf16" in case else 1e-12 if "fp64" in case else 1e-6
     for share in (0.6, 1.4, 1.0, 0.0):
         line.move(share)
         for name, x in merged(copy.deepcopy(policy.lm)).named_parameters():

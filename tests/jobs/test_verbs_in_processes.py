@@ -35,6 +35,7 @@ STOPPED = "sft", [*SETTINGS["sft"], "run.save_every=4", "run.name=stopped"]
 PIPELINE = [
     "stages.candidates.models.a.precision=fp64", "stages.after.models.tuned.precision=fp64",
     "stages.policy.model.precision=fp64", "stages.policy.ppo.episodes=64", "stages.policy.compare.best_of=0",
+    "stages.policy.land.kl=0.02", "stages.policy.land.most=3", "stages.policy.land.prompts=6",
 ]  # fmt: skip
 
 
@@ -104,6 +105,10 @@ def test_two_processes_give_what_one_gives(world: Path) -> None:
     for file in ("candidates/candidates.jsonl", "rank/rankings.jsonl", "after/candidates.jsonl"):
         assert Path("two/tiny", file).read_bytes() == Path("one/tiny", file).read_bytes()
     one_compare, two_compare = (json.loads(Path(out, "tiny/policy/compare.json").read_text("utf-8")) for out in ("one", "two"))
+    lands = [json.loads(Path(out, "tiny/policy/land.json").read_text("utf-8")) for out in ("one", "two")]
+    assert [(each["share"], each["kl"]) for each in lands[1]["points"]] == [
+        (each["share"], pytest.approx(each["kl"], abs=1e-6)) for each in lands[0]["points"]
+    ]
     assert [text["after"] for text in two_compare["texts"]] == [text["after"] for text in one_compare["texts"]]
     assert [stage["status"] for stage in first["run"]["stages"]] == [stage["status"] for stage in one["run"]["stages"]]
     assert "stopped after update 6" in first["stopped"]

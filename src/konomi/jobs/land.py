@@ -68,7 +68,7 @@ class Dial:
     ) -> None:  # fmt: skip
         self.policy, self.reference, self.land = policy, reference, land
         self.line = Line(policy, reference)
-        self.prompts, self.apart = prompts_of(ready, job.compare.prompts, land.prompts)
+        self.prompts, self.apart = prompts_of(ready.held_out, ready.prompts, job.compare.prompts, land.prompts)
         self.items: list[Item] = [(prompt, i) for prompt in self.prompts for i in range(land.samples)]
         cut = ready.tokens.queries(self.prompts, job.data.query_tokens, job.compare.seed, 0, job.data.max_query_tokens)
         self.queries = [query for query in cut for _ in range(land.samples)]
@@ -133,12 +133,14 @@ class Dial:
         return found | {"verdict": landing(found)}
 
 
-def prompts_of(ready: Prepared, compared: int, count: int) -> tuple[list[Prompt], dict[str, int]]:
+def prompts_of(
+    held_out: Sequence[Prompt], trained: Sequence[Prompt], compared: int, count: int
+) -> tuple[list[Prompt], dict[str, int]]:
     """``count`` prompts at most that judge nothing: held-out ones beyond the ``compared`` of the before/after, then training
     ones; and how many of each."""
-    spare = first_of(ready.held_out, len(ready.held_out))[compared:][:count]
-    trained = first_of(ready.prompts, count - len(spare))
-    return [*spare, *trained], {"held_out": len(spare), "training": len(trained)}
+    spare = first_of(held_out, compared + count)[compared:]
+    rest = first_of(trained, count - len(spare))
+    return [*spare, *rest], {"held_out": len(spare), "training": len(rest)}
 
 
 def exact_kl(model: PreTrainedModel, initial: PreTrainedModel, rollout: Rollout, ask: Questions) -> list[float]:
