@@ -130,6 +130,22 @@ OPS = {
         ("        top_N = higher_N\n", "", "top not kept"),
         ("mean_ND / sum_N[:, None]", "mean_ND", "mean not divided"),
     ],
+    "dpo.py": [
+        ("widen(logprobs_N) - widen", "widen(logprobs_N) + widen", "sign of the reference"),
+        ("ref_logprobs_N.detach()", "ref_logprobs_N", "the reference learns"),
+        ("- widen(ref_logprobs_N.detach())", "- ref_logprobs_N.detach()", "the reference in half precision"),
+        ("return ratios_N / lengths_N", "return ratios_N", "lengths are forgotten"),
+        ("    check_shapes(logprobs_N=logprobs_N, lengths_N=lengths_N)\n", "", "lengths of any shape"),
+        ("(1 - 2 * smoothing) + smoothing", "(1 - smoothing) + smoothing", "one side of the labels alone is smoothed"),
+        ("(1 - 2 * smoothing) + smoothing", "(1 - 2 * smoothing)", "labels shrink instead of turning"),
+        ("preference_loss(beta * widen(ratios_N)", "preference_loss(widen(ratios_N) / beta", "beta the other way round"),
+        ("preference_loss(beta * widen(ratios_N)", "preference_loss(beta * ratios_N", "DPO in half precision"),
+        ("(2 * labels_P.to(gaps_N) - 1)", "labels_P.to(gaps_N)", "a doubtful pair has a gap"),
+        ("- 1) / (2 * beta)", "- 1) / beta", "twice the gap"),
+        ("- gaps_N[worse_P] - targets_P", "- gaps_N[worse_P] + targets_P", "the gap is drawn the wrong way"),
+        ("(weights_P * errors_P.square()).sum(), sums", "errors_P.square().sum(), sums", "IPO without weights"),
+        ("    gaps_N = widen(ratios_N)\n", "    gaps_N = ratios_N\n", "IPO in half precision"),
+    ],
     "preference.py": [
         ("scores_N[better_P] - scores_N[worse_P]", "scores_N[worse_P] - scores_N[better_P]", "who is better"),
         ("gaps_P - margins_P,", "gaps_P + margins_P,", "sign of the margin"),
@@ -304,6 +320,7 @@ ALGORITHMS = "training/test_algorithms.py::test_"
 LORA, CHAT = "models/test_lora.py::test_", "data/test_chat.py::test_"
 SAMPLER, DRAW, PACKED = (f"engine/test_{name}.py::test_" for name in ("sampler", "draw", "packed"))
 GUARD, BACK = "training/test_guard.py::test_", "jobs/test_guards.py::test_"
+PAIRS = "training/test_preferences.py::test_"
 # file of konomi -> (fragment, what takes its place, what is wrong then, the test that kills it)
 TRAINING = {
     "training/ppo.py": [
@@ -357,6 +374,23 @@ TRAINING = {
         ("round(min(share, most), 4)", "round(share, 4)", "beyond the limit", f"{LAND}it_is_found"),
         ("(target / high_kl) ** (1 / power)", "(target / high_kl) ** power", "power upside down", f"{LAND}a_kl_that"),
         ("ask.rollout.temperature)", "1.0)", "another temperature", f"{LAND}the_kl_of"),
+    ],
+    "training/preferences.py": [
+        ("append(1 - c.label)", "append(c.label)", "a vote for the other side counts for this one", PAIRS + "votes_on"),
+        ("found[pair].append(0.5)", "pass", "ties are no votes", PAIRS + "votes_on"),
+        ("len(labels) / count)", "1 / len(found))", "a pair counts once however many voted", PAIRS + "votes_on"),
+        ("if c.margin or c.better", "if c.better", "a margin is lost", PAIRS + "votes_on"),
+        ("tokens.ended(row) for row", "row for row", "nothing ends", PAIRS + "responses_share"),
+        ("[row[:room] for row in responses]", "responses", "nothing is cut", PAIRS + "responses_share"),
+    ],
+    "training/dpo.py": [
+        ("scatter([(p, logprobs_n[None])], len(rollout))[0].sum(1)", "scatter([(p, logprobs_n[None])], len(rollout))[0].mean(1)",
+         "padding divides a log-probability", PAIRS + "loss_and_gradient"),
+        ("(start + j.better, start + j.worse,", "(j.better, j.worse,", "pairs of the first prompt alone", PAIRS + "loss_and"),
+        ('== "auto" else config.per_token == "yes"', '== "auto" else config.per_token == "no"', "yes is no", PAIRS + "loss_and"),
+        ("zip(batch, logprobs_N.split(", "zip(sorted(batch), logprobs_N.split(", "log-probabilities of other prompts",
+         PAIRS + "loss_and"),
+        ('.get("key") == key else None', '.get("key") else None', "log-probabilities of another model", PAIRS + "the_reference"),
     ],
     "training/passes.py": [
         ("and same_weights(self.policy.lm, self.reference):", "or True:",

@@ -69,6 +69,8 @@ JOBS = {
     "sft.toml": '[model]\nname = "lm"\n[data]\ntexts = "completions.jsonl"\nheld_out = 0.25\n[sft]\nepochs = 4\nbatch_size = 8\n'
     "micro_batch_size = 4\nlearning_rate = 1e-2\nmax_length = 40\n[run]\n",
     "reward.toml": '[model]\nname = "lm"\n[data]\nfile = "pairs.jsonl"\n[train]\nepochs = 1\n[run]\n',
+    "dpo.toml": '[model]\nname = "lm"\n[data]\nfile = "pairs.jsonl"\n[dpo]\nepochs = 2\nbatch_size = 8\nlearning_rate = 1e-3\n'
+    "[run]\n",
     "sample.toml": '[models.a]\nname = "lm"\nprecision = "fp64"\n[data]\nprompts = "prompts.jsonl"\n[rollout]\n'
     "response_tokens = [3, 6]\n[run]\n",
     "pick.toml": 'candidates = "candidates.jsonl"\n[pick]\n[run]\n',

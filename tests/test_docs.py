@@ -47,11 +47,13 @@ SECTIONS = {
     "run": configuration.RunConfig,
     "data` of `konomi sft": configuration.SFTData,
     "sft": configuration.SFTConfig,
-    "run` of `konomi sft` and `konomi reward": configuration.SavedConfig,
+    "run` of `konomi sft`, `konomi reward` and `konomi dpo": configuration.SavedConfig,
     "data` of `konomi reward": configuration.RewardData,
     "train": configuration.RewardTraining,
     "ensemble": configuration.EnsembleConfig,
     "normalize": configuration.NormalizeConfig,
+    "data` of `konomi dpo": configuration.DPOData,
+    "dpo": configuration.DPOConfig,
     "sample": configuration.SampleConfig,
     "pick": configuration.PickConfig,
     "judge": configuration.JudgeConfig,
@@ -60,9 +62,13 @@ SECTIONS = {
 JOBS = {
     "sft": configuration.SFTJob, "sample": configuration.SampleJob, "judge": configuration.JudgeJob,
     "pick": configuration.PickJob, "label": configuration.LabelJob, "reward": configuration.RewardJob,
+    "dpo": configuration.DPOJob,
 }  # fmt: skip
 """Verbs whose files are not those of PPO."""
-METRIC = re.compile(r"(objective|ppo|tokens|episodes|memory|reward|judge|sft)/[a-zA-Z_0-9/]+|eval/(loss|perplexity)")
+METRIC = re.compile(
+    r"(objective|ppo|tokens|episodes|memory|reward|judge|sft|dpo)/[a-zA-Z_0-9/]+"
+    r"|eval/(loss|perplexity|accuracy|margin|preferred|other)"
+)
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -224,7 +230,7 @@ def test_the_table_of_verbs_is_that_of_the_command_line() -> None:
         assert named == verbs, readme.name
 
 
-PLANNED = {"dpo": "training/dpo.py"}
+PLANNED: dict[str, str] = {}
 """What the documents say is not there -> the file that will hold it."""
 
 
@@ -236,7 +242,6 @@ def test_what_is_said_to_be_missing_is_missing() -> None:
         lists += re.findall(r"^(?:Not (?:yet|there)[^:\n]*|未対応の機能): ([^.。\n]+)", text, re.M)
         lists += re.findall(r"^\| ([^|]+) \| (?:not yet|未対応) \|", text, re.M)
     items = [item.strip().lower() for each in lists for item in re.split("[,、]", each)]
-    assert len(items) >= 2
     for item in items:
         assert item in PLANNED, item
         assert not (ROOT / "src/konomi" / PLANNED[item]).exists(), item

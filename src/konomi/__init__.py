@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ClassifierReward,
         CompareConfig,
         DataConfig,
+        DPOJob,
         FunctionReward,
         GRPOConfig,
         HttpReward,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from konomi.data.tokens import Tokens
     from konomi.errors import ConfigError, DataError, KonomiError, ModelError, RunError
     from konomi.jobs.compare import compare_models
+    from konomi.jobs.dpo import run_dpo
     from konomi.jobs.judge import run_judge
     from konomi.jobs.pipeline import run_pipeline
     from konomi.jobs.ppo import run_ppo
@@ -65,9 +67,9 @@ _HOME = {
     name: module
     for module, names in {
         "konomi.config":
-            "BondConfig ClassifierReward CompareConfig DataConfig FunctionReward GRPOConfig HttpReward JudgeJob LoraConfig "
-            "ModelConfig ModelReward PPOConfig PPOJob RLOOConfig ReinforceConfig RewardJob RolloutConfig RunConfig SFTConfig "
-            "SFTData SFTJob SampleJob SumReward load_config",
+            "BondConfig ClassifierReward CompareConfig DPOJob DataConfig FunctionReward GRPOConfig HttpReward JudgeJob "
+            "LoraConfig ModelConfig ModelReward PPOConfig PPOJob RLOOConfig ReinforceConfig RewardJob RolloutConfig RunConfig "
+            "SFTConfig SFTData SFTJob SampleJob SumReward load_config",
         "konomi.config.pipeline": "load_pipeline",
         "konomi.data.formats": "read_comparisons read_scores read_tasks write_records",
         "konomi.data.records": "Candidate Pair Prompt Ranking Score Task",
@@ -75,6 +77,7 @@ _HOME = {
         "konomi.data.tokens": "Tokens",
         "konomi.errors": "ConfigError DataError KonomiError ModelError RunError",
         "konomi.jobs.compare": "compare_models",
+        "konomi.jobs.dpo": "run_dpo",
         "konomi.jobs.judge": "run_judge",
         "konomi.jobs.pipeline": "run_pipeline",
         "konomi.jobs.ppo": "run_ppo",
@@ -97,13 +100,14 @@ _HOME = {
 """Public name -> its module."""
 
 __all__ = [
-    "BondConfig", "Candidate", "ClassifierReward", "CompareConfig", "ConfigError", "DataConfig", "DataError", "FunctionReward",
-    "GRPOConfig", "HttpReward", "JudgeJob", "KonomiError", "LoraConfig", "ModelConfig", "ModelError", "ModelReward", "PPOConfig",
-    "PPOJob", "PPOTrainer", "Pair", "Policy", "Prompt", "RLOOConfig", "Ranking", "ReinforceConfig", "RewardJob", "RolloutConfig",
-    "RunConfig", "RunDir", "RunError", "SFTConfig", "SFTData", "SFTJob", "SampleJob", "Score", "StepResult", "SumReward", "Task",
-    "Tokens", "add_adapters", "build_reward", "compare_models", "load_causal_lm", "load_config", "load_pipeline", "load_prompts",
-    "make_reference", "open_reward_model", "read_comparisons", "read_scores", "read_tasks", "run_judge", "run_pipeline",
-    "run_ppo", "run_reward", "run_sample", "run_sft", "split_held_out", "train", "write_records", "write_report",
+    "BondConfig", "Candidate", "ClassifierReward", "CompareConfig", "ConfigError", "DPOJob", "DataConfig", "DataError",
+    "FunctionReward", "GRPOConfig", "HttpReward", "JudgeJob", "KonomiError", "LoraConfig", "ModelConfig", "ModelError",
+    "ModelReward", "PPOConfig", "PPOJob", "PPOTrainer", "Pair", "Policy", "Prompt", "RLOOConfig", "Ranking",
+    "ReinforceConfig", "RewardJob", "RolloutConfig", "RunConfig", "RunDir", "RunError", "SFTConfig", "SFTData", "SFTJob",
+    "SampleJob", "Score", "StepResult", "SumReward", "Task", "Tokens", "add_adapters", "build_reward", "compare_models",
+    "load_causal_lm", "load_config", "load_pipeline", "load_prompts", "make_reference", "open_reward_model",
+    "read_comparisons", "read_scores", "read_tasks", "run_dpo", "run_judge", "run_pipeline", "run_ppo", "run_reward",
+    "run_sample", "run_sft", "split_held_out", "train", "write_records", "write_report",
 ]  # fmt: skip
 
 

@@ -114,6 +114,23 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "model.name='nowhere/at all'": ["no such directory"],
         "model.top_layers=9": ["model.top_layers = 9: the model has 2 layers"],
     },
+    "dpo": {
+        "data.file=nowhere.jsonl": ["nowhere.jsonl: no such file"],
+        "data.file=candidates.jsonl": ["candidates, not comparisons", "ranked first"],
+        "data.held_out=1e-9": ["no prompt is left to evaluate on that has a comparison"],
+        "data.prompts=prompts.txt": ["data.prompts without reward", "name what it scores with under [reward]"],
+        "judges.x.kind=classifier": ["judges without reward"],
+        "reward.kind=function reward.name=taste.py:nothing": ["nothing"],
+        "reward.kind=function reward.name=taste.py:count_a data.prompts=none.txt": ["none.txt"],
+        "reward.kind=function reward.name=taste.py:count_a rollout.response_tokens='[4, 200]'": ["200", "context of 128"],
+        "dpo.label_smoothing=0.5": ["dpo.label_smoothing", "less than 0.5"],
+        "dpo.batch_size=6": ["batch_size = 6 is not a multiple of micro_batch_size = 4"],
+        "dpo.max_length=3": ["leaves no room for a response within dpo.max_length = 3"],
+        "dpo.loss=hinge": ["dpo.loss", "'sigmoid' or 'ipo'"],
+        "data.evaluation=pairs.jsonl data.evaluation_split=test": ["set one of them"],
+        "data.chat=true": ["no chat template"],
+        "model.top_layers=9": ["model.top_layers = 9: the model has 2 layers"],
+    },
 }
 """Verb -> settings -> words of the message."""
 CHANGES: list[tuple[str, str, list[str]]] = [
@@ -122,7 +139,7 @@ CHANGES: list[tuple[str, str, list[str]]] = [
     ('name = "tiny"', 'nam = "tiny"', ["pipe.toml: nam: unknown key; did you mean name?"]),
     ("[stages.rank]", '[stages."a.b"]', ["'a.b'", "letters, digits, _ and - only"]),
     ("[stages.rank]", "[stages.mlartifacts]", ["mlartifacts"]),
-    ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "one of: sft, sample, judge, label, pick, reward,"]),
+    ('do = "judge"', 'do = "rank"', ["pipe.toml: stages.rank: do = 'rank'", "sft, sample, judge, label, pick, reward, dpo,"]),
     ('do = "judge"', "", ["pipe.toml: stages.rank: do = None"]),
     ('do = "judge"', 'do = "judge"\njudge.agree = 0.8', ["stages.rank: judge.agree: unknown key; did you mean agreement?"]),
     ("episodes = 96", "episodes = 97", ["stages.policy: ppo: episodes = 97 is not a multiple"]),
@@ -165,7 +182,7 @@ def test_names_that_are_no_paths(world: Path) -> None:
         ),
         *(
             [verb, name]
-            for verb in ("ppo", "sft", "reward", "sample", "pick", "judge", "run", "compare", "report", "label", "watch")
+            for verb in ("ppo", "sft", "reward", "dpo", "sample", "pick", "judge", "run", "compare", "report", "label", "watch")
         ),
         ["ppo", "--resume", name],
         ["ppo", "ppo.toml", "--out", name],
@@ -194,7 +211,13 @@ def test_a_token_that_the_model_has_no_embedding_for_is_refused_before_anything_
     for text in (held_out, trained):
         (world / "prompts.txt").write_text(f"{plain}{text}\n", encoding="utf-8")
         write_rows("pairs.jsonl", ({"prompt": each, "chosen": "a", "rejected": "b"} for each in [*plain.split(), text]))
-        for verb, key in (("ppo", "data.prompts"), ("sample", "data.prompts"), ("sft", "data.texts"), ("reward", "")):
+        for verb, key in (
+            ("ppo", "data.prompts"),
+            ("sample", "data.prompts"),
+            ("sft", "data.texts"),
+            ("reward", ""),
+            ("dpo", ""),
+        ):
             result = konomi(verb, f"{verb}.toml", *sets(*([f"{key}=prompts.txt"] if key else [])), code=2)
             assert text in result.stderr and "has the token '<new>' (id 29), but the model has embeddings for 29" in result.stderr
             assert not (world / "runs").exists()

@@ -42,7 +42,7 @@ def refused(data: dict[str, Any] | None = None, *overrides: str) -> str:
 
 
 def test_every_example_loads(tmp_path: Path) -> None:
-    verbs = {"sft-ja": "sft", "sample": "sample", "reward": "reward"}
+    verbs = {"sft-ja": "sft", "sample": "sample", "reward": "reward", "dpo-ja": "dpo"}
     pipelines = {name: ["sample", rater, "reward", "ppo"] for name, rater in (("judge-ja", "judge"), ("people-ja", "label"))}
     pipelines |= {"write-up": ["reward", "ppo"], "rounds-ja": 3 * ["sample", "judge", "reward", "ppo", "compare"]}
     for path in (ROOT / "examples").glob("*.toml"):
@@ -318,6 +318,7 @@ REQUIRED = {
     "label": {"candidates": "c.jsonl", "label": {"project": "people"}},
     "compare": {"before": "lm"},
     "reward": {"data": {"file": "r.jsonl"}},
+    "dpo": {"data": {"file": "r.jsonl"}},
 }
 
 
@@ -349,6 +350,8 @@ def test_the_printed_file_says_what_an_empty_one_says_and_every_setting_under_wh
             given = required
             if uncommented.get("reward", {}).keys() & {"batch_size", "revision"}:  # no settings of an embedded classifier
                 given = merged(required, {"reward": {"kind": "classifier", "name": "owner/classifier"}})
+            if verb == "dpo" and "prompts" in uncommented["data"]:
+                given = merged(required, {"reward": {"kind": "classifier"}})
             if uncommented.get("rollout", {}).get("server", {}).keys() & {"model", "directory", "token_env"}:
                 given = merged(required, {"rollout": {"server": {"url": "http://localhost"}}})
             assert build(each.job, merged(uncommented, given)) != build(each.job, given), example[1]

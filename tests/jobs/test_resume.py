@@ -28,9 +28,10 @@ class Interrupting(Observer):
     """Ends a job at its next event, as a kill does, or, of those in ``gently``, as a first Ctrl-C."""
 
     def __init__(self, at: Event, gently: bool = False) -> None:
-        self.at, self.gently, self.warned = at, gently, list[str]()
+        self.at, self.gently, self.warned, self.seen = at, gently, list[str](), set[str]()
 
     def progress(self, what: str, done: int, total: int, figures: Any = None) -> None:
+        self.seen.add(what)
         if (what.removesuffix(" step"), done) == self.at and figures is None:
             if not self.gently:
                 raise KeyboardInterrupt("killed")
@@ -83,6 +84,12 @@ CASES: dict[str, tuple[str, list[str], list[tuple[Event, bool]], list[str]]] = {
         [(("training", 1), False), (("training", 5), True), (("training", 8), False), (("training", 15), False)],
         ["model/model.safetensors", "eval.json"],
     ),
+    "preferences, with adapters, held against a reward": (
+        "dpo", ["run.save_every=2", "dpo.epochs=3", "dpo.micro_batch_size=2", "lora.rank=2", "dpo.learning_rate=1e-2",
+                "reward.kind=function", "reward.name=taste.py:count_a"],
+        [(("training", 1), False), (("training", 5), True), (("evaluation", 11), False), (("training", 16), False)],
+        ["model/model.safetensors", "adapter/adapter_model.safetensors", "eval.json", "compare.json"],
+    ),
 }  # fmt: skip
 """Verb, settings, where it is interrupted and whether gently, files that have to be the same."""
 
@@ -130,6 +137,15 @@ def test_a_run_without_a_critic_goes_on_and_has_no_value_head(world: Path) -> No
     assert "expl.v" not in konomi("ppo", "ppo.toml", *sets(*settings, "run.name=shown"), code=0).stderr
 
 
+def test_log_probabilities_under_the_reference_are_computed_once(world: Path) -> None:
+    first, second = Interrupting(("training", 2)), Interrupting(("training", 4))
+    interrupted("dpo", first, "run.save_every=1")
+    interrupted("dpo", second)
+    assert ("reference" in first.seen, "reference" in second.seen) == (True, False)
+    konomi("dpo", "--resume", "runs/broken", code=0)
+    assert not Path("runs/broken/checkpoints").exists()
+
+
 def test_candidates_are_drawn_once(world: Path) -> None:
     settings = ["models.b.name=other", "sample.batch_size=7", "rollout.response_tokens=[1, 2]"]
     whole = konomi("sample", "sample.toml", "--json", *sets(*settings, "run.name=whole"), code=0)
@@ -165,6 +181,7 @@ def test_what_a_run_began_with_has_to_be_there(world: Path) -> None:
 
     for verb, event, data in (
         ("sft", ("training", 3), "completions.jsonl"), ("reward", ("training", 1), "pairs.jsonl"),
+        ("dpo", ("training", 1), "pairs.jsonl"),
         ("sample", ("candidates of a", 64), "prompts.jsonl"),
     ):  # fmt: skip
         interrupted(verb, Interrupting(event), *([] if verb == "sample" else ["run.save_every=1"]))

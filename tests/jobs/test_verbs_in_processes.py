@@ -30,7 +30,10 @@ SETTINGS = {
     # 65 texts: in the last step of an epoch one process has none
     "sft": ["model.precision=fp64", "data.limit=87", "sft.epochs=1", "sft.evaluate_every=5"],
     "reward": ["model.precision=fp32", "train.batch_size=4", "train.evaluations=2"],
-}
+    # 61 prompts: as above
+    "dpo": ["model.precision=fp64", "dpo.epochs=1", "dpo.batch_size=4", "reward.kind=function",
+            "reward.name=taste.py:count_a"],
+}  # fmt: skip
 STOPPED = "sft", [*SETTINGS["sft"], "run.save_every=4", "run.name=stopped"]
 PIPELINE = [
     "stages.candidates.models.a.precision=fp64", "stages.after.models.tuned.precision=fp64",
@@ -96,7 +99,7 @@ def test_two_processes_give_what_one_gives(world: Path) -> None:
     one = everything(Path("one"))
     first, second = (json.loads(Path(f"seen-2-{i}.json").read_text("utf-8")) for i in (0, 1))
     assert first == second  # both have the main one's results
-    for run in ("sft", "reward", "tiny/policy"):
+    for run in ("sft", "reward", "dpo", "tiny/policy"):
         pairs = list(zip(lines_of(f"one/{run}/metrics.jsonl"), lines_of(f"two/{run}/metrics.jsonl"), strict=True))
         assert len(pairs) > 1
         for alone, both in pairs:

@@ -52,6 +52,11 @@ WRONG = [
     (ops.preference_loss, (score, *pair[:2], torch.zeros(2), *pair[3:]), {}),
     (ops.score_loss, (score, torch.zeros(3)), {}),
     (ops.label_loss, (x, ids[:1]), {}),
+    (ops.log_ratios, (score, torch.zeros(3)), {}),
+    (ops.log_ratios, (score, score, torch.ones(3)), {}),
+    (ops.smooth_labels, (x, 0.1), {}),
+    (ops.dpo_loss, (score, *pair[:2], torch.zeros(2), *pair[3:]), {"beta": 0.1}),
+    (ops.ipo_loss, (score, *pair[:2], torch.zeros(2), pair[4]), {"beta": 0.1}),
 ]  # fmt: skip
 
 

@@ -192,6 +192,18 @@ def test_a_run_of_sft(tmp_path: Path, drawn: Callable[..., Page]) -> None:
         assert part in text_of(drawn(sft_run(tmp_path, losses, f"of{len(losses)}")))
 
 
+def test_a_run_of_dpo_has_its_evaluation_and_a_before_after_if_one_was_made(tmp_path: Path, drawn: Callable[..., Page]) -> None:
+    run = reward_run(tmp_path)
+    run.note(verb="dpo")
+    said = text_of(drawn(run))
+    assert "DPO of embedded:gemma3-270m on pairs.jsonl" in said and "How far it can be trusted" in said
+    assert "Before and after" not in said and "Accuracy by part" in said
+    add_compare(run)
+    said = text_of(drawn(run))
+    for part in ("Before and after", "The mean score ", "distance (KL)", "How far it can be trusted", "Accuracy by part"):
+        assert part in said, part
+
+
 def test_judges_and_best_of_n(tmp_path: Path, drawn: Callable[..., Page]) -> None:
     run = judged_run(tmp_path)
     page = drawn(run)
@@ -541,12 +553,12 @@ def test_damage_that_only_the_page_meets_is_a_sentence(tmp_path: Path, drawn: Ca
 
 def test_the_kind_of_page_is_that_of_the_verb(tmp_path: Path) -> None:
     run = reward_run(tmp_path)
-    for verb in ("reward", "ppo", "sft"):
+    for verb in ("reward", "ppo", "sft", "dpo"):
         run.note(verb=verb)
         answer = CliRunner().invoke(app, ["report", str(run.path)])
         assert answer.exit_code == 0 and answer.stdout.strip() == str(run.report)
         shown = data_of(run, [])
-        assert (shown["verb"], shown["evaluation"] is not None, shown["learned"]) == (verb, verb == "reward", None)
+        assert (shown["verb"], shown["evaluation"] is not None, shown["learned"]) == (verb, verb in ("reward", "dpo"), None)
     with pytest.raises(DataError, match="a run of `konomi sample` has no page"):
         write_report(RunDir.create(tmp_path, "candidates", {"sample": {}}, seed=0))
     assert data_of(RunDir.create(tmp_path, "tuned", SFT, seed=0), [])["texts"] == "texts.jsonl"

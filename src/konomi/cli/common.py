@@ -38,8 +38,8 @@ class _Verbs(typer.core.TyperGroup):
 
 
 ORDER = (
-    *("demo", "run", "sft", "sample", "pick", "judge", "label", "export", "forget", "reward", "ppo", "compare", "blend", "watch"),
-    *("report", "doctor", "generate", "config", "convert", "trim"),
+    *("demo", "run", "sft", "sample", "pick", "judge", "label", "export", "forget", "reward", "dpo", "ppo", "compare", "blend"),
+    *("watch", "report", "doctor", "generate", "config", "convert", "trim"),
 )
 
 app = typer.Typer(
@@ -63,7 +63,7 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything random. Same 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; progress stays on stderr.")]
 
 
-SEVERAL = {"demo", "run", "sft", "sample", "judge", "reward", "ppo", "compare"}
+SEVERAL = {"demo", "run", "sft", "sample", "judge", "reward", "dpo", "ppo", "compare"}
 """The verbs that a launcher may start in several processes."""
 
 

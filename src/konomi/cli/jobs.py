@@ -1,4 +1,4 @@
-"""sft, sample, judge, reward: the verbs that only take a job file; config: their settings; run: several of them."""
+"""sft, sample, judge, reward, dpo: the verbs that only take a job file; config: their settings; run: several of them."""
 
 from __future__ import annotations
 
@@ -157,20 +157,7 @@ def reward(result: dict[str, Any]) -> None:
     Ctrl-C finishes the step, saves, and says how to go on; a second Ctrl-C stops at once.
     """
     evaluation = result["eval"]
-    for part, title in (("held_out", "On what was held out"), ("truth", "Against the judge that is certain")):
-        measured = evaluation.get(part, {}).items()
-        figures = {name: value for name, value in measured if isinstance(value, dict) and "low" in value}
-        baselines = evaluation.get(part, {}).get("baselines") or {}
-        figures |= {f"accuracy of the {BASELINES[name]}": each["accuracy"] for name, each in baselines.items()}
-        if figures:
-            echo(title)
-        for name, value in figures.items():
-            if value["value"] is not None:
-                low, high = value["low"], value["high"]
-                interval = "" if low is None else f"  (95 % interval {low:.3f} to {high:.3f})"
-                echo(f"  {name.replace('_', ' '):28} {value['value']:.3f}{interval}")
-    if verdict := evaluation["held_out"].get("verdict"):
-        echo(f"\n{verdict['en']}")
+    _show_evaluation(evaluation)
     early = ", ended early: the loss fell no more" if result["early"] else ""
     echo(f"\nThe model is the one after step {result['best_step']} of {result['steps']}{early}")
     for label in ("report", "model", "mlflow"):
@@ -185,10 +172,70 @@ def reward(result: dict[str, Any]) -> None:
         echo(f"\nNext:\n  {typed('konomi')} ppo CONFIG.toml --set reward.kind=model --set reward.name={model}")
 
 
+def _show_evaluation(evaluation: dict[str, Any]) -> None:
+    """The figures of an eval.json that have an interval, and its verdict."""
+    for part, title in (("held_out", "On what was held out"), ("truth", "Against the judge that is certain")):
+        measured = evaluation.get(part, {}).items()
+        figures = {name: value for name, value in measured if isinstance(value, dict) and "low" in value}
+        baselines = evaluation.get(part, {}).get("baselines") or {}
+        figures |= {f"accuracy of the {BASELINES[name]}": each["accuracy"] for name, each in baselines.items()}
+        if figures:
+            echo(title)
+        for name, value in figures.items():
+            if value["value"] is not None:
+                low, high = value["low"], value["high"]
+                interval = "" if low is None else f"  (95 % interval {low:.3f} to {high:.3f})"
+                echo(f"  {name.replace('_', ' '):28} {value['value']:.3f}{interval}")
+    if verdict := evaluation["held_out"].get("verdict"):
+        echo(f"\n{verdict['en']}")
+
+
+@job_verb("The job; see examples/dpo-ja.toml.")
+def dpo(result: dict[str, Any]) -> None:
+    r"""Train a language model on what people preferred, without a reward model.
+
+    It reads the files that konomi reward reads: rankings, pairs or scores, as
+    texts or conversations. The smallest job is two lines: \[data] and file =
+    "rankings.jsonl". Then \[model] name = "..." and what else
+    examples/dpo-ja.toml shows.
+
+    Direct preference optimisation makes the better of two responses likelier
+    than under the initial model, the reference, and the other one less likely.
+    dpo.beta holds the model near to the reference. dpo.loss = "ipo" stops at a
+    fixed gap; dpo.label_smoothing allows for wrong labels; where several
+    people judged the same pair, the share of their votes is the target.
+
+    A fifth of the prompts (data.held_out) is never learned. On it the model is
+    evaluated: loss, and how often it raises the preferred response more than
+    the other (accuracy, with its interval). RUN/model is the best model so
+    far. With \[reward], any that PPO takes, both models answer held-out prompts
+    at the end: the before/after of konomi ppo, with the KL.
+
+    It learns from texts that are there, and PPO from its own: for large gains
+    go round (konomi sample, konomi label, konomi dpo on the new model).
+
+    Ctrl-C finishes the step, saves, and says how to go on; a second Ctrl-C
+    stops at once.
+    """
+    from konomi.cli.results import show_figures
+
+    _show_evaluation(result["eval"])
+    early = ", ended early: the loss fell no more" if result["early"] else ""
+    echo(f"\nThe model is the one after update {result['best_update']} of {result['updates']}{early}\n")
+    if result["compare"]:
+        show_figures(result["compare"])
+    for label in ("report", "model", "mlflow"):
+        if result[label]:
+            echo(f"{label:8} {result[label]}")
+    model = shlex.quote(result["model"])
+    echo(f"\nNext:\n  {typed('konomi')} generate {model} -p '...' -n 5  # let it write")
+    echo(f"  {typed('konomi')} sample CONFIG.toml --set models.tuned.name={model}  # candidates for the next round")
+
+
 @verb
 def config(
     verb: Annotated[
-        str, typer.Argument(metavar="VERB", help="Whose settings: ppo, sft, sample, pick, judge, reward, label or compare.")
+        str, typer.Argument(metavar="VERB", help="Whose settings: ppo, sft, sample, pick, judge, reward, dpo, label or compare.")
     ],
 ) -> None:
     """Print every setting of a verb as a TOML file, with its default and what it means: the start of a job file.

@@ -123,7 +123,7 @@ def compare(
 
 @verb
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")]) -> None:
-    """Write RUN/report.html of a run of ppo, sft, reward or compare: results, curves and texts in one file."""
+    """Write RUN/report.html of a run of ppo, dpo, sft, reward or compare: results, curves and texts in one file."""
     from konomi.report.page import write_report
 
     echo(write_report(run))

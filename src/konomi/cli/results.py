@@ -21,7 +21,21 @@ FIGURES = (
 def show_comparison(result: dict[str, Any]) -> None:
     """The before/after, and what may be done next."""
     console = Terminal()
-    comparison = result["compare"]
+    show_figures(result["compare"], result.get("land"))
+    places = {"report": result["report"], "model": result.get("model"), "MLflow": result.get("mlflow")}
+    for label, place in places.items():
+        if place:
+            console.print(Text(f"{label:8} {place}"), soft_wrap=True)
+    if best := result.get("best"):
+        words = f"after update {best['update']}, {best['difference']:+.2f} on the held-out prompts by which it was chosen"
+        console.print(Text(f"best     {best['path']}  ({words})"), soft_wrap=True)
+    if result.get("model"):
+        _next(console, result)
+
+
+def show_figures(comparison: dict[str, Any], land: dict[str, Any] | None = None) -> None:
+    """The figures of a before/after, and some of its texts; ``land``: the landing before it."""
+    console = Terminal()
     gap = comparison["difference"]
     console.print(_figures(comparison))
     console.print(
@@ -29,7 +43,7 @@ def show_comparison(result: dict[str, Any]) -> None:
         f"better {gap['wins']}, worse {gap['losses']}, same {gap['ties']}. {comparison['verdict']['en']}",
         soft_wrap=True,
     )
-    if land := result.get("land"):
+    if land:
         console.print(f"Landing: {land['verdict']['en']}", soft_wrap=True)
     for name, judge in comparison["judges"].items():
         gap = judge["difference"]
@@ -46,15 +60,6 @@ def show_comparison(result: dict[str, Any]) -> None:
         console.print(Text(f"  before {text['score_before']:+6.2f}  {flat(text['before'])}"), soft_wrap=True)
         console.print(Text(f"  after  {text['score_after']:+6.2f}  {flat(text['after'])}"), soft_wrap=True)
     console.print()
-    places = {"report": result["report"], "model": result.get("model"), "MLflow": result.get("mlflow")}
-    for label, place in places.items():
-        if place:
-            console.print(Text(f"{label:8} {place}"), soft_wrap=True)
-    if best := result.get("best"):
-        words = f"after update {best['update']}, {best['difference']:+.2f} on the held-out prompts by which it was chosen"
-        console.print(Text(f"best     {best['path']}  ({words})"), soft_wrap=True)
-    if result.get("model"):
-        _next(console, result)
 
 
 def _figures(comparison: dict[str, Any]) -> Table:

@@ -26,6 +26,7 @@ from konomi.config.candidates import (
     SampleConfig,
     SampleJob,
 )
+from konomi.config.dpo import DPOConfig, DPOData, DPOJob
 from konomi.config.model import LoraConfig, ModelConfig
 from konomi.config.monitoring import EvaluationConfig, GuardConfig
 from konomi.config.pipeline import VERBS, Pipeline, Stage, load_pipeline
@@ -39,11 +40,10 @@ from konomi.config.sft import SFTConfig, SFTData, SFTJob
 
 __all__ = [
     "VERBS", "ActorCriticConfig", "AlgorithmConfig", "BondConfig", "ClassifierReward", "CompareConfig", "CompareJob",
-    "DataConfig", "EnsembleConfig",
-    "EvaluationConfig", "FunctionReward", "GRPOConfig", "GuardConfig", "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig",
-    "LabelJob", "LandConfig", "LoraConfig", "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob",
-    "PickConfig", "PickJob", "Pipeline",
-    "RLOOConfig", "ReinforceConfig", "RewardConfig", "RewardData", "RewardJob", "RewardTraining", "RolloutConfig",
-    "RunConfig", "SFTConfig", "SFTData", "SFTJob", "SampleConfig", "SampleJob", "SamplingConfig", "SavedConfig", "Section",
-    "ServerConfig", "Stage", "StageConfig", "SumReward", "build", "check_algorithm", "load_config", "load_pipeline",
+    "DPOConfig", "DPOData", "DPOJob", "DataConfig", "EnsembleConfig", "EvaluationConfig", "FunctionReward", "GRPOConfig",
+    "GuardConfig", "HttpReward", "JudgeConfig", "JudgeJob", "LabelConfig", "LabelJob", "LandConfig", "LoraConfig",
+    "ModelConfig", "ModelReward", "NormalizeConfig", "PPOConfig", "PPOJob", "PickConfig", "PickJob", "Pipeline", "RLOOConfig",
+    "ReinforceConfig", "RewardConfig", "RewardData", "RewardJob", "RewardTraining", "RolloutConfig", "RunConfig", "SFTConfig",
+    "SFTData", "SFTJob", "SampleConfig", "SampleJob", "SamplingConfig", "SavedConfig", "Section", "ServerConfig", "Stage",
+    "StageConfig", "SumReward", "build", "check_algorithm", "load_config", "load_pipeline",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterator
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -19,9 +19,8 @@ EXAMPLES: dict[str, Any] = {
     "evaluation_split": "validation", "head_learning_rate": 1e-4, "kl": 6.0, "kl_horizon": 256,
     "initial": "embedded:gemma3-270m",
     "limit": 1000, "micro_batch_size": 4, "micro_batch_tokens": 4096, "model": "gemma3-270m-ja", "name": "my-run",
-    "patience": 3,
-    "people": "people-ja", "port": 8000, "public_url": "https://rank.example.org", "query_tokens": [4, 12], "rank": 16,
-    "rankings": "rankings.jsonl",
+    "patience": 3, "people": "people-ja", "port": 8000, "prompts": "embedded:openings-ja",
+    "public_url": "https://rank.example.org", "query_tokens": [4, 12], "rank": 16, "rankings": "rankings.jsonl",
     "revision": "main", "samples": "candidates.jsonl", "subset": "default", "system": "Be brief.",
     "token_env": "REWARD_TOKEN", "top_layers": 2, "truth": "truth.jsonl", "url": "http://127.0.0.1:8000",
 }  # fmt: skip
@@ -55,6 +54,10 @@ def _table(kind: type[Section], default: Section | None, path: str) -> Iterator[
     for name, field in later:
         full, section = f"{path}{name}", _section(field)
         yield ""
+        if section and not field.is_required() and field.get_default() is None:
+            yield from _comment(field.description or "")
+            yield f"# [{full}]    # not set; see docs/config.md"
+            continue
         if section is None:  # a table whose names the user chooses
             yield from _comment(field.description or "")
             yield f"# [{full}.NAME]    # one table each; see docs/config.md"
@@ -70,8 +73,9 @@ def _table(kind: type[Section], default: Section | None, path: str) -> Iterator[
 
 def _kinds(field: FieldInfo) -> list[type[Section]]:
     """The sections that a setting may be: one, or each of a tagged union."""
-    annotation = field.annotation
-    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    members = [field.annotation]
+    while unions := [each for each in members if get_origin(each) in (Union, UnionType, Annotated)]:
+        members = [part for each in members for part in (get_args(each) if each in unions else (each,))]
     return [each for each in members if isinstance(each, type) and issubclass(each, Section)]
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from konomi.config.candidates import CompareJob, JudgeJob, LabelJob, PickJob, SampleJob
+from konomi.config.dpo import DPOJob
 from konomi.config.ppo import PPOJob
 from konomi.config.reward_model import RewardJob
 from konomi.config.section import Section, build, changed, read_toml
@@ -44,6 +45,7 @@ VERBS = {
     "label": Verb(LabelJob, {name: f"said/{name}.jsonl" for name in ("rankings", "pairs", "scores")}),
     "pick": Verb(PickJob, {"candidates": "candidates.jsonl"}),
     "reward": Verb(RewardJob, {"model": "model"}, resumes=True),
+    "dpo": Verb(DPOJob, {"model": "model"}, resumes=True),
     "ppo": Verb(PPOJob, {"model": "model"}, resumes=True),
     "compare": Verb(CompareJob, {"comparison": "compare.json"}),
 }

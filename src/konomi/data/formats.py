@@ -47,6 +47,11 @@ def read_comparisons(
         DataError: the source or a row cannot be read; the rows are of another kind; all comparisons are ties.
     """
     records, format = read_records(path, format, hub=hub, dropped=dropped, say=say)
+    return checked_comparisons(records, format, path)
+
+
+def checked_comparisons(records: Sequence[Record], format: str, path: str | Path) -> list[Ranking | Pair]:
+    """The comparisons among records of a format. Raises DataError as :func:`read_comparisons` does."""
     comparisons = [record for record in records if isinstance(record, (Ranking, Pair))]
     if not comparisons:
         scored = isinstance(records[0], Score)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from konomi.config import DataConfig, RewardData, SFTData
+from konomi.config import DataConfig, DPOData, RewardData, SFTData
 from konomi.data.row_files import FORMATS, SUFFIXES, file_rows
 from konomi.data.rows import Row, near, need_column
 from konomi.errors import ConfigError, DataError
@@ -36,13 +36,13 @@ class Hub:
     revision: str | None = None
 
     @classmethod
-    def of(cls, config: DataConfig | SFTData | RewardData) -> Hub:
+    def of(cls, config: DataConfig | SFTData | RewardData | DPOData) -> Hub:
         """The part that settings name."""
         return cls(config.subset, config.split, config.revision)
 
 
-def sources_of(data: RewardData) -> list[tuple[str, Hub]]:
-    """What a reward model is trained on, and what it is evaluated on if that is not a part of it."""
+def sources_of(data: RewardData | DPOData) -> list[tuple[str, Hub]]:
+    """What a model is trained on, and what it is evaluated on if that is not a part of it."""
     train = (data.file, Hub.of(data))
     if data.evaluation:
         return [train, (data.evaluation, Hub())]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from konomi.config import RewardJob
+from konomi.config import DPOData, RewardData, RewardJob
 from konomi.data.examples import read_labelled
 from konomi.data.formats import read_comparisons, read_scores
 from konomi.data.messages import Answered, Text
-from konomi.data.records import Group, LabelledText, Score, groups, split_by_key
+from konomi.data.records import Group, LabelledText, Pair, Ranking, Score, groups, split_by_key
 from konomi.data.rows import alike
 from konomi.data.sources import sources_of
 from konomi.errors import DataError
@@ -112,22 +112,7 @@ def load(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None]
 
 def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None]) -> Learned:
     data = job.data
-    read = [read_comparisons(name, hub=hub, say=say)[: data.limit] for name, hub in sources_of(data)]
-    for what in ("rater", "source"):
-        if twins := alike(name for records in read for each in records if (name := getattr(each, what))):
-            warn(f"{data.file}: the {what}s {twins} are taken as different; if they are the same, write them alike")
-    margin = job.train.strength_margin
-    if margin and not any(each.strength for records in read for each in records):
-        warn(f"{data.file}: no comparison has a strength, so that train.strength_margin = {margin:g} has no effect")
-    every, *evaluation = (groups(records, margin) for records in read)
-    train, held_out = split_by_key(every, data.held_out, *evaluation)
-    train, decided = ([group for group in side if group.comparisons] for side in (train, held_out))
-    for name, side in (("train on", train), ("evaluate on", decided)):
-        if not side:
-            raise DataError(
-                f"{data.file}: no prompt is left to {name} that has a comparison; it has {plural(len(every), 'prompt')} in all. "
-                f"Give more prompts, or change data.held_out = {data.held_out:g} or data.evaluation"
-            )
+    train, held_out, decided = split_groups(data, read_comparisons, say, warn, job.train.strength_margin)
     counts = [sum(len(group.comparisons) for group in side) for side in (train, held_out)]
     truth = {(s.key, s.response): s.score for s in read_scores(data.truth)} if data.truth else {}
     known = max((sum((group.key, r) in truth for r in group.responses) for group in held_out), default=0)
@@ -140,8 +125,38 @@ def _compared(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], 
         f"{plural(counts[0], 'comparison')} of {plural(len(train), 'prompt')} to train on, "
         f"{counts[1]:,} of {len(held_out):,} held out",
         _digest([(g.prompt, g.responses, g.comparisons) for g in train + held_out]),
-        groups=held_out, train_groups=train, truth=truth, comparisons=counts[0], talks=any(group.messages for group in every),
+        groups=held_out, train_groups=train, truth=truth, comparisons=counts[0],
+        talks=any(group.messages for group in train + held_out),
     )  # fmt: skip
+
+
+def split_groups(
+    data: RewardData | DPOData, read: Callable[..., list[Ranking | Pair]], say: Callable[[str], None],
+    warn: Callable[[str], None], margin: float = 0.0,
+) -> tuple[list[Group], list[Group], list[Group]]:  # fmt: skip
+    """The groups of comparisons to train on; those held out; and of the latter those with a comparison.
+
+    ``read``: `read_comparisons`, or what else reads a source as it does. ``margin``: see ``train.strength_margin``.
+
+    Raises:
+        DataError: a file cannot be read, a row is wrong, or a side is empty.
+    """
+    found = [read(name, hub=hub, say=say)[: data.limit] for name, hub in sources_of(data)]
+    for what in ("rater", "source"):
+        if twins := alike(name for records in found for each in records if (name := getattr(each, what))):
+            warn(f"{data.file}: the {what}s {twins} are taken as different; if they are the same, write them alike")
+    if margin and not any(each.strength for records in found for each in records):
+        warn(f"{data.file}: no comparison has a strength, so that train.strength_margin = {margin:g} has no effect")
+    every, *evaluation = (groups(records, margin) for records in found)
+    train, held_out = split_by_key(every, data.held_out, *evaluation)
+    train, decided = ([group for group in side if group.comparisons] for side in (train, held_out))
+    for name, side in (("train on", train), ("evaluate on", decided)):
+        if not side:
+            raise DataError(
+                f"{data.file}: no prompt is left to {name} that has a comparison; it has {plural(len(every), 'prompt')} in all. "
+                f"Give more prompts, or change data.held_out = {data.held_out:g} or data.evaluation"
+            )
+    return train, held_out, decided
 
 
 def _of_group(group: Group) -> Example:

@@ -19,12 +19,15 @@ _SETTINGS = {
             "ppo.kl_coef", "ppo.kl_controller", "ppo.kl_target", "land.kl", "rollout.response_tokens", "rollout.temperature"),
     "sft": ("model.freeze", "model.top_layers", "lora.rank", "sft.epochs", "sft.batch_size", "sft.learning_rate",
             "sft.max_length", "sft.loss"),
+    "dpo": ("model.freeze", "model.top_layers", "lora.rank", "dpo.loss", "dpo.beta", "dpo.per_token", "dpo.label_smoothing",
+            "dpo.epochs", "dpo.batch_size", "dpo.learning_rate", "dpo.max_length"),
     "reward": ("lora.rank", "train.task", "train.epochs", "train.batch_size", "train.learning_rate", "train.max_length",
                "ensemble.text_weight"),
 }  # fmt: skip
 _DONE = {
     "ppo": "A language model, moved toward a reward by PPO.",
     "sft": "A language model, fine-tuned on texts.",
+    "dpo": "A language model, moved toward preferred responses by DPO.",
     "reward": "A model that scores texts: a reward model or a classifier.",
 }
 _CLASSES = {"reward": "AutoModelForSequenceClassification"}
@@ -112,14 +115,23 @@ def _figures(run: RunDir, verb: str) -> str:
         labels = {"loss": "loss, nats/token", "perplexity": "perplexity"}
         rows = [(label, number(before.get(key)), number(after.get(key))) for key, label in labels.items()]
         return "On held-out texts:\n\n" + _table(("", "before", "after"), rows) + initial
-    if verb == "reward":
-        held_out = (run.read_json("eval.json") or {}).get("held_out") or {}
-        measured = {key: each for key, each in held_out.items() if isinstance(each, Mapping) and "low" in each}
-        rows = [
-            (key.replace("_", " "), *(number(each[end]) for end in ("value", "low", "high"))) for key, each in measured.items()
-        ]
-        verdict = (held_out.get("verdict") or {}).get("en", "")
-        return "On what was held out, with 95 % intervals:\n\n" + _table(("", "value", "low", "high"), rows) + f"\n{verdict}\n"
+    if verb == "dpo":
+        changed = _before_after(run) if run.compare.is_file() else ""
+        return _of_evaluation(run) + (f"\nBefore and after:\n\n{changed}" if changed else "")
+    return _of_evaluation(run) if verb == "reward" else _before_after(run)
+
+
+def _of_evaluation(run: RunDir) -> str:
+    """The figures of eval.json."""
+    held_out = (run.read_json("eval.json") or {}).get("held_out") or {}
+    measured = {key: each for key, each in held_out.items() if isinstance(each, Mapping) and "low" in each}
+    rows = [(key.replace("_", " "), *(number(each[end]) for end in ("value", "low", "high"))) for key, each in measured.items()]
+    verdict = (held_out.get("verdict") or {}).get("en", "")
+    return "On what was held out, with 95 % intervals:\n\n" + _table(("", "value", "low", "high"), rows) + f"\n{verdict}\n"
+
+
+def _before_after(run: RunDir) -> str:
+    """The figures of compare.json."""
     compare = run.read_json("compare.json") or {}
     before, after = compare.get("before", {}), compare.get("after", {})
     pairs = {key.replace("_", " "): (before[key], after[key]) for key in after if key in before}

@@ -32,12 +32,11 @@ SAMPLE_UPDATES = 12
 """Updates whose texts are in a report, spread over the run."""
 PROMPTS_OVER_TIME = 8
 """Prompts of the evaluations whose texts are in it."""
-_RESULTS = {
-    "ppo": ("compare", "compare.json", "make the before/after again"),
-    "reward": ("evaluation", "eval.json", "train the model again"),
-    "compare": ("compare", "compare.json", "run the stage again"),
-}
-"""Verb -> key in the page's data, file, and what to do if the file is damaged."""
+_COMPARE = ("compare", "compare.json", "make the before/after again")
+_COMPARISON = ("compare", "compare.json", "run the stage again")
+_EVALUATION = ("evaluation", "eval.json", "train the model again")
+_RESULTS = {"ppo": (_COMPARE,), "sft": (), "reward": (_EVALUATION,), "dpo": (_COMPARE, _EVALUATION), "compare": (_COMPARISON,)}
+"""Verb -> keys in the page's data, each with its file, and what to do if the file is damaged."""
 RESULT_VERSION = 1
 _OBJECTS = ("before", "after", "difference", "judges", "verdict", "held_out", "train", "truth", "normalisation")
 _LISTS = ("texts", "best_of_n", "points")
@@ -46,7 +45,7 @@ Row = Mapping[str, Any]
 
 
 def write_report(run: RunDir | str | Path) -> Path:
-    """Write ``report.html`` of a run of PPO, SFT, a reward model or a comparison, finished or not, and return its path.
+    """Write ``report.html`` of a run of PPO, DPO, SFT, a reward model or a comparison, finished or not, and return its path.
 
     Parts that are missing (updates, before/after, evaluation, sample texts) are left out or marked as missing.
 
@@ -102,23 +101,23 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
     """
     info, config = run.info, run.config
     verb = run.verb or "ppo"
-    if verb not in ("ppo", "sft", "reward", "compare"):
+    if verb not in _RESULTS:
         raise DataError(f"{run.path}: a run of `konomi {verb}` has no page; what it made is in that directory")
-    result_key, name, again = _RESULTS.get(verb, ("", "", ""))
-    result = _read_result(run, name, again) if name else None
-    if result_key == "compare" and result is not None and not result.get("verdict"):  # of a version without verdicts
-        result = {**result, "verdict": change(result.get("difference", {}), result.get("prompts") or 0)}
+    results = {key: _read_result(run, name, again) for key, name, again in _RESULTS[verb]}
+    compare, evaluation = results.get("compare"), results.get("evaluation")
+    if compare is not None and not compare.get("verdict"):  # of a version without verdicts
+        compare = {**compare, "verdict": change(compare.get("difference", {}), compare.get("prompts") or 0)}
     data = config.get("data", {})
     return {
         **described(run, info, config),
         "verb": verb,
         "model": model_name(config),
-        "goal": _goal(config.get("reward", {})),
+        "goal": _goal(config.get("reward") or {}),
         "texts": str(data.get("texts") or data.get("file") or ""),
         "planned": _planned(config.get("ppo", {})),
-        "facts": _facts(verb, info, config, result or {}),
-        "compare": result if result_key == "compare" else None,
-        "evaluation": result if result_key == "evaluation" else None,
+        "facts": _facts(verb, info, config, evaluation or {}),
+        "compare": compare,
+        "evaluation": evaluation,
         "learned": evaluations(metrics) if verb == "sft" else None,
         "dial": _read_result(run, "land.json", "make the run again, or delete it") if verb == "ppo" else None,
         "over_time": _over_time(run) if verb == "ppo" else [],
@@ -230,12 +229,14 @@ def _facts(verb: str, info: Row, config: Row, result: Row) -> list[tuple[str, st
     """Words and value of what the run worked with."""
     data, scale = config.get("data", {}), result.get("normalisation") or {}
     mean, std, count = (number(scale.get(key)) for key in ("mean", "std", "count"))
+    scored = [
+        ("reward", reward_in_words(config.get("reward") or {})),
+        ("judges", "; ".join(f"{name}: {reward_in_words(judge)}" for name, judge in config.get("judges", {}).items())),
+    ]
     own = {
-        "ppo": [
-            ("reward", reward_in_words(config.get("reward", {}))),
-            ("judges", "; ".join(f"{name}: {reward_in_words(judge)}" for name, judge in config.get("judges", {}).items())),
-        ],
-        "compare": [("before", str(config.get("before", ""))), ("reward", reward_in_words(config.get("reward", {})))],
+        "ppo": scored,
+        "dpo": [("data", str(data.get("file") or "")), *scored],
+        "compare": [("before", str(config.get("before", ""))), ("reward", reward_in_words(config.get("reward") or {}))],
         "sft": [("texts_learned", str(data.get("texts") or ""))],
         "reward": [
             ("task", str(result.get("task") or "")),

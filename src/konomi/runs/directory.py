@@ -42,7 +42,10 @@ VERSION = 1
 Status = Literal["running", "finished", "failed", "stopped"]
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ended, as trackers call it. KILLED: somebody stopped it."""
-_VERBS = {"ppo": "ppo", "sft": "sft", "train": "reward", "sample": "sample", "judge": "judge", "label": "label", "pick": "pick"}
+_VERBS = {
+    "ppo": "ppo", "sft": "sft", "train": "reward", "dpo": "dpo", "sample": "sample", "judge": "judge", "label": "label",
+    "pick": "pick",
+}  # fmt: skip
 """Section of the configuration -> the verb whose it is."""
 
 

@@ -12,12 +12,12 @@ import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from konomi.config import RewardTraining, SFTConfig
+from konomi.config import DPOConfig, RewardTraining, SFTConfig
 from konomi.errors import ConfigError
 from konomi.runs import processes
 
 
-def micro_batch_size(config: SFTConfig | RewardTraining, section: str) -> int:
+def micro_batch_size(config: SFTConfig | RewardTraining | DPOConfig, section: str) -> int:
     """Rows that a process computes at a time: no more than is set, and a divisor of its share of ``batch_size``.
 
     Raises:

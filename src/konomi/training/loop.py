@@ -1,4 +1,4 @@
-"""What fine-tuning and reward models share: transformers' Trainer, its arguments, and a callback.
+"""What fine-tuning, DPO and reward models share: transformers' Trainer, its arguments, and a callback.
 
 The loop, the optimiser, the schedule, accumulation and clipping are the Trainer's. Its precision is our own autocast, of the run
 and not of the process; so are its checkpoints, which hold no pickle. The callback records the training, has the best model kept,
@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from konomi.config import RewardTraining, SFTConfig
+from konomi.config import DPOConfig, RewardTraining, SFTConfig
 from konomi.engine.device import autocast
 from konomi.errors import RunError
 from konomi.runs import processes
@@ -126,7 +127,41 @@ class QuietTrainer(Trainer):  # type: ignore[misc]
             load_random_state(Path(checkpoint))
 
 
-def training_arguments(config: SFTConfig | RewardTraining, section: str, directory: Path, **more: Any) -> TrainingArguments:
+class ElementTrainer(QuietTrainer):
+    """A step's loss is a mean over its elements, in whichever micro-batch and process they are."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.loss_is_scaled_for_ga = True  # the last micro-batch may be a smaller one
+
+    @staticmethod
+    def count(batch: Any) -> int:
+        """Elements of a batch that count."""
+        raise NotImplementedError
+
+    def total_loss(self, model: Any, batch: Any) -> Tensor:
+        """The sum of their losses."""
+        raise NotImplementedError
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], int]:
+        """The micro-batches of a step, and the elements of all processes."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return samples, sum(processes.gather(sum(map(self.count, samples))))
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """The part of a micro-batch in the step's loss."""
+        return self.total_loss(model, inputs) / num_items_in_batch * processes.count()  # the mean is taken of all
+
+    def evaluated(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Tell the callback the figures of an evaluation."""
+        metrics = {"epoch": float(self.state.epoch or 0.0), **figures}
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def training_arguments(
+    config: SFTConfig | RewardTraining | DPOConfig, section: str, directory: Path, **more: Any
+) -> TrainingArguments:
     """The Trainer's arguments for some settings. It saves, reports and prints nothing; ``directory`` stays as it is."""
     micro = micro_batch_size(config, section)
     arguments = TrainingArguments(

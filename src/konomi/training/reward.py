@@ -26,7 +26,7 @@ from konomi.ops import label_loss, preference_loss, score_loss
 from konomi.runs import processes
 from konomi.runs.signals import Stop
 from konomi.training.checkpoints import read_tensors, save_trained, set_values, trained
-from konomi.training.loop import Outcome, Progress, QuietTrainer, Record, Saving, TrainingCallback, training_arguments
+from konomi.training.loop import ElementTrainer, Outcome, Progress, Record, Saving, TrainingCallback, training_arguments
 
 _STEP = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
 _EVALUATION = {"epoch": "epoch", "eval/loss": "eval/loss", "eval/accuracy": "eval/accuracy"}
@@ -160,7 +160,7 @@ def train_reward_model(
     return outcome
 
 
-class _RewardTrainer(QuietTrainer):
+class _RewardTrainer(ElementTrainer):
     def __init__(
         self, model: RewardModel, train: Sequence[Example], held_out: Sequence[Example], config: RewardTraining, seed: int,
         precision: str, directory: Path, callback: TrainingCallback, saving: Saving | None,
@@ -175,25 +175,20 @@ class _RewardTrainer(QuietTrainer):
             precision, callback, saving, model, arguments, lambda items: collate(model, items), _Rows(model, train, precision),
             held_out, optimizers=(_optimizer(model, config), None),
         )  # fmt: skip
-        self.loss_is_scaled_for_ga = True  # the last micro-batch may be a smaller one
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], int]:
-        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = sum(len(each["targets"]) for each in samples if "filler" not in each)
-        return samples, sum(processes.gather(count))
+    @staticmethod
+    def count(batch: dict[str, Tensor]) -> int:
+        return 0 if "filler" in batch else len(batch["targets"])
 
     @staticmethod
     def filler(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "filler": True}
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def total_loss(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
         # the Trainer moves everything to the device; sizes and row numbers are for the host
-        ids_BL, lengths_B, shared_B = (inputs[name].cpu() for name in ("ids", "lengths", "shared"))
-        batch = Batch(ids_BL, lengths_B, shared_B, inputs.get("hidden"))
-        numbers_NC = model(batch)
-        if "filler" in inputs:
-            return numbers_NC.sum() * 0.0
-        return task_loss(self.task, numbers_NC, inputs, num_items_in_batch)[0] * processes.count()  # the mean is taken of all
+        ids_BL, lengths_B, shared_B = (batch[name].cpu() for name in ("ids", "lengths", "shared"))
+        numbers_NC: Tensor = model(Batch(ids_BL, lengths_B, shared_B, batch.get("hidden")))
+        return numbers_NC.sum() * 0.0 if "filler" in batch else task_loss(self.task, numbers_NC, batch, 1)[0]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         model: Any = self.model
@@ -201,10 +196,7 @@ class _RewardTrainer(QuietTrainer):
         numbers = processes.divided([e.texts for e in self.held_out], predict)
         with torch.no_grad():
             loss, figures = task_loss(self.task, torch.cat(numbers), targets(self.held_out))
-        metrics = {"epoch": float(self.state.epoch or 0.0), "eval/loss": float(loss)}
-        metrics |= {f"eval/{name}": value for name, value in figures.items()}
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return self.evaluated({"eval/loss": float(loss), **{f"eval/{name}": value for name, value in figures.items()}})
 
 
 def _optimizer(model: RewardModel, config: RewardTraining) -> torch.optim.Optimizer:

@@ -46,7 +46,7 @@ def examine_run(path: Path) -> tuple[str, list[Line]]:
     run = RunDir.open(path)
     with written_by_konomi(run.path):
         verb = run.verb
-        told = {"ppo": _ppo, "sft": _sft, "reward": _reward}.get(verb)
+        told = {"ppo": _ppo, "sft": _sft, "reward": _reward, "dpo": _dpo}.get(verb)
         return verb, [_status(run, verb), *(told(run) if told else [])]
 
 
@@ -221,3 +221,20 @@ def _reward(run: RunDir) -> list[Line]:
     if evaluation.get("task") != "classification" and "normalisation" not in evaluation:
         lines.append(look("scale", "it has none, and PPO asks for one", "train it with normalize.samples (konomi sample)"))
     return lines
+
+
+def _dpo(run: RunDir) -> list[Line]:
+    evaluation, comparison = run.read_json("eval.json"), run.read_json("compare.json")
+    if not isinstance(evaluation, dict) or "held_out" not in evaluation:
+        return [look("evaluation", "there is none", "see the run's status")]
+    found = evaluation["held_out"]
+    accuracy, margin = found["accuracy"], found["margin"]["value"]
+    seen = f"the preferred response is raised more in {percent(accuracy['value'])}, by {number(margin)} on average"
+    low = accuracy.get("low")
+    weak = low is None or low <= 0.5
+    lines = [look("held out", seen, "not shown to beat a coin: collect more comparisons") if weak else Line("held out", seen)]
+    if found["preferred"] < 0 and found["other"] < 0:
+        seen = f"both kinds became less likely: by {number(-found['preferred'])} and {number(-found['other'])} nats"
+        do = "usual where responses are alike or from another model; raise dpo.beta or lower dpo.learning_rate if texts get worse"
+        lines.append(look("likelihood", seen, do))
+    return lines + (_outcome(comparison) if comparison else [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from konomi.config import CompareJob, JudgeJob, PickJob, RewardJob, SampleJob, Section, SFTJob
+from konomi.config import CompareJob, DPOJob, JudgeJob, PickJob, RewardJob, SampleJob, Section, SFTJob
 from konomi.data.records import Task
 from konomi.data.tokens import Tokens
 from konomi.errors import RunError
@@ -13,10 +13,10 @@ from konomi.jobs.doctor.machine import check_versions
 from konomi.jobs.doctor.prompts import check_queries
 from konomi.jobs.doctor.rewards import Drawn, check_scores
 from konomi.jobs.doctor.settings import check_rate
+from konomi.jobs.dpo_data import prepare_dpo
 from konomi.jobs.judge import prepare_judge
 from konomi.jobs.pick import prepare_pick
 from konomi.jobs.reward import prepare_reward
-from konomi.jobs.reward_data import Learned
 from konomi.jobs.sample import check_models, prompts_of
 from konomi.jobs.sft import prepare_sft
 from konomi.report.advice import FEW_COMPARISONS, too_few
@@ -40,6 +40,8 @@ def examine_stage(job: Section, observer: Observer) -> list[Line]:
         lines = _sft(job, observer)
     elif isinstance(job, RewardJob):
         lines = _reward(job, observer)
+    elif isinstance(job, DPOJob):
+        lines = _dpo(job, observer)
     elif isinstance(job, SampleJob):
         lines = _sample(job, observer)
     elif isinstance(job, JudgeJob):
@@ -86,18 +88,29 @@ def _reward(job: RewardJob, observer: Observer) -> list[Line]:
     hearing = Hearing(observer, "texts", "shorten them, or raise train.max_length")
     learned, samples, _ = prepare_reward(job, hearing)
     rate = check_rate("train.learning_rate", job.train.learning_rate, job.lora.rank is not None, times=5)
-    lines = [*hearing.lines, _held_out(learned.prompts()), rate, _comparisons(learned)]
+    lines = [*hearing.lines, _held_out(learned.prompts()), rate, _comparisons(learned.comparisons, learned.described)]
     if job.train.task != "classification" and samples is None:
         do = "set normalize.samples to candidates of the model that PPO begins with (konomi sample)"
         lines.append(look("scale of the scores", "none will be saved, and PPO asks for one", do))
     return lines
 
 
-def _comparisons(learned: Learned) -> Line:
-    count, seen = learned.comparisons, learned.described
+def _comparisons(count: int, seen: str) -> Line:
     if 0 < count < FEW_COMPARISONS // 10:
         return look("data", f"{seen}; under about {FEW_COMPARISONS:,} a model often barely beats chance", "collect more")
     return Line("data", seen)
+
+
+def _dpo(job: DPOJob, observer: Observer) -> list[Line]:
+    hearing = Hearing(observer, "texts", "shorten them, or raise dpo.max_length")
+    ready = prepare_dpo(job, hearing)
+    rate = check_rate("dpo.learning_rate", job.dpo.learning_rate, job.lora.rank is not None)
+    seen = f"{plural(ready.comparisons, 'comparison')} of {plural(len(ready.train), 'prompt')} to learn from"
+    lines = [*hearing.lines, _held_out(len(ready.held_out)), rate, _comparisons(ready.comparisons, seen)]
+    if ready.questions is None:
+        do = "name a reward, or a classifier as one: how often the model ranks texts rightly does not say what it writes"
+        lines.append(look("before/after", "there will be none: the job has no [reward]", do))
+    return [*lines, _stops(ready.loaded.tokens)]
 
 
 def _sample(job: SampleJob, observer: Observer) -> list[Line]:

@@ -17,10 +17,13 @@ const CURVES = [
   ["value_loss", "ppo/loss/value", "", { zero: true }],
   ["train_loss", "sft/loss", "unit_token_nats"],
   ["train_loss", "train/loss"],
+  ["train_loss", "dpo/loss"],
   ["eval_loss", "eval/loss"],
   ["held_out_perplexity", "eval/perplexity"],
   ["eval_accuracy", "eval/accuracy"],
+  ["eval_margin", "eval/margin", "", { zero: true }],
   ["grad_norm", "sft/grad_norm"],
+  ["grad_norm", "dpo/grad_norm"],
 ];
 const NO_CURVE = /^(update|time|episodes|epoch)$/;
 

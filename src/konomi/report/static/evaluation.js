@@ -11,6 +11,7 @@ const CALIBRATION = [["ece", "calibration.ece", number], ["log_loss", "calibrati
 const BY_TASK = {
   preference: [
     ["accuracy", "accuracy", percent],
+    ["margin", "margin", number],
     ["longer_wins", "longer.accuracy", percent],
     ["ahead_of_longer", "longer.difference", points],
     ["text_baseline", "baselines.text.accuracy", percent],

@@ -51,7 +51,7 @@ function outcome({ info, data, rows }) {
 }
 
 function verdict({ verb, compare, evaluation, learned }) {
-  const words = verb === "reward" ? evaluation?.held_out?.verdict : compare?.verdict;
+  const words = compare?.verdict ?? evaluation?.held_out?.verdict;
   if (words) return make("p", "verdict", { "data-grade": words.grade ?? "" }, bdi(words[language()] ?? ""));
   if (verb !== "sft") return "";
   if (!learned?.after) return make("p", "verdict", {}, t("no_evaluation"));
@@ -65,7 +65,7 @@ function tile(key, value, note = "", name = "") {
 
 function tiles({ data, rows }) {
   if (data.verb === "reward") return rewardTiles(data.evaluation ?? {});
-  const found = data.verb === "sft" ? learnedTiles(data.learned) : changeTiles(data.compare, rows);
+  const found = data.verb === "sft" ? learnedTiles(data.learned) : data.verb === "dpo" ? dpoTiles(data) : changeTiles(data.compare, rows);
   if (data.verb === "compare") return found;
   const last = rows.at(-1) ?? {};
   const done = rows.reduce((most, row) => Math.max(most, row.update), 0);
@@ -91,6 +91,13 @@ function changeTiles(compare, rows) {
   const ends = rows.length > 1 ? [rows[0], rows.at(-1)] : rows;
   const scores = ends.map((row) => number(row["ppo/mean_scores"])).join(" → ");
   return [tile("score_mean", scores), tile("kl_short", number(rows.at(-1)["objective/kl"]), t("unit_nats"))];
+}
+
+function dpoTiles({ compare, evaluation }) {
+  const { held_out: found } = evaluation ?? {};
+  const made = compare ? changeTiles(compare, []) : [];
+  if (found) made.push(tile("accuracy", percent(valueOf(found.accuracy)), interval(found.accuracy, percent)), tile("comparisons", count(found.comparisons)));
+  return made;
 }
 
 function learnedTiles(learned) {
@@ -123,10 +130,11 @@ function rewardTiles({ task, held_out: found, truth }) {
   return made;
 }
 
-/** The before/after of a PPO run, or the evaluation of a reward model. */
+/** The before/after of a run of PPO or DPO, and the evaluation of a reward model or of implicit rewards. */
 function results({ data }) {
-  if (data?.verb === "reward") return figuresOf(data.evaluation ?? {});
-  return ["ppo", "compare"].includes(data?.verb) ? [beforeAfter(data.compare)] : [];
+  const { verb, compare, evaluation } = data ?? {};
+  const changed = ["ppo", "compare"].includes(verb) || (verb === "dpo" && compare) ? [beforeAfter(compare)] : [];
+  return verb === "reward" || verb === "dpo" ? [...changed, ...figuresOf(evaluation ?? {})] : changed;
 }
 
 function beforeAfter(compare) {
@@ -182,15 +190,15 @@ function firstTexts(run) {
 
 /** The parts below the curves. */
 function below(run) {
-  if (run.data?.verb === "reward") return partsOf(run.data.evaluation ?? {});
+  const evaluated = run.data?.evaluation ? partsOf(run.data.evaluation) : [];
   const { groups } = textGroups(run);
-  if (!groups.length) return [];
+  if (!groups.length) return evaluated;
   const parts = groups.flatMap(([key, items]) => {
     const more = items.slice(TEXTS_OPEN);
     const rest = more.length ? details(`${run.info.id} ${key}`, `${t("more_texts")} (${more.length})`, ...more.map(pair)) : "";
     return [make("h3", "", {}, t(key)), ...items.slice(0, TEXTS_OPEN).map(pair), rest];
   });
-  return [section("texts", ...parts)];
+  return [section("texts", ...parts), ...evaluated];
 }
 
 function pair(item) {
