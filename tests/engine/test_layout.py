@@ -9,6 +9,7 @@ from test_packed import brood, gemma2
 import oracles
 from konomi.engine.forward import plan_pass
 from konomi.engine.layout import Layout, Pass, scatter
+from konomi.engine.rollout import Rollout
 from konomi.models.policy import Policy
 from tiny import FAMILIES
 from tiny_run import sharp_model, tiny_rollout
@@ -47,6 +48,21 @@ def test_few_sizes_and_one_tensor() -> None:
     assert not torch.equal(policy(one).logprobs, policy(other).logprobs)
     plain = [Pass(rollout, torch.arange(first, first + 6), torch.device("cpu")) for first in (0, 6)]
     assert plain[0].key != plain[1].key
+
+
+def test_whose_tokens_they_are_is_known_in_a_pass_over_a_narrower_rollout() -> None:
+    """A captured pass goes on with the tensor of another update, whose longest response may be of another length."""
+    passes = []
+    for responses in ([5, 3, 4], [4, 4, 4]):
+        lengths, ids = torch.tensor(responses), torch.arange(27).view(3, 9)
+        rollout = Rollout(ids[:, : 4 + max(responses)], torch.tensor([4, 4, 4]), lengths, lengths > 0)
+        passes.append(Pass(rollout, torch.tensor([2, 0]), torch.device("cpu"), static=True))
+    wide, narrow = passes
+    assert (wide.key, wide.width, narrow.width) == (narrow.key, 5, 4)
+    for one, other, expected in ((wide, narrow, [2] * 4 + [0] * 4), (narrow, wide, [2] * 4 + [0] * 5)):
+        rows, count = one.on(other.index).sequences
+        assert rows[: other.count].tolist() == expected and count == 4
+        assert len(rows) > other.count and set(rows[other.count :].tolist()) == {3}
 
 
 def test_rows_are_put_back_and_filled_up_with_zero() -> None:

@@ -206,10 +206,10 @@ class Pass:
             parts = [ids_BL.ravel(), row_N * ids_BL.shape[1] + at_N - 1]
         else:
             parts = [self.layout.index.numpy(), self.layout.host_ids(ids_BL), self.layout.place(row_N, at_N - 1)]
-        parts += [ids_BL[row_N, at_N], where_N, np.ones_like(where_N)]
+        parts += [ids_BL[row_N, at_N], self.rows.numpy()[row_N], where_N, np.ones_like(where_N)]
         if static:
-            ends = (0, 0, len(rollout) * self.width, 0)
-            parts[-4:] = [_longer(x, bucket(len(x)) - len(x), end) for x, end in zip(parts[-4:], ends, strict=True)]
+            ends = (0, 0, len(rollout), len(rollout) * self.width, 0)
+            parts[-5:] = [_longer(x, bucket(len(x)) - len(x), end) for x, end in zip(parts[-5:], ends, strict=True)]
         self._split, self._end = [len(part) for part in parts], len(rollout) * self.width
         self._set(send(torch.from_numpy(np.concatenate(parts)), device))
 
@@ -222,9 +222,9 @@ class Pass:
         self.index, parts = index, index.split(self._split)
         if self.layout is not None:
             self.layout = self.layout.on(parts[0])
-        # [T] ids; [N]: the token before each response token, that token's id, its place in the flat [B R] of all rows, B R
-        # for further ones, and whether it is none of these
-        self.ids, self.at, self.targets, self.where, self._valid = parts[-5:]
+        # [T] ids; [N]: the token before each response token, that token's id, its row, B for further ones, its place in the
+        # flat [B R] of all rows, B R for further ones, and whether it is none of these
+        self.ids, self.at, self.targets, self._row, self.where, self._valid = parts[-6:]
 
     @property
     def valid(self) -> Tensor:
@@ -234,7 +234,7 @@ class Pass:
     @property
     def sequences(self) -> tuple[Tensor, int]:
         """[N]: the row of the rollout that each token is of, of a further one the row after the last; and the number of rows."""
-        return self.where // self.width, self._end // self.width + 1
+        return self._row, self._end // self.width + 1
 
     def on(self, index: Tensor) -> Pass:
         """A pass of the same sizes, given by its ``index``."""
