@@ -19,6 +19,7 @@ from konomi.engine.memory import Setting, Shape, gigabytes, parts, shape_of
 from konomi.errors import ModelError
 from konomi.files import model_path
 from konomi.jobs.doctor.lines import Line, broken, look
+from konomi.jobs.land import WHOLE_DIAL
 from konomi.models.embedded import embedded_model, gguf_model
 from konomi.models.find import adapter_settings, find_files
 from konomi.models.load import explained, quiet
@@ -155,7 +156,10 @@ class Pace:
         drawn = job.ppo.baseline_samples + texts + compare.best_of * prompts
         every = job.evaluation.interval(job.ppo.updates)
         on_the_way = job.ppo.updates // every * min(held_out, job.evaluation.prompts) * job.evaluation.samples if every else 0
-        return (drawn + on_the_way) * (self.rollout + self.reward) + (1.5 * texts + on_the_way) * self.score
+        places = len(WHOLE_DIAL) + 2 if job.land.kl is not None else 0  # as a rule
+        landing = places * job.land.prompts * job.land.samples
+        asked = drawn + on_the_way + landing
+        return asked * (self.rollout + self.reward) + (1.5 * texts + on_the_way + 2 * landing) * self.score
 
 
 def check_time(job: PPOJob, pace: Pace, held_out: int) -> list[Line]:
