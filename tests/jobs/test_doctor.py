@@ -20,7 +20,7 @@ from konomi.data.records import Prompt
 from konomi.engine.memory import Setting, Shape
 from konomi.jobs.common import locked
 from konomi.jobs.doctor.lines import Line
-from konomi.jobs.doctor.machine import check_memory, plan
+from konomi.jobs.doctor.machine import Pace, check_memory, plan
 from konomi.jobs.doctor.prompts import check_prompts, leaked
 from konomi.jobs.doctor.reward_models import check_reward_models
 from konomi.jobs.doctor.rewards import Drawn, check_responses, check_scores
@@ -349,6 +349,24 @@ def test_a_score_that_does_not_rise_is_noise_unless_the_before_and_after_shows_m
         run.set_status("finished")
         told = {line["checked"]: line["level"] for line in asked(str(run.path), code=0)["lines"]}
         assert told["score over the run"] == level
+
+
+def test_of_a_run_that_did_not_land_it_says_what_to_change(tmp_path: Path) -> None:
+    run = ppo_run(tmp_path, "aloft")
+    for grade, end, do in (
+        ("missed", 8.0, "raise land.prompts, or land.samples; another KL: konomi blend RUN --kl 8.00"),
+        ("short", 0.0, "raise ppo.episodes, or land.most"),
+    ):
+        run.write_json("land.json", {"landed": False, "end_kl": end, "verdict": {"grade": grade, "en": "It did not."}})
+        found = konomi("doctor", str(run.path), "--json").stdout
+        told = {line["checked"]: line for line in json.loads(found)["lines"]}
+        assert (told["landing"]["level"], told["landing"]["seen"], told["landing"]["do"]) == ("look", "It did not.", do)
+
+
+def test_the_texts_of_a_landing_take_their_time() -> None:
+    pace = Pace(rollout=0.25, reward=0.25, score=1.0, step=0.0)
+    without, landing = (pace.around(PPOJob.model_validate({"land": {"kl": kl, "prompts": 10}}), 50) for kl in (None, 6.0))
+    assert landing - without == 7 * 20 * (0.25 + 0.25 + 2 * 1.0)
 
 
 def test_of_a_run_that_went_wrong_it_says_what_since_when_and_what_to_change(tmp_path: Path) -> None:

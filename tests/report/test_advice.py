@@ -44,6 +44,7 @@ def test_where_a_model_has_landed_is_said() -> None:
         (0.5, 2.0, "landed", "At 50.0 % of the way", "50.0 % の位置で"), 
         (1.25, 12.5, "beyond", "Read the texts.", "学習した範囲の先"),
         (1.5, 50.0, "short", "does not reach a KL of 50.00", "50.00 ナットに届きません"),
+        (1.0, 50.0, "short", "the nearest place, at 100.0 % of the way, has 8.00", "最も近い 100.0 % の位置で 8.00"),
         (1.5, 9.0, "missed", "nearest, at 150.0 % of the way, has 18.00", "最も近い 150.0 % の位置"),
         (0.75, None, "share", "the KL is 4.50 nats/response; that of the trained model is 8.00", "学習後のモデルの KL は 8.00"),
     ):  # fmt: skip

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from some_runs import HOSTILE, add_compare, ppo_run, reward_run, sft_run
+from some_runs import HOSTILE, PPO, add_compare, ppo_run, reward_run, sft_run
 
 from konomi.errors import ModelError
 from konomi.files import model_path
@@ -31,13 +31,15 @@ def test_each_kind_of_run_has_its_card(tmp_path: Path) -> None:
     ppo.note(licence=NOTE, inputs={"reward.name": {"name": "taste.py:f", "sha256": "ab" * 32}})
     ppo.note(guards=[{"update": 2, "guard": "ratio", "action": "warned", "en": "The ratio is 3.", "ja": "3"}])
     sft, reward = sft_run(tmp_path, [3.0, 2.0]), reward_run(tmp_path, name="reward")
-    for run in (ppo, sft, reward):
+    free = RunDir.create(tmp_path, "free", {**PPO, "algorithm": {"kind": "reinforce++"}}, seed=0)
+    for run in (ppo, sft, reward, free):
         run.model.mkdir()
         run.set_status("finished")
     for run, parts in (
         (ppo, ["embedded:gemma3-270m", "classifier embedded:asari (positive", "ab" * 32, "rose by 2.03",
                "| score mean | −0.48 | 1.55 |", "`ppo.kl_target` | 6.0", "AutoModelForCausalLM", f"## Licence\n\n{NOTE}",
-               "ppo, finished", "## What the guards saw", "| 2 | The ratio is 3. |"]),
+               "ppo, finished", "## What the guards saw", "| 2 | The ratio is 3. |", "toward a reward by PPO."]),
+        (free, ["toward a reward by REINFORCE++.", '| `algorithm.kind` | "reinforce++" |']),
         (sft, ["embedded:gemma3-270m-ja", "texts.jsonl", "| perplexity | 20.09 | 7.39 |", "`sft.epochs` | 3", "of the base"]),
         (reward, ["pairs.jsonl", "| accuracy | 0.", "AutoModelForSequenceClassification", 'reward.kind = "model"']),
     ):  # fmt: skip

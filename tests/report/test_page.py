@@ -400,7 +400,9 @@ def test_guards_and_the_same_prompts_over_time(tmp_path: Path, drawn: Callable[.
 def test_the_line_is_a_dial(tmp_path: Path, drawn: Callable[..., Page]) -> None:
     run = judged_run(tmp_path)
     run.write_json("land.json", landed())
+    run.write_json("config.json", run.config | {"algorithm": {"kind": "rloo"}})
     page = drawn(run)
+    assert page.title().startswith("judged: RLOO of ")
     found = {key: count for key, count in dots(page).items() if key.startswith("dial")}
     assert found == dict.fromkeys(("dial_score", "dial_kl", "dial_judge_0", "dial_variety"), 4)
     part = page.locator('[data-part="landing"]')

@@ -171,7 +171,7 @@ def landing(found: Mapping[str, Any]) -> dict[str, str]:
     grade = "share" if target is None else "missed"
     if found["landed"]:
         grade = "beyond" if share > 1 else "landed"
-    elif target is not None and found["kl"] < target and share >= found["most"]:
+    elif target is not None and all(point["kl"] < target for point in found["points"]):
         grade = "short"
     gap = next(point["difference"] for point in found["points"] if point["share"] == share)
     facts = {"share": percent(share), "kl": number(found["kl"]), "target": number(target), "end": number(found["end_kl"])}

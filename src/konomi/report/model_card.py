@@ -9,14 +9,15 @@ from typing import Any
 
 from konomi import files
 from konomi.report.advice import change
-from konomi.report.page import evaluations, model_name, reward_in_words
+from konomi.report.page import algorithm_name, evaluations, model_name, reward_in_words
 from konomi.runs.directory import RunDir
 from konomi.text import flat, number, percent
 
 NAME = "README.md"
 _SETTINGS = {
-    "ppo": ("model.freeze", "model.top_layers", "lora.rank", "ppo.episodes", "ppo.batch_size", "ppo.epochs", "ppo.learning_rate",
-            "ppo.kl_coef", "ppo.kl_controller", "ppo.kl_target", "land.kl", "rollout.response_tokens", "rollout.temperature"),
+    "ppo": ("algorithm.kind", "model.freeze", "model.top_layers", "lora.rank", "ppo.episodes", "ppo.batch_size",
+            "ppo.responses_per_prompt", "ppo.epochs", "ppo.learning_rate", "ppo.kl_coef", "ppo.kl_controller", "ppo.kl_target",
+            "land.kl", "rollout.response_tokens", "rollout.temperature"),
     "sft": ("model.freeze", "model.top_layers", "lora.rank", "sft.epochs", "sft.batch_size", "sft.learning_rate",
             "sft.max_length", "sft.loss"),
     "dpo": ("model.freeze", "model.top_layers", "lora.rank", "dpo.loss", "dpo.beta", "dpo.per_token", "dpo.label_smoothing",
@@ -25,7 +26,7 @@ _SETTINGS = {
                "ensemble.text_weight"),
 }  # fmt: skip
 _DONE = {
-    "ppo": "A language model, moved toward a reward by PPO.",
+    "ppo": "A language model, moved toward a reward by {algorithm}.",
     "sft": "A language model, fine-tuned on texts.",
     "dpo": "A language model, moved toward preferred responses by DPO.",
     "reward": "A model that scores texts: a reward model or a classifier.",
@@ -48,9 +49,10 @@ def write_card(run: RunDir) -> Path | None:
     settings = [(f"`{path}`", json.dumps(value)) for path in _SETTINGS.get(verb, ()) if (value := _at(config, path)) is not None]
     guards = [(str(event["update"]), event["en"]) for event in info.get("guards") or ()]
     versions = info.get("versions", {})
+    done = _DONE.get(verb, "").format(algorithm=flat(algorithm_name(config)))
     parts = [
         f"---\nlibrary_name: transformers\ntags:\n- konomi\n- {verb}\n---\n",
-        f"# {flat(run.path.name)}\n\n{_DONE.get(verb, '')} Made with konomi {versions.get('konomi', '')}.\n",
+        f"# {flat(run.path.name)}\n\n{done} Made with konomi {versions.get('konomi', '')}.\n",
         _table(("", ""), about),
         "## Figures\n\n" + _figures(run, verb),
         *(["## What the guards saw\n\n" + _table(("update", ""), guards)] if guards else []),

@@ -77,7 +77,8 @@ def write_rounds(directory: Path, data: Row) -> None:
 
 def _page(shown: Row, metrics: Sequence[Row], samples: Sequence[Row]) -> bytes:
     """The HTML file."""
-    title = locale("page")["en"][f"title_{shown['verb']}"].format(model=shown["model"], reward=shown["goal"], data=shown["texts"])
+    names = {"model": shown["model"], "algorithm": shown.get("algorithm"), "reward": shown["goal"], "data": shown["texts"]}
+    title = locale("page")["en"][f"title_{shown['verb']}"].format(**names)
     style, script = (STATIC / "page.css").read_text(encoding="utf-8"), _script()
     page = Template((STATIC.parent / "page.html").read_text(encoding="utf-8")).substitute(
         policy=html.escape(_policy(style, script)),
@@ -112,6 +113,7 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
         **described(run, info, config),
         "verb": verb,
         "model": model_name(config),
+        "algorithm": algorithm_name(config),
         "goal": _goal(config.get("reward") or {}),
         "texts": str(data.get("texts") or data.get("file") or ""),
         "planned": _planned(config.get("ppo", {})),
@@ -187,6 +189,11 @@ def model_name(config: Mapping[str, Any]) -> str:
     """The model of a run and its revision."""
     model = config.get("model", {})
     return " ".join(str(model[key]) for key in ("name", "revision") if model.get(key))
+
+
+def algorithm_name(config: Mapping[str, Any]) -> str:
+    """What a run of `konomi ppo` learns by, as people write it."""
+    return str(config.get("algorithm", {}).get("kind", "ppo")).upper()
 
 
 def reward_in_words(reward: Mapping[str, Any]) -> str:

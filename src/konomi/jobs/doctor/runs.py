@@ -182,7 +182,10 @@ def _landing(found: Mapping[str, Any] | None) -> list[Line]:
     if not found:
         return []
     seen = found["verdict"]["en"]
-    do = f"raise ppo.episodes, or land.most; another KL: {typed('konomi')} blend RUN --kl {number(found['end_kl'])}"
+    missed = found["verdict"]["grade"] == "missed"
+    do = "raise land.prompts, or land.samples" if missed else "raise ppo.episodes, or land.most"
+    if found["end_kl"] > 0:
+        do += f"; another KL: {typed('konomi')} blend RUN --kl {number(found['end_kl'])}"
     return [Line("landing", seen) if found["landed"] else look("landing", seen, do)]
 
 

@@ -38,7 +38,7 @@ function page(runs, all) {
 
 /** The page's heading. */
 export function heading({ data }) {
-  return t(`title_${data.verb}`, { model: data.model, reward: data.goal, data: data.texts });
+  return t(`title_${data.verb}`, { model: data.model, algorithm: data.algorithm, reward: data.goal, data: data.texts });
 }
 
 /** The run's status, verdict and main figures. */
