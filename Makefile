@@ -3,7 +3,7 @@
 # make check    lint and types          make mutants  does a test notice each broken equation?
 # make fuzz     files damaged at random, others each time (EXAMPLES=1000 of each kind)
 # make bench    how fast, beside TRL and beside the machine: docs/results.md (an hour; ARGS=--quick: five minutes)
-# make bench-demo   the demo with three seeds (ARGS=--write puts the table into docs/results.md)
+# make bench-demo   the demo with ten seeds, half an hour (ARGS=--write puts the table into docs/results.md)
 # make pictures     the pictures of docs/, of a quick demo (ARGS="--run RUN --reward RUN --judge RUN": of those runs)
 PYTHON ?= python3
 VENV   ?= .venv
