@@ -2,12 +2,14 @@
 
     python benchmarks/jobs.py a --out a.jsonl --updates 2
 
-What is used of konomi is there in its first version too, so that the same file measures before and after.
+The same file measures before and after: what has moved since then is looked for in both places.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -36,6 +38,23 @@ class HashReward:
         return shapes.hash_scores(texts)
 
 
+def part(*places: str) -> Any:
+    """A function of konomi, from the first of the places, ``module:name``, at which this version has it."""
+    for place in places:
+        module, _, name = place.partition(":")
+        try:
+            return getattr(importlib.import_module(f"konomi.{module}"), name)
+        except (ImportError, AttributeError):
+            continue
+    raise MissingPart(f"this version has none of {', '.join(places)}")
+
+
+PRECISION, DEVICE = (
+    ("engine.device:choose_precision", "train.loop:choose_precision"),
+    ("engine.device:find_device", "train.loop:find_device"),
+)
+
+
 class MissingPart(Exception):
     """This version of konomi cannot do the job."""
 
@@ -47,13 +66,12 @@ def make_trainer(
 ) -> tuple[Any, str]:  # fmt: skip
     """A trainer of ``lm``, by default GPT-2 small shape, for ``more`` updates than are timed; and its precision."""
     from konomi import DataConfig, Policy, PPOConfig, PPOTrainer, Prompt, RolloutConfig, Tokens, make_reference
-    from konomi.engine.device import choose_precision
 
     if top_layers and "top_layers" not in inspect.signature(Policy).parameters:
         raise MissingPart("this version cannot train the top layers alone")
     policy = Policy(lm or shapes.gpt2(given.seed, positions), **({"top_layers": top_layers} if top_layers else {}))
     prompts = [Prompt(text) for text in shapes.texts(max(1024, given.episodes), given.seed, query[1], query[1])]
-    precision = choose_precision(precision)
+    precision = part(*PRECISION)(precision)
     settings = {"epochs": shapes.EPOCHS, "mini_batch_size": min(shapes.MINI_BATCH, given.episodes), **ppo}
     trainer = PPOTrainer(
         policy, make_reference(policy), Tokens(shapes.tokenizer()), prompts, reward or HashReward(),
@@ -140,15 +158,13 @@ def classifier(directory: Path, **sizes: int) -> Path:
 def job_d(given: argparse.Namespace) -> None:
     """The demo: examples/demo.toml, real parts."""
     from konomi import Policy, PPOJob, PPOTrainer, Tokens, build_reward, load_causal_lm, load_config, make_reference
-    from konomi.data.sources import examples_directory
-    from konomi.engine.device import choose_precision, find_device
-    from konomi.jobs.prepare import find_prompts
 
+    examples = part("data.sources:examples_directory", "data.sources:examples")()
     changes = [f"run.seed={given.seed}", f"ppo.batch_size={given.episodes}", f"ppo.baseline_samples={BASELINE}"]
     changes += [f"ppo.episodes={given.episodes * (given.warmup + given.updates)}"]
-    job = load_config(examples_directory() / "demo.toml", PPOJob, changes)
-    prompts, _ = find_prompts(job)
-    reward = build_reward(job.reward, columns=prompts[0].columns, device=find_device())
+    job = load_config(examples / "demo.toml", PPOJob, changes)
+    prompts, _ = part("jobs.prepare:find_prompts", "job:find_prompts")(job)
+    reward = build_reward(job.reward, columns=prompts[0].columns, device=part(*DEVICE)())
     loaded = load_causal_lm(job.model)
     options: dict[str, Any] = {"freeze_embeddings": job.model.freeze == "embeddings"}
     if getattr(job.model, "top_layers", None):
@@ -157,7 +173,7 @@ def job_d(given: argparse.Namespace) -> None:
     tokens = Tokens(loaded.tokenizer)
     trainer = PPOTrainer(
         policy, make_reference(policy), tokens, prompts, reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
-        seed=job.run.seed, precision=choose_precision(job.model.precision),
+        seed=job.run.seed, precision=part(*PRECISION)(job.model.precision),
     )  # fmt: skip
 
     def lengths(result: Any) -> tuple[list[int], list[int]]:
@@ -215,9 +231,8 @@ def main() -> None:
     parser.add_argument("--response", type=int, default=shapes.HIGH, help="tokens, for sampling and training")
     parser.add_argument("--growth", action="store_true", help="queries of one length")
     given = parser.parse_args()
-    from konomi.engine.device import manage_memory
-
-    manage_memory()
+    with contextlib.suppress(MissingPart):  # the state before left memory alone
+        part("engine.device:manage_memory")()
     try:
         JOBS[given.job](given)
     except MissingPart as missing:
