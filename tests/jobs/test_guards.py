@@ -40,8 +40,9 @@ def count_a(responses: list[str]) -> list[float]:
 
 def run(lm: Path, where: Path, reward: Any = count_a, observer: Observer | None = None, **changed: Any) -> dict[str, Any]:
     keep = {"mlflow": False, "save_every": 2, "keep": 1}
+    model = {"name": str(lm), "precision": "fp64"}  # what fires, and when, is then the same on every machine
     return konomi.train(
-        str(lm), TEXTS, reward, out=str(where), observer=observer or Heard(), **{**SETTINGS, "run": keep, **changed}
+        model, TEXTS, reward, out=str(where), observer=observer or Heard(), **{**SETTINGS, "run": keep, **changed}
     )
 
 
@@ -75,7 +76,9 @@ def test_a_run_over_the_cap_goes_back_takes_smaller_steps_and_ends_well(tmp_path
     with pytest.raises(KeyboardInterrupt):  # after the event was written, before the lines were dropped
         run(lm, tmp_path / "killed", observer=Heard("Back to update"), **cap)
     [killed] = (tmp_path / "killed").iterdir()
-    again = konomi.train(str(lm), TEXTS, count_a, out=str(tmp_path / "killed"), resume=killed, observer=Heard())
+    again = konomi.train(
+        {"name": str(lm), "precision": "fp64"}, TEXTS, count_a, out=str(tmp_path / "killed"), resume=killed, observer=Heard()
+    )
     assert again["status"] == "finished" and lines_of(RunDir.open(killed)) == lines
     assert RunDir.open(killed).info["guards"] == events
 
