@@ -38,6 +38,7 @@ STOPPED = "sft", [*SETTINGS["sft"], "run.save_every=4", "run.name=stopped"]
 PIPELINE = [
     "stages.candidates.models.a.precision=fp64", "stages.after.models.tuned.precision=fp64",
     "stages.policy.model.precision=fp64", "stages.policy.ppo.episodes=64", "stages.policy.compare.best_of=0",
+    "stages.policy.land.kl=1", "stages.policy.land.prompts=7", "stages.policy.land.samples=1",
     "stages.policy.land.kl=0.02", "stages.policy.land.most=3", "stages.policy.land.prompts=6",
 ]  # fmt: skip
 
@@ -113,6 +114,8 @@ def test_two_processes_give_what_one_gives(world: Path) -> None:
         (each["share"], pytest.approx(each["kl"], abs=1e-6)) for each in lands[0]["points"]
     ]
     assert [text["after"] for text in two_compare["texts"]] == [text["after"] for text in one_compare["texts"]]
+    one_land, two_land = (json.loads(Path(out, "tiny/policy/land.json").read_text("utf-8")) for out in ("one", "two"))
+    assert two_land["share"] == one_land["share"] and two_land["kl"] == pytest.approx(one_land["kl"], rel=1e-6)
     assert [stage["status"] for stage in first["run"]["stages"]] == [stage["status"] for stage in one["run"]["stages"]]
     assert "stopped after update 6" in first["stopped"]
     whole, resumed = ([{**line, "time": 0} for line in lines_of(f"two/{run}/metrics.jsonl")] for run in ("sft", "stopped"))

@@ -37,6 +37,9 @@ def test_a_kl_off_its_target_has_its_reason() -> None:
     ):  # fmt: skip
         sentence = kl_missed(kl, 6.0, coefficients, course)
         assert sentence is None if words is None else sentence is not None and words in sentence
+    over = {kind: str(kl_missed(9.0, 6.0, (0.2, 0.9), rising, kind)) for kind in ("adaptive", "pid")}
+    assert all("set land.kl = 6 (konomi blend RUN --kl 6 does that for this run)" in sentence for sentence in over.values())
+    assert ['kl_controller = "pid"' in sentence for sentence in over.values()] == [True, False]
 
 
 def test_where_a_model_has_landed_is_said() -> None:

@@ -239,7 +239,8 @@ def _warn_of_the_run(job: PPOJob, lines: list[dict[str, Any]], kl: float, observ
     """Warn of what its metrics show; ``kl``: of the before/after."""
     if job.ppo.kl_controller != "fixed" and job.land.kl is None and lines:
         coefficients = lines[0]["objective/kl_coef"], lines[-1]["objective/kl_coef"]
-        if missed := kl_missed(kl, job.ppo.kl_target, coefficients, [line["objective/kl"] for line in lines]):
+        course = [line["objective/kl"] for line in lines]
+        if missed := kl_missed(kl, job.ppo.kl_target, coefficients, course, job.ppo.kl_controller):
             observer.warn(missed)
     if marked := over_the_run(lines):
         observer.warn(f"out of the healthy range (updates, worst value, range): {'; '.join(marked)}. See docs/metrics.md")

@@ -263,13 +263,16 @@ def over_the_run(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def kl_missed(kl: float, target: float, coefficients: tuple[float, float], course: Sequence[float] = ()) -> str | None:
+def kl_missed(
+    kl: float, target: float, coefficients: tuple[float, float], course: Sequence[float] = (), controller: str = "adaptive"
+) -> str | None:
     """Why the KL of the trained model is not within 20 % of its target; None if it is.
 
     Args:
         kl, target: nats/response.
         coefficients: the KL coefficient of the first and of the last update.
         course: the KL of each update.
+        controller: ``ppo.kl_controller``.
 
     >>> kl_missed(6.5, 6.0, (0.2, 0.3)) is None
     True
@@ -280,7 +283,9 @@ def kl_missed(kl: float, target: float, coefficients: tuple[float, float], cours
     if f"{coefficients[0]:.3g}" == f"{coefficients[1]:.3g}":
         moved = f"the coefficient stayed at {coefficients[0]:.3g}, as it does in a run of few updates"
     if kl > target:
-        advice = 'too low or too late: raise ppo.kl_coef, lower ppo.learning_rate, or set ppo.kl_controller = "pid"'
+        steer = "" if controller == "pid" else ', set ppo.kl_controller = "pid"'
+        advice = f"too low or too late: raise ppo.kl_coef, lower ppo.learning_rate{steer}, or set land.kl = {target:g}"
+        advice += f" (konomi blend RUN --kl {target:g} does that for this run)"
         return f"KL ended at {kl:.1f}, over the target {target:g}: {moved}, {advice}"
     quarter = -(-len(course) // 4)
     if course and (len(course) < 4 or sum(course[-quarter:]) > 1.1 * sum(course[-2 * quarter : -quarter])):

@@ -169,7 +169,10 @@ def _course(job: PPOJob, metrics: Sequence[Mapping[str, Any]], comparison: Mappi
     coefficients = [line["objective/kl_coef"] for line in metrics if line.get("objective/kl_coef") is not None]
     kl = comparison["after"]["kl"] if comparison else kls[-1]
     steered = job.ppo.kl_controller != "fixed" and job.land.kl is None and coefficients
-    if comparison and steered and (missed := kl_missed(kl, job.ppo.kl_target, (coefficients[0], coefficients[-1]), kls)):
+    missed = None
+    if comparison and steered:
+        missed = kl_missed(kl, job.ppo.kl_target, (coefficients[0], coefficients[-1]), kls, job.ppo.kl_controller)
+    if missed:
         seen, _, do = missed.rpartition(": ")
         lines.append(look("KL", seen, do) if abs(kl / job.ppo.kl_target - 1) > 0.5 else Line("KL", seen))
     else:
