@@ -133,7 +133,6 @@ OPS = {
     "dpo.py": [
         ("widen(logprobs_N) - widen", "widen(logprobs_N) + widen", "sign of the reference"),
         ("ref_logprobs_N.detach()", "ref_logprobs_N", "the reference learns"),
-        ("- widen(ref_logprobs_N.detach())", "- ref_logprobs_N.detach()", "the reference in half precision"),
         ("return ratios_N / lengths_N", "return ratios_N", "lengths are forgotten"),
         ("    check_shapes(logprobs_N=logprobs_N, lengths_N=lengths_N)\n", "", "lengths of any shape"),
         ("(1 - 2 * smoothing) + smoothing", "(1 - smoothing) + smoothing", "one side of the labels alone is smoothed"),

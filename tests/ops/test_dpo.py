@@ -109,5 +109,7 @@ def test_half_precision_is_computed_in_float32() -> None:
     half = torch.tensor([-500.0, -400.0], dtype=torch.bfloat16)
     assert log_ratios(half, half + 4).dtype == torch.float32
     one, other, unit = torch.tensor([0]), torch.tensor([1]), torch.ones(1)
-    assert dpo_loss(half, one, other, unit, 0 * unit, unit, beta=0.1)[0].dtype == torch.float32
-    assert ipo_loss(half, one, other, unit, unit, beta=0.1)[0].dtype == torch.float32
+    ratios = torch.tensor([0.7, -1.9], dtype=torch.bfloat16)
+    kinds = ratios, ratios.float()
+    assert torch.equal(*(dpo_loss(each, one, other, unit, 0 * unit, unit, beta=0.3)[0] for each in kinds))
+    assert torch.equal(*(ipo_loss(each, one, other, unit, unit, beta=0.3)[0] for each in kinds))

@@ -51,11 +51,12 @@ def test_votes_on_the_same_two_responses_are_one_judgement() -> None:
     group = of(
         Ranking("p", ("a", "b", "c"), (1, 2, 3), rater="x"), Ranking("p", ("b", "a", "c"), (1, 2, 3), rater="y"),
         Ranking("p", ("a", "b", "c"), (1, 1, 1), rater="z"), Pair("p", "c", "a", label=0.8), Pair("p", "b", "d", margin=2.0),
+        Pair("p", "d", "a", margin=1.0),
     )  # fmt: skip
     found = {(group.responses[j.better], group.responses[j.worse]): j for j in votes(group)}
-    assert {pair: (round(j.label, 3), j.margin, round(j.weight * 11, 3)) for pair, j in found.items()} == {
+    assert {pair: (round(j.label, 3), j.margin, round(j.weight * 12, 3)) for pair, j in found.items()} == {
         ("a", "b"): (0.5, 0.0, 3.0), ("a", "c"): (round(2.7 / 4, 3), 0.0, 4.0), ("b", "c"): (round(2.5 / 3, 3), 0.0, 3.0),
-        ("b", "d"): (1.0, 2.0, 1.0),
+        ("b", "d"): (1.0, 2.0, 1.0), ("d", "a"): (1.0, 1.0, 1.0),
     }  # fmt: skip
     assert votes(of(Ranking("p", ("a", "b"), (1, 2)), Ranking("p", ("b", "c"), (1, 1)))) == (Judged(0, 1, 1.0, 0.0, 1.0),)
 
