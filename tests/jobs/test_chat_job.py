@@ -274,6 +274,7 @@ def test_mistakes_are_one_message(here: Path, monkeypatch: pytest.MonkeyPatch) -
         (["generate", "bare", "--chat", "-p", "x"], ["bare", template]),
         (["label", "p", "--chat", "bare"], ["bare", template]),
         (["label", "p", "--chat", "lm", "--candidates", "c.jsonl"], ["--chat and --candidates: raters write the prompts"]),
+        (["label", "p", "--chat", "lm", "--edit"], ["--chat and --edit: that is for projects in which raters rank"]),
         (["generate", "lm", "--system", "S", "-p", "x"], ["--system and --chat-template go with it"]),
         (["generate", "lm"], ["--prompt TEXT is needed"]),
         (["generate", "lm", "--chat", "-n", "2"], ["--samples needs --prompt"]),

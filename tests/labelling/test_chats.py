@@ -30,6 +30,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     options, settings = ChatOptions(model=MODEL, system="Be kind."), Settings(overlap=1.0, repeats=0.0)
     made, imported = create_project(Path("talks"), None, settings=settings, chat=options, models=[MODEL])
     assert (imported.added, open_project(Path("talks")).chat) == (0, options)
+    assert "モデルにメッセージを送り" in made.guidelines() and "Write to the model" in made.guidelines()
     with pytest.raises(DataError, match="talks: its raters talk with a model; candidates need a project of their own"):
         provide(Path("talks"), tasks(1))
     told = konomi("label", "talks", "--chat", "other", code=2).stderr

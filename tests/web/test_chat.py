@@ -103,10 +103,11 @@ def test_what_goes_wrong_is_said_in_both_languages(site: Site, slow: Slow) -> No
         ({"text": "x", "after": "y"}, (404, "unknown_task")), ({"text": 7}, (400, "bad_request")),
     ):  # fmt: skip
         assert refusal(client.post("/api/chat", json=body)) == expected
+    # another person has signed in to the browser: the message is not theirs
+    assert refusal(client.post("/api/chat", json={"text": "Hey", "person": "p-0"})) == (401, "no_access")
     site.site.store.freeze()
     assert refusal(client.post("/api/chat", json={"text": "Hey"})) == (409, "frozen")
-    for path in ("/api/chat",):
-        assert site.client().get(path).status_code == 401
+    assert site.client().get("/api/chat").status_code == site.client().post("/api/chat", json={"text": "Hey"}).status_code == 401
 
 
 def test_a_server_that_ends_waits_for_no_model(tmp_path: Path, slow: Slow) -> None:
@@ -163,14 +164,27 @@ def test_a_talk_in_the_browser(tmp_path: Path, visit: Callable[..., Any]) -> Non
         expect(page.locator("#choice-title")).to_have_text("Which answer is better?")
         expect(page.locator(".turn")).to_have_count(3)
         clean(page)
+        page.locator("#shortcuts").uncheck()
+        page.keyboard.press("0")
+        expect(choice).to_be_visible()
+        page.locator("#shortcuts").check()
         page.keyboard.press("0")
         expect(page.locator(".turn")).to_have_count(4)
         page.locator("#fresh").click()
         expect(page.locator(".turn")).to_have_count(0)
+        # the server has the message, but its response is lost; another window is shown the answers and keeps what was written
+        other = page.context.new_page()
+        other.goto(server.address)
+        other.locator("#message").fill("unsent")
+        page.route("**/api/chat", lambda route: (route.fetch(), route.abort()), times=1)
         message.fill("again")
         page.locator("#send").click()
-        page.locator('[data-act="bad"]').click()
-        expect(page.locator("#mine")).to_have_text("Chosen so far: 3")
+        expect(choice).to_be_visible()
+        expect(message).to_have_value("")
+        other.locator("#send").click()
+        other.locator('[data-act="bad"]').click()
+        expect(other.locator("#mine")).to_have_text("Chosen so far: 3")
+        expect(other.locator("#message")).to_have_value("unsent")
         said = server.judgements()
         assert [judgement.kind for _, judgement in said] == ["ranked", "ranked", "all_bad"]
         first, second, third = (item.messages for item, _ in said)

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Formatter
 
 from konomi.labelling import answers, chats, decisions, people, validation
-from konomi.labelling.project import GUIDELINES, LANGUAGES
+from konomi.labelling.project import CHAT_GUIDELINES, GUIDELINES, LANGUAGES
 from konomi.report.advice import locale
 from konomi.report.page import STATIC
 from konomi.web import chat
@@ -40,7 +40,7 @@ def test_the_languages_have_the_same_words() -> None:
 
 
 def test_one_thing_has_one_name() -> None:
-    ja = [*catalogue("page")["ja"].values(), *catalogue("errors")["ja"].values(), GUIDELINES]
+    ja = [*catalogue("page")["ja"].values(), *catalogue("errors")["ja"].values(), GUIDELINES, CHAT_GUIDELINES]
     for text in ja:
         assert not re.search("(?<![受応])答え|飛ば|同点|順位付|[ぁ-んァ-ヶ一-龠][()]|[ｦ-ﾟ]", text), text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,8 +70,9 @@ def label(
     check_host(host, allow_network)
     public = None if public_url is None else public_of(public_url)
     invite = list(dict.fromkeys(checked_name(each) for each in people or []))
-    policy = _policy(project, candidates, chat)
-    opened = _opened(project, candidates, {"strength": strength, "edit": edit}, chat)
+    options = {"strength": strength, "edit": edit}
+    policy = _policy(project, candidates, chat, [name for name, wanted in options.items() if wanted])
+    opened = _opened(project, candidates, options, chat)
     with opened.store() as store:
         collect(store)  # damage is reported before anything is served
     names = name or []
@@ -99,7 +100,7 @@ def watch(
     serve(None, runs=runs, host=host, port=port, allow_network=allow_network, names=names, public_url=public_url, say=echo)
 
 
-def _policy(project: Path, candidates: Path | None, model: str | None) -> Policy | None:
+def _policy(project: Path, candidates: Path | None, model: str | None, ranks: Sequence[str]) -> Policy | None:
     """The model that raters talk with, loaded; None: they rank. Raises ConfigError, ModelError, DataError: it cannot be."""
     from konomi.labelling.project import is_project, open_project
     from konomi.labelling.records import ChatOptions
@@ -109,6 +110,8 @@ def _policy(project: Path, candidates: Path | None, model: str | None) -> Policy
         raise ConfigError(f'--chat: {project} is there already; the model is "chat" in its project.json, or give another name')
     if model is not None and candidates is not None:
         raise ConfigError("--chat and --candidates: raters write the prompts themselves, and the model the answers; give one")
+    if model is not None and ranks:
+        raise ConfigError(f"--chat and --{ranks[0]}: that is for projects in which raters rank; leave one out")
     wanted = there.chat if there is not None else ChatOptions(model=_absolute(model)) if model is not None else None
     if wanted is None:
         return None
@@ -137,7 +140,7 @@ def _opened(project: Path, candidates: Path | None, options: Mapping[str, bool],
     if chat is not None:
         own = ChatOptions(model=_absolute(chat))
         settings = Settings(overlap=1.0, repeats=0.0)
-        return create_project(project, None, settings=settings, options=LabelOptions(**options), chat=own, models=[own.model])[0]
+        return create_project(project, None, settings=settings, chat=own, models=[own.model])[0]
 
     if is_project(project):
         there = open_project(project).label.model_dump()

@@ -32,8 +32,10 @@ from konomi.reading import parse_json
 VERSION = 1
 LANGUAGES = ("ja", "en")
 """Of the page that raters see."""
-GUIDELINES = Path(__file__).with_name("guidelines.md").read_text(encoding="utf-8")
-"""The guidelines of a new project; its owner edits them."""
+GUIDELINES, CHAT_GUIDELINES = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("guidelines.md", "guidelines_chat.md")
+)
+"""The guidelines of a new project, and of one in which raters talk with a model; its owner edits them."""
 
 
 class Project(Section):
@@ -120,7 +122,7 @@ def create_project(
         store.close()
         content = {"version": VERSION, **project.model_dump()}
         for name, text in (
-            ("guidelines.md", GUIDELINES),
+            ("guidelines.md", GUIDELINES if chat is None else CHAT_GUIDELINES),
             ("project.json", json.dumps(content, ensure_ascii=False, indent=2) + "\n"),
         ):
             write_atomic(draft / name, utf8(text))

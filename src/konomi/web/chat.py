@@ -39,10 +39,11 @@ class Policy(Protocol):
 
 
 class ChatBody(Body):
-    """A message, and the turn from which the conversation goes on; none: it begins."""
+    """A message, the turn from which the conversation goes on (none: it begins), and its author, as in an answer's."""
 
     text: Text
     after: Text | None = None
+    person: Text | None = None
 
 
 @dataclass
@@ -105,6 +106,7 @@ class Chat:
             try:
                 answers = self.policy.drawn(prompt, [first + 2 * number, first + 2 * number + 1])
             except (ConfigError, DataError) as error:
+                _LOG.error("%s", visible(error))  # every message may fail like that, as the template takes no system message
                 raise Refused("chat_long", str(error)) from error
             with self._lock:
                 if self._closed:
@@ -144,6 +146,8 @@ def ask(request: Request) -> Json:
     """Send a message to the model."""
     _, _, person = context(request)
     body = body_of(request, ChatBody)
+    if body.person not in (None, person.id):
+        raise Refusal("no_access")
     _chat(request).ask(person, body.text, body.after)
     return Json({"asked": True})
 

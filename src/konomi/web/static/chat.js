@@ -41,8 +41,10 @@ async function look() {
   if (!doing) turn = said.turn;
   const fresh = !doing && turn?.task && before !== turn.id;
   if (fresh) {
-    kept.drop(place()); // it has been answered
-    find("message").value = "";
+    if (turn.talk.at(-1).text === find("message").value) {
+      kept.drop(place()); // it has been answered
+      find("message").value = "";
+    }
     show(turn.task);
   }
   draw();
@@ -108,12 +110,14 @@ async function ask() {
   find("send").disabled = true;
   kept.set(place(), text);
   try {
-    await call("POST", "/api/chat", { text, after: going()?.id ?? null });
+    await call("POST", "/api/chat", { text, after: going()?.id ?? null, person: me.person });
     alarm();
     announce(t("chat_asked"));
     await look();
   } catch (failure) {
+    if (/^chat_(busy|open)$/.test(failure.code)) return look(); // another window, or a request whose response was lost
     alarm(failure.say);
+    if (!failure.status) stop = again(look, delay(failure, tries++)); // it may have arrived
     draw();
   }
 }
@@ -159,6 +163,10 @@ find("message").addEventListener("input", () => {
   kept.set(place(), find("message").value);
   draw();
 });
+find("shortcuts").addEventListener("change", (event) => {
+  shortcuts = event.target.checked;
+  call("POST", "/api/me", { shortcuts }).catch((failure) => alarm(failure.say));
+});
 document.addEventListener("words", () => outbox && draw());
 
 async function start() {
@@ -171,7 +179,7 @@ async function start() {
     stop = again(start, delay(failure, tries++));
     return;
   }
-  shortcuts = me.shortcuts !== false;
+  shortcuts = find("shortcuts").checked = me.shortcuts !== false;
   find("message").value = kept.get(place()) ?? "";
   outbox = new Outbox(me.person);
   outbox.addEventListener("state", heard);

@@ -13,6 +13,7 @@ import { t } from "./words.js";
 const find = (id) => document.getElementById(id);
 let listed, task, rankings, ranking, cards, selected, past;
 let shortcuts = true;
+let saving = false;
 
 async function attempt(act) {
   try {
@@ -119,15 +120,22 @@ function undo() {
 }
 
 /** Save the decision; without ranks: take it back. Then the list again, at the next that is open. */
-function save(ranks, words) {
-  attempt(async () => {
+async function save(ranks, words) {
+  if (saving) return; // pressed twice
+  saving = true;
+  await attempt(async () => {
     const body = { ranks, comment: find("comment").value, revision: task.revision };
     await call("POST", `/api/disputes/${task.id}`, body);
     announce(t(words));
     await load();
-    const next = listed.disputes.find(({ decided }) => !decided);
-    if (next) find("disputes").querySelector(`[data-task="${next.task}"]`).focus();
+    goTo(listed.disputes.find(({ decided }) => !decided));
   });
+  saving = false;
+}
+
+/** Go on, in the list, at a task; where it is not there, at the list's beginning. */
+function goTo(dispute) {
+  (find("disputes").querySelector(`[data-task="${dispute?.task}"]`) ?? find("count")).focus();
 }
 
 const acts = {
@@ -142,7 +150,13 @@ const acts = {
   submit: () => ranking.complete && save(ranking.canonical(), "decision_saved"),
   withdraw: () => save({}, "decision_withdrawn"),
   undo,
-  leave: () => attempt(load),
+  leave: () => {
+    const number = task.id;
+    attempt(async () => {
+      await load();
+      goTo({ task: number });
+    });
+  },
 };
 
 document.addEventListener("keydown", (event) => {
