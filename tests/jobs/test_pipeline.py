@@ -12,7 +12,7 @@ import filelock
 from command_line import konomi, sets, started, wait_until
 from konomi.config import VERBS, PPOJob, load_pipeline
 from konomi.jobs.inputs import file_of
-from konomi.jobs.pipeline import runner
+from konomi.jobs.pipeline import run_pipeline, runner
 from konomi.jobs.stages import decide
 
 STAGES = ["candidates", "rank", "policy", "after"]
@@ -157,6 +157,20 @@ def test_killed_in_the_middle_of_ppo_it_goes_on_as_if_nothing_had_been(world: Pa
         for key in run.data.metrics:
             steps = [point.step for point in client.get_metric_history(run.info.run_id, key)]
             assert len(steps) == len(set(steps)), (run.info.run_name, key)
+
+
+def test_a_stage_without_a_page_that_was_killed_after_its_end_is_kept(world: Path) -> None:
+    (world / "few.toml").write_text(
+        'name = "few"\nmlflow = false\n[stages.some]\ndo = "pick"\ncandidates = "candidates.jsonl"\n', encoding="utf-8"
+    )
+    (pipeline, stages), notes = load_pipeline("few.toml", Path("runs")), Path("runs/few/pipeline.json")
+    run_pipeline(pipeline, stages, "runs/few")
+    done = json.loads(Path("runs/few/some/stage.json").read_text("utf-8"))
+    Path("runs/few/some/stage.json").unlink()
+    notes.write_text(notes.read_text("utf-8").replace("finished", "running"), encoding="utf-8")
+    assert [stage["status"] for stage in run_pipeline(pipeline, stages, "runs/few")["stages"]] == ["skipped"]
+    assert json.loads(Path("runs/few/some/stage.json").read_text("utf-8"))["key"] == done["key"]
+    assert not Path("runs/few/some/report.html").exists()
 
 
 def test_directories_that_are_not_a_pipelines(world: Path) -> None:

@@ -22,7 +22,7 @@ from konomi.jobs.common import locked
 from konomi.jobs.rounds import Rounds, gather
 from konomi.jobs.stages import VERSION, Notes, Step, decide, stages_from
 from konomi.report.model_card import write_card
-from konomi.report.page import write_report
+from konomi.report.page import RESULTS, write_report
 from konomi.runs import environment, processes
 from konomi.runs.directory import EndStatus, RunDir
 from konomi.runs.mlflow import MlflowSink
@@ -158,10 +158,7 @@ def runner(verb: str) -> Callable[..., dict[str, Any]]:
 def _work(step: Step, title: str, notes: Notes, observer: Observer, parent: _ParentRun, again: str) -> None:
     """Run or resume a stage."""
     stage, began = step.stage, time.monotonic()
-    if processes.is_main():
-        if step.action == "run":
-            _move_away(stage.directory)
-        gather(stage)
+    processes.first(partial(_make_ready, step))
     notes.stage(stage.name, do=stage.do, status="running", key=step.key, reason=None, seconds=None)
     more = {"resume": stage.directory} if step.action == "resume" else {}
     try:
@@ -186,6 +183,12 @@ def _work(step: Step, title: str, notes: Notes, observer: Observer, parent: _Par
     gc.collect()  # a stage's models are held by cycles of references; the next stage needs the memory
 
 
+def _make_ready(step: Step) -> None:
+    if step.action == "run":
+        _move_away(step.stage.directory)
+    gather(step.stage)
+
+
 def _close(step: Step, seconds: float) -> None:
     done = {"version": VERSION, "key": step.key, "inputs": step.inputs, "seconds": seconds}
     RunDir(step.stage.directory).write_json("stage.json", done)
@@ -195,7 +198,7 @@ def _take(step: Step, notes: Notes) -> None:
     """Skip a stage that is finished; do what is left to do where a kill came between its end and the note of it."""
     run, seconds = RunDir(step.stage.directory), {}
     if run.read_json("stage.json") is None:
-        if step.stage.do not in ("sample", "judge", "label") and not run.report.exists():
+        if step.stage.do in RESULTS and not run.report.exists():
             write_card(run)
             write_report(run)
         started, ended = (datetime.fromisoformat(run.info[key]) for key in ("started", "ended"))

@@ -35,8 +35,8 @@ PROMPTS_OVER_TIME = 8
 _COMPARE = ("compare", "compare.json", "make the before/after again")
 _COMPARISON = ("compare", "compare.json", "run the stage again")
 _EVALUATION = ("evaluation", "eval.json", "train the model again")
-_RESULTS = {"ppo": (_COMPARE,), "sft": (), "reward": (_EVALUATION,), "dpo": (_COMPARE, _EVALUATION), "compare": (_COMPARISON,)}
-"""Verb -> keys in the page's data, each with its file, and what to do if the file is damaged."""
+RESULTS = {"ppo": (_COMPARE,), "sft": (), "reward": (_EVALUATION,), "dpo": (_COMPARE, _EVALUATION), "compare": (_COMPARISON,)}
+"""Verb whose runs have a page -> keys in the page's data, each with its file, and what to do if the file is damaged."""
 RESULT_VERSION = 1
 _OBJECTS = ("before", "after", "difference", "judges", "verdict", "held_out", "train", "truth", "normalisation")
 _LISTS = ("texts", "best_of_n", "points")
@@ -102,9 +102,9 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
     """
     info, config = run.info, run.config
     verb = run.verb or "ppo"
-    if verb not in _RESULTS:
+    if verb not in RESULTS:
         raise DataError(f"{run.path}: a run of `konomi {verb}` has no page; what it made is in that directory")
-    results = {key: _read_result(run, name, again) for key, name, again in _RESULTS[verb]}
+    results = {key: _read_result(run, name, again) for key, name, again in RESULTS[verb]}
     compare, evaluation = results.get("compare"), results.get("evaluation")
     if compare is not None and not compare.get("verdict"):  # of a version without verdicts
         compare = {**compare, "verdict": change(compare.get("difference", {}), compare.get("prompts") or 0)}
