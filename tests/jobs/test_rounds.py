@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from command_line import konomi, lines_of, sets, started, wait_until
-from konomi.config import LabelJob, PPOJob, RewardJob, load_pipeline
+from konomi.config import LabelJob, PPOJob, RewardJob, Stage, load_pipeline
 from konomi.errors import ConfigError
+from konomi.jobs.stages import decide, plan
 
 STAGES = ["candidates", "rank", "taste", "policy", "verdict"]
 ROUNDS = """
@@ -133,6 +134,28 @@ def test_rounds_until_one_does_not_win(here: Path) -> None:
     assert "Round 1 wins against the initial model: judge early +" in shown.stdout
 
 
+def with_people(here: Path) -> list[Stage]:
+    """The stages where people rank."""
+    judge = 'do = "judge"', 'reward = { kind = "function", name = "taste.py:fine" }\njudge.agreement = 1.0\n'
+    people = ROUNDS.replace(judge[0], 'do = "label"\nlabel.project = "people/"').replace(judge[1], "")
+    (here / "people.toml").write_text(people, encoding="utf-8")
+    return load_pipeline("people.toml", Path("runs"))[1]
+
+
+def test_what_people_rank_again_moves_what_learns_from_it_in_all_later_rounds(here: Path) -> None:
+    stages = with_people(here)
+    for stage in stages:
+        for path in stage.outputs.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("", encoding="utf-8")
+        (stage.directory / "stage.json").write_text(json.dumps({"key": decide(stage, {}).key}), encoding="utf-8")
+    assert {step.action for step in plan(here / "runs/tiny", stages)} == {"skip"}
+    (here / "runs/tiny/round-1/rank/stage.json").unlink()
+    moving = {step.stage.name for step in plan(here / "runs/tiny", stages) if step.action == "run"}
+    learns = {f"round-{number}/{name}" for number in (1, 2, 3) for name in ("taste", "verdict")}
+    assert moving == {"round-1/rank"} | learns
+
+
 def test_what_a_round_reads(here: Path) -> None:
     _, stages = load_pipeline("rounds.toml", Path("runs"), ["seed=7", "stages.rank.run.seed=3"])
     by_name = {stage.name: stage for stage in stages}
@@ -153,11 +176,8 @@ def test_what_a_round_reads(here: Path) -> None:
     assert [stage.name for stage in once] == STAGES and not any(stage.gathered for stage in once)
     assert isinstance(once[2].job, RewardJob) and once[2].job.data.file == "runs/tiny/rank/rankings.jsonl"
 
-    people = ROUNDS.replace('do = "judge"', 'do = "label"\nlabel.project = "people/"')
-    for line in ('reward = { kind = "function", name = "taste.py:fine" }\njudge.agreement = 1.0\n',):
-        people = people.replace(line, "")
-    (here / "people.toml").write_text(people, encoding="utf-8")
-    jobs = [stage.job for stage in load_pipeline("people.toml", Path("runs"))[1]]
+    stages = with_people(here)
+    jobs = [stage.job for stage in stages]
     projects = [(job.label.project, job.label.people) for job in jobs if isinstance(job, LabelJob)]
     assert projects == [("people-round-1", None), ("people-round-2", "people-round-1"), ("people-round-3", "people-round-2")]
 

@@ -76,10 +76,10 @@ def plan(directory: Path, stages: Sequence[Stage], start: str | None = None) -> 
     notes = Notes(directory)
     steps: list[Step] = []
     moving: set[str] = set()
-    names = {each.directory: each.name for each in stages}
+    makers = {path: each.name for each in stages for path in each.outputs.values()}
     for stage in stages:
         step = decide(stage, notes.of(stage.name))
-        gathered = {names[path.parent] for paths in stage.gathered.values() for path in paths if path.parent in names}
+        gathered = {makers[path] for paths in stage.gathered.values() for path in paths}
         reads = sorted(({name for name, _ in stage.references.values()} | gathered) & moving)
         if stage.name in again:
             step = replace(step, action="run", why="it is to run again (--from)")
