@@ -160,7 +160,7 @@ def test_a_copy_of_a_hub_data_set_is_read_with_the_settings_of_the_hub(
     tmp_path: Path, files: list[str], settings: dict[str, str]
 ) -> None:
     (tmp_path / "README.md").write_text("# a card", encoding="utf-8")
-    for number, name in enumerate([*files, "japanese/other/0.jsonl"]):
+    for number, name in enumerate([*files, "japanese/other/0.jsonl", "train-old.jsonl", "test-2.jsonl"]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write(tmp_path / name, json.dumps({"text": f"text {number}"}))
     assert texts(tmp_path, **settings) == [f"text {number}" for number in range(len(files))]

@@ -99,6 +99,11 @@ def test_conversations_that_read_alike_are_not_mixed() -> None:
     assert len(pick([of("x"), of("y")], [], PickConfig(tasks=9, held_out=0), 0)) == 2
 
 
+def test_responses_of_one_letter() -> None:
+    for other in ("A", ""):
+        assert len(pick([task("p", "a", other)], [], PickConfig(tasks=1, held_out=0), 0)) == 1
+
+
 def test_from_labels_to_the_next_labels(world: Path) -> None:
     first = json.loads(konomi("pick", "pick.toml", "--json", *sets("run.name=one", "pick.tasks=40"), code=0).stdout)
     assert (first["tasks"], first["status"]) == (40, "finished")

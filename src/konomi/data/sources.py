@@ -124,7 +124,7 @@ def _copied(name: str, hub: Hub, section: str) -> list[Path]:
     folders = [hub.subset] if hub.subset else [".", "data", "default"]
     for folder in folders:
         whole = local_path(f"{name}/{folder}")
-        shards = [each for each in whole.glob("*") if each.name.startswith((f"{hub.split}.", f"{hub.split}-"))]
+        shards = [each for each in whole.glob("*") if re.fullmatch(rf"{re.escape(hub.split)}(-\d+-of-\d+.*)?\.\w+", each.name)]
         files = [each for each in [*local_path(whole / hub.split).glob("*"), *shards] if each.suffix.lower() in SUFFIXES]
         if files:
             return sorted(files)

@@ -229,7 +229,9 @@ def _evaluate(job: RewardJob, model: RewardModel, learned: Learned, samples: Sam
     baselines: dict[str, Scores] = {}
     if learned.groups:
         text_baseline = fit_text_baseline(learned.train_groups, job.run.seed)
-        baselines["text"] = [text_baseline.scores(group.responses).tolist() for group in learned.groups]
+        scores = text_baseline.scores([text for group in learned.groups for text in group.responses])
+        ends = np.cumsum([len(group.responses) for group in learned.groups])
+        baselines["text"] = [own.tolist() for own in np.split(scores, ends[:-1])]
         if job.ensemble.text_weight:
             network = baselines["network"] = [each[:, 0].tolist() for each in numbers]
             both = [np.concatenate(each) for each in (network, baselines["text"])]

@@ -117,6 +117,8 @@ def text_points(texts: Sequence[str], dimensions: int, seed: int) -> Array:
     from sklearn.decomposition import TruncatedSVD
 
     features_MV = _read([text[: max(1, CHARACTERS // len(texts))] for text in texts])[2]
+    if features_MV.shape[1] == 1:  # of one sequence there are no directions
+        return np.asarray(features_MV.todense())
     directions = TruncatedSVD(min(dimensions, *features_MV.shape), random_state=seed % 2**32)
     points_MD: Array = directions.fit_transform(features_MV)
     return points_MD
