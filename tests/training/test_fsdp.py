@@ -26,7 +26,7 @@ from konomi.models.half import weights_to_bf16
 from konomi.runs.environment import check_sharding
 from konomi.training.ppo import PPOTrainer
 from konomi.training.sharding import check_divisible
-from tiny_run import facts, tiny_trainer, weights, without_dropout
+from tiny_run import CRITIC_FREE, facts, tiny_trainer, weights, without_dropout
 
 TESTS = Path(__file__).resolve().parents[1]
 LAUNCHER = TESTS.parent / "examples/accelerate/fsdp-eight-gpus.yaml"
@@ -57,6 +57,7 @@ CASES: dict[str, Callable[[], PPOTrainer]] = {
     "top layer, exact KL": partial(trainer_of, 1, "gemma3", top_layers=1, kl_penalty="full"),
     "layers computed anew": partial(trainer_of, 1, "gpt2", freeze=True, recompute=True),
     "adapters": partial(trainer_of, 1, lora=2),
+    "no critic": partial(trainer_of, 1, algorithm=CRITIC_FREE["rloo"]),
     "bf16": partial(trainer_of, 1, precision="bf16"),
     "bf16, adapters": partial(trainer_of, 1, precision="bf16", half=True, lora=2),
 }

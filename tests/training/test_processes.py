@@ -27,7 +27,7 @@ from konomi.rewards import build_reward, score
 from konomi.runs import processes
 from konomi.training.shares import divide
 from launching import run_in_processes
-from tiny_run import CountA, facts, sharp_model, tiny_trainer, weights
+from tiny_run import CRITIC_FREE, CountA, facts, sharp_model, tiny_trainer, weights
 
 UPDATES = 20
 
@@ -106,6 +106,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 CASES: dict[str, dict[str, Any]] = {
     "frozen layers": {"family": "llama", "top_layers": 1, "precision": "fp32", "mini_batch_size": 4, "epochs": 1},
+    "no critic, an early end": {"algorithm": CRITIC_FREE["rloo"], "epochs": 3, "epoch_kl_stop": 1e-6},
     "bf16, full KL": {"family": "llama", "precision": "bf16", "kl_penalty": "full", "shift": 0.1},
 }
 """Two updates of each, beside the long run."""
@@ -191,6 +192,8 @@ def test_several_processes_train_like_one(tmp_path: Path) -> None:
     drift = torch.tensor(seen[2][0]["weights"]) - torch.tensor(alone["weights"])
     assert float(drift.abs().mean()) < 1e-6
     close(seen[2][0]["frozen layers"], alone["frozen layers"], 1e-5)
+    close(seen[2][0]["no critic, an early end"], alone["no critic, an early end"], 1e-6)
+    assert [step["ppo/epochs"] for step in alone["no critic, an early end"]] == [3.0, 1.0]
     for step, own in zip(seen[2][0]["bf16, full KL"], alone["bf16, full KL"], strict=True):
         for name in ("ppo/mean_scores", "objective/kl", "ppo/loss/total"):
             assert step[name] == pytest.approx(own[name], rel=0.02, abs=0.02)
