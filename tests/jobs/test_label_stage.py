@@ -36,6 +36,8 @@ class Heard(Observer):
     def say(self, text: str) -> None:
         self.said.append(text)
 
+    warn = say
+
     def progress(self, what: str, done: int, total: int, figures: Any = None) -> None:
         self.said.append(f"{done} of {total} {what}")
 
@@ -59,7 +61,9 @@ def answered(tmp_path: Path, limit: int) -> None:
 def test_where_there_is_enough_no_page_opens(tmp_path: Path, label: dict[str, Any]) -> None:
     answered(tmp_path, 8)
     heard = Heard()
-    result = run_label(job(tmp_path, **label), tmp_path / "runs", heard)
+    result = run_label(job(tmp_path, strength=True, **label), tmp_path / "runs", heard)
+    (warned,) = [line for line in heard.said if line.startswith("label.strength = true: ")]
+    assert warned.endswith('does not ask for it; set "strength": true under "label" in its project.json')
     assert not [line for line in heard.said if "http" in line]
     assert (result["status"], result["comparisons"]) == ("finished", 24)
     assert len(read_comparisons(Path(result["rankings"]))) == 8

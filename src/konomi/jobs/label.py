@@ -49,6 +49,10 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
         fresh = not is_project(path)
         options = LabelOptions(strength=wanted.strength, edit=wanted.edit)
         project, imported = provide(path, tasks, Settings(overlap=wanted.overlap), options)
+        for name, asked in options.model_dump().items():
+            if asked and not getattr(project.label, name):
+                there = f'{path} is there already and does not ask for it; set "{name}": true under "label" in its project.json'
+                observer.warn(f"label.{name} = true: {there}")
         if wanted.people and is_project(local_path(wanted.people)):
             _let_in(project, open_project(local_path(wanted.people)), fresh)
         for note in imported.notes:
