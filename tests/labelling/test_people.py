@@ -53,10 +53,15 @@ def test_the_people_of_another_project_come_with_their_invites(store: Store, aki
     other = store_of(tmp_path / "other")
     ben, token = add_person(other, "Ben")
     _, of_another_aki = add_person(other, "Aki")
+    eve, of_eve = add_person(other, "Eve")
     bring(store, other)
-    bring(store, other)
-    assert all_people(store) == [aki, ben] and person_of(store, token) == ben
+    assert all_people(store) == [aki, ben, eve] and person_of(store, token) == ben
     assert person_of(store, of_another_aki) is None
+    revoke(store, ben.id)
+    forget(store, eve.id)
+    bring(store, other)
+    assert [each.name for each in all_people(store)] == ["Aki", "Ben"]
+    assert person_of(store, token) is person_of(store, of_eve) is None
     other.close()
 
 

@@ -74,7 +74,10 @@ def all_people(store: Store) -> list[Person]:
 
 
 def bring(store: Store, other: Store) -> None:
-    """Let the people of another store in, by the invites that they have there. Whoever is here already stays as they are."""
+    """Let the people of another store in, by the invites that they have there. Whoever is here already stays as they are. It is
+    done once: who is forgotten or uninvited here later stays so."""
+    if store.meta("people_brought"):
+        return
     columns = "id, name, admin, created, guidelines_seen, shortcuts"
     with other.read() as db:
         people = db.execute(f"SELECT {columns} FROM people").fetchall()
@@ -83,6 +86,7 @@ def bring(store: Store, other: Store) -> None:
         db.executemany(f"INSERT OR IGNORE INTO people ({columns}) VALUES (?, ?, ?, ?, ?, ?)", people)
         known = {row[0] for row in db.execute("SELECT id FROM people")}
         db.executemany("INSERT OR IGNORE INTO tokens VALUES (?, ?, ?)", [row for row in tokens if row[1] in known])
+        store.set_meta("people_brought", "1")
 
 
 def remember(store: Store, person: Person, *, guidelines_seen: str | None = None, shortcuts: bool | None = None) -> Person:
