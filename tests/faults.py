@@ -428,6 +428,11 @@ TRAINING = {
         ("(wide.view(torch.int32) + noise)", "wide.view(torch.int32)", "rounded down", OPTIMIZERS + "small_steps"),
         ('TABLES = ("qmap1", "qmap2")', "TABLES = ()", "tables in checkpoints", OPTIMIZERS + "a_run_goes_on"),
     ],
+    "engine/layout.py": [
+        ("self.rows.numpy()[row_N], where_N", "row_N, where_N", "rows of the pass", "engine/test_layout.py::test_whose_tokens"),
+        ("return self._row, self._end", "return self.where // self.width, self._end", "the rows of the pass that was captured",
+         "engine/test_layout.py::test_whose_tokens"),
+    ],
     "engine/recompute.py": [
         ("_attention(config, config._attn_implementation)", "nullcontext()", "another attention", RECOMPUTE + "of_a_policy"),
         ('"preserve_rng_state": _is_random(model)', '"preserve_rng_state": False', "another dropout", RECOMPUTE + "of_a_model"),
