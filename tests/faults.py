@@ -404,6 +404,10 @@ TRAINING = {
         ("(1 + counts_MV.shape[0])", "counts_MV.shape[0]", "idf without smoothing", TEXT + "it_is_scikit"),
         ("weight * unit / deviations[1]", "weight * unit", "scores of unlike scale are added", TEXT + "an_ensemble_is"),
     ],
+    "jobs/reward.py": [
+        ("fit_text_baseline(learned.train_groups,", "fit_text_baseline(learned.train_groups + learned.groups[:1],",
+         "the text baseline has read what is held out", "jobs/test_reward_job.py::test_from_rankings"),
+    ],
     "models/policy.py": [
         ("if not (frozen or are_zero(lm)):", "if False:", "a policy with adapters is its reference",
          LORA + "without_its_adapters"),

@@ -12,8 +12,11 @@ from click.testing import Result
 
 from command_line import assert_mistakes, konomi, lines_of, sets, write_rows
 from konomi.config import ModelReward
+from konomi.data.formats import read_comparisons
 from konomi.data.messages import Answered
+from konomi.data.records import groups, split_by_key
 from konomi.models.reward_files import open_reward_model
+from konomi.models.text_baseline import fit_text_baseline
 from konomi.rewards import build_reward
 from tiny import ALPHABET, tiny_encoder
 
@@ -84,6 +87,9 @@ def test_from_rankings_to_a_reward_for_ppo(here: Path) -> None:
     # a sum, wherever the model is opened by its directory
     whole = open_reward_model(str(run / "model"))
     assert whole.ensemble is not None and whole.normalisation is not None
+    train, _ = split_by_key(groups(read_comparisons("rankings.jsonl")), 0.2)  # and of what is held out it has read nothing
+    kept, made = whole.ensemble.text_baseline, fit_text_baseline([group for group in train if group.comparisons])
+    assert kept.sequences == made.sequences and kept.weights_V == pytest.approx(made.weights_V)
     network, text = saved["ensemble"]["network"], saved["ensemble"]["text"]
     pairs = [[Answered(*each) for each in TEXTS]]
     both = torch.cat(whole.predict(pairs))[:, 0]
