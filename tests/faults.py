@@ -608,6 +608,7 @@ LABELLING = {
         ("known[1] - known[0]", "known[0] - known[1]", "sign of the reward's gap", BLIND + "votes_know"),
     ],
     "labelling/people.py": [
+        ('if store.meta("people_brought"):', "if False:", "who is forgotten comes back", PEOPLE + "the_people_of_another"),
         ("row[2] < time.time() - SESSION_SECONDS", "row[2] > time.time()", "a session never ends", PEOPLE + "sessions_end"),
     ],
     "statistics/agreement.py": [
