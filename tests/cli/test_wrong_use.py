@@ -123,6 +123,10 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "reward.kind=function reward.name=taste.py:nothing": ["nothing"],
         "reward.kind=function reward.name=taste.py:count_a data.prompts=none.txt": ["none.txt"],
         "reward.kind=function reward.name=taste.py:count_a rollout.response_tokens='[4, 200]'": ["200", "context of 128"],
+        f"reward.kind=function reward.name=taste.py:count_a dpo.max_length=60 compare.extra='[\"{'a' * 70}\"]'": [
+            "of the before/after has 71 tokens, more than dpo.max_length = 60",
+            "compare.extra",
+        ],
         "dpo.label_smoothing=0.5": ["dpo.label_smoothing", "less than 0.5"],
         "dpo.batch_size=6": ["batch_size = 6 is not a multiple of micro_batch_size = 4"],
         "dpo.max_length=3": ["leaves no room for a response within dpo.max_length = 3"],

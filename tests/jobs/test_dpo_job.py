@@ -92,6 +92,11 @@ def test_every_form_is_read(here: Path) -> None:
               **{k: [{"role": "assistant", "content": r[k]}] for k in ("chosen", "rejected")}} for r in rows]  # fmt: skip
     write_rows("talks.jsonl", talks)
     write_rows("soft.jsonl", ({**row, "label": 0.8, "margin": 0.5} for row in rows))
+    thumbs = ({"prompt": p, "response": text, "thumbs": "a" in text} for p in PROMPTS for text in answers(p))
+    write_rows("thumbs.jsonl", thumbs)
+    few = konomi("dpo", "dpo.toml", *sets("data.file=scores.jsonl", "data.limit=3"), code=2)
+    assert "it has 1 prompt in all" in few.stderr  # rows are scores here
+    assert ran("dpo.epochs=1", "data.file=thumbs.jsonl")["eval"]["held_out"]["loss"] > 0
     for settings in (["data.file=scores.jsonl", "dpo.loss=ipo"], ["data.file=soft.jsonl", "dpo.label_smoothing=0.1"]):
         assert ran("dpo.epochs=1", *settings)["eval"]["held_out"]["loss"] > 0
     assert "its margins are not used" in ran("dpo.epochs=1", "data.file=soft.jsonl", "dpo.loss=ipo")["said"]

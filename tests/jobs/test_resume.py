@@ -87,7 +87,8 @@ CASES: dict[str, tuple[str, list[str], list[tuple[Event, bool]], list[str]]] = {
     "preferences, with adapters, held against a reward": (
         "dpo", ["run.save_every=2", "dpo.epochs=3", "dpo.micro_batch_size=2", "lora.rank=2", "dpo.learning_rate=1e-2",
                 "reward.kind=function", "reward.name=taste.py:count_a"],
-        [(("training", 1), False), (("training", 5), True), (("evaluation", 11), False), (("training", 16), False)],
+        [(("training", 1), False), (("training", 5), True), (("evaluation", 11), False), (("training", 16), False),
+         (("texts of the tuned model", 11), False)],
         ["model/model.safetensors", "adapter/adapter_model.safetensors", "eval.json", "compare.json"],
     ),
 }  # fmt: skip

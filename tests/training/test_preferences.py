@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from konomi.data.messages import Conversation
 from konomi.data.records import Group, Pair, Ranking, groups
 from konomi.data.tokens import Tokens
 from konomi.errors import DataError
-from konomi.training.dpo import ResponseLogprobs, batch_loss, collate, reference_logprobs, response_logprobs
+from konomi.training.dpo import ResponseLogprobs, batch_loss, collate, figures, reference_logprobs, response_logprobs
 from konomi.training.preferences import Choices, Judged, encode, rollout_of, votes
 from konomi.training.texts import Cut
 from tiny import EOS_ID, tiny_model, tiny_tokenizer
@@ -30,6 +31,7 @@ TEMPLATE = (
 def encoded(group: Group, max_length: int = 99, end_of_text: bool = True, chat: bool = False) -> tuple[Choices, Cut]:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
+    tokenizer.add_special_tokens({"additional_special_tokens": ["qz"]})
     tokens, render = Tokens(tokenizer), template_render(tokenizer)
     (found,), cut = encode([group], tokens, max_length=max_length, end_of_text=end_of_text, chat=chat, render=render)
     return found, cut
@@ -81,10 +83,10 @@ def test_responses_share_their_prompt_and_end_in_the_end_of_text() -> None:
 def test_a_conversation_is_written_by_the_template(chat: bool) -> None:
     """A response is what follows the cue for an answer; its own control tokens are text."""
     talk = Conversation([{"role": "user", "content": "hi"}])
-    pair = Pair("hi", "yes", "no") if chat else Pair("hi", "yes", "no", messages=talk)
+    pair = Pair("hi", "yqzs", "no") if chat else Pair("hi", "yqzs", "no", messages=talk)
     for end in (True, False):
         choices, _ = encoded(of(pair), chat=chat, end_of_text=end)
-        assert (shown(choices.query), list(map(shown, choices.responses))) == ("^u hi$a ", ["yes$", "no$"])
+        assert (shown(choices.query), list(map(shown, choices.responses))) == ("^u hi$a ", ["yqzs$", "no$"])
 
 
 def test_what_cannot_be_learned_from_is_refused() -> None:
@@ -144,6 +146,18 @@ def test_loss_and_gradient_are_those_of_each_response_alone(family: str, loss: s
         assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
         for slope, other in zip(slopes(found, lm), slopes(expected, lm), strict=True):
             assert torch.allclose(slope, other, rtol=1e-5, atol=1e-5)  # Gemma norms in float32
+
+
+def test_an_evaluation_lays_out_no_prompts() -> None:
+    """Of thousands of long ones, that would be gigabytes."""
+    logprobs, references = (
+        [torch.tensor(rows) for rows in each] for each in ([[-3.0, -1, -2], [-4.0, -2]], [[-4.0, -1, -4], [-4.0, -4]])
+    )
+    without = [replace(each, query=None) for each in ELEMENTS]  # type: ignore[arg-type]
+    found = figures(logprobs, references, without, DPOConfig(beta=0.5))
+    assert found == figures(logprobs, references, ELEMENTS, DPOConfig(beta=0.5))
+    # the gaps of the log-ratios: 1, 2 and -1 with weights 1/4, 1/2, 1/4 of the first prompt, 2 of the second
+    assert (found["accuracy"], found["margin"]) == (pytest.approx(0.875), pytest.approx(0.75))
 
 
 def test_the_reference_is_computed_once_for_these_tokens_and_this_model(tmp_path: Path) -> None:

@@ -64,20 +64,21 @@ def run_dpo(
         if few := too_few(len({group.key for group in ready.groups})):
             observer.warn(few)
         checkpoints = Checkpoints(work.run.checkpoints, keep=1)
-        outcome, references = _train(job, work, checkpoints, ready, going_on=old is not None)
-        if outcome.best_step == 0:
-            observer.warn(
-                "no evaluation was better than that of the initial model, which is the model of this run: lower "
-                "dpo.learning_rate, or give more comparisons"
-            )
-        observer.say("The model is evaluated on what was held out")
-        result = _evaluate(job, ready, references)
-        _save(work.run, ready.loaded)
-        work.run.write_json("eval.json", result)
-        found = result["held_out"]
-        measured = {"accuracy": found["accuracy"]["value"], "margin": found["margin"]["value"], "loss": found["loss"]}
-        work.sinks.log(outcome.steps, {f"held_out/{name}": value for name, value in measured.items()})
-        comparison = _compare(job, work, ready, outcome.steps)
+        with resume_command(work, "dpo", lambda: saved_until(checkpoints)):
+            outcome, references = _train(job, work, checkpoints, ready, going_on=old is not None)
+            if outcome.best_step == 0:
+                observer.warn(
+                    "no evaluation was better than that of the initial model, which is the model of this run: lower "
+                    "dpo.learning_rate, or give more comparisons"
+                )
+            observer.say("The model is evaluated on what was held out")
+            result = _evaluate(job, ready, references)
+            _save(work.run, ready.loaded)
+            work.run.write_json("eval.json", result)
+            found = result["held_out"]
+            measured = {"accuracy": found["accuracy"]["value"], "margin": found["margin"]["value"], "loss": found["loss"]}
+            work.sinks.log(outcome.steps, {f"held_out/{name}": value for name, value in measured.items()})
+            comparison = _compare(job, work, ready, outcome.steps)
         report = work.finish()
         checkpoints.clear()
         return result_of(
@@ -89,17 +90,16 @@ def run_dpo(
 def _train(job: DPOJob, work: Work, checkpoints: Checkpoints, ready: Prepared, going_on: bool) -> tuple[Outcome, list[Tensor]]:
     checkpoints.make()
     lm = ready.loaded.model
-    with resume_command(work, "dpo", lambda: saved_until(checkpoints)):
-        with work.stop.patience():
-            outcome, references = train_dpo(
-                lm, ready.train, ready.held_out, job.dpo, seed=job.run.seed, precision=ready.precision,
-                directory=checkpoints.directory, identity=repr(work.run.info["inputs"].get("model.name", job.model.name)),
-                record=work.log, progress=work.observer.progress, stop=work.stop,
-                saving=saving_of(work, checkpoints, job.run.save_every, going_on),
-            )  # fmt: skip
-        if signal := work.stop.signal:
-            work.run.set_status("stopped", f"{signal} after update {outcome.steps}")
-            raise KeyboardInterrupt(f"stopped after update {outcome.steps}; there is no model yet")
+    with work.stop.patience():
+        outcome, references = train_dpo(
+            lm, ready.train, ready.held_out, job.dpo, seed=job.run.seed, precision=ready.precision,
+            directory=checkpoints.directory, identity=repr(work.run.info["inputs"].get("model.name", job.model.name)),
+            record=work.log, progress=work.observer.progress, stop=work.stop,
+            saving=saving_of(work, checkpoints, job.run.save_every, going_on),
+        )  # fmt: skip
+    if signal := work.stop.signal:
+        work.run.set_status("stopped", f"{signal} after update {outcome.steps}")
+        raise KeyboardInterrupt(f"stopped after update {outcome.steps}; there is no model yet")
     return outcome, references
 
 

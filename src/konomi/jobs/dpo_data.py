@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from konomi.config import DataConfig, DPOJob
 from konomi.data.chat import template_render
@@ -12,7 +14,7 @@ from konomi.data.convert import convert
 from konomi.data.formats import checked_comparisons, read_records
 from konomi.data.messages import Answered
 from konomi.data.prompts import as_prompts, extra_prompts, load_prompts
-from konomi.data.records import Group, Pair, Prompt, Ranking, is_held_out
+from konomi.data.records import Group, Pair, Prompt, Ranking, Score, is_held_out
 from konomi.data.sources import Hub
 from konomi.engine.device import choose_precision, find_device, manage_memory
 from konomi.engine.forward import check_head
@@ -30,7 +32,7 @@ from konomi.rewards import Reward, as_reward, build_judges, in_precision
 from konomi.rewards.base import check_without_columns, readers
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
-from konomi.text import plural
+from konomi.text import plural, shortened
 from konomi.training.batches import micro_batch_size
 from konomi.training.preferences import Choices, encode
 
@@ -69,7 +71,7 @@ def prepare_dpo(job: DPOJob, observer: Observer, run: RunDir | None = None) -> P
     manage_memory()
     require_peft(job.lora)
     micro_batch_size(job.dpo, "dpo")
-    train, _, held_out = split_groups(job.data, _read, observer.say, observer.warn)
+    train, _, held_out = split_groups(job.data, partial(_read, limit=job.data.limit), observer.say, observer.warn)
     if job.dpo.loss == "ipo" and any(c.margin for group in train for c in group.comparisons):
         observer.warn(f'{job.data.file}: its margins are not used: dpo.loss = "ipo" has a margin of its own')
     questions = _questions(job, train, held_out, observer) if job.reward else None
@@ -92,15 +94,15 @@ def prepare_dpo(job: DPOJob, observer: Observer, run: RunDir | None = None) -> P
     return Prepared(loaded, precision_of(job.model.precision, run), *sides, held_out, count, digest, questions)
 
 
-def _read(path: str, *, hub: Hub, say: Callable[[str], None]) -> list[Ranking | Pair]:
-    """The comparisons of a source; those of scores are rankings by score.
+def _read(path: str, *, hub: Hub, say: Callable[[str], None], limit: int | None) -> list[Ranking | Pair]:
+    """The comparisons in the first ``limit`` rows of a source; those of scores are rankings by score.
 
     Raises:
         DataError: the source cannot be read; nothing in it is preferred to anything.
     """
     records, format = read_records(path, hub=hub, say=say)
-    if format == "scores":
-        records = convert(records, "rankings", Counter())
+    if isinstance(records[0], Score):  # of thumbs too
+        records = convert(records[:limit], "rankings", Counter())
         if not records:
             raise DataError(f"{path}: scores, and no prompt has two responses to compare; give scores of several responses each")
     return checked_comparisons(records, format, path)
@@ -159,7 +161,13 @@ def _check_questions(job: DPOJob, questions: Questions, loaded: Loaded, observer
     """Check that the before/after can be asked and answered, and warn where a reward may read a text in part."""
     extra = extra_prompts(job.compare.extra, questions.data, questions.prompts[0])
     asked = [*questions.prompts, *extra]
-    queries = loaded.tokens.queries(asked, None, 0, 0, job.dpo.max_length)
+    queries, limit = loaded.tokens.queries(asked, None, 0, 0, sys.maxsize), job.dpo.max_length
+    for each, query in zip(asked, queries, strict=True):
+        if len(query) > limit:
+            raise DataError(
+                f"the prompt {shortened(each.text)!r} of the before/after has {len(query)} tokens, more than dpo.max_length = "
+                f"{limit}; shorten or remove it (data.prompts, compare.extra), or raise the limit"
+            )
     most = job.rollout.response_tokens[1]
     check_context(max(map(len, queries)), most, loaded)
     if cutting := readers(questions.reward, *questions.judges.values()):

@@ -127,16 +127,21 @@ def reference_logprobs(
 
 def collate(items: Sequence[tuple[Choices, Tensor]]) -> dict[str, Tensor]:
     """Elements, each with its responses' reference log-probabilities, as one batch."""
+    rollout = rollout_of([choices for choices, _ in items])
+    return {"ids": rollout.ids, "queries": rollout.query_lengths, **_judgements(items)}
+
+
+def _judgements(items: Sequence[tuple[Choices, Tensor]]) -> dict[str, Tensor]:
+    """What the loss of elements needs besides the model's log-probabilities."""
     choices, references = zip(*items, strict=True)
-    rollout, start = rollout_of(choices), 0
-    judged = []
+    judged, start = [], 0
     for each in choices:
         judged += [(start + j.better, start + j.worse, j.label, j.margin, j.weight) for j in each.judged]
         start += len(each.responses)
     better, worse, labels, margins, weights = zip(*judged, strict=True)
     reference_N = torch.cat(references)
     return {
-        "ids": rollout.ids, "queries": rollout.query_lengths, "responses": rollout.response_lengths, "reference": reference_N,
+        "responses": torch.tensor([len(row) for each in choices for row in each.responses]), "reference": reference_N,
         "better": torch.tensor(better), "worse": torch.tensor(worse),
         **{
             name: torch.tensor(x, dtype=reference_N.dtype)
@@ -166,7 +171,7 @@ def figures(
     logprobs: Sequence[Tensor], references: Sequence[Tensor], choices: Sequence[Choices], config: DPOConfig
 ) -> dict[str, float]:
     """Loss and figures of an evaluation; see docs/metrics.md. One prompt counts as much as another."""
-    batch = collate(list(zip(choices, references, strict=True)))
+    batch = _judgements(list(zip(choices, references, strict=True)))
     loss, ratios_N, sums = batch_loss(torch.cat(list(logprobs)), batch, config)
     leaning_P = torch.sign(batch["labels"] - 0.5)
     weights_P = batch["weights"] * leaning_P.abs()
