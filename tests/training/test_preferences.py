@@ -70,7 +70,7 @@ def test_responses_share_their_prompt_and_end_in_the_end_of_text() -> None:
     pair = of(Pair("ab ", "cd", "xyz"))
     choices, cut = encoded(pair)
     assert (shown(choices.query), list(map(shown, choices.responses)), cut.texts) == ("^ab ", ["cd$", "xyz$"], 0)
-    assert (choices.tokens, cut.longest) == (11, 8)
+    assert (choices.longest, cut.longest) == (8, 8)
     choices, cut = encoded(pair, max_length=7)
     assert (list(map(shown, choices.responses)), cut.texts) == (["cd$", "xyz"], 1)
     assert list(map(shown, encoded(pair, end_of_text=False)[0].responses)) == ["cd", "xyz"]
@@ -146,6 +146,15 @@ def test_loss_and_gradient_are_those_of_each_response_alone(family: str, loss: s
         assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-9)
         for slope, other in zip(slopes(found, lm), slopes(expected, lm), strict=True):
             assert torch.allclose(slope, other, rtol=1e-5, atol=1e-5)  # Gemma norms in float32
+
+
+def test_many_short_responses_are_not_padded_to_a_long_one() -> None:
+    judged, done = (Judged(0, 1, 1.0, 0.0, 1.0),), list[int]()
+    elements = [Choices([0], [[5] * 99, [6] * 90], judged), Choices([0], [[5, 6]] * 50, judged)]
+    lm = tiny_model("llama")
+    (long, _), short = response_logprobs(ResponseLogprobs(lm), elements, nullcontext, lambda so_far, _: done.append(so_far))
+    assert done == [1, 2]  # 52 rows of 100 tokens would be more than are read at a time
+    assert (len(short), float(long)) == (50, pytest.approx(float(alone(lm, [0], [5] * 99).detach()), rel=1e-4))
 
 
 def test_an_evaluation_lays_out_no_prompts() -> None:

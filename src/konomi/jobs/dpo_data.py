@@ -119,7 +119,7 @@ def _encoded(
     ]
     (train, cut), (held_out, also) = found
     context = context_of(loaded)
-    longest = max(len(each.query) + max(map(len, each.responses)) for each in train + held_out)
+    longest = max(each.longest for each in train + held_out)
     if context and longest > context:
         raise ConfigError(
             f"{loaded.source}: a prompt with a response of {longest} tokens is more than its context of {context}; set "

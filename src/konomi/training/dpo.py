@@ -79,10 +79,15 @@ def response_logprobs(
     """
 
     def of(mine: Sequence[Choices]) -> list[Tensor]:
-        sizes, most = [each.tokens for each in mine], score_tokens(model.lm.device)[0]
+        lengths, most = [each.longest for each in mine], score_tokens(model.lm.device)[0]
         found: list[Tensor] = [torch.empty(0)] * len(mine)
         done = 0
-        for batch in length_batches(sizes, lambda some: sum(sizes[i] for i in some) <= most):
+
+        def fits(some: list[int]) -> bool:
+            """With its padding, which attention sees even where the rest of the model does not."""
+            return sum(len(mine[i].responses) for i in some) * lengths[some[-1]] <= most
+
+        for batch in length_batches(lengths, fits):
             chosen = [mine[i] for i in batch]
             with context():
                 logprobs_N = model(rollout_of(chosen)).cpu()

@@ -48,9 +48,9 @@ class Choices:
     judged: tuple[Judged, ...]
 
     @property
-    def tokens(self) -> int:
-        """Of the prompt once and of all responses."""
-        return len(self.query) + sum(map(len, self.responses))
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest response."""
+        return len(self.query) + max(map(len, self.responses))
 
 
 def votes(group: Group) -> tuple[Judged, ...]:
