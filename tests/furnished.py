@@ -62,15 +62,16 @@ def stopping(responses):
     raise KeyboardInterrupt
 '''
 FUNCTION = '[reward]\nkind = "function"\nname = "taste.py:'
+MODEL = '[model]\nname = "lm"\nprecision = "fp32"\n'
+"""The same numbers where the processor has bf16 in hardware and where it has not."""
 JOBS = {
-    "ppo.toml": '[model]\nname = "lm"\n[data]\nprompts = "prompts.txt"\n[rollout]\nresponse_tokens = [4, 8]\n'
+    "ppo.toml": f'{MODEL}[data]\nprompts = "prompts.txt"\n[rollout]\nresponse_tokens = [4, 8]\n'
     f'{FUNCTION}count_a"\n[ppo]\nepisodes = 64\nbatch_size = 16\nmini_batch_size = 8\nbaseline_samples = 16\n'
     "learning_rate = 3e-3\nvalue_learning_rate = 1e-2\nkl_target = 8\nkl_cap = 60\n[run]\nsave_every = 1\n",
-    "sft.toml": '[model]\nname = "lm"\n[data]\ntexts = "completions.jsonl"\nheld_out = 0.25\n[sft]\nepochs = 4\nbatch_size = 8\n'
+    "sft.toml": f'{MODEL}[data]\ntexts = "completions.jsonl"\nheld_out = 0.25\n[sft]\nepochs = 4\nbatch_size = 8\n'
     "micro_batch_size = 4\nlearning_rate = 1e-2\nmax_length = 40\n[run]\n",
-    "reward.toml": '[model]\nname = "lm"\n[data]\nfile = "pairs.jsonl"\n[train]\nepochs = 1\n[run]\n',
-    "dpo.toml": '[model]\nname = "lm"\n[data]\nfile = "pairs.jsonl"\n[dpo]\nepochs = 2\nbatch_size = 8\nlearning_rate = 1e-3\n'
-    "[run]\n",
+    "reward.toml": f'{MODEL}[data]\nfile = "pairs.jsonl"\n[train]\nepochs = 1\n[run]\n',
+    "dpo.toml": f'{MODEL}[data]\nfile = "pairs.jsonl"\n[dpo]\nepochs = 2\nbatch_size = 8\nlearning_rate = 1e-3\n[run]\n',
     "sample.toml": '[models.a]\nname = "lm"\nprecision = "fp64"\n[data]\nprompts = "prompts.jsonl"\n[rollout]\n'
     "response_tokens = [3, 6]\n[run]\n",
     "pick.toml": 'candidates = "candidates.jsonl"\n[pick]\n[run]\n',

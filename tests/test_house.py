@@ -252,6 +252,12 @@ NO_NOUNS = {"is", "was", "has", "does", "works", "makes", "minutes", "nats", "ca
 """Verbs, units, and counts that are settings of at least 2."""
 
 
+def test_no_two_files_of_tests_share_a_name() -> None:
+    """pytest imports them by their names alone."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_one_prompt_is_not_one_prompts() -> None:
     assert [f"{name_of(path)}, {each}" for path in FILES for each in counted_nouns(path.read_text("utf-8"))] == []
     example = 'f"{n} prompts"; f"{n:,} held-out texts"; f"{plural(n, x)} texts"; f"{n} is"'

@@ -209,7 +209,10 @@ def test_in_bf16_the_trunk_takes_half_the_memory_and_scores_differ_by_rounding_a
     assert len(set(after.tolist())) == len(texts)  # the head is not rounded to 8 bits
     assert after.tolist() == pytest.approx(call(rounded, texts[::-1])[::-1], abs=0.3)  # neighbours change roundings alone
     auto = made(classifier, precision="auto")
-    assert next(auto._model.parameters()).dtype == {"bf16": torch.bfloat16, "fp32": torch.float32}[choose_precision("auto")]
+    assert (
+        next(auto._model.base_model.parameters()).dtype
+        == {"bf16": torch.bfloat16, "fp32": torch.float32}[choose_precision("auto")]
+    )
 
 
 def test_a_decoder_reads_the_last_token_of_each_text(tmp_path: Path) -> None:

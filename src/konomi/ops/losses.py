@@ -71,8 +71,9 @@ def policy_loss(
     >>> loss, sums["clipped"], sums["ratio"]
     (tensor(-1.2000), tensor(1.), tensor(2.))
     >>> both, numbers = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.int64)
-    >>> policy_loss(new, old, torch.ones(1, 2), both, clip=0.2, sequences=(numbers, 1))[1]["ratio"]
-    tensor(4.)
+    >>> new, old = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.25]]).log()
+    >>> policy_loss(new, old, torch.ones(1, 2), both, clip=0.2, sequences=(numbers, 1))[1]["ratio"]  # 4 at each token
+    tensor(8.)
     """
     check_shapes(logprobs=logprobs_BR, old_logprobs=old_logprobs_BR, advantages=advantages_BR, mask=mask_BR)
     log_ratio_BR = zero_masked(logprobs_BR, mask_BR) - zero_masked(old_logprobs_BR, mask_BR)
