@@ -75,7 +75,7 @@ def test_how_much_better_and_a_better_text(tmp_path: Path, visit: Callable[..., 
         clean(page)
         page.context.set_offline(True)
         page.locator("#submit").click()
-        expect(page.locator("#state")).to_have_attribute("data-state", "offline")
+        expect(page.locator("#state")).to_contain_text("1 kept")
         page.context.set_offline(False)
         expect(page.locator("#state")).to_have_attribute("data-state", "saved")
         [(item, judgement)] = [each for each in server.judgements() if len(each[0].candidates) == 2]
