@@ -72,10 +72,13 @@ def test_a_whole_job(world: Path) -> None:
     compared_again = json.loads(again.stdout)["compare"]
     assert compared_again["samples"] == 3
     assert compared_again["verdict"]["en"] in (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert compared_again["verdict"] != compared["verdict"]
     assert [text["prompt"] for text in compared_again["texts"] if not text["held_out"]] == ["hello", "bye"]
     logged = client.get_run(logged.info.run_id)  # the new before/after is there in place of the old one
     assert logged.info.status == "FINISHED"
-    assert logged.data.metrics["compare/difference/mean"] == compared_again["difference"]["mean"]
+    assert (
+        logged.data.metrics["compare/difference/mean"] == compared_again["difference"]["mean"] != compared["difference"]["mean"]
+    )
     kept = client.download_artifacts(logged.info.run_id, "compare.json", str(world))
     assert json.loads(Path(kept).read_text(encoding="utf-8")) == compared_again
     (run / "report.html").unlink()
