@@ -5,7 +5,7 @@ import { Past } from "./draft.js";
 import { dragging } from "./drag.js";
 import { meaning } from "./keys.js";
 import { Ranking } from "./ranking.js";
-import { alarm, announce, percent } from "./status.js";
+import { announce, attempt, percent } from "./status.js";
 import { make, write } from "./text.js";
 import { drawSlots, slots } from "./tray.js";
 import { t } from "./words.js";
@@ -14,15 +14,6 @@ const find = (id) => document.getElementById(id);
 let listed, task, rankings, ranking, cards, selected, past;
 let shortcuts = true;
 let saving = false;
-
-async function attempt(act) {
-  try {
-    await act();
-    alarm();
-  } catch (failure) {
-    alarm(failure.say);
-  }
-}
 
 async function load() {
   const [me, found] = await Promise.all([call("GET", "/api/me"), call("GET", "/api/disputes")]);

@@ -1,6 +1,6 @@
 // Who may answer: invite links, and taking them back.
 import { call } from "./api.js";
-import { alarm, announce, percent } from "./status.js";
+import { announce, attempt, percent } from "./status.js";
 import { make } from "./text.js";
 import { t } from "./words.js";
 
@@ -67,15 +67,6 @@ function sure(question, act) {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((answer) => dialog.addEventListener("close", () => answer(dialog.returnValue === "yes"), { once: true }));
-}
-
-async function attempt(act) {
-  try {
-    await act();
-    alarm();
-  } catch (failure) {
-    alarm(failure.say);
-  }
 }
 
 async function load() {

@@ -29,6 +29,16 @@ export function alarm(say = null) {
 }
 document.addEventListener("words", () => alarm(wrong));
 
+/** Do something that may fail: the error is shown until something works again. */
+export async function attempt(act) {
+  try {
+    await act();
+    alarm();
+  } catch (failure) {
+    alarm(failure.say);
+  }
+}
+
 /** Whether answers are saved: the state of the outbox. What is wrong is said aloud too, unless it is an alarm. */
 export function state({ state, waiting, kept }) {
   const place = find("state");
