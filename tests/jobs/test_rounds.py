@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from command_line import konomi, lines_of, sets, started, wait_until
-from konomi.config import LabelJob, PPOJob, RewardJob, Stage, load_pipeline
+from konomi.config import LabelJob, PickJob, PPOJob, RewardJob, Stage, load_pipeline
 from konomi.errors import ConfigError
 from konomi.jobs.stages import decide, plan
 
-STAGES = ["candidates", "rank", "taste", "policy", "verdict"]
+STAGES = ["candidates", "choose", "rank", "taste", "policy", "verdict"]
 ROUNDS = """
 name = "tiny"
 mlflow = false
@@ -29,9 +29,14 @@ models.newest.name = "@newest.model"
 rollout.response_tokens = [3, 6]
 data = { prompts = "prompts.txt", limit = 40, held_out = 0.5 }
 
+[stages.choose]
+do = "pick"
+candidates = "@candidates.candidates"
+pick = { rankings = "@rank.rankings*", tasks = 40, candidates = 4 }
+
 [stages.rank]
 do = "judge"
-candidates = "@candidates.candidates"
+candidates = "@choose.candidates"
 reward = { kind = "function", name = "taste.py:fine" }
 judge.agreement = 1.0
 
@@ -87,7 +92,7 @@ def test_rounds_until_one_does_not_win(here: Path) -> None:
     every = [f"round-{number}/{name}" for number in (1, 2, 3) for name in STAGES]
     assert planned() == dict.fromkeys(every, "run: it has not run yet")
     told, runs = run(), here / "runs/tiny"
-    assert [(stage["stage"], stage["status"]) for stage in told["stages"]] == [(name, "finished") for name in every[:10]]
+    assert [(stage["stage"], stage["status"]) for stage in told["stages"]] == [(name, "finished") for name in every[:12]]
     first, second = told["rounds"]
     assert first["won"] and first["by"] == "early" and first["difference"]["low"] > 0
     assert not second["won"] and told["reason"].startswith("Round 2 does not win against round 1: judge early ")
@@ -99,7 +104,9 @@ def test_rounds_until_one_does_not_win(here: Path) -> None:
     assert second["learned"]["comparisons"] > first["learned"]["comparisons"]
     ranked = [lines_of(runs / f"round-{number}/rank/rankings.jsonl") for number in (1, 2)]
     assert lines_of(runs / "round-2/rank.rankings.jsonl") == ranked[0] + ranked[1]
-    assert {row["source"] for row in ranked[1]} == {"initial, newest"}
+    assert "initial, newest" in {row["source"] for row in ranked[1]}
+    texts = [{(row["prompt"], text.strip()) for row in rows for text in row["responses"]} for rows in ranked]
+    assert not texts[0] & texts[1]  # what is ranked is not picked again
 
     # killed in the second round, it ends the same
     shutil.copytree(runs, here / "killed/tiny")
@@ -114,7 +121,7 @@ def test_rounds_until_one_does_not_win(here: Path) -> None:
     (here / "slow").unlink()
     assert planned("--out", "killed")["round-2/policy"] == "resume: it was killed"
     again = run("--out", "killed")
-    assert [stage["status"] for stage in again["stages"]] == ["skipped"] * 8 + ["finished"] * 2
+    assert [stage["status"] for stage in again["stages"]] == ["skipped"] * 10 + ["finished"] * 2
     assert again["reason"] == told["reason"]
     for file in ("policy/model/model.safetensors", "policy/compare.json", "verdict/compare.json"):
         assert (here / "killed/tiny/round-2" / file).read_bytes() == (runs / "round-2" / file).read_bytes(), file
@@ -128,7 +135,7 @@ def test_rounds_until_one_does_not_win(here: Path) -> None:
         lost.unlink()
     assert planned()["round-1/taste"] == "skip: it was killed after its end"
     shown = konomi("run", "rounds.toml", code=0)
-    assert shown.stderr.count(": skipped, ") == 10
+    assert shown.stderr.count(": skipped, ") == 12
     assert json.loads(note.read_text("utf-8")) | {"seconds": 0} == before | {"seconds": 0}
     assert (runs / "round-1/taste/report.html").is_file()
     assert "Round 1 wins against the initial model: judge early +" in shown.stdout
@@ -153,13 +160,14 @@ def test_what_people_rank_again_moves_what_learns_from_it_in_all_later_rounds(he
     (here / "runs/tiny/round-1/rank/stage.json").unlink()
     moving = {step.stage.name for step in plan(here / "runs/tiny", stages) if step.action == "run"}
     learns = {f"round-{number}/{name}" for number in (1, 2, 3) for name in ("taste", "verdict")}
-    assert moving == {"round-1/rank"} | learns
+    picked = {f"round-{number}/{name}" for number in (2, 3) for name in ("choose", "rank")}
+    assert moving == {"round-1/rank"} | learns | picked
 
 
 def test_what_a_round_reads(here: Path) -> None:
     _, stages = load_pipeline("rounds.toml", Path("runs"), ["seed=7", "stages.rank.run.seed=3"])
     by_name = {stage.name: stage for stage in stages}
-    assert len(by_name) == 15
+    assert len(by_name) == 18
     seeds = {name: stage.job.run.seed for name, stage in by_name.items()}  # type: ignore[attr-defined]
     assert (seeds["round-1/policy"], seeds["round-1/rank"]) == (7, 3)
     assert len(set(seeds.values())) == 6  # two in each round
@@ -170,11 +178,18 @@ def test_what_a_round_reads(here: Path) -> None:
     taste = by_name["round-3/taste"]
     assert isinstance(taste.job, RewardJob) and taste.job.data.file == "runs/tiny/round-3/rank.rankings.jsonl"
     assert taste.gathered == {"data.file": tuple(by_name[f"round-{i}/rank"].outputs["rankings"] for i in (1, 2, 3))}
+    picks = [by_name[f"round-{number}/choose"] for number in (1, 2, 3)]
+    assert [each.job.pick.rankings for each in picks if isinstance(each.job, PickJob)] == [
+        None, "runs/tiny/round-1/rank/rankings.jsonl", "runs/tiny/round-2/rank.rankings.jsonl",
+    ]  # fmt: skip
+    assert picks[1].references["pick.rankings"] == ("round-1/rank", "rankings")
+    assert picks[2].gathered == {"pick.rankings": taste.gathered["data.file"][:2]}
     assert by_name["round-2/candidates"].references == {"models.newest.name": ("round-1/policy", "model")}
 
     _, once = load_pipeline("rounds.toml", Path("runs"), ["rounds=1"])
     assert [stage.name for stage in once] == STAGES and not any(stage.gathered for stage in once)
-    assert isinstance(once[2].job, RewardJob) and once[2].job.data.file == "runs/tiny/rank/rankings.jsonl"
+    assert isinstance(once[1].job, PickJob) and once[1].job.pick.rankings is None
+    assert isinstance(once[3].job, RewardJob) and once[3].job.data.file == "runs/tiny/rank/rankings.jsonl"
 
     stages = with_people(here)
     jobs = [stage.job for stage in stages]
@@ -187,7 +202,9 @@ def test_what_a_round_reads(here: Path) -> None:
     [
         ('initial = "lm"\n', "", "stages.candidates: models.initial.name = '@initial.model': which model does it begin with?"),
         ('"@newest.model"\ninitial', '"@newest.adapter"\ninitial', "to be had here: @initial.model, @newest.model"),
-        ('"@rank.rankings*"', '"@rank.ranking*"', "stage rank (judge) has no output 'ranking'"),
+        ('file = "@rank.rankings*"', 'file = "@rank.ranking*"', "stage rank (judge) has no output 'ranking'"),
+        ('{ rankings = "@rank.rankings*"', '{ rankings = "@rank.ranking*"', "stage rank does not come before this one"),
+        ('{ rankings = "@rank.rankings*"', '{ rankings = "@rank.rankings"', "stage rank does not come before this one"),
         ('name = "@taste.model" }\njudges', 'name = "@taste.model*" }\njudges', "only rankings, truth, pairs, scores"),
     ],
 )

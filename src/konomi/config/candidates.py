@@ -62,7 +62,8 @@ class PickConfig(Section):
 
     rankings: str | None = None
     """Rankings or pairs that are there already: their responses are not shown again, and what they tell is not asked again. Not
-    set: nothing is ranked yet."""
+    set: nothing is ranked yet. In a pipeline with rounds "@STAGE.rankings*" of the stage that ranks what is picked: of all rounds
+    before, in the first one none."""
     tasks: Positive = 200
     """Tasks to pick, of all prompts together."""
     candidates: Annotated[int, Field(ge=2, le=9)] = 2

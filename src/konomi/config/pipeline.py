@@ -25,6 +25,8 @@ from konomi.seeds import stream_seed
 
 _OF_THE_PIPELINE = ("name", "experiment", "mlflow")
 """Settings of a stage's section ``run`` that the pipeline decides for all."""
+_OF_EARLIER_ROUNDS = "pick.rankings"
+"""The setting that may name a later stage: it takes what that made in the rounds before, and in the first one nothing."""
 
 
 @dataclass(frozen=True)
@@ -218,13 +220,17 @@ class _Maker:
     def _of_round(self, number: int) -> Path:
         return self.directory / f"round-{number}" if self.pipeline.rounds > 1 else self.directory
 
-    def _referred(self, value: str, path: str, number: int, where: str, found: _Found) -> str:
-        """What ``@STAGE.OUTPUT``, ``@STAGE.OUTPUT*``, ``@initial.model`` or ``@newest.model`` stands for."""
+    def _referred(self, value: str, path: str, number: int, where: str, found: _Found) -> str | None:
+        """What ``@STAGE.OUTPUT``, ``@STAGE.OUTPUT*``, ``@initial.model`` or ``@newest.model`` stands for; None: nothing yet."""
         name, _, output = value[1:].partition(".")
         if name in ("initial", "newest") and name not in self.pipeline.stages:
             return self._model(value, path, number, where, found)
-        stage = self._stage(name, output.removesuffix("*"), number, value, where)
         output = output.removesuffix("*")
+        if path == _OF_EARLIER_ROUNDS and value.endswith("*") and self._comes_later(name, output, number):
+            if number == 1:
+                return None
+            number -= 1
+        stage = self._stage(name, output, number, value, where)
         found.references[path] = (stage.name, output)
         every = [each.outputs[output] for each in self.stages if each.directory.name == name]
         if not value.endswith("*") or len(every) == 1:
@@ -249,6 +255,12 @@ class _Maker:
         if self.pipeline.initial is None:
             raise ConfigError(f'{where} = {value!r}: which model does it begin with? Set initial = "..." at the top of the file')
         return self.pipeline.initial
+
+    def _comes_later(self, name: str, output: str, number: int) -> bool:
+        """Whether a stage with this output is in the file and not yet in this round."""
+        do = self.pipeline.stages.get(name, {}).get("do")
+        here = {each.directory.name for each in self.stages if each.round == number}
+        return do in VERBS and output in VERBS[do].outputs and name not in here
 
     def _stage(self, name: str, output: str, number: int, value: str, where: str) -> Stage:
         """The stage of this round with this output. Raises ConfigError if there is none."""
