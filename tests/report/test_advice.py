@@ -21,6 +21,8 @@ def test_metrics_are_marked_where_they_leave_their_range() -> None:
             if end is not None:
                 assert out_of_range({name: end * unit}, 2.0) == []
                 assert out_of_range({name: end * unit + off}, 2.0) == [name]
+                whole = out_of_range({name: end * unit + off}, 2.0, whole_ratio=True)
+                assert whole == ([] if name in ("ppo/policy/clipfrac", "ppo/policy/ratio") else [name])
     lines = [{"ppo/policy/ratio": value, "out_of_range": marks} for value, marks in ((0.5, ["ppo/policy/ratio"]), (1.0, []))]
     assert over_the_run(lines) == ["ppo/policy/ratio: 1/2, 0.5 (0.95 to 1.05)"]
     assert over_the_run([{"ppo/policy/ratio": 1.0}]) == []

@@ -130,6 +130,17 @@ def test_a_step_is_that_of_the_plain_policy_gradient(algorithm: Any, unit: str, 
     assert step.metrics["ppo/policy/ratio"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_ratios_of_whole_responses_have_no_range(level: Any) -> None:
+    trainer = tiny_trainer(
+        algorithm=RLOOConfig(level=level), responses_per_prompt=4, episodes=16, mini_batch_size=4, learning_rate=0.1
+    )
+    step = trainer.step()
+    assert step.metrics["ppo/policy/clipfrac"] > 0.2 and abs(step.metrics["ppo/policy/ratio"] - 1) > 0.05
+    marked = {"ppo/policy/clipfrac", "ppo/policy/ratio"} & set(step.out_of_range)
+    assert len(marked) == (2 if level == "token" else 0) and "ppo/policy/approxkl" in step.out_of_range
+
+
 @pytest.mark.parametrize("name", CRITIC_FREE)
 def test_without_a_critic_there_is_no_value_head_and_nothing_is_said_of_one(name: str) -> None:
     trainer = tiny_trainer(algorithm=CRITIC_FREE[name], responses_per_prompt=4, episodes=16, shift=0.05)

@@ -23,6 +23,11 @@ class _Algorithm(Section):
     compares: ClassVar[bool] = False
     """Whether the responses to a prompt are compared with each other."""
 
+    @property
+    def whole_ratio(self) -> bool:
+        """Whether the probability ratio is that of a whole response."""
+        return False
+
     def unread(self) -> tuple[str, ...]:
         """The settings of `[ppo]` that it does not read."""
         return (*_OF_THE_CRITIC, "whiten_advantages")
@@ -51,6 +56,11 @@ class RLOOConfig(_Algorithm):
     level: Literal["sequence", "token"] = "sequence"
     """Which probability ratio is clipped. sequence: that of a whole response, as in the paper, each response counting the same.
     token: that of each token, as in PPO, each token counting the same; it bears more steps on one batch."""
+
+    @property
+    def whole_ratio(self) -> bool:
+        """The product over its tokens."""
+        return self.level == "sequence"
 
 
 class GRPOConfig(_Algorithm):

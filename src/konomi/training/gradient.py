@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from konomi import ops
-from konomi.config import AlgorithmConfig, PPOConfig, RLOOConfig
+from konomi.config import AlgorithmConfig, PPOConfig
 from konomi.engine.device import send
 from konomi.engine.forward import Evaluation
 from konomi.engine.layout import Pass
@@ -48,7 +48,7 @@ class Gradient:
     def __init__(self, models: Models, algorithm: AlgorithmConfig, ppo: PPOConfig, temperature: float) -> None:
         self.models, self.engine, self.ppo, self.temperature = models, models.engine, ppo, temperature
         self.critic = algorithm.critic
-        self.whole_ratio = isinstance(algorithm, RLOOConfig) and algorithm.level == "sequence"
+        self.whole_ratio = algorithm.whole_ratio
 
     def __call__(self, e: Experience, old_CBR: Tensor, passes: list[Pass], first: bool) -> list[Part]:
         """Make the gradient of a mini-batch; its micro-batches.

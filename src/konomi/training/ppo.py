@@ -175,7 +175,8 @@ class PPOTrainer:
         self.update += 1
         samples, each = scored.samples(experience.kl.sum(1)), ppo.responses_per_prompt
         samples = [sample for first in range(each) for sample in samples[first::each]]  # one of every prompt comes first
-        return StepResult(self.update, self.update * ppo.batch_size, metrics, samples, out_of_range(metrics, ppo.max_grad_norm))
+        odd = out_of_range(metrics, ppo.max_grad_norm, whole_ratio=self.gradient.whole_ratio)
+        return StepResult(self.update, self.update * ppo.batch_size, metrics, samples, odd)
 
     def _check_kl(self, kl: float) -> None:
         """Set ``stop_reason`` if the KL is over its cap. Raises RunError if it is not finite."""
