@@ -98,6 +98,11 @@ def test_from_rankings_to_a_reward_for_ppo(here: Path) -> None:
     assert torch.allclose(both, network * alone + text * of_text.float(), atol=1e-4) and min(network, text) > 0
     assert torch.allclose(scores, (both - saved["mean"]) / saved["std"], atol=0.02)  # bf16 where it is fast
     assert "text_baseline.safetensors" in (run / "model" / "README.md").read_text("utf-8")
+    # trained on it is the network, which is said
+    alone = ("model.name=runs/r", "train.epochs=1", "run.name=on", "normalize.samples=samples.jsonl")
+    warned = "its score is a sum with a text baseline, of which only the network is taken"
+    assert warned in learned(*alone).stderr and warned not in said.stderr
+    assert "ensemble" not in json.loads(Path("runs/on/model/reward.json").read_text("utf-8"))
     # and PPO climbs it
     Path("prompts.txt").write_text("\n".join(p.strip() for p in PROMPTS), encoding="utf-8")
     ppo = (

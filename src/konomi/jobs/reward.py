@@ -75,6 +75,8 @@ def run_reward(
         work.start(job.data.file, _facts(job, model, learned, precision))
         if few := too_few(learned.prompts()):
             observer.warn(few)
+        if built.summed and not built.fresh and not job.ensemble.text_weight:
+            observer.warn(_network_alone(job))
         if built.fresh:
             rescale_head(model, [e.texts for e in learned.train[:HEAD_TEXTS]], lambda: autocast(model.device, precision))
         checkpoints = Checkpoints(work.run.checkpoints, keep=1)
@@ -139,6 +141,14 @@ def _save(job: RewardJob, run: RunDir, model: RewardModel, learned: Learned) -> 
     if adapted_layers(model.model):
         with new_directory(run.adapter) as draft:
             save_adapter(model.model, draft)
+
+
+def _network_alone(job: RewardJob) -> str:
+    again = "; set ensemble.text_weight to have one again, fitted anew" if job.train.task == "preference" else ""
+    return (
+        f"{job.model.name}: its score is a sum with a text baseline, of which only the network is taken and trained: the new "
+        f"model's score is without a text baseline{again}"
+    )
 
 
 def _nothing_learned(fresh: bool, observer: Observer) -> None:

@@ -26,6 +26,7 @@ from konomi.models.find import find_files, licence_of, refuse_adapter
 from konomi.models.load import explained, fuse_gelu, load_causal_lm, quiet, remove_dropout, use_template
 from konomi.models.lora import add_adapters
 from konomi.models.reward import FILE, VERSION, Normalisation, RewardModel
+from konomi.models.text_baseline import FILE as TEXT_BASELINE
 from konomi.models.text_baseline import Ensemble, read_text_baseline
 from konomi.reading import parse_json
 
@@ -39,12 +40,14 @@ class NewRewardModel:
     fresh: the head was drawn, not read from the files.
     revision: hub: the commit; GGUF and embedded: SHA-256 of the file; directory: None.
     note: what the model's licence asks to be stated.
+    summed: beside its files is a text baseline, which is not read: their score is that of an ensemble, this one the network's.
     """
 
     model: RewardModel
     fresh: bool
     revision: str | None
     note: str | None
+    summed: bool = False
 
 
 def make_reward_model(
@@ -90,7 +93,8 @@ def make_reward_model(
     reward.reader.name = name
     if lora is not None:
         add_adapters(model, lora, seed=seed, base=name, revision=None if local else revision, heads=_heads(model))
-    return NewRewardModel(reward.eval(), fresh, revision, note)
+    summed = files is not None and (files / TEXT_BASELINE).is_file()
+    return NewRewardModel(reward.eval(), fresh, revision, note, summed)
 
 
 @torch.no_grad()
