@@ -161,6 +161,7 @@ def emitted_metrics() -> set[str]:
             names |= {f"time/ppo/{typing.cast(ast.Constant, node.args[0]).value}", "time/ppo/total"}
     from konomi.jobs.compare import Answers, _figures, comparison_metrics, paired_difference
     from konomi.jobs.evaluation import evaluation_metrics
+    from konomi.jobs.land import landing_metrics
 
     answers = Answers(prompts=["a"], texts=["a"], ids=[[1, 2]], scores=[0.0], kl=[0.0], initial_logprob=[-1.0])
     figures = _figures(answers, answers, 1)
@@ -168,6 +169,7 @@ def emitted_metrics() -> set[str]:
     judge = {"before": 0.0, "after": 1.0, "difference": gap}
     evaluation = {"score": 1.0, "kl": 0.5, "difference": {"mean": 1.0, "low": None, "high": None}}
     names |= {*evaluation_metrics(evaluation), "time/evaluation"}
+    names |= {*landing_metrics({"share": 1.0, "kl": 0.5, "end_kl": 0.5, "points": [{"share": 1.0, "score": 0.0}]})}
     return names | set(comparison_metrics({"before": figures, "after": figures, "difference": gap, "judges": {"NAME": judge}}))
 
 

@@ -17,7 +17,7 @@ from furnished import TASTE
 
 def test_a_whole_job(world: Path) -> None:
     larger = ("ppo.episodes=256", "ppo.batch_size=32", "ppo.mini_batch_size=16", "ppo.baseline_samples=32", "run.save_every=2")
-    more = ("run.name=first", "run.mlflow=true", 'compare.extra=["hello"]')
+    more = ("run.name=first", "run.mlflow=true", 'compare.extra=["hello"]', "land.kl=0.5", "land.prompts=8")
     result = konomi("ppo", "ppo.toml", "--out", "runs", "--json", *sets(*larger, *more), code=0)
     told = json.loads(result.stdout)
     assert told["status"] == "finished"
@@ -52,7 +52,11 @@ def test_a_whole_job(world: Path) -> None:
     assert logged.data.params["ppo.kl_target"] == "8.0"
     history = client.get_metric_history(logged.info.run_id, "ppo/mean_scores")
     assert [m.value for m in history] == [line["ppo/mean_scores"] for line in lines]
-    assert {f.path for f in client.list_artifacts(logged.info.run_id)} >= {"report.html", "compare.json", "samples.jsonl"}
+    artifacts = {f.path for f in client.list_artifacts(logged.info.run_id)}
+    assert artifacts >= {"report.html", "compare.json", "land.json", "samples.jsonl"}
+    landed, figures = told["land"], {name: value for name, value in logged.data.metrics.items() if name.startswith("land/")}
+    (place,) = [point for point in landed["points"] if point["share"] == landed["share"]]
+    assert figures == {"land/score": place["score"], **{f"land/{name}": landed[name] for name in ("share", "kl", "end_kl")}}
 
     import transformers
 

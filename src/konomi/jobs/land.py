@@ -133,6 +133,12 @@ class Dial:
         return found | {"verdict": landing(found)}
 
 
+def landing_metrics(found: Mapping[str, Any]) -> dict[str, float]:
+    """What land.json holds as metrics; the score is that of the place where the model is."""
+    score = next(point["score"] for point in found["points"] if point["share"] == found["share"])
+    return {"land/score": score, **{f"land/{name}": found[name] for name in ("share", "kl", "end_kl")}}
+
+
 def prompts_of(
     held_out: Sequence[Prompt], trained: Sequence[Prompt], compared: int, count: int
 ) -> tuple[list[Prompt], dict[str, int]]:

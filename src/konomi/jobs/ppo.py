@@ -21,7 +21,7 @@ from konomi.jobs.common import Work, go_on, result_of, resume_command, running, 
 from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.evaluation import Evaluations, best_of
 from konomi.jobs.guards import Guards
-from konomi.jobs.land import Dial
+from konomi.jobs.land import Dial, landing_metrics
 from konomi.jobs.prepare import PROMPTS, Prepared, job_of, longest_asked, models_of, prepare
 from konomi.models.lora import adapted_layers, require_peft, reset_adapters
 from konomi.reading import written_by_konomi
@@ -209,6 +209,7 @@ def _land(training: _Training, ready: Prepared, target: float) -> dict[str, Any]
     )  # fmt: skip
     found = dial.land_at(target)
     run.write_json(run.land.name, found)
+    training.work.sinks.log(trainer.update, landing_metrics(found))
     (observer.say if found["landed"] else observer.warn)(found["verdict"]["en"])
     return found
 
