@@ -161,6 +161,9 @@ OPS = {
         ("(scores_N - targets_N).square()", "(scores_N + targets_N).square()", "sign of the target"),
         (".square().sum()", ".square().mean()", "mean of scores"),
         ('labels_N, reduction="sum")', 'labels_N, reduction="mean")', "mean of labels"),
+        ("mean(0) - pessimism * spread_N", "mean(0) + pessimism * spread_N", "a bonus for disagreement"),
+        ("scores_KN.std(0)", "scores_KN.std(0, correction=0)", "spread of K for K - 1"),
+        ("scores_KN = widen(scores_KN)\n", "", "spread in half precision"),
     ],
     "kl.py": [
         ("widen(logprobs_BR) - widen(ref_logprobs_BR)", "widen(ref_logprobs_BR) - logprobs_BR", "sign of d"),

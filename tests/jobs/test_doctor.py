@@ -20,7 +20,7 @@ from konomi.data.records import Prompt
 from konomi.engine.memory import Setting, Shape
 from konomi.jobs.common import locked
 from konomi.jobs.doctor.lines import Line
-from konomi.jobs.doctor.machine import Pace, check_memory, plan
+from konomi.jobs.doctor.machine import Pace, check_memory, plan, reward_gb
 from konomi.jobs.doctor.prompts import check_prompts, leaked
 from konomi.jobs.doctor.reward_models import check_reward_models
 from konomi.jobs.doctor.rewards import Drawn, check_responses, check_scores
@@ -309,6 +309,13 @@ def test_a_reward_model_is_judged_by_its_own_run(tmp_path: Path) -> None:
     asks = job(reward={"kind": "sum", "parts": {"a": part}}, judges={"b": {**part, "normalized": False}})
     told = levels(check_reward_models(asks))
     assert told == {"reward: reward model": "look", "reward: scale": "look", "judge b: reward model": "look"}
+    several = [str(tmp_path / grade) for grade in ("wide", "chance")]
+    asks = job(model={"name": "lm"}, reward={"kind": "model", "name": several})
+    told = levels(check_reward_models(asks))
+    assert list(told.items()) == [(f"reward {several[1]}: reward model", "broken")]
+    (tmp_path / "wide/model/model.safetensors").write_bytes(b"\0" * 3000)
+    (tmp_path / "chance/model/model.safetensors").write_bytes(b"\0" * 5000)
+    assert reward_gb(asks.reward) == 8e-6
 
 
 def ppo_run(root: Path, name: str, marked: int = 0, approxkl: float = 4.0, rise: float = 0.1) -> RunDir:

@@ -40,14 +40,15 @@ def test_what_settings_name_is_known_by_its_contents(tmp_path: Path, monkeypatch
         },
         "judges": {"j": {"kind": "classifier", "name": "embedded:asari"}, "k": {"kind": "classifier", "name": "no/such"}},
         "data": {"file": "texts.csv"},
+        "several": {"name": ["taste.py:g", "classifier"]},
     }
     before = inputs_of(settings)
     parts = [f"reward.parts.{name}.name" for name in "abcd"]
-    assert list(before) == ["model.name", *parts, "data.file"]
+    assert list(before) == ["model.name", *parts, "data.file", "several.name.0", "several.name.1"]
     assert before["model.name"] == {"name": "owner/model", "commit": commit}
     for file, changed in {
-        "classifier/model.safetensors": {parts[0]}, "taste.py": {parts[1]}, "pack/inner.py": {parts[2]},
-        "pack/__init__.py": {parts[3]}, "texts.csv": {"data.file"},
+        "classifier/model.safetensors": {parts[0], "several.name.1"}, "taste.py": {parts[1], "several.name.0"},
+        "pack/inner.py": {parts[2]}, "pack/__init__.py": {parts[3]}, "texts.csv": {"data.file"},
     }.items():  # fmt: skip
         (tmp_path / file).write_text("two", encoding="utf-8")
         now = inputs_of(settings)

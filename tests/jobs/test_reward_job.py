@@ -119,6 +119,50 @@ def test_from_rankings_to_a_reward_for_ppo(here: Path) -> None:
     assert made["compare"]["difference"]["low"] > 0
 
 
+TASTE = """do = "reward"
+model.name = "other"
+data.file = "rankings.jsonl"
+train = { epochs = 2, batch_size = 8, learning_rate = 3e-3 }
+normalize.samples = "samples.jsonl"
+"""
+SEVERAL = f"""name = "several"
+mlflow = false
+[stages.one]
+{TASTE}
+[stages.two]
+{TASTE}
+run.seed = 1
+[stages.policy]
+do = "ppo"
+model.name = "other"
+data = {{ prompts = "prompts.txt", held_out = 0.2 }}
+rollout.response_tokens = [3, 5]
+reward = {{ kind = "model", name = ["@one.model", "@two.model"], pessimism = 0.5 }}
+ppo = {{ episodes = 32, batch_size = 16, mini_batch_size = 8, baseline_samples = 16 }}
+compare.samples = 1
+"""
+
+
+def test_several_reward_models_of_a_pipeline_are_one_reward(here: Path) -> None:
+    Path("pipe.toml").write_text(SEVERAL, encoding="utf-8")
+
+    def steps() -> dict[str, str]:
+        told = json.loads(konomi("run", "pipe.toml", "--dry-run", "--json", code=0).stdout)
+        return {step["stage"]: f"{step['action']}: {step['why']}" for step in told}
+
+    konomi("run", "pipe.toml", "--json", code=0)
+    policy = Path("runs/several/policy")
+    names = [f"runs/several/{name}/model" for name in ("one", "two")]
+    inputs = json.loads((policy / "run.json").read_text("utf-8"))["inputs"]
+    assert [inputs[f"reward.name.{i}"]["name"] for i in range(2)] == names
+    lines = lines_of(policy / "metrics.jsonl")
+    assert len([line for line in lines if line.get("reward/spread/mean", 0.0) > 0]) == 2
+    assert ", ".join(names) in (policy / "report.html").read_text("utf-8")
+    assert {each.partition(":")[0] for each in steps().values()} == {"skip"}
+    (Path(names[1]) / "other.txt").write_text("x", encoding="utf-8")
+    assert steps()["policy"] == "run: @two.model has changed"
+
+
 def test_without_samples_there_is_no_scale_and_ppo_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "It has no scale yet" in konomi("reward", "reward.toml", *LEARNING, code=0).stdout
     reward = '[model]\nname = "lm"\n[reward]\nkind = "model"\nname = "runs/r/model"\n'

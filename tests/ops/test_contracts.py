@@ -52,6 +52,7 @@ WRONG = [
     (ops.preference_loss, (score, *pair[:2], torch.zeros(2), *pair[3:]), {}),
     (ops.score_loss, (score, torch.zeros(3)), {}),
     (ops.label_loss, (x, ids[:1]), {}),
+    (ops.conservative_scores, (score, 1.0), {}),
     (ops.log_ratios, (score, torch.zeros(3)), {}),
     (ops.log_ratios, (score, score, torch.ones(3)), {}),
     (ops.smooth_labels, (x, 0.1), {}),
@@ -115,6 +116,7 @@ UNMASKED = {
     "full kl": ops.full_kl,
     "selected": lambda a: ops.selected_logprobs(a, torch.tensor([0, 1, 3])),
     "entropy": ops.entropy,
+    "conservative scores": lambda a: ops.conservative_scores(a, 0.5),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from konomi.ops import label_loss, preference_loss, score_loss
+from konomi.ops import conservative_scores, label_loss, preference_loss, score_loss
 from oracles import quick
 
 
@@ -81,3 +81,14 @@ def test_label_loss_is_cross_entropy() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     expected = -(2.0 - math.log(math.exp(2.0) + 1)) - (0.0 - math.log(1 + math.e))
     assert float(label_loss(logits, torch.tensor([0, 0]))) == pytest.approx(expected)
+
+
+@quick
+@given(st.lists(st.lists(st.floats(-5, 5), min_size=3, max_size=3), min_size=2, max_size=5), st.floats(0, 2))
+def test_what_an_ensemble_disagrees_about_is_worth_less(rows: list[list[float]], pessimism: float) -> None:
+    scores, spread = conservative_scores(torch.tensor(rows, dtype=torch.float64), pessimism)
+    for column, score, deviation in zip(zip(*rows, strict=True), scores.tolist(), spread.tolist(), strict=True):
+        mean = sum(column) / len(column)
+        expected = math.sqrt(sum((each - mean) ** 2 for each in column) / (len(column) - 1))
+        assert deviation == pytest.approx(expected, abs=1e-7)
+        assert score == pytest.approx(mean - pessimism * expected, abs=1e-6)

@@ -61,6 +61,7 @@ def test_the_card_of_a_stranger_stays_in_its_cells_and_names_no_directory(tmp_pa
 
 def test_the_reward_names_no_directory(tmp_path: Path) -> None:
     rewards = {"rm": {"kind": "model", "name": "/home/alice/secret/rm/model"},
+               "rms": {"kind": "model", "name": ["/home/alice/a/model", "/home/alice/b"], "pessimism": 1.0},
                "short": {"kind": "function", "name": "/home/alice/reward.py:short"}}  # fmt: skip
     for number, reward in enumerate((*rewards.values(), {"kind": "sum", "parts": {"all": {"kind": "sum", "parts": rewards}}})):
         run = RunDir.create(tmp_path, f"ppo{number}", {"model": {"name": "m"}, "reward": reward, "ppo": {}}, seed=0)
@@ -68,6 +69,7 @@ def test_the_reward_names_no_directory(tmp_path: Path) -> None:
         add_compare(run)
         text = card(run)
         assert "alice" not in text and ("reward.py:short" in text or "model model" in text)
+        assert "pessimism" not in text or "model model, b (pessimism 1)" in text
 
 
 def test_where_nothing_was_better_the_model_is_the_initial_one(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ import pytest
 import torch
 
 from konomi.config import ClassifierReward as Config
+from konomi.config import ModelConfig, ModelReward
 from konomi.engine.device import choose_precision
-from konomi.errors import ConfigError, ModelError
-from konomi.rewards import build_reward
+from konomi.errors import ConfigError, ModelError, NotFiniteError
+from konomi.models.reward import Normalisation, RewardModel
+from konomi.models.reward_files import make_reward_model
+from konomi.rewards import build_reward, reward_config
 from konomi.rewards import model as module
-from konomi.rewards.base import find_label
+from konomi.rewards.base import evaluate, find_label
 from konomi.rewards.model import ClassifierModelReward, batches
 from refusals import refused as refused_call
 from refusals import scores_of as call
-from tiny import ALPHABET, tiny_config, tiny_tokenizer
+from tiny import ALPHABET, save_tiny, tiny_config, tiny_tokenizer
 
 LABELS = ("negative", "Neutral", "positive")
 TEXTS = ["a", "the rain in spain", "b" * 60, "ab", "", "rain rain go away", "zzz"]
@@ -243,12 +247,75 @@ def test_labels_are_found_whatever_their_case(classifier: Path) -> None:
         refused(ConfigError, *parts, name=str(classifier), label=label)
 
 
+# several reward models
+
+
+def save_reward_model(directory: Path, base: Path, seed: int, scale: Normalisation | None) -> RewardModel:
+    model = make_reward_model(ModelConfig(name=str(base)), outputs=1, seed=seed, max_length=64).model
+    with torch.no_grad():
+        model.model.score.weight.normal_(std=10.0, generator=torch.Generator().manual_seed(seed))
+    model.normalisation = scale
+    model.save(directory, {})
+    return model
+
+
+def test_several_reward_models_are_one(tmp_path: Path) -> None:
+    base = save_tiny(tmp_path / "lm", "llama")
+    scales = [Normalisation(mean, std, 9, "0" * 64) for mean, std in ((0.5, 2.0), (-1.0, 0.5), (3.0, 4.0))]
+    names = [str(tmp_path / f"rm{i}") for i in range(3)]
+    models = [save_reward_model(Path(name), base, i, scale) for i, (name, scale) in enumerate(zip(names, scales, strict=True))]
+    texts = ["a", "the rain", "zebra"]
+    raw = [torch.cat(model.predict([texts]))[:, 0].tolist() for model in models]
+    rows = [[(x - s.mean) / s.std for x in row] for row, s in zip(raw, scales, strict=True)]
+
+    def built(name: Any, **settings: Any) -> Any:
+        return build_reward(ModelReward(kind="model", name=name, precision="fp32", **settings))
+
+    def scores(reward: Any) -> list[float]:
+        return evaluate(reward, [""] * 3, texts, {}, save_to=None).totals
+
+    one = scores(built(names[0]))
+    assert one == scores(built(names[:1])) == pytest.approx(rows[0], abs=1e-3)
+    mean = [statistics.mean(each) for each in zip(*rows, strict=True)]
+    spread = [statistics.stdev(each) for each in zip(*rows, strict=True)]
+    assert scores(built(names)) == pytest.approx(mean, abs=1e-3)
+    careful = built(names, pessimism=1.5)
+    told = evaluate(careful, [""] * 3, texts, {}, save_to=None)
+    assert told.totals == pytest.approx([m - 1.5 * s for m, s in zip(mean, spread, strict=True)], abs=1e-3)
+    assert told.parts == {"spread": pytest.approx(spread, abs=1e-3)} and min(spread) > 0.01
+    assert evaluate(careful, [], [], {}, save_to=None).parts == {"spread": []}
+    assert len(careful.readers) == 3 and all(name in careful.name for name in names)
+    # alone, and as a part of a sum
+    whole = {"kind": "sum", "parts": {"a": {"kind": "model", "name": names, "precision": "fp32"}}, "weights": {"a": -2.0}}
+    assert scores(build_reward(reward_config(whole))) == pytest.approx([-2 * each for each in mean], abs=1e-3)
+    with torch.no_grad():
+        careful._members[1]._model.model.score.weight.fill_(float("nan"))
+    refused_call(lambda: scores(careful), f"reward {names[1]}: returned nan", error=NotFiniteError)
+    save_reward_model(tmp_path / "none", base, 4, None)
+    refused_call(lambda: built([names[0], str(tmp_path / "none")]), "none has no scale", error=ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "a", "pessimism": 0.5}, "reward: pessimism = 0.5: one model has no spread; name several, or remove it"),
+        ({"name": ["a"], "pessimism": 0.5}, "reward: pessimism = 0.5: one model has no spread; name several, or remove it"),
+        ({"name": ["a", "b"], "normalized": False, "pessimism": 1.0},
+         "reward: normalized = false: the raw scores of several models have no common scale; remove it"),
+        ({"name": ["a", "a"]}, "reward.name: a is named twice; an ensemble needs different models"),
+        *(({"name": name}, 'reward.name: give the directory of a reward model, or a list of several: ["RUN", "RUN"]')
+          for name in ([], 5, ["a", 5], {})),
+    ],
+)  # fmt: skip
+def test_ensembles_that_are_none(settings: dict[str, Any], message: str) -> None:
+    told = refused_call(lambda: reward_config({"kind": "model", **settings}), message, error=ConfigError)
+    assert "\n" not in told
+
+
 # models that are refused
 
 
 def test_a_language_model_has_no_head(tmp_path: Path) -> None:
-    from tiny import save_tiny
-
     path = save_tiny(tmp_path, "gpt2")
     refused(ModelError, "lacks trained weights for score.weight", "at random", name=str(path), label=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from konomi.config.section import Positive, Section, check_address
 
@@ -70,11 +70,15 @@ class FunctionReward(Section):
 
 
 class ModelReward(Section):
-    """Reward = the score of a reward model that `konomi reward` trained, with its own tokenizer."""
+    """Reward = the score of a reward model that `konomi reward` trained, with its own tokenizer, or of several."""
 
     kind: Literal["model"]
-    name: str
-    """Directory of the model: RUN/model."""
+    name: str | tuple[str, ...]
+    """Directory of the model: RUN/model. A list of several: the reward is the mean of their normalised scores, less `pessimism`
+    times their spread."""
+    pessimism: Annotated[float, Field(ge=0)] = 0.0
+    """How many deviations of the models' scores of a text are taken off their mean, where several are named. Usual 0.5 to 2;
+    higher: PPO keeps to texts on which they agree."""
     precision: Precision = "auto"
     """Of its weights and products. auto: bf16 where the device multiplies it in hardware, else fp32. bf16 takes half the memory;
     scores then differ by rounding."""
@@ -83,6 +87,29 @@ class ModelReward(Section):
     normalized: bool = True
     """Subtract the mean and divide by the deviation of the initial model's samples, which are saved with the model; a model
     that has none is refused. false: raw scores."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        names = [given] if isinstance(given, str) else given
+        if not isinstance(names, list | tuple) or not names or not all(isinstance(each, str) for each in names):
+            raise ValueError('give the directory of a reward model, or a list of several: ["RUN", "RUN"]')
+        if twice := sorted({each for each in names if names.count(each) > 1}):
+            raise ValueError(f"{twice[0]} is named twice; an ensemble needs different models")
+        return given
+
+    @model_validator(mode="after")
+    def _of_several(self) -> ModelReward:
+        if self.pessimism and len(self.names) == 1:
+            raise ValueError(f"pessimism = {self.pessimism:g}: one model has no spread; name several, or remove it")
+        if not self.normalized and len(self.names) > 1:
+            raise ValueError("normalized = false: the raw scores of several models have no common scale; remove it")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Directory of each model."""
+        return (self.name,) if isinstance(self.name, str) else self.name
 
 
 class HttpReward(Section):

@@ -170,7 +170,7 @@ def _stands_alone(kind: type[Section], name: str) -> bool:
 
 
 def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:
-    """Whether the setting can be nothing but text, or left out: run.name can, reward.label may be a number too."""
+    """Whether the setting can be nothing but texts, or left out: run.name can, reward.label may be a number too."""
     types: set[Any] = {kind}
     for part in parts:
         if named := [each for each in types if get_origin(each) is dict]:
@@ -178,7 +178,7 @@ def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:
         else:
             annotations = [each.model_fields[part].annotation for each in _sections(types) if part in each.model_fields]
         types = {each for annotation in annotations for each in _alternatives(annotation)}
-    return str in types and types <= {str, NoneType}
+    return str in types and types <= {str, NoneType, tuple[str, ...]}
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

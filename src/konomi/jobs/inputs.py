@@ -36,7 +36,7 @@ def file_of(path: str, value: str) -> Path | None:
     """The file or directory that the setting at a dotted path names, if there is one."""
     if _NO_FILES.fullmatch(path):
         return None
-    key = path.rpartition(".")[2]
+    key = _key(path)
     if value.startswith(EMBEDDED):
         return embedded_file(value) if key in ("prompts", "texts") else None
     if key not in _FILES and "/" not in value and not Path(value).suffix:
@@ -56,7 +56,7 @@ def inputs_of(settings: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
     values = {path: value for path, value in leaves(settings) if isinstance(value, str)}
     inputs: dict[str, dict[str, str | None]] = {}
     for path, value in values.items():
-        section, _, key = path.rpartition(".")
+        section, key = path.rpartition(".")[0], _key(path)
         if (file := file_of(path, value)) is not None:
             inputs[path] = {"name": value, "sha256": content_sha256(file)}
         elif key == "name" and (commit := _cached_commit(value, values.get(f"{section}.revision"))):
@@ -169,6 +169,15 @@ def check_unchanged(run: RunDir, now: Mapping[str, Any], prompts: Sequence[Promp
             f"{run.path}: what it depends on has changed since it began: {'; '.join(changed)}. Give back the old files, or start "
             "a new run"
         )
+
+
+def _key(path: str) -> str:
+    """The last name in a dotted path; what follows it are places in a list.
+
+    >>> _key("reward.name"), _key("reward.name.1")
+    ('name', 'name')
+    """
+    return re.sub(r"(\.\d+)+$", "", path).rpartition(".")[2]
 
 
 def _cached_commit(name: str, revision: str | None) -> str | None:

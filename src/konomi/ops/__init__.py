@@ -17,11 +17,11 @@ from konomi.ops.kl import KlKind, adaptive_kl_coef, full_kl, kl_loss, kl_per_tok
 from konomi.ops.logits import Blocks, entropy, linear_logits, selected_logprobs
 from konomi.ops.losses import importance_weights, policy_loss, value_loss
 from konomi.ops.masked import masked_mean, masked_sum, masked_var, whiten
-from konomi.ops.preference import label_loss, preference_loss, score_loss
+from konomi.ops.preference import conservative_scores, label_loss, preference_loss, score_loss
 
 __all__ = [
-    "Blocks", "KlKind", "adaptive_kl_coef", "best_of_n", "dpo_loss", "entropy", "full_kl", "gae", "group_relative",
-    "importance_weights", "ipo_loss", "kl_loss", "kl_per_token", "label_loss", "leave_one_out", "linear_logits",
+    "Blocks", "KlKind", "adaptive_kl_coef", "best_of_n", "conservative_scores", "dpo_loss", "entropy", "full_kl", "gae",
+    "group_relative", "importance_weights", "ipo_loss", "kl_loss", "kl_per_token", "label_loss", "leave_one_out", "linear_logits",
     "linear_logprobs", "log_ratios", "masked_mean", "masked_sum", "masked_var", "pid_kl_coef", "policy_loss",
     "preference_loss", "score_loss", "selected_logprobs", "shaped_rewards", "smooth_labels", "value_loss", "whiten",
 ]  # fmt: skip

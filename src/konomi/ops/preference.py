@@ -1,8 +1,9 @@
-"""Losses of reward models: sums, which the caller divides by the count of the whole batch.
+"""Losses of reward models: sums, which the caller divides by the count of the whole batch; scores of several of them.
 
-A score is a number of any scale; only differences between answers to one prompt count.
+A score is a number of any scale; only differences between answers to one prompt count. Several reward models that have a
+common scale become one by ``conservative_scores``.
 
-Shape suffixes: N responses of a batch, P pairs of them, C labels.
+Shape suffixes: N responses of a batch, P pairs of them, C labels, K reward models.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from konomi.ops.masked import check_shapes
+from konomi.ops.masked import check_shapes, widen
 
 
 def preference_loss(
@@ -67,3 +68,21 @@ def label_loss(logits_NC: Tensor, labels_N: Tensor) -> Tensor:
     """
     check_shapes(logits_NC=logits_NC, labels_N=labels_N)
     return torch.nn.functional.cross_entropy(logits_NC, labels_N, reduction="sum")
+
+
+def conservative_scores(scores_KN: Tensor, pessimism: float) -> tuple[Tensor, Tensor]:
+    """The mean of an ensemble's scores, less so many of their deviations: what its members disagree about is worth less.
+
+    ``score = mean - pessimism * spread``, ``spread^2 = sum_k (s_k - mean)^2 / (K - 1)``
+    (Coste et al. 2023, arXiv:2310.02743, uncertainty-weighted optimisation, which takes off the variance; a deviation has the
+    scores' own unit).
+
+    ``scores_KN`` [K, N], K from 2, on a common scale; ``pessimism`` deviations. Returns score and spread, [N] each.
+
+    >>> conservative_scores(torch.tensor([[1.0, 2.0], [3.0, 2.0]]), 1.0)
+    (tensor([0.5858, 2.0000]), tensor([1.4142, 0.0000]))
+    """
+    check_shapes(scores_KN=scores_KN)
+    scores_KN = widen(scores_KN)
+    spread_N = scores_KN.std(0)
+    return scores_KN.mean(0) - pessimism * spread_N, spread_N

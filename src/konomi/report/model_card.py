@@ -98,9 +98,11 @@ def _shared(name: str) -> str:
 
 
 def _shared_reward(reward: Mapping[str, Any]) -> dict[str, Any]:
-    """A reward, and all that it is a sum of, without them."""
+    """A reward, and all that it is made of, without them."""
     parts = {name: _shared_reward(part) for name, part in reward.get("parts", {}).items()}
-    return {**reward, "parts": parts} | ({"name": _shared(str(reward["name"]))} if "name" in reward else {})
+    name = reward.get("name", "")
+    shared = [_shared(str(each)) for each in name] if isinstance(name, list) else _shared(str(name))
+    return {**reward, "parts": parts} | ({"name": shared} if "name" in reward else {})
 
 
 def _at(config: Mapping[str, Any], path: str) -> Any:

@@ -201,7 +201,8 @@ def reward_in_words(reward: Mapping[str, Any]) -> str:
     weights = reward.get("weights", {})
     parts = [f"{weights.get(name, 1.0):g} × {name}: {reward_in_words(part)}" for name, part in reward.get("parts", {}).items()]
     detail = parts or [str(reward[key]) for key in ("label", "use", "text") if reward.get(key) is not None]
-    return f"{reward.get('kind', '')} {reward.get('name', _address(reward))}".strip() + (
+    detail += [f"pessimism {reward['pessimism']:g}"] if reward.get("pessimism") else []
+    return f"{reward.get('kind', '')} {_names(reward) or _address(reward)}".strip() + (
         f" ({', '.join(detail)})" if detail else ""
     )
 
@@ -218,9 +219,15 @@ def machine_line(machine: Mapping[str, Any]) -> str:
 
 def _goal(reward: Mapping[str, Any]) -> str:
     """What a reward is, in a word or two."""
-    name = reward.get("name") or _address(reward) or " + ".join(reward.get("parts", {})) or reward.get("kind", "")
+    name = _names(reward) or _address(reward) or " + ".join(reward.get("parts", {})) or reward.get("kind", "")
     label = reward.get("label")
     return str(name) + ("" if label is None else f" ({label})")
+
+
+def _names(reward: Mapping[str, Any]) -> str:
+    """What a reward is called; of several reward models all names."""
+    name = reward.get("name", "")
+    return str(name) if isinstance(name, str) else ", ".join(map(str, name))
 
 
 def _address(reward: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from konomi.config import FunctionReward, HttpReward, ModelReward, RewardConfig, Section, SumReward, build
+from konomi.config import ClassifierReward, FunctionReward, HttpReward, ModelReward, RewardConfig, Section, SumReward, build
 from konomi.errors import ConfigError, ModelError
 from konomi.files import model_path
 from konomi.rewards.base import Reward, WeightedSum, score
@@ -78,7 +78,8 @@ def in_precision(config: RewardConfig, precision: str) -> RewardConfig:
     if isinstance(config, SumReward):
         parts = {name: in_precision(part, precision) for name, part in config.parts.items()}
         return config.model_copy(update={"parts": parts})
-    if isinstance(config, FunctionReward | HttpReward) or config.name.startswith("embedded:") or config.precision != "auto":
+    embedded = isinstance(config, ClassifierReward) and config.name.startswith("embedded:")
+    if isinstance(config, FunctionReward | HttpReward) or embedded or config.precision != "auto":
         return config
     return config.model_copy(update={"precision": precision})
 
@@ -132,9 +133,10 @@ def _build(config: RewardConfig, columns: Iterable[str] | None, device: Any) -> 
         service.probe(columns or ())
         return service
     if isinstance(config, ModelReward):
-        from konomi.rewards.model import RewardModelReward
+        from konomi.rewards.model import RewardModelEnsemble, RewardModelReward
 
-        return RewardModelReward(config, device)
+        members = [RewardModelReward(config, name, device) for name in config.names]
+        return RewardModelEnsemble(members, config.pessimism) if len(members) > 1 else members[0]
     if config.name.startswith("embedded:"):
         from konomi.rewards.sentiment import SentimentReward
 

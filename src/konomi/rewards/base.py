@@ -30,8 +30,9 @@ class Reward(Protocol):
     """Gives each text a score: higher is better, any scale (PPO normalises).
 
     Optional attributes: ``reads``, the columns that it looks at; ``last_parts`` of a sum, by name the scores of its parts in the
-    last call; ``readers`` of one that cuts long texts, which count how many; ``divisible``, true where several processes may each
-    score a part of the texts. Any other is called in the main process alone, with all of them.
+    last call, or other figures of each text; ``readers`` of one that cuts long texts, which count how many; ``divisible``, true
+    where several processes may each score a part of the texts; ``composite``, true of one that asks other rewards by :func:`ask`,
+    in all processes. Any other is called in the main process alone, with all of them.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Scores:
 
     totals: one a text.
     token_rewards: where in each response its score was given; empty for a text that has one number. None: for all of them.
-    parts: of a sum, the score that each part gave each text, before its weight.
+    parts: of a sum, the score that each part gave each text, before its weight; of an ensemble, its spread.
     """
 
     totals: list[float]
@@ -95,7 +96,7 @@ def ask(reward: Reward, texts: Texts, *, prompts: Texts, responses: Texts, colum
         own = [[each[row] for row in rows] for each in (texts, prompts, responses)]
         return _ask(reward, own[0], own[1], own[2], {name: [each[row] for row in rows] for name, each in columns.items()})
 
-    if isinstance(reward, WeightedSum) or not processes.several():
+    if getattr(reward, "composite", False) or not processes.several():
         return _ask(reward, texts, prompts, responses, columns)
     if getattr(reward, "divisible", False):
         return processes.divided(range(len(texts)), asked)
@@ -114,7 +115,7 @@ def _ask(reward: Reward, texts: Texts, prompts: Texts, responses: Texts, columns
     except RunError:
         raise
     except (Exception, SystemExit) as error:  # a user's function may raise anything, and may call sys.exit
-        if isinstance(reward, WeightedSum) and processes.lost(error):  # the parts of a sum are exchanged within it
+        if getattr(reward, "composite", False) and processes.lost(error):  # its parts are exchanged within it
             raise
         raised = f"{type(error).__name__}: {error}".rstrip(": ")
         raise RunError(f"reward {reward.name}: {raised}") from error
@@ -161,6 +162,8 @@ class WeightedSum:
 
     Where a part gives pairs for a text, so does the sum; the plain numbers of the others then stand at its end.
     """
+
+    composite = True
 
     def __init__(self, parts: Mapping[str, Reward], weights: Mapping[str, float]) -> None:
         self._parts, self._weights = parts, [weights.get(name, 1.0) for name in parts]

@@ -5,7 +5,7 @@ Shapes: B texts, L the longest in tokens, C labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,8 @@ from konomi.models.half import hold_in_bf16
 from konomi.models.load import fuse_gelu
 from konomi.models.reader import PART, Reader
 from konomi.models.reward_files import open_reward_model
-from konomi.rewards.base import Columns, Texts, answered, find_label
+from konomi.ops import conservative_scores
+from konomi.rewards.base import Columns, Texts, TextScore, answered, ask, find_label, total
 
 _PADDING = 0.1
 """The share of a batch that may be padding, unless the batch is small."""
@@ -40,18 +41,19 @@ class RewardModelReward:
 
     divisible = True
 
-    def __init__(self, config: ModelReward, device: torch.device | str = "cpu") -> None:
-        self.name = config.name
+    def __init__(self, config: ModelReward, name: str, device: torch.device | str = "cpu") -> None:
+        self.name = name
         self.reads: set[str] = set()
         self._config = config
-        self._model = open_reward_model(config.name)
+        self._model = open_reward_model(name)
         self.readers = [self._model.reader]
         if self._model.model.config.num_labels != 1:
-            raise ConfigError(f'reward.name: {config.name} gives labels, not a score; use kind = "classifier" with it')
+            raise ConfigError(f'reward.name: {name} gives labels, not a score; use kind = "classifier" with it')
         if config.normalized and self._model.normalisation is None:
+            or_raw = "" if len(config.names) > 1 else ", or set reward.normalized = false"
             raise ConfigError(
-                f"reward.name: {config.name} has no scale: the samples of the initial model were not scored when it was trained, "
-                "so that the KL coefficient has no meaning. Train it with normalize.samples, or set reward.normalized = false"
+                f"reward.name: {name} has no scale: the samples of the initial model were not scored when it was trained, "
+                f"so that the KL coefficient has no meaning. Train it with normalize.samples{or_raw}"
             )
         self._asked = _Place(self._model.model, config, device)
 
@@ -68,6 +70,33 @@ class RewardModelReward:
         scores = dict(zip(unique, flat, strict=True))
         scale = self._model.normalised if self._config.normalized else float
         return [scale(scores[each]) for each in pairs]
+
+
+class RewardModelEnsemble:
+    """Several reward models as one: the mean of their scores, less ``pessimism`` times their spread; see
+    :func:`konomi.ops.conservative_scores`. ``last_parts`` has the spread of each text."""
+
+    composite = True
+
+    def __init__(self, members: Sequence[RewardModelReward], pessimism: float) -> None:
+        self._members, self._pessimism = members, pessimism
+        less = f", less {pessimism:g} of their spread" if pessimism else ""
+        self.name = f"mean of {', '.join(each.name for each in members)}{less}"
+        self.readers = [reader for each in members for reader in each.readers]
+        self.reads: set[str] = set()
+        self.last_parts: dict[str, list[TextScore]] = {}
+
+    def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
+        """Return the score of each text. Raises RunError, with the member's own name, where one failed."""
+        if not texts:
+            self.last_parts = {"spread": []}
+            return []
+        asked = [ask(each, texts, prompts=prompts, responses=responses, columns=columns) for each in self._members]
+        scores_KN = torch.tensor([list(map(total, scores)) for scores in asked], dtype=torch.float64)
+        scores_N, spread_N = conservative_scores(scores_KN, self._pessimism)
+        self.last_parts = {"spread": spread_N.tolist()}
+        numbers: list[float] = scores_N.tolist()
+        return numbers
 
 
 class ClassifierModelReward:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from konomi.config import FunctionReward, HttpReward, ModelConfig, PPOJob, RewardConfig, SumReward
+from konomi.config import FunctionReward, HttpReward, ModelConfig, ModelReward, PPOJob, RewardConfig, SumReward
 from konomi.engine.device import MICRO_BATCH_TOKENS, choose_precision, is_processor
 from konomi.engine.memory import Setting, Shape, gigabytes, parts, shape_of
 from konomi.errors import ModelError
@@ -114,9 +114,10 @@ def reward_gb(config: RewardConfig) -> float:
     """GB of the files of a reward's models, as far as they are here."""
     if isinstance(config, SumReward):
         return sum(map(reward_gb, config.parts.values()))
-    if isinstance(config, FunctionReward | HttpReward) or config.name.startswith("embedded:"):
+    if isinstance(config, FunctionReward | HttpReward):
         return 0.0
-    return sum(each.stat().st_size for each in model_path(config.name).glob("*.safetensors")) / 1e9
+    names = config.names if isinstance(config, ModelReward) else () if config.name.startswith("embedded:") else (config.name,)
+    return sum(each.stat().st_size for name in names for each in model_path(name).glob("*.safetensors")) / 1e9
 
 
 def check_disk(shape: Shape, setting: Setting, keep: int) -> Line:

@@ -24,7 +24,8 @@ def check_reward_models(job: PPOJob) -> list[Line]:
     lines = []
     for name, config in [("reward", job.reward), *((f"judge {name}", each) for name, each in job.judges.items())]:
         for model in _models(config):
-            lines += _check(name, model_path(model.name), model, job)
+            for each in model.names:
+                lines += _check(name if len(model.names) == 1 else f"{name} {each}", model_path(each), model, job)
     return lines
 
 
@@ -95,7 +96,7 @@ def _place(name: str) -> str:
 def check_scale(job: PPOJob, scores: Floats) -> list[Line]:
     """A line where a reward model's scale is not that of this job's initial model."""
     mean, std = float(scores.mean()), float(scores.std(ddof=1))
-    on_its_scale = isinstance(job.reward, ModelReward) and job.reward.normalized
+    on_its_scale = isinstance(job.reward, ModelReward) and job.reward.normalized and not job.reward.pessimism
     if not on_its_scale or (abs(mean) <= 1.5 and 0.3 <= std <= 3):
         return []
     seen = f"mean {number(mean)}, deviation {number(std)} on this model's texts, and 0 and 1 on those that it was scaled by"
