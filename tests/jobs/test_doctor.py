@@ -309,12 +309,12 @@ def test_a_reward_model_is_judged_by_its_own_run(tmp_path: Path) -> None:
     asks = job(reward={"kind": "sum", "parts": {"a": part}}, judges={"b": {**part, "normalized": False}})
     told = levels(check_reward_models(asks))
     assert told == {"reward: reward model": "look", "reward: scale": "look", "judge b: reward model": "look"}
-    several = [str(tmp_path / grade) for grade in ("wide", "chance")]
-    asks = job(model={"name": "lm"}, reward={"kind": "model", "name": several})
+    several = [str(tmp_path / grade) for grade in ("wide", "few")]
+    asks = job(model={"name": "another"}, reward={"kind": "model", "name": several})
     told = levels(check_reward_models(asks))
-    assert list(told.items()) == [(f"reward {several[1]}: reward model", "broken")]
+    assert list(told.items()) == [(f"reward {several[1]}: reward model", "look")]
     (tmp_path / "wide/model/model.safetensors").write_bytes(b"\0" * 3000)
-    (tmp_path / "chance/model/model.safetensors").write_bytes(b"\0" * 5000)
+    (tmp_path / "few/model/model.safetensors").write_bytes(b"\0" * 5000)
     assert reward_gb(asks.reward) == 8e-6
 
 
