@@ -142,6 +142,11 @@ def test_where_raters_differ_the_owner_decides(site: Site) -> None:
     assert owner.post(f"/api/disputes/{number}", json=body).json() == {"saved": True, "revision": 1}
     assert owner.get(f"/api/disputes/{number}").json()["answer"] == {"ranks": ranks, "comment": "良い"}
     assert owner.get("/api/disputes").json()["open"] == 7
+    for count, shown in ((3, 3), (8, 8), (100, 8), (-1, 0)):
+        some = owner.get(f"/api/disputes?count={count}").json()
+        assert [len(some["disputes"]), some["all"], some["open"]] == [shown, 8, 7]
+    assert owner.get("/api/disputes").json()["disputes"][-1]["task"] == number  # what is decided comes last, and can be reached
+    assert refusal(owner.get("/api/disputes?count=x")) == (400, "bad_request")
     for wrong, expected in (
         (body, (409, "conflict_revision")), ({**body, "revision": 1, "ranks": {"a": 1}}, (422, "bad_ranks")),
         ({"ranks": ranks}, (400, "bad_request")), ({**body, "more": 1}, (400, "bad_request")),

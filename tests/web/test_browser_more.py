@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect
 from browsing import PHONE, Server, begin, clean, next_shown, project_of
 from konomi.labelling.answers import collect, save
 from konomi.labelling.assignments import next_task
+from konomi.labelling.database import Store
 from konomi.labelling.people import add_person
 from konomi.labelling.records import LabelOptions
 from people_at_work import NOW, answer_to
@@ -90,17 +91,22 @@ def test_how_much_better_and_a_better_text(tmp_path: Path, visit: Callable[..., 
         assert page.evaluate("window.pwned") is None
 
 
+def ranked_in_two_ways(server: Server, agreed: str = "") -> Store:
+    """Let two raters rank all tasks, one the other way round, but for that of the prompt on which they agree."""
+    store: Store = server.app.state.site.store
+    for at, (name, turn) in enumerate((("Aki", 1), ("Ben", -1)), start=int(NOW)):
+        person = add_person(store, name)[0]
+        while (shown := next_task(store, person, NOW)) is not None:
+            texts = sorted(each.text for each in shown.texts)[:: 1 if shown.prompt == agreed else turn]
+            ranks = {each.key: 1 + texts.index(each.text) for each in shown.texts}
+            save(store, person, answer_to(shown, ranks=ranks), at)
+    return store
+
+
 def test_the_owner_decides_where_raters_differ(tmp_path: Path, visit: Callable[..., Page]) -> None:
     tasks = [[HOSTILE, "別の文", "三つ目の文"], ["良い文", "悪い文"], ["同じ文", "違う文"]]
     with Server(project_of(tmp_path / "project", tasks, overlap=2.0)) as server:
-        store = server.app.state.site.store
-        for at, (name, turn) in enumerate((("Aki", 1), ("Ben", -1)), start=int(NOW)):
-            person = add_person(store, name)[0]
-            while (shown := next_task(store, person, NOW)) is not None:
-                agreed = shown.prompt == "お題 2"
-                texts = sorted(each.text for each in shown.texts)[:: 1 if agreed else turn]
-                ranks = {each.key: 1 + texts.index(each.text) for each in shown.texts}
-                save(store, person, answer_to(shown, ranks=ranks), at)
+        store = ranked_in_two_ways(server, agreed="お題 2")
         page = visit(server.start, viewport=PHONE)
         page.wait_for_url("**/guidelines")
         page.goto(f"{server.address}/decisions")
@@ -152,3 +158,26 @@ def test_the_owner_decides_where_raters_differ(tmp_path: Path, visit: Callable[.
         (decision,) = collect(store).decisions
         assert sorted(decision.ranks) == [1, 2]
         assert page.evaluate("window.pwned") is None
+
+
+def test_tasks_beyond_the_first_hundred_are_decided_too(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with Server(project_of(tmp_path / "project", [["良い文", "悪い文"]] * 102, overlap=2.0)) as server:
+        ranked_in_two_ways(server)
+        page = visit(server.start)
+        page.wait_for_url("**/guidelines")
+        page.goto(f"{server.address}/decisions")
+        rows, more = page.locator("#disputes button"), page.locator("#more")
+        expect(rows).to_have_count(100)
+        clean(page)
+        more.press("Enter")
+        expect(rows).to_have_count(102)
+        expect(rows.nth(100)).to_be_focused()
+        expect(more).to_be_hidden()
+        last = rows.last.get_attribute("data-task")
+        rows.last.click()
+        page.locator('[data-rank="1"]').click()
+        page.locator('[data-rank="2"]').click()
+        page.locator("#submit").click()
+        expect(rows.first).to_be_focused()  # the next one, and what is decided is still there
+        expect(rows).to_have_count(102)
+        expect(page.locator(f'[data-task="{last}"]')).to_contain_text("決定済み")

@@ -262,7 +262,7 @@ def run(request: Request, number: str) -> Json:
 def metrics(request: Request, number: str) -> Json:
     """Metrics of updates after ``?after=``; all of them if lines were removed since ``?generation=`` of an earlier response."""
     rows, generation = _followed(request, number).metrics()
-    after = -1 if _integer(request, "generation", generation) != generation else _integer(request, "after", -1)
+    after = -1 if integer(request, "generation", generation) != generation else integer(request, "after", -1)
     return Json({"rows": [numbers(row) for row in rows if row["update"] > after], "generation": generation})
 
 
@@ -270,7 +270,7 @@ def metrics(request: Request, number: str) -> Json:
 def samples(request: Request, number: str) -> Json:
     """Sample texts from line ``?from=`` on, and the next line; from 0 if lines were removed since ``?generation=``."""
     rows, generation = _followed(request, number).samples.rows()
-    first = 0 if _integer(request, "generation", generation) != generation else max(0, _integer(request, "from", 0))
+    first = 0 if integer(request, "generation", generation) != generation else max(0, integer(request, "from", 0))
     new = rows[first : first + SAMPLES]
     return Json({"samples": new, "from": first, "next": first + len(new), "generation": generation})
 
@@ -283,7 +283,8 @@ def _followed(request: Request, number: str) -> FollowedRun:
     return followed[int(number)]
 
 
-def _integer(request: Request, name: str, default: int) -> int:
+def integer(request: Request, name: str, default: int) -> int:
+    """A number in the address of a request. Raises Refusal: it is none, or has more than 12 digits."""
     text = request.query_params.get(name, str(default))
     if not re.fullmatch(r"-?[0-9]{1,12}", text):
         raise Refusal("bad_request")

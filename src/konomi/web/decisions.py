@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request
 
 from konomi.labelling import decisions
 from konomi.labelling.records import Body, Text
-from konomi.web.api import body_of, owner_context, task_json
+from konomi.web.api import body_of, integer, owner_context, task_json
 from konomi.web.errors import Json, Refusal
 
 router = APIRouter(prefix="/api/disputes")
-MOST = 100
-"""Tasks that are listed."""
+PAGE = 100
+"""Tasks that are listed if no number is asked for."""
 
 
 class DecisionBody(Body):
@@ -27,11 +27,13 @@ class DecisionBody(Body):
 
 @router.get("")
 def listed(request: Request) -> Json:
-    """The tasks on which raters differ, undecided ones first; ``all``: how many there are, ``open``: without a decision."""
+    """The first ``?count=`` tasks on which raters differ, undecided ones first; ``all``: how many there are, ``open``: without a
+    decision."""
     _, store, _ = owner_context(request)
+    count = max(0, integer(request, "count", PAGE))
     found = decisions.disputes(store)
     return Json({
-        "disputes": [dict(vars(each)) for each in found[:MOST]],
+        "disputes": [dict(vars(each)) for each in found[:count]],
         "all": len(found),
         "open": sum(not each.decided for each in found),
     })  # fmt: skip

@@ -11,12 +11,14 @@ import { drawSlots, slots } from "./tray.js";
 import { t } from "./words.js";
 
 const find = (id) => document.getElementById(id);
+const PAGE = 100; // tasks that are listed, and that "more" adds
+let most = PAGE;
 let listed, task, rankings, ranking, cards, selected, past;
 let shortcuts = true;
 let saving = false;
 
 async function load() {
-  const [me, found] = await Promise.all([call("GET", "/api/me"), call("GET", "/api/disputes")]);
+  const [me, found] = await Promise.all([call("GET", "/api/me"), call("GET", `/api/disputes?count=${most}`)]);
   shortcuts = me.shortcuts !== false;
   listed = found;
   task = null;
@@ -61,6 +63,7 @@ function draw() {
   if (listed && !task) {
     find("count").textContent = t(listed.all ? "dispute_count" : "dispute_none", { open: listed.open, all: listed.all });
     find("disputes").replaceChildren(...listed.disputes.map(row));
+    find("more").hidden = listed.disputes.length === listed.all;
   }
   if (!task) return;
   cards.draw(ranking, selected);
@@ -141,6 +144,12 @@ const acts = {
   submit: () => ranking.complete && save(ranking.canonical(), "decision_saved"),
   withdraw: () => save({}, "decision_withdrawn"),
   undo,
+  more: () => attempt(async () => {
+    const before = most;
+    most += PAGE;
+    await load();
+    goTo(listed.disputes[before]);
+  }),
   leave: () => {
     const number = task.id;
     attempt(async () => {
