@@ -20,7 +20,7 @@ from konomi.data.records import Prompt
 from konomi.engine.memory import Setting, Shape
 from konomi.jobs.common import locked
 from konomi.jobs.doctor.lines import Line
-from konomi.jobs.doctor.machine import Pace, check_memory, plan, reward_gb
+from konomi.jobs.doctor.machine import Pace, check_disk, check_memory, plan, reward_gb
 from konomi.jobs.doctor.prompts import check_prompts, leaked
 from konomi.jobs.doctor.reward_models import check_reward_models
 from konomi.jobs.doctor.rewards import Drawn, check_responses, check_scores
@@ -267,6 +267,14 @@ def test_memory_says_what_would_make_a_job_fit() -> None:
     assert check_memory(needs, 10**9, gpu).do.startswith("take a smaller model")
     assert check_memory(needs, 210 * 10**9, gpu).level == "look"
     assert (check_memory(needs, 400 * 10**9, gpu).level, check_memory(needs, 0, gpu).level) == ("fine", "fine")
+
+
+def test_disk_has_room_for_what_was_trained_beside_where_it_lands() -> None:
+    shape = Shape(128_256, 4096, 14_336, 32, 32, 8, 128, tied=False)
+    for setting, weights in ((Setting(), 4 * shape.weights), (Setting(rank=64), 4 * shape.adapters(64))):
+        seen = [check_disk(shape, setting, 2, lands).seen for lands in (False, True)]
+        plain, lands = (float(each.partition(" GB for 3 checkpoints and the model")[0]) for each in seen)
+        assert lands - plain == pytest.approx(weights / 1e9, abs=0.11) and "before and after it lands" in seen[1]
 
 
 def test_free_memory_is_within_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,12 +120,15 @@ def reward_gb(config: RewardConfig) -> float:
     return sum(each.stat().st_size for name in names for each in model_path(name).glob("*.safetensors")) / 1e9
 
 
-def check_disk(shape: Shape, setting: Setting, keep: int) -> Line:
-    """A line on room for a run's checkpoints, and its model, where the command was called."""
+def check_disk(shape: Shape, setting: Setting, keep: int, lands: bool) -> Line:
+    """A line on room for a run's checkpoints, and its model, where the command was called. ``lands``: what was trained, all
+    weights or adapters, is kept beside the model."""
     each = parts(shape, setting)
-    need = (each["weights"] + (keep + 1) * (each["weights"] + each["Adam"])) / 1e9
+    end = 4 * shape.adapters(setting.rank) if setting.rank else each["weights"]
+    need = (each["weights"] + lands * end + (keep + 1) * (each["weights"] + each["Adam"])) / 1e9
     have = shutil.disk_usage(Path.cwd()).free / 1e9
-    seen = f"{need:.1f} GB for {plural(keep + 1, 'checkpoint')} and the model; {have:.0f} GB are free"
+    what = "the model, before and after it lands" if lands else "the model"
+    seen = f"{need:.1f} GB for {plural(keep + 1, 'checkpoint')} and {what}; {have:.0f} GB are free"
     if need > have:
         return broken("disk", seen, "free some, or give --out on another disk")
     return Line("disk", seen)

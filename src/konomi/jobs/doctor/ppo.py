@@ -59,7 +59,7 @@ def examine_ppo(job: PPOJob, observer: Observer) -> tuple[list[Line], dict[str, 
     beside = machine.LIBRARIES + sum(map(machine.reward_gb, (job.reward, *job.judges.values())))
     needs = machine.plan(shape, setting, beside, device)
     memory = machine.check_memory(needs, free, device)
-    lines += [memory, machine.check_disk(shape, setting, job.run.keep)]
+    lines += [memory, machine.check_disk(shape, setting, job.run.keep, job.land.kl is not None)]
     figures: dict[str, Any] = {"gigabytes": needs[machine.AS_IS], "free_gb": free / 1e9, "plan": needs}
     if memory.level == "broken":
         return [*lines, look("model and reward", "not looked at: there is no room for them", "see memory")], figures
