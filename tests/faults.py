@@ -163,7 +163,7 @@ OPS = {
         ('labels_N, reduction="sum")', 'labels_N, reduction="mean")', "mean of labels"),
         ("mean(0) - pessimism * spread_N", "mean(0) + pessimism * spread_N", "a bonus for disagreement"),
         ("scores_KN.std(0)", "scores_KN.std(0, correction=0)", "spread of K for K - 1"),
-        ("scores_KN = widen(scores_KN)\n", "", "spread in half precision"),
+        ("    scores_KN = widen(scores_KN)\n", "", "spread in half precision"),
     ],
     "kl.py": [
         ("widen(logprobs_BR) - widen(ref_logprobs_BR)", "widen(ref_logprobs_BR) - logprobs_BR", "sign of d"),
@@ -323,6 +323,7 @@ LORA, CHAT = "models/test_lora.py::test_", "data/test_chat.py::test_"
 SAMPLER, DRAW, PACKED = (f"engine/test_{name}.py::test_" for name in ("sampler", "draw", "packed"))
 GUARD, BACK = "training/test_guard.py::test_", "jobs/test_guards.py::test_"
 PAIRS = "training/test_preferences.py::test_"
+LEARNS = "training/test_reward_training.py::test_"
 # file of konomi -> (fragment, what takes its place, what is wrong then, the test that kills it)
 TRAINING = {
     "training/ppo.py": [
@@ -376,6 +377,18 @@ TRAINING = {
         ("round(min(share, most), 4)", "round(share, 4)", "beyond the limit", f"{LAND}it_is_found"),
         ("(target / high_kl) ** (1 / power)", "(target / high_kl) ** power", "power upside down", f"{LAND}a_kl_that"),
         ("ask.rollout.temperature)", "1.0)", "another temperature", f"{LAND}the_kl_of"),
+    ],
+    "models/language_head.py": [
+        ("layout.at(hidden_TD, rows_N, place_N - 1)", "layout.at(hidden_TD, rows_N, place_N)", "a token is seen",
+         f"{LEARNS}the_likelihood"),
+        ("with frozen_head(self._lm):", "if True:", "tied embeddings learn through the head", f"{LEARNS}the_likelihood"),
+        ("counts_B.reciprocal()[rows_N]", "torch.ones(len(rows_N))", "long responses count more", f"{LEARNS}the_likelihood"),
+    ],
+    "training/reward.py": [
+        ("config.lm_weight * numbers_NC[:, 1].sum()", "-config.lm_weight * numbers_NC[:, 1].sum()", "sign of the likelihood",
+         f"{LEARNS}the_likelihood"),
+        ("ahead[better] += 2 * label - 1", "ahead[better] += label", "one that is not ahead is best", f"{LEARNS}the_likelihood"),
+        ("starts[number][place] - count)", "0)", "the prompt counts too", f"{LEARNS}the_likelihood"),
     ],
     "training/preferences.py": [
         ("append(1 - c.label)", "append(c.label)", "a vote for the other side counts for this one", PAIRS + "votes_on"),

@@ -84,6 +84,11 @@ CASES: dict[str, tuple[str, list[str], list[tuple[Event, bool]], list[str]]] = {
         [(("training", 1), False), (("training", 5), True), (("training", 8), False), (("training", 15), False)],
         ["model/model.safetensors", "eval.json"],
     ),
+    "a reward model that keeps its language": (
+        "reward", ["run.save_every=2", "train.batch_size=8", "train.epochs=2", "train.lm_weight=0.1", "train.learning_rate=1e-3"],
+        [(("training", 1), False), (("training", 5), True)],
+        ["model/model.safetensors", "eval.json"],
+    ),
     "preferences, with adapters, held against a reward": (
         "dpo", ["run.save_every=2", "dpo.epochs=3", "dpo.micro_batch_size=2", "lora.rank=2", "dpo.learning_rate=1e-2",
                 "reward.kind=function", "reward.name=taste.py:count_a"],

@@ -29,7 +29,7 @@ from launching import environment, launched, run_in_processes
 SETTINGS = {
     # 65 texts: in the last step of an epoch one process has none
     "sft": ["model.precision=fp64", "data.limit=87", "sft.epochs=1", "sft.evaluate_every=5"],
-    "reward": ["model.precision=fp32", "train.batch_size=4", "train.evaluations=2"],
+    "reward": ["model.precision=fp32", "train.batch_size=4", "train.evaluations=2", "train.lm_weight=0.05"],
     # 61 prompts: as above
     "dpo": ["model.precision=fp64", "dpo.epochs=1", "dpo.batch_size=4", "reward.kind=function",
             "reward.name=taste.py:count_a"],

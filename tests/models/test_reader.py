@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from konomi.data.messages import Answered, Conversation
 from konomi.errors import ConfigError, ModelError
 from konomi.models.reader import Reader, check_room
 from tiny import tiny_model, tiny_tokenizer
@@ -50,6 +51,18 @@ def test_a_prompt_that_leaves_no_room_is_refused_where_the_end_is_cut_and_one_th
     assert len(room(reader(8, "left"), ["abcdefgh"], 1)) == 1
     assert room(reader(8, reads_prompt=False), ["abcdefgh"], 7) == []
     assert "responses of up to 8 tokens may be longer" in room(reader(8, reads_prompt=False), ["abcdefgh"], 8)[0]
+
+
+def test_the_tokens_of_a_response_are_those_behind_its_prompt() -> None:
+    talk = Conversation([{"role": "user", "content": "hi"}])
+    made = reader(6, "left")
+    texts = [Answered("ab", "cde"), Answered("abcdefgh", "ij"), Answered("ab", ""), "abc"]
+    assert made.response_lengths(texts) == [3, 2, 0, 3]
+    assert made.response_lengths([]) == []
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}"
+    chat = Reader(tokenizer, tiny_model("gpt2"), 64, "rm", chat=True)
+    assert chat.response_lengths([Answered("hi", "you", talk), Answered("hi", "you")]) == [4, 4]  # with the end of the turn
 
 
 def test_a_token_that_the_model_has_no_embedding_for_is_refused() -> None:

@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from konomi.config import ModelConfig, RewardTraining
-from konomi.errors import RunError
+from konomi.data.messages import Answered
+from konomi.errors import ConfigError, RunError
 from konomi.models.reward import RewardModel
 from konomi.models.reward_files import make_reward_model
 from konomi.runs.signals import Stop
 from konomi.training import reward as training
 from konomi.training.loop import Outcome
-from konomi.training.reward import Example, collate, targets, task_loss, train_reward_model
-from tiny import ALPHABET, save_tiny, tiny_encoder
+from konomi.training.reward import Example, batch_loss, collate, targets, task_loss, train_reward_model
+from tiny import ALPHABET, save_tiny, tiny_encoder, tiny_tokenizer
 from tiny_run import weights
 
 
@@ -44,11 +48,13 @@ TRAIN, HELD_OUT = compared(1, 96), compared(2, 32)
 CONFIG = RewardTraining(epochs=6, batch_size=8, learning_rate=3e-3, warmup=0.0)
 
 
-def fresh(directory: Path, family: str = "llama", top_layers: int | None = None, outputs: int = 1) -> RewardModel:
+def fresh(
+    directory: Path, family: str = "llama", top_layers: int | None = None, outputs: int = 1, **more: Any
+) -> RewardModel:  # fmt: skip
     tiny_encoder(directory) if family == "xlm-roberta" else save_tiny(directory, family)
     labels = tuple(map(str, range(outputs))) if outputs > 1 else ()
     config = ModelConfig(name=str(directory), top_layers=top_layers)
-    return make_reward_model(config, outputs=outputs, labels=labels, seed=0, max_length=64).model
+    return make_reward_model(config, outputs=outputs, labels=labels, seed=0, max_length=64, **more).model
 
 
 def learn(
@@ -135,6 +141,84 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_prompts(tmp_path: Path) -> None:
     each = [loss(collate(model, [rows[i]])) for i in range(5)]
     assert len({len(example.pairs) for example in TRAIN[:5]}) > 1
     assert loss(whole) == pytest.approx(sum(each) / 5, abs=1e-6)
+
+
+# the likelihood of the best response
+
+CHOSEN = [
+    Example(tuple(Answered("the ", word) for word in ("cat", "dog ran", "cow")), ((1, 0, 1.0, 0.0), (1, 2, 0.7, 0.0))),
+    Example((Answered("b", "a"), Answered("b", "c")), ((0, 1, 0.2, 0.0),)),
+    Example((Answered("x ", "y"), Answered("x ", "z")), ((0, 1, 0.5, 0.0),)),  # nobody is ahead
+]
+BEST = [("the ", "dog ran"), ("b", "c")]
+
+
+def the_loss(model: RewardModel, lm_weight: float, examples: list[Example]) -> Tensor:
+    rows = training._Rows(model, examples, "fp32")
+    batch = collate(model, [rows[i] for i in range(len(examples))])
+    return batch_loss(model, batch, CONFIG.model_copy(update={"lm_weight": lm_weight}))
+
+
+def plain_nll(lm: Any) -> Tensor:
+    """The sum over `BEST` of the mean over response tokens, by the shortest way."""
+    total = torch.zeros(())
+    for prompt, response in BEST:
+        ids = torch.tensor([tiny_tokenizer()(prompt + response)["input_ids"]])
+        logprobs = lm(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        total = total - logprobs[-len(response) :].mean()
+    return total
+
+
+@pytest.mark.parametrize(("family", "top_layers"), [("llama", None), ("gemma3", None), ("gpt2", 1)])
+def test_the_likelihood_of_the_best_response_is_that_of_the_language_model(
+    tmp_path: Path, family: str, top_layers: int | None
+) -> None:
+    model = fresh(tmp_path, family, top_layers, language=True)
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    for module in lm.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    alone, both = (the_loss(model, lm_weight, CHOSEN) for lm_weight in (0.0, 0.3))
+    assert (both - alone).item() == pytest.approx(0.3 * plain_nll(lm).item(), abs=1e-5)
+    # gradients reach the trunk, and through the head neither it nor the embeddings that it is tied to
+    named = {name: p for name, p in model.model.base_model.named_parameters() if p.requires_grad}
+    ours = dict(zip(named, torch.autograd.grad(both - alone, list(named.values()), allow_unused=True), strict=True))
+    head = lm.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    plain_nll(lm).backward()
+    slopes = {name: p.grad for name, p in lm.base_model.named_parameters()}
+    assert named.keys() < slopes.keys() if top_layers else named.keys() == slopes.keys()
+    for name, slope in ours.items():
+        assert slope is not None and torch.allclose(slope, 0.3 * slopes[name], atol=1e-5), name
+    # and the head is no part of what is trained or saved
+    assert not [name for name, _ in model.named_parameters() if "lm_head" in name]
+    model.save(tmp_path / "saved", {})
+    assert not [name for name in load_file(tmp_path / "saved" / "model.safetensors") if "lm_head" in name]
+
+
+def test_a_trunk_keeps_its_language(tmp_path: Path) -> None:
+    config, kept = CONFIG.model_copy(update={"epochs": 3}), {}
+    for lm_weight in (0.0, 0.1):
+        model = fresh(tmp_path, language=True)
+        _, seen = learn(model, TRAIN, HELD_OUT, config.model_copy(update={"lm_weight": lm_weight}), tmp_path)
+        rows = training._Rows(model, HELD_OUT, "fp32")
+        batch = collate(model, [rows[i] for i in range(len(HELD_OUT))])
+        with torch.no_grad():
+            numbers = model(training.Batch(**{name: batch[name] for name in ("ids", "lengths", "shared", "starts")}))
+        kept[lm_weight] = float(numbers[:, 1].sum()) / len(HELD_OUT)
+        assert max(line["eval/accuracy"] for line in seen) > 0.85
+    assert kept[0.1] < kept[0.0] - 0.15  # the head of a random model allows little more
+
+
+def test_what_has_no_language_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train.lm_weight: .*xlm is no language model; remove it, or begin with another model"):
+        fresh(tmp_path / "xlm", "xlm-roberta", language=True)
+    fresh(tmp_path / "lm").save(tmp_path / "rm", {})
+    with pytest.raises(ConfigError, match=r"train.lm_weight: .*rm is no language model"):
+        make_reward_model(ModelConfig(name=str(tmp_path / "rm")), outputs=1, seed=0, max_length=64, language=True)
+    for task in ("score", "classification"):
+        with pytest.raises(ValueError, match=f'lm_weight is for task = "preference"; with task = "{task}" remove it'):
+            RewardTraining(task=task, lm_weight=0.1)  # type: ignore[arg-type]
 
 
 def test_scores_are_learned(tmp_path: Path) -> None:

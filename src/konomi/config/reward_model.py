@@ -75,11 +75,17 @@ class RewardTraining(Section):
     """By how many score units a response that is said to be much better has to be ahead before the loss is content (the margin of
     Llama 2); two thirds of it for better, a third for slightly better. For comparisons with a strength. Usual 0 to 3; higher:
     strong preferences are learnt more, weak ones less."""
+    lm_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight in the loss of the negative log-likelihood, nats a token, of the best response to each prompt under the language
+    model that the reward model is made from: the trunk keeps what it knows of language. Usual 0.001 to 0.1; higher: it keeps more
+    of it, and follows the comparisons less. Task preference, on a language model."""
     max_length: Positive = 512
     """Longer texts are cut, in tokens: a decoder's at the beginning, an encoder's at the end."""
 
     @model_validator(mode="after")
-    def _division(self) -> RewardTraining:
+    def _fits(self) -> RewardTraining:
+        if self.lm_weight and self.task != "preference":
+            raise ValueError(f'lm_weight is for task = "preference"; with task = "{self.task}" remove it')
         if self.micro_batch_size:
             check_multiple(self, "batch_size", "micro_batch_size")
         return self

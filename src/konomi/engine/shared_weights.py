@@ -179,6 +179,18 @@ def one_gradient(lm: PreTrainedModel) -> Iterator[None]:
         embeddings.sparse = False
 
 
+@contextmanager
+def frozen_head(lm: PreTrainedModel) -> Iterator[None]:
+    """Within, no gradient reaches the vocabulary head, nor through it token embeddings that are the same weight."""
+    head = lm.get_output_embeddings()
+    own = dict(head._parameters)
+    head._parameters.update({name: None if each is None else each.detach() for name, each in own.items()})
+    try:
+        yield
+    finally:
+        head._parameters.update(own)
+
+
 class _Both(torch.autograd.Function):
     """A weight for the token embeddings, and for the head."""
 

@@ -109,7 +109,7 @@ def prepare_reward(job: RewardJob, observer: Observer) -> tuple[Learned, Samples
     built = make_reward_model(
         job.model, outputs=len(learned.labels) or 1, labels=learned.labels, seed=stream_seed(job.run.seed, "reward head") % 2**31,
         max_length=job.train.max_length, chat=job.data.chat or (None if learned.talks else False), progress=observer.say,
-        lora=job.lora,
+        lora=job.lora, language=job.train.lm_weight > 0,
     )  # fmt: skip
     _check_texts(built.model, learned, samples, observer)
     return learned, samples, built

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any, Literal
 
 from konomi.data.chat import Rendered, template_render
@@ -81,6 +84,12 @@ class Reader:
         written = list(map(self.written, texts))
         return [len(self._checked(row, text)) for row, text in zip(self._ids(written), written, strict=True)]
 
+    def response_lengths(self, texts: Sequence[Text]) -> list[int]:
+        """How many tokens of each text, before it is cut, follow those that it has in common with its prompt alone; of a text
+        without a prompt all but special ones in front."""
+        both = zip(*(self._ids([write(text) for text in texts]) for write in (self.written, self._question)), strict=True)
+        return [len(row) - sum(takewhile(bool, map(operator.eq, row, question))) for row, question in both]
+
     def encode(self, texts: Sequence[Text]) -> list[list[int]]:
         """Token ids of each text, special tokens included, cut to ``max_length``; at least one.
 
@@ -96,6 +105,12 @@ class Reader:
                 rows[i] = row
         self.texts, self.cut = self.texts + len(rows), self.cut + len(long)
         return [self._checked(row, text) or [self.pad_id] for row, text in zip(rows, written, strict=True)]
+
+    def _question(self, text: Text) -> str:
+        """What it reads before the response."""
+        if not isinstance(text, Answered):
+            return ""
+        return str(replace(text, response="")) if self.render is None else self.render(text.conversation[:-1])
 
     def _ids(self, texts: Sequence[str], **settings: Any) -> list[list[int]]:
         if all(isinstance(text, Rendered) for text in texts):

@@ -26,6 +26,7 @@ from konomi.engine.layout import Layout
 from konomi.engine.packed import Trunk
 from konomi.errors import ModelError
 from konomi.files import utf8, write_atomic
+from konomi.models.language_head import LanguageHead
 from konomi.models.load import quiet
 from konomi.models.lora import merged
 from konomi.models.policy import layers_below
@@ -59,12 +60,14 @@ class Batch:
     lengths: [B] int64, at least 1.
     shared: [B] int64: how many first tokens a text has in common with the others of its group.
     hidden: [B, L, D] input of the first layer that is trained, or None.
+    starts: [B] int64, at least 1: the first token of each text whose likelihood is asked for; its length: of none. Or None.
     """
 
     ids: Tensor
     lengths: Tensor
     shared: Tensor
     hidden: Tensor | None = None
+    starts: Tensor | None = None
 
 
 class RewardModel(nn.Module):
@@ -90,6 +93,7 @@ class RewardModel(nn.Module):
         self.model, self.tokenizer = model, tokenizer
         self.normalisation: Normalisation | None = None
         self.ensemble: Ensemble | None = None
+        self.language: LanguageHead | None = None
         self.reader = Reader(tokenizer, model, max_length, chat=chat)
         self.pad_id = self.reader.pad_id
         model.config.get_text_config().pad_token_id = self.pad_id  # decoders ask for it to find each row's last token
@@ -110,15 +114,20 @@ class RewardModel(nn.Module):
         return device
 
     def forward(self, batch: Batch) -> Tensor:
-        """[B, C] float32 (or wider), with gradients where training is on."""
+        """[B, C] float32 (or wider), with gradients where training is on; with ``batch.starts`` a further column, the mean
+        negative log-likelihood of each text's tokens from there on, nats a token."""
         if not self.packs:
             mask_BL = lengths_to_mask(batch.lengths, batch.ids.shape[1]).long().to(self.device)
             logits_BC: Tensor = self.model(input_ids=batch.ids.to(self.device), attention_mask=mask_BL).logits
             return logits_BC.float() if logits_BC.dtype.itemsize < 4 else logits_BC
-        hidden_BD = self._last_hidden(batch)
+        layout, hidden_TD = self._hidden(batch)
+        hidden_BD = layout.at(hidden_TD, torch.arange(len(batch.lengths)), batch.lengths - 1)
         with torch.autocast(hidden_BD.device.type, enabled=False):  # bfloat16 would round scores to 8 bits
             scores_BC: Tensor = self.model.score(hidden_BD.to(self.model.score.weight.dtype))
-        return scores_BC
+        if batch.starts is None or self.language is None:
+            return scores_BC
+        nll_B = self.language.nll(hidden_TD, layout, batch.ids, batch.lengths, batch.starts)
+        return torch.cat([scores_BC, nll_B[:, None].to(scores_BC)], 1)
 
     def encode(self, texts: Sequence[Text]) -> list[list[int]]:
         """Token ids of each text, or prompt with its response, as its tokenizer makes them, cut to ``max_length``."""
@@ -206,13 +215,12 @@ class RewardModel(nn.Module):
             content |= {"version": VERSION, "ensemble": {"network": self.ensemble.network, "text": self.ensemble.text}}
         write_atomic(directory / FILE, utf8(json.dumps(content, ensure_ascii=False, indent=2) + "\n"))
 
-    def _last_hidden(self, batch: Batch) -> Tensor:
+    def _hidden(self, batch: Batch) -> tuple[Layout, Tensor]:
+        """Where the tokens are, and the last hidden states [T, D]."""
         layout, ids_T = _layout(batch, self.device)
         if batch.hidden is not None and self.trunk_layer:
-            hidden_TD = packed.run_from(self.model, Trunk(self.trunk_layer, batch.hidden), ids_T, layout)
-        else:
-            hidden_TD = packed.run(self.model, ids_T, layout.positions_T, layout)
-        return layout.at(hidden_TD, torch.arange(len(batch.lengths)), batch.lengths - 1)
+            return layout, packed.run_from(self.model, Trunk(self.trunk_layer, batch.hidden), ids_T, layout)
+        return layout, packed.run(self.model, ids_T, layout.positions_T, layout)
 
     @torch.no_grad()
     def _check_packed(self) -> bool:

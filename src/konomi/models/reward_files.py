@@ -19,10 +19,11 @@ from torch import nn
 from konomi.config import LoraConfig, ModelConfig
 from konomi.data.messages import Text
 from konomi.data.tokens import read_tokenizer
-from konomi.errors import DataError, ModelError
+from konomi.errors import ConfigError, DataError, ModelError
 from konomi.files import model_path, read_utf8
 from konomi.models.embedded import Progress
 from konomi.models.find import find_files, licence_of, refuse_adapter
+from konomi.models.language_head import LanguageHead
 from konomi.models.load import explained, fuse_gelu, load_causal_lm, quiet, remove_dropout, use_template
 from konomi.models.lora import add_adapters
 from konomi.models.reward import FILE, VERSION, Normalisation, RewardModel
@@ -52,27 +53,28 @@ class NewRewardModel:
 
 def make_reward_model(
     config: ModelConfig, *, outputs: int, labels: Sequence[str] = (), seed: int, max_length: int, chat: bool | None = False,
-    progress: Progress | None = None, lora: LoraConfig | None = None,
+    progress: Progress | None = None, lora: LoraConfig | None = None, language: bool = False,
 ) -> NewRewardModel:  # fmt: skip
     """Put a head of ``outputs`` numbers, drawn with ``seed``, on the model that ``config`` names; on the CPU, float32.
 
     ``chat``: as in :class:`RewardModel`; None: where the tokenizer has a chat template.
 
     The head of a classifier is kept where it has as many outputs and the same labels. With ``lora`` adapters are trained, and the
-    head whole.
+    head whole. With ``language`` the model has the vocabulary head beside it (`LanguageHead`).
 
     Raises:
         ModelError: it cannot be found or read, has no form for classification in transformers, or no chat template.
-        ConfigError: it has fewer layers than ``config.top_layers``.
+        ConfigError: it has fewer layers than ``config.top_layers``, or no vocabulary head that ``language`` could have.
     """
     name, say = config.name, progress or (lambda message: None)
     local = name.startswith("embedded:") or name.endswith(".gguf")
     files, revision = (None, None) if local else find_files(name, config.revision, say)
     note = licence_of(files) if files else None
+    lm: Any = None
     if files is None or _is_language_model(files, config):
         loaded = load_causal_lm(config, progress=progress)
-        model, tokenizer, revision, note = _with_head(loaded.model, name), loaded.tokenizer, loaded.revision, loaded.note
-        fresh = True
+        lm, tokenizer, revision, note, fresh = loaded.model, loaded.tokenizer, loaded.revision, loaded.note, True
+        model = _with_head(lm, name)
     else:
         with torch.random.fork_rng():  # transformers draws whatever else is new from the global state
             torch.manual_seed(seed)
@@ -91,6 +93,11 @@ def make_reward_model(
         chat=bool(tokenizer.chat_template) if chat is None else chat,
     )  # fmt: skip
     reward.reader.name = name
+    if language:
+        if lm is None or not reward.packs:
+            why = "is no language model" if lm is None else f"is a {type(lm).__name__}, whose hidden states cannot be had here"
+            raise ConfigError(f"train.lm_weight: {name} {why}; remove it, or begin with another model")
+        reward.language = LanguageHead(lm)
     if lora is not None:
         add_adapters(model, lora, seed=seed, base=name, revision=None if local else revision, heads=_heads(model))
     summed = files is not None and (files / TEXT_BASELINE).is_file()

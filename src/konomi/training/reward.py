@@ -60,6 +60,7 @@ class _Rows(Dataset[dict[str, Any]]):
             width = model.model.config.get_text_config().hidden_size
             if 4 * width * sum(len(row) for rows in self.rows for row in rows) <= TRUNK_BYTES:
                 self.hidden = [self._trunk(model, rows, precision) for rows in self.rows]
+        self.starts = _starts(model, examples, self.rows) if model.language else None
 
     @staticmethod
     def _trunk(model: RewardModel, rows: list[list[int]], precision: str) -> Tensor:
@@ -72,8 +73,27 @@ class _Rows(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        hidden = None if self.hidden is None else self.hidden[index]
-        return {"rows": self.rows[index], "example": self.examples[index], "hidden": hidden}
+        hidden, starts = (None if each is None else each[index] for each in (self.hidden, self.starts))
+        return {"rows": self.rows[index], "example": self.examples[index], "hidden": hidden, "starts": starts}
+
+
+def best_text(example: Example) -> int | None:
+    """The place of the text that wins most comparisons, less those it loses; None if none is ahead."""
+    ahead = [0.0] * len(example.texts)
+    for better, worse, label, _ in example.pairs:
+        ahead[better] += 2 * label - 1
+        ahead[worse] -= 2 * label - 1
+    return ahead.index(max(ahead)) if max(ahead) > 0 else None
+
+
+def _starts(model: RewardModel, examples: Sequence[Example], rows: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
+    """Where the likelihood of each text's tokens begins to count: of the best one with its response, of the others nowhere."""
+    starts = [list(map(len, each)) for each in rows]
+    best = [(number, place) for number, example in enumerate(examples) if (place := best_text(example)) is not None]
+    counts = model.reader.response_lengths([examples[number].texts[place] for number, place in best])
+    for (number, place), count in zip(best, counts, strict=True):
+        starts[number][place] = max(1, starts[number][place] - count)
+    return starts
 
 
 def targets(examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -102,6 +122,8 @@ def collate(model: RewardModel, items: Sequence[dict[str, Any]]) -> dict[str, Te
         width = batch.ids.shape[1]
         parts = [functional.pad(item["hidden"], (0, 0, 0, width - item["hidden"].shape[1])) for item in items]
         tensors["hidden"] = torch.cat(parts)
+    if items[0]["starts"] is not None:
+        tensors["starts"] = torch.tensor([start for item in items for start in item["starts"]])
     tensors |= targets([item["example"] for item in items])
     return tensors | ({"filler": torch.tensor(True)} if "filler" in items[0] else {})
 
@@ -120,6 +142,17 @@ def task_loss(
     pairs = [targets[name] for name in ("better", "worse", "pair_labels", "margins", "weights")]
     loss, sums = preference_loss(numbers_NC[:, 0], *pairs)
     return loss / count, {"accuracy": float(sums["right"] / sums["decided"].clamp(min=1e-9))}
+
+
+def batch_loss(model: Any, batch: dict[str, Tensor], config: RewardTraining) -> Tensor:
+    """The sum of the losses of a batch's elements, with ``lm_weight`` times what the language model's head says."""
+    # the Trainer moves everything to the device; sizes and row numbers are for the host
+    host = {name: batch[name].cpu() for name in ("ids", "lengths", "shared", "starts") if name in batch}
+    numbers_NC: Tensor = model(Batch(**host, hidden=batch.get("hidden")))
+    if "filler" in batch:
+        return numbers_NC.sum() * 0.0
+    loss, _ = task_loss(config.task, numbers_NC, batch, 1)
+    return loss + config.lm_weight * numbers_NC[:, 1].sum() if "starts" in batch else loss
 
 
 def train_reward_model(
@@ -165,7 +198,9 @@ class _RewardTrainer(ElementTrainer):
         self, model: RewardModel, train: Sequence[Example], held_out: Sequence[Example], config: RewardTraining, seed: int,
         precision: str, directory: Path, callback: TrainingCallback, saving: Saving | None,
     ) -> None:  # fmt: skip
-        self.task, self.held_out = config.task, held_out
+        self.settings, self.held_out = config, held_out
+        if model.language:
+            model.language.to(model.device)
         every = max(1, -(-len(train) // config.batch_size) // config.evaluations)
         arguments = training_arguments(
             config, "train", directory, seed=seed % 2**32, data_seed=seed % 2**32, eval_strategy="steps", eval_steps=every,
@@ -185,17 +220,14 @@ class _RewardTrainer(ElementTrainer):
         return {**row, "filler": True}
 
     def total_loss(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
-        # the Trainer moves everything to the device; sizes and row numbers are for the host
-        ids_BL, lengths_B, shared_B = (batch[name].cpu() for name in ("ids", "lengths", "shared"))
-        numbers_NC: Tensor = model(Batch(ids_BL, lengths_B, shared_B, batch.get("hidden")))
-        return numbers_NC.sum() * 0.0 if "filler" in batch else task_loss(self.task, numbers_NC, batch, 1)[0]
+        return batch_loss(model, batch, self.settings)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         model: Any = self.model
         predict = partial(model.predict, autocast=self.autocast_smart_context_manager)
         numbers = processes.divided([e.texts for e in self.held_out], predict)
         with torch.no_grad():
-            loss, figures = task_loss(self.task, torch.cat(numbers), targets(self.held_out))
+            loss, figures = task_loss(self.settings.task, torch.cat(numbers), targets(self.held_out))
         return self.evaluated({"eval/loss": float(loss), **{f"eval/{name}": value for name, value in figures.items()}})
 
 
