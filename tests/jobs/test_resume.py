@@ -85,7 +85,8 @@ CASES: dict[str, tuple[str, list[str], list[tuple[Event, bool]], list[str]]] = {
         ["model/model.safetensors", "eval.json"],
     ),
     "a reward model that keeps its language": (
-        "reward", ["run.save_every=2", "train.batch_size=8", "train.epochs=2", "train.lm_weight=0.1", "train.learning_rate=1e-3"],
+        "reward", ["run.save_every=2", "train.batch_size=8", "train.epochs=2", "train.lm_weight=0.1", "train.learning_rate=1e-2",
+                   "lora.rank=2"],
         [(("training", 1), False), (("training", 5), True)],
         ["model/model.safetensors", "eval.json"],
     ),
