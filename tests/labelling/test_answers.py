@@ -262,3 +262,10 @@ def test_ranks_that_are_none_are_damage(store: Store, aki: Person, ranks: str) -
     for _ in range(2):
         with pytest.raises(DataError, match=r"damaged, or not a database \(row 1 of the table answers is not as it was written"):
             comparisons(store)
+
+
+def test_an_order_that_is_none_is_damage(store: Store, aki: Person) -> None:
+    shown = take(store, aki)
+    store.connection.execute("UPDATE shown SET places = '01'")
+    with pytest.raises(DataError, match=r"damaged, or not a database \(row .* of the table shown is not as it was written"):
+        save(store, aki, answer_to(shown), NOW)

@@ -94,6 +94,10 @@ def test_messages_that_are_not_taken(store: Store) -> None:
     with refused("chat_same", "the answers are the same"):
         ask(store, aki, "Hey", answers=[Candidate("a "), Candidate("a")])
     messages = next_messages(store, aki, None, "Hey", None)
+    ask(store, aki, "Hey")  # in another window, while the model answered
+    with refused("chat_open", "a turn waits for a choice"):
+        add_turn(store, aki, messages, TWO, NOW)
+    assert len(collect(store).items) == 1
     store.freeze()
     with refused("frozen", "the collection is closed: .*"):
         ask(store, aki, "Hey")

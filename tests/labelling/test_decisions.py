@@ -21,6 +21,7 @@ from konomi.labelling.project import Project, create_project
 from konomi.labelling.queue import Settings
 from konomi.labelling.records import Person
 from konomi.labelling.summary import statistics
+from konomi.labelling.tables import write_decision
 from people_at_work import NOW, answer_to, refused, tasks
 
 ORDERS = {"Aki": [(1, 2, 3), (1, 2, 3), (1, 2, 3), (1, 1, 2)], "Ben": [(3, 2, 1), (1, 3, 2), (1, 2, 3), (1, 2, 2)]}
@@ -101,6 +102,13 @@ def test_the_owner_decides_blind_and_no_figure_changes(project: Project) -> None
     assert Path("plain/answers.jsonl").read_bytes() == Path("final/answers.jsonl").read_bytes()
 
 
+def test_a_ranking_that_was_damaged_is_told(project: Project) -> None:
+    with contextlib.closing(sqlite3.connect(project.labels, isolation_level=None)) as db:
+        db.execute("UPDATE answers SET ranks = '[1]' WHERE rowid = 1")
+    with project.store() as store, pytest.raises(DataError, match="row 1 of the table answers is not as it was written"):
+        disputes(store)
+
+
 def test_a_decision_is_taken_back_forgotten_and_checked(project: Project) -> None:
     owner = owner_of(project)
     with project.store() as store:
@@ -116,5 +124,12 @@ def test_a_decision_is_taken_back_forgotten_and_checked(project: Project) -> Non
         for call in (lambda: collect(store), lambda: disputes(store), lambda: disputed(store, owner, task)):
             with pytest.raises(DataError, match=f"row {task} of the table decisions is not as it was written"):
                 call()
+        # what is decided stays in the list, whatever becomes of the rankings
+        with store.write() as db:
+            write_decision(db, task, owner.id, 3, NOW, "[1, 1, 1]", "kept")
+        for raters, name in ((1, "Ben"), (0, "Aki")):
+            forget(store, name)
+            assert [(each.task, each.raters, each.share, each.decided) for each in disputes(store)] == [(task, raters, 0, True)]
+        assert disputed(store, owner, task).rankings == ()
         forget(store, owner.id)  # and what they decided
         assert collect(store).decisions == ()

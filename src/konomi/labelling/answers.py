@@ -30,6 +30,7 @@ from konomi.labelling.tables import (
     checked_answer,
     checked_decision,
     checked_json,
+    checked_places,
     checked_task,
     everything,
     meta_list,
@@ -76,7 +77,7 @@ def save(
         known = db.execute(f"{ROWS} WHERE answers.id = ?", (answer.id,)).fetchone()
         if known is None and store.frozen:
             raise Refused("frozen", "the collection is closed: no more answers are taken")
-        answer, revision = validated(answer, _texts(db, showing), options or LabelOptions()), showing[4]
+        answer, revision = validated(answer, _texts(db, answer, showing), options or LabelOptions()), showing[4]
         if known is not None:
             before, revision = _answer(known)
             if before != answer:
@@ -91,10 +92,11 @@ def save(
         return Saved(answer.id, answer.shown, revision + 1)
 
 
-def _texts(db: sqlite3.Connection, showing: tuple[Any, ...]) -> dict[str, str]:
+def _texts(db: sqlite3.Connection, answer: Answer, showing: tuple[Any, ...]) -> dict[str, str]:
     """The texts of a showing, by key."""
     _, candidates = task_of(db, showing[0])
-    return {key: candidates[int(place)][0] for key, place in zip(KEYS, showing[2], strict=False)}
+    places = checked_places(showing[2], len(candidates), answer.shown)
+    return {key: candidates[place][0] for key, place in zip(KEYS, places, strict=False)}
 
 
 def _insert(db: sqlite3.Connection, person: Person, answer: Answer, showing: tuple[Any, ...], now: float) -> None:

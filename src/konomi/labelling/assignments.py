@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from konomi.labelling import people, queue
 from konomi.labelling.database import Store
 from konomi.labelling.queue import History, Settings, UnseenTask
 from konomi.labelling.records import KEYS, Person, Progress, Shown, ShownText, without_surrogates
-from konomi.labelling.tables import checked_places, task_of
+from konomi.labelling.tables import Row, checked_places, task_of
 
 RECENT = 30
 """The last answers, from which a person's speed is estimated."""
@@ -208,22 +208,31 @@ def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float
     if known is not None:  # the page may still hold it
         db.execute("UPDATE shown SET until = ? WHERE id = ?", (until, known[0]))
         return str(known[0])
+    return insert_showing(db, choice.task, person, order, now, until, choice.repeat)
+
+
+def insert_showing(
+    db: sqlite3.Connection, task: int, person: str, order: Sequence[int], now: float, until: float, repeat: bool = False
+) -> str:
+    """Insert a showing of a task's candidates in an order; its id."""
     showing = secrets.token_urlsafe(15)
     db.execute(
         "INSERT INTO shown (id, task, person, repeat, places, at, until) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (showing, choice.task, person, choice.repeat, "".join(map(str, order)), now, until),
+        (showing, task, person, repeat, "".join(map(str, order)), now, until),
     )
     return showing
+
+
+def shown_texts(candidates: Sequence[Row], order: Sequence[int]) -> tuple[ShownText, ...]:
+    """The candidates of a task, of :func:`task_of`, in an order and with the keys of a showing."""
+    rows = zip(KEYS, (candidates[number] for number in order), strict=False)
+    return tuple(ShownText(key, text, lang, ("reveals",) if named else ()) for key, (text, lang, named, _) in rows)
 
 
 def _shown(db: sqlite3.Connection, showing: str) -> Shown:
     task, places, revision = db.execute("SELECT task, places, revision FROM shown WHERE id = ?", (showing,)).fetchone()
     (_, lang, prompt, _), candidates = task_of(db, task)
-    texts = []
-    for key, place in zip(KEYS, checked_places(places, len(candidates), showing), strict=False):
-        text, own, named, _ = candidates[place]
-        texts.append(ShownText(key, text, own, ("reveals",) if named else ()))
-    return Shown(showing, prompt, lang, tuple(texts), revision)
+    return Shown(showing, prompt, lang, shown_texts(candidates, checked_places(places, len(candidates), showing)), revision)
 
 
 def _left(db: sqlite3.Connection, person: str, settings: Settings) -> int:

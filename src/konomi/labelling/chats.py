@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from konomi.data.messages import Conversation, Message, readable
 from konomi.data.records import Candidate
 from konomi.labelling.answers import answer_of
-from konomi.labelling.assignments import find_shown
+from konomi.labelling.assignments import find_shown, insert_showing
 from konomi.labelling.database import Store
 from konomi.labelling.import_tasks import insert_task, prepare
 from konomi.labelling.records import MESSAGE_LIMIT, MESSAGES, NewTask, Person, Refused, Shown
@@ -77,12 +76,9 @@ def next_messages(store: Store, person: Person, after: str | None, text: str, sy
         Refused: ``frozen``; the message is blank or too long (``bad_message``); a turn waits for a choice (``chat_open``); there
             is no such turn.
     """
-    if store.frozen:
-        raise Refused("frozen", "the collection is closed: no more answers are taken")
+    _check_open(store, person)
     if not as_seen(text) or len(text) > MESSAGE_LIMIT:
         raise Refused("bad_message", f"a message of {len(text):,} characters: some are needed, {MESSAGE_LIMIT:,} are allowed")
-    if (last := last_turn(store, person)) is not None and last.after is None:
-        raise Refused("chat_open", "a turn waits for a choice")
     before: Sequence[Message] = [] if system is None else [{"role": "system", "content": system}]
     if after is not None:
         before = turn(store, person, after).after or []
@@ -93,24 +89,23 @@ def add_turn(store: Store, person: Person, messages: Conversation, answers: Sequ
     """Keep two answers of a model to messages of a person, and show them to that person; return the id of the showing.
 
     Raises:
-        Refused: they look the same (``chat_same``); the collection was closed meanwhile (``frozen``).
+        Refused: they look the same (``chat_same``); meanwhile the collection was closed (``frozen``), or another turn came
+            (``chat_open``).
     """
     if len({as_seen(each.text) for each in answers}) < len(answers):
         raise Refused("chat_same", "the answers are the same")
     task = NewTask(readable(messages), tuple(answers), kind="chat", columns={MESSAGES: list(messages)})
     with store.write() as db:
-        if store.frozen:
-            raise Refused("frozen", "the collection is closed: no more answers are taken")
+        _check_open(store, person)
         (row,) = prepare([task], len(answers), meta_list(db, "models")).rows
         id = insert_task(db, replace(row, digest=secrets.token_hex(16)), _NOWHERE)  # the same talk again is another
-        return _show(db, person, int(id or 0), len(answers), now)
+        order = list(range(len(answers)))
+        secrets.SystemRandom().shuffle(order)
+        return insert_showing(db, int(id or 0), person.id, order, now, now)
 
 
-def _show(db: sqlite3.Connection, person: Person, task: int, count: int, now: float) -> str:
-    showing, order = secrets.token_urlsafe(15), list(range(count))
-    secrets.SystemRandom().shuffle(order)
-    db.execute(
-        "INSERT INTO shown (id, task, person, repeat, places, at, until) VALUES (?, ?, ?, 0, ?, ?, ?)",
-        (showing, task, person.id, "".join(map(str, order)), now, now),
-    )
-    return showing
+def _check_open(store: Store, person: Person) -> None:
+    if store.frozen:
+        raise Refused("frozen", "the collection is closed: no more answers are taken")
+    if (last := last_turn(store, person)) is not None and last.after is None:
+        raise Refused("chat_open", "a turn waits for a choice")

@@ -10,20 +10,19 @@ from typing import Any
 
 from konomi.labelling import queue
 from konomi.labelling.answers import decision_of
+from konomi.labelling.assignments import shown_texts
 from konomi.labelling.database import Store
-from konomi.labelling.records import KEYS, Answer, LabelOptions, Person, Refused, Shown, ShownText
-from konomi.labelling.tables import ANSWERS, DECISIONS, checked_answer, checked_json, task_of, write_decision
+from konomi.labelling.records import KEYS, Answer, LabelOptions, Person, Refused, Shown
+from konomi.labelling.tables import ANSWERS, DECISIONS, checked_answer, task_of, write_decision
 from konomi.labelling.validation import validated
 
-_LATEST = f"{ANSWERS} AND answers.revision = shown.revision WHERE task = ? AND repeat = 0 AND answers.kind = 'ranked'"
-_RANKED = """SELECT task, answers.rowid, ranks FROM answers JOIN shown ON shown.id = answers.shown
-    AND answers.revision = shown.revision JOIN tasks ON tasks.id = task
-    WHERE repeat = 0 AND answers.kind = 'ranked' AND tasks.kind = 'rank' ORDER BY task"""
+_RANKED = f"""{ANSWERS} AND answers.revision = shown.revision JOIN tasks ON tasks.id = task
+    WHERE repeat = 0 AND answers.kind = 'ranked' AND tasks.kind = 'rank'"""
 
 
 @dataclass(frozen=True)
 class Dispute:
-    """A task of which raters order two texts in opposite ways."""
+    """A task of which raters order two texts in opposite ways, or did so when it was decided."""
 
     task: int
     prompt: str
@@ -37,22 +36,25 @@ class Disputed:
     """A task as its owner decides it: blind, with what each rater said; ``ranks`` by key, None: there is no decision."""
 
     shown: Shown  # its id is the task's number
+    order: tuple[int, ...]  # numbers of the texts, in the order shown
     rankings: tuple[dict[str, int], ...]
     ranks: dict[str, int] | None
     comment: str
 
 
 def disputes(store: Store) -> list[Dispute]:
-    """The tasks on which raters differ: those without a decision first, then by how far they differ."""
+    """The tasks on which raters differ, and all that are decided: those without a decision first, then by how far they differ."""
     with store.snapshot() as db:
-        found = []
-        for task, rows in itertools.groupby(db.execute(_RANKED), key=lambda row: int(row[0])):
-            said = [checked_json(f"row {number} of the table answers", ranks) for _, number, ranks in rows]
-            if share := differing(said):
-                found.append((task, len(said), share))
+        said: dict[int, list[list[int]]] = {}
+        for row in map(checked_answer, db.execute(_RANKED)):
+            said.setdefault(row[2], []).append(json.loads(row[8]))
         decided = {row[1] for row in db.execute(DECISIONS) if decision_of(row) is not None}
-        prompts = {task: task_of(db, task)[0][2] for task, _, _ in found}
-    made = [Dispute(task, prompts[task], raters, share, task in decided) for task, raters, share in found]
+        found = {task: said.get(task, []) for task in said.keys() | decided}
+        made = [
+            Dispute(task, task_of(db, task)[0][2], len(rankings), share, task in decided)
+            for task, rankings in found.items()
+            if (share := differing(rankings)) or task in decided
+        ]
     return sorted(made, key=lambda each: (each.decided, -each.share, each.task))
 
 
@@ -62,6 +64,8 @@ def differing(rankings: Sequence[Sequence[int]]) -> float:
     >>> differing([[1, 2, 3], [2, 1, 3]]), differing([[1, 2], [1, 1]])
     (0.3333333333333333, 0.0)
     """
+    if not rankings:
+        return 0.0
     pairs = list(itertools.combinations(range(len(rankings[0])), 2))
     ways = [{ranks[i] < ranks[j] for ranks in rankings if ranks[i] != ranks[j]} for i, j in pairs]
     return sum(len(way) == 2 for way in ways) / len(pairs)
@@ -78,19 +82,16 @@ def disputed(store: Store, owner: Person, task: int) -> Disputed:
         if digest is None:
             raise Refused("unknown_task", f"there is no task {task}")
         (_, lang, prompt, _), candidates = task_of(db, task)
-        rows = [checked_answer(row) for row in db.execute(f"{_LATEST} ORDER BY answers.at, answers.id", (task,))]
+        rows = [checked_answer(row) for row in db.execute(f"{_RANKED} AND task = ? ORDER BY answers.at, answers.id", (task,))]
         row = db.execute(f"{DECISIONS} WHERE task = ?", (task,)).fetchone()
         decision, revision = (None, 0) if row is None else (decision_of(row), int(row[3]))
     order = queue.order(len(candidates), digest[0], owner.id, store.settings)
+    shown = Shown(str(task), prompt, lang, shown_texts(candidates, order), revision)
     keyed = dict(zip(KEYS, order, strict=False))
-    texts = tuple(
-        ShownText(key, candidates[number][0], candidates[number][1], ("reveals",) if candidates[number][2] else ())
-        for key, number in keyed.items()
-    )
     given = [json.loads(each[8]) for each in rows]
     rankings = tuple({key: int(ranks[number]) for key, number in keyed.items()} for ranks in given)
     own = None if decision is None else {key: decision.ranks[number] for key, number in keyed.items()}
-    return Disputed(Shown(str(task), prompt, lang, texts, revision), rankings, own, decision.comment if decision else "")
+    return Disputed(shown, order, rankings, own, decision.comment if decision else "")
 
 
 def decide(store: Store, owner: Person, task: int, ranks: Mapping[str, int], comment: str, seen: int, now: float) -> int:
@@ -105,18 +106,16 @@ def decide(store: Store, owner: Person, task: int, ranks: Mapping[str, int], com
         Refused: there is no such task; ranks or comment are not what they should be; ``conflict_revision``: it was decided in
             another window meanwhile.
     """
-    shown = disputed(store, owner, task).shown
-    texts = {each.key: each.text for each in shown.texts}
-    answer = Answer(id="", shown=shown.id, kind="ranked" if ranks else "all_bad", ranks=dict(ranks), comment=comment)
+    found = disputed(store, owner, task)
+    texts = {each.key: each.text for each in found.shown.texts}
+    answer = Answer(id="", shown=found.shown.id, kind="ranked" if ranks else "all_bad", ranks=dict(ranks), comment=comment)
     answer = validated(answer, texts, LabelOptions())
     with store.write() as db:
-        found: Any = db.execute("SELECT revision FROM decisions WHERE task = ?", (task,)).fetchone()
-        revision = int(found[0]) if found else 0
+        row: Any = db.execute("SELECT revision FROM decisions WHERE task = ?", (task,)).fetchone()
+        revision = int(row[0]) if row else 0
         if seen != revision:
             raise Refused("conflict_revision", f"task {task} was decided meanwhile: revision {revision}, not {seen}")
-        digest = db.execute("SELECT digest FROM tasks WHERE id = ?", (task,)).fetchone()[0]
-        order = queue.order(len(texts), digest, owner.id, store.settings)
-        keys = [key for _, key in sorted(zip(order, KEYS, strict=False))]
+        keys = [key for _, key in sorted(zip(found.order, KEYS, strict=False))]
         stored = json.dumps([answer.ranks[key] for key in keys]) if ranks else None
         write_decision(db, task, owner.id, revision + 1, now, stored, answer.comment)
     return revision + 1

@@ -116,7 +116,7 @@ def forget(store: Store, who: str) -> int:
         query = "SELECT task FROM shown JOIN tasks ON tasks.id = task WHERE person = ? AND tasks.kind = 'chat'"
         talks = db.execute(query, person).fetchall()
         db.execute("DELETE FROM people WHERE id = ?", person)  # and, by their foreign keys, all the rest
-        for statement in ("candidates WHERE task = ?", "decisions WHERE task = ?", "tasks WHERE id = ?"):
+        for statement in ("candidates WHERE task = ?", "tasks WHERE id = ?"):
             db.executemany(f"DELETE FROM {statement}", talks)
         store.set_meta("forgotten", str(int(store.meta("forgotten") or 0) + 1))
         store.set_meta("compact", "1")

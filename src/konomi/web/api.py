@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -72,17 +72,10 @@ def body_of(request: Request, kind: type[B]) -> B:
         raise Refusal("bad_request") from None
 
 
-def context(request: Request) -> tuple[Site, Store, Person]:
-    """The app's state, the store, and the person who asks. Raises Refusal: unknown, or there is no project."""
-    site: Site = request.app.state.site
-    return site, site.opened()[1], person_of(request)
-
-
-def owner_context(request: Request) -> tuple[Site, Store, Person]:
-    """The app's state, the store, and the person who asks. Raises Refusal: they are no owner, or there is no project."""
-    owner = admin_of(request)
-    site: Site = request.app.state.site
-    return site, site.opened()[1], owner
+def context(request: Request, who: Callable[[Request], Person] = person_of) -> tuple[Site, Store, Person]:
+    """The app's state, the store, and the person who asks, as ``who`` finds them. Raises Refusal: also, there is no project."""
+    person, site = who(request), request.app.state.site
+    return site, site.opened()[1], person
 
 
 @router.get("/me")
@@ -176,7 +169,7 @@ def guidelines(request: Request) -> Json:
 @router.get("/people")
 def people(request: Request) -> Json:
     """All people and their agreement, for owners."""
-    site, store, _ = owner_context(request)
+    site, store, _ = context(request, admin_of)
     latest = None if site.figures is None else site.figures.get(saved_answers.changes(store), people=True)
     known = latest.people or {} if latest else {}
     everybody = [{**_person(each), "figures": known.get(each.id)} for each in raters.all_people(store)]
@@ -186,7 +179,7 @@ def people(request: Request) -> Json:
 @router.post("/people")
 def invite(request: Request) -> Json:
     """Add a person; returns their invite link, which cannot be read again."""
-    site, store, _ = owner_context(request)
+    site, store, _ = context(request, admin_of)
     person, token = raters.add_person(store, body_of(request, PersonBody).name)
     return Json({"invite": _link(request, site, token), "person": _person(person)})
 
@@ -194,7 +187,7 @@ def invite(request: Request) -> Json:
 @router.post("/people/{person_id}/invite")
 def invite_again(request: Request, person_id: str) -> Json:
     """A new invite link for a person who lost theirs or whose access was revoked."""
-    site, store, _ = owner_context(request)
+    site, store, _ = context(request, admin_of)
     token = raters.new_token(store, person_id)
     return Json({"invite": _link(request, site, token), "person": _person(raters.find_person(store, person_id))})
 
@@ -202,7 +195,7 @@ def invite_again(request: Request, person_id: str) -> Json:
 @router.post("/freeze")
 def freeze(request: Request) -> Json:
     """Close or reopen the collection; for owners."""
-    _, store, _ = owner_context(request)
+    _, store, _ = context(request, admin_of)
     store.freeze(body_of(request, FreezeBody).frozen)
     return Json({"frozen": store.frozen})
 
@@ -210,7 +203,7 @@ def freeze(request: Request) -> Json:
 @router.delete("/people/{person_id}")
 def revoke(request: Request, person_id: str) -> Json:
     """Revoke a person's access; their answers stay."""
-    _, store, owner = owner_context(request)
+    _, store, owner = context(request, admin_of)
     person = raters.find_person(store, person_id)
     if person.id == owner.id:
         raise Refusal("yourself")

@@ -103,12 +103,13 @@ def make_app(
 def _add_routes(app: FastAPI) -> None:
     pages: dict[str, Callable[..., Response]] = {
         "/": front,
-        "/guidelines": guidelines,
-        "/people": people_page,
-        "/decisions": decisions_page,
+        "/guidelines": _project_page("guidelines", person_of),
+        "/people": _project_page("people", admin_of),
+        "/decisions": _project_page("decisions", admin_of),
         "/watch": watch_page,
+        "/start/{token}": start,
+        "/i/{token}": accept_invite,
     }
-    pages |= {"/start/{token}": start, "/i/{token}": accept_invite}
     for route, page in pages.items():
         app.add_api_route(route, page, methods=["GET"], response_class=HTMLResponse)
     app.include_router(api.router)
@@ -125,25 +126,11 @@ def front(request: Request) -> Response:
     return _page(request, person, "chat" if site.chat else "rank") if site.project else RedirectResponse("/watch", 303)
 
 
-def guidelines(request: Request) -> Response:
-    """The guidelines."""
-    person = person_of(request)
-    request.app.state.site.opened()
-    return _page(request, person, "guidelines")
+def _project_page(name: str, who: Callable[[Request], Person]) -> Callable[[Request], Response]:
+    def page(request: Request) -> Response:
+        return _page(request, api.context(request, who)[2], name)
 
-
-def people_page(request: Request) -> Response:
-    """The page of people, for owners."""
-    owner = admin_of(request)
-    request.app.state.site.opened()
-    return _page(request, owner, "people")
-
-
-def decisions_page(request: Request) -> Response:
-    """The page of tasks on which raters differ, for owners."""
-    owner = admin_of(request)
-    request.app.state.site.opened()
-    return _page(request, owner, "decisions")
+    return page
 
 
 def watch_page(request: Request) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ def _code(error: BaseException) -> str:
     """The code of what went wrong in the thread; a surprise goes to the owner's terminal too."""
     if isinstance(error, Refused):
         return error.code
-    _LOG.error("%s", visible(error), exc_info=error)
+    _LOG.error("%s", visible("".join(traceback.format_exception(error))))  # it may quote a message
     return "chat_failed"
 
 

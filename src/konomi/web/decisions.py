@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request
 
 from konomi.labelling import decisions
 from konomi.labelling.records import Body, Text
-from konomi.web.api import body_of, integer, owner_context, task_json
+from konomi.web.api import body_of, context, integer, task_json
 from konomi.web.errors import Json, Refusal
+from konomi.web.session import admin_of
 
 router = APIRouter(prefix="/api/disputes")
 PAGE = 100
@@ -29,7 +30,7 @@ class DecisionBody(Body):
 def listed(request: Request) -> Json:
     """The first ``?count=`` tasks on which raters differ, undecided ones first; ``all``: how many there are, ``open``: without a
     decision."""
-    _, store, _ = owner_context(request)
+    _, store, _ = context(request, admin_of)
     count = max(0, integer(request, "count", PAGE))
     found = decisions.disputes(store)
     return Json({
@@ -42,7 +43,7 @@ def listed(request: Request) -> Json:
 @router.get("/{task}")
 def one(request: Request, task: str) -> Json:
     """A task, blind, with the raters' ranks and the decision."""
-    _, store, owner = owner_context(request)
+    _, store, owner = context(request, admin_of)
     found = decisions.disputed(store, owner, _number(task))
     answer = None if found.ranks is None else {"ranks": found.ranks, "comment": found.comment}
     return Json({"task": task_json(found.shown), "rankings": list(found.rankings), "answer": answer})
@@ -51,7 +52,7 @@ def one(request: Request, task: str) -> Json:
 @router.post("/{task}")
 def decide(request: Request, task: str) -> Json:
     """Save a decision, or take it back; also while the collection is closed."""
-    _, store, owner = owner_context(request)
+    _, store, owner = context(request, admin_of)
     body = body_of(request, DecisionBody)
     revision = decisions.decide(store, owner, _number(task), body.ranks, body.comment, body.revision, time.time())
     return Json({"saved": True, "revision": revision})
