@@ -24,7 +24,7 @@ HOSTILE = "<img src=x onerror='window.pwned = 1'> 元の文"
 
 
 def test_how_much_better_and_a_better_text(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    tasks = [[HOSTILE, "別の文"], ["三つの文", "二つの文", "一つの文"]]
+    tasks = [[HOSTILE, "別の\r文"], ["三つの文", "二つの文", "一つの文"]]
     project = project_of(tmp_path / "project", tasks, options=LabelOptions(strength=True, edit=True), seed=1)
     with Server(project) as server:
         page = visit(server.start, viewport=PHONE)
@@ -72,6 +72,7 @@ def test_how_much_better_and_a_better_text(tmp_path: Path, visit: Callable[..., 
         expect(own).to_be_hidden()
         expect(button).to_have_text("Write it better")
         button.click()
+        page.locator(".card").filter(has_not_text="元の文").locator(".rewrite").click()  # which changes nothing by itself
         page.set_viewport_size({"width": 1280, "height": 900})
         clean(page)
         page.context.set_offline(True)
@@ -82,6 +83,7 @@ def test_how_much_better_and_a_better_text(tmp_path: Path, visit: Callable[..., 
         [(item, judgement)] = [each for each in server.judgements() if len(each[0].candidates) == 2]
         number = [each.text for each in item.candidates].index(HOSTILE)
         assert (judgement.strength, judgement.edits[number]) == (2, f"{HOSTILE}、x")
+        assert judgement.edits[1 - number] is None
         # and it comes back to be changed
         page.locator('[data-act="earlier"]').click()
         page.locator("#earlier-list button", has_text="ranked").click()

@@ -87,17 +87,18 @@ def test_one_after_the_other(site: Site, slow: Slow) -> None:
     assert refusal(jiro.post("/api/chat", json={"text": "x", "after": turn["id"]})) in ((404, "unknown_task"), (409, "chat_open"))
 
 
-def test_what_goes_wrong_is_said_in_both_languages(site: Site, slow: Slow) -> None:
+def test_what_goes_wrong_is_said_in_both_languages(site: Site, slow: Slow, caplog: pytest.LogCaptureFixture) -> None:
     client = site.person("Hana")
     slow.let.release(100)
     for error, same, code in (
-        (None, 99, "chat_same"), (ConfigError("too many tokens"), 0, "chat_long"), (ValueError("broken"), 0, "chat_failed"),
+        (None, 99, "chat_same"), (ConfigError("too many tokens"), 0, "chat_long"), (ValueError("\x1b[2J"), 0, "chat_failed"),
     ):  # fmt: skip
         slow.error, slow.same = error, same
         assert client.post("/api/chat", json={"text": "Hey"}).status_code == 200
         said = until(client, "failed")
         assert (said["error"]["code"], set(said["error"]["messages"]), said["turn"]) == (code, {"ja", "en"}, None)
         assert client.get("/api/chat").json()["state"] == "idle"  # it is said once
+    assert "Traceback" in caplog.text and "\x1b" not in caplog.text  # the owner's terminal
     for body, expected in (
         ({"text": " "}, (422, "bad_message")), ({"text": "x" * 4001}, (422, "bad_message")), ({}, (400, "bad_request")),
         ({"text": "x", "after": "y"}, (404, "unknown_task")), ({"text": 7}, (400, "bad_request")),
@@ -182,7 +183,7 @@ def test_a_talk_in_the_browser(tmp_path: Path, visit: Callable[..., Any]) -> Non
         expect(choice).to_be_visible()
         expect(message).to_have_value("")
         other.locator("#send").click()
-        other.locator('[data-act="bad"]').click()
+        other.locator('[data-act="all_bad"]').click()
         expect(other.locator("#mine")).to_have_text("Chosen so far: 3")
         expect(other.locator("#message")).to_have_value("unsent")
         said = server.judgements()

@@ -59,7 +59,8 @@ export class Cards {
 
   /** Texts that were made better, by the key of the card; one that looks as before is none. */
   edits() {
-    const seen = (text) => text.replaceAll("\r\n", "\n").normalize("NFC").trim();
+    // a text area makes every end of a line "\n"
+    const seen = (text) => text.replace(/\r\n?/g, "\n").normalize("NFC").trim();
     const found = {};
     for (const { key, text } of this.task.texts) {
       const area = this.cards.get(key).querySelector(".own:not([hidden])");

@@ -2,16 +2,15 @@
 import { again, call, delay } from "./api.js";
 import { letter } from "./cards.js";
 import { Clock, kept, uuid } from "./draft.js";
-import { meaning } from "./keys.js";
-import { Outbox } from "./outbox.js";
-import { alarm, announce, state } from "./status.js";
+import { obey } from "./keys.js";
+import { enter } from "./outbox.js";
+import { alarm, announce, state, trouble } from "./status.js";
 import { make, write } from "./text.js";
-import { t } from "./words.js";
+import { language, t } from "./words.js";
 
 const LOOK = 1000; // milliseconds between two looks how far the model is
 const find = (id) => document.getElementById(id);
 let me, outbox, turn, doing, progress, clock, lastState, stop;
-let shortcuts = true;
 let tries = 0;
 
 document.addEventListener("visibilitychange", () => clock?.turn());
@@ -27,14 +26,13 @@ async function look() {
   try {
     said = await call("GET", "/api/chat");
   } catch (failure) {
-    alarm(failure.status === 401 ? () => t("signed_out") : failure.say);
-    stop = again(look, delay(failure, tries++));
-    return;
+    trouble(failure);
+    return later(failure);
   }
   tries = 0;
   const failed = said.state === "failed" ? said.error : null;
   const before = turn?.id;
-  if (failed) alarm(() => failed.messages[document.documentElement.lang] ?? failed.messages.en);
+  if (failed) alarm(() => failed.messages[language()]);
   else if (said.state === "idle" && lastState?.state !== "refused" && !lastState?.failure) alarm();
   doing = said.state === "waiting" || said.state === "writing" ? said : null;
   progress = said.progress;
@@ -51,6 +49,11 @@ async function look() {
   if (fresh) find("answers").firstChild.focus();
   if (doing) stop = again(look, LOOK);
   else if (!turn?.task && !find("ask").hidden) find("message").focus();
+}
+
+function later(failure) {
+  stop?.();
+  stop = again(look, delay(failure, tries++));
 }
 
 /** Two answers to choose from. */
@@ -116,8 +119,8 @@ async function ask() {
     await look();
   } catch (failure) {
     if (/^chat_(busy|open)$/.test(failure.code)) return look(); // another window, or a request whose response was lost
-    alarm(failure.say);
-    if (!failure.status) stop = again(look, delay(failure, tries++)); // it may have arrived
+    trouble(failure);
+    if (!failure.status) later(failure); // it may have arrived
     draw();
   }
 }
@@ -126,16 +129,19 @@ function heard({ detail }) {
   const { state: now, failure } = detail;
   lastState = detail;
   if (now === "refused") alarm(() => `${failure.say()} ${t("refused")}`);
-  else if (now === "signed_out") alarm(() => t("signed_out"));
-  else if (failure?.status) alarm(failure.say);
+  else if (failure?.status) trouble(failure);
   else alarm();
   draw();
   if (["saved", "refused", "elsewhere"].includes(now)) look();
 }
 
 const acts = {
-  same: () => choose(Object.fromEntries(turn.task.texts.map(({ key }) => [key, 1]))),
-  bad: () => choose({}, "all_bad"),
+  /** The best of the texts, from 1; 0: all of them. */
+  rank: ({ rank = 0 }) => {
+    const best = turn.task.texts.filter((_, index) => !rank || rank === index + 1);
+    if (best.length) choose(Object.fromEntries(best.map(({ key }) => [key, 1])));
+  },
+  all_bad: () => choose({}, "all_bad"),
   fresh: () => {
     kept.set(`talk.${me.person}`, turn.id);
     draw();
@@ -144,17 +150,10 @@ const acts = {
   },
 };
 
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === find("message") && !event.isComposing) return ask();
-  const asked = turn?.task && meaning(event, shortcuts);
-  if (!asked) return;
-  if (asked.do === "rank" && asked.rank <= turn.task.texts.length) choose({ [turn.task.texts[asked.rank - 1].key]: 1 });
-  else if (asked.do === "clear" && event.code.endsWith("0")) acts.same();
-  else if (asked.do === "all_bad") acts.bad();
-  else return;
-  event.preventDefault();
+obey(acts, () => turn?.task);
+find("message").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) ask();
 });
-for (const button of document.querySelectorAll("[data-act]")) button.addEventListener("click", () => acts[button.dataset.act]());
 find("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   ask();
@@ -163,26 +162,11 @@ find("message").addEventListener("input", () => {
   kept.set(place(), find("message").value);
   draw();
 });
-find("shortcuts").addEventListener("change", (event) => {
-  shortcuts = event.target.checked;
-  call("POST", "/api/me", { shortcuts }).catch((failure) => alarm(failure.say));
-});
 document.addEventListener("words", () => outbox && draw());
 
 async function start() {
-  try {
-    const [who, guide] = await Promise.all([call("GET", "/api/me"), call("GET", "/api/guidelines")]);
-    me = who;
-    if (me.guidelines_seen !== guide.version) return location.assign("/guidelines");
-  } catch (failure) {
-    alarm(failure.status === 401 ? () => t("signed_out") : failure.say);
-    stop = again(start, delay(failure, tries++));
-    return;
-  }
-  shortcuts = find("shortcuts").checked = me.shortcuts !== false;
+  ({ me, outbox } = await enter(heard));
   find("message").value = kept.get(place()) ?? "";
-  outbox = new Outbox(me.person);
-  outbox.addEventListener("state", heard);
   if (outbox.waiting().length) outbox.flush();
   else look();
 }

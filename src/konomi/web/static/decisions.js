@@ -1,25 +1,22 @@
 // Tasks on which raters differ: the owner decides, blind, with what each of them said.
 import { call } from "./api.js";
-import { Cards, rankWords } from "./cards.js";
+import { Board } from "./board.js";
 import { Past } from "./draft.js";
-import { dragging } from "./drag.js";
-import { meaning } from "./keys.js";
-import { Ranking } from "./ranking.js";
+import { allow, obey } from "./keys.js";
 import { announce, attempt, percent } from "./status.js";
 import { make, write } from "./text.js";
-import { drawSlots, slots } from "./tray.js";
 import { t } from "./words.js";
 
 const find = (id) => document.getElementById(id);
 const PAGE = 100; // tasks that are listed, and that "more" adds
 let most = PAGE;
-let listed, task, rankings, ranking, cards, selected, past;
-let shortcuts = true;
+const board = new Board({ changed, draw, tell: announce });
+let listed, task, rankings, past;
 let saving = false;
 
 async function load() {
   const [me, found] = await Promise.all([call("GET", "/api/me"), call("GET", `/api/disputes?count=${most}`)]);
-  shortcuts = me.shortcuts !== false;
+  allow(me.shortcuts !== false);
   listed = found;
   task = null;
   find("form").hidden = true;
@@ -39,24 +36,18 @@ function row({ task: number, prompt, raters, share, decided }) {
 async function open(number) {
   const found = await call("GET", `/api/disputes/${number}`);
   ({ task, rankings } = found);
-  ranking = new Ranking(task.texts.map(({ key }) => key), found.answer?.ranks);
-  past = new Past(ranking.ranks);
-  cards = new Cards(find("cards"), task, null, { select, move, clear: (key) => change(key, () => ranking.set(key, null)) });
-  for (const [key, card] of cards.cards) {
+  board.lay(task, null);
+  board.ranking.ranks = found.answer?.ranks ?? {};
+  past = new Past(board.ranking.ranks);
+  for (const [key, card] of board.cards.cards) {
     card.append(make("p", "soft votes", { id: `votes-${key}` }));
     card.setAttribute("aria-describedby", `text-${key} votes-${key}`);
   }
-  selected = ranking.keys[0];
-  write(find("prompt"), task.prompt, task.lang, t("empty_text"));
   find("comment").value = found.answer?.comment ?? "";
   find("decided").hidden = find("withdraw").hidden = !found.answer;
-  slots(ranking.keys.length, (rank) => rate(selected, rank));
   find("listed").hidden = true;
   find("form").hidden = false;
-  draw();
-  scrollTo(0, 0);
-  cards.focus(selected);
-  announce(t("announce_task", { count: ranking.keys.length }));
+  board.begin("announce_task");
 }
 
 function draw() {
@@ -66,49 +57,25 @@ function draw() {
     find("more").hidden = listed.disputes.length === listed.all;
   }
   if (!task) return;
-  cards.draw(ranking, selected);
-  drawSlots(ranking, cards, selected);
-  for (const [key, card] of cards.cards) {
+  board.draw();
+  for (const [key, card] of board.cards.cards) {
     const votes = rankings.map((ranks, index) => t("dispute_vote", { rater: index + 1, rank: ranks[key] }));
     card.querySelector(".votes").textContent = votes.join(" · ");
   }
-  const missing = ranking.missing.length;
+  const missing = board.ranking.missing.length;
   find("submit").disabled = missing > 0;
   find("missing").textContent = missing ? t("missing", { count: missing }) : t("ready");
 }
 
-function select(key) {
-  if (selected === key) return;
-  selected = key;
+function changed() {
+  past.add(board.ranking.ranks);
   draw();
-}
-
-function change(key, act) {
-  if (!act()) return;
-  selected = key;
-  past.add(ranking.ranks);
-  draw();
-  announce(t("card_label", { name: cards.name(key), rank: rankWords(ranking, key) }) + (ranking.complete ? ` ${t("ready")}` : ""));
-}
-
-function move(key, way) {
-  change(key, () => ranking[way](key));
-}
-
-/** Give a rank and go on to the next card that has none. */
-function rate(key, rank, focus = false) {
-  if (rank > ranking.keys.length) return announce(t("no_such_rank", { count: ranking.keys.length }));
-  change(key, () => ranking.set(key, rank));
-  selected = ranking.missing[0] ?? key;
-  draw();
-  if (focus) cards.focus(selected);
-  cards.reveal(selected);
 }
 
 function undo() {
   const before = past.back();
   if (!before) return announce(t("nothing_to_undo"));
-  ranking.ranks = before;
+  board.ranking.ranks = before;
   draw();
   announce(t("undone"));
 }
@@ -133,15 +100,8 @@ function goTo(dispute) {
 }
 
 const acts = {
-  rank: ({ rank }) => rate(selected, rank, true),
-  better: () => move(selected, "better"),
-  worse: () => move(selected, "worse"),
-  clear: () => change(selected, () => ranking.set(selected, null)),
-  select: ({ way }) => {
-    cards.focus(ranking.keys[(ranking.keys.indexOf(selected) + way + ranking.keys.length) % ranking.keys.length]);
-    cards.reveal(selected);
-  },
-  submit: () => ranking.complete && save(ranking.canonical(), "decision_saved"),
+  ...board.acts,
+  submit: () => board.ranking.complete && save(board.ranking.canonical(), "decision_saved"),
   withdraw: () => save({}, "decision_withdrawn"),
   undo,
   more: () => attempt(async () => {
@@ -159,14 +119,6 @@ const acts = {
   },
 };
 
-document.addEventListener("keydown", (event) => {
-  const asked = task && meaning(event, shortcuts);
-  if (!asked || !(asked.do in acts)) return;
-  event.preventDefault();
-  acts[asked.do](asked);
-});
-for (const button of document.querySelectorAll("[data-act]")) button.addEventListener("click", () => acts[button.dataset.act]({}));
-find("form").addEventListener("submit", (event) => event.preventDefault());
+obey(acts, () => task);
 document.addEventListener("words", draw);
-dragging(find("cards"), (key, rank) => rate(key, rank));
 attempt(load);

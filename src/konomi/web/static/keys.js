@@ -1,12 +1,37 @@
-// The keyboard of the ranking page. Arrow keys and Enter work on a focused card; single keys can be switched off.
+// Keys and buttons, and what they ask for. Arrow keys and Enter work on a focused card; single keys can be switched off.
+import { call } from "./api.js";
+import { alarm } from "./status.js";
 
+const box = document.getElementById("shortcuts");
+let shortcuts = true;
 const LETTERS = { U: "undo", X: "all_bad", S: "skip", E: "earlier", G: "guidelines", M: "strength", W: "rewrite" };
 
+/** Whether single keys do something. */
+export function allow(on) {
+  shortcuts = on;
+  if (box) box.checked = on;
+}
+
+/** Do what keys and buttons ask for. @param acts by name, told what was asked; @param able whether a key may do that now */
+export function obey(acts, able) {
+  document.addEventListener("keydown", (event) => {
+    const asked = meaning(event);
+    if (!asked || !(asked.do in acts) || !able(asked)) return;
+    event.preventDefault();
+    acts[asked.do](asked);
+  });
+  for (const button of document.querySelectorAll("[data-act]")) button.addEventListener("click", () => acts[button.dataset.act]({}));
+  box?.addEventListener("change", () => {
+    shortcuts = box.checked;
+    call("POST", "/api/me", { shortcuts }).catch(({ say }) => alarm(say));
+  });
+}
+
 /**
- * What a key press asks for, or null: {do: "rank", rank} and others by name.
+ * What a key press asks for, or null: {do: "rank", rank}, 0 for none, and others by name.
  * Nothing while an input method composes (Enter and digits choose among its proposals), while somebody writes, or in a dialog.
  */
-export function meaning(event, shortcuts) {
+function meaning(event) {
   if (event.isComposing || event.keyCode === 229) return null;
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return null;
   const at = event.target;
@@ -22,7 +47,7 @@ export function meaning(event, shortcuts) {
   }
   if (!shortcuts || event.shiftKey || event.repeat) return null;
   const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
-  if (digit) return digit[1] === "0" ? { do: "clear" } : { do: "rank", rank: Number(digit[1]) };
+  if (digit) return { do: "rank", rank: Number(digit[1]) };
   // the letter that is written on the key; where there is none, as on a Russian keyboard, where it would be
   const letter = /^[a-z]$/i.exec(event.key.normalize("NFKC"))?.[0] ?? /^Key(.)$/.exec(event.code)?.[1] ?? "";
   return letter.toUpperCase() in LETTERS ? { do: LETTERS[letter.toUpperCase()] } : null;

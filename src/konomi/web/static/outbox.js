@@ -1,7 +1,26 @@
 // Answers that the server has not acknowledged yet. They are in localStorage before anything is sent, and leave it when the server
 // has said that they are saved, or why they never will be. The same answer sent twice is one answer there: its id was made here.
 import { Failure, again, call, delay } from "./api.js";
+import { allow } from "./keys.js";
+import { trouble } from "./status.js";
 import { t } from "./words.js";
+
+/** The person, who has read the guidelines, and their outbox, once the server says who it is. @param heard is told its states */
+export async function enter(heard) {
+  for (let tries = 0; ; tries++) {
+    try {
+      const [me, guide] = await Promise.all([call("GET", "/api/me"), call("GET", "/api/guidelines")]);
+      if (me.guidelines_seen !== guide.version) return await new Promise(() => location.assign("/guidelines"));
+      allow(me.shortcuts !== false);
+      const outbox = new Outbox(me.person);
+      outbox.addEventListener("state", heard);
+      return { me, outbox };
+    } catch (failure) {
+      trouble(failure);
+      await new Promise((go) => again(go, delay(failure, tries)));
+    }
+  }
+}
 
 /** One window at a time, where browsers can do that: on safe addresses. */
 const alone = (name, act) => (navigator.locks ? navigator.locks.request(name, act) : act());

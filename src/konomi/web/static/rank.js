@@ -1,23 +1,19 @@
-// The ranking page: one task at a time. Ranks are in ranking.js, cards in cards.js, what is not sent yet in outbox.js.
+// The ranking page: one task at a time. How it is ranked is in board.js, what is not sent yet in outbox.js.
 import { again, call, delay } from "./api.js";
-import { Cards, rankWords } from "./cards.js";
+import { Board } from "./board.js";
 import { earlier, guidelines, newest, skipping } from "./dialogs.js";
 import { Clock, Past, kept, uuid } from "./draft.js";
-import { dragging } from "./drag.js";
 import { drawStrength, said as formSaid, say, strength, stronger } from "./form.js";
-import { meaning } from "./keys.js";
-import { Outbox } from "./outbox.js";
-import { Ranking } from "./ranking.js";
-import { alarm, announce, progress, state } from "./status.js";
-import { write } from "./text.js";
-import { drawSlots, slots } from "./tray.js";
+import { obey } from "./keys.js";
+import { enter } from "./outbox.js";
+import { alarm, announce, progress, state, trouble } from "./status.js";
 import { t } from "./words.js";
 
 const POLL = 30000; // milliseconds between two looks whether there is something to do again
 const find = (id) => document.getElementById(id);
 const form = find("form");
-let me, outbox, task, ranking, cards, selected, clock, past, pristine, editing, lastProgress, lastState, after, stop;
-let shortcuts = true;
+const board = new Board({ changed, draw, tell });
+let me, outbox, task, ranking, cards, clock, past, pristine, editing, lastProgress, lastState, after, stop;
 let tries = 0;
 let asking = false;
 let outdated = false; // an answer was saved while it was asked what is next
@@ -50,10 +46,9 @@ function show(next, answer = null, mine = null) {
   task = next;
   find("task").dataset.shown = task.id;
   form.reset();
-  ranking = new Ranking(task.texts.map(({ key }) => key));
   const flags = Object.fromEntries(task.texts.map(({ key, flags }) => [key, flags ?? []]));
-  const on = { select, move, clear: (key) => change(key, () => ranking.set(key, null)) };
-  cards = new Cards(find("cards"), task, flags, me.asked.edit ? { ...on, rewrite: changed } : on);
+  board.lay(task, flags, me.asked.edit ? { rewrite: changed } : {});
+  ({ ranking, cards } = board);
   pristine = JSON.stringify(said());
   const begun = kept.get(place(task.id));
   const restored = mine ?? (begun?.revision === task.revision ? begun : null) ?? (answer && { ...answer, all_bad: answer.kind === "all_bad" });
@@ -61,15 +56,9 @@ function show(next, answer = null, mine = null) {
   find("comment").value = restored?.comment ?? "";
   cards.setEdits(restored?.edits ?? {});
   past = new Past(chosen());
-  selected = ranking.missing[0] ?? ranking.keys[0];
   clock = new Clock();
-  write(find("prompt"), task.prompt, task.lang, t("empty_text"));
-  slots(task.texts.length, (rank) => rate(selected, rank, false));
   view("task");
-  draw();
-  scrollTo(0, 0);
-  cards.focus(selected);
-  announce(t(editing ? "announce_edit" : "announce_task", { count: ranking.keys.length }));
+  board.begin(editing ? "announce_edit" : "announce_task");
 }
 
 function view(name, words = "loading") {
@@ -83,8 +72,7 @@ function draw() {
   if (lastState) state(lastState);
   progress(lastProgress);
   if (!task) return;
-  cards.draw(ranking, selected);
-  drawSlots(ranking, cards, selected);
+  board.draw();
   drawStrength(ranking, me.asked.strength);
   const allBad = find("all-bad").checked;
   const missing = ranking.missing.length;
@@ -101,36 +89,6 @@ function tell(text) {
   told = text;
   draw();
   announce(text);
-}
-
-function select(key) {
-  if (selected === key) return;
-  selected = key;
-  draw();
-}
-
-function change(key, act) {
-  if (!act()) return;
-  selected = key;
-  changed();
-  announce(t("card_label", { name: cards.name(key), rank: rankWords(ranking, key) }) + (ranking.complete ? ` ${t("ready")}` : ""));
-}
-
-function move(key, way) {
-  change(key, () => ranking[way](key));
-}
-
-/** Give a rank and go on to the next card that has none. */
-function rate(key, rank, focus) {
-  if (rank > ranking.keys.length) return tell(t("no_such_rank", { count: ranking.keys.length }));
-  change(key, () => ranking.set(key, rank));
-  const order = ranking.keys;
-  const from = order.indexOf(key);
-  const next = [...order.slice(from + 1), ...order.slice(0, from)].find((other) => !(other in ranking.ranks));
-  if (next) selected = next;
-  draw();
-  if (focus) cards.focus(selected);
-  cards.reveal(selected);
 }
 
 /** A step back. On a task that nothing was done to: the last answer, to be changed; never away from what was typed. */
@@ -208,7 +166,7 @@ function wait() {
 }
 
 function later(failure, act) {
-  alarm(failure.status === 401 ? () => t("signed_out") : failure.say);
+  trouble(failure);
   stop?.();
   stop = again(act, delay(failure, tries++));
 }
@@ -232,9 +190,8 @@ function heard({ detail }) {
   const { state: now, failure, answer } = detail;
   lastState = detail;
   if (now === "refused") refused(answer, failure);
-  else if (now === "signed_out") alarm(() => t("signed_out"));
   else if (failure?.status) {
-    alarm(failure.say);
+    trouble(failure);
     if (failure.code === "frozen" && !task) next(true); // it waits: the collection may be opened again
   } else if (answer) {
     kept.drop(place(answer.shown));
@@ -262,21 +219,14 @@ function refused(answer, failure) {
 }
 
 const acts = {
-  rank: ({ rank }) => rate(selected, rank, true),
-  better: () => move(selected, "better"),
-  worse: () => move(selected, "worse"),
-  clear: () => change(selected, () => ranking.set(selected, null)),
-  select: ({ way }) => {
-    cards.focus(ranking.keys[(ranking.keys.indexOf(selected) + way + ranking.keys.length) % ranking.keys.length]);
-    cards.reveal(selected);
-  },
+  ...board.acts,
   all_bad: () => find("all-bad").click(),
   strength: () => {
     if (!stronger()) return;
     changed();
     announce(t("strength_now", { strength: t(`strength_${formSaid().strength ?? "none"}`) }));
   },
-  rewrite: () => cards.rewrite(selected),
+  rewrite: () => cards.rewrite(board.selected),
   skip: () => find("skip").showModal(),
   submit,
   undo,
@@ -284,14 +234,7 @@ const acts = {
   guidelines,
 };
 
-document.addEventListener("keydown", (event) => {
-  const asked = meaning(event, shortcuts);
-  if (!asked || (!task && !["earlier", "guidelines", "undo"].includes(asked.do))) return;
-  event.preventDefault();
-  acts[asked.do](asked);
-});
-for (const button of document.querySelectorAll("[data-act]")) button.addEventListener("click", () => acts[button.dataset.act]({}));
-form.addEventListener("submit", (event) => event.preventDefault());
+obey(acts, (asked) => task || ["earlier", "guidelines", "undo"].includes(asked.do));
 find("task").addEventListener("input", changed);
 find("leave").addEventListener("click", () => {
   kept.drop(place(task.id));
@@ -299,24 +242,10 @@ find("leave").addEventListener("click", () => {
   next();
 });
 skipping((reason) => send("skipped", reason));
-find("shortcuts").addEventListener("change", (event) => {
-  shortcuts = event.target.checked;
-  call("POST", "/api/me", { shortcuts }).catch((failure) => alarm(failure.say));
-});
 document.addEventListener("words", draw);
-dragging(find("cards"), (key, rank) => rate(key, rank, false));
 
 async function start() {
-  try {
-    const [who, guide] = await Promise.all([call("GET", "/api/me"), call("GET", "/api/guidelines")]);
-    me = who;
-    if (me.guidelines_seen !== guide.version) return location.assign("/guidelines");
-  } catch (failure) {
-    return later(failure, start);
-  }
-  shortcuts = find("shortcuts").checked = me.shortcuts !== false;
-  outbox = new Outbox(me.person);
-  outbox.addEventListener("state", heard);
+  ({ me, outbox } = await enter(heard));
   if (outbox.waiting().length) await outbox.flush();
   if (!outbox.waiting().length) next();
 }

@@ -29,6 +29,9 @@ export function alarm(say = null) {
 }
 document.addEventListener("words", () => alarm(wrong));
 
+/** Say what went wrong with a rater's request. */
+export const trouble = ({ status, say }) => alarm(status === 401 ? () => t("signed_out") : say);
+
 /** Do something that may fail: the error is shown until something works again. */
 export async function attempt(act) {
   try {
