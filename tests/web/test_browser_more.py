@@ -107,7 +107,8 @@ def ranked_in_two_ways(server: Server, agreed: str = "") -> Store:
 
 def test_the_owner_decides_where_raters_differ(tmp_path: Path, visit: Callable[..., Page]) -> None:
     tasks = [[HOSTILE, "別の文", "三つ目の文"], ["良い文", "悪い文"], ["同じ文", "違う文"]]
-    with Server(project_of(tmp_path / "project", tasks, overlap=2.0)) as server:
+    prompts = ["お題 0" + "。" * 115 + "😀 と続く"]  # cut within an emoji
+    with Server(project_of(tmp_path / "project", tasks, prompts, overlap=2.0)) as server:
         store = ranked_in_two_ways(server, agreed="お題 2")
         page = visit(server.start, viewport=PHONE)
         page.wait_for_url("**/guidelines")
@@ -116,6 +117,7 @@ def test_the_owner_decides_where_raters_differ(tmp_path: Path, visit: Callable[.
         expect(rows).to_have_count(2)
         expect(page.locator("#count")).to_have_text("全 2 件のうち、まだ決めていないもの 2 件")
         clean(page)
+        expect(rows.filter(has_text="お題 0")).to_contain_text("。😀")
         # with the keyboard: both raters' ranks are there, whose text is whose is not
         rows.filter(has_text="お題 0").press("Enter")
         card = page.locator(".card", has_text="元の文")

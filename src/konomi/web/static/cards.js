@@ -147,6 +147,13 @@ export function rankWords(ranking, key) {
   return t(ranking.tied(key) ? "rank_tied" : "rank", { rank: ranking.ranks[key] });
 }
 
+/** The first characters of a prompt, for a list: whole ones, as half an emoji is none. */
+export function beginning(prompt) {
+  const words = make("span", "start");
+  write(words, [...prompt].slice(0, 120).join(""), "", t("empty_text"));
+  return words;
+}
+
 /** Letters as short as a narrow place needs: A–D for neighbours, and a count where they would be too many. */
 export function short(names) {
   const runs = [];

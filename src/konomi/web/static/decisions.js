@@ -1,10 +1,11 @@
 // Tasks on which raters differ: the owner decides, blind, with what each of them said.
 import { call } from "./api.js";
 import { Board } from "./board.js";
+import { beginning } from "./cards.js";
 import { Past } from "./draft.js";
 import { allow, obey } from "./keys.js";
 import { announce, attempt, percent } from "./status.js";
-import { make, write } from "./text.js";
+import { make } from "./text.js";
 import { t } from "./words.js";
 
 const find = (id) => document.getElementById(id);
@@ -25,10 +26,8 @@ async function load() {
 }
 
 function row({ task: number, prompt, raters, share, decided }) {
-  const words = make("span", "start");
-  write(words, prompt.slice(0, 120), "", t("empty_text"));
   const about = [t("dispute_raters", { count: raters }), t("dispute_share", { share: percent(share) }), ...(decided ? [t("dispute_decided")] : [])];
-  const button = make("button", "row", { type: "button", "data-task": number }, words, make("span", "soft", {}, ` ${about.join(" · ")}`));
+  const button = make("button", "row", { type: "button", "data-task": number }, beginning(prompt), make("span", "soft", {}, ` ${about.join(" · ")}`));
   button.addEventListener("click", () => attempt(() => open(number)));
   return make("li", "", {}, button);
 }

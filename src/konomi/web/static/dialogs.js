@@ -1,8 +1,9 @@
 // The ranking page's dialogs: one's earlier answers, the guidelines, why a task is skipped.
 import { call } from "./api.js";
+import { beginning } from "./cards.js";
 import { alarm } from "./status.js";
 import { plainHtml } from "./markdown.js";
-import { make, write } from "./text.js";
+import { make } from "./text.js";
 import { language, t } from "./words.js";
 
 const find = (id) => document.getElementById(id);
@@ -33,9 +34,7 @@ export async function earlier(open) {
 
 function row({ shown, prompt, at, kind }, open) {
   const when = new Date(at * 1000).toLocaleTimeString(language(), { hour: "2-digit", minute: "2-digit" });
-  const words = make("span", "start");
-  write(words, prompt.slice(0, 120), "", t("empty_text"));
-  const button = make("button", "row", { type: "button" }, words, make("span", "soft", {}, ` ${t(`kind_${kind}`)} ${when}`));
+  const button = make("button", "row", { type: "button" }, beginning(prompt), make("span", "soft", {}, ` ${t(`kind_${kind}`)} ${when}`));
   button.addEventListener("click", () => {
     find("earlier").close();
     open(shown);
