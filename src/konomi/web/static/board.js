@@ -2,11 +2,9 @@
 import { Cards, rankWords, short } from "./cards.js";
 import { dragging } from "./drag.js";
 import { Ranking } from "./ranking.js";
-import { announce } from "./status.js";
+import { announce, find } from "./status.js";
 import { make, write } from "./text.js";
 import { t } from "./words.js";
-
-const find = (id) => document.getElementById(id);
 
 export class Board {
   /** @param page {changed: ranks are others, draw: another card is selected, tell: is told what cannot be done} */
@@ -27,11 +25,11 @@ export class Board {
     };
   }
 
-  /** Lay out a task, nothing of it ranked. @param flags, on: as those of Cards; ranks are given here */
-  lay(task, flags, on = {}) {
+  /** Lay out a task, nothing of it ranked. @param flags, rewrite: as those of Cards */
+  lay(task, flags, rewrite) {
     this.ranking = new Ranking(task.texts.map(({ key }) => key));
-    const own = { select: (key) => this.select(key), move: (key, way) => this.move(key, way), clear: (key) => this.clear(key) };
-    this.cards = new Cards(find("cards"), task, flags, { ...own, ...on });
+    this.rewrite = rewrite;
+    this.cards = new Cards(find("cards"), task, flags, this);
     write(find("prompt"), task.prompt, task.lang, t("empty_text"));
     find("slots").replaceChildren(...task.texts.map((_, index) => this.slot(index + 1)));
   }

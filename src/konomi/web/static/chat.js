@@ -4,12 +4,11 @@ import { letter } from "./cards.js";
 import { Clock, kept, uuid } from "./draft.js";
 import { obey } from "./keys.js";
 import { enter } from "./outbox.js";
-import { alarm, announce, state, trouble } from "./status.js";
+import { alarm, announce, find, state, trouble } from "./status.js";
 import { make, write } from "./text.js";
 import { language, t } from "./words.js";
 
 const LOOK = 1000; // milliseconds between two looks how far the model is
-const find = (id) => document.getElementById(id);
 let me, outbox, turn, doing, progress, clock, lastState, stop;
 let tries = 0;
 

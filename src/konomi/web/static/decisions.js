@@ -4,11 +4,10 @@ import { Board } from "./board.js";
 import { beginning } from "./cards.js";
 import { Past } from "./draft.js";
 import { allow, obey } from "./keys.js";
-import { announce, attempt, percent } from "./status.js";
+import { announce, attempt, find, percent } from "./status.js";
 import { make } from "./text.js";
 import { t } from "./words.js";
 
-const find = (id) => document.getElementById(id);
 const PAGE = 100; // tasks that are listed, and that "more" adds
 let most = PAGE;
 const board = new Board({ changed, draw, tell: announce });

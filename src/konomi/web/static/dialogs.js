@@ -1,12 +1,10 @@
 // The ranking page's dialogs: one's earlier answers, the guidelines, why a task is skipped.
 import { call } from "./api.js";
 import { beginning } from "./cards.js";
-import { alarm } from "./status.js";
+import { alarm, find } from "./status.js";
 import { plainHtml } from "./markdown.js";
 import { make } from "./text.js";
 import { language, t } from "./words.js";
-
-const find = (id) => document.getElementById(id);
 
 /** What was answered last, to be opened again; undefined if there is nothing. */
 export async function newest() {

@@ -1,5 +1,6 @@
 // What an answer holds besides ranks, flags and rewritten texts: read from the form and written into it.
-const find = (id) => document.getElementById(id);
+import { find } from "./status.js";
+
 const form = find("form");
 
 const number = (name) => Number(form.elements[name].value) || null;

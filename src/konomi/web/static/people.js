@@ -1,10 +1,9 @@
 // Who may answer: invite links, and taking them back.
 import { call } from "./api.js";
-import { announce, attempt, percent } from "./status.js";
+import { announce, attempt, find, percent } from "./status.js";
 import { make } from "./text.js";
 import { t } from "./words.js";
 
-const find = (id) => document.getElementById(id);
 let people = [];
 let invited = null;
 let frozen = false;

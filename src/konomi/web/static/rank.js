@@ -6,11 +6,10 @@ import { Clock, Past, kept, uuid } from "./draft.js";
 import { drawStrength, said as formSaid, say, strength, stronger } from "./form.js";
 import { obey } from "./keys.js";
 import { enter } from "./outbox.js";
-import { alarm, announce, progress, state, trouble } from "./status.js";
+import { alarm, announce, find, progress, state, trouble } from "./status.js";
 import { t } from "./words.js";
 
 const POLL = 30000; // milliseconds between two looks whether there is something to do again
-const find = (id) => document.getElementById(id);
 const form = find("form");
 const board = new Board({ changed, draw, tell });
 let me, outbox, task, ranking, cards, clock, past, pristine, editing, lastProgress, lastState, after, stop;
@@ -47,7 +46,7 @@ function show(next, answer = null, mine = null) {
   find("task").dataset.shown = task.id;
   form.reset();
   const flags = Object.fromEntries(task.texts.map(({ key, flags }) => [key, flags ?? []]));
-  board.lay(task, flags, me.asked.edit ? { rewrite: changed } : {});
+  board.lay(task, flags, me.asked.edit ? changed : null);
   ({ ranking, cards } = board);
   pristine = JSON.stringify(said());
   const begun = kept.get(place(task.id));

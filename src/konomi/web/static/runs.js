@@ -3,13 +3,12 @@ import { again, call, delay } from "./api.js";
 import { figure, svg } from "./chart.js";
 import { finite } from "./format.js";
 import { drawing } from "./page.js";
-import { alarm } from "./status.js";
+import { alarm, find } from "./status.js";
 import { make } from "./text.js";
 import { t } from "./words.js";
 
 const EVERY = 3000; // milliseconds between polls
 const KEPT = 50; // texts per prompt and run
-const find = (id) => document.getElementById(id);
 const runs = new Map(); // id -> {info, data, rows, texts, chosen, style}
 const drawPage = drawing(find("page"), () => [...runs.values()].filter((run) => run.chosen));
 let tries = 0;

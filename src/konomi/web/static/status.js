@@ -1,7 +1,7 @@
 // What the page says of itself: whether answers are saved, how far it is, and what just happened, to eyes and screen readers.
 import { t } from "./words.js";
 
-const find = (id) => document.getElementById(id);
+export const find = (id) => document.getElementById(id);
 let soon, wrong;
 let spoken = [];
 
