@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,16 @@ from konomi.config import DPOJob
 from konomi.data.messages import Answered
 from konomi.data.records import Group
 from konomi.engine.device import autocast, peak_memory_gb
-from konomi.files import new_directory
 from konomi.jobs.common import Work, result_of, resume_command, running, saved_until, saving_of
 from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.dpo_data import Prepared, prepare_dpo
 from konomi.jobs.inputs import check_unchanged, job_inputs
-from konomi.models.load import Loaded, load_causal_lm, quiet
-from konomi.models.lora import adapted_layers, merged, save_adapter, without_adapters
+from konomi.jobs.prepare import described
+from konomi.models.load import load_causal_lm, quiet
+from konomi.models.lora import adapted_layers, save_model, without_adapters
 from konomi.report.advice import too_few
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
-from konomi.runs.processes import is_main
 from konomi.statistics import evaluate_preferences
 from konomi.statistics.bootstrap import mean_interval
 from konomi.text import plural
@@ -58,8 +56,7 @@ def run_dpo(
     }  # fmt: skip
     if old:
         check_unchanged(old, fields, data="data.file")
-    stopping = partial(observer.warn, "stopping: this step is finished and saved first; Ctrl-C again stops at once")
-    with running(job, root, observer, fields=fields, parent=parent, stopping=stopping, resume=old) as work:
+    with running(job, root, observer, fields=fields, parent=parent, resume=old) as work:
         work.start(job.data.file, _facts(job, ready))
         if few := too_few(len({group.key for group in ready.groups})):
             observer.warn(few)
@@ -73,7 +70,8 @@ def run_dpo(
                 )
             observer.say("The model is evaluated on what was held out")
             result = _evaluate(job, ready, references)
-            _save(work.run, ready.loaded)
+            with quiet():
+                save_model(ready.loaded, work.run.model, work.run.adapter)
             work.run.write_json("eval.json", result)
             found = result["held_out"]
             measured = {"accuracy": found["accuracy"]["value"], "margin": found["margin"]["value"], "loss": found["loss"]}
@@ -101,17 +99,6 @@ def _train(job: DPOJob, work: Work, checkpoints: Checkpoints, ready: Prepared, g
         work.run.set_status("stopped", f"{signal} after update {outcome.steps}")
         raise KeyboardInterrupt(f"stopped after update {outcome.steps}; there is no model yet")
     return outcome, references
-
-
-def _save(run: RunDir, loaded: Loaded) -> None:
-    if not is_main():
-        return
-    if adapted_layers(loaded.model):
-        with new_directory(run.adapter) as draft:
-            save_adapter(loaded.model, draft)
-    with new_directory(run.model) as draft, quiet():
-        merged(loaded.model).save_pretrained(draft)
-        loaded.tokenizer.save_pretrained(draft)
 
 
 def _evaluate(job: DPOJob, ready: Prepared, references: Sequence[Tensor]) -> dict[str, Any]:
@@ -171,12 +158,10 @@ def _initial(job: DPOJob, ready: Prepared, observer: Observer) -> PreTrainedMode
 
 
 def _facts(job: DPOJob, ready: Prepared) -> dict[str, str]:
-    parameters = list(ready.loaded.model.parameters())
-    trained, size = (sum(p.numel() for p in parameters if p.requires_grad or all_) / 1e6 for all_ in (False, True))
     dpo = job.dpo
     after = "" if ready.questions is None else f"; before/after on {plural(len(ready.questions.prompts), 'prompt')}"
     return {
-        "model": f"{job.model.name}, {size:,.0f} M parameters, {trained:,.0f} M of them trained, {ready.precision}",
+        "model": described(job, ready.loaded, ready.precision),
         "data": f"{job.data.file}: {plural(ready.comparisons, 'comparison')} of {plural(len(ready.train), 'prompt')} to learn "
         f"from, {plural(len(ready.held_out), 'prompt')} held out{after}",
         "job": f"{dpo.loss}, beta {dpo.beta:g}, {plural(dpo.epochs, 'epoch')}, {plural(dpo.batch_size, 'prompt')} a step",

@@ -17,16 +17,13 @@ from konomi.data.prompts import as_prompts, extra_prompts, load_prompts
 from konomi.data.records import Group, Pair, Prompt, Ranking, Score, is_held_out
 from konomi.data.sources import Hub
 from konomi.engine.device import choose_precision, find_device, manage_memory
-from konomi.engine.forward import check_head
-from konomi.engine.recompute import recompute_layers
 from konomi.errors import ConfigError, DataError
 from konomi.jobs.common import precision_of
 from konomi.jobs.inputs import digest_of
-from konomi.jobs.prepare import check_context, context_of
+from konomi.jobs.prepare import check_context, check_end, context_of, make_trainable
 from konomi.jobs.reward_data import split_groups
 from konomi.models.load import Loaded, load_causal_lm
-from konomi.models.lora import add_adapters, require_peft
-from konomi.models.policy import train_only
+from konomi.models.lora import require_peft
 from konomi.models.reader import check_room
 from konomi.rewards import Reward, as_reward, build_judges, in_precision
 from konomi.rewards.base import check_without_columns, readers
@@ -76,19 +73,12 @@ def prepare_dpo(job: DPOJob, observer: Observer, run: RunDir | None = None) -> P
         observer.warn(f'{job.data.file}: its margins are not used: dpo.loss = "ipo" has a margin of its own')
     questions = _questions(job, train, held_out, observer) if job.reward else None
     loaded = load_causal_lm(job.model, progress=observer.say)
-    if loaded.tokens.end_id is None and job.dpo.end_of_text:
-        observer.warn(
-            f"{loaded.source}: neither its tokenizer nor its settings name an end-of-text token, so the model does not learn "
-            "where to stop"
-        )
+    if job.dpo.end_of_text:
+        check_end(loaded, observer)
     sides = _encoded(job, (train, held_out), loaded, observer)
     if questions:
         _check_questions(job, questions, loaded, observer)
-    check_head(loaded.model)
-    train_only(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
-    add_adapters(loaded.model, job.lora, seed=job.run.seed, base=job.model.name, revision=loaded.commit)
-    if job.model.gradient_checkpointing:
-        recompute_layers(loaded.model)
+    make_trainable(job, loaded)
     digest = digest_of((repr((g.prompt, g.messages, g.responses, g.comparisons, g.ties)) for g in train + held_out), "\x1e")
     count = sum(len(group.comparisons) for group in train)
     return Prepared(loaded, precision_of(job.model.precision, run), *sides, held_out, count, digest, questions)

@@ -1,4 +1,4 @@
-"""What `konomi ppo` and `konomi compare` need, loaded and checked before anything is written."""
+"""What the jobs that train or ask a language model need, loaded and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from konomi.config import CompareConfig, CompareJob, PPOJob, build
+from konomi.config import CompareConfig, CompareJob, DPOJob, PPOJob, SFTJob, build
 from konomi.data.messages import Answered
 from konomi.data.prompts import distinct_prompts, extra_prompts, load_prompts, split_held_out
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
 from konomi.engine.device import choose_precision, find_device
+from konomi.engine.forward import check_head
 from konomi.engine.recompute import recompute_layers
 from konomi.errors import ConfigError, DataError
 from konomi.jobs.inputs import check_unchanged, describe_inputs, given_function
 from konomi.models.half import weights_to_bf16
 from konomi.models.load import Loaded, load_causal_lm
 from konomi.models.lora import add_adapters
-from konomi.models.policy import Policy, make_reference
+from konomi.models.policy import Policy, make_reference, train_only
 from konomi.models.reader import check_room
 from konomi.rewards import as_reward, build_judges, in_precision, reward_config
 from konomi.rewards.base import Reward, check_without_columns, columns_read, readers
@@ -110,6 +111,31 @@ def models_of(job: PPOJob, loaded: Loaded) -> tuple[Policy, PreTrainedModel]:
     if job.model.gradient_checkpointing:
         recompute_layers(policy.lm)
     return policy, reference
+
+
+def make_trainable(job: SFTJob | DPOJob, loaded: Loaded) -> None:
+    """Freeze what is not trained, in place. Raises ConfigError, ModelError: settings and model do not fit together."""
+    check_head(loaded.model)
+    train_only(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
+    add_adapters(loaded.model, job.lora, seed=job.run.seed, base=job.model.name, revision=loaded.commit)
+    if job.model.gradient_checkpointing:
+        recompute_layers(loaded.model)
+
+
+def check_end(loaded: Loaded, observer: Observer) -> None:
+    """Warn where the model cannot learn to end a text."""
+    if loaded.tokens.end_id is None:
+        observer.warn(
+            f"{loaded.source}: neither its tokenizer nor its settings name an end-of-text token, so the model does not learn "
+            "where to stop"
+        )
+
+
+def described(job: SFTJob | DPOJob, loaded: Loaded, precision: str) -> str:
+    """The model that is trained, in a line."""
+    parameters = list(loaded.model.parameters())
+    trained, size = (sum(p.numel() for p in parameters if p.requires_grad or all_) / 1e6 for all_ in (False, True))
+    return f"{job.model.name}, {size:,.0f} M parameters, {trained:,.0f} M of them trained, {precision}"
 
 
 def job_of(run: RunDir) -> PPOJob:

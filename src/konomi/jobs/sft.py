@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,14 @@ from konomi.config import SFTJob
 from konomi.data.chat import Render, template_render
 from konomi.data.examples import Example, Kind, load_examples, split_examples
 from konomi.engine.device import manage_memory, peak_memory_gb
-from konomi.engine.forward import check_head
-from konomi.engine.recompute import recompute_layers
 from konomi.errors import ConfigError
-from konomi.files import new_directory
 from konomi.jobs.common import Work, precision_of, result_of, resume_command, running, saved_until, saving_of
 from konomi.jobs.inputs import check_unchanged, digest_of, job_inputs
-from konomi.jobs.prepare import context_of
+from konomi.jobs.prepare import check_end, context_of, described, make_trainable
 from konomi.models.load import Loaded, load_causal_lm, quiet
-from konomi.models.lora import adapted_layers, add_adapters, merged, require_peft, save_adapter
-from konomi.models.policy import train_only
+from konomi.models.lora import require_peft, save_model
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
-from konomi.runs.processes import is_main
 from konomi.text import plural
 from konomi.training.batches import micro_batch_size
 from konomi.training.checkpoints import Checkpoints
@@ -55,8 +49,7 @@ def run_sft(
     }  # fmt: skip
     if old:
         check_unchanged(old, fields, data="data.texts")
-    stopping = partial(observer.warn, "stopping: this update is finished and saved first; Ctrl-C again stops at once")
-    with running(job, root, observer, fields=fields, parent=parent, stopping=stopping, resume=old) as work:
+    with running(job, root, observer, fields=fields, parent=parent, resume=old) as work:
         work.start(job.data.texts, _facts(job, ready))
         checkpoints = Checkpoints(work.run.checkpoints, keep=1)
         outcome = _train(job, work, checkpoints, ready, going_on=old is not None)
@@ -83,8 +76,8 @@ def _train(job: SFTJob, work: Work, checkpoints: Checkpoints, ready: Prepared, g
             outcome = train(
                 loaded.model, ready.rows, ready.held_out, Collator(loaded.tokens.pad_id, job.sft.packing), job.sft,
                 seed=job.run.seed, precision=ready.precision, directory=work.run.path, record=work.log,
-                keep=lambda: _keep(work.run, loaded), progress=work.observer.progress, stop=work.stop,
-                saving=saving_of(work, checkpoints, job.run.save_every, going_on),
+                keep=lambda: save_model(loaded, work.run.model, work.run.adapter), progress=work.observer.progress,
+                stop=work.stop, saving=saving_of(work, checkpoints, job.run.save_every, going_on),
             )  # fmt: skip
         if signal := work.stop.signal:
             work.finish("stopped", f"{signal} after update {outcome.steps}")
@@ -96,17 +89,6 @@ def _what_there_is(run: RunDir, outcome: Outcome) -> str:
     if not outcome.best_step:
         return f"no evaluation was better yet: {run.model} is the initial model. sft.evaluate_every = N makes them more frequent"
     return f"{run.model} is the best so far (evaluation loss {outcome.best_loss:.4g} after update {outcome.best_step})"
-
-
-def _keep(run: RunDir, loaded: Loaded) -> None:
-    if not is_main():
-        return
-    if adapted_layers(loaded.model):
-        with new_directory(run.adapter) as draft:
-            save_adapter(loaded.model, draft)
-    with new_directory(run.model) as draft:
-        merged(loaded.model).save_pretrained(draft)
-        loaded.tokenizer.save_pretrained(draft)
 
 
 @dataclass(frozen=True)
@@ -140,19 +122,11 @@ def prepare_sft(job: SFTJob, observer: Observer, run: RunDir | None = None) -> P
         )
     sides = split_examples(examples, job.data)
     loaded = load_causal_lm(job.model, progress=observer.say, fuse=False)
-    if loaded.tokens.end_id is None:
-        observer.warn(
-            f"{loaded.source}: neither its tokenizer nor its settings name an end-of-text token, so the model does not learn "
-            "where to stop"
-        )
+    check_end(loaded, observer)
     render = template_render(loaded.tokenizer, learning=True) if kind == "messages" else None
     everything = kind == "text" or job.sft.loss == "all"
     rows, held_out = (_encoded(job, side, loaded, everything, render, observer) for side in sides)
-    check_head(loaded.model)
-    train_only(loaded.model, job.model.freeze == "embeddings", job.model.top_layers)
-    add_adapters(loaded.model, job.lora, seed=job.run.seed, base=job.model.name, revision=loaded.commit)
-    if job.model.gradient_checkpointing:
-        recompute_layers(loaded.model)
+    make_trainable(job, loaded)
     if job.sft.packing:
         check_packing(loaded.model)
         rows, held_out = (pack(each, job.sft.max_length) for each in (rows, held_out))
@@ -181,11 +155,9 @@ def _encoded(
 
 
 def _facts(job: SFTJob, ready: Prepared) -> dict[str, str]:
-    parameters = list(ready.loaded.model.parameters())
-    trained, size = (sum(p.numel() for p in parameters if p.requires_grad or all_) / 1e6 for all_ in (False, True))
     learned, rows, sft = sum(row.learned for row in ready.rows), len(ready.rows), job.sft
     return {
-        "model": f"{job.model.name}, {size:,.0f} M parameters, {trained:,.0f} M of them trained, {ready.precision}",
+        "model": described(job, ready.loaded, ready.precision),
         "texts": f"{job.data.texts}: {ready.texts[0]} to learn from ({ready.kind}), {ready.texts[1]} held out",
         "job": f"{plural(sft.epochs, 'epoch')} of {plural(learned, 'learned token')} in {plural(rows, 'row')}, "
         f"{sft.batch_size} a step",

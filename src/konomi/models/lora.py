@@ -21,8 +21,9 @@ from transformers.pytorch_utils import Conv1D
 from konomi.config import LoraConfig
 from konomi.engine.packed import trunk_of
 from konomi.errors import ConfigError, ModelError
-from konomi.files import model_path
+from konomi.files import model_path, new_directory
 from konomi.models.four_bits import dequantized, is_quantized, quantize_trunk
+from konomi.runs.processes import is_main
 from konomi.seeds import stream_seed
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -157,6 +158,18 @@ def save_adapter(model: Any, directory: Path) -> None:
     settings = copy.copy(model.peft_config[_NAME])
     settings.inference_mode, settings.target_modules = True, sorted(settings.target_modules)  # a set would come in any order
     settings.save_pretrained(directory)
+
+
+def save_model(loaded: Any, model: Path, adapter: Path) -> None:
+    """Write a language model and its tokenizer, what adapters add in its weights; adapters, if there are any, beside it."""
+    if not is_main():
+        return
+    if adapted_layers(loaded.model):
+        with new_directory(adapter) as draft:
+            save_adapter(loaded.model, draft)
+    with new_directory(model) as draft:
+        merged(loaded.model).save_pretrained(draft)
+        loaded.tokenizer.save_pretrained(draft)
 
 
 def open_adapter(model: Any, directory: Path, saved: Mapping[str, Any]) -> Any:
