@@ -378,6 +378,9 @@ TRAINING = {
         ("(target / high_kl) ** (1 / power)", "(target / high_kl) ** power", "power upside down", f"{LAND}a_kl_that"),
         ("ask.rollout.temperature)", "1.0)", "another temperature", f"{LAND}the_kl_of"),
     ],
+    "jobs/blend.py": [
+        ("1 / count", "1 / 2", "the later runs weigh more", f"{LAND}of_several_runs"),
+    ],
     "models/language_head.py": [
         ("layout.at(hidden_TD, rows_N, place_N - 1)", "layout.at(hidden_TD, rows_N, place_N)", "a token is seen",
          f"{LEARNS}the_likelihood"),

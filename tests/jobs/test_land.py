@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,55 @@ def test_a_run_lands_also_after_a_kill_and_other_places_are_made_of_it(world: Pa
     assert len(konomi("generate", "less", "-p", "abc", "-n", "2", "--tokens", "4", code=0).stdout.splitlines()) == 2
 
 
+def test_of_several_runs_the_mean_of_the_weights_is_blended(world: Path) -> None:
+    runs = [Path("runs") / name for name in "abc"]
+    for seed, run in enumerate(runs[:2]):
+        settings = sets(f"run.name={run.name}", f"run.seed={seed}", "ppo.episodes=32", "land.prompts=8", "compare.prompts=2")
+        konomi("ppo", "ppo.toml", *settings, code=0)
+    shutil.copytree(runs[0], runs[2])  # weighs as much as each other one
+
+    def blend(*given: Path | str, code: int = 0) -> str:
+        said = konomi("blend", *map(str, given), "--samples", "1", "--json", code=code)
+        return said.stdout if code == 0 else said.stderr
+
+    told = json.loads(blend(*runs, "--share", "0.6"))
+    model = Path("runs/a/blend-share-0.6")
+    assert (told["run"], told["model"], told["runs"]) == ("runs/a", str(model), ["runs/a", "runs/b", "runs/c"])
+    assert json.loads((model / "blend.json").read_text("utf-8"))["runs"] == told["runs"]
+    assert "# a, b, c: 60.0 % of the way to their mean" in (model / "README.md").read_text("utf-8")
+    assert "mean of those of 3 runs" in (model / "README.md").read_text("utf-8")
+    first, found = (load_file(each / "model.safetensors") for each in (Path("lm"), model))
+    ends = [load_file(run / "model/model.safetensors") for run in runs]
+    assert found.keys() == ends[0].keys() <= first.keys()
+    for name, x in found.items():
+        start, mean = first[name].double(), sum(end[name].double() for end in ends) / 3
+        torch.testing.assert_close(x.double(), start + 0.6 * (mean - start), rtol=1e-6, atol=1e-6)
+    assert any(not torch.equal(ends[0][name], ends[1][name]) for name in found)
+
+    assert "runs/../runs/a: named twice" in blend("runs/a", "runs/../runs/a", "--kl", "3", code=2)
+    kept = json.loads((runs[2] / "config.json").read_text("utf-8"))
+
+    def refused(section: str, setting: str, value: Any) -> str:
+        config = kept | {section: kept[section] | {setting: value}}
+        (runs[2] / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return blend(*runs, "--kl", "3", code=2)
+
+    assert "runs/c: lora.rank = 4: the mean of adapters' B and of their A is not" in refused("lora", "rank", 4)
+    assert "runs/c: model.freeze is embeddings, and none in runs/a. A mean is of" in refused("model", "freeze", "embeddings")
+    assert "runs/c: model.top_layers is 1, and not set in runs/a" in refused("model", "top_layers", 1)
+    (runs[2] / "config.json").write_text(json.dumps(kept), encoding="utf-8")
+    (runs[2] / "model").rename("elsewhere")
+    assert "runs/c/model: no model there yet; the run has to end first" in blend(*runs, "--kl", "3", code=2)
+    info = json.loads((runs[2] / "run.json").read_text("utf-8"))
+    info["inputs"]["model.name"]["sha256"] = "another"
+    (runs[2] / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    assert "runs/c: the initial model is another, and " in blend(*runs, "--kl", "3", code=2)
+    assert not Path("runs/a/blend-kl-3").exists()
+    konomi("sft", "sft.toml", *sets("run.name=other", "sft.epochs=1"), code=0)
+    for given in (["runs/other"], ["runs/a", "runs/other"]):
+        assert "runs/other: a run of `konomi sft`; give one of `konomi ppo`" in blend(*given, "--kl", "3", code=2)
+
+
 def test_what_cannot_be_blended_is_one_message(world: Path) -> None:
     konomi("ppo", "ppo.toml", *sets("run.name=short", "ppo.episodes=32", "land.prompts=8"), code=0)
     run = Path("runs/short")
@@ -205,5 +255,3 @@ def test_what_cannot_be_blended_is_one_message(world: Path) -> None:
     Path("gone").rename("lm")
     (run / "model").rename(run / "elsewhere")
     assert "no model there yet; the run has to end first (finished)" in refused("--share", "0.5")
-    konomi("sft", "sft.toml", *sets("run.name=other", "sft.epochs=1"), code=0)
-    assert "a run of `konomi sft`; give one of `konomi ppo`" in konomi("blend", "runs/other", "--kl", "3", code=2).stderr

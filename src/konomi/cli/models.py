@@ -65,7 +65,9 @@ def generate(
 
 @verb
 def blend(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run of ppo that has ended.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Directory of a run of ppo that has ended; of several, their mean.")
+    ],
     kl: Annotated[float | None, typer.Option(metavar="NATS", help="The KL that the model is to have, nats a response.")] = None,
     share: Annotated[
         float | None, typer.Option(min=0, max=3, help="Instead: how far along; 0 is the initial model, 1 the trained one.")
@@ -78,24 +80,28 @@ def blend(
     samples: Annotated[int | None, typer.Option(min=1, help="Responses a prompt.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the model at another distance from the initial one, out of a finished run, without training.
+    """Make the model at another distance from the initial one, out of finished runs, without training.
 
     It lies on the straight line through the initial and the trained weights. KL and score are measured on prompts that the
     before/after does not use; DIR/blend.json has them. DIR is a model for every verb.
+
+    Give several runs of one job with other seeds, and the trained weights are their mean: what the runs have learnt in common
+    stays and their noise averages out, so that the score usually gains more at the same KL. Prompts, reward and settings are
+    those of the first run. Runs with adapters go one by one.
     """
     from konomi.config import LandConfig, PPOJob, build
     from konomi.runs.directory import RunDir
 
     if (kl is None) == (share is None):
         raise ConfigError("give --kl NATS or --share SHARE")
-    opened = RunDir.open(run)
+    opened = RunDir.open(runs[0])
     opened.check_verb("ppo")
-    own = build(PPOJob, opened.config, where=str(run / "config.json")).land.model_dump() | {"kl": kl}
+    own = build(PPOJob, opened.config, where=str(runs[0] / "config.json")).land.model_dump() | {"kl": kl}
     changed = {"most": most, "prompts": prompts, "samples": samples}
     land = build(LandConfig, own | {name: value for name, value in changed.items() if value is not None}, where="blend")
-    from konomi.jobs.blend import blend_run
+    from konomi.jobs.blend import blend_runs
 
-    result = blend_run(run, out, land, share, make_observer())
+    result = blend_runs(runs, out, land, share, make_observer())
     if as_json:
         show_json(result)
         return

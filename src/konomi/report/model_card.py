@@ -11,7 +11,7 @@ from konomi import files
 from konomi.report.advice import change
 from konomi.report.page import algorithm_name, evaluations, model_name, reward_in_words
 from konomi.runs.directory import RunDir
-from konomi.text import flat, number, percent
+from konomi.text import flat, number, percent, plural
 
 NAME = "README.md"
 _SETTINGS = {
@@ -66,9 +66,14 @@ def write_card(run: RunDir) -> Path | None:
 
 
 def blend_card(run: RunDir, found: Mapping[str, Any]) -> bytes:
-    """The card of a model that `konomi blend` made of a run; ``found``: what its blend.json holds."""
+    """The card of a model that `konomi blend` made; ``run``: the first of the runs, ``found``: what its blend.json holds."""
     model = run.config.get("model", {})
-    about = f"# {flat(run.path.name)}, {percent(found['share'])} of its way\n\n{found['verdict']['en']}\n"
+    names = [flat(Path(each).name) for each in found.get("runs", [run.path])]
+    title, mean = f"{names[0]}, {percent(found['share'])} of its way", ""
+    if len(names) > 1:
+        title = f"{', '.join(names)}: {percent(found['share'])} of the way to their mean"
+        mean = f"\nThe trained weights are the mean of those of {plural(len(names), 'run')}.\n"
+    about = f"# {title}\n\n{found['verdict']['en']}\n{mean}"
     return files.utf8(f"{about}\n{_licence(run.info, _shared(str(model.get('name', ''))))}")
 
 
