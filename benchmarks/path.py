@@ -1,0 +1,212 @@
+"""Score against KL: what does each way of training have at 2, 4, 6 and 8 nats, on openings that no setting was chosen on?
+
+Each model is taken along the straight line through the initial weights and its own (`konomi blend` does the same); the score at a
+KL is interpolated between the places that were measured. The openings are those that `data.held_out` keeps from training, without
+the first 300 of the file, on which settings were chosen. Prints the table of docs/results.md; with --write it puts it there.
+
+    python benchmarks/path.py --config examples/demo.toml ppo=runs/paths/ppo-0 ppo=runs/paths/ppo-1 rloo=runs/paths/rloo-0 \
+        --best-of 16 --chooser runs/judge/judge-ja/taste/model --write path
+
+NAME=DIR: a finished run, or the directory of a model; several of one name are seeds of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from demo_seeds import hardware
+from judge_ja import put
+
+from konomi.config import ModelReward, PPOJob, load_config
+from konomi.data.records import Prompt
+from konomi.engine.device import autocast, find_device
+from konomi.jobs.best_of_n import best_of_n
+from konomi.jobs.compare import Item, Questions, paired_difference
+from konomi.jobs.land import exact_kl, next_share
+from konomi.jobs.prepare import models_of, prepare
+from konomi.models.line import Line
+from konomi.models.load import load_causal_lm
+from konomi.rewards import as_reward, score
+from konomi.rewards.base import columns_of
+from konomi.runs.observer import Observer
+from konomi.statistics.variety import distinct
+
+FIRST = 300
+"""Openings at the beginning of the file on which settings were chosen."""
+SAMPLES = 2
+MOST = 1.3
+"""How far beyond the trained weights a KL is looked for."""
+
+
+class Asked:
+    """The fresh openings and the initial model, at which all trained models are measured."""
+
+    def __init__(self, config: Path, first: int) -> None:
+        self.job = load_config(PPOJob, config)
+        self.ready = prepare(self.job, Observer())
+        source = json.loads(f"[{','.join(_rows(self.job.data.prompts)[:first])}]")
+        known = {Prompt(row["text"]).key for row in source}
+        self.prompts = [prompt for prompt in self.ready.held_out if prompt.key not in known]
+        self.policy, self.initial = models_of(self.job, self.ready.loaded)
+        self.autocast = partial(autocast, find_device(), self.ready.precision)
+        self.ask = Questions(
+            self.ready.tokens,
+            self.ready.reward,
+            {},
+            self.job.rollout,
+            self.job.compare.seed,
+            self.autocast,
+            None,
+            lambda *_: None,
+        )
+        self.first = self._answers(SAMPLES)
+
+    def _answers(self, samples: int, stream: str = "path") -> dict[str, Any]:
+        items: list[Item] = [(prompt, i) for prompt in self.prompts for i in range(samples)]
+        cut = self.ready.tokens.queries(self.prompts, None, 0, 0, self.job.data.max_query_tokens)
+        queries = [query for query in cut for _ in range(samples)]
+        ids: list[list[int]] = []
+        kl: list[float] = []
+        for rollout in self.ask.rollouts(self.policy.lm, "a model", stream, items, queries):
+            ids += rollout.response_ids()
+            kl += exact_kl(self.policy.lm, self.initial, rollout, self.ask) if stream == "path" else []
+        texts = self.ask.texts(items, queries, ids)
+        return {"ids": ids, "kl": kl, "texts": texts, "items": items, "scores": self.ask.scores(items, *texts)[0]}
+
+    def best_of(self, chooser: Path, count: int) -> list[dict[str, Any]]:
+        """The score of the best of n of the initial model, chosen by a reward model."""
+        drawn = self._answers(count, "best of")
+        reward = as_reward(ModelReward(kind="model", name=str(chooser)), self.prompts[0].columns)
+        chosen = score(reward, *drawn["texts"], columns_of([prompt for prompt, _ in drawn["items"]]))
+        grid = {"judge": np.asarray(drawn["scores"]).reshape(-1, count)}
+        return best_of_n(np.asarray(chosen).reshape(-1, count), grid)
+
+    def path(self, directory: Path, targets: Sequence[float]) -> list[dict[str, float]]:
+        """Share, KL, difference with its interval, and distinct-2 of before, at share 1 and near each KL."""
+        trained = self.job.model.model_copy(update={"name": str(_model_of(directory)), "revision": None})
+        own = {name: each.detach().clone() for name, each in self.policy.lm.state_dict().items()}
+        self.policy.lm.load_state_dict(load_causal_lm(trained).model.state_dict())
+        line, points = Line(self.policy, self.initial), []
+
+        def measured(share: float) -> dict[str, float]:
+            line.move(share)
+            here = self._answers(SAMPLES)
+            gap = paired_difference(self.first["scores"], here["scores"], SAMPLES)
+            pairs = list(zip(here["ids"], self.first["ids"], strict=True))
+            variety = [distinct([a[: len(b)] for a, b in side], 2) for side in (pairs, [(b, a) for a, b in pairs])]
+            found = {"share": share, "kl": float(np.mean(here["kl"])), "variety": variety[0] / variety[1]}
+            return found | {key: gap[key] for key in ("mean", "low", "high")}
+
+        points = [{"share": 0.0, "kl": 0.0, "variety": 1.0, "mean": 0.0, "low": 0.0, "high": 0.0}, measured(1.0)]
+        for target in targets:
+            share = next_share([(each["share"], each["kl"]) for each in points], target, MOST)
+            if share is not None and min(abs(each["kl"] / target - 1) for each in points) > 0.05:
+                points = sorted([*points, measured(share)], key=lambda each: each["share"])
+        self.policy.lm.load_state_dict(own)
+        return points
+
+
+def _rows(name: str) -> list[str]:
+    path = Path(__file__).resolve().parent.parent / "examples" / (name.removeprefix("embedded:") + ".jsonl")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _model_of(directory: Path) -> Path:
+    return next((each for each in (directory / "end", directory / "model") if (each / "config.json").is_file()), directory)
+
+
+def at(points: Sequence[dict[str, float]], target: float) -> dict[str, float] | None:
+    """What a path has at a KL: between the two places around it, by the root of the KL; None: it does not reach so far."""
+    for low, high in itertools.pairwise(points):
+        if low["kl"] <= target <= high["kl"] * 1.05:
+            part = (math.sqrt(target) - math.sqrt(low["kl"])) / (math.sqrt(high["kl"]) - math.sqrt(low["kl"]))
+            return {key: low[key] + part * (high[key] - low[key]) for key in low}
+    return None
+
+
+def kl_of(points: Sequence[dict[str, float]], gain: float) -> float | None:
+    """The smallest KL at which a path has gained so much, nats/response."""
+    for low, high in itertools.pairwise(points):
+        if low["mean"] <= gain <= high["mean"]:
+            part = (gain - low["mean"]) / (high["mean"] - low["mean"])
+            return (math.sqrt(low["kl"]) + part * (math.sqrt(high["kl"]) - math.sqrt(low["kl"]))) ** 2
+    return None
+
+
+def cell(found: Sequence[dict[str, float] | None]) -> str:
+    """One seed: the gain and its interval; several: the mean and its standard error."""
+    reached = [each for each in found if each is not None]
+    if len(reached) < len(found) or not reached:
+        return "not reached" if not reached else f"{len(reached)} of {len(found)} seeds reach it"
+    gains, variety = [each["mean"] for each in reached], mean(each["variety"] for each in reached)
+    if len(gains) == 1:
+        return f"{gains[0]:+.2f} ({reached[0]['low']:+.2f} to {reached[0]['high']:+.2f}), {variety:.0%}"
+    return f"{mean(gains):+.2f} ± {stdev(gains) / len(gains) ** 0.5:.2f}, {variety:.0%}"
+
+
+def table(paths: dict[str, list[list[dict[str, float]]]], targets: Sequence[float], gain: float) -> str:
+    """Markdown: a line for each way of training."""
+    heads = [f"{target:g} nats" for target in targets]
+    lines = [
+        f"| | seeds | {' | '.join(heads)} | KL for +{gain:g}, nats | KL of the trained model, nats |",
+        "|---" * (len(heads) + 4) + "|",
+    ]
+    for name, seeds in paths.items():
+        cells = [cell([at(points, target) for points in seeds]) for target in targets]
+        needed = [kl_of(points, gain) for points in seeds]
+        ends = [next(each["kl"] for each in points if each["share"] == 1.0) for points in seeds]
+        spent = ", ".join("–" if each is None else f"{each:.1f}" for each in needed)
+        lines.append(f"| {name} | {len(seeds)} | {' | '.join(cells)} | {spent} | {', '.join(f'{each:.1f}' for each in ends)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="NAME=DIR")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="the job of the models: prompts, initial model; its reward judges"
+    )
+    parser.add_argument("--kl", type=float, nargs="+", default=[2, 4, 6, 8], help="nats/response")
+    parser.add_argument("--gain", type=float, default=2.0, help="the gain whose KL is asked for")
+    parser.add_argument("--best-of", type=int, default=0, help="also the best of so many of the initial model ...")
+    parser.add_argument("--chooser", type=Path, help="... chosen by this reward model")
+    parser.add_argument("--first", type=int, default=FIRST, help="openings at the beginning of the file that are left out")
+    parser.add_argument("--keep", type=Path, help="a file: what was measured; a model that is in it is not measured again")
+    parser.add_argument("--write", metavar="MARK", help="put the table between these marks of docs/results.md")
+    given = parser.parse_args()
+    kept: dict[str, Any] = json.loads(given.keep.read_text()) if given.keep and given.keep.exists() else {}
+    asked = Asked(given.config, given.first)
+    paths: dict[str, list[list[dict[str, float]]]] = {}
+    for each in given.models:
+        name, _, directory = each.partition("=")
+        kept[directory] = kept.get(directory) or asked.path(Path(directory), given.kl)
+        paths.setdefault(name, []).append(kept[directory])
+        print(name, directory, json.dumps(kept[directory]), flush=True)
+        if given.keep:
+            given.keep.write_text(json.dumps(kept, indent=1))
+    text = [
+        f"Hardware: {hardware()}. {len(asked.prompts)} openings, {SAMPLES} responses each.",
+        "",
+        table(paths, given.kl, given.gain),
+    ]
+    if given.best_of:
+        text += ["", "| best of n of the initial model, chosen by the reward model | KL, nats | gain |", "|---|---|---|"]
+        start = float(np.mean(asked.first["scores"]))
+        rows = asked.best_of(given.chooser, given.best_of)
+        text += [f"| {row['n']} | {row['kl']:.2f} | {row['judges']['judge'] - start:+.2f} |" for row in rows]
+    print("\n".join(text))
+    if given.write:
+        put(given.write, "\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
