@@ -25,7 +25,7 @@ from konomi.jobs.judge import gumbel, ranks
 from konomi.jobs.pick import pick
 from konomi.models.text_baseline import fit_text_baseline
 
-SIZES = (100, 200, 400, 800, 1600)
+SIZES = (100, 200, 400, 800, 1600, 3200)
 """Comparisons; each size has those of the one before."""
 SEEDS = (0, 1, 2)
 HELD_OUT = 0.2

@@ -27,7 +27,7 @@ from demo_seeds import hardware
 from judge_ja import put
 
 from konomi.config import ModelReward, PPOJob, load_config
-from konomi.data.records import Prompt
+from konomi.data.prompts import load_prompts
 from konomi.engine.device import autocast, find_device
 from konomi.jobs.best_of_n import best_of_n
 from konomi.jobs.compare import Item, Questions, paired_difference
@@ -40,9 +40,8 @@ from konomi.rewards.base import columns_of
 from konomi.runs.observer import Observer
 from konomi.statistics.variety import distinct
 
-FIRST = 300
-"""Openings at the beginning of the file on which settings were chosen."""
-SAMPLES = 2
+FRESH = (300, 1000)
+"""Rows of the file with openings that chose no setting; the first 300 did."""
 MOST = 1.3
 """How far beyond the trained weights a KL is looked for."""
 
@@ -50,12 +49,12 @@ MOST = 1.3
 class Asked:
     """The fresh openings and the initial model, at which all trained models are measured."""
 
-    def __init__(self, config: Path, first: int) -> None:
+    def __init__(self, config: Path, first: int, end: int, samples: int) -> None:
+        self.samples = samples
         self.job = load_config(PPOJob, config)
         self.ready = prepare(self.job, Observer())
-        source = json.loads(f"[{','.join(_rows(self.job.data.prompts)[:first])}]")
-        known = {Prompt(row["text"]).key for row in source}
-        self.prompts = [prompt for prompt in self.ready.held_out if prompt.key not in known]
+        rows = {prompt.key for prompt in load_prompts(self.job.data)[first:end]}
+        self.prompts = [prompt for prompt in self.ready.held_out if prompt.key in rows]
         self.policy, self.initial = models_of(self.job, self.ready.loaded)
         self.autocast = partial(autocast, find_device(), self.ready.precision)
         self.ask = Questions(
@@ -68,7 +67,7 @@ class Asked:
             None,
             lambda *_: None,
         )
-        self.first = self._answers(SAMPLES)
+        self.first = self._answers(self.samples)
 
     def _answers(self, samples: int, stream: str = "path") -> dict[str, Any]:
         items: list[Item] = [(prompt, i) for prompt in self.prompts for i in range(samples)]
@@ -86,12 +85,12 @@ class Asked:
         """The score of the best of n of the initial model, chosen by a reward model."""
         drawn = self._answers(count, "best of")
         reward = as_reward(ModelReward(kind="model", name=str(chooser)), self.prompts[0].columns)
-        chosen = score(reward, *drawn["texts"], columns_of([prompt for prompt, _ in drawn["items"]]))
+        chosen = score(reward, *drawn["texts"], columns_of([prompt for prompt, _ in drawn["items"]]), save_to=None)
         grid = {"judge": np.asarray(drawn["scores"]).reshape(-1, count)}
         return best_of_n(np.asarray(chosen).reshape(-1, count), grid)
 
     def path(self, directory: Path, targets: Sequence[float]) -> list[dict[str, float]]:
-        """Share, KL, difference with its interval, and distinct-2 of before, at share 1 and near each KL."""
+        """Share, KL, difference with its interval, and the share of before's distinct-2, at share 1 and near each KL."""
         trained = self.job.model.model_copy(update={"name": str(_model_of(directory)), "revision": None})
         own = {name: each.detach().clone() for name, each in self.policy.lm.state_dict().items()}
         self.policy.lm.load_state_dict(load_causal_lm(trained).model.state_dict())
@@ -99,8 +98,8 @@ class Asked:
 
         def measured(share: float) -> dict[str, float]:
             line.move(share)
-            here = self._answers(SAMPLES)
-            gap = paired_difference(self.first["scores"], here["scores"], SAMPLES)
+            here = self._answers(self.samples)
+            gap = paired_difference(self.first["scores"], here["scores"], self.samples)
             pairs = list(zip(here["ids"], self.first["ids"], strict=True))
             variety = [distinct([a[: len(b)] for a, b in side], 2) for side in (pairs, [(b, a) for a, b in pairs])]
             found = {"share": share, "kl": float(np.mean(here["kl"])), "variety": variety[0] / variety[1]}
@@ -115,13 +114,9 @@ class Asked:
         return points
 
 
-def _rows(name: str) -> list[str]:
-    path = Path(__file__).resolve().parent.parent / "examples" / (name.removeprefix("embedded:") + ".jsonl")
-    return path.read_text(encoding="utf-8").splitlines()
-
-
 def _model_of(directory: Path) -> Path:
-    return next((each for each in (directory / "end", directory / "model") if (each / "config.json").is_file()), directory)
+    places = [directory / "end", directory / "model", *sorted(directory.glob("*/end")), *sorted(directory.glob("*/model"))]
+    return next((each for each in places if (each / "config.json").is_file()), directory)
 
 
 def at(points: Sequence[dict[str, float]], target: float) -> dict[str, float] | None:
@@ -179,12 +174,13 @@ def main() -> None:
     parser.add_argument("--gain", type=float, default=2.0, help="the gain whose KL is asked for")
     parser.add_argument("--best-of", type=int, default=0, help="also the best of so many of the initial model ...")
     parser.add_argument("--chooser", type=Path, help="... chosen by this reward model")
-    parser.add_argument("--first", type=int, default=FIRST, help="openings at the beginning of the file that are left out")
+    parser.add_argument("--rows", type=int, nargs=2, default=FRESH, help="openings of the file: from which, to which (exclusive)")
+    parser.add_argument("--samples", type=int, default=2, help="responses to each opening")
     parser.add_argument("--keep", type=Path, help="a file: what was measured; a model that is in it is not measured again")
     parser.add_argument("--write", metavar="MARK", help="put the table between these marks of docs/results.md")
     given = parser.parse_args()
     kept: dict[str, Any] = json.loads(given.keep.read_text()) if given.keep and given.keep.exists() else {}
-    asked = Asked(given.config, given.first)
+    asked = Asked(given.config, *given.rows, given.samples)
     paths: dict[str, list[list[dict[str, float]]]] = {}
     for each in given.models:
         name, _, directory = each.partition("=")
@@ -194,7 +190,7 @@ def main() -> None:
         if given.keep:
             given.keep.write_text(json.dumps(kept, indent=1))
     text = [
-        f"Hardware: {hardware()}. {len(asked.prompts)} openings, {SAMPLES} responses each.",
+        f"Hardware: {hardware()}. {len(asked.prompts)} openings, {given.samples} responses each.",
         "",
         table(paths, given.kl, given.gain),
     ]
