@@ -51,7 +51,7 @@ class Asked:
 
     def __init__(self, config: Path, first: int, end: int, samples: int) -> None:
         self.samples = samples
-        self.job = load_config(PPOJob, config)
+        self.job = load_config(config, PPOJob)
         self.ready = prepare(self.job, Observer())
         rows = {prompt.key for prompt in load_prompts(self.job.data)[first:end]}
         self.prompts = [prompt for prompt in self.ready.held_out if prompt.key in rows]

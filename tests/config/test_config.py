@@ -80,6 +80,9 @@ def test_overrides_are_toml_or_else_text() -> None:
     assert (job.ppo.episodes, job.ppo.learning_rate, job.ppo.gamma) == (256, 1e-6, 0.5)
     assert (job.model.name, job.run.name, job.ppo.whiten_advantages) == ("org/name", "a b", False)
     assert (job.data.query_tokens, job.compare.extra, job.data.prompts) == ((2, 5), ("今日の", "x"), "a=b.txt")
+    set_in_file = {"land": {"kl": 6.0}, "data": {"limit": 3}, "run": {"name": "a"}}
+    left_out = build(PPOJob, set_in_file, ["land.kl=", "data.limit= ", "run.name="])
+    assert (left_out.land.kl, left_out.data.limit, left_out.run.name) == (None, None, "")
 
 
 def test_an_override_of_a_text_is_text_and_of_something_else_is_not() -> None:

@@ -19,9 +19,9 @@ from command_line import konomi, sets
 from konomi.config import LoraConfig, PPOJob, RolloutConfig, load_config
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
-from konomi.jobs.compare import Questions, first_of
+from konomi.jobs.compare import Questions, exact_kl, first_of
 from konomi.jobs.inputs import resumed_job
-from konomi.jobs.land import TRIES, WHOLE_DIAL, exact_kl, nearest, prompts_of, search
+from konomi.jobs.land import TRIES, WHOLE_DIAL, nearest, prompts_of, search
 from konomi.jobs.ppo import run_ppo
 from konomi.models.half import weights_to_bf16
 from konomi.models.line import Line

@@ -41,7 +41,7 @@ def demo(
 
 QUICK = (
     "ppo.episodes=48", "ppo.batch_size=16", "ppo.mini_batch_size=8", "ppo.baseline_samples=16", "compare.prompts=12",
-    "compare.samples=1",
+    "compare.samples=1", "ppo.responses_per_prompt=4", "land.kl=",
 )  # fmt: skip
 
 

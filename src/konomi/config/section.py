@@ -93,7 +93,8 @@ JobT = TypeVar("JobT", bound=Section)
 
 def load_config(path: str | Path, kind: type[JobT], overrides: Sequence[str] = ()) -> JobT:
     """Read a TOML file into ``kind`` and apply ``section.key=value`` overrides (a value is TOML, else a plain string; for a
-    setting that is text, 2024 and true are text).
+    setting that is text, 2024 and true are text; ``section.key=`` leaves out a number that may be left out, as if the file had
+    not set it).
 
     Relative file names in it are taken from the current directory, as on the command line.
 
@@ -151,13 +152,18 @@ def _override(data: dict[str, Any], item: str, kind: type[Section]) -> None:
         value = text
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"--set {_shown(item)}: {error}") from None
-    if not isinstance(value, (list, dict, str)) and _is_text(kind, parts):
+    types = _types(kind, parts)
+    texts = {str, NoneType, tuple[str, ...]}  # reward.label may be a number too
+    if not isinstance(value, (list, dict, str)) and str in types and types <= texts:
         value = text
     for part in parts[:-1]:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
             raise ConfigError(f"--set {_shown(item)}: {part} is not a section")
-    data[parts[-1]] = value
+    if not text.strip() and NoneType in types and str not in types:
+        data.pop(parts[-1], None)
+    else:
+        data[parts[-1]] = value
 
 
 def _shown(text: str) -> str:
@@ -169,8 +175,8 @@ def _stands_alone(kind: type[Section], name: str) -> bool:
     return name in kind.model_fields and not any(_sections([kind.model_fields[name].annotation]))
 
 
-def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:
-    """Whether the setting can be nothing but texts, or left out: run.name can, reward.label may be a number too."""
+def _types(kind: type[Section], parts: Sequence[str]) -> set[Any]:
+    """The types that a setting may have."""
     types: set[Any] = {kind}
     for part in parts:
         if named := [each for each in types if get_origin(each) is dict]:
@@ -178,7 +184,7 @@ def _is_text(kind: type[Section], parts: Sequence[str]) -> bool:
         else:
             annotations = [each.model_fields[part].annotation for each in _sections(types) if part in each.model_fields]
         types = {each for annotation in annotations for each in _alternatives(annotation)}
-    return str in types and types <= {str, NoneType, tuple[str, ...]}
+    return types
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

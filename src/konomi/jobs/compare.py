@@ -23,7 +23,8 @@ from konomi.config import CompareConfig, DataConfig, SamplingConfig
 from konomi.data.prompts import as_prompts, extra_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
-from konomi.engine.forward import reference_logprobs
+from konomi.engine.forward import pass_full_kl, plan_pass, reference_logprobs
+from konomi.engine.layout import scatter
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import make_draws, sample
 from konomi.jobs.best_of_n import best_of_n
@@ -226,9 +227,8 @@ def answers_of(
     def answered(asked: Sequence[tuple[Item, Sequence[int]]]) -> list[tuple[list[int], float, float]]:
         rows: list[tuple[list[int], float, float]] = []
         for rollout in ask.rollouts(model, name, "compare", *zip(*asked, strict=True)):
-            initial_B = _logprobs(initial, rollout, ask)
-            own_B = initial_B if model is initial else _logprobs(model, rollout, ask)
-            rows += zip(rollout.response_ids(), (own_B - initial_B).tolist(), initial_B.tolist(), strict=True)
+            kl_B = [0.0] * len(rollout) if model is initial else exact_kl(model, initial, rollout, ask)
+            rows += zip(rollout.response_ids(), kl_B, _logprobs(initial, rollout, ask).tolist(), strict=True)
         return rows
 
     divided = processes.divided(list(zip(items, queries, strict=True)), answered)
@@ -236,6 +236,21 @@ def answers_of(
     prompts, texts = ask.texts(items, queries, ids)
     scores, judged = ask.scores(items, prompts, texts)
     return Answers(prompts, texts, ids, scores, kl, logprob, judged)
+
+
+def exact_kl(model: PreTrainedModel, initial: PreTrainedModel, rollout: Rollout, ask: Questions) -> list[float]:
+    """nats of each response: the sum over its tokens of KL(model || initial) before each, over the whole vocabulary.
+
+    Rao-Blackwell: its mean is that of the log-ratio of what was drawn, with less noise (Amini, Vieira and Cotterell 2025,
+    arXiv:2504.10637).
+    """
+    kl_B = torch.zeros(len(rollout))
+    for rows in micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS):
+        p = plan_pass(model, part := rollout.select(rows))
+        with ask.autocast():
+            kl_N = pass_full_kl(model, initial, p, ask.rollout.temperature)
+        kl_B[rows] = scatter([(p, kl_N[None])], len(part))[0].sum(1).float().cpu()
+    return [float(kl) for kl in kl_B]
 
 
 def _logprobs(model: PreTrainedModel, rollout: Rollout, ask: Questions) -> Tensor:

@@ -1,9 +1,8 @@
 """Landing: bring the trained model to the KL that was asked for, along the line between the initial weights and its own.
 
 Reward and KL are measured at a few places of `konomi.models.line.Line`, on prompts that the before/after does not use and with
-the same random numbers everywhere; what differs between two places is the model. The KL is exact over the vocabulary at each
-token that was drawn (Rao-Blackwell: the mean of the log-ratio's, with less noise; Amini, Vieira and Cotterell 2025,
-arXiv:2504.10637). The KL rises with about the square of the share, so a power law through two places finds the third.
+the same random numbers everywhere; what differs between two places is the model. The KL rises with about the square of the
+share, so a power law through two places finds the third.
 
 land.json has ``version``; ``target`` (nats/response; None where a share was asked for), ``share``, ``kl`` and ``end_kl``, that of
 share 1; ``landed``: whether the KL is within `TOLERANCE` of the target; ``most``, ``samples``, and ``prompts``: how many of them
@@ -19,15 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from konomi.config import LandConfig, PPOJob
 from konomi.data.records import Prompt
-from konomi.engine.forward import pass_full_kl, plan_pass
-from konomi.engine.layout import scatter
-from konomi.engine.rollout import Rollout, micro_batches
-from konomi.jobs.compare import MICRO_BATCH_TOKENS, Item, Questions, first_of, paired_difference
+from konomi.jobs.compare import Item, Questions, exact_kl, first_of, paired_difference
 from konomi.jobs.prepare import Prepared
 from konomi.models.line import Line
 from konomi.models.policy import Policy
@@ -147,17 +142,6 @@ def prompts_of(
     spare = first_of(held_out, compared + count)[compared:]
     rest = first_of(trained, count - len(spare))
     return [*spare, *rest], {"held_out": len(spare), "training": len(rest)}
-
-
-def exact_kl(model: PreTrainedModel, initial: PreTrainedModel, rollout: Rollout, ask: Questions) -> list[float]:
-    """nats of each response: the sum over its tokens of KL(model || initial) before each, over the whole vocabulary."""
-    kl_B = torch.zeros(len(rollout))
-    for rows in micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS):
-        p = plan_pass(model, part := rollout.select(rows))
-        with ask.autocast():
-            kl_N = pass_full_kl(model, initial, p, ask.rollout.temperature)
-        kl_B[rows] = scatter([(p, kl_N[None])], len(part))[0].sum(1).float().cpu()
-    return [float(kl) for kl in kl_B]
 
 
 def search(measure: Measure, target: float, most: float, shares: Sequence[float] = WHOLE_DIAL) -> list[Point]:
