@@ -149,6 +149,7 @@ CHOSEN = [
     Example(tuple(Answered("the ", word) for word in ("cat", "dog ran", "cow")), ((1, 0, 1.0, 0.0), (1, 2, 0.7, 0.0))),
     Example((Answered("b", "a"), Answered("b", "c")), ((0, 1, 0.2, 0.0),)),
     Example((Answered("x ", "y"), Answered("x ", "z")), ((0, 1, 0.5, 0.0),)),  # nobody is ahead
+    Example((Answered("x ", "y"), Answered("x ", "z")), ((0, 1, 0.7, 0.0), (0, 1, 0.3, 0.0))),  # here neither
 ]
 BEST = [("the ", "dog ran"), ("b", "c")]
 

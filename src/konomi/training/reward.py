@@ -83,7 +83,7 @@ def best_text(example: Example) -> int | None:
     for better, worse, label, _ in example.pairs:
         ahead[better] += 2 * label - 1
         ahead[worse] -= 2 * label - 1
-    return ahead.index(max(ahead)) if max(ahead) > 0 else None
+    return ahead.index(max(ahead)) if max(ahead) > 1e-6 else None  # shares of votes that cancel leave a rounding error
 
 
 def _starts(model: RewardModel, examples: Sequence[Example], rows: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
