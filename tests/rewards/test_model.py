@@ -291,6 +291,10 @@ def test_several_reward_models_are_one(tmp_path: Path) -> None:
     with torch.no_grad():
         careful._members[1]._model.model.score.weight.fill_(float("nan"))
     refused_call(lambda: scores(careful), f"reward {names[1]}: returned nan", error=NotFiniteError)
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/run.json").touch()
+    twice = [names[0], str(tmp_path / "run"), f"{tmp_path}/rm1/../run/model"]
+    refused_call(lambda: built(twice), f"reward.name: {twice[1]} and {twice[2]} are one model; an ensemble", error=ConfigError)
     save_reward_model(tmp_path / "none", base, 4, None)
     refused_call(lambda: built([names[0], str(tmp_path / "none")]), "none has no scale", error=ConfigError)
 

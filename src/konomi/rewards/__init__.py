@@ -135,6 +135,7 @@ def _build(config: RewardConfig, columns: Iterable[str] | None, device: Any) -> 
     if isinstance(config, ModelReward):
         from konomi.rewards.model import RewardModelEnsemble, RewardModelReward
 
+        _check_distinct(config.names)
         members = [RewardModelReward(config, name, device) for name in config.names]
         return RewardModelEnsemble(members, config.pessimism) if len(members) > 1 else members[0]
     if config.name.startswith("embedded:"):
@@ -144,3 +145,13 @@ def _build(config: RewardConfig, columns: Iterable[str] | None, device: Any) -> 
     from konomi.rewards.model import ClassifierModelReward
 
     return ClassifierModelReward(config, device)
+
+
+def _check_distinct(names: Iterable[str]) -> None:
+    """Raise ConfigError where two names are of one directory: RUN and RUN/model."""
+    seen: dict[Path, str] = {}
+    for name in names:
+        place = model_path(name, ModelError).resolve()
+        if place in seen:
+            raise ConfigError(f"reward.name: {seen[place]} and {name} are one model; an ensemble needs different ones")
+        seen[place] = name
