@@ -30,8 +30,8 @@ from konomi.config import ModelReward, PPOJob, load_config
 from konomi.data.prompts import load_prompts
 from konomi.engine.device import autocast, find_device
 from konomi.jobs.best_of_n import best_of_n
-from konomi.jobs.compare import Item, Questions, paired_difference
-from konomi.jobs.land import exact_kl, next_share
+from konomi.jobs.compare import Item, Questions, exact_kl, paired_difference
+from konomi.jobs.land import next_share
 from konomi.jobs.prepare import models_of, prepare
 from konomi.models.line import Line
 from konomi.models.load import load_causal_lm
@@ -120,9 +120,10 @@ def _model_of(directory: Path) -> Path:
 
 
 def at(points: Sequence[dict[str, float]], target: float) -> dict[str, float] | None:
-    """What a path has at a KL: between the two places around it, by the root of the KL; None: it does not reach so far."""
+    """What a path has at a KL: between the two places around it, by the root of the KL; None: it does not reach so far, within
+    5 % beyond its last place."""
     for low, high in itertools.pairwise(points):
-        if low["kl"] <= target <= high["kl"] * 1.05:
+        if low["kl"] <= target <= high["kl"] * (1.05 if high is points[-1] else 1.0):
             part = (math.sqrt(target) - math.sqrt(low["kl"])) / (math.sqrt(high["kl"]) - math.sqrt(low["kl"]))
             return {key: low[key] + part * (high[key] - low[key]) for key in low}
     return None

@@ -71,8 +71,11 @@ def pairs(package: Path, count: int, seed: int) -> tuple[list[dict[str, str]], l
     """Pairs to train on and held-out ones, a third as many; no sentence is in two pairs."""
     rng = random.Random(seed)
     by_source: dict[str, list[Any]] = {source: [] for source in SOURCES}
-    for source, *rest in dict.fromkeys((s, t, m, tuple(r)) for s, t, m, r in sentences(package)):
-        by_source[source].append(rest)
+    seen: set[str] = set()
+    for source, text, *rest in sentences(package):
+        if text not in seen:  # some stand there twice
+            by_source[source].append((text, *rest))
+            seen.add(text)
     sides: tuple[list[dict[str, str]], list[dict[str, str]]] = ([], [])
     for source, own in by_source.items():
         rng.shuffle(own)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
 import subprocess
 import sys
+import tarfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ import gpu_check  # noqa: E402
 import gpu_table  # noqa: E402
 import gpu_trace  # noqa: E402
 import memory  # noqa: E402
+import path as score_against_kl  # noqa: E402
 import plots  # noqa: E402
+import ratings  # noqa: E402
 import shapes  # noqa: E402
 import speed  # noqa: E402
 import tables  # noqa: E402
@@ -371,3 +375,37 @@ def test_weights_and_adapters_are_counted_as_they_are_made() -> None:
 def test_the_tables_of_memory_have_a_column_a_setting() -> None:
     assert memory.SHAPES["8B (Llama 3.1)"].weights == pytest.approx(8.03e9, rel=1e-3)  # as its authors count, norms left out
     assert memory.table_of_shapes(copies=True)[2].count("|") == 2 + len(memory.SETTINGS) + len(memory.LEAN)
+
+
+# ways of training, and people's ratings
+
+
+def test_a_gain_at_a_kl_lies_between_the_places_around_it() -> None:
+    points = [{"kl": kl, "mean": mean} for kl, mean in ((0.0, 0.0), (3.9, 2.0), (9.0, 2.1))]
+    found = [score_against_kl.at(points, target) for target in (3.9, 4.0, 9.2, 10.0)]
+    assert found[0] == points[1] and found[3] is None and found[2] is not None and found[2]["mean"] > 2.1
+    share = (4.0**0.5 - 3.9**0.5) / (9.0**0.5 - 3.9**0.5)
+    assert found[1] is not None and found[1]["mean"] == pytest.approx(2.0 + 0.1 * share)
+    assert score_against_kl.kl_of(points, 1.0) == pytest.approx(3.9 / 4)
+
+
+def test_no_sentence_is_in_two_pairs(tmp_path: Path) -> None:
+    def packed(files: dict[str, bytes]) -> bytes:
+        with tarfile.open(fileobj=(whole := io.BytesIO()), mode="w:gz") as tar:
+            for name, content in files.items():
+                (info := tarfile.TarInfo(name)).size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+        return whole.getvalue()
+
+    files = {}
+    for source in ratings.SOURCES:
+        rows = [(f"{n}", 1 + n % 2, f"{source} number {n}") for n in range(40)]
+        rows += [(f"{n}x", 1 + (n + 1) % 2, f"{source} number {n}") for n in range(40)]  # rated a second time
+        truth = "".join(f"{name}\t{mean}\t{text}\n" for name, mean, text in rows)
+        data = "".join(f"{name}\t-\t-\t[{mean - 1}, {mean + 1}]\n" for name, mean, _ in rows)
+        files |= {f"hutto_ICWSM_2014/{source}_{part}.txt": content.encode()
+                  for part, content in (("GroundTruth", truth), ("anonDataRatings", data))}  # fmt: skip
+    (tmp_path / "package.tar.gz").write_bytes(packed({ratings.INSIDE: packed(files)}))
+    sides = ratings.pairs(tmp_path / "package.tar.gz", 300, 0)
+    texts = [row[side] for rows in sides for row in rows for side in ("chosen", "rejected")]
+    assert len(sides[0]) > 10 and len(sides[1]) > 3 and len(set(texts)) == len(texts)

@@ -1,7 +1,8 @@
 """RLOO and DPO of TRL 1.16 on the demo's model, prompts and reward; leaves a model that benchmarks/path.py measures.
 
-RLOO: four answers a prompt, two iterations, as benchmarks/peers/trl_rloo.py. DPO: on pairs, the best and the worst response of
-each task by the same reward. Every response is cut to a drawn length, as the demo's are.
+RLOO: four answers a prompt, two iterations, as benchmarks/peers/trl_rloo.py. DPO: on pairs by the same reward, the best response
+to a prompt with the worst, the second best with the second worst, a pair for every four responses. Every response is cut to a
+drawn length, as the demo's are.
 
     .bench/trl-1.16.0/bin/python benchmarks/peers/trl_path.py rloo --model DIR --prompts examples/openings-ja.jsonl \
         --scorer .venv/bin/python --out runs/paths/trl-rloo-0
@@ -131,7 +132,7 @@ def rloo(given: argparse.Namespace, model: Any, tokenizer: Any) -> Any:
 
 
 def dpo(given: argparse.Namespace, model: Any, tokenizer: Any) -> Any:
-    """The trainer of DPO: the best and the worst response to each prompt."""
+    """The trainer of DPO, on a pair for every four responses to a prompt."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
