@@ -74,7 +74,7 @@ class Work:
 @contextmanager
 def running(
     job: Section, root: str | Path, observer: Observer, *, fields: Mapping[str, Any], parent: str | None = None,
-    stopping: Callable[[], None] | None = None, resume: RunDir | None = None,
+    resume: RunDir | None = None,
 ) -> Iterator[Work]:  # fmt: skip
     """Make a run directory under ``root``, lock it for the block, and record how it ends: finished, failed or stopped.
 
@@ -86,7 +86,6 @@ def running(
         observer: told of everything.
         fields: further fields of run.json; ``data_digest``, up to 36 characters, changes with the data.
         parent: the MLflow run that this one belongs to.
-        stopping: called when a first signal has to wait; by default the observer's method.
         resume: the run to continue instead.
 
     Raises:
@@ -95,7 +94,7 @@ def running(
     """
     settings: StageConfig = job.run  # type: ignore[attr-defined]
     sink_names(settings)
-    with stop_on_signal(stopping or observer.stopping) as stop, _opened(job, root, fields, resume) as run:
+    with stop_on_signal(observer.stopping) as stop, _opened(job, root, fields, resume) as run:
         work = Work(run, observer, stop, settings, parent)
         try:
             if not resume and processes.is_main():

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,7 @@ def run_reward(
     }  # fmt: skip
     if old:
         check_unchanged(old, fields, data="data.file")
-    stopping = partial(observer.warn, "stopping: this step is finished and saved first; Ctrl-C again stops at once")
-    with running(job, root, observer, fields=fields, parent=parent, stopping=stopping, resume=old) as work:
+    with running(job, root, observer, fields=fields, parent=parent, resume=old) as work:
         work.start(job.data.file, _facts(job, model, learned, precision))
         if few := too_few(learned.prompts()):
             observer.warn(few)
