@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import oracles
+from engine.test_packed import gpt_neo
 from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.engine.sampler import make_draws, sample
@@ -19,7 +20,7 @@ from konomi.jobs.compare import Answers, compare_models, comparison_metrics, dis
 from konomi.jobs.compare import _figures as figures
 from konomi.report.advice import change
 from konomi.rewards import as_reward
-from tiny import tiny_tokenizer
+from tiny import VOCAB, tiny_tokenizer
 from tiny_run import PROMPTS, CountA, disturbed, sharp_model
 
 ROLLOUT = RolloutConfig(response_tokens=(1, 9), temperature=0.8)
@@ -115,9 +116,17 @@ def test_a_model_does_not_differ_from_itself() -> None:
         assert all(t["before"] == t["after"] and t["score_before"] == t["score_after"] for t in result["texts"])
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_figures_are_those_of_a_plain_loop(family: str) -> None:
-    before, after, tokens = sharp_model(family), moved(family), Tokens(tiny_tokenizer())
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        *((sharp_model(family), moved(family)) for family in ("llama", "gemma3")),
+        (gpt_neo().double(), sharp_model("llama")),  # one packed, one padded
+        (sharp_model("llama", vocab=VOCAB + 3), sharp_model("llama")),  # with rows that no token has
+    ],
+    ids=["llama", "gemma3", "another family", "a larger head"],
+)
+def test_figures_are_those_of_a_plain_loop(before: Any, after: Any) -> None:
+    tokens = Tokens(tiny_tokenizer())
     result = run(before, after, prompts=8, samples=2, seed=7)
     prompts = sorted(PROMPTS, key=lambda p: p.key)
     items = [(p, i) for p in prompts for i in range(2)]
@@ -131,8 +140,10 @@ def test_figures_are_those_of_a_plain_loop(family: str) -> None:
             for lm in (model, before):
                 with torch.no_grad():
                     both.append(lm(input_ids=torch.tensor([query + response])).logits[0, len(query) - 1 : -1] / 0.8)
-            kls.append(sum(map(oracles.full_kl, *(logits.tolist() for logits in both))))
-            logprobs.append(float(both[1].log_softmax(-1)[range(len(response)), response].sum()))
+            own, initial = (float(logits.log_softmax(-1)[range(len(response)), response].sum()) for logits in both)
+            exact = both[0].shape == both[1].shape
+            kls.append(sum(map(oracles.full_kl, *(logits.tolist() for logits in both))) if exact else own - initial)
+            logprobs.append(initial)
             lengths.append(len(response))
             scores.append(tokens.decode(response).count("a"))
         figures = result[side]

@@ -23,8 +23,9 @@ from konomi.config import CompareConfig, DataConfig, SamplingConfig
 from konomi.data.prompts import as_prompts, extra_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
-from konomi.engine.forward import pass_full_kl, plan_pass, reference_logprobs
+from konomi.engine.forward import head_weight, pass_full_kl, plan_pass, reference_logprobs
 from konomi.engine.layout import scatter
+from konomi.engine.packed import packs
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import make_draws, sample
 from konomi.jobs.best_of_n import best_of_n
@@ -227,8 +228,8 @@ def answers_of(
     def answered(asked: Sequence[tuple[Item, Sequence[int]]]) -> list[tuple[list[int], float, float]]:
         rows: list[tuple[list[int], float, float]] = []
         for rollout in ask.rollouts(model, name, "compare", *zip(*asked, strict=True)):
-            kl_B = [0.0] * len(rollout) if model is initial else exact_kl(model, initial, rollout, ask)
-            rows += zip(rollout.response_ids(), kl_B, _logprobs(initial, rollout, ask).tolist(), strict=True)
+            initial_B = _logprobs(initial, rollout, ask)
+            rows += zip(rollout.response_ids(), _kl(model, initial, initial_B, rollout, ask), initial_B.tolist(), strict=True)
         return rows
 
     divided = processes.divided(list(zip(items, queries, strict=True)), answered)
@@ -236,6 +237,15 @@ def answers_of(
     prompts, texts = ask.texts(items, queries, ids)
     scores, judged = ask.scores(items, prompts, texts)
     return Answers(prompts, texts, ids, scores, kl, logprob, judged)
+
+
+def _kl(model: PreTrainedModel, initial: PreTrainedModel, initial_B: Tensor, rollout: Rollout, ask: Questions) -> list[float]:
+    """nats of each response: exact; of models whose heads have other sizes, so that one has more tokens, the log-ratio."""
+    if model is initial:
+        return [0.0] * len(rollout)
+    if len(head_weight(model)) == len(head_weight(initial)):
+        return exact_kl(model, initial, rollout, ask)
+    return [float(kl) for kl in _logprobs(model, rollout, ask) - initial_B]
 
 
 def exact_kl(model: PreTrainedModel, initial: PreTrainedModel, rollout: Rollout, ask: Questions) -> list[float]:
@@ -246,7 +256,7 @@ def exact_kl(model: PreTrainedModel, initial: PreTrainedModel, rollout: Rollout,
     """
     kl_B = torch.zeros(len(rollout))
     for rows in micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS):
-        p = plan_pass(model, part := rollout.select(rows))
+        p = plan_pass(model if packs(initial) else initial, part := rollout.select(rows))
         with ask.autocast():
             kl_N = pass_full_kl(model, initial, p, ask.rollout.temperature)
         kl_B[rows] = scatter([(p, kl_N[None])], len(part))[0].sum(1).float().cpu()
