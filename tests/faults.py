@@ -376,7 +376,9 @@ TRAINING = {
         ("kl >= target)", "kl > 2 * target)", "beside the target", f"{LAND}a_kl_that"),
         ("round(min(share, most), 4)", "round(share, 4)", "beyond the limit", f"{LAND}it_is_found"),
         ("(target / high_kl) ** (1 / power)", "(target / high_kl) ** power", "power upside down", f"{LAND}a_kl_that"),
-        ("ask.rollout.temperature)", "1.0)", "another temperature", f"{LAND}the_kl_of"),
+    ],
+    "jobs/compare.py": [
+        ("initial, p, ask.rollout.temperature)", "initial, p, 1.0)", "another temperature", f"{LAND}the_kl_of"),
     ],
     "jobs/blend.py": [
         ("1 / count", "1 / 2", "the later runs weigh more", f"{LAND}of_several_runs"),
@@ -585,7 +587,7 @@ LABELLING = {
     "labelling/assignments.py": [
         ("AND kind <> 'skipped'\n", "AND kind <> 'none'\n", "a skipped task comes again", QUEUE + "the_store_hands_out"),
         ("if repeat or ended > now or", "if True or", "a lease never ends", ASSIGNMENTS + "a_task_is_kept_until"),
-        ("candidates[place]", "candidates[KEYS.index(key)]", "texts in the order of the import",
+        ("number in order)", "number in sorted(order))", "texts in the order of the import",
          SAVED + "an_answer_is_saved_once"),
         ("if team + (skips or 0) < target:", "if team < target:", "what all have skipped is waited for",
          ASSIGNMENTS + "what_all_have_skipped"),
@@ -606,7 +608,7 @@ LABELLING = {
     ],
     "labelling/decisions.py": [
         ("sum(len(way) == 2 for", "sum(len(way) >= 1 for", "whoever agrees differs", DECISIONS + "pairs_that_are"),
-        ("for _, key in sorted(zip(order, KEYS", "for _, key in list(zip(order, KEYS", "a decision of other texts",
+        ("in sorted(zip(found.order, KEYS", "in list(zip(found.order, KEYS", "a decision of other texts",
          DECISIONS + "the_owner_decides"),
     ],
     "labelling/export.py": [
