@@ -24,9 +24,7 @@ import gpu_check  # noqa: E402
 import gpu_table  # noqa: E402
 import gpu_trace  # noqa: E402
 import memory  # noqa: E402
-import path as score_against_kl  # noqa: E402
 import plots  # noqa: E402
-import ratings  # noqa: E402
 import shapes  # noqa: E402
 import speed  # noqa: E402
 import tables  # noqa: E402
@@ -381,6 +379,8 @@ def test_the_tables_of_memory_have_a_column_a_setting() -> None:
 
 
 def test_a_gain_at_a_kl_lies_between_the_places_around_it() -> None:
+    import path as score_against_kl
+
     points = [{"kl": kl, "mean": mean} for kl, mean in ((0.0, 0.0), (3.9, 2.0), (9.0, 2.1))]
     found = [score_against_kl.at(points, target) for target in (3.9, 4.0, 9.2, 10.0)]
     assert found[0] == points[1] and found[3] is None and found[2] is not None and found[2]["mean"] > 2.1
@@ -390,6 +390,8 @@ def test_a_gain_at_a_kl_lies_between_the_places_around_it() -> None:
 
 
 def test_no_sentence_is_in_two_pairs(tmp_path: Path) -> None:
+    import ratings
+
     def packed(files: dict[str, bytes]) -> bytes:
         with tarfile.open(fileobj=(whole := io.BytesIO()), mode="w:gz") as tar:
             for name, content in files.items():
