@@ -5,7 +5,7 @@ KL is interpolated between the places that were measured. The openings are those
 the first 300 of the file, on which settings were chosen. Prints the table of docs/results.md; with --write it puts it there.
 
     python benchmarks/path.py --config examples/demo.toml ppo=runs/paths/ppo-0 ppo=runs/paths/ppo-1 rloo=runs/paths/rloo-0 \
-        --best-of 16 --chooser runs/judge/judge-ja/taste/model --write path
+        --best-of 16 --chooser runs/judge/judge-ja/taste/model --write policy
 
 NAME=DIR: a finished run, or the directory of a model; several of one name are seeds of it.
 """
