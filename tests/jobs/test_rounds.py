@@ -186,6 +186,17 @@ def test_what_a_round_reads(here: Path) -> None:
     assert picks[2].gathered == {"pick.rankings": taste.gathered["data.file"][:2]}
     assert by_name["round-2/candidates"].references == {"models.newest.name": ("round-1/policy", "model")}
 
+    # any setting that may be left out can have what later stages made in the rounds before
+    checked = (
+        '[stages.check]\ndo = "judge"\ncandidates = "@candidates.candidates"\nreward = { kind = "function", name = "f.py:f" }\n'
+    )
+    (here / "checked.toml").write_text(ROUNDS.replace("[stages.verdict]", f"{checked}[stages.verdict]"), encoding="utf-8")
+    _, stages = load_pipeline("checked.toml", Path("runs"), ["stages.taste.data.truth=@check.truth*"])
+    tastes = [stage for stage in stages if stage.name.endswith("/taste")]
+    assert [each.job.data.truth for each in tastes if isinstance(each.job, RewardJob)] == [
+        None, "runs/tiny/round-1/check/truth.jsonl", "runs/tiny/round-2/check.truth.jsonl",
+    ]  # fmt: skip
+
     _, once = load_pipeline("rounds.toml", Path("runs"), ["rounds=1"])
     assert [stage.name for stage in once] == STAGES and not any(stage.gathered for stage in once)
     assert isinstance(once[1].job, PickJob) and once[1].job.pick.rankings is None
@@ -203,17 +214,25 @@ def test_what_a_round_reads(here: Path) -> None:
         ('initial = "lm"\n', "", "stages.candidates: models.initial.name = '@initial.model': which model does it begin with?"),
         ('"@newest.model"\ninitial', '"@newest.adapter"\ninitial', "to be had here: @initial.model, @newest.model"),
         ('file = "@rank.rankings*"', 'file = "@rank.ranking*"', "stage rank (judge) has no output 'ranking'"),
-        ('{ rankings = "@rank.rankings*"', '{ rankings = "@rank.ranking*"', "stage rank does not come before this one"),
+        ('{ rankings = "@rank.rankings*"', '{ rankings = "@rank.ranking*"', "stage rank (judge) has no output 'ranking'"),
         ('{ rankings = "@rank.rankings*"', '{ rankings = "@rank.rankings"', "stage rank does not come before this one"),
         ('name = "@taste.model" }\njudges', 'name = "@taste.model*" }\njudges', "only rankings, truth, pairs, scores"),
+        (
+            '"@choose.candidates"',
+            '"@rank.rankings*"',
+            "rank does not come before this one, so that in round 1 there is nothing of it",
+        ),
+        ('file = "@rank.rankings*"', 'file = "@verdict.comparison*"', "only rankings, truth, pairs, scores"),
+        ('do = "pick"', 'do = ["pick"]', "stages.choose: do = ['pick']: no such verb"),
     ],
 )
 def test_what_is_refused(here: Path, old: str, new: str, words: str) -> None:
     assert ROUNDS.count(old) == 1
     (here / "rounds.toml").write_text(ROUNDS.replace(old, new), encoding="utf-8")
-    with pytest.raises(ConfigError) as caught:
-        load_pipeline("rounds.toml", Path("runs"))
-    assert words in str(caught.value)
+    for rounds in (3, 1):
+        with pytest.raises(ConfigError) as caught:
+            load_pipeline("rounds.toml", Path("runs"), [f"rounds={rounds}"])
+        assert words in str(caught.value)
 
 
 def test_rounds_need_a_comparison_and_a_model_that_is_trained(here: Path) -> None:

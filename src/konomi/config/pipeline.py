@@ -1,7 +1,7 @@
 """A pipeline file: stages one after another, each with the settings of its own verb, that name each other's outputs.
 
 With ``rounds`` all stages are run several times, each round on what the rounds before it made. The whole file is checked when it
-is read: every stage's settings, and that each ``@STAGE.OUTPUT`` is there.
+is read: every stage's settings, and that what each ``@STAGE.OUTPUT`` names is there when its stage begins.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from konomi.config.candidates import CompareJob, JudgeJob, LabelJob, PickJob, Sa
 from konomi.config.dpo import DPOJob
 from konomi.config.ppo import PPOJob
 from konomi.config.reward_model import RewardJob
-from konomi.config.section import Section, build, changed, read_toml
+from konomi.config.section import Section, build, changed, may_be_left_out, read_toml
 from konomi.config.sft import SFTJob
 from konomi.errors import ConfigError
 from konomi.seeds import stream_seed
 
 _OF_THE_PIPELINE = ("name", "experiment", "mlflow")
 """Settings of a stage's section ``run`` that the pipeline decides for all."""
-_OF_EARLIER_ROUNDS = "pick.rankings"
-"""The setting that may name a later stage: it takes what that made in the rounds before, and in the first one nothing."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +131,9 @@ def load_pipeline(path: str | Path, out: Path, overrides: Sequence[str] = ()) ->
     pipeline = build(Pipeline, read_toml(Path(path)), own, where=str(path))
     for name in (pipeline.name, *pipeline.stages):
         _check_name(name, str(path))
+    for name, stage in pipeline.stages.items():
+        if (do := stage.get("do")) not in [*VERBS]:
+            raise ConfigError(f"{path}: stages.{name}: do = {do!r}: no such verb; one of: {', '.join(VERBS)}")
     of_stages: dict[str, list[str]] = {name: [] for name in pipeline.stages}
     for item in overrides:
         if item.startswith("stages."):
@@ -180,9 +181,7 @@ class _Maker:
         """Add a stage of the round ``number``."""
         where = f"{self.file}: stages.{name}"
         data = self.pipeline.stages[name]
-        do = data.get("do")
-        if do not in VERBS:
-            raise ConfigError(f"{where}: do = {do!r}: no such verb; one of: {', '.join(VERBS)}")
+        do = data["do"]
         kind = VERBS[do].job
         settings = changed(kind, {key: value for key, value in data.items() if key != "do"}, self.overrides[name])
         run = settings.setdefault("run", {})
@@ -201,16 +200,18 @@ class _Maker:
         found = _Found({}, {})
 
         def resolved(value: Any, path: str = "") -> Any:
-            """``value`` with each ``@STAGE.OUTPUT`` in it replaced by its path, and noted in ``found``."""
+            """``value`` with each reference in it replaced by its path, and noted in ``found``; without those to nothing."""
             if isinstance(value, dict):
-                return {key: resolved(each, f"{path}.{key}" if path else key) for key, each in value.items()}
+                each = {key: resolved(item, f"{path}.{key}" if path else key) for key, item in value.items()}
+                return {key: item for key, item in each.items() if item is not None}
             if isinstance(value, list):
-                return [resolved(each, f"{path}.{i}") for i, each in enumerate(value)]
+                return [resolved(item, f"{path}.{i}") for i, item in enumerate(value)]
             if not isinstance(value, str) or not value.startswith("@"):
                 return value
             if value.startswith("@@"):  # a text that begins with @
                 return value[1:]
-            return self._referred(value, path, number, f"{where}: {path}", found)
+            reference = _Reference(value, path, f"{where}: {path} = {value!r}")
+            return self._referred(reference, number, found, may_be_left_out(kind, path))
 
         job = build(kind, resolved(settings), where=where)
         directory = self._of_round(number) / name
@@ -220,65 +221,76 @@ class _Maker:
     def _of_round(self, number: int) -> Path:
         return self.directory / f"round-{number}" if self.pipeline.rounds > 1 else self.directory
 
-    def _referred(self, value: str, path: str, number: int, where: str, found: _Found) -> str | None:
-        """What ``@STAGE.OUTPUT``, ``@STAGE.OUTPUT*``, ``@initial.model`` or ``@newest.model`` stands for; None: nothing yet."""
-        name, _, output = value[1:].partition(".")
+    def _referred(self, reference: _Reference, number: int, found: _Found, optional: bool) -> str | None:
+        """What a reference stands for; None: what earlier rounds made, in the first one, of a setting that may be left out."""
+        name, output, of_all_rounds = reference.parts
         if name in ("initial", "newest") and name not in self.pipeline.stages:
-            return self._model(value, path, number, where, found)
-        output = output.removesuffix("*")
-        if path == _OF_EARLIER_ROUNDS and value.endswith("*") and self._comes_later(name, output, number):
-            if number == 1:
+            return self._model(reference, number, found)
+        do = self.pipeline.stages.get(name, {}).get("do")
+        if do is None:
+            raise self._not_there(reference, number, f"there is no stage {name!r}")
+        if output not in VERBS[do].outputs:
+            raise self._not_there(reference, number, f"stage {name} ({do}) has no output {output!r}")
+        if of_all_rounds and not VERBS[do].outputs[output].endswith(".jsonl"):
+            raise reference.refused("only rankings, truth, pairs, scores and candidates of several rounds go together")
+        made = [each for each in self.stages if each.directory.name == name]
+        if not of_all_rounds and (not made or made[-1].round < number):
+            raise self._not_there(reference, number, f"stage {name} does not come before this one")
+        if not made:
+            if optional:
                 return None
-            number -= 1
-        stage = self._stage(name, output, number, value, where)
-        found.references[path] = (stage.name, output)
-        every = [each.outputs[output] for each in self.stages if each.directory.name == name]
-        if not value.endswith("*") or len(every) == 1:
-            return str(stage.outputs[output])
-        if every[0].suffix != ".jsonl":
-            raise ConfigError(
-                f"{where} = {value!r}: only rankings, truth, pairs, scores and candidates of several rounds go together"
-            )
-        found.gathered[path] = tuple(every)
-        return str(stage.directory.parent / f"{name}.{output}.jsonl")
+            raise self._not_there(
+                reference, number, f"stage {name} does not come before this one, so that in round 1 there is nothing of it, and "
+                f"{reference.setting} cannot be left out"
+            )  # fmt: skip
+        found.references[reference.setting] = (made[-1].name, output)
+        if not of_all_rounds or len(made) == 1:
+            return str(made[-1].outputs[output])
+        found.gathered[reference.setting] = tuple(each.outputs[output] for each in made)
+        return str(made[-1].directory.parent / f"{name}.{output}.jsonl")
 
-    def _model(self, value: str, path: str, number: int, where: str, found: _Found) -> str:
+    def _model(self, reference: _Reference, number: int, found: _Found) -> str:
         """The model that the pipeline begins with, or the newest one."""
-        if value not in ("@initial.model", "@newest.model"):
-            raise ConfigError(f"{where} = {value!r}: to be had here: @initial.model, @newest.model")
+        if reference.text not in ("@initial.model", "@newest.model"):
+            raise reference.refused("to be had here: @initial.model, @newest.model")
+        newest = reference.text == "@newest.model"
         trained = [each for each in self.stages if each.round == number - 1 and each.trains]
-        if value == "@newest.model" and trained:
-            found.references[path] = (trained[-1].name, "model")
+        if newest and trained:
+            found.references[reference.setting] = (trained[-1].name, "model")
             return str(trained[-1].outputs["model"])
-        if value == "@newest.model" and number > 1:
-            raise ConfigError(f"{where} = {value!r}: no stage trains a language model: all rounds would be the same")
+        if newest and number > 1:
+            raise reference.refused("no stage trains a language model: all rounds would be the same")
         if self.pipeline.initial is None:
-            raise ConfigError(f'{where} = {value!r}: which model does it begin with? Set initial = "..." at the top of the file')
+            raise reference.refused('which model does it begin with? Set initial = "..." at the top of the file')
         return self.pipeline.initial
 
-    def _comes_later(self, name: str, output: str, number: int) -> bool:
-        """Whether a stage with this output is in the file and not yet in this round."""
-        do = self.pipeline.stages.get(name, {}).get("do")
-        here = {each.directory.name for each in self.stages if each.round == number}
-        return do in VERBS and output in VERBS[do].outputs and name not in here
-
-    def _stage(self, name: str, output: str, number: int, value: str, where: str) -> Stage:
-        """The stage of this round with this output. Raises ConfigError if there is none."""
-        earlier = {each.directory.name: each for each in self.stages if each.round == number}
-        stage = earlier.get(name)
-        if stage is not None and output in stage.outputs:
-            return stage
-        known = ", ".join(f"@{place}.{each}" for place, made in earlier.items() for each in made.outputs)
-        if stage is not None:
-            problem = f"stage {name} ({stage.do}) has no output {output!r}"
-        elif name in self.pipeline.stages:
-            problem = f"stage {name} does not come before this one"
-        else:
-            problem = f"there is no stage {name!r}"
-        raise ConfigError(
-            f"{where} = {value!r}: {problem}; to be had here: {known or 'nothing, this is the first stage'} (a text that "
-            "begins with @ is written @@)"
+    def _not_there(self, reference: _Reference, number: int, problem: str) -> ConfigError:
+        """The error of a reference that leads nowhere, with those that would lead somewhere."""
+        made = [each for each in self.stages if each.round == number]
+        known = ", ".join(f"@{each.directory.name}.{output}" for each in made for output in each.outputs)
+        return reference.refused(
+            f"{problem}; to be had here: {known or 'nothing, this is the first stage'} (a text that begins with @ is written @@)"
         )
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A value ``@STAGE.OUTPUT``, ``@STAGE.OUTPUT*``, ``@initial.model`` or ``@newest.model``."""
+
+    text: str
+    setting: str
+    where: str
+    """In the file, for messages."""
+
+    @property
+    def parts(self) -> tuple[str, str, bool]:
+        """Stage, output, and whether that of all rounds so far is meant."""
+        name, _, output = self.text[1:].partition(".")
+        return name, output.removesuffix("*"), output.endswith("*")
+
+    def refused(self, problem: str) -> ConfigError:
+        """The error of a reference that is wrong."""
+        return ConfigError(f"{self.where}: {problem}")
 
 
 @dataclass(frozen=True)

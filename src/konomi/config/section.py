@@ -141,6 +141,11 @@ def changed(kind: type[Section], data: Mapping[str, Any], overrides: Sequence[st
     return merged
 
 
+def may_be_left_out(kind: type[Section], path: str) -> bool:
+    """Whether the setting at a dotted path may be None, as if it were not set."""
+    return NoneType in _types(kind, path.split("."))
+
+
 def _override(data: dict[str, Any], item: str, kind: type[Section]) -> None:
     key, equals, text = item.partition("=")
     parts = key.strip().split(".")
