@@ -16,7 +16,16 @@ from konomi.config import CompareConfig, DataConfig, RolloutConfig
 from konomi.data.tokens import Tokens
 from konomi.engine.sampler import make_draws, sample
 from konomi.jobs import compare as module
-from konomi.jobs.compare import Answers, compare_models, comparison_metrics, distinct, paired_difference, repetition
+from konomi.jobs.compare import (
+    Answers,
+    Questions,
+    answers_of,
+    compare_models,
+    comparison_metrics,
+    distinct,
+    paired_difference,
+    repetition,
+)
 from konomi.jobs.compare import _figures as figures
 from konomi.report.advice import change
 from konomi.rewards import as_reward
@@ -156,6 +165,16 @@ def test_figures_are_those_of_a_plain_loop(before: Any, after: Any) -> None:
     gap = result["difference"]
     assert gap["mean"] == pytest.approx(result["after"]["score_mean"] - result["before"]["score_mean"])
     assert gap["wins"] + gap["losses"] + gap["ties"] == 16
+
+
+def test_the_initial_model_reads_each_response_once() -> None:
+    tokens, passes = Tokens(tiny_tokenizer()), list[int]()
+    ask = Questions(tokens, CountA(), {}, ROLLOUT, 0, nullcontext, None, lambda *_: None)
+    for initial in (sharp_model("llama"), sharp_model("llama", vocab=VOCAB + 3)):
+        initial.model.layers[0].register_forward_hook(lambda *_: passes.append(1))
+        queries = [tokens.encode(prompt.text) for prompt in PROMPTS[:8]]
+        answers_of(moved(), initial, [(prompt, 0) for prompt in PROMPTS[:8]], queries, ask)
+    assert len(passes) == 2
 
 
 def test_further_prompts_are_shown_and_do_not_count() -> None:

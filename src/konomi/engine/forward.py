@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -67,9 +68,31 @@ def pass_full_kl(
     lm: PreTrainedModel, reference: PreTrainedModel, p: Pass, temperature: float, trunk: Trunk | None = None
 ) -> Tensor:
     """[N] exact KL(policy || reference) (nats) before each response token of a pass."""
+    return _of_both(lambda own, other, _: full_kl(own, other), lm, reference, p, temperature, trunk)
+
+
+@torch.no_grad()
+def pass_beside(lm: PreTrainedModel, reference: PreTrainedModel, p: Pass, temperature: float) -> Tensor:
+    """[2, N] of each response token of a pass, nats: the exact KL(lm || reference) before it, and its log-probability under the
+    reference."""
+
+    def both(own: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack([full_kl(own, other), selected_logprobs(other, targets)])
+
+    return _of_both(both, lm, reference, p, temperature)
+
+
+def _of_both(
+    call: Callable[[Tensor, Tensor, Tensor], Tensor], lm: PreTrainedModel, reference: PreTrainedModel, p: Pass,
+    temperature: float, trunk: Trunk | None = None,
+) -> Tensor:  # fmt: skip
+    """``call(logits, the reference's logits, targets)`` of all response tokens of a pass [..., N], `HEAD_TOKENS` at a time."""
     with cast_once(lm), cast_once(reference):
-        chunks = zip(*(response_hidden(model, p, trunk).split(HEAD_TOKENS) for model in (lm, reference)), strict=True)
-        return torch.cat([full_kl(head_logits(lm, h, temperature), head_logits(reference, r, temperature)) for h, r in chunks])
+        hidden, others = (response_hidden(model, p, trunk).split(HEAD_TOKENS) for model in (lm, reference))
+        chunks = zip(hidden, others, p.targets.split(HEAD_TOKENS), strict=True)
+        # nothing holds the logits of one chunk while the next ones are made
+        parts = [call(head_logits(lm, h, temperature), head_logits(reference, r, temperature), y) for h, r, y in chunks]
+    return torch.cat(parts, -1)
 
 
 def response_hidden(lm: PreTrainedModel, p: Pass, trunk: Trunk | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from konomi.config import CompareConfig, DataConfig, SamplingConfig
 from konomi.data.prompts import as_prompts, extra_prompts
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
-from konomi.engine.forward import head_weight, pass_full_kl, plan_pass, reference_logprobs
+from konomi.engine.forward import head_weight, pass_beside, plan_pass, reference_logprobs
 from konomi.engine.layout import scatter
 from konomi.engine.packed import packs
 from konomi.engine.rollout import Rollout, micro_batches
@@ -228,8 +228,8 @@ def answers_of(
     def answered(asked: Sequence[tuple[Item, Sequence[int]]]) -> list[tuple[list[int], float, float]]:
         rows: list[tuple[list[int], float, float]] = []
         for rollout in ask.rollouts(model, name, "compare", *zip(*asked, strict=True)):
-            initial_B = _logprobs(initial, rollout, ask)
-            rows += zip(rollout.response_ids(), _kl(model, initial, initial_B, rollout, ask), initial_B.tolist(), strict=True)
+            kl_B, logprob_B = _beside(model, initial, rollout, ask)
+            rows += zip(rollout.response_ids(), kl_B.tolist(), logprob_B.tolist(), strict=True)
         return rows
 
     divided = processes.divided(list(zip(items, queries, strict=True)), answered)
@@ -239,13 +239,15 @@ def answers_of(
     return Answers(prompts, texts, ids, scores, kl, logprob, judged)
 
 
-def _kl(model: PreTrainedModel, initial: PreTrainedModel, initial_B: Tensor, rollout: Rollout, ask: Questions) -> list[float]:
-    """nats of each response: exact; of models whose heads have other sizes, so that one has more tokens, the log-ratio."""
-    if model is initial:
-        return [0.0] * len(rollout)
-    if len(head_weight(model)) == len(head_weight(initial)):
-        return exact_kl(model, initial, rollout, ask)
-    return [float(kl) for kl in _logprobs(model, rollout, ask) - initial_B]
+def _beside(model: PreTrainedModel, initial: PreTrainedModel, rollout: Rollout, ask: Questions) -> tuple[Tensor, Tensor]:
+    """Of each response, nats: KL(model || initial), and its log-probability under the initial model, which reads it once.
+
+    The KL is exact; of models whose heads have other sizes, so that one has more tokens, it is the log-ratio.
+    """
+    if model is not initial and len(head_weight(model)) == len(head_weight(initial)):
+        return _exact(model, initial, rollout, ask)
+    logprob_B = _logprobs(initial, rollout, ask)
+    return (torch.zeros_like(logprob_B) if model is initial else _logprobs(model, rollout, ask) - logprob_B), logprob_B
 
 
 def exact_kl(model: PreTrainedModel, initial: PreTrainedModel, rollout: Rollout, ask: Questions) -> list[float]:
@@ -254,13 +256,18 @@ def exact_kl(model: PreTrainedModel, initial: PreTrainedModel, rollout: Rollout,
     Rao-Blackwell: its mean is that of the log-ratio of what was drawn, with less noise (Amini, Vieira and Cotterell 2025,
     arXiv:2504.10637).
     """
-    kl_B = torch.zeros(len(rollout))
+    return [float(kl) for kl in _exact(model, initial, rollout, ask)[0]]
+
+
+def _exact(model: PreTrainedModel, initial: PreTrainedModel, rollout: Rollout, ask: Questions) -> tuple[Tensor, Tensor]:
+    """Of each response `exact_kl`, and its log-probability under the initial model; [B] nats each."""
+    found_2B = torch.zeros(2, len(rollout), dtype=torch.float64)
     for rows in micro_batches(rollout.lengths, torch.arange(len(rollout)), MICRO_BATCH_TOKENS):
         p = plan_pass(model if packs(initial) else initial, part := rollout.select(rows))
         with ask.autocast():
-            kl_N = pass_full_kl(model, initial, p, ask.rollout.temperature)
-        kl_B[rows] = scatter([(p, kl_N[None])], len(part))[0].sum(1).float().cpu()
-    return [float(kl) for kl in kl_B]
+            both_2N = pass_beside(model, initial, p, ask.rollout.temperature)
+        found_2B[:, rows] = scatter([(p, both_2N)], len(part)).sum(-1).cpu().double()
+    return found_2B[0], found_2B[1]
 
 
 def _logprobs(model: PreTrainedModel, rollout: Rollout, ask: Questions) -> Tensor:
