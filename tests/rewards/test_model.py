@@ -286,8 +286,11 @@ def test_several_reward_models_are_one(tmp_path: Path) -> None:
     assert evaluate(careful, [], [], {}, save_to=None).parts == {"spread": []}
     assert len(careful.readers) == 3 and all(name in careful.name for name in names)
     # alone, and as a part of a sum
-    whole = {"kind": "sum", "parts": {"a": {"kind": "model", "name": names, "precision": "fp32"}}, "weights": {"a": -2.0}}
-    assert scores(build_reward(reward_config(whole))) == pytest.approx([-2 * each for each in mean], abs=1e-3)
+    part = {"kind": "model", "name": names, "precision": "fp32", "pessimism": 1.5}
+    whole = {"kind": "sum", "parts": {"a": part, "b": {**part, "name": names[0], "pessimism": 0.0}}, "weights": {"a": -2.0}}
+    summed = evaluate(build_reward(reward_config(whole)), [""] * 3, texts, {}, save_to=None)
+    assert summed.parts == {"a": told.totals, "b": one, "a/spread": told.parts["spread"]}
+    assert summed.totals == pytest.approx([b - 2 * a for a, b in zip(told.totals, one, strict=True)])
     with torch.no_grad():
         careful._members[1]._model.model.score.weight.fill_(float("nan"))
     refused_call(lambda: scores(careful), f"reward {names[1]}: returned nan", error=NotFiniteError)

@@ -29,10 +29,10 @@ TextScore = float | TokenRewards
 class Reward(Protocol):
     """Gives each text a score: higher is better, any scale (PPO normalises).
 
-    Optional attributes: ``reads``, the columns that it looks at; ``last_parts`` of a sum, by name the scores of its parts in the
-    last call, or other figures of each text; ``readers`` of one that cuts long texts, which count how many; ``divisible``, true
-    where several processes may each score a part of the texts; ``composite``, true of one that asks other rewards by :func:`ask`,
-    in all processes. Any other is called in the main process alone, with all of them.
+    Optional attributes: ``reads``, the columns that it looks at; ``last_parts``, by name further figures of each text in
+    the last call, as the scores of a sum's parts; ``readers`` of one that cuts long texts, which count how many; ``divisible``,
+    true where several processes may each score a part of the texts; ``composite``, true of one that asks other rewards by
+    :func:`ask`, in all processes. Any other is called in the main process alone, with all of them.
     """
 
     name: str
@@ -49,7 +49,8 @@ class Scores:
 
     totals: one a text.
     token_rewards: where in each response its score was given; empty for a text that has one number. None: for all of them.
-    parts: of a sum, the score that each part gave each text, before its weight; of an ensemble, its spread.
+    parts: of a sum, the score that each part gave each text, before its weight; of an ensemble, its ``spread``; of an ensemble
+        in a sum, ``PART/spread``.
     """
 
     totals: list[float]
@@ -159,6 +160,7 @@ def readers(*rewards: Reward) -> list[Reader]:
 
 class WeightedSum:
     """Adds up other rewards, each times its weight. Each part reads the texts in its own way, with its own tokenizer.
+    ``last_parts`` has each part's scores, before its weight, and as ``PART/NAME`` what the part has itself.
 
     Where a part gives pairs for a text, so does the sum; the plain numbers of the others then stand at its end.
     """
@@ -174,10 +176,13 @@ class WeightedSum:
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
         """Return the sum for each text. Raises RunError, with the part's own name, where a part failed."""
-        self.last_parts = {
+        scores = {
             name: ask(part, texts, prompts=prompts, responses=responses, columns=columns) for name, part in self._parts.items()
         }
-        rows = zip(*self.last_parts.values(), strict=True)
+        self.last_parts = dict(scores)
+        for name, part in self._parts.items():
+            self.last_parts |= {f"{name}/{figure}": values for figure, values in getattr(part, "last_parts", {}).items()}
+        rows = zip(*scores.values(), strict=True)
         return [_added(row, self._weights, len(response)) for row, response in zip(rows, responses, strict=True)]
 
 
