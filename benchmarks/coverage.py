@@ -9,13 +9,12 @@ Prints the table of docs/results.md; with --write it puts it there, between the 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
+from demo_seeds import put
 from scipy import stats
 from scipy.special import expit
 
@@ -23,7 +22,6 @@ from konomi.jobs.compare import paired_difference
 from konomi.statistics.bootstrap import TAIL, Interval, share_interval
 from konomi.statistics.win_rate import Vote, win_rate, win_rate_over_raters
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results.md"
 LOW, HIGH = 0.93, 0.97
 RNG = np.random.Generator
 
@@ -233,9 +231,7 @@ def main() -> None:
     text = f"{given.runs:,} runs a cell; at most {none:.1%} of a cell's runs have no interval.\n\n{table(found)}"
     print(text)
     if given.write:
-        page = RESULTS.read_text(encoding="utf-8")
-        marked = re.compile(r"(<!-- coverage -->\n).*?(<!-- /coverage -->)", re.DOTALL)
-        RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
+        put("coverage", text)
 
 
 if __name__ == "__main__":

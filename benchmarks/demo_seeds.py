@@ -72,6 +72,22 @@ def hardware() -> str:
     return f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
 
 
+def around(mark: str) -> tuple[str, str]:
+    """docs/results.md up to what is between the marks of a name, and from there on. Ends the program if they are not there."""
+    page, begin, end = RESULTS.read_text(encoding="utf-8"), f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"{RESULTS}: nothing was written: there are no lines {begin.strip()} and {end} in it, in this order")
+    return before + begin, end + after
+
+
+def put(mark: str, text: str) -> None:
+    """Put a text between the marks of that name in docs/results.md, or end the program."""
+    before, after = around(mark)
+    RESULTS.write_text(f"{before}{text}\n{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
@@ -87,10 +103,7 @@ def main() -> None:
     text = f"Hardware: {hardware()}.\n\n{table(results)}"
     print(text)
     if given.write:
-        page = RESULTS.read_text(encoding="utf-8")
-        mark = "seeds" if given.lang == "ja" else "seeds-en"
-        marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-        RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
+        put("seeds" if given.lang == "ja" else "seeds-en", text)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from demo_seeds import RESULTS, ROOT, hardware
+from demo_seeds import ROOT, hardware, put
 
 CONFIG = ROOT / "examples" / "judge-ja.toml"
 
@@ -71,13 +71,6 @@ def table(directory: Path) -> str:
 def plain(text: str) -> str:
     """A text that breaks no table."""
     return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").strip()
-
-
-def put(mark: str, text: str) -> None:
-    """Put a text between the marks of that name in docs/results.md."""
-    page = RESULTS.read_text(encoding="utf-8")
-    marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-    RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
 
 
 def main() -> None:

@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from demo_seeds import ROOT, put
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "docs" / "results.md"
 CHAIN = 3
 """Kills of one run before it is let finish."""
 CLOCK = re.compile(r"time|time/.*|memory/.*|.*per_second")
@@ -239,10 +238,7 @@ def main() -> None:
     text = table(results, given.seed)
     print(text)
     if given.write:
-        mark = "kills-demo" if given.demo else "kills"
-        marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-        page = RESULTS.read_text(encoding="utf-8")
-        RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
+        put("kills-demo" if given.demo else "kills", text)
     if any(result.different for result in results.values()):
         sys.exit(f"different; the runs are in {work}")
     shutil.rmtree(work)

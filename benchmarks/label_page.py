@@ -24,8 +24,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from demo_seeds import hardware
-from judge_ja import put
+from demo_seeds import hardware, put
 
 from konomi.data.records import Candidate
 from konomi.labelling.answers import collect

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from judge_ja import put
+from demo_seeds import put
 
 from konomi.config import PickConfig
 from konomi.data.formats import read_scores, write_records

@@ -7,12 +7,14 @@ the first 300 of the file, on which settings were chosen. Prints the table of do
     python benchmarks/path.py --config examples/demo.toml ppo=runs/paths/ppo-0 ppo=runs/paths/ppo-1 rloo=runs/paths/rloo-0 \
         --best-of 16 --chooser runs/judge/judge-ja/taste/model --write policy
 
-NAME=DIR: a finished run, or the directory of a model; several of one name are seeds of it.
+NAME=DIR: a finished run, a pipeline with one, or the directory of a model or of adapters; several of one name are seeds of it.
+Of a run that has landed the trained weights are measured, not those that it landed on.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -23,18 +25,20 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from demo_seeds import hardware
-from judge_ja import put
+from demo_seeds import around, hardware, put
 
-from konomi.config import ModelReward, PPOJob, load_config
+from konomi.config import LoraConfig, ModelReward, PPOJob, load_config
 from konomi.data.prompts import load_prompts
 from konomi.engine.device import autocast, find_device
+from konomi.files import content_sha256
 from konomi.jobs.best_of_n import best_of_n
 from konomi.jobs.compare import Item, Questions, exact_kl, paired_difference
+from konomi.jobs.inputs import job_inputs
 from konomi.jobs.land import next_share
 from konomi.jobs.prepare import models_of, prepare
 from konomi.models.line import Line
 from konomi.models.load import load_causal_lm
+from konomi.models.lora import ADAPTER_FILE
 from konomi.rewards import as_reward, score
 from konomi.rewards.base import columns_of
 from konomi.runs.observer import Observer
@@ -50,8 +54,8 @@ class Asked:
     """The fresh openings and the initial model, at which all trained models are measured."""
 
     def __init__(self, config: Path, first: int, end: int, samples: int) -> None:
-        self.samples = samples
-        self.job = load_config(config, PPOJob)
+        self.rows, self.samples = (first, end), samples
+        self.job = all_weights(load_config(config, PPOJob))
         self.ready = prepare(self.job, Observer())
         rows = {prompt.key for prompt in load_prompts(self.job.data)[first:end]}
         self.prompts = [prompt for prompt in self.ready.held_out if prompt.key in rows]
@@ -89,9 +93,9 @@ class Asked:
         grid = {"judge": np.asarray(drawn["scores"]).reshape(-1, count)}
         return best_of_n(np.asarray(chosen).reshape(-1, count), grid)
 
-    def path(self, directory: Path, targets: Sequence[float]) -> list[dict[str, float]]:
+    def path(self, model: Path, targets: Sequence[float]) -> list[dict[str, float]]:
         """Share, KL, difference with its interval, and the share of before's distinct-2, at share 1 and near each KL."""
-        trained = self.job.model.model_copy(update={"name": str(_model_of(directory)), "revision": None})
+        trained = self.job.model.model_copy(update={"name": str(model), "revision": None})
         own = {name: each.detach().clone() for name, each in self.policy.lm.state_dict().items()}
         self.policy.lm.load_state_dict(load_causal_lm(trained).model.state_dict())
         line, points = Line(self.policy, self.initial), []
@@ -114,9 +118,22 @@ class Asked:
         return points
 
 
-def _model_of(directory: Path) -> Path:
+def all_weights(job: PPOJob) -> PPOJob:
+    """A job that trains all weights, so that a line moves all of them, whichever were trained."""
+    model = job.model.model_copy(update={"freeze": "none", "top_layers": None})
+    return job.model_copy(update={"model": model, "lora": LoraConfig()})
+
+
+def model_of(directory: Path) -> Path:
+    """Where the trained weights of a run or a pipeline are, or the adapters that they are; else the directory itself."""
     places = [directory / "end", directory / "model", *sorted(directory.glob("*/end")), *sorted(directory.glob("*/model"))]
-    return next((each for each in places if (each / "config.json").is_file()), directory)
+    return next((each for each in places if any((each / file).is_file() for file in ("config.json", ADAPTER_FILE))), directory)
+
+
+def key_of(job: PPOJob, model: Path, rows: Sequence[int], samples: int, targets: Sequence[float]) -> str:
+    """The name of a measurement, another one where anything that it depends on is."""
+    depends = [job.model_dump(mode="json"), job_inputs(job), content_sha256(model), [*rows], samples, [*targets]]
+    return f"{model} {hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def at(points: Sequence[dict[str, float]], target: float) -> dict[str, float] | None:
@@ -177,17 +194,21 @@ def main() -> None:
     parser.add_argument("--chooser", type=Path, help="... chosen by this reward model")
     parser.add_argument("--rows", type=int, nargs=2, default=FRESH, help="openings of the file: from which, to which (exclusive)")
     parser.add_argument("--samples", type=int, default=2, help="responses to each opening")
-    parser.add_argument("--keep", type=Path, help="a file: what was measured; a model that is in it is not measured again")
+    parser.add_argument("--keep", type=Path, help="a file: what was measured is not measured again")
     parser.add_argument("--write", metavar="MARK", help="put the table between these marks of docs/results.md")
     given = parser.parse_args()
+    if given.write:
+        around(given.write)  # rather than at the end
     kept: dict[str, Any] = json.loads(given.keep.read_text()) if given.keep and given.keep.exists() else {}
     asked = Asked(given.config, *given.rows, given.samples)
     paths: dict[str, list[list[dict[str, float]]]] = {}
     for each in given.models:
         name, _, directory = each.partition("=")
-        kept[directory] = kept.get(directory) or asked.path(Path(directory), given.kl)
-        paths.setdefault(name, []).append(kept[directory])
-        print(name, directory, json.dumps(kept[directory]), flush=True)
+        model = model_of(Path(directory))
+        key = key_of(asked.job, model, asked.rows, asked.samples, given.kl)
+        kept[key] = kept.get(key) or asked.path(model, given.kl)
+        paths.setdefault(name, []).append(kept[key])
+        print(name, directory, json.dumps(kept[key]), flush=True)
         if given.keep:
             given.keep.write_text(json.dumps(kept, indent=1))
     text = [

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from demo_seeds import ROOT, hardware
-from judge_ja import interval, put
+from demo_seeds import ROOT, hardware, put
+from judge_ja import interval
 from playwright.sync_api import Page, sync_playwright
 
 from konomi.config import ClassifierReward

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -29,7 +28,7 @@ from typing import Any
 
 import plots
 import tables
-from demo_seeds import RESULTS, ROOT, hardware
+from demo_seeds import ROOT, hardware, put
 
 HERE, WORK, STORE = ROOT / "benchmarks", ROOT / ".bench", ROOT / "runs" / "speed"
 BEFORE = "aaebb0a"
@@ -269,9 +268,7 @@ def write(raw: dict[str, Any], directory: Path) -> None:
     for name, svg in pictures(raw).items():
         (directory / name).write_text(svg, encoding="utf-8")
         text += f"\n\n![{TITLES[name]}]({name})"
-    page = RESULTS.read_text(encoding="utf-8")
-    marked = re.compile(r"(<!-- speed -->\n).*?(<!-- /speed -->)", re.DOTALL)
-    RESULTS.write_text(marked.sub(lambda m: f"{m[1]}{text}\n{m[2]}", page), encoding="utf-8")
+    put("speed", text)
 
 
 def say(words: str) -> None:

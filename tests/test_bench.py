@@ -19,16 +19,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bounds  # noqa: E402
+import demo_seeds  # noqa: E402
 import gpu  # noqa: E402
 import gpu_check  # noqa: E402
 import gpu_table  # noqa: E402
 import gpu_trace  # noqa: E402
 import memory  # noqa: E402
+import path  # noqa: E402
 import plots  # noqa: E402
 import shapes  # noqa: E402
 import speed  # noqa: E402
 import tables  # noqa: E402
 from bounds import GPT2_SMALL, Machine, Plan, Shape  # noqa: E402
+
+from konomi.config import LoraConfig, ModelConfig, PPOJob  # noqa: E402
 
 TINY = Shape(layers=1, width=2, attention=2, key_values=2, mlp=4, vocabulary=3)
 
@@ -194,16 +198,38 @@ def test_pictures_are_well_formed(raw: dict[str, Any]) -> None:
 def test_the_section_goes_between_the_marks(raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "results.md"
     page.write_text("before\n<!-- speed -->\nold\n<!-- /speed -->\nafter\n", encoding="utf-8")
-    monkeypatch.setattr(speed, "RESULTS", page)
+    monkeypatch.setattr(demo_seeds, "RESULTS", page)
     speed.write(raw, tmp_path)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- speed -->\nHardware") and text.endswith("<!-- /speed -->\nafter\n")
     for name in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (tmp_path / name).is_file()
+    page.write_text(text.replace("<!-- /speed -->", ""), encoding="utf-8")
+    for mark in ("speed", "none"):
+        with pytest.raises(SystemExit, match=f"nothing was written: there are no lines <!-- {mark} --> and <!-- /{mark} -->"):
+            demo_seeds.put(mark, "text")
 
 
 def test_results_page_has_the_marks() -> None:
-    assert re.search(r"<!-- speed -->\n.*<!-- /speed -->", speed.RESULTS.read_text(encoding="utf-8"), re.DOTALL)
+    assert re.search(r"<!-- speed -->\n.*<!-- /speed -->", demo_seeds.RESULTS.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_what_is_kept_of_a_path_is_of_these_weights_and_this_question(tmp_path: Path) -> None:
+    places = ["pipeline/policy/model/config.json", f"run/end/{path.ADAPTER_FILE}", "run/model/config.json", "lm/config.json"]
+    for number, place in enumerate(places):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text(str(number), encoding="utf-8")
+    found = [path.model_of(tmp_path / name) for name in ("pipeline", "run", "lm")]
+    assert found == [tmp_path / name for name in ("pipeline/policy/model", "run/end", "lm")]
+    job = PPOJob(model=ModelConfig(freeze="embeddings"), lora=LoraConfig(rank=2))
+    every = path.all_weights(job)
+    assert (every.model.freeze, every.model.top_layers, every.lora.rank) == ("none", None, None)
+    first = (job, found[1], (300, 1000), 2, [2.0, 4.0])
+    changes = [(0, every), (1, found[2]), (2, (0, 300)), (3, 3), (4, [2.0])]
+    others = [path.key_of(*(new if i == at else old for i, old in enumerate(first))) for at, new in changes]
+    kept = path.key_of(*first)
+    (tmp_path / places[1]).write_text("trained again", encoding="utf-8")
+    assert len({kept, *others, path.key_of(*first)}) == 7
 
 
 def test_the_runner_lists_its_jobs_and_refuses_others() -> None:
