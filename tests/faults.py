@@ -333,6 +333,8 @@ TRAINING = {
          "the coefficient moves after a stop", "training/test_ppo.py::test_the_kl_cap_stops"),
         ("1.0 - self.update / ppo.updates", "1.0 - self.update / (ppo.updates + 1)",
          "the schedule ends above 0", "training/test_ppo.py::test_learning_rates_follow"),
+        ("min(1.0, (step + 1) / rising", "min(1.0, step / rising",
+         "the first step is none", "training/test_ppo.py::test_learning_rates_rise"),
         ("samples[first::each]", "samples[first:]",
          "samples more than once", "training/test_ppo.py::test_several_responses_to_a_prompt"),
         ("\"mini-batches\", self.update, epoch, 0", "\"mini-batches\", self.update, 0",

@@ -346,6 +346,14 @@ def test_learning_rates_follow_the_schedule(schedule: str, factors: list[float])
         assert rates == pytest.approx([2e-3 * factor, 3e-2 * factor])
 
 
+def test_learning_rates_rise_from_step_to_step() -> None:
+    trainer, rates = tiny_trainer(schedule="constant", learning_rate=2e-3, epochs=2, warmup=0.375), []
+    trainer.engine.optimizer.optimizer.register_step_pre_hook(lambda adam, *_: rates.append(adam.param_groups[0]["lr"] / 2e-3))
+    reported = [step.metrics["ppo/learning_rate"] / 2e-3 for step in trainer]
+    assert rates == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, *[1] * 11])  # 4 updates of 2 epochs of 2 steps
+    assert reported == pytest.approx([4 / 6, 1, 1, 1])
+
+
 # -- what changes nothing ----------------------------------------------------------------------------------------------
 
 

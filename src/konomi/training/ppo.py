@@ -152,9 +152,7 @@ class PPOTrainer:
         clock.lap("reward")
 
         # 4. Train
-        rate = self.rate_factor * (1.0 - self.update / ppo.updates if ppo.schedule == "linear" else 1.0)
         if kl <= ppo.kl_cap:
-            self.engine.set_rate(rate)
             self._train(experience, passes, sums)
         means = sums.means()
         clock.lap("train")
@@ -163,7 +161,7 @@ class PPOTrainer:
         check_ratio(means.pop("ratio_gap", 0.0), self.engine.precision, self.update + 1)
         metrics = finish(means, ppo.vf_coef)
         check_gradient(metrics.get("ppo/policy/grad_norm", 0.0), self.update + 1)
-        metrics |= {"objective/kl_coef": self.kl.coef, "ppo/learning_rate": ppo.learning_rate * rate}
+        metrics |= {"objective/kl_coef": self.kl.coef, "ppo/learning_rate": ppo.learning_rate * self._rate()}
         metrics |= {f"time/ppo/{phase}": seconds for phase, seconds in clock.seconds.items()}
         metrics["episodes/per_second"] = ppo.batch_size / clock.seconds["total"]
         metrics["tokens/per_second"] = float(generation.rollout.lengths.sum()) / clock.seconds["total"]
@@ -292,6 +290,7 @@ class PPOTrainer:
                         sums.add(name, total, count, partial=True)
                     if first:
                         self._check_first(part.figures[-1], experience, sums)
+                self.engine.set_rate(self._rate(epoch, number))
                 norm = self.engine.step(self.ppo.max_grad_norm, first=first)
                 sums.add("ppo/policy/grad_norm", norm, 1)
             if ends_here(self.ppo, epoch, sums):
@@ -299,6 +298,14 @@ class PPOTrainer:
         self.engine.gather()
         if not is_processor(device) and self.update + 1 < self.ppo.updates:
             self._prepared = self._prepare(self.update + 1)  # while the device trains
+
+    def _rate(self, epoch: int = -1, mini_batch: int = -1) -> float:
+        """The share of the learning rates that a step of this update is taken with; of its last step without arguments."""
+        ppo, steps = self.ppo, self.ppo.batch_size // self.ppo.mini_batch_size
+        step = (self.update * ppo.epochs + epoch % ppo.epochs) * steps + mini_batch % steps
+        rising = ppo.warmup * ppo.updates * ppo.epochs * steps
+        falling = 1.0 - self.update / ppo.updates if ppo.schedule == "linear" else 1.0
+        return self.rate_factor * falling * min(1.0, (step + 1) / rising if rising else 1.0)
 
     def _check_first(self, gap: Tensor, experience: Experience, sums: Sums) -> None:
         """Before the first step the ratio is 1. On a device, and in several processes, the check is after the update."""
