@@ -19,7 +19,7 @@ from forked import Forked
 from konomi.cli import app
 
 
-def konomi(*arguments: str, code: int | None = None, stdin: str | None = None) -> Result:
+def konomi(*arguments: str, code: int | None = None, stdin: str | bytes | None = None) -> Result:
     """Call the command line. ``code``: the exit code that it has to have; ``stdin``: what is typed."""
     result = CliRunner().invoke(app, list(arguments), input=stdin)
     assert code is None or result.exit_code == code, f"{arguments}\n{result.output}\n{result.exception!r}"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from konomi.errors import DataError, ModelError, RunError
-from konomi.files import local_path, new_directory, plain, read_utf8
+from konomi.files import local_path, new_directory, plain, read_utf8, remove_drafts
 
 
 def content(directory: Path) -> dict[str, str]:
@@ -36,6 +36,14 @@ def test_a_draft_takes_the_place_of_the_directory(tmp_path: Path) -> None:
         (draft / "inner" / "b").write_text("three", encoding="utf-8")
     assert content(tmp_path / "below" / "model") == {"inner/b": "three"}
     assert [file.name for file in (tmp_path / "below").iterdir()] == ["model"]
+
+
+def test_only_directories_are_drafts_of_directories(tmp_path: Path) -> None:
+    (tmp_path / ".notes.old").touch()
+    (tmp_path / "notes").touch()
+    (tmp_path / ".model.old").mkdir()
+    remove_drafts(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {".notes.old", "notes", "model"}
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

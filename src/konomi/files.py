@@ -284,7 +284,7 @@ def _sync_names(directory: Path) -> None:
 def remove_drafts(directory: Path) -> None:
     """Remove what a killed process had half-written there. One that came between the two names of :func:`new_directory` left the
     old directory under another name: it gets its own back."""
-    for old in directory.glob(".*.old"):
+    for old in filter(Path.is_dir, directory.glob(".*.old")):
         whole = directory / old.name[1:-4]
         shutil.rmtree(old) if whole.exists() else old.rename(whole)
     for path in directory.glob(".*"):

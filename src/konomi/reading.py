@@ -36,6 +36,21 @@ def parse_json(data: str | bytes) -> Any:
 def check_plain(value: Any, *, finite: bool = True) -> None:
     """Raise ValueError for what settings and records never hold and would fail later: more than DEPTH levels, whole numbers
     beyond signed 64 bits and, with ``finite``, NaN and infinity."""
+    for each in _leaves(value):
+        if isinstance(each, int) and not -(2**63) <= each < 2**63:
+            raise ValueError("a whole number beyond 64 bits with a sign")
+        if finite and isinstance(each, float) and not math.isfinite(each):
+            raise ValueError(f"{each}, which is no number")
+
+
+def check_depth(value: Any) -> None:
+    """Raise ValueError for lists and tables of more than DEPTH levels: code that walks through them would run out of stack."""
+    for _ in _leaves(value):
+        pass
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The values that are no lists or tables, level by level. Raises ValueError below DEPTH levels."""
     level, depth = [value], 0
     while level:
         if depth > DEPTH:
@@ -46,10 +61,8 @@ def check_plain(value: Any, *, finite: bool = True) -> None:
                 inner.extend(each.values())
             elif isinstance(each, list):
                 inner.extend(each)
-            elif isinstance(each, int) and not -(2**63) <= each < 2**63:
-                raise ValueError("a whole number beyond 64 bits with a sign")
-            elif finite and isinstance(each, float) and not math.isfinite(each):
-                raise ValueError(f"{each}, which is no number")
+            else:
+                yield each
         level, depth = inner, depth + 1
 
 

@@ -28,6 +28,8 @@ COMMANDS = {
     "blend none --kl 3": ["none"],
     "blend lm --kl 3": ["lm: not a run"],
     "generate lm -p ' '": ["blank"],
+    "doctor ppo.toml --out none/found.json": ["--out none/found.json: there is no directory", "make it first"],
+    "doctor ppo.toml --out lm": ["--out lm: is a directory"],
     "generate lm -p a --tokens 500": ["500", "context of 128"],
     "generate lm -p a --temperature nan": ["temperature"],
     "judge empty.toml": ["empty.toml: candidates: Field required"],
@@ -194,6 +196,9 @@ def test_names_that_are_no_paths(world: Path) -> None:
         ["trim", name, "--scripts", "ja", "--out", "x"],
         ["convert", name, "o.jsonl", "--to", "pairs"],
         ["convert", "~nobody-of-this-name/x.jsonl", "o.jsonl", "--to", "pairs"],
+        ["convert", "pairs.jsonl", "o" * 245 + ".jsonl", "--to", "pairs"],
+        ["label", "people", "--chat", name],
+        ["label", "people", "--chat", "~nobody-of-this-name/x"],
         ["ppo", "ppo.toml", "--set", "model.name=~nobody-of-this-name/x"],
         ["ppo", "ppo.toml", "--set", 'data.prompts="a\\u0000b"'],
     ):

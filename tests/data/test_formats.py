@@ -117,6 +117,11 @@ def test_csv(tmp_path: Path) -> None:
     assert read_scores(path) == [Score("p", "a", -0.1)]
 
 
+def test_csv_in_a_copy_of_a_hub_data_set(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("prompt,response,score\np,a,1.5\n", encoding="utf-8")
+    assert read_records(tmp_path) == ([Score("p", "a", 1.5)], "scores")
+
+
 def test_bad_csv(tmp_path: Path) -> None:
     for body, part in (
         ("prompt,response,score\np,a,x\n", "'score' is 'x'; a number is needed"),
@@ -223,6 +228,7 @@ def test_hh(tmp_path: Path) -> None:
         ({**TASK, "candidates": [{"text": "a"}, {"txt": "b"}]}, 'candidate 2 is not an object with a "text"'),
         ({**TASK, "candidates": [{"text": "a"}, {"text": None}]}, "the text of candidate 2 is null"),
         ({**TASK, "columns": [1]}, "'columns' is a list; an object is needed"),
+        ({**TASK, "columns": {"x": json.loads("[" * 600 + "]" * 600)}}, "nested more than 100 levels deep"),
         ({**SCORE, "score": float("nan")}, "'score' is nan; a finite number is needed"),
         ({**SCORE, "score": 10**400}, "'score' is inf; a finite number is needed"),
         ({**SCORE, "score": None}, "'score' is null; a number is needed"),

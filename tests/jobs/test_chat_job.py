@@ -229,6 +229,7 @@ def test_a_base_model_gets_a_template(here: Path) -> None:
     (query,) = loaded.tokens.queries([Prompt("a", {"messages": Conversation(talk("a"))})], None, 0, 0, 99)
     assert loaded.tokenizer.decode(query) == "<bos><start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\n"
     asked = ("generate", "base", "--chat", "--chat-template", "mine.jinja", "--tokens", "3")
+    assert json.loads(konomi(*asked, "--json", code=0, stdin=b"a\xff\n").stdout)["prompt"] == "a\ufffd"
     told = konomi(*asked, code=0, stdin="a\n\nb\n").stdout.splitlines()
     first, second = map(json.loads, konomi(*asked, "--json", code=0, stdin="a\n\nb\n").stdout.splitlines())
     assert first["prompt"] == "a" and second["prompt"] == f"User: a\n\nAssistant: {first['response']}\n\nUser: b"

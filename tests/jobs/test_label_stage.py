@@ -98,6 +98,12 @@ def test_a_closed_collection_is_taken_as_it_is_and_one_of_nobody_refused(tmp_pat
     with open_project(tmp_path / "people").store() as store:
         store.freeze()
     assert run_label(job(tmp_path), tmp_path / "runs")["comparisons"] == 9
+    with (tmp_path / "c.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"version": 1, "prompt": "new", "candidates": [{"text": "a"}, {"text": "b"}]}\n')
+    for number in range(2):  # it is no less closed the second time
+        with pytest.raises(DataError, match=r"people: the collection is closed, so nobody could answer 1 new task; reopen"):
+            run_label(job(tmp_path), tmp_path / f"closed-{number}")
+    candidates_file(tmp_path / "c.jsonl")
     with open_project(tmp_path / "people").store() as store:
         forget(store, find_person(store, "a").id)
     with pytest.raises(DataError, match="nobody has put two texts in order yet"):

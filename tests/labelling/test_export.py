@@ -253,7 +253,7 @@ def test_export_on_its_own_connection_while_threads_write(project: Path) -> None
         assert own_answers(store, person)[0].revision >= 11
 
 
-def test_freezing_comes_with_an_export_or_not_at_all(project: Path) -> None:
+def test_freezing_comes_with_an_export_or_not_at_all(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def frozen() -> bool:
         with open_project(project).store() as store:
             return store.frozen
@@ -265,6 +265,15 @@ def test_freezing_comes_with_an_export_or_not_at_all(project: Path) -> None:
     assert "nobody has answered anything yet" in konomi("export", "none", "--out", "o", "--freeze", code=2).stderr
     with open_project(Path("none")).store() as store:
         assert not store.frozen
+    with monkeypatch.context() as patched:
+
+        def stopped(*_: object, **__: object) -> None:
+            assert frozen()
+            raise KeyboardInterrupt
+
+        patched.setattr("konomi.labelling.summary.statistics", stopped)
+        konomi("export", "people", "--out", "out", "--freeze", code=130)
+    assert not frozen()
     konomi("export", "people", "--out", "out", "--freeze", code=0)
     assert frozen()
 

@@ -119,6 +119,8 @@ def test_damaged_files_of_a_run_stop_nothing(tmp_path: Path) -> None:
     (said,) = client.get("/api/runs").json()["runs"]
     assert (said["status"], said["kl_cap"], said["updates"]) == (None, None, 3)
     assert client.get("/api/runs/0").json() == {"run": None}
+    (run.path / "run.json").write_text('{"version": 1, "status": "running", "guards": 5}', encoding="utf-8")
+    assert client.get("/api/runs").json()["runs"][0]["results"] == [(run.path / "compare.json").stat().st_mtime]
 
 
 def test_only_runs_and_only_their_owner(tmp_path: Path) -> None:

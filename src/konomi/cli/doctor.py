@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from konomi.cli.common import Json, Seed, Set, make_observer, settings, show_json, verb
+from konomi.errors import ConfigError
 from konomi.text import plural
 
 STYLES = {"broken": "bold red", "look": "yellow", "fine": "green"}
@@ -46,6 +47,9 @@ def doctor(
     broken; 1: something is; 2: the file cannot be used at all, with the
     message that the run would give.
     """
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        wrong = "is a directory" if out.is_dir() else f"there is no directory {out.absolute().parent}; make it first"
+        raise ConfigError(f"--out {out}: {wrong}")
     from konomi.jobs.doctor.check import examine
 
     result = examine(given, make_observer(), settings(set_, seed))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from konomi.cli.common import Json, echo, make_observer, show_json, verb
-from konomi.errors import ConfigError, DataError, KonomiError
+from konomi.errors import ConfigError, DataError
+from konomi.files import local_path
 from konomi.text import plural
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _policy(project: Path, candidates: Path | None, model: str | None, ranks: Se
 
 def _absolute(model: str) -> str:
     """A model's name as it holds wherever konomi is started next."""
-    path = Path(model).expanduser()
+    path = local_path(model, ConfigError)
     return str(path.absolute()) if path.exists() else model
 
 
@@ -226,12 +227,12 @@ def export(
     with opened.store() as store:
         thawed = not store.frozen
         exported = collect(store, freeze=freeze)
-    if len(exported.judgements) > SOON:
-        echo(f"computing figures of {plural(len(exported.judgements), 'answer')}", err=True)
-    name, figures = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
     try:
+        if len(exported.judgements) > SOON:
+            echo(f"computing figures of {plural(len(exported.judgements), 'answer')}", err=True)
+        name, figures = ("verdict", verdict(exported)) if is_comparison(exported) else ("statistics", statistics(exported))
         files = write_export(exported, out, {f"{name}.json": figures}, final=final, project=opened.title)
-    except KonomiError:
+    except BaseException:  # Ctrl-C too
         if freeze and thawed:  # nothing was written: nothing is final
             with opened.store() as store:
                 store.freeze(False)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from konomi.cli.common import Json, echo, make_observer, show_json, verb
+from konomi.cli.streams import stdin_lines
 from konomi.errors import ConfigError
 from konomi.text import plural
 
@@ -52,7 +53,7 @@ def generate(
     config = ModelConfig(name=model, trust_remote_code=trust_remote_code, chat_template=chat_template)
     writer = Writer(config, tokens, temperature, seed, make_observer())
     if not asked:
-        for answer in writer.talk(typer.get_text_stream("stdin"), system):
+        for answer in writer.talk(stdin_lines(), system):
             echo(json_line(answer.shown).decode().strip() if as_json else flat(answer.response))
         return
     answers = writer.answers(asked, samples)

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any, TextIO
 
@@ -57,6 +58,13 @@ def _robust(stream: TextIO, dropped: bool) -> TextIO:
         stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, line_buffering=lines)
     stream.reconfigure(errors="backslashreplace")  # Japanese on a console of another encoding must not end the run
     return stream
+
+
+def stdin_lines() -> Iterable[str]:
+    """What is typed or piped in; bytes that are no text of the terminal's encoding are replaced."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin or ()
 
 
 def _to_nowhere(fd: int) -> None:

@@ -56,7 +56,7 @@ def convert_file(
     for given, known, what in ((to, KINDS, "to"), (format, FROM, "from")):
         if given not in known:
             raise DataError(f"{given!r}: not a format to convert {what}; one of {', '.join(known)} is needed")
-    beside = out.with_name(f"{out.name}.manifest.json")
+    beside = local_path(out.with_name(f"{out.name}.manifest.json"))
     _check_out(out, beside)
     dropped: Counter[str] = Counter()
     records, source_format = read_records(source, format, hub=hub, dropped=dropped if drop_bad else None, say=say)

@@ -17,7 +17,7 @@ from typing import Any
 from konomi.data.layouts import LAYOUTS, RATINGS
 from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, csv_values, detect, parse, parse_all
 from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task, groups, repeating_rows
-from konomi.data.row_files import LINE_LIMIT, TABLES
+from konomi.data.row_files import LINE_LIMIT
 from konomi.data.rows import Row, UnusableRow, near, unused
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
@@ -99,7 +99,7 @@ def read_records(
     tasks: dict[tuple[str, frozenset[str]], str] = {}
     versioned = True
     for row in open_rows(str(path), hub=hub):
-        if str(path).lower().endswith(TABLES):
+        if row.as_text:
             row = csv_values(row)
         if format == "auto":
             format = detect(row)

@@ -42,7 +42,7 @@ def detect(row: Row) -> str:
     >>> detect(Row("x:1", {"prompt": "p", "chosen": "a", "rejected": "b", "id": 7}))
     'pairs'
     """
-    where, values = row
+    where, values = row.where, row.values
 
     def has(format: str, cutoff: float) -> bool:
         """Whether all columns are there, or misspelt; messages may hold the prompt."""

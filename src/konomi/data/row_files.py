@@ -18,7 +18,7 @@ from pathlib import Path
 from konomi.data.rows import Row, kind, need_column
 from konomi.errors import DataError
 from konomi.files import HEAD, file_type, not_utf8
-from konomi.reading import check_regular
+from konomi.reading import DEPTH, check_depth, check_regular
 
 FORMATS = ".jsonl, .csv, .tsv, .parquet or .txt"
 TABLES = (".csv", ".tsv")
@@ -100,6 +100,8 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
     for where, line in _filled_lines(path):
         try:
             row = json.loads(line)
+            if line.count("[") + line.count("{") > DEPTH:  # quicker than to look at every value
+                check_depth(row)
         except json.JSONDecodeError as error:
             what = f"{error.msg} at column {error.colno}"
             raise DataError(f"{where}: not JSON: {what}; one object a line is needed") from error
@@ -169,7 +171,7 @@ def _named(where: str, header: list[str], fields: list[str], separator: str) -> 
             f"{where}: {len(fields)} fields, but the header names {len(header)}; "
             f"a field with {name} or a line break in it needs double quotes around it"
         )
-    return Row(where, dict(zip(header, fields, strict=True)))
+    return Row(where, dict(zip(header, fields, strict=True)), as_text=True)
 
 
 _CLOSING = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the first quote that is not doubled

@@ -21,7 +21,7 @@ class UnusableRow(DataError):
 
 
 class Row(NamedTuple):
-    """A row: where it is, as the start of a message, and its values by column.
+    """A row: where it is, as the start of a message, and its values by column. ``as_text``: all are texts, as in a CSV file.
 
     Each method returns the value in a column, or raises DataError: there is no such column (``hint`` then ends the message), or
     the value is of another type.
@@ -29,6 +29,7 @@ class Row(NamedTuple):
 
     where: str
     values: dict[str, Any]
+    as_text: bool = False
 
     def value(self, column: str, hint: str = "") -> Any:
         """Whatever is there."""

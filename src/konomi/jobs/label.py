@@ -57,12 +57,6 @@ def run_label(job: LabelJob, root: str | Path, observer: Observer | None = None,
             _let_in(project, open_project(local_path(wanted.people)), fresh)
         for note in imported.notes:
             observer.warn(note)
-        with project.store() as store:
-            if imported.added and store.frozen:
-                raise DataError(
-                    f"{path}: the collection is closed, and {imported.added:,} tasks are new: nobody can answer them; open it "
-                    f'again on the page "People": konomi label {path}'
-                )
         _ask(project, wanted, observer)
         with project.store() as store:
             exported = collect(store)

@@ -78,11 +78,11 @@ class Store:
             self.connection = _connect(path, self.wait)
             try:
                 self._prepare(new)
+                if self.meta("compact"):
+                    self.compact()
             except BaseException:
                 self.connection.close()
                 raise
-        if self.meta("compact"):
-            self.compact()
 
     def close(self) -> None:
         """Close the file."""

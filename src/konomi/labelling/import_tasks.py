@@ -21,6 +21,7 @@ from konomi.labelling.queue import Settings, place_of
 from konomi.labelling.records import KINDS, Imported, NewTask
 from konomi.labelling.tables import meta_list, seal_task
 from konomi.labelling.validation import as_seen
+from konomi.text import plural
 
 MODELS = (
     *("ChatGPT", "GPT", "OpenAI", "Anthropic", "Google Bard", "DeepMind", "Mixtral", "Qwen", "Tongyi", "通义千问", "DeepSeek"),
@@ -100,7 +101,7 @@ def add_tasks(store: Store, tasks: Iterable[NewTask]) -> Imported:
     """Add tasks; known ones stay as they are.
 
     Raises:
-        DataError: there are no tasks, or one cannot be used. None is then added.
+        DataError: there are no tasks, or one cannot be used; the collection is closed, and a task is new. None is then added.
     """
     with store.read() as db:
         known = meta_list(db, "models")
@@ -110,6 +111,12 @@ def add_tasks(store: Store, tasks: Iterable[NewTask]) -> Imported:
 def _insert(store: Store, prepared: Prepared) -> Imported:
     with store.write() as db:
         added = sum(insert_task(db, task, place_of(task.digest, store.settings)) is not None for task in prepared.rows)
+        if added and store.frozen:  # all of it is undone
+            new, project = plural(added, "new task"), store.path.parent
+            raise DataError(
+                f"{project}: the collection is closed, so nobody could answer {new}; reopen it on the page "
+                f'"People" (konomi label {project}), then add them'
+            )
         for key, more in (("models", prepared.names), ("unchanged", prepared.unchanged)):
             store.set_meta(key, json.dumps(list(dict.fromkeys([*meta_list(db, key), *more]))))
     return Imported(added, len(prepared.rows) - added, prepared.notes)

@@ -89,8 +89,9 @@ class FollowedRun:
     def _changed(self, info: dict[str, Any]) -> list[float]:
         """When the results were written, and how many times a guard has fired: the page asks for the data again after each."""
         files = (self.run.path / name for name in ("compare.json", "eval.json", "evaluations.jsonl"))
-        guards = info.get("guards") or []
-        return [*(file.stat().st_mtime for file in files if file.exists()), *([len(guards)] if guards else [])]
+        guards = info.get("guards")
+        fired = [len(guards)] if isinstance(guards, list) and guards else []
+        return [*(file.stat().st_mtime for file in files if file.exists()), *fired]
 
     def _read(self, name: str) -> dict[str, Any]:
         try:

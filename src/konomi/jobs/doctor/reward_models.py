@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from konomi.config import ModelReward, PPOJob, RewardConfig, SumReward
-from konomi.files import model_path
+from konomi.files import local_path, model_path
 from konomi.jobs.doctor.lines import Line, broken, look
 from konomi.jobs.doctor.rewards import Floats
 from konomi.reading import written_by_konomi
@@ -73,7 +73,7 @@ def _age(info: Mapping[str, Any]) -> str:
     if not info.get("ended"):
         return ""
     days = (datetime.now(timezone.utc) - datetime.fromisoformat(info["ended"])).days
-    return f", {plural(days, 'day')} old" if days else ", of today"
+    return f", {plural(days, 'day')} old" if days > 0 else ", of today"
 
 
 def _other_writers(config: Mapping[str, Any], model: str) -> list[str]:
@@ -89,7 +89,7 @@ def _other_writers(config: Mapping[str, Any], model: str) -> list[str]:
 
 def _place(name: str) -> str:
     """A model's name; of a directory its path."""
-    path = Path(name).expanduser()
+    path = local_path(name)
     return str(path.resolve()) if path.exists() else name
 
 
