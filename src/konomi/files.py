@@ -159,7 +159,7 @@ def write_atomic(path: Path, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_names(path.parent)
+            sync_names(path.parent)
     except RunError:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -254,11 +254,11 @@ def sync_directory(directory: Path) -> None:
     probe.unlink()
     for path in directory.rglob("*"):
         if path.is_dir():
-            _sync_names(path)
+            sync_names(path)
         elif path.is_file():
             sync_file(path)
             path.chmod(mode)
-    _sync_names(directory)
+    sync_names(directory)
 
 
 def sync_file(file: Path) -> None:
@@ -267,7 +267,7 @@ def sync_file(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
-def _sync_names(directory: Path) -> None:
+def sync_names(directory: Path) -> None:
     """Flush the names in a directory to the disk, where the system and the file system can."""
     if os.name != "posix":
         return
@@ -310,7 +310,7 @@ def new_directory(path: Path) -> Iterator[Path]:
             if path.exists():  # never half-removed under its own name
                 path.rename(old)
             draft.rename(path)
-            _sync_names(path.parent)
+            sync_names(path.parent)
     finally:
         if old.exists() and not path.exists():  # stopped between the two names
             old.rename(path)

@@ -41,6 +41,9 @@ class Interrupting(Observer):
     def step(self, result: StepResult) -> None:
         self.progress("update", result.update, 0)
 
+    def say(self, message: str) -> None:
+        self.progress(message, 0, 0)
+
     def warn(self, message: str) -> None:
         self.warned.append(message)
 
@@ -81,7 +84,8 @@ CASES: dict[str, tuple[str, list[str], list[tuple[Event, bool]], list[str]]] = {
     "dropout": (
         "reward", ["model.name=xlm", "run.save_every=2", "train.batch_size=8", "train.micro_batch_size=4", "train.epochs=3",
                    "train.evaluations=2", "train.learning_rate=1e-3", "train.head_learning_rate=1e-2"],
-        [(("training", 1), False), (("training", 5), True), (("training", 8), False), (("training", 15), False)],
+        [(("training", 1), False), (("training", 5), True), (("training", 8), False), (("training", 15), False),
+         (("The model is evaluated on what was held out", 0), False)],
         ["model/model.safetensors", "eval.json"],
     ),
     "a reward model that keeps its language": (

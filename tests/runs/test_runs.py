@@ -85,11 +85,30 @@ def test_names_and_places(tmp_path: Path) -> None:
     assert len(from_the_time) == 4 and all(name[8] == "-" for name in from_the_time)
     (tmp_path / "empty").mkdir()
     RunDir.create(tmp_path, "empty", {}, seed=0)
-    with pytest.raises(ConfigError, match=r"exists and is not empty; choose another run\.name"):
+    known = r"exists and is not empty; choose another run\.name, or move .* It is a run; how that goes on: konomi doctor \S+/empty$"
+    with pytest.raises(ConfigError, match=known):
         RunDir.create(tmp_path, "empty", {}, seed=0)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    assert RunDir.create(tmp_path, "link", {}, seed=0).info["name"] == "link" and (tmp_path / "elsewhere/run.json").is_file()
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot be made"):
         RunDir.create(tmp_path / "file", "run", {}, seed=0)
+
+
+def test_of_a_run_that_ends_while_it_is_made_nothing_is_left(tmp_path: Path) -> None:
+    """A kill cannot remove the draft, which is hidden; there too the name is free."""
+    seen: list[list[str]] = []
+
+    class Ends(dict[str, str]):
+        def items(self) -> Any:
+            seen.append([path.name for path in tmp_path.iterdir()])
+            raise KeyboardInterrupt
+
+    for name in ("one", None):
+        with pytest.raises(KeyboardInterrupt):
+            RunDir.create(tmp_path, name, {"ppo": Ends()}, seed=0)
+    assert all(len(names) == 1 and names[0].startswith(".") for names in seen) and not list(tmp_path.iterdir())
 
 
 def test_of_runs_that_begin_at_once_in_one_directory_one_is_made(tmp_path: Path) -> None:

@@ -78,12 +78,13 @@ def run_reward(
         if built.fresh:
             rescale_head(model, [e.texts for e in learned.train[:HEAD_TEXTS]], lambda: autocast(model.device, precision))
         checkpoints = Checkpoints(work.run.checkpoints, keep=1)
-        outcome = _train(job, work, checkpoints, model, learned, precision, going_on=old is not None)
-        if outcome.best_step == 0:
-            _nothing_learned(built.fresh, observer)
-        observer.say("The model is evaluated on what was held out")
-        result = _evaluate(job, model, learned, samples)
-        _save(job, work.run, model, learned)
+        with resume_command(work, "reward", lambda: saved_until(checkpoints)):
+            outcome = _train(job, work, checkpoints, model, learned, precision, going_on=old is not None)
+            if outcome.best_step == 0:
+                _nothing_learned(built.fresh, observer)
+            observer.say("The model is evaluated on what was held out")
+            result = _evaluate(job, model, learned, samples)
+            _save(job, work.run, model, learned)
         work.run.write_json("eval.json", result)
         figures = _flat(result["held_out"], "held_out/") | _flat(result.get("truth", {}), "truth/")
         work.sinks.log(outcome.steps, figures)
@@ -117,17 +118,16 @@ def _train(
     job: RewardJob, work: Work, checkpoints: Checkpoints, model: RewardModel, learned: Learned, precision: str, going_on: bool
 ) -> Outcome:
     checkpoints.make()
-    with resume_command(work, "reward", lambda: saved_until(checkpoints)):
-        with work.stop.patience():
-            outcome = train_reward_model(
-                model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
-                directory=checkpoints.directory, record=work.log, stop=work.stop,
-                progress=lambda what, *done: work.observer.progress(f"{what} step", *done),
-                saving=saving_of(work, checkpoints, job.run.save_every, going_on),
-            )  # fmt: skip
-        if signal := work.stop.signal:
-            work.run.set_status("stopped", f"{signal} after step {outcome.steps}")
-            raise KeyboardInterrupt(f"stopped after step {outcome.steps}; there is no model yet")
+    with work.stop.patience():
+        outcome = train_reward_model(
+            model, learned.train, learned.held_out, job.train, seed=job.run.seed, precision=precision,
+            directory=checkpoints.directory, record=work.log, stop=work.stop,
+            progress=lambda what, *done: work.observer.progress(f"{what} step", *done),
+            saving=saving_of(work, checkpoints, job.run.save_every, going_on),
+        )  # fmt: skip
+    if signal := work.stop.signal:
+        work.run.set_status("stopped", f"{signal} after step {outcome.steps}")
+        raise KeyboardInterrupt(f"stopped after step {outcome.steps}; there is no model yet")
     return outcome
 
 

@@ -25,10 +25,16 @@ most.
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
+import secrets
+import shlex
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +77,7 @@ class RunDir:
     def create(
         cls, root: str | Path, name: str | None, config: Mapping[str, Any], *, seed: int, extra: Mapping[str, Any] | None = None
     ) -> RunDir:
-        """Make ``root/name`` with config.json and run.json in it, status "running".
+        """Make ``root/name`` with config.json and run.json in it, status "running", in one step: a kill leaves no part of it.
 
         Args:
             root: directory of all runs; made if needed.
@@ -83,15 +89,28 @@ class RunDir:
         Raises:
             ConfigError: the name is not one plain directory name; the directory is not empty or cannot be made.
         """
-        run = cls(_new_directory(Path(root), name))
-        run.write_json("config.json", config)
+        _check_name(name)
         info = {
-            "version": VERSION, "name": run.path.name, "status": "running", "reason": None, "started": _now(), "ended": None,
+            "version": VERSION, "name": name, "status": "running", "reason": None, "started": _now(), "ended": None,
             "seed": seed, "pid": os.getpid(), "git": environment.git(), "versions": environment.versions(),
             "machine": environment.machine(), **(extra or {}),
         }  # fmt: skip
-        run.write_json("run.json", info)  # last: a directory with run.json in it is complete
-        return run
+        path = Path(root, name or "run")
+        try:
+            with _draft(path) as draft:
+                cls(draft).write_json("config.json", config)
+                for place in [path] if name else (path.with_name(each) for each in _times()):
+                    cls(draft).write_json("run.json", info | {"name": place.name})
+                    if _put(draft, place):
+                        return cls(place)
+        except OSError as error:
+            where = Path(root, name or "")
+            raise ConfigError(f"{where}: the run's directory cannot be made: {error.strerror or error}") from None
+        known = f". It is a run; how that goes on: {environment.typed('konomi')} doctor {shlex.quote(str(path))}"
+        raise ConfigError(
+            f"{path}: exists and is not empty; choose another run.name, or move that directory away"
+            f"{known if (path / 'run.json').is_file() else ''}"
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -244,33 +263,39 @@ class RunDir:
             raise RunError(f"{path}: cannot be written: {error.strerror or error}. Mend that and resume the run") from None
 
 
-def _new_directory(root: Path, name: str | None) -> Path:
+def _check_name(name: str | None) -> None:
     if name is not None and (name in ("", ".", "..") or any(c in "/\\:" or not c.isprintable() for c in name)):
         raise ConfigError(f"run.name = {name!r}: has to be one plain directory name, without / \\ : or control characters")
+
+
+def _times() -> Iterator[str]:
+    """The time, then with numbers behind it."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    yield stamp
+    yield from (f"{stamp}-{number}" for number in itertools.count(2))
+
+
+@contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """A new directory where that of ``path`` is to be, removed at the end unless it has got its name."""
+    draft = Path(os.path.realpath(path)).with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}")
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        if name is not None:
-            path = root / name
-            path.mkdir(exist_ok=True)
-            try:
-                if any(path.iterdir()):
-                    raise FileExistsError
-                open(path / "config.json", "xb").close()  # of two runs that begin at the same time one is refused
-            except FileExistsError:
-                message = f"{path}: exists and is not empty; choose another run.name, or move that directory away"
-                raise ConfigError(message) from None
-            return path
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        number = 1
-        while True:
-            path = root / (stamp if number == 1 else f"{stamp}-{number}")
-            try:
-                path.mkdir()
-                return path
-            except FileExistsError:
-                number += 1
+        draft.mkdir(parents=True)
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put(draft: Path, path: Path) -> bool:
+    """Give a draft its name; False if there is something else than an empty directory."""
+    try:
+        draft.rename(os.path.realpath(path))
     except OSError as error:
-        raise ConfigError(f"{root / (name or '')}: the run's directory cannot be made: {error.strerror or error}") from None
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
+    files.sync_names(path.parent)
+    return True
 
 
 def _now() -> str:
