@@ -21,12 +21,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from demo_seeds import ROOT, put
 
 from konomi.engine.memory import Setting, Shape, gigabytes
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS, BEGIN, END = ROOT / "docs" / "results.md", "<!-- memory -->", "<!-- end of memory -->"
-
 
 SHAPES = {
     "0.3B (Gemma 3 270M)": Shape(262_144, 640, 2048, 18, 4, 1, 256, tied=True),
@@ -186,9 +183,7 @@ def main() -> None:
         lines += ["", "A tiny model that learns to write one letter:", "", *table_of_learning()]
     print("\n".join(lines))
     if given.write:
-        text = RESULTS.read_text("utf-8")
-        head, rest = text.split(BEGIN)
-        RESULTS.write_text("\n".join([head + BEGIN, "", *lines, "", END + rest.split(END)[1]]), "utf-8")
+        put("memory", "\n".join(["", *lines, ""]))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,9 @@ def test_names_and_places(tmp_path: Path) -> None:
     assert len(from_the_time) == 4 and all(name[8] == "-" for name in from_the_time)
     (tmp_path / "empty").mkdir()
     RunDir.create(tmp_path, "empty", {}, seed=0)
-    known = r"exists and is not empty; choose another run\.name, or move .* It is a run; how that goes on: konomi doctor \S+/empty$"
+    known = (
+        r"exists and is not empty; choose another run\.name, or move .* It is a run; how that goes on: konomi doctor \S+/empty$"
+    )
     with pytest.raises(ConfigError, match=known):
         RunDir.create(tmp_path, "empty", {}, seed=0)
     (tmp_path / "elsewhere").mkdir()

@@ -210,8 +210,7 @@ class _Maker:
                 return value
             if value.startswith("@@"):  # a text that begins with @
                 return value[1:]
-            reference = _Reference(value, path, f"{where}: {path} = {value!r}")
-            return self._referred(reference, number, found, may_be_left_out(kind, path))
+            return self._referred(_Reference(value, path, where, number, may_be_left_out(kind, path)), found)
 
         job = build(kind, resolved(settings), where=where)
         directory = self._of_round(number) / name
@@ -221,52 +220,51 @@ class _Maker:
     def _of_round(self, number: int) -> Path:
         return self.directory / f"round-{number}" if self.pipeline.rounds > 1 else self.directory
 
-    def _referred(self, reference: _Reference, number: int, found: _Found, optional: bool) -> str | None:
-        """What a reference stands for; None: what earlier rounds made, in the first one, of a setting that may be left out."""
+    def _referred(self, reference: _Reference, found: _Found) -> str | None:
+        """What a reference stands for; None: of earlier rounds, in the first one, in a setting that may be left out."""
         name, output, of_all_rounds = reference.parts
         if name in ("initial", "newest") and name not in self.pipeline.stages:
-            return self._model(reference, number, found)
+            return self._model(reference, found)
         do = self.pipeline.stages.get(name, {}).get("do")
         if do is None:
-            raise self._not_there(reference, number, f"there is no stage {name!r}")
+            raise self._not_there(reference, f"there is no stage {name!r}")
         if output not in VERBS[do].outputs:
-            raise self._not_there(reference, number, f"stage {name} ({do}) has no output {output!r}")
+            raise self._not_there(reference, f"stage {name} ({do}) has no output {output!r}")
         if of_all_rounds and not VERBS[do].outputs[output].endswith(".jsonl"):
             raise reference.refused("only rankings, truth, pairs, scores and candidates of several rounds go together")
         made = [each for each in self.stages if each.directory.name == name]
-        if not of_all_rounds and (not made or made[-1].round < number):
-            raise self._not_there(reference, number, f"stage {name} does not come before this one")
+        late = f"stage {name} does not come before this one"
+        if not of_all_rounds and (not made or made[-1].round < reference.round):
+            raise self._not_there(reference, late)
+        if not made and not reference.optional:
+            needed = f"{reference.setting} cannot be left out"
+            raise self._not_there(reference, f"{late}, so that in round 1 there is nothing of it, and {needed}")
         if not made:
-            if optional:
-                return None
-            raise self._not_there(
-                reference, number, f"stage {name} does not come before this one, so that in round 1 there is nothing of it, and "
-                f"{reference.setting} cannot be left out"
-            )  # fmt: skip
+            return None
         found.references[reference.setting] = (made[-1].name, output)
         if not of_all_rounds or len(made) == 1:
             return str(made[-1].outputs[output])
         found.gathered[reference.setting] = tuple(each.outputs[output] for each in made)
         return str(made[-1].directory.parent / f"{name}.{output}.jsonl")
 
-    def _model(self, reference: _Reference, number: int, found: _Found) -> str:
+    def _model(self, reference: _Reference, found: _Found) -> str:
         """The model that the pipeline begins with, or the newest one."""
         if reference.text not in ("@initial.model", "@newest.model"):
             raise reference.refused("to be had here: @initial.model, @newest.model")
         newest = reference.text == "@newest.model"
-        trained = [each for each in self.stages if each.round == number - 1 and each.trains]
+        trained = [each for each in self.stages if each.round == reference.round - 1 and each.trains]
         if newest and trained:
             found.references[reference.setting] = (trained[-1].name, "model")
             return str(trained[-1].outputs["model"])
-        if newest and number > 1:
+        if newest and reference.round > 1:
             raise reference.refused("no stage trains a language model: all rounds would be the same")
         if self.pipeline.initial is None:
             raise reference.refused('which model does it begin with? Set initial = "..." at the top of the file')
         return self.pipeline.initial
 
-    def _not_there(self, reference: _Reference, number: int, problem: str) -> ConfigError:
+    def _not_there(self, reference: _Reference, problem: str) -> ConfigError:
         """The error of a reference that leads nowhere, with those that would lead somewhere."""
-        made = [each for each in self.stages if each.round == number]
+        made = [each for each in self.stages if each.round == reference.round]
         known = ", ".join(f"@{each.directory.name}.{output}" for each in made for output in each.outputs)
         return reference.refused(
             f"{problem}; to be had here: {known or 'nothing, this is the first stage'} (a text that begins with @ is written @@)"
@@ -275,12 +273,15 @@ class _Maker:
 
 @dataclass(frozen=True)
 class _Reference:
-    """A value ``@STAGE.OUTPUT``, ``@STAGE.OUTPUT*``, ``@initial.model`` or ``@newest.model``."""
+    """A setting that is ``@STAGE.OUTPUT``, ``@STAGE.OUTPUT*``, ``@initial.model`` or ``@newest.model``."""
 
     text: str
     setting: str
     where: str
-    """In the file, for messages."""
+    """File and stage, for messages."""
+    round: int
+    optional: bool
+    """Whether the setting may be left out."""
 
     @property
     def parts(self) -> tuple[str, str, bool]:
@@ -290,7 +291,7 @@ class _Reference:
 
     def refused(self, problem: str) -> ConfigError:
         """The error of a reference that is wrong."""
-        return ConfigError(f"{self.where}: {problem}")
+        return ConfigError(f"{self.where}: {self.setting} = {self.text!r}: {problem}")
 
 
 @dataclass(frozen=True)
