@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from command_line import child, konomi, lines_of, sets, wait_until
-from konomi.config import VERBS, load_config, load_pipeline
+from konomi.config import VERBS, DPOJob, SFTJob, load_config, load_pipeline
+from konomi.data.examples import load_examples, split_examples
 from konomi.errors import ConfigError, RunError
+from konomi.jobs.dpo_data import prepare_dpo
 from konomi.jobs.inputs import resumed_job
 from konomi.jobs.pipeline import run_pipeline, runner
 from konomi.runs import processes
@@ -28,7 +30,7 @@ from launching import environment, launched, run_in_processes
 
 SETTINGS = {
     # 65 texts: in the last step of an epoch one process has none
-    "sft": ["model.precision=fp64", "data.limit=87", "sft.epochs=1", "sft.evaluate_every=5"],
+    "sft": ["model.precision=fp64", "data.limit=90", "sft.epochs=1", "sft.evaluate_every=5"],
     "reward": ["model.precision=fp32", "train.batch_size=4", "train.evaluations=2", "train.lm_weight=0.05"],
     # 61 prompts: as above
     "dpo": ["model.precision=fp64", "dpo.epochs=1", "dpo.batch_size=4", "reward.kind=function",
@@ -96,6 +98,10 @@ def figures(line: dict[str, Any]) -> dict[str, float]:
 
 @pytest.mark.usefixtures("fresh_accelerator")
 def test_two_processes_give_what_one_gives(world: Path) -> None:
+    sft, dpo = (load_config(Path(f"{verb}.toml"), VERBS[verb].job, SETTINGS[verb]) for verb in ("sft", "dpo"))
+    assert isinstance(sft, SFTJob) and isinstance(dpo, DPOJob)
+    learned = len(split_examples(load_examples(sft.data, str)[1], sft.data)[0]), len(prepare_dpo(dpo, Observer()).train)
+    assert learned == (65, 61)
     run_in_processes(2, __file__, "two")
     one = everything(Path("one"))
     first, second = (json.loads(Path(f"seen-2-{i}.json").read_text("utf-8")) for i in (0, 1))

@@ -15,7 +15,7 @@ from konomi.errors import ConfigError, RunError
 from konomi.models.policy import train_only
 from konomi.runs.signals import Stop
 from konomi.training.loop import perplexity
-from konomi.training.sft import TokenLoss, check_packing, train
+from konomi.training.sft import TokenLoss, _SFTTrainer, check_packing, train
 from konomi.training.texts import IGNORED, Collator, Row, pack
 from tiny import EOS_ID, FAMILIES, VOCAB
 from tiny_run import weights, without_dropout
@@ -95,6 +95,16 @@ def test_the_loss_is_that_of_a_slow_loop_whatever_the_padding(family: str, pad: 
     assert float(TokenLoss(lm)(**Collator(pad, False)(rows), num_items_in_batch=1000)["loss"]) == pytest.approx(
         sum(losses) / 1000, abs=1e-6
     )
+
+
+@pytest.mark.parametrize("family", ("gpt2", "gemma3"))
+def test_of_a_filler_nothing_is_learned_and_every_weight_has_a_gradient(family: str) -> None:
+    """What a process computes whose part of a step is empty."""
+    lm, row = sharp(family), some_rows(1)[0]
+    out = TokenLoss(lm)(**Collator(EOS_ID, False)([_SFTTrainer.filler(row)]), num_items_in_batch=3)
+    assert (float(out["loss"].detach()), out["rows"].tolist()) == (0.0, [[0.0, 0.0]])
+    out["loss"].backward()
+    assert all(p.grad is not None and not p.grad.any() for p in lm.parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -66,14 +66,18 @@ class TokenLoss(nn.Module):
         """
         positions = {} if position_ids is None else {"position_ids": position_ids}
         row_N, at_N = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        targets_N, counted = labels[row_N, at_N + 1], 1.0
+        if not len(row_N):  # a filler: a gradient of 0 for every weight, since the other processes wait for it
+            row_N, at_N, targets_N, counted = (*labels.new_zeros(3, 1), 0.0)
         with one_gradient(self.lm):
             hidden_BLD = trunk_of(self.lm)(input_ids=input_ids, use_cache=False, **positions).last_hidden_state
             hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, row_N * labels.shape[1] + at_N)
-            logprobs_N, _ = through_head(self.lm, hidden_ND, labels[row_N, at_N + 1], 1.0)
+            logprobs_N, _ = through_head(self.lm, hidden_ND, targets_N, 1.0)
         rows_B2 = torch.zeros(len(labels), 2, dtype=torch.float64, device=labels.device)
         each_N2 = torch.stack([-logprobs_N.detach().double(), torch.ones_like(logprobs_N, dtype=torch.float64)], dim=-1)
-        rows_B2.index_add_(0, row_N, each_N2)
-        return {"loss": -logprobs_N.sum() / (len(row_N) if num_items_in_batch is None else num_items_in_batch), "rows": rows_B2}
+        rows_B2.index_add_(0, row_N, each_N2 * counted)
+        count = len(row_N) if num_items_in_batch is None else num_items_in_batch
+        return {"loss": -counted * logprobs_N.sum() / count, "rows": rows_B2}
 
 
 @torch.no_grad()
