@@ -101,5 +101,6 @@ def test_an_ensemble_is_the_sum_of_standardised_scores() -> None:
         unit = (1 - weight) * network.std() + weight * text.std()
         assert summed[:, 0].numpy() == pytest.approx(unit * standard, abs=1e-3)
     assert torch.equal(Ensemble(made, 1.0, 0.0).sum(rows, [TEXTS])[0], rows[0])
-    flat = make_ensemble(made, 0.5, 0 * network, text)
-    assert np.isfinite([flat.network, flat.text]).all()
+    for same in (0.0, 0.1):  # the deviation of 0.1s is 3e-17
+        flat = make_ensemble(made, 0.5, 0 * network[:50] + same, text)
+        assert 0 < flat.network < 10 and 0 < flat.text < 10

@@ -132,7 +132,8 @@ def test_scores_along_a_response_are_those_of_its_tokens() -> None:
 @pytest.mark.parametrize("missing_eos", ["keep", "subtract", "replace"])
 def test_a_missing_end_of_text_and_scores_along_the_way(missing_eos: Any) -> None:
     rollout = tiny_rollout(without_dropout("gpt2"), 9)
-    config = RolloutConfig(stop="eos", missing_eos=missing_eos, missing_eos_score=3.0)
+    price = {} if missing_eos == "keep" else {"missing_eos_score": 3.0}
+    config = RolloutConfig(stop="eos", missing_eos=missing_eos, **price)
     scorer = Scorer(Tokens(tiny_tokenizer()), Own("first", lambda text: [(0, 2.0)]), {}, config, None)
     scored = scorer([PROMPTS[0]] * 9, rollout, judged=True)
     assert scored.token_rewards is not None and not bool(rollout.ended.all())
@@ -140,6 +141,14 @@ def test_a_missing_end_of_text_and_scores_along_the_way(missing_eos: Any) -> Non
         cut = {"keep": 2.0, "subtract": -1.0, "replace": 3.0}[missing_eos]
         assert score == (2.0 if ended else cut)
         assert float(row[0]) == (0.0 if missing_eos == "replace" and not ended else 2.0)
+
+
+def test_equal_scores_have_no_deviation_but_that_of_rounding() -> None:
+    """Sums of rewards may differ in their last bit: the deviation of 3 times 0.1 is 2e-17 and not 0."""
+    for count in range(2, 40):
+        scores = torch.full((count,), 0.1, dtype=torch.float64)
+        scores[-1] = 0.3 - 0.2
+        assert ScoreScale.of(scores).std == 1.0, count
 
 
 def test_parts_of_a_clipped_score_shrink_with_it() -> None:

@@ -20,6 +20,7 @@ from konomi.data.sources import sources_of
 from konomi.errors import DataError
 from konomi.jobs.inputs import digest_of
 from konomi.statistics import evaluate_labels, evaluate_preferences, evaluate_scores, evaluate_truth
+from konomi.statistics.regression import beyond_rounding
 from konomi.text import plural
 from konomi.training.reward import Example
 
@@ -177,7 +178,7 @@ def _scored(job: RewardJob, say: Callable[[str], None]) -> Learned:
             f"{data.file}: {len(train)} scores to train on and {len(held_out)} held out; give more prompts, or set data.held_out"
         )
     mean, std = statistics.fmean(s.score for s in train), statistics.pstdev([s.score for s in train])
-    if not std > 0:
+    if not beyond_rounding(std, max(abs(s.score) for s in train)):
         raise DataError(f"{data.file}: all scores are {mean:g}; there is nothing to learn")
     here, there = ([Example(_texts(s), target=(s.score - mean) / std) for s in side] for side in (train, held_out))
     return Learned(

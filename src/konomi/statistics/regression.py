@@ -37,6 +37,15 @@ ORDER_FIGURES = ("tau", "top_1", "top_1_chance", "orders")
 _WORK = 30_000_000
 
 
+def beyond_rounding(deviation: float, size: float) -> float:
+    """The standard deviation of float64 numbers as large as ``size``, or 0 where it is what rounding leaves of equal ones.
+
+    >>> beyond_rounding(float(np.std([0.1] * 50)), 0.1), beyond_rounding(0.5, 3.0)
+    (0.0, 0.5)
+    """
+    return deviation if deviation > 1e-12 * size else 0.0
+
+
 def evaluate_scores(truth: Sequence[float], predicted: Sequence[float], keys: Sequence[str], seed: int = 0) -> dict[str, Any]:
     """Evaluate a regression on held-out scores.
 
