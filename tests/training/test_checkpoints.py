@@ -23,7 +23,7 @@ from konomi.errors import RunError
 from konomi.training.checkpoints import Checkpoints
 from konomi.training.ppo import PPOTrainer
 from konomi.training.random_state import random_state
-from tiny_run import tiny_trainer, weights
+from tiny_run import facts, tiny_trainer, weights
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -101,6 +101,14 @@ def damages(directory: Path) -> dict[str, Callable[[], None]]:
     table |= {f"{name} = {value}": lambda item=(name, value): reworded(**dict([item])) for name, value in words.items()}
     table["random words"] = lambda: changed(files["random.safetensors"], lambda x: -1 - x, "python")
     return table
+
+
+def test_a_trainer_that_was_saved_before_its_first_update_still_scales_its_scores(tmp_path: Path) -> None:
+    tiny_trainer().save(tmp_path / "checkpoint")
+    trainer, own = tiny_trainer(seed=1), tiny_trainer()
+    trainer.load(tmp_path / "checkpoint")
+    assert trainer.scale is None
+    assert facts(trainer.step().metrics) == facts(own.step().metrics) and trainer.scale == own.scale
 
 
 def test_of_a_damaged_checkpoint_nothing_is_taken(tmp_path: Path) -> None:

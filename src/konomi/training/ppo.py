@@ -208,7 +208,8 @@ class PPOTrainer:
             state = load_checkpoint(directory, self.policy, optimizer)
         self.update, self.seed = state["update"], state["seed"]
         self.queries.seed, self.kl = self.seed, KlControl.of(state)
-        self.scale = ScoreScale(**state["score_scale"])
+        scale = ScoreScale(**state["score_scale"])
+        self.scale = scale if scale.count else None  # saved before it was set
         self.stop_reason = None
 
     def restart(self) -> None:
