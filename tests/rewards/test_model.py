@@ -87,6 +87,21 @@ def logits_one_by_one(path: Path, texts: list[str]) -> torch.Tensor:
         return torch.cat([model(**row).logits for row in rows])
 
 
+def test_a_decoder_within_a_larger_model_is_read_in_batches(tmp_path: Path) -> None:
+    """Its settings of tokens are those of the text model."""
+    import transformers
+
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    config = transformers.Gemma3Config(
+        text_config=tiny_config("gemma3").to_dict(), vision_config=vision, id2label=dict(enumerate(LABELS)),
+        label2id={label: i for i, label in enumerate(LABELS)}, mm_tokens_per_image=4,
+    )  # fmt: skip
+    transformers.Gemma3ForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    scores = call(made(tmp_path), ["ab", "rain", "zebra"])
+    assert scores == pytest.approx([call(made(tmp_path), [text])[0] for text in ("ab", "rain", "zebra")], abs=1e-4)
+
+
 def test_scores_keep_their_places_whatever_the_batches_the_order_the_lengths_and_the_repetitions(
     classifier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,7 @@ class Reader:
         self.tokenizer, self.name, self.reads_prompt = tokenizer, name, reads_prompt
         self.vocabulary = vocabulary_size(model)
         self.max_length: int = min(max_length, _positions(model), tokenizer.model_max_length)
-        pads = (tokenizer.pad_token_id, model.config.pad_token_id, tokenizer.eos_token_id)
+        pads = (tokenizer.pad_token_id, model.config.get_text_config().pad_token_id, tokenizer.eos_token_id)
         self.pad_id: int = valid_id(pads, self.vocabulary)
         self.texts, self.cut, self.longest = 0, 0, 0
         self.render = template_render(tokenizer) if chat else None

@@ -118,7 +118,7 @@ class ClassifierModelReward:
         whole = config.text == "both"
         self.reader = Reader(tokenizer, self._model, config.max_length, config.name, whole, config.chat)
         self.readers = [self.reader]
-        self._model.config.pad_token_id = self.reader.pad_id  # decoders ask for it to find each row's last token
+        self._model.config.get_text_config().pad_token_id = self.reader.pad_id  # decoders find each row's last token by it
         self._asked = _Place(self._model, config, device)
 
     def __call__(self, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[float]:
