@@ -15,6 +15,7 @@ from inference_server import TinyServer, serving
 from konomi.config import ServerConfig
 from konomi.engine.server import InferenceServer
 from konomi.errors import RunError
+from konomi.training import served as training_served
 from konomi.training.served import Served
 from tiny import tiny_model
 from tiny_run import disturbed, facts, sharp_model, tiny_trainer, weights
@@ -65,6 +66,20 @@ def test_of_the_same_responses_it_learns_the_same(server: TinyServer, tmp_path: 
     assert len(server.adapters) == (1 if lora else 0)
     trainer.sampler.close()
     assert not (tmp_path / "w/served").exists() and not server.adapters
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_without_a_directory_of_its_own_nothing_is_written_or_removed(
+    server: TinyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainer = served_trainer(server, tmp_path)
+    (tmp_path / "of others").touch()
+    with training_served.serving(ServerConfig(url=server.url), 20, trainer.policy, str) as sampler:
+        assert sampler is not None
+        with pytest.raises(AssertionError, match="not been probed"):
+            sampler.hand_over()
+    assert [path.name for path in tmp_path.iterdir()] == ["of others"]
 
 
 @pytest.mark.usefixtures("fresh_accelerator")

@@ -49,15 +49,21 @@ class Served:
     Args:
         server: asked already what it serves.
         policy: what is handed over, as it is then.
-        directory: for the files; the server sees it under the same path.
+        directory: for the files; the server sees it under the same path. None: `probe` chooses it.
         tell: told when the server is waited for.
     """
 
     def __init__(
-        self, server: InferenceServer, policy: Policy, directory: Path, tell: Callable[[str], None] = lambda _: None
+        self, server: InferenceServer, policy: Policy, directory: Path | None, tell: Callable[[str], None] = lambda _: None
     ) -> None:
-        self.server, self.policy, self.directory, self.tell = server, policy, directory, tell
-        self._name = ""
+        self.server, self.policy, self.tell = server, policy, tell
+        self._directory, self._name = directory, ""
+
+    @property
+    def directory(self) -> Path:
+        """Where the files are; `close` removes all of it."""
+        assert self._directory is not None, "the server has not been probed"
+        return self._directory
 
     def __call__(
         self, lm: PreTrainedModel, tokens: Tokens, queries: Sequence[Sequence[int]], draws: Draws, config: SamplingConfig,
@@ -103,7 +109,7 @@ class Served:
             RunError: it does not take them, or its log-probabilities are of another model or temperature.
         """
         own, config, label = self.server.config.directory, trainer.rollout_config, self.server.service.label
-        self.directory = Path(own).resolve() / run.name if own else run.resolve() / "served"
+        self._directory = Path(own).resolve() / run.name if own else run.resolve() / "served"
         _, queries = trainer.queries.take(0, PROBES)
         draws = make_draws(config, trainer.seed, [("probe", i) for i in range(PROBES)])
         self.hand_over(patient=False)
@@ -162,7 +168,7 @@ class Served:
 
     def close(self) -> None:
         """Remove what was written for the server."""
-        if self._name and processes.is_main():
+        if self._directory is not None and self._name and processes.is_main():
             self._forget(self._name)
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -197,7 +203,7 @@ def serving(config: ServerConfig, room: int, policy: Policy, tell: Callable[[str
         return
     server = InferenceServer(config)
     server.check(room)
-    served = Served(server, policy, Path(), tell)
+    served = Served(server, policy, None, tell)
     try:
         yield served
     finally:
