@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 import oracles
+from command_line import write_rows
 from engine.test_packed import gpt_neo
-from konomi.config import CompareConfig, DataConfig, RolloutConfig
+from konomi.config import CompareConfig, CompareJob, DataConfig, RolloutConfig, build
 from konomi.data.tokens import Tokens
 from konomi.engine.sampler import make_draws, sample
+from konomi.errors import ConfigError
 from konomi.jobs import compare as module
 from konomi.jobs.compare import (
     Answers,
@@ -27,6 +30,7 @@ from konomi.jobs.compare import (
     repetition,
 )
 from konomi.jobs.compare import _figures as figures
+from konomi.jobs.revisit import run_compare
 from konomi.report.advice import change
 from konomi.rewards import as_reward
 from tiny import VOCAB, tiny_tokenizer
@@ -275,3 +279,26 @@ def test_variety_and_repetition_do_not_follow_length() -> None:
     for key in ("distinct_1", "distinct_2", "repetition"):
         assert other[key] == pytest.approx(one[key], abs=0.04), key
     assert (one["length"], other["length"]) == (8, 80)
+
+
+def stage(model: dict[str, Any], **sections: Any) -> CompareJob:
+    """A stage `compare` of a model with itself."""
+    job = {"before": "lm", "model": {"name": "lm", **model}, "rollout": {"response_tokens": [3, 6]}, "run": {"mlflow": False}}
+    return build(CompareJob, job | sections)
+
+
+def test_two_models_are_compared_in_float64_if_that_is_the_precision(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: set[torch.dtype] = set()
+    own = Questions.rollouts
+    monkeypatch.setattr(Questions, "rollouts", lambda self, model, *rest: (kinds.add(model.dtype), own(self, model, *rest))[1])
+    reward = {"kind": "function", "name": "taste.py:count_a"}
+    run_compare(stage({"precision": "fp64"}, data={"prompts": "prompts.txt", "limit": 20}, reward=reward), world / "runs")
+    assert kinds == {torch.float64}
+
+
+def test_further_prompts_that_a_reward_cannot_score_are_refused_before_the_run_is_made(world: Path) -> None:
+    write_rows(Path("weights.jsonl"), ({"text": f"p{n}", "weight": n} for n in range(20)))
+    sections = {"data": {"prompts": "weights.jsonl"}, "reward": {"kind": "function", "name": "taste.py:weighted"}}
+    with pytest.raises(ConfigError, match=r"compare.extra: its prompts have no column 'weight'"):
+        run_compare(stage({}, compare={"extra": ["zebra"]}, **sections), world / "runs")
+    assert not (world / "runs").exists()

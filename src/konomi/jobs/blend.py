@@ -67,6 +67,9 @@ def blend_runs(
     ends = [_end_of(*each) for each in zip(runs, jobs, strict=True)]
     ready = prepare(job, observer, run)
     policy, reference = models_of(job, ready.loaded)
+    if ready.precision == "fp64":
+        policy.double()
+        reference.double()
     _load_ends(policy, job, ends, observer)
     device = find_device()
     policy.to(device)

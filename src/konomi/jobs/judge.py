@@ -52,7 +52,8 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
     the noise is common to all.
 
     Raises:
-        ConfigError, DataError, ModelError: an input is not usable, or the agreement cannot be reached; nothing was written.
+        ConfigError, DataError, ModelError: an input is not usable; nothing was written.
+        DataError: the agreement cannot be reached, which the scores show; the run is there, and says so.
         RunError: the reward failed; its texts are in failed_texts.jsonl.
         KeyboardInterrupt: stopped by a signal.
     """

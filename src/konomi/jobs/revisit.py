@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from konomi.config import CompareConfig, CompareJob, DataConfig, ModelConfig, PPOJob, RolloutConfig, build
 from konomi.data.messages import Answered, Message, asked, readable
-from konomi.data.prompts import as_prompts
+from konomi.data.prompts import as_prompts, extra_prompts
 from konomi.data.records import Candidate, Prompt
 from konomi.engine.device import autocast, choose_precision, find_device
 from konomi.engine.sampler import make_draws, sample
@@ -25,7 +27,7 @@ from konomi.report.advice import too_few
 from konomi.report.model_card import write_card
 from konomi.report.page import write_report
 from konomi.rewards import as_reward, build_judges, in_precision
-from konomi.rewards.base import Reward
+from konomi.rewards.base import Reward, check_without_columns
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.runs.processes import first
@@ -44,7 +46,7 @@ def compare_run(path: Path, config: CompareConfig, observer: Observer) -> dict[s
     after, device = load_causal_lm(tuned, progress=observer.say), find_device()
     observer.say("Both models answer held-out prompts")
     comparison = compare_models(
-        ready.loaded.model.to(device), after.model.to(device), ready.tokens, ready.held_out, ready.reward,
+        _placed(ready.loaded, ready.precision), _placed(after, ready.precision), ready.tokens, ready.held_out, ready.reward,
         rollout=job.rollout, data=job.data, config=config, autocast=lambda: autocast(device, ready.precision),
         judges=ready.judges, progress=observer.progress,
     )  # fmt: skip
@@ -97,9 +99,9 @@ def run_compare(
         if few := too_few(min(len(held_out), job.compare.prompts)):
             observer.warn(few)
         comparison = compare_models(
-            before.model.to(device), after.model.to(device), after.tokens, held_out, reward, rollout=job.rollout, data=job.data,
-            config=job.compare, autocast=lambda: autocast(device, precision), failed_texts=work.run.path / "failed_texts.jsonl",
-            judges=judges, progress=observer.progress, initial=initial.model.to(device),
+            _placed(before, precision), _placed(after, precision), after.tokens, held_out, reward, rollout=job.rollout,
+            data=job.data, config=job.compare, autocast=lambda: autocast(device, precision), judges=judges,
+            failed_texts=work.run.path / "failed_texts.jsonl", progress=observer.progress, initial=_placed(initial, precision),
         )  # fmt: skip
         work.run.write_json("compare.json", comparison)
         work.sinks.log(0, comparison_metrics(comparison))
@@ -113,7 +115,16 @@ def _asked(job: CompareJob, observer: Observer) -> tuple[list[Prompt], Reward, d
     columns, scoring = sides[0][0].columns, choose_precision("auto", device)
     reward = as_reward(in_precision(job.reward, scoring), columns, device)
     judges = build_judges({name: in_precision(each, scoring) for name, each in job.judges.items()}, columns, device)
-    return as_read(sides, [reward, *judges.values()], job.data.prompts, observer.say)[1], reward, judges
+    rewards = [reward, *judges.values()]
+    held_out = as_read(sides, rewards, job.data.prompts, observer.say)[1]
+    check_without_columns(rewards, extra_prompts(job.compare.extra, job.data, held_out[0]), held_out[0])
+    return held_out, reward, judges
+
+
+def _placed(loaded: Loaded, precision: str) -> PreTrainedModel:
+    """A model where it is to answer, in float64 where that is the precision."""
+    model: PreTrainedModel = loaded.model.to(find_device())
+    return model.double() if precision == "fp64" else model
 
 
 def _models(job: CompareJob, observer: Observer) -> tuple[Loaded, Loaded, Loaded]:
