@@ -52,6 +52,7 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
         "data.max_query_tokens=2": ["max_query_tokens"],
         "compare.extra='[\" \"]'": ["compare.extra"],
         "rollout.stop=length rollout.missing_eos=replace": ["missing_eos", "length"],
+        "rollout.missing_eos_score=2": ["missing_eos_score is of no use with missing_eos", '"subtract" or "replace"'],
         'lora.rank=4 lora.targets=\'["c_attn", "q_proj"]\'': ["is named q_proj; there are: c_attn, c_fc, c_proj"],
         "lora.alpha=8": ["lora: alpha is of no use without rank"],
     },
@@ -106,6 +107,9 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
             "fewer than two candidates of the model n (normalize.model; there are: a, b) in it"
         ],
         "normalize.samples=candidates.jsonl train.task=classification": ['for scores; task = "classification" has labels'],
+        "normalize.model=a": ["normalize.model = a is of no use without normalize.samples"],
+        "model.precision=fp64": ['trained in "fp32" or "bf16"'],
+        "train.strength_margin=1 train.task=score": ['strength_margin is for task = "preference"'],
         "ensemble.text_weight=1": ["ensemble.text_weight", "less than 1"],
         "ensemble.text_weight=0.5 train.task=score": ['ensemble.text_weight is for task = "preference"'],
         "data.label=x": ['data.label is for task = "classification"'],

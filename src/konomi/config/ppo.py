@@ -101,6 +101,8 @@ class SamplingConfig(Section):
     @model_validator(mode="after")
     def _range(self) -> SamplingConfig:
         _ordered("response_tokens", self.response_tokens)
+        if self.missing_eos == "keep" and self.missing_eos_score != type(self).model_fields["missing_eos_score"].default:
+            raise ValueError('missing_eos_score is of no use with missing_eos = "keep"; set that to "subtract" or "replace"')
         if self.missing_eos != "keep" and self.stop == "length":
             raise ValueError('missing_eos is of no use with stop = "length", where no response ends by itself; use stop = "eos"')
         return self

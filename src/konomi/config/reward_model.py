@@ -86,6 +86,8 @@ class RewardTraining(Section):
     def _fits(self) -> RewardTraining:
         if self.lm_weight and self.task != "preference":
             raise ValueError(f'lm_weight is for task = "preference"; with task = "{self.task}" remove it')
+        if self.strength_margin and self.task != "preference":
+            raise ValueError(f'strength_margin is for task = "preference"; with task = "{self.task}" remove it')
         if self.micro_batch_size:
             check_multiple(self, "batch_size", "micro_batch_size")
         return self
@@ -122,6 +124,10 @@ class RewardJob(TrainedModel):
 
     @model_validator(mode="after")
     def _fits(self) -> RewardJob:
+        if self.model.precision == "fp64":
+            raise ValueError('model.precision = "fp64": a reward model is trained in "fp32" or "bf16"; set one of them')
+        if self.normalize.samples is None and self.normalize.model is not None:
+            raise ValueError(f"normalize.model = {self.normalize.model} is of no use without normalize.samples; set that too")
         if self.train.task == "classification" and (self.normalize.samples or self.data.truth):
             raise ValueError('normalize.samples and data.truth are for scores; task = "classification" has labels')
         if self.train.task != "preference" and self.ensemble.text_weight:
