@@ -168,11 +168,11 @@ def head(tokens: int = 512, vocabulary: int = 32_768) -> Cost:
     hidden = torch.randn(tokens, 8).to(DEVICE).requires_grad_()
     weight = torch.randn(vocabulary, 8).to(DEVICE).requires_grad_()
     targets, grad = torch.arange(tokens).to(DEVICE), torch.ones(tokens).to(DEVICE)
-    memory, device._memory = device._memory, lambda _: 80 * 10**9
+    memory, device.gpu_memory = device.gpu_memory, lambda _: 80 * 10**9
     try:
         blocks = device.head_blocks(DEVICE)
     finally:
-        device._memory = memory
+        device.gpu_memory = memory
     with counting() as cost:
         logprobs, _ = linear_logprobs(hidden, weight, targets, 1.0, blocks, with_entropy=False)
         torch.autograd.grad(logprobs, [hidden, weight], grad)

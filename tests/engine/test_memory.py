@@ -9,7 +9,8 @@ import pytest
 import torch
 import transformers
 
-from konomi.engine.memory import Setting, Shape, gigabytes, parts, shape_of
+from konomi.engine import memory
+from konomi.engine.memory import Setting, Shape, gigabytes, micro_batch_tokens, parts, shape_of
 from tiny import FAMILIES, tiny_config, tiny_model
 
 
@@ -62,3 +63,14 @@ def test_each_setting_saves_what_it_is_there_for() -> None:
     for name in ("adam8", "half", "recompute", "rank", "top_layers"):
         lean = replace(plain, **{name: 2 if name in ("rank", "top_layers") else True})
         assert gigabytes(shape, lean) < gigabytes(shape, plain), name
+
+
+def test_micro_batches_have_the_tokens_that_a_gpu_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    assert micro_batch_tokens(model) == 1024  # on a processor
+    weights, token = sum(p.numel() for p in model.parameters()), 4 * 2 * (16 * 32 + 5 * 64)
+    monkeypatch.setattr(memory, "gpu_memory", lambda device: 20 * weights + 2 * token * 5000)
+    assert micro_batch_tokens(model) == 4096
+    vars(model.config)["intermediate_size"] = [32, 64]  # as in Gemma 3n, whose layers differ
+    assert micro_batch_tokens(model) == 4096 and shape_of(model).inner == 64
+    assert micro_batch_tokens(model, model) == max(1024, int(5000 - 3 * weights / token) // 1024 * 1024)

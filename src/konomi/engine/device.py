@@ -15,7 +15,6 @@ from konomi.runs import environment
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
 
     from konomi.ops import Blocks
 
@@ -24,7 +23,7 @@ HEAD_TOKENS = 512
 PREFILL_TOKENS = 4096
 """Query tokens that go through the model at a time."""
 MICRO_BATCH_TOKENS = 1024
-"""Tokens of a micro-batch on a processor."""
+"""Tokens of a micro-batch on a processor, and their unit on a GPU."""
 DRAW_ROWS = 16
 """Rows whose sampling weights exist at one time on a processor: they stay in its cache."""
 LOOK_STEPS = 16
@@ -133,26 +132,11 @@ def prefill_tokens(device: torch.device) -> int:
 def cache_size(gigabytes: float | None, device: torch.device) -> int:
     """Bytes for keys and values of running responses: so many, or 2 GB; on a GPU a quarter of its memory."""
     if gigabytes is None:
-        return max(2 * 10**9, _memory(device) // 4)
+        return max(2 * 10**9, gpu_memory(device) // 4)
     return int(gigabytes * 1e9)
 
 
-def micro_batch_tokens(lm: PreTrainedModel, *frozen: PreTrainedModel) -> int:
-    """Tokens of a micro-batch in training: on a GPU, those whose activations take half of what weights leave of its memory.
-
-    A trained weight has 20 bytes with its gradient, Adam's two numbers and its copy for products, a frozen one 6. A layer keeps
-    about 16 numbers of its width and 5 of its inner width for each token, in bf16 or float32.
-    """
-    if not (memory := _memory(lm.device)):
-        return MICRO_BATCH_TOKENS
-    config = lm.config.get_text_config()
-    weights = sum(p.numel() * (20 if p.requires_grad else 6) for model in (lm, *frozen) for p in model.parameters())
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
-    token = 4 * config.num_hidden_layers * (16 * config.hidden_size + 5 * inner)
-    return max(MICRO_BATCH_TOKENS, int((memory - weights) / 2 / token) // MICRO_BATCH_TOKENS * MICRO_BATCH_TOKENS)
-
-
-def _memory(device: torch.device) -> int:
+def gpu_memory(device: torch.device) -> int:
     """Bytes of a GPU, 0 where torch does not tell."""
     import torch
 
@@ -166,12 +150,12 @@ def free_memory(device: torch.device) -> int:
         return environment.free_memory()
     import torch
 
-    return torch.cuda.mem_get_info(device)[0] if _memory(device) else 0
+    return torch.cuda.mem_get_info(device)[0] if gpu_memory(device) else 0
 
 
 def _logits_at_once(device: torch.device) -> int:
     """Logits that exist at one time on a GPU: a power of 2 whose float32 numbers take at most 1 / 32 of its memory."""
-    return 1 << max(22, (_memory(device) // 128).bit_length() - 1)
+    return 1 << max(22, (gpu_memory(device) // 128).bit_length() - 1)
 
 
 def host_looks(device: torch.device, step: int) -> bool:

@@ -1,9 +1,12 @@
-"""Memory of an update of PPO, computed from the shape of a model. docs/results.md has it beside what was measured."""
+"""Memory of an update of PPO, computed from the shape of a model, and the micro-batches that it has room for. docs/results.md has
+it beside what was measured."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from konomi.engine.device import MICRO_BATCH_TOKENS, gpu_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,12 +56,31 @@ def shape_of(lm: PreTrainedModel) -> Shape:
     tied = head is None or head.weight is lm.get_input_embeddings().weight
     vocabulary, width = lm.get_input_embeddings().weight.shape
     counted = (sum(p.numel() for p in lm.parameters()) - vocabulary * width * (1 if tied else 2)) // layers
-    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
     return Shape(
-        vocabulary, width, max(inner) if isinstance(inner, (list, tuple)) else inner, layers, heads,
+        vocabulary, width, _inner_width(config), layers, heads,
         getattr(config, "num_key_value_heads", None) or heads,
         getattr(config, "head_dim", None) or config.hidden_size // heads, tied, counted,
     )  # fmt: skip
+
+
+def _inner_width(config: Any) -> int:
+    """The inner width of a model's layers; where they differ, the largest."""
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+    return max(inner) if isinstance(inner, (list, tuple)) else int(inner)
+
+
+def micro_batch_tokens(lm: PreTrainedModel, *frozen: PreTrainedModel) -> int:
+    """Tokens of a micro-batch in training: on a GPU, those whose activations take half of what weights leave of its memory.
+
+    A trained weight has 20 bytes with its gradient, Adam's two numbers and its copy for products, a frozen one 6. A layer keeps
+    about 16 numbers of its width and 5 of its inner width for each token, in bf16 or float32.
+    """
+    if not (memory := gpu_memory(lm.device)):
+        return MICRO_BATCH_TOKENS
+    config = lm.config.get_text_config()
+    weights = sum(p.numel() * (20 if p.requires_grad else 6) for model in (lm, *frozen) for p in model.parameters())
+    token = 4 * config.num_hidden_layers * (16 * config.hidden_size + 5 * _inner_width(config))
+    return max(MICRO_BATCH_TOKENS, int((memory - weights) / 2 / token) // MICRO_BATCH_TOKENS * MICRO_BATCH_TOKENS)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 
 from konomi import ops
 from konomi.config import PPOConfig
-from konomi.engine.device import is_out_of_memory, is_processor, micro_batch_tokens, send
+from konomi.engine.device import is_out_of_memory, is_processor, send
 from konomi.engine.forward import Evaluation, pass_full_kl, pass_logprobs, plan_pass, rounds_coarsely
 from konomi.engine.layout import Pass, scatter
+from konomi.engine.memory import micro_batch_tokens
 from konomi.engine.packed import Trunk
 from konomi.engine.rollout import Rollout, micro_batches
 from konomi.engine.sampler import Generation
