@@ -19,7 +19,7 @@ from konomi.models.reward import RewardModel
 from konomi.models.reward_files import make_reward_model
 from konomi.runs.signals import Stop
 from konomi.training import reward as training
-from konomi.training.loop import Outcome
+from konomi.training.callback import Outcome
 from konomi.training.reward import Example, batch_loss, collate, targets, task_loss, train_reward_model
 from tiny import ALPHABET, save_tiny, tiny_encoder, tiny_tokenizer
 from tiny_run import weights

@@ -14,7 +14,7 @@ from konomi.config import SFTConfig
 from konomi.errors import ConfigError, RunError
 from konomi.models.policy import train_only
 from konomi.runs.signals import Stop
-from konomi.training.loop import perplexity
+from konomi.training.callback import perplexity
 from konomi.training.sft import TokenLoss, _SFTTrainer, check_packing, train
 from konomi.training.texts import IGNORED, Collator, Row, pack
 from tiny import EOS_ID, FAMILIES, VOCAB

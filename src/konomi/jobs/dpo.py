@@ -29,9 +29,9 @@ from konomi.runs.observer import Observer
 from konomi.statistics import evaluate_preferences
 from konomi.statistics.bootstrap import mean_interval
 from konomi.text import plural
+from konomi.training.callback import Outcome
 from konomi.training.checkpoints import Checkpoints
 from konomi.training.dpo import ResponseLogprobs, figures, per_token, response_logprobs, train_dpo
-from konomi.training.loop import Outcome
 
 
 def run_dpo(

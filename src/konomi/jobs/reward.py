@@ -34,8 +34,8 @@ from konomi.seeds import stream_seed
 from konomi.statistics.regression import beyond_rounding
 from konomi.text import plural
 from konomi.training.batches import micro_batch_size
+from konomi.training.callback import Outcome
 from konomi.training.checkpoints import Checkpoints
-from konomi.training.loop import Outcome
 from konomi.training.reward import train_reward_model
 
 HEAD_TEXTS = 64

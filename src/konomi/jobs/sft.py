@@ -22,8 +22,8 @@ from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.text import plural
 from konomi.training.batches import micro_batch_size
+from konomi.training.callback import Outcome, perplexity
 from konomi.training.checkpoints import Checkpoints
-from konomi.training.loop import Outcome, perplexity
 from konomi.training.sft import check_packing, train
 from konomi.training.texts import Collator, Row, encode, pack
 

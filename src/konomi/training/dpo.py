@@ -38,8 +38,9 @@ from konomi.ops import dpo_loss, ipo_loss, log_ratios, smooth_labels
 from konomi.runs import processes
 from konomi.runs.signals import Stop
 from konomi.seeds import stream_seed
+from konomi.training.callback import Outcome, Progress, Record, TrainingCallback
 from konomi.training.checkpoints import read_tensors, save_trained, set_values, trained
-from konomi.training.loop import ElementTrainer, Outcome, Progress, Record, Saving, TrainingCallback, training_arguments
+from konomi.training.loop import ElementTrainer, Saving, training_arguments
 from konomi.training.preferences import Choices, rollout_of
 
 _STEP = {"loss": "dpo/loss", "grad_norm": "dpo/grad_norm", "learning_rate": "dpo/learning_rate", "epoch": "dpo/epoch"}

@@ -25,8 +25,9 @@ from konomi.models.reward import Batch, RewardModel
 from konomi.ops import label_loss, preference_loss, score_loss
 from konomi.runs import processes
 from konomi.runs.signals import Stop
+from konomi.training.callback import Outcome, Progress, Record, TrainingCallback
 from konomi.training.checkpoints import read_tensors, save_trained, set_values, trained
-from konomi.training.loop import ElementTrainer, Outcome, Progress, Record, Saving, TrainingCallback, training_arguments
+from konomi.training.loop import ElementTrainer, Saving, training_arguments
 
 _STEP = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
 _EVALUATION = {"epoch": "epoch", "eval/loss": "eval/loss", "eval/accuracy": "eval/accuracy"}

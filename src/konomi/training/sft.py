@@ -27,16 +27,8 @@ from konomi.engine.shared_weights import one_gradient
 from konomi.errors import ConfigError
 from konomi.runs.signals import Stop
 from konomi.seeds import stream_seed
-from konomi.training.loop import (
-    Outcome,
-    Progress,
-    QuietTrainer,
-    Record,
-    Saving,
-    TrainingCallback,
-    perplexity,
-    training_arguments,
-)
+from konomi.training.callback import Outcome, Progress, Record, TrainingCallback, perplexity
+from konomi.training.loop import QuietTrainer, Saving, training_arguments
 from konomi.training.texts import IGNORED, Collator, Row
 
 _STEP = {"loss": "sft/loss", "grad_norm": "sft/grad_norm", "learning_rate": "sft/learning_rate", "epoch": "sft/epoch"}
