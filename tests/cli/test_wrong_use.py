@@ -107,7 +107,6 @@ SETTINGS: dict[str, dict[str, list[str]]] = {
             "fewer than two candidates of the model n (normalize.model; there are: a, b) in it"
         ],
         "normalize.samples=candidates.jsonl train.task=classification": ['for scores; task = "classification" has labels'],
-        "normalize.model=a": ["normalize.model = a is of no use without normalize.samples"],
         "model.precision=fp64": ['trained in "fp32" or "bf16"'],
         "train.strength_margin=1 train.task=score": ['strength_margin is for task = "preference"'],
         "ensemble.text_weight=1": ["ensemble.text_weight", "less than 1"],

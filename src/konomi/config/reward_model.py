@@ -126,8 +126,6 @@ class RewardJob(TrainedModel):
     def _fits(self) -> RewardJob:
         if self.model.precision == "fp64":
             raise ValueError('model.precision = "fp64": a reward model is trained in "fp32" or "bf16"; set one of them')
-        if self.normalize.samples is None and self.normalize.model is not None:
-            raise ValueError(f"normalize.model = {self.normalize.model} is of no use without normalize.samples; set that too")
         if self.train.task == "classification" and (self.normalize.samples or self.data.truth):
             raise ValueError('normalize.samples and data.truth are for scores; task = "classification" has labels')
         if self.train.task != "preference" and self.ensemble.text_weight:
