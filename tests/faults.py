@@ -399,8 +399,8 @@ TRAINING = {
     ],
     "training/preferences.py": [
         ("append(1 - c.label)", "append(c.label)", "a vote for the other side counts for this one", PAIRS + "votes_on"),
-        ("found[pair].append(0.5)", "pass", "ties are no votes", PAIRS + "votes_on"),
-        ("len(labels) / count)", "1 / len(found))", "a pair counts once however many voted", PAIRS + "votes_on"),
+        ("by_pair[pair].append(0.5)", "pass", "ties are no votes", PAIRS + "votes_on"),
+        ("len(labels) / count)", "1 / len(by_pair))", "a pair counts once however many voted", PAIRS + "votes_on"),
         ("if c.margin or c.better", "if c.better", "a margin is lost", PAIRS + "votes_on"),
         ("tokens.ended(row) for row", "row for row", "nothing ends", PAIRS + "responses_share"),
         ("[row[:room] for row in responses]", "responses", "nothing is cut", PAIRS + "responses_share"),

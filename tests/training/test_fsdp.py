@@ -76,7 +76,7 @@ def halves(trainer: PPOTrainer) -> dict[str, Any]:
 def learnt(trainer: PPOTrainer) -> dict[str, Any]:
     """What a trainer makes of all its updates: figures, and weights."""
     steps = [facts(step.metrics) for step in trainer]
-    with trainer.engine.whole():
+    with trainer.engine.unsharded():
         total = float(weights(trainer.policy).double().abs().sum())
     return {"steps": steps, "weights": total, **halves(trainer)}
 

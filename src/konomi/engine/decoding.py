@@ -37,7 +37,7 @@ def make_decoder(
 
 
 def check_decoding(lm: PreTrainedModel) -> None:
-    """Make sure, once for a model, that a token's hidden state is the same alone and in a batch where others end before it.
+    """Check, once per model, that a token's hidden state is the same alone and in a batch where others end before it.
 
     Raises:
         ModelError: it is not the same, or `check_head` refuses the family.
@@ -58,7 +58,7 @@ def check_decoding(lm: PreTrainedModel) -> None:
 
 
 def _decodes(lm: PreTrainedModel) -> bool:
-    """Decode two sequences, then one of them, and measure the cache they take."""
+    """Decode two sequences, then one of them, and measure their cache."""
     ids = torch.arange(12, device=lm.device).remainder(lm.config.get_text_config().vocab_size)
     rows, trunk = (ids[:9], ids[9:]), packed.trunk_of(lm)
     alone = [trunk(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in rows]
@@ -104,7 +104,7 @@ class PackedDecoder:
         self.begin(queries)
 
     def begin(self, queries: Sequence[Sequence[int]]) -> None:
-        """Take new queries, as many as before, none of which needs more room with its response."""
+        """Start over with as many new queries, none of which needs more room than before."""
         self.queries = queries
         self.cache.begin([len(query) for query in queries])
         self.rows.copy_(self._first_rows)

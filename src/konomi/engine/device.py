@@ -137,7 +137,7 @@ def cache_size(gigabytes: float | None, device: torch.device) -> int:
 
 
 def gpu_memory(device: torch.device) -> int:
-    """Bytes of a GPU, 0 where torch does not tell."""
+    """Total memory of a GPU in bytes, 0 where torch does not report it."""
     import torch
 
     in_use = device.type == "cuda" and torch.cuda.is_available()
@@ -145,7 +145,7 @@ def gpu_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device, 0 where the system does not tell."""
+    """Free memory of a device in bytes, 0 where the system does not report it."""
     if is_processor(device):
         return environment.free_memory()
     import torch
@@ -171,14 +171,14 @@ def captures(device: torch.device) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice: a device's error, Python's, or the plain RuntimeError that torch raises on a processor."""
+    """Whether an error means out of memory: a device's, Python's, or the plain RuntimeError that torch raises on a processor."""
     import torch
 
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator: " in str(error)
 
 
 def return_memory(device: torch.device) -> None:
-    """Give memory that torch keeps for reuse back to a device."""
+    """Release cached memory of a device."""
     import torch
 
     if not is_processor(device):
@@ -186,7 +186,7 @@ def return_memory(device: torch.device) -> None:
 
 
 def send(x: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy from the host to a device; nothing waits for what the device is doing."""
+    """Copy a tensor from the host to a device without synchronising."""
     pinned = device.type == "cuda" and x.device.type == "cpu"
     return x.pin_memory().to(device, non_blocking=True) if pinned else x.to(device)
 
@@ -262,14 +262,14 @@ def _cuda(in_use: bool) -> Any | None:
 
 
 def gpu_name() -> str | None:
-    """The GPU, if torch is imported and has one."""
+    """The name of the GPU, if torch is imported and sees one."""
     cuda = _cuda(in_use=False)
     return cuda.get_device_name() if cuda else None
 
 
 def peak_memory_gb() -> float:
     """The most memory that this process has held at one time, in 10^9 bytes: the GPU's for tensors where this process has
-    used one, since `forget_peak_memory`; else its own; 0 where the system does not tell."""
+    used one, since `forget_peak_memory`; else its own; 0 where the system does not report it."""
     if cuda := _cuda(in_use=True):
         return float(cuda.max_memory_allocated() / 1e9)
     try:
@@ -281,6 +281,6 @@ def peak_memory_gb() -> float:
 
 
 def forget_peak_memory() -> None:
-    """Restart a GPU's peak, so that a run's peak is not that of an earlier run in this process."""
+    """Reset a GPU's peak memory, so that a run does not report the peak of an earlier one."""
     if cuda := _cuda(in_use=True):
         cuda.reset_peak_memory_stats()

@@ -1,7 +1,7 @@
 """Model families that work, and the error for one that does not.
 
-A family is tried before it is used (`konomi.engine.forward.check_head`, `konomi.engine.decoding.check_decoding`): its
-log-probabilities are either those of each sequence alone or it is refused.
+Before use a family is tested (`konomi.engine.forward.check_head`, `konomi.engine.decoding.check_decoding`): batched
+log-probabilities must equal those of each sequence alone, or the family is refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NOT_ALIKE = {
     "deepseek_v4": "it chooses among compressed tokens, otherwise in decoding than in training, by what it sees",
     "doge": "beyond its window it attends to other tokens in decoding than in training, by what it sees",
 }
-"""Families that fail in ways that short trials do not show."""
+"""Families whose failures short tests do not reveal."""
 
 
 def families_that_work() -> str:
@@ -61,7 +61,7 @@ def refusal(lm: PreTrainedModel, why: str) -> ModelError:
 
 @contextmanager
 def trial(lm: PreTrainedModel) -> Iterator[None]:
-    """Run the family's code in full precision; its exceptions become a refusal."""
+    """Run the family's code in full precision; turn its exceptions into a refusal."""
     try:
         with torch.no_grad(), torch.autocast(lm.device.type, enabled=False):
             yield

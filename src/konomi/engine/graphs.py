@@ -20,7 +20,7 @@ MOST = 96
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Within, Python collects no garbage: an old graph in it, let go while another is captured, would break the capture."""
+    """Disable garbage collection: freeing an old graph during a capture would break the capture."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -46,9 +46,8 @@ class _Graph:
 
 
 _CAPTURING: dict[torch.device, tuple[Any, Any]] = {}
-"""Of each device the stream on which calls are captured, and a captured call that does nothing. It owns the memory in which
-what is captured later works, one call at a time: such memory serves one stream alone, and cannot be used again once all that
-was captured in it is gone."""
+"""Device -> its capture stream, and an empty captured graph that owns the memory pool of all later ones. A pool belongs to one
+stream, and cannot be reused once every graph in it is gone."""
 
 
 class Graphs:
@@ -63,12 +62,12 @@ class Graphs:
     def __init__(self, device: torch.device) -> None:
         self.device, self.active = device, captures(device)
         self.refused: str | None = None
-        """Why calls run as they are, on a device that could replay them."""
+        """Why nothing is captured on a device that could."""
         self._graphs: dict[Hashable, _Graph | None] = {}
         self._too_large: set[Hashable] = set()
 
     def forget(self) -> None:
-        """Drop all that was captured, and the memory that it held."""
+        """Drop all captured graphs and free their memory."""
         self._graphs.clear()
         return_memory(self.device)
 
@@ -106,12 +105,12 @@ class Graphs:
             warnings.warn(f"its steps cannot be captured, and run slower: {self.refused}", RuntimeWarning, stacklevel=2)
             return None
         module.current_stream().wait_stream(stream)
-        made = self._graphs[key] = _Graph(graph, static, outputs)
-        return made
+        captured = self._graphs[key] = _Graph(graph, static, outputs)
+        return captured
 
 
 def _captured(module: Any, pool: Any, call: Callable[[], Tensor | None]) -> tuple[Any, Tensor | None]:
-    """A graph of what ``call`` does on the present stream, and its result."""
+    """Capture ``call`` on the current stream; returns the graph and the result."""
     graph = module.CUDAGraph()
     graph.capture_begin(pool=pool, capture_error_mode="thread_local")
     try:

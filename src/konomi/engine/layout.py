@@ -34,7 +34,7 @@ class Layout:
     """Which token of a packed row belongs to which sequence.
 
     A query that several sequences begin with is stored once: causality makes its hidden states the same for all of them.
-    All this is found on the host, so that nothing waits for a device.
+    All of this is computed on the host, so that nothing waits for a device.
 
     Args:
         lengths_B: int64, at least 1.

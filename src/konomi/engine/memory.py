@@ -1,5 +1,5 @@
-"""Memory of an update of PPO, computed from the shape of a model, and the micro-batches that it has room for. docs/results.md has
-it beside what was measured."""
+"""Memory of a PPO update, estimated from the shape of a model, and the micro-batches that fit. docs/results.md compares the
+estimate with measurements."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def parts(shape: Shape, setting: Setting) -> dict[str, float]:
     wide = 2 if setting.half else 4
     adapters = shape.adapters(setting.rank) if setting.rank else 0
     layers = setting.top_layers or shape.layers
-    whole = not adapters and not setting.top_layers
-    embeddings = shape.embeddings if whole and not setting.frozen_embeddings else 0
+    all_layers = not adapters and not setting.top_layers
+    embeddings = shape.embeddings if all_layers and not setting.frozen_embeddings else 0
     trained = adapters or layers * shape.layer + embeddings
     type_of_trained = 4 if adapters or divided else wide
     copies = 2 if setting.copies and not setting.half and not divided else 0
@@ -141,7 +141,7 @@ def parts(shape: Shape, setting: Setting) -> dict[str, float]:
 
 
 def _divided(shape: Shape, trained: int, embeddings: int, product: int, setting: Setting) -> dict[str, float]:
-    """What is otherwise where the training is divided: shards of what is trained, and whole models no wider than they compute."""
+    """The parts that differ when training is sharded: shards of what is trained, and full models in the precision of products."""
     top = shape.vocabulary * shape.width * (4 + (2 if setting.copies else 0))  # embeddings or head, and the head's copy
     rest = shape.embeddings * 4 - shape.vocabulary * shape.width * 4
     layers = shape.layers * shape.layer

@@ -1,4 +1,4 @@
-"""Layers that are computed anew in the backward pass, instead of keeping all that is inside them: less memory, more time."""
+"""Gradient checkpointing: recompute layers in the backward pass instead of storing their activations. Less memory, more time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from konomi.errors import ConfigError
 
 
 def recompute_layers(model: PreTrainedModel) -> None:
-    """Have the layers of a model keep their inputs alone for the backward pass, where gradients are asked for.
+    """Make the layers of a model store only their inputs for the backward pass.
 
     Raises:
         ConfigError: this family has no layers of transformers' kind for it.
@@ -36,7 +36,7 @@ def recompute_layers(model: PreTrainedModel) -> None:
 
 @contextmanager
 def recomputing(model: PreTrainedModel) -> Iterator[None]:
-    """Within, layers that :func:`recompute_layers` has marked are computed anew although the model is in evaluation mode."""
+    """Recompute the layers marked by :func:`recompute_layers` although the model is in evaluation mode."""
     layers = [each for each in _layers(model) if each.gradient_checkpointing] if torch.is_grad_enabled() else []
     before = [layer.training for layer in layers]
     for layer in layers:
@@ -61,7 +61,7 @@ def _is_random(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def _attention(config: object, name: str) -> Iterator[None]:
-    """The attention that was plugged in when a layer ran."""
+    """Use the attention that was in place when a layer ran."""
     before = config._attn_implementation  # type: ignore[attr-defined]
     config._attn_implementation = name  # type: ignore[attr-defined]
     try:

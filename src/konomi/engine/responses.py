@@ -54,7 +54,7 @@ class Responses:
 
 @dataclass
 class _Kept:
-    """On a device that captures steps a model keeps the last `Running`, whose steps are captured already; no copy has it."""
+    """The last `Running` of a model and its captured steps, kept on the model for reuse; copies of the model start without it."""
 
     key: Hashable = None
     running: Running | None = None
@@ -81,14 +81,13 @@ def draw_responses(
 
 
 def forget_running(lm: PreTrainedModel) -> None:
-    """Free the memory in which this model has drawn responses."""
+    """Free the buffers in which this model has drawn responses."""
     if hasattr(lm, "konomi_running"):
         del lm.konomi_running
 
 
 class Running:
-    """Responses that are being drawn. All is kept at fixed addresses, the responses that still run first: a step is work of
-    fixed shape."""
+    """Responses being drawn. All tensors stay at fixed addresses, running responses first, so that a step has a fixed shape."""
 
     def __init__(
         self, lm: PreTrainedModel, asked: Asked, ends: frozenset[int], temperature: float, with_entropy: bool,
@@ -109,7 +108,7 @@ class Running:
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
 
     def run(self, asked: Asked) -> Responses:
-        """Draw. A response that ends between two looks of the host is decoded on; what is drawn then is not used."""
+        """Draw the responses. One that ends between two checks of the host is decoded further; the extra tokens are discarded."""
         device, longest, width = self.lm.device, int(asked.lengths.max()), self.ids.shape[1]
         for zero in (self.ids, self.figures, self.lengths, self.step):
             zero.zero_()
@@ -141,7 +140,7 @@ class Running:
         self._draw(self.decoder.step(self.drawn[:count]))
 
     def _draw(self, hidden_bD: Tensor) -> None:
-        """Draw a token of each of the first responses, and write it down."""
+        """Draw and store the next token of each running response."""
         here, step = slice(len(hidden_bD)), self.step
         going_b = self.going[here]
         uniforms_b = self.uniforms[here].index_select(1, step).squeeze(1)
@@ -160,9 +159,9 @@ class Running:
             going_b &= torch.isin(drawn_b, self.stops, invert=True)
 
     def _look(self, step: int, limits: list[int]) -> list[int]:
-        """See which responses have ended after so many tokens, and let go of them; the limits of those that stay.
+        """Drop the responses that have ended after ``step`` tokens; returns the limits of the others.
 
-        Where only their limits end responses, the host knows without looking.
+        Where only limits end responses, the host needs no synchronisation for that.
         """
         if self.stops is None:
             going = [limit > step for limit in limits]

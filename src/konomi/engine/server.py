@@ -63,12 +63,12 @@ class InferenceServer:
         if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
             raise ModelError(f"{self.service.label}: /v1/models is no list of models: {str(answer)[:SHOWN]}")
         own = [row for row in rows if not row.get("parent")]  # the others are adapters of these
-        found = [row for row in own if self.config.model in (None, row["id"])]
-        if len(found) != 1:
+        matches = [row for row in own if self.config.model in (None, row["id"])]
+        if len(matches) != 1:
             names = ", ".join(row["id"] for row in own) or "nothing"
             raise ModelError(f"{self.service.label}: serves {names}; name one of them by {SECTION}.model")
-        self.model = found[0]["id"]
-        context = found[0].get("max_model_len")
+        self.model = matches[0]["id"]
+        context = matches[0].get("max_model_len")
         if isinstance(context, int) and context < room:
             raise ModelError(
                 f"{self.service.label}: its context of {context} tokens is too short for query and response together; start it "
@@ -101,7 +101,7 @@ class InferenceServer:
         """Let an adapter go, if it is there."""
         try:
             self.service.once({"lora_name": name}, "/v1/unload_lora_adapter", parsed=False)
-        except (*UNREACHED, Refused):  # it makes no difference to what is drawn
+        except (*UNREACHED, Refused):  # it makes no difference to the responses
             return
 
     def _not_taken(self, error: Refused, how: str) -> RunError:
@@ -129,13 +129,13 @@ class InferenceServer:
             _request(model or self.model, query, limit, seed, ends, config.temperature)
             for query, limit, seed in zip(queries, limits, seeds, strict=True)
         ]
-        drawn = [
+        responses = [
             self._response(answer, limit, ends, vocabulary)
             for answer, limit in zip(self._answers(bodies), limits, strict=True)
         ]  # fmt: skip
-        rollout = rollout_of(queries, [ids for ids, _ in drawn], ends, tokens.pad_id)
+        rollout = rollout_of(queries, [ids for ids, _ in responses], ends, tokens.pad_id)
         logprobs_BR = torch.zeros(rollout.mask.shape, dtype=torch.float64)
-        logprobs_BR[rollout.mask] = torch.tensor([x for _, logprobs in drawn for x in logprobs], dtype=torch.float64)
+        logprobs_BR[rollout.mask] = torch.tensor([x for _, logprobs in responses for x in logprobs], dtype=torch.float64)
         none_BR = torch.zeros_like(logprobs_BR)
         logprobs_BR, none_BR = (send(x, lm.device) for x in (logprobs_BR, none_BR))
         return Generation(rollout, logprobs_BR, none_BR, none_BR, None, served=True)
@@ -155,11 +155,11 @@ class InferenceServer:
         try:
             (choice,) = answer["choices"]
             ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-            whole = all(type(i) is int for i in ids) and all(type(x) in (float, int) for x in logprobs)
+            complete = all(type(i) is int for i in ids) and all(type(x) in (float, int) for x in logprobs)
             sizes = len(ids), len(logprobs)
         except (KeyError, TypeError, ValueError):
-            whole, sizes = False, (0, 0)
-        if not whole:
+            complete, sizes = False, (0, 0)
+        if not complete:
             raise self._misfit(f"no token ids with log-probabilities in {str(answer)[:SHOWN]}")
         if sizes[0] != sizes[1]:
             raise self._misfit(f"{sizes[0]} token ids with {sizes[1]} log-probabilities")

@@ -55,7 +55,7 @@ class ComputeCopies:
         return dtype == self.dtype and all(module._parameters.get(name) is weight for module, name, weight in self._own)
 
     def refresh(self) -> None:
-        """Cast the weights again if one of them has changed."""
+        """Update the copies if a weight has changed."""
         changes = self._changes()
         if changes != self._versions:
             with torch.no_grad():
@@ -117,7 +117,7 @@ def cast_once(lm: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def copies_as_leaves() -> Iterator[None]:
-    """Within: passes are differentiated with respect to the copies themselves, see `leaves`."""
+    """Differentiate passes with respect to the copies themselves, see `leaves`."""
     _LEAVES[0] = True
     try:
         yield
@@ -181,7 +181,7 @@ def one_gradient(lm: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def frozen_head(lm: PreTrainedModel) -> Iterator[None]:
-    """Within, no gradient reaches the vocabulary head, nor through it token embeddings that are the same weight."""
+    """Stop gradients to the vocabulary head, and through it to tied token embeddings."""
     head = lm.get_output_embeddings()
     own = dict(head._parameters)
     head._parameters.update({name: None if each is None else each.detach() for name, each in own.items()})

@@ -46,7 +46,7 @@ def blend_runs(
         out: the directory to write; None: ``blend-kl-4`` and the like in the first run.
         land: KL, and how it is measured.
         share: instead of a KL.
-        observer: told how it goes.
+        observer: gets its progress.
 
     Returns:
         What `FILE` holds (of several runs also ``runs``), with ``run``, the first one, and ``model``, the directories.
@@ -76,16 +76,16 @@ def blend_runs(
     dial = Dial(
         policy, reference.to(device), job, ready, land, partial(autocast, device, ready.precision), observer.progress
     )  # fmt: skip
-    found = dial.put_at(1.0 if share is None else share) if land.kl is None else dial.land_at(land.kl, ENDS)
-    if land.kl is not None and not found["landed"]:
-        raise ConfigError(f"--kl {land.kl:g}: {found['verdict']['en']}")
-    found |= {"runs": [str(each.path) for each in runs]} if len(runs) > 1 else {}
+    landing = dial.put_at(1.0 if share is None else share) if land.kl is None else dial.land_at(land.kl, ENDS)
+    if land.kl is not None and not landing["landed"]:
+        raise ConfigError(f"--kl {land.kl:g}: {landing['verdict']['en']}")
+    landing |= {"runs": [str(each.path) for each in runs]} if len(runs) > 1 else {}
     with new_directory(out) as draft:
         policy.save_lm(draft)
         ready.tokens.tokenizer.save_pretrained(draft)
-        (draft / FILE).write_text(json.dumps(plain(found), indent=2), encoding="utf-8")
-        (draft / NAME).write_bytes(blend_card(run, found))
-    return {"run": str(run.path), "model": str(out), **found}
+        (draft / FILE).write_text(json.dumps(plain(landing), indent=2), encoding="utf-8")
+        (draft / NAME).write_bytes(blend_card(run, landing))
+    return {"run": str(run.path), "model": str(out), **landing}
 
 
 def _end_of(run: RunDir, job: PPOJob) -> Path:

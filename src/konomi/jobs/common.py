@@ -83,7 +83,7 @@ def running(
     Args:
         job: the settings, with a section ``run``.
         root: directory of all runs.
-        observer: told of everything.
+        observer: gets all progress.
         fields: further fields of run.json; ``data_digest``, up to 36 characters, changes with the data.
         parent: the MLflow run that this one belongs to.
         resume: the run to continue instead.

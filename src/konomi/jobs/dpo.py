@@ -73,8 +73,8 @@ def run_dpo(
             with quiet():
                 save_model(ready.loaded, work.run.model, work.run.adapter)
             work.run.write_json("eval.json", result)
-            found = result["held_out"]
-            measured = {"accuracy": found["accuracy"]["value"], "margin": found["margin"]["value"], "loss": found["loss"]}
+            held_out = result["held_out"]
+            measured = {name: held_out[name]["value"] for name in ("accuracy", "margin")} | {"loss": held_out["loss"]}
             work.sinks.log(outcome.steps, {f"held_out/{name}": value for name, value in measured.items()})
             comparison = _compare(job, work, ready, outcome.steps)
         report = work.finish()
@@ -110,16 +110,16 @@ def _evaluate(job: DPOJob, ready: Prepared, references: Sequence[Tensor]) -> dic
     for choices, own, reference in zip(ready.held_out, logprobs, references, strict=True):
         lengths = torch.tensor(list(map(len, choices.responses))) if per_token(job.dpo) else 1
         scores.append((job.dpo.beta * (own - reference).double() / lengths).tolist())
-    found = evaluate_preferences(ready.groups, scores, seed=job.run.seed, train_comparisons=ready.comparisons)
-    found |= {"loss": measured["loss"], "margin": _margin(ready.groups, scores)}
-    found |= {key: measured[key] for key in ("preferred", "other")}
+    held_out = evaluate_preferences(ready.groups, scores, seed=job.run.seed, train_comparisons=ready.comparisons)
+    held_out |= {"loss": measured["loss"], "margin": _margin(ready.groups, scores)}
+    held_out |= {key: measured[key] for key in ("preferred", "other")}
     rows = [
         {**Answered(group.prompt, response, group.messages).shown, "score": score}
         for group, own in zip(ready.groups, scores, strict=True)
         for response, score in zip(group.responses, own, strict=True)
     ]
     rows.sort(key=lambda row: -row["score"])
-    return {"version": 1, "task": "preference", "held_out": found, "texts": rows[:8] + rows[8:][-8:]}
+    return {"version": 1, "task": "preference", "held_out": held_out, "texts": rows[:8] + rows[8:][-8:]}
 
 
 def _margin(groups: Sequence[Group], scores: Sequence[Sequence[float]]) -> dict[str, Any]:

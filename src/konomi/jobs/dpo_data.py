@@ -104,10 +104,10 @@ def _encoded(
     limit, chat = job.dpo.max_length, job.data.chat
     talks = chat or any(group.messages for side in sides for group in side)
     render = template_render(loaded.tokenizer) if talks else None
-    found = [
+    encoded = [
         encode(side, loaded.tokens, max_length=limit, end_of_text=job.dpo.end_of_text, chat=chat, render=render) for side in sides
     ]
-    (train, cut), (held_out, also) = found
+    (train, cut), (held_out, also) = encoded
     context = context_of(loaded)
     longest = max(each.longest for each in train + held_out)
     if context and longest > context:

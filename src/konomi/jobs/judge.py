@@ -110,9 +110,9 @@ def _check_texts(tasks: Sequence[Task], reward: Reward, observer: Observer) -> N
     """Let a reward that cuts long texts read all of them; warn about the ones it cuts."""
     check_room(readers(reward), [Answered(task.prompt, "", task.messages) for task in tasks], 0, observer.warn)
     for reader in readers(reward):
-        whole = reader.reads_prompt
+        reads_prompt = reader.reads_prompt
         answers = [Answered(task.prompt, each.text, task.messages) for task in tasks for each in task.candidates]
-        reader.encode([each if whole else each.response for each in answers])
+        reader.encode([each if reads_prompt else each.response for each in answers])
         reader.warn(observer.warn)
 
 

@@ -110,28 +110,28 @@ class Dial:
         """Put the policy where its KL is nearest to ``target``; what land.json holds. ``shares``: measured in any case, 0 and 1
         among them."""
         points = search(self.measure, target, self.land.most, shares)
-        return self._found(points, nearest(points, target), target)
+        return self._result(points, nearest(points, target), target)
 
     def put_at(self, share: float) -> dict[str, Any]:
         """Put the policy at a share of its line; the same."""
         points = [self.measure(each) for each in sorted({0.0, 1.0, share})]
-        return self._found(points, next(point for point in points if point["share"] == share), None)
+        return self._result(points, next(point for point in points if point["share"] == share), None)
 
-    def _found(self, points: Sequence[Point], point: Point, target: float | None) -> dict[str, Any]:
+    def _result(self, points: Sequence[Point], point: Point, target: float | None) -> dict[str, Any]:
         self.line.move(point["share"])
         end = next(each for each in points if each["share"] == 1.0)
-        found = {
+        result = {
             "version": 1, "target": target, "share": point["share"], "kl": point["kl"], "end_kl": end["kl"],
             "landed": target is not None and abs(point["kl"] / target - 1) <= TOLERANCE, "most": self.land.most,
             "samples": self.land.samples, "prompts": self.apart, "points": [*points],
         }  # fmt: skip
-        return found | {"verdict": landing(found)}
+        return result | {"verdict": landing(result)}
 
 
-def landing_metrics(found: Mapping[str, Any]) -> dict[str, float]:
+def landing_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """What land.json holds as metrics; the score is that of the place where the model is."""
-    score = next(point["score"] for point in found["points"] if point["share"] == found["share"])
-    return {"land/score": score, **{f"land/{name}": found[name] for name in ("share", "kl", "end_kl")}}
+    score = next(point["score"] for point in result["points"] if point["share"] == result["share"])
+    return {"land/score": score, **{f"land/{name}": result[name] for name in ("share", "kl", "end_kl")}}
 
 
 def prompts_of(

@@ -109,7 +109,7 @@ def pick(tasks: Sequence[Task], compared: Sequence[Group], settings: PickConfig,
         sides[is_held_out(prompt.task.key, settings.held_out)].append(prompt)
     apart = round(settings.tasks * len(sides[True]) / max(1, len(sides[True]) + len(sides[False])))
     chosen = _informative(sides[False], compared, settings.tasks - apart, settings.candidates, seed)
-    chosen += _drawn(sides[True], apart, settings.candidates)
+    chosen += _random_tasks(sides[True], apart, settings.candidates)
     return sorted(chosen, key=lambda task: stream_seed(seed, "pick", task.key, *sorted(task.responses)))
 
 
@@ -132,7 +132,7 @@ def _prompts(tasks: Sequence[Task], compared: Sequence[Group], seed: int) -> lis
     return sorted(prompts, key=lambda prompt: prompt.lot)
 
 
-def _drawn(prompts: Sequence[_Prompt], count: int, size: int) -> list[Task]:
+def _random_tasks(prompts: Sequence[_Prompt], count: int, size: int) -> list[Task]:
     """Tasks at random: each prompt has one before any has a second."""
     sets = [
         (prompt.ranked / size + start / size, prompt.lot, prompt.shown(range(start, min(start + size, len(prompt.candidates)))))
@@ -196,11 +196,11 @@ class _Known:
 
     def variance(self, first_P: Any, second_P: Any) -> Array:
         """[P]: that of the difference of each pair of points."""
-        found = []
+        variances = []
         for start in range(0, len(first_P), PART):
             d_PD = self.x_MD[first_P[start : start + PART]] - self.x_MD[second_P[start : start + PART]]
-            found.append(((d_PD @ self.inverse_DD) * d_PD).sum(axis=1))
-        return np.concatenate(found)
+            variances.append(((d_PD @ self.inverse_DD) * d_PD).sum(axis=1))
+        return np.concatenate(variances)
 
     def compare(self, one: int, other: int, pairs_P2: Any) -> Array:
         """Take a comparison of two points as made; return by how much that lowers the variance of each pair, [P]."""

@@ -61,7 +61,7 @@ def run_ppo(
     Args:
         job: the settings.
         root: directory of all runs.
-        observer: told how it goes.
+        observer: gets its progress.
         resume: directory of the run to continue.
         profile: write trace.json.gz and profile.txt of one update; see :mod:`konomi.training.profile`.
         parent: the MLflow run that this one belongs to.
@@ -121,7 +121,7 @@ def _take_up(work: Work, trainer: PPOTrainer, checkpoints: Checkpoints, going_on
 
 
 def _train(training: _Training, profile: bool) -> None:
-    """Run all updates, or those until a guard, the KL cap or a signal ends them."""
+    """Run the updates until the last one, or until a guard, the KL cap or a signal ends the run."""
     job, trainer, run, observer = training.job, training.trainer, training.work.run, training.work.observer
     if trainer.scale is None:
         observer.say("The initial model writes and is scored: its mean and deviation scale the reward")
@@ -136,7 +136,7 @@ def _train(training: _Training, profile: bool) -> None:
 
 
 def _goes_back(training: _Training, steps: Iterable[StepResult]) -> bool:
-    """Run all updates that are left; or until a guard has sent the run back, which is then to go on from there."""
+    """Run the remaining updates. Returns True as soon as a guard has rolled the run back: call it again."""
     job, work, trainer, checkpoints = training.job, training.work, training.trainer, training.checkpoints
     run, stop = work.run, work.stop
     try:
@@ -172,10 +172,10 @@ def _goes_back(training: _Training, steps: Iterable[StepResult]) -> bool:
 
 
 def _keep_model(training: _Training, ready: Prepared) -> dict[str, Any] | None:
-    """Save the model that the run ends with: the trained one, or that where it lands; return what landing found."""
+    """Save the final model: the trained one, or the one it lands at. Returns the result of landing."""
     trainer, run = training.trainer, training.work.run
     trainer.engine.optimizer.zero_grad(set_to_none=True)
-    with trainer.engine.whole():
+    with trainer.engine.unsharded():
         if trainer.stop_reason is not None:
             _roll_back(training)
         landed = None if training.job.land.kl is None else _land(training, ready, training.job.land.kl)
@@ -198,7 +198,7 @@ def _save_adapter(training: _Training, directory: Path) -> None:
 
 
 def _land(training: _Training, ready: Prepared, target: float) -> dict[str, Any]:
-    """Keep the trained model, and put the policy at that place of the line where its KL is ``target``."""
+    """Save the trained model, then move the policy along the line to where its KL is ``target``."""
     job, trainer, run, observer = training.job, training.trainer, training.work.run, training.work.observer
     observer.say(f"Landing: on the line between initial and trained weights, at a KL of {target:g} nats/response")
     if processes.is_main():
@@ -207,15 +207,15 @@ def _land(training: _Training, ready: Prepared, target: float) -> dict[str, Any]
     dial = Dial(
         trainer.policy, trainer.reference, job, ready, job.land, trainer.engine.autocast, observer.progress, trainer.failed_texts
     )  # fmt: skip
-    found = dial.land_at(target)
-    run.write_json(run.land.name, found)
-    training.work.sinks.log(trainer.update, landing_metrics(found))
-    (observer.say if found["landed"] else observer.warn)(found["verdict"]["en"])
-    return found
+    landing = dial.land_at(target)
+    run.write_json(run.land.name, landing)
+    training.work.sinks.log(trainer.update, landing_metrics(landing))
+    (observer.say if landing["landed"] else observer.warn)(landing["verdict"]["en"])
+    return landing
 
 
 def _compare(training: _Training, ready: Prepared, landed: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Make the before/after, and warn of what is not as it should be."""
+    """Make the before/after and warn of anything out of order."""
     job, trainer, run, observer = training.job, training.trainer, training.work.run, training.work.observer
     observer.say("Before/after: both models answer held-out prompts")
     comparison = compare_models(
@@ -237,7 +237,7 @@ def _compare(training: _Training, ready: Prepared, landed: Mapping[str, Any] | N
 
 
 def _warn_of_the_run(job: PPOJob, lines: list[dict[str, Any]], kl: float, observer: Observer) -> None:
-    """Warn of what its metrics show; ``kl``: of the before/after."""
+    """Warn about its metrics; ``kl``: that of the before/after."""
     if job.ppo.kl_controller != "fixed" and job.land.kl is None and lines:
         coefficients = lines[0]["objective/kl_coef"], lines[-1]["objective/kl_coef"]
         course = [line["objective/kl"] for line in lines]
@@ -266,7 +266,7 @@ def _roll_back(training: _Training) -> None:
 
 
 def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
-    """Write prompts that came from Python into the run, so that it can be resumed and compared without them."""
+    """Store prompts given from Python in the run, so that it can be resumed and compared without them."""
     rows = (_row(each, job.data.column) for each in prompts)
     files.write_atomic(run.path / PROMPTS, b"".join(map(files.json_line, rows)))
     job = job_of(run)

@@ -59,7 +59,7 @@ def prepare(
 
     Args:
         job: the settings.
-        observer: told what is left out or looks wrong.
+        observer: gets what was left out or looks wrong.
         run: continues, or is compared again: what it depends on must not have changed.
         prompts, reward: instead of those that the job names.
         compare: the settings of another before/after, for which only the held-out prompts are read.
@@ -151,7 +151,7 @@ def find_prompts(
     """The prompts to train on and those held out, without the before/after's extra ones.
 
     ``prompts``: instead of those that the job names. Prompts of the same text that differ in a column are all kept:
-    :func:`as_read` drops those that no reward can tell apart. ``say`` is told what was left out.
+    :func:`as_read` drops those that no reward can tell apart. ``say`` reports what was left out.
     """
     source = job.data.prompts if prompts is None else "prompts"
     prompts = load_prompts(job.data, None, say) if prompts is None else prompts
@@ -168,7 +168,7 @@ def find_prompts(
 def as_read(
     sides: tuple[list[Prompt], list[Prompt]], rewards: Iterable[Reward], name: str, say: Callable[[str], None]
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts to train on and those held out, without those that are the same to all rewards; ``say`` is told how many."""
+    """The prompts to train on and those held out, without those that are the same to all rewards; ``say`` reports how many."""
     held_out = {prompt.key for prompt in sides[1]}
     distinct = distinct_prompts([*sides[0], *sides[1]], columns_read(rewards), say, name)
     return [p for p in distinct if p.key not in held_out], [p for p in distinct if p.key in held_out]

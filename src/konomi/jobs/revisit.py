@@ -182,11 +182,11 @@ class Writer:
 
     def talk(self, lines: Iterable[str], system: str | None = None) -> Iterator[Answered]:
         """The answer to each line of a user, all of them one conversation; blank lines are passed over."""
-        said: list[Message] = []
+        messages: list[Message] = []
         for line in filter(None, map(str.strip, lines)):
-            said.append({"role": "user", "content": line})
-            (answer,) = self.answers([Prompt(readable(said), {"messages": asked(said, system)})])
-            said.append({"role": "assistant", "content": answer.response})
+            messages.append({"role": "user", "content": line})
+            (answer,) = self.answers([Prompt(readable(messages), {"messages": asked(messages, system)})])
+            messages.append({"role": "assistant", "content": answer.response})
             yield answer
 
 

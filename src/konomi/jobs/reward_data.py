@@ -100,7 +100,7 @@ class Learned:
 
 
 def load(job: RewardJob, say: Callable[[str], None], warn: Callable[[str], None] = lambda _: None) -> Learned:
-    """Read what a job learns from; ``say`` is told what a file was taken for, ``warn`` what looks like a mistake in it.
+    """Read what a job learns from; ``say`` reports the format that was detected, ``warn`` what looks like a mistake.
 
     Raises:
         DataError: a file cannot be read, a row is wrong, or a side is empty.
@@ -142,13 +142,13 @@ def split_groups(
     Raises:
         DataError: a file cannot be read, a row is wrong, or a side is empty.
     """
-    found = [read(name, hub=hub, say=say)[: data.limit] for name, hub in sources_of(data)]
+    sources = [read(name, hub=hub, say=say)[: data.limit] for name, hub in sources_of(data)]
     for what in ("rater", "source"):
-        if twins := alike(name for records in found for each in records if (name := getattr(each, what))):
+        if twins := alike(name for records in sources for each in records if (name := getattr(each, what))):
             warn(f"{data.file}: the {what}s {twins} are taken as different; if they are the same, write them alike")
-    if margin and not any(each.strength for records in found for each in records):
+    if margin and not any(each.strength for records in sources for each in records):
         warn(f"{data.file}: no comparison has a strength, so that train.strength_margin = {margin:g} has no effect")
-    every, *evaluation = (groups(records, margin) for records in found)
+    every, *evaluation = (groups(records, margin) for records in sources)
     train, held_out = split_by_key(every, data.held_out, *evaluation)
     train, decided = ([group for group in side if group.comparisons] for side in (train, held_out))
     for name, side in (("train on", train), ("evaluate on", decided)):

@@ -34,7 +34,7 @@ class Rounds:
     def __init__(self, pipeline: Pipeline, stages: Sequence[Stage], directory: Path, observer: Observer) -> None:
         self.over = False
         self._pipeline, self._stages, self._directory, self._observer = pipeline, stages, directory, observer
-        self._found: list[dict[str, Any]] = []
+        self._outcomes: list[dict[str, Any]] = []
 
     def ends_with(self, stage: Stage) -> bool:
         """Whether this is the last stage of a round."""
@@ -46,38 +46,38 @@ class Rounds:
         Raises DataError: a file of it is damaged.
         """
         own = [each for each in self._stages if each.round == number]
-        found = processes.first(partial(_outcome, own, self._directory))
-        self._found.append(found)
-        self.over = not found["won"]
-        self._observer.say(in_words(found))
+        outcome = processes.first(partial(_outcome, own, self._directory))
+        self._outcomes.append(outcome)
+        self.over = not outcome["won"]
+        self._observer.say(in_words(outcome))
         if processes.is_main():
             write_rounds(self._directory, self._page())
-        judges = {f"rounds/judge/{name}": judge["after"] for name, judge in found["judges"].items()}
-        return {"rounds/score": found["score"]["after"], "rounds/kl": found["kl"]["after"], **judges}
+        judges = {f"rounds/judge/{name}": judge["after"] for name, judge in outcome["judges"].items()}
+        return {"rounds/score": outcome["score"]["after"], "rounds/kl": outcome["kl"]["after"], **judges}
 
     def result(self) -> dict[str, Any]:
         """What ``--json`` prints of the rounds; nothing of one alone."""
-        if not self._found:
+        if not self._outcomes:
             return {}
-        last = self._found[-1]
+        last = self._outcomes[-1]
         return {
-            "rounds": self._found,
+            "rounds": self._outcomes,
             "reason": None if last["won"] else in_words(last),
-            "model": next((each["model"] for each in reversed(self._found) if each["won"]), self._pipeline.initial),
+            "model": next((each["model"] for each in reversed(self._outcomes) if each["won"]), self._pipeline.initial),
             "report": str(self._directory / "report.html"),
         }
 
     def _page(self) -> dict[str, Any]:
-        return {"name": self._pipeline.name, "planned": self._pipeline.rounds, "rounds": self._found}
+        return {"name": self._pipeline.name, "planned": self._pipeline.rounds, "rounds": self._outcomes}
 
 
-def in_words(found: Mapping[str, Any]) -> str:
+def in_words(outcome: Mapping[str, Any]) -> str:
     """How a round went."""
-    gap, number = found["difference"], found["round"]
-    by = "score" if found["by"] is None else f"judge {found['by']}"
+    gap, number = outcome["difference"], outcome["round"]
+    by = "score" if outcome["by"] is None else f"judge {outcome['by']}"
     before = "the initial model" if number == 1 else f"round {number - 1}"
     measured = f"{by} {signed(gap['mean'])}, {interval_words(gap)}"
-    if found["won"]:
+    if outcome["won"]:
         return f"Round {number} wins against {before}: {measured}"
     return f"Round {number} does not win against {before}: {measured}; the rounds end, and the newest model is that of {before}"
 

@@ -119,8 +119,8 @@ def decide(stage: Stage, note: Mapping[str, Any]) -> Step:
 
 def _has_ended(stage: Stage) -> bool:
     run = RunDir(stage.directory)
-    made = (run.path / "run.json").is_file() and all(path.exists() for path in stage.outputs.values())
-    return made and run.info["status"] == "finished"
+    complete = (run.path / "run.json").is_file() and all(path.exists() for path in stage.outputs.values())
+    return complete and run.info["status"] == "finished"
 
 
 def _can_go_on(stage: Stage) -> bool:

@@ -46,7 +46,7 @@ def train(
             reward model, a classifier's name, ``"http://..."``, or the settings of ``[reward]``.
         out: the directory that holds the runs.
         resume: the directory of a run to continue, with the same model, prompts and reward; it keeps its settings.
-        observer: told how it goes; by default the command line's table.
+        observer: gets its progress; by default the command line's table.
         settings: those of ``[ppo]`` and ``[rollout]`` by their names (``episodes=512, response_tokens=(8, 16)``), those of other
             sections as a dict (``compare={"samples": 3}``).
 

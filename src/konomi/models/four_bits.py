@@ -65,8 +65,8 @@ def dequantized(layer: Any, added: Tensor | None = None) -> nn.Linear:
     from bitsandbytes.functional import dequantize_4bit
 
     weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    whole = (weight if added is None else weight + added).cpu()
+    merged = (weight if added is None else weight + added).cpu()
     with torch.device("meta"):
-        plain = nn.Linear(whole.shape[1], whole.shape[0], layer.bias is not None)
-    plain.weight, plain.bias = nn.Parameter(whole, requires_grad=False), layer.bias
+        plain = nn.Linear(merged.shape[1], merged.shape[0], layer.bias is not None)
+    plain.weight, plain.bias = nn.Parameter(merged, requires_grad=False), layer.bias
     return plain

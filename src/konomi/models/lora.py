@@ -85,7 +85,7 @@ def add_adapters(
     settings = peft.LoraConfig(
         task_type="SEQ_CLS" if heads else "CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, target_modules=sorted(names),
         exclude_modules=sorted(alike) or None, fan_in_fan_out=isinstance(next(iter(layers.values())), Conv1D),
-        base_model_name_or_path=_found(base), revision=revision,
+        base_model_name_or_path=_resolved(base), revision=revision,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "lora"))
@@ -114,7 +114,7 @@ def _targets(model: Any, config: LoraConfig, heads: Sequence[str]) -> dict[str, 
     return {name: each for name, each in linear.items() if not config.targets or any(_ends(name, t) for t in config.targets)}
 
 
-def _found(base: str) -> str:
+def _resolved(base: str) -> str:
     """The name of a model, or where its directory is."""
     path = model_path(base, ModelError) if base else Path(base)
     return str(path.resolve()) if base and path.exists() else base
@@ -235,7 +235,11 @@ def merged(model: ModelT) -> ModelT:
         return model
     beneath = {id(layer.base_layer) for layer in layers}
     held = [each for each in model.modules() if each not in layers and id(each) not in beneath and is_quantized(each)]
-    return _copied(model, lambda layer, shared: dequantized(layer) if layer in held else _whole(layer, shared), [*layers, *held])
+
+    def plain(layer: Any, shared: dict[int, Any]) -> nn.Module:
+        return dequantized(layer) if layer in held else _merged_layer(layer, shared)
+
+    return _copied(model, plain, [*layers, *held])
 
 
 def _beneath(layer: Any, shared: dict[int, Any]) -> nn.Module:
@@ -244,7 +248,7 @@ def _beneath(layer: Any, shared: dict[int, Any]) -> nn.Module:
     return plain
 
 
-def _whole(layer: Any, shared: dict[int, Any]) -> nn.Module:
+def _merged_layer(layer: Any, shared: dict[int, Any]) -> nn.Module:
     """The layer that a layer with its adapter is."""
     added = layer.get_delta_weight(_NAME)
     if is_quantized(layer.base_layer):
@@ -258,6 +262,6 @@ def _copied(model: ModelT, plain: Callable[[Any, dict[int, Any]], nn.Module], la
     """A copy of a model that shares its weights, with ``plain(layer, shared)`` in the place of each of the ``layers``."""
     shared: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
     memo = shared | {id(layer): plain(layer, shared) for layer in layers}
-    made = copy.deepcopy(model, memo)
-    del made.peft_config
-    return made
+    copied = copy.deepcopy(model, memo)
+    del copied.peft_config
+    return copied

@@ -138,8 +138,8 @@ def read_text_baseline(directory: Path) -> TextBaseline:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error}); train the reward model again") from None
     texts = all(isinstance(each, str) for each in sequences)
-    whole = texts and 0 < len(set(sequences)) == len(sequences) and idf_V.shape == weights_V.shape == (len(sequences),)
-    if not (whole and np.isfinite(idf_V).all() and np.isfinite(weights_V).all()):
+    valid = texts and 0 < len(set(sequences)) == len(sequences) and idf_V.shape == weights_V.shape == (len(sequences),)
+    if not (valid and np.isfinite(idf_V).all() and np.isfinite(weights_V).all()):
         raise DataError(f"{path}: damaged: its numbers do not fit its sequences; train the reward model again")
     return TextBaseline(sequences, idf_V, weights_V)
 
@@ -197,6 +197,6 @@ def _regression(features_MV: Any, groups: Sequence[Group]) -> Array:
         return float(weight_P @ losses_P + weights_V @ weights_V / 2), features_MV.T @ slope_M + weights_V
 
     start_V = np.zeros(features_MV.shape[1])
-    found = minimize(loss, start_V, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-9, "gtol": 1e-5})
-    weights_V: Array = found.x
+    solution = minimize(loss, start_V, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-9, "gtol": 1e-5})
+    weights_V: Array = solution.x
     return weights_V

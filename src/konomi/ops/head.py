@@ -48,10 +48,10 @@ def linear_logprobs(
     check_shapes(hidden_ND=hidden_ND, weight_VD=weight_VD, targets_N=targets_N)
     if blocks.rows is None and len(hidden_ND) > (most := max(1, blocks.logits // len(weight_VD))):
         parts = zip(torch.split(hidden_ND, most), torch.split(targets_N, most), strict=True)
-        found = [
+        results = [
             linear_logprobs(h, weight_VD, y, temperature, blocks, copy_VD=copy_VD, with_entropy=with_entropy) for h, y in parts
         ]
-        return torch.cat([logprobs_n for logprobs_n, _ in found]), torch.cat([entropy_n for _, entropy_n in found])
+        return torch.cat([logprobs_n for logprobs_n, _ in results]), torch.cat([entropy_n for _, entropy_n in results])
     # here, once: the backward pass, which runs outside of autocast, has to repeat the products in the same type
     hidden_ND = hidden_ND.to(product_type(hidden_ND))
     # checked here: inside of the function the grad mode is always off, and requires_grad ignores no_grad
@@ -94,10 +94,10 @@ class _LinearLogprobs(torch.autograd.Function):
         slope_wanted: bool, for_weight: bool, with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         errors_NV = top_N = sum_N = None
-        ctx.kept, whole = [], len(weight_VD) <= blocks.width(len(hidden_ND))
-        copy_VD = copy_VD if whole else copy_VD[: len(weight_VD)]
+        ctx.kept, in_one = [], len(weight_VD) <= blocks.width(len(hidden_ND))
+        copy_VD = copy_VD if in_one else copy_VD[: len(weight_VD)]
         inputs = (hidden_ND, copy_VD, targets_N, scale, blocks, slope_wanted)
-        if whole:
+        if in_one:
             logprobs_N, entropy_N, slope_ND, errors_NV = _in_one_block(*inputs, with_entropy, for_weight, len(weight_VD))
         else:
             room = blocks.kept if for_weight else 0

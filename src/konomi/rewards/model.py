@@ -115,8 +115,8 @@ class ClassifierModelReward:
         self._config = config
         self._model, tokenizer, self.label = _load(config)
         self._several = self._model.config.problem_type == "multi_label_classification"
-        whole = config.text == "both"
-        self.reader = Reader(tokenizer, self._model, config.max_length, config.name, whole, config.chat)
+        reads_prompt = config.text == "both"
+        self.reader = Reader(tokenizer, self._model, config.max_length, config.name, reads_prompt, config.chat)
         self.readers = [self.reader]
         self._model.config.get_text_config().pad_token_id = self.reader.pad_id  # decoders find each row's last token by it
         self._asked = _Place(self._model, config, device)

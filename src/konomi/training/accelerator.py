@@ -71,12 +71,12 @@ class Engine:
                 self.optimizer.zero_grad()
             self.accelerator.backward(loss * self.processes)
             return
-        found = torch.autograd.grad(loss, leaves(self.policy.lm, self.parameters), allow_unused=True)
-        for dtype in {x.dtype for x in found if x is not None}:
-            here = [(total, x) for total, x in zip(self.grads, found, strict=True) if x is not None and x.dtype == dtype]
+        gradients = torch.autograd.grad(loss, leaves(self.policy.lm, self.parameters), allow_unused=True)
+        for dtype in {x.dtype for x in gradients if x is not None}:
+            here = [(total, x) for total, x in zip(self.grads, gradients, strict=True) if x is not None and x.dtype == dtype]
             totals, parts = [total for total, _ in here], [x for _, x in here]
             (torch._foreach_copy_ if first else torch._foreach_add_)(totals, parts)
-        for total, x in zip(self.grads, found, strict=True):
+        for total, x in zip(self.grads, gradients, strict=True):
             if x is None and first:
                 total.zero_()
 
@@ -115,10 +115,10 @@ class Engine:
         if self.shards:
             self.shards.gather()
 
-    def whole(self, state: bool = False, changes: bool = False) -> AbstractContextManager[Any]:
+    def unsharded(self, state: bool = False, changes: bool = False) -> AbstractContextManager[Any]:
         """Within, the policy has its exact weights; the optimiser of its parameters, with ``state`` in the main process all that
         it keeps. ``changes``: both may be changed, in all processes alike. All processes call it."""
-        return self.shards.whole(state, changes) if self.shards else nullcontext(self.optimizer)
+        return self.shards.unsharded(state, changes) if self.shards else nullcontext(self.optimizer)
 
     def hold(self, lm: PreTrainedModel) -> PreTrainedModel:
         """A model that does not train, as it is kept beside a divided one: on the device, no wider than it computes."""

@@ -81,7 +81,7 @@ def response_logprobs(
 
     def of(mine: Sequence[Choices]) -> list[Tensor]:
         lengths, most = [each.longest for each in mine], score_tokens(model.lm.device)[0]
-        found: list[Tensor] = [torch.empty(0)] * len(mine)
+        logprobs: list[Tensor] = [torch.empty(0)] * len(mine)
         done = 0
 
         def fits(some: list[int]) -> bool:
@@ -93,10 +93,10 @@ def response_logprobs(
             with context():
                 logprobs_N = model(rollout_of(chosen)).cpu()
             for i, part in zip(batch, logprobs_N.split([len(each.responses) for each in chosen]), strict=True):
-                found[i] = part.clone()
+                logprobs[i] = part.clone()
             done += len(batch)
             progress(done, len(mine))
-        return found
+        return logprobs
 
     return processes.divided(choices, of)
 
@@ -117,8 +117,8 @@ def reference_logprobs(
     def kept() -> Tensor | None:
         try:
             with safe_open(file, framework="pt") as opened:
-                found: Tensor | None = opened.get_tensor("logprobs") if (opened.metadata() or {}).get("key") == key else None
-            return found
+                stored: Tensor | None = opened.get_tensor("logprobs") if (opened.metadata() or {}).get("key") == key else None
+            return stored
         except (OSError, SafetensorError):
             return None
 
@@ -275,5 +275,5 @@ class _DPOTrainer(ElementTrainer):
             model, choices, self.autocast_smart_context_manager,
             lambda done, total: self.callback.progress("evaluation", done, total, None),
         )  # fmt: skip
-        found = figures(logprobs, references, choices, self.config)
-        return self.evaluated({f"eval/{name}": value for name, value in found.items()})
+        metrics = figures(logprobs, references, choices, self.config)
+        return self.evaluated({f"eval/{name}": value for name, value in metrics.items()})

@@ -224,12 +224,12 @@ class Experience(Comparison):
     @property
     def columns(self) -> dict[str, Tensor]:
         """Name -> [B, R] of what the losses read."""
-        found = {"logprobs": self.logprobs, "advantages": self.advantages, "shares": self.shares, "weights": self.weights}
+        columns = {"logprobs": self.logprobs, "advantages": self.advantages, "shares": self.shares, "weights": self.weights}
         if self.returns is not None:
-            found |= {"values": self.values, "returns": self.returns}
+            columns |= {"values": self.values, "returns": self.returns}
         if self.kl_weights is not None:
-            found |= {"reference": self.logprobs - self.kl, "kl_weights": self.kl_weights}
-        return {name: column for name, column in found.items() if column is not None}
+            columns |= {"reference": self.logprobs - self.kl, "kl_weights": self.kl_weights}
+        return {name: column for name, column in columns.items() if column is not None}
 
 
 def ratio_gap(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:

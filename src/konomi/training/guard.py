@@ -53,7 +53,7 @@ class Alarm:
         return event | guard_words(event)
 
 
-Found = tuple[float, float, str] | None
+Finding = tuple[float, float, str] | None
 """Value, threshold and detail of what is wrong; None: nothing is."""
 
 
@@ -84,21 +84,21 @@ class Course:
         return mean - start, max(STEP, SIGMAS * error) * max(spread, self.first.get(deviation) or 0.0)
 
 
-def not_finite(c: Course) -> Found:
+def not_finite(c: Course) -> Finding:
     """A metric is NaN or infinite. NaN spreads: whatever reads the weights after it is NaN too (Micikevicius et al. 2018,
     arXiv:1710.03740, on half precision)."""
     names = [name for name, value in c.lines[-1].items() if value is not None and not math.isfinite(value)]
     return (c.lines[-1][names[0]], 0.0, names[0]) if names else None
 
 
-def kl_cap(c: Course) -> Found:
+def kl_cap(c: Course) -> Finding:
     """The KL is over ``ppo.kl_cap``: a proxy reward is trusted only near the model that it was made for (Gao et al. 2022,
     arXiv:2210.10760); 2 of 4 seeds of a published replication collapsed without a limit (Huang et al. 2024, arXiv:2403.17031)."""
     kl = c.lines[-1].get("objective/kl")
     return (kl, c.kl_cap, "") if kl is not None and kl > c.kl_cap else None
 
 
-def ratio(c: Course) -> Found:
+def ratio(c: Course) -> Finding:
     """Ratios are far from 1, where the clipped objective holds no longer (Schulman et al. 2017, arXiv:1707.06347, section 3). TRL
     leaves out mini-batches whose mean ratio is over 10 (``ratio_threshold``). But the mean over tokens of the old policy is 1
     however far the new one is; so this is the typical size of the logarithm, the root of its mean square, which is 2 approxkl."""
@@ -107,7 +107,7 @@ def ratio(c: Course) -> Found:
     return (value, RATIO, "") if value > RATIO else None
 
 
-def negative_kl(c: Course) -> Found:
+def negative_kl(c: Course) -> Finding:
     """The KL has been negative for some updates, each beyond noise. In expectation a KL is never negative: the texts are not
     drawn from the policy that is trained (trl#417, where 3 of 10 seeds ended so; trl#925, trl#1005)."""
     mean, worst = c.mean("objective/kl"), -math.inf
@@ -121,13 +121,13 @@ def negative_kl(c: Course) -> Found:
     return mean, worst, ""
 
 
-def entropy(c: Course) -> Found:
+def entropy(c: Course) -> Finding:
     """Entropy has collapsed: little is left to explore, and reward is bought with entropy (Cui et al. 2025, arXiv:2505.22617)."""
     mean, limit = c.mean("ppo/policy/entropy"), ENTROPY * c.first.get("ppo/policy/entropy", 0.0)
     return (mean, limit, "") if mean is not None and mean < limit else None
 
 
-def length(c: Course) -> Found:
+def length(c: Course) -> Finding:
     """Responses have become much longer or shorter: many rewards follow length (Singhal et al. 2023, arXiv:2310.03716)."""
     mean, start = c.mean("tokens/responses_len_mean"), c.first.get("tokens/responses_len_mean", 0.0)
     if mean is None or SHORTER * start <= mean <= LONGER * start:
@@ -135,14 +135,14 @@ def length(c: Course) -> Found:
     return mean, start * (LONGER if mean > start else SHORTER), ""
 
 
-def repetition(c: Course) -> Found:
+def repetition(c: Course) -> Finding:
     """Responses repeat themselves, as text does that is made only likely (Holtzman et al. 2019, arXiv:1904.09751; Welleck et
     al. 2019, arXiv:1908.04319), or where a reward counts something."""
     mean, limit = c.mean("tokens/repetition"), REPETITION + c.first.get("tokens/repetition", 0.0)
     return (mean, limit, "") if mean is not None and mean > limit else None
 
 
-def critic(c: Course) -> Found:
+def critic(c: Course) -> Finding:
     """The critic has explained nothing of the returns for some updates: advantages are as noisy as without it (explained
     variance, as in Andrychowicz et al. 2020, arXiv:2006.05990, and Huang et al. 2022, "The 37 implementation details of PPO")."""
     values = [line.get("ppo/val/var_explained") for line in c.lines]
@@ -152,7 +152,7 @@ def critic(c: Course) -> Found:
     return max(known), EXPLAINED, ""
 
 
-def judge(c: Course) -> Found:
+def judge(c: Course) -> Finding:
     """The score has risen, and a judge that nothing is trained against has fallen: over-optimisation (Gao et al. 2022,
     arXiv:2210.10760; Stiennon et al. 2020, arXiv:2009.01325, figure 5)."""
     for name in sorted(name for name in c.first if name.startswith("judge/") and name.endswith("/mean")):
@@ -162,14 +162,14 @@ def judge(c: Course) -> Found:
     return None
 
 
-def perplexity(c: Course) -> Found:
+def perplexity(c: Course) -> Finding:
     """The score has risen with texts that the initial model finds much less likely: text that it would not write is beyond what
     the reward was made for (Stiennon et al. 2020, arXiv:2009.01325; Ziegler et al. 2019, arXiv:1909.08593, section 2.2)."""
     mean, limit = c.mean("objective/perplexity"), PERPLEXITY * c.first.get("objective/perplexity", math.inf)
     return (mean, limit, "") if mean is not None and mean > limit and _risen(c) else None
 
 
-def spread(c: Course) -> Found:
+def spread(c: Course) -> Finding:
     """All responses have (almost) the same score: there is nothing to learn from (Yu et al. 2025, arXiv:2503.14476)."""
     known = [value for line in c.lines[-2:] if (value := line.get("ppo/std_scores")) is not None]
     limit = SPREAD * c.first.get("ppo/std_scores", 0.0)
@@ -181,7 +181,7 @@ def _risen(c: Course) -> bool:
     return change is not None and change[0] > change[1]
 
 
-GUARDS: Mapping[str, Callable[[Course], Found]] = {
+GUARDS: Mapping[str, Callable[[Course], Finding]] = {
     guard.__name__: guard
     for guard in (not_finite, kl_cap, ratio, negative_kl, entropy, length, repetition, critic, judge, perplexity, spread)
 }
@@ -209,7 +209,7 @@ class Watch:
         self._first = numbers if self._first is None else self._first
         self._lines.append(numbers)
         course = Course(self._first, tuple(self._lines), update, self.responses, self.kl_cap)
-        found = {name: seen for name, guard in GUARDS.items() if name not in self.off and (seen := guard(course))}
-        alarms = [Alarm(update, name, *seen) for name, seen in found.items() if self._healthy.get(name, LAST) >= LAST]
-        self._healthy = {name: 0 if name in found else self._healthy.get(name, LAST) + 1 for name in GUARDS}
+        fired = {name: seen for name, guard in GUARDS.items() if name not in self.off and (seen := guard(course))}
+        alarms = [Alarm(update, name, *seen) for name, seen in fired.items() if self._healthy.get(name, LAST) >= LAST]
+        self._healthy = {name: 0 if name in fired else self._healthy.get(name, LAST) + 1 for name in GUARDS}
         return alarms

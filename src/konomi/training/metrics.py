@@ -46,17 +46,17 @@ class Sums:
     def means(self) -> dict[str, float]:
         """The means and the maxima over all processes, the same to the bit in each."""
         self._read()
-        whole, parts = self, processes.gather((self.totals, self.maxima))
+        merged, parts = self, processes.gather((self.totals, self.maxima))
         if len(parts) > 1:
-            whole = Sums()
+            merged = Sums()
             for number, (totals, maxima) in enumerate(parts):
                 for name, pair in totals.items():
                     if number == 0 or name in self.partial:
-                        whole.add(name, *pair)
+                        merged.add(name, *pair)
                 for name, value in maxima.items():
-                    whole.most(name, value)
-            whole._read()
-        return {name: total / count if count else 0.0 for name, (total, count) in whole.totals.items()} | whole.maxima
+                    merged.most(name, value)
+            merged._read()
+        return {name: total / count if count else 0.0 for name, (total, count) in merged.totals.items()} | merged.maxima
 
     def _read(self) -> None:
         """Add up what is unread, in float64 and in the order in which it came."""

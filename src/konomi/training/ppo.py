@@ -115,12 +115,12 @@ class PPOTrainer:
         mine = processes.own(count)
         draws = make_draws(self.rollout_config, self.seed, [("baseline", i) for i in mine])
 
-        def drawn() -> Rollout:
+        def draw() -> Rollout:
             here, name = queries[mine.start : mine.stop], "the initial model"
             with self.engine.autocast():
                 return sample(self.reference, self.tokens, here, draws, self.rollout_config, name)
 
-        rollout = whole_rollout(drawn, mine, self.tokens.pad_id)
+        rollout = whole_rollout(draw, mine, self.tokens.pad_id)
         forget_running(self.reference)
         scored = self.scorer(prompts, rollout, judged=False)
         self.scale = ScoreScale.of(scored.scores) if self.ppo.normalize_scores else ScoreScale(count=count)
@@ -198,13 +198,13 @@ class PPOTrainer:
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint. A run that continues from it gives the same bits as one that was never interrupted."""
-        with self.engine.whole(state=True) as optimizer:
+        with self.engine.unsharded(state=True) as optimizer:
             if self.engine.accelerator.is_main_process:
                 save_checkpoint(directory, self.policy, optimizer, self.state_dict())
 
     def load(self, directory: Path) -> None:
         """Restore all state from a checkpoint. Raises RunError, and changes nothing, if it is incomplete."""
-        with self.engine.whole(changes=True) as optimizer:
+        with self.engine.unsharded(changes=True) as optimizer:
             state = load_checkpoint(directory, self.policy, optimizer)
         self.update, self.seed = state["update"], state["seed"]
         self.queries.seed, self.kl = self.seed, KlControl.of(state)
@@ -214,7 +214,7 @@ class PPOTrainer:
 
     def restart(self) -> None:
         """Back to the state before the first update. The score scale stays."""
-        with torch.no_grad(), self.engine.whole(changes=True):
+        with torch.no_grad(), self.engine.unsharded(changes=True):
             for name, weight in adapter_weights(self.policy.lm).items():
                 weight.copy_(self._first_adapters[name])
             if not self._first_adapters:
@@ -230,8 +230,8 @@ class PPOTrainer:
         prompts, queries = self.queries.take(update * (size // each), size // each)
         mine = own_rows(size, each)
         draws = make_draws(self.rollout_config, self.seed, [("rollout", update * size + i) for i in mine])
-        whole = [prompt for prompt in prompts for _ in range(each)]
-        return Prepared((self.seed, update), whole, mine, [queries[i // each] for i in mine], draws)
+        repeated = [prompt for prompt in prompts for _ in range(each)]
+        return Prepared((self.seed, update), repeated, mine, [queries[i // each] for i in mine], draws)
 
     @record_function("rollout")
     def _generate(self) -> tuple[list[Prompt], Generation]:
@@ -242,7 +242,7 @@ class PPOTrainer:
         if self.sampler:
             self.sampler.hand_over()
 
-        def drawn() -> Generation:
+        def draw() -> Generation:
             with self.engine.autocast():
                 return (self.sampler or generate)(
                     self.policy.lm, self.tokens, ready.queries, ready.draws, self.rollout_config,
@@ -250,7 +250,7 @@ class PPOTrainer:
                     self.models.trunk_layer, with_entropy=not unread,
                 )  # fmt: skip
 
-        return ready.prompts, whole_generation(drawn, ready.mine, self.tokens.pad_id, self.engine)
+        return ready.prompts, whole_generation(draw, ready.mine, self.tokens.pad_id, self.engine)
 
     def _plan(self, rollout: Rollout, epoch: int) -> list[list[Tensor]]:
         """The mini-batches of an epoch, each a list of this process's micro-batches of row numbers; see `own_micro_batches`."""

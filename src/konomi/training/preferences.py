@@ -24,7 +24,7 @@ from konomi.training.texts import Cut
 
 
 class Judged(NamedTuple):
-    """Two responses and what was said of them.
+    """Two responses and the judgement of them.
 
     better, worse: places among the responses to the prompt.
     label: share of the votes by which ``better`` is the better one, 0 to 1; a tie is half a vote.
@@ -62,19 +62,19 @@ def votes(group: Group) -> tuple[Judged, ...]:
     >>> [(j.better, j.worse, round(j.label, 2), j.weight) for j in votes(groups(three)[0])]
     [(0, 1, 0.67, 1.0)]
     """
-    found: dict[tuple[int, int, float], list[float]] = {}
+    by_pair: dict[tuple[int, int, float], list[float]] = {}
     for c in group.comparisons:
         if c.margin or c.better < c.worse:
-            found.setdefault((c.better, c.worse, c.margin), []).append(c.label)
+            by_pair.setdefault((c.better, c.worse, c.margin), []).append(c.label)
         else:
-            found.setdefault((c.worse, c.better, 0.0), []).append(1 - c.label)
+            by_pair.setdefault((c.worse, c.better, 0.0), []).append(1 - c.label)
     for one, other, _ in group.ties:
-        if (pair := (min(one, other), max(one, other), 0.0)) in found:
-            found[pair].append(0.5)
-    count = sum(map(len, found.values()))
+        if (pair := (min(one, other), max(one, other), 0.0)) in by_pair:
+            by_pair[pair].append(0.5)
+    count = sum(map(len, by_pair.values()))
     return tuple(
         Judged(better, worse, statistics.fmean(labels), margin, len(labels) / count)
-        for (better, worse, margin), labels in found.items()
+        for (better, worse, margin), labels in by_pair.items()
     )
 
 
@@ -95,7 +95,7 @@ def encode(
     Raises:
         DataError: a prompt leaves no room for a response; a response has no tokens; the chat template refuses a conversation.
     """
-    found, cut = [], Cut()
+    encoded, cut = [], Cut()
     for group in groups:
         messages = group.messages or ([{"role": "user", "content": group.prompt}] if chat else None)
         try:
@@ -118,8 +118,8 @@ def encode(
             )
         longest = len(query) + max(map(len, responses))
         cut.texts, cut.longest = cut.texts + sum(len(row) > room for row in responses), max(cut.longest, longest)
-        found.append(Choices(query, [row[:room] for row in responses], votes(group)))
-    return found, cut
+        encoded.append(Choices(query, [row[:room] for row in responses], votes(group)))
+    return encoded, cut
 
 
 def _of_text(group: Group, tokens: Tokens) -> tuple[list[int], list[list[int]]]:
@@ -136,13 +136,13 @@ def _of_talk(
     question = render(messages)
     rows = []
     for response in group.responses:
-        whole = render([*messages, {"role": "assistant", "content": response}])
-        if not whole.startswith(question):
+        rendered = render([*messages, {"role": "assistant", "content": response}])
+        if not rendered.startswith(question):
             raise DataError(
                 "the chat template writes a question differently when its answer follows, so that the answer cannot be told from "
                 "it; use another template"
             )
-        rows.append(tokens.parts([question, whole[len(question) :]], rendered=True))
+        rows.append(tokens.parts([question, rendered[len(question) :]], rendered=True))
     return rows[0][0], [response for _, response in rows]
 
 

@@ -50,7 +50,7 @@ class Served:
         server: asked already what it serves.
         policy: what is handed over, as it is then.
         directory: for the files; the server sees it under the same path. None: `probe` chooses it.
-        tell: told when the server is waited for.
+        tell: called with a message while waiting for the server.
     """
 
     def __init__(

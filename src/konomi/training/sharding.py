@@ -82,32 +82,32 @@ class Shards:
         self.wrapped, self.optimizer = wrapped, optimizer
         self.pairs = list(zip(policy.parameters(), wrapped.parameters(), strict=True))
         self.trained = [(x, shard) for x, shard in self.pairs if x.requires_grad]
-        self.whole_optimizer = torch.optim.Adam([x for x, _ in self.trained])
-        """Has no state but within :meth:`whole`, and takes no step."""
+        self.full_optimizer = torch.optim.Adam([x for x, _ in self.trained])
+        """Has no state but within :meth:`unsharded`, and takes no step."""
 
     @torch.no_grad()
     def gather(self) -> None:
         """Give the policy the trained weights, in place, one after the other. All processes call it."""
         for x, shard in self.trained:
-            x.copy_(_whole(shard))
+            x.copy_(_gathered(shard))
 
     @contextmanager
-    def whole(self, state: bool, changes: bool) -> Iterator[torch.optim.Optimizer]:
+    def unsharded(self, state: bool, changes: bool) -> Iterator[torch.optim.Optimizer]:
         """Within, the policy is on the host, with weights that are exact where it keeps them rounded; and an optimiser of its
         parameters, which with ``state`` has, in the main process, all that is kept of them. All processes call it.
 
         ``changes``: afterwards the shards are of what both then have, which is the same in all processes.
         """
-        held, kept = [(x, x.data) for x, _ in self.pairs], self.whole_optimizer.state
+        held, kept = [(x, x.data) for x, _ in self.pairs], self.full_optimizer.state
         for x, shard in self.pairs:
-            x.data = (_whole(shard.detach()) if x.dtype != shard.dtype else x.data).cpu()
+            x.data = (_gathered(shard.detach()) if x.dtype != shard.dtype else x.data).cpu()
         for x, shard in self.trained if state else ():
             for name, value in self.optimizer.state.get(shard, {}).items():
-                value = _whole(value)
+                value = _gathered(value)
                 if is_main():
                     kept[x][name] = value.cpu()
         try:
-            yield self.whole_optimizer
+            yield self.full_optimizer
             if changes:
                 self._scatter()
         finally:
@@ -122,11 +122,11 @@ class Shards:
         self.optimizer.state.clear()
         for x, shard in self.trained:
             shard.copy_(_shard(shard, x))
-            if kept := self.whole_optimizer.state.get(x):
+            if kept := self.full_optimizer.state.get(x):
                 self.optimizer.state[shard] = {name: _shard(shard, value) for name, value in kept.items()}
 
 
-def _whole(x: Tensor) -> Tensor:
+def _gathered(x: Tensor) -> Tensor:
     """A tensor of which this process has a shard, gathered; any other as it is."""
     gathered: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
     return gathered

@@ -131,7 +131,7 @@ def turns(messages: Sequence[Message], render: Render) -> list[Parts]:
     Raises:
         DataError: the template refuses the conversation, or writes a question differently when its answer follows.
     """
-    whole, done, joined = render(messages), "", True
+    rendered, done, joined = render(messages), "", True
     parts: Parts = []
     alone: list[Parts] = []
     for number in (number for number, message in enumerate(messages) if message["role"] == "assistant"):
@@ -142,10 +142,10 @@ def turns(messages: Sequence[Message], render: Render) -> list[Parts]:
                 "be told from the rest; use another template"
             )
         alone.append([(question, False), (answer[len(question) :], True)])
-        joined = joined and question.startswith(done) and whole.startswith(answer)
+        joined = joined and question.startswith(done) and rendered.startswith(answer)
         parts += [(question[len(done) :], False), alone[-1][1]]
         done = answer
-    rest = whole[len(done) :]
+    rest = rendered[len(done) :]
     return [[*parts, (rest, False)] if rest else parts] if joined else alone
 
 
