@@ -129,7 +129,7 @@ def run_konomi(name: str, job: Job, given: argparse.Namespace, path: Path) -> No
 
     import jobs
     from konomi.engine.device import manage_memory
-    from konomi.models.load import fuse_gelu
+    from konomi.models.deterministic import fuse_gelu
 
     manage_memory()
     lm = shapes.model(job.model, 0)

@@ -418,7 +418,7 @@ TRAINING = {
         ("and same_weights(self.policy.lm, self.reference):", "or True:",
          "the reference is the policy", "training/test_ppo.py::test_experience_is"),
     ],
-    "training/checkpoints.py": [
+    "training/checkpoint_files.py": [
         ("parameter.copy_(weights[name])", "pass", "adapters are not restored", PPO + "a_resumed_run"),
     ],
     "models/text_baseline.py": [

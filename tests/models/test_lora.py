@@ -14,7 +14,8 @@ from konomi.config import LoraConfig, ModelConfig
 from konomi.engine.forward import reference_logprobs
 from konomi.errors import ConfigError, ModelError
 from konomi.models import lora
-from konomi.models.load import fuse_gelu, load_causal_lm
+from konomi.models.deterministic import fuse_gelu
+from konomi.models.load import load_causal_lm
 from konomi.models.lora import adapted_layers, adapter_weights, add_adapters, merged, reset_adapters, save_adapter
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference, same_weights
 from konomi.models.reward_files import make_reward_model, open_reward_model

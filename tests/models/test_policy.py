@@ -14,9 +14,9 @@ from konomi import ops
 from konomi.engine import forward as module
 from konomi.engine.forward import reference_logprobs
 from konomi.engine.rollout import Rollout
-from konomi.models.load import fuse_gelu
+from konomi.models.deterministic import fuse_gelu
 from konomi.models.policy import VALUE_HEAD_FILE, Policy, make_reference
-from konomi.training.checkpoints import load_weights
+from konomi.training.checkpoint_files import load_weights
 from tiny import EOS_ID, FAMILIES, tiny_config, tiny_tokenizer
 from tiny_run import alone, disturbed, sharp_model, taken, tiny_rollout, token_full_kl, weights, without_dropout
 

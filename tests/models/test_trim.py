@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 from konomi.cli import app
 from konomi.config import ModelConfig
 from konomi.errors import ConfigError, ModelError
+from konomi.models.deterministic import fuse_gelu
 from konomi.models.embedded import EMBEDDED, embedded_model
-from konomi.models.load import fuse_gelu, load_causal_lm
+from konomi.models.load import load_causal_lm
 from konomi.models.trim.scripts import SCRIPTS, Belongs, parse_scripts
 from konomi.models.trim.trim import check_out, trim
 from konomi.models.trim.vocabulary import KEEP, RULES, byte_symbols, choose, rewrite

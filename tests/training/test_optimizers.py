@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from konomi.errors import ConfigError, RunError
-from konomi.training.checkpoints import OPTIMIZER_FILE
+from konomi.training.checkpoint_files import OPTIMIZER_FILE
 from konomi.training.optimizers import make_optimizer, round_at_random
 from tiny_run import facts, tiny_trainer, weights, without_dropout
 

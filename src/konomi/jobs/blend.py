@@ -28,7 +28,7 @@ from konomi.models.trim.trim import check_out
 from konomi.report.model_card import NAME, blend_card
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
-from konomi.training.checkpoints import load_weights
+from konomi.training.checkpoint_files import load_weights
 
 FILE = "blend.json"
 """In the directory of a blend: what land.json is in a run."""

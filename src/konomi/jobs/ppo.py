@@ -12,9 +12,7 @@ from typing import Any
 
 from konomi import files
 from konomi.config import PPOJob
-from konomi.data.messages import readable
 from konomi.data.prompts import as_prompts
-from konomi.data.records import Prompt
 from konomi.engine.device import peak_memory_gb
 from konomi.errors import NotFiniteError, RunError
 from konomi.jobs.common import Work, go_on, result_of, resume_command, running, saved_until
@@ -22,7 +20,7 @@ from konomi.jobs.compare import compare_models, comparison_metrics
 from konomi.jobs.evaluation import Evaluations, best_of
 from konomi.jobs.guards import Guards
 from konomi.jobs.land import Dial, landing_metrics
-from konomi.jobs.prepare import PROMPTS, Prepared, job_of, longest_asked, models_of, prepare
+from konomi.jobs.prepare import Prepared, keep_prompts, longest_asked, models_of, prepare
 from konomi.models.lora import adapted_layers, require_peft, reset_adapters
 from konomi.reading import written_by_konomi
 from konomi.report.advice import kl_missed, over_the_run, too_few
@@ -31,7 +29,8 @@ from konomi.runs import processes
 from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer, StepResult
 from konomi.text import plural
-from konomi.training.checkpoints import Checkpoints, load_weights
+from konomi.training.checkpoint_files import load_weights
+from konomi.training.checkpoints import Checkpoints
 from konomi.training.optimizers import check_optimizer
 from konomi.training.ppo import PPOTrainer
 from konomi.training.profile import profiled
@@ -86,7 +85,7 @@ def run_ppo(
         serving(job.rollout.server, longest_asked(job, ready), policy, observer.warn) as sampler,
         running(named, root, observer, fields=ready.fields, parent=parent, resume=old) as work,
     ):
-        job = named if own is None or old else processes.first(partial(_keep_prompts, named, work.run, own))
+        job = named if own is None or old else processes.first(partial(keep_prompts, named, work.run, own))
         trainer = PPOTrainer(
             policy, reference, ready.tokens, ready.prompts, ready.reward, ppo=job.ppo, rollout=job.rollout, data=job.data,
             seed=job.run.seed, precision=ready.precision, failed_texts=work.run.path / "failed_texts.jsonl", judges=ready.judges,
@@ -263,24 +262,6 @@ def _roll_back(training: _Training) -> None:
         else:
             trainer.policy.lm.load_state_dict(trainer.reference.state_dict())
         warn(f"{trainer.stop_reason}, and no complete checkpoint is left. The model is the initial one; see run.save_every")
-
-
-def _keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
-    """Store prompts given from Python in the run, so that it can be resumed and compared without them."""
-    rows = (_row(each, job.data.column) for each in prompts)
-    files.write_atomic(run.path / PROMPTS, b"".join(map(files.json_line, rows)))
-    job = job_of(run)
-    run.write_json("config.json", job.model_dump(mode="json"))
-    return job
-
-
-def _row(prompt: Prompt, column: str) -> dict[str, Any]:
-    """A prompt as a row, a conversation without the system message that the settings put in front of it."""
-    talk = prompt.messages
-    if talk is None:
-        return {**prompt.columns, column: prompt.text}
-    others = {name: value for name, value in prompt.columns.items() if value is not talk}
-    return {**others, column: talk if readable(talk) == prompt.text else talk[1:]}
 
 
 def _facts(training: _Training, ready: Prepared) -> Mapping[str, str]:

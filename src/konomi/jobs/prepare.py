@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from konomi.config import CompareConfig, CompareJob, DPOJob, PPOJob, SFTJob, build
-from konomi.data.messages import Answered
+from konomi.data.messages import Answered, readable
 from konomi.data.prompts import distinct_prompts, extra_prompts, load_prompts, split_held_out
 from konomi.data.records import Prompt
 from konomi.data.tokens import Tokens
@@ -17,6 +17,7 @@ from konomi.engine.device import choose_precision, find_device
 from konomi.engine.forward import check_head
 from konomi.engine.recompute import recompute_layers
 from konomi.errors import ConfigError, DataError
+from konomi.files import json_line, write_atomic
 from konomi.jobs.inputs import check_unchanged, describe_inputs, given_function
 from konomi.models.half import weights_to_bf16
 from konomi.models.load import Loaded, load_causal_lm
@@ -143,6 +144,24 @@ def job_of(run: RunDir) -> PPOJob:
     job = build(PPOJob, run.config, where=str(run.path / "config.json"))
     kept = run.path / PROMPTS
     return job.model_copy(update={"data": job.data.model_copy(update={"prompts": str(kept)})}) if kept.is_file() else job
+
+
+def keep_prompts(job: PPOJob, run: RunDir, prompts: list[Prompt]) -> PPOJob:
+    """Store prompts given from Python in the run, so that it can be resumed and compared without them."""
+    rows = (_row(each, job.data.column) for each in prompts)
+    write_atomic(run.path / PROMPTS, b"".join(map(json_line, rows)))
+    job = job_of(run)
+    run.write_json("config.json", job.model_dump(mode="json"))
+    return job
+
+
+def _row(prompt: Prompt, column: str) -> dict[str, Any]:
+    """A prompt as a row, a conversation without the system message that the settings put in front of it."""
+    talk = prompt.messages
+    if talk is None:
+        return {**prompt.columns, column: prompt.text}
+    others = {name: value for name, value in prompt.columns.items() if value is not talk}
+    return {**others, column: talk if readable(talk) == prompt.text else talk[1:]}
 
 
 def find_prompts(

@@ -27,7 +27,8 @@ from konomi.engine.recompute import recomputing
 from konomi.engine.rollout import Rollout
 from konomi.engine.shared_weights import cast_once, one_gradient
 from konomi.errors import ConfigError
-from konomi.models.load import fuse_gelu, quiet
+from konomi.models.deterministic import fuse_gelu
+from konomi.models.load import quiet
 from konomi.models.lora import adapted_layers, are_zero, merged, plain_parameters, save_adapter, without_adapters
 
 VALUE_HEAD_FILE = "value_head.safetensors"

@@ -21,10 +21,11 @@ from konomi.data.messages import Text
 from konomi.data.tokens import read_tokenizer
 from konomi.errors import ConfigError, DataError, ModelError
 from konomi.files import model_path, read_utf8
+from konomi.models.deterministic import fuse_gelu, remove_dropout
 from konomi.models.embedded import Progress
 from konomi.models.find import find_files, licence_of, refuse_adapter
 from konomi.models.language_head import LanguageHead
-from konomi.models.load import explained, fuse_gelu, load_causal_lm, quiet, remove_dropout, use_template
+from konomi.models.load import explained, load_causal_lm, quiet, use_template
 from konomi.models.lora import add_adapters
 from konomi.models.reward import FILE, VERSION, Normalisation, RewardModel
 from konomi.models.text_baseline import FILE as TEXT_BASELINE

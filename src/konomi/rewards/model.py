@@ -19,9 +19,9 @@ from konomi.data.tokens import length_batches, lengths_to_mask, pad_right, read_
 from konomi.engine.device import choose_precision, score_tokens
 from konomi.errors import FAULTS, ConfigError, ModelError
 from konomi.files import model_path
+from konomi.models.deterministic import fuse_gelu
 from konomi.models.find import refuse_adapter
 from konomi.models.half import hold_in_bf16
-from konomi.models.load import fuse_gelu
 from konomi.models.reader import PART, Reader
 from konomi.models.reward_files import open_reward_model
 from konomi.ops import conservative_scores

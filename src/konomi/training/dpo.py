@@ -39,7 +39,7 @@ from konomi.runs import processes
 from konomi.runs.signals import Stop
 from konomi.seeds import stream_seed
 from konomi.training.callback import Outcome, Progress, Record, TrainingCallback
-from konomi.training.checkpoints import read_tensors, save_trained, set_values, trained
+from konomi.training.checkpoint_files import read_tensors, save_trained, set_values, trained
 from konomi.training.loop import ElementTrainer, Saving, training_arguments
 from konomi.training.preferences import Choices, rollout_of
 

@@ -22,7 +22,8 @@ from konomi.engine.device import autocast
 from konomi.runs import processes
 from konomi.training.batches import OwnBatches, OwnLoader, micro_batch_size
 from konomi.training.callback import Outcome, TrainingCallback
-from konomi.training.checkpoints import STATE_FILE, Checkpoints, load_random_state, load_training, save_training
+from konomi.training.checkpoint_files import STATE_FILE, load_random_state, load_training, save_training
+from konomi.training.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)

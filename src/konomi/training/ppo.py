@@ -41,7 +41,7 @@ from konomi.runs.observer import StepResult
 from konomi.seeds import stream_seed
 from konomi.training.accelerator import Engine
 from konomi.training.algorithms import Batch, check_policy, make_targets
-from konomi.training.checkpoints import load_checkpoint, save_checkpoint
+from konomi.training.checkpoint_files import load_checkpoint, save_checkpoint
 from konomi.training.experience import Comparison, Experience, Prepared, QueryStream, Scorer, ScoreScale, check_ratio
 from konomi.training.gradient import Gradient
 from konomi.training.metrics import Clock, KlControl, Sums, check_gradient, describe, ends_here, finish

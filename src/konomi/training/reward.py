@@ -26,7 +26,7 @@ from konomi.ops import label_loss, preference_loss, score_loss
 from konomi.runs import processes
 from konomi.runs.signals import Stop
 from konomi.training.callback import Outcome, Progress, Record, TrainingCallback
-from konomi.training.checkpoints import read_tensors, save_trained, set_values, trained
+from konomi.training.checkpoint_files import read_tensors, save_trained, set_values, trained
 from konomi.training.loop import ElementTrainer, Saving, training_arguments
 
 _STEP = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/learning_rate"}
