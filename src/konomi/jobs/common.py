@@ -157,7 +157,7 @@ def go_on(work: Work, checkpoints: Checkpoints, load: Callable[[Path], None]) ->
 
 
 def saving_of(work: Work, checkpoints: Checkpoints, every: int, going_on: bool) -> Saving:
-    """How a training on the Trainer is saved; ``going_on``: from its newest checkpoint on."""
+    """How a training on the Trainer is saved; ``going_on``: resume from its newest checkpoint."""
     from konomi.training.loop import Saving
 
     def resume(load: Callable[[Path], None]) -> None:
@@ -184,7 +184,7 @@ def resume_command(work: Work, verb: str, saved: Callable[[], str]) -> Iterator[
 
 
 def saved_until(checkpoints: Checkpoints) -> str:
-    """What `resume_command` says of checkpoints."""
+    """How far a run is saved, for `resume_command`."""
     saved = [update for update, _ in checkpoints.all()]
     return f"saved up to update {saved[-1]}" if saved else "nothing was saved yet, so that it begins again"
 

@@ -45,7 +45,7 @@ class Evaluations:
         """The initial model's scores."""
 
     def begin(self) -> None:
-        """Have the initial model answer, unless a run that goes on has its answers."""
+        """Evaluate the initial model, unless a resumed run already has its answers."""
         if not self.interval:
             return
         with written_by_konomi(self.run.path):
@@ -75,7 +75,7 @@ class Evaluations:
             self.run.note(best={"update": self.trainer.update, "difference": difference})
 
     def _answer(self, model: PreTrainedModel, update: int) -> dict[str, Any]:
-        """Let a model answer; adds a line to evaluations.jsonl and returns it."""
+        """Evaluate a model; appends a line to evaluations.jsonl and returns it."""
         answers = answers_of(model, self.trainer.reference, self.items, self.queries, self.ask)
         difference = paired_difference(self.initial or answers.scores, answers.scores, self.samples)
         rows = zip(self.items, answers.prompts, answers.texts, answers.scores, strict=True)

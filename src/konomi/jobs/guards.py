@@ -38,7 +38,7 @@ class Guards:
             self._take_up()
 
     def _take_up(self) -> None:
-        """Go on after the update where the trainer is now. What is seen of later ones will be seen again."""
+        """Continue from the update where the trainer is now; later updates will be seen again."""
         update = self.trainer.update
         self.lines = [line for line in self.lines if line["update"] <= update]
         events = [each for each in self.events if each["action"] == "rolled_back" or each["update"] <= update]
@@ -49,7 +49,7 @@ class Guards:
         self.watch.again(self.lines)
 
     def see(self, result: StepResult) -> tuple[bool, Alarm | None]:
-        """Look at an update: whether a guard warns, and what the run has to go back from."""
+        """Check an update; returns whether a guard warns, and the alarm that the run must be rolled back for."""
         self.lines.append({"update": result.update, **result.metrics})
         alarms = self.watch.see(result.update, result.metrics)
         warnings = [alarm for alarm in alarms if alarm.guard not in ROLLING_BACK]
@@ -64,7 +64,7 @@ class Guards:
         return self.back(Alarm(self.trainer.update + 1, "not_finite", math.nan, 0.0, error.what))
 
     def back(self, alarm: Alarm) -> bool:
-        """Go back to the last good checkpoint before an update, or to the beginning. False: the run has to end."""
+        """Roll back to the last good checkpoint before an update, or to the beginning. False: the run has to end."""
         count, most = self._count() + 1, self.settings.retries
         if alarm.detail.startswith("reward") and any(
             each["action"] == "rolled_back" and (each["update"], each["detail"]) == (alarm.update, alarm.detail)

@@ -74,7 +74,7 @@ class Dial:
         """Scores and responses at share 0."""
 
     def measure(self, share: float) -> dict[str, Any]:
-        """Put the policy there and let it answer. Share 0 has to be the first.
+        """Move the policy to a share and evaluate it. Measure share 0 first.
 
         Returns:
             ``share``; ``kl``, nats/response; ``score``, its ``difference`` to share 0 with the interval over prompts, ``judges``
@@ -107,13 +107,13 @@ class Dial:
         return list(zip(self.items, self.queries, strict=True))
 
     def land_at(self, target: float, shares: Sequence[float] = WHOLE_DIAL) -> dict[str, Any]:
-        """Put the policy where its KL is nearest to ``target``; what land.json holds. ``shares``: measured in any case, 0 and 1
-        among them."""
+        """Move the policy to where its KL is nearest to ``target``; returns the content of land.json. ``shares``: always
+        measured, including 0 and 1."""
         points = search(self.measure, target, self.land.most, shares)
         return self._result(points, nearest(points, target), target)
 
     def put_at(self, share: float) -> dict[str, Any]:
-        """Put the policy at a share of its line; the same."""
+        """Move the policy to a share of its line; returns the same."""
         points = [self.measure(each) for each in sorted({0.0, 1.0, share})]
         return self._result(points, next(point for point in points if point["share"] == share), None)
 
@@ -187,7 +187,7 @@ def next_share(places: Sequence[tuple[float, float]], target: float, most: float
 
 
 def _power(places: Sequence[tuple[float, float]]) -> float | None:
-    """Of the share, of which the KL is a multiple at both places; None if there is none."""
+    """The exponent of the power law through two places; None if there is none."""
     if len(places) < 2 or not 0 < places[0][1] < places[1][1]:
         return None
     (low, low_kl), (high, high_kl) = places

@@ -16,7 +16,7 @@ from konomi.models.policy import Policy
 
 
 class Line:
-    """A policy whose language model can be put at any place of its line; the value head stays as it is.
+    """Moves a policy's language model along its line; the value head stays as it is.
 
     With adapters, ``B A`` is what was trained, and scaling ``B`` moves along the line. It holds a copy of the trained weights.
 
@@ -36,7 +36,7 @@ class Line:
 
     @torch.no_grad()
     def move(self, share: float) -> None:
-        """Put the language model there, in place. Both ends are exact; weights in bfloat16 are rounded."""
+        """Move the language model to a share, in place. Both ends are exact; weights in bfloat16 are rounded."""
         for x, start, end in self._moved:
             wide = torch.promote_types(x.dtype, torch.float32)
             origin = torch.zeros_like(end, dtype=wide) if start is None else start.to(wide)

@@ -115,7 +115,7 @@ def _targets(model: Any, config: LoraConfig, heads: Sequence[str]) -> dict[str, 
 
 
 def _resolved(base: str) -> str:
-    """The name of a model, or where its directory is."""
+    """The name of a model, or the absolute path of its directory."""
     path = model_path(base, ModelError) if base else Path(base)
     return str(path.resolve()) if base and path.exists() else base
 
@@ -211,7 +211,7 @@ def _more(saved: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
 
 @torch.no_grad()
 def reset_adapters(model: nn.Module) -> None:
-    """Make the model what it is without adapters."""
+    """Set the adapters to zero, in place."""
     for layer in adapted_layers(model):
         layer.lora_B[_NAME].weight.zero_()
 
@@ -249,7 +249,7 @@ def _beneath(layer: Any, shared: dict[int, Any]) -> nn.Module:
 
 
 def _merged_layer(layer: Any, shared: dict[int, Any]) -> nn.Module:
-    """The layer that a layer with its adapter is."""
+    """The plain layer with the adapter merged into its weight."""
     added = layer.get_delta_weight(_NAME)
     if is_quantized(layer.base_layer):
         return dequantized(layer.base_layer, added)

@@ -90,8 +90,8 @@ def score(reward: Reward, prompts: Texts, responses: Texts, columns: Columns, *,
 
 
 def ask(reward: Reward, texts: Texts, *, prompts: Texts, responses: Texts, columns: Columns) -> list[TextScore]:
-    """Call the reward and check what it returns; all processes get all scores. Raises RunError, with the reward's name, whatever
-    went wrong in it."""
+    """Call the reward and check its result; all processes get all scores. Raises RunError, naming the reward, for any failure
+    in it."""
 
     def asked(rows: Sequence[int]) -> list[TextScore]:
         own = [[each[row] for row in rows] for each in (texts, prompts, responses)]
@@ -231,7 +231,7 @@ def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
 
 
 def columns_read(rewards: Iterable[Reward]) -> set[str] | None:
-    """The columns that rewards look at, as far as they say so in ``reads``; None: perhaps all."""
+    """The columns that rewards use, as declared by ``reads``; None: possibly all."""
     names: set[str] = set()
     for reward in rewards:
         reads: Iterable[str] | None = getattr(reward, "reads", None)

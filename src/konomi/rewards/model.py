@@ -191,7 +191,7 @@ def batches(lengths: list[int], size: int | None, limits: tuple[int, int]) -> li
 
 
 class _Place:
-    """Puts a frozen model on its device, in the precision that is wanted; with ``offload`` only while it is asked."""
+    """Moves a frozen model to its device in the wanted precision; with ``offload`` only while it is in use."""
 
     def __init__(self, model: Any, config: ClassifierReward | ModelReward, device: torch.device | str) -> None:
         self.model, self.device, self.offload = model, torch.device(device), config.offload
@@ -202,7 +202,7 @@ class _Place:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """While it is asked."""
+        """The context in which the model is called."""
         if self.offload:
             self.model.to(self.device)
         try:

@@ -1,4 +1,4 @@
-"""The policy and its optimiser on the hardware that Accelerate finds."""
+"""The policy and its optimiser on the hardware that Accelerate detects."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Engine:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.graphs = Graphs(self.accelerator.device)
         self.static = self.graphs.active and self.processes == 1
-        """Whether passes have sizes that come again, so that they can be captured."""
+        """Whether passes have recurring sizes, so that they can be captured."""
         self.grads = [torch.zeros_like(parameter) for parameter in self.parameters] if self.static else []
-        """The gradients that captured passes write, where they stay in memory."""
+        """The gradients that captured passes write into, at fixed addresses."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context for calls of models."""
@@ -65,7 +65,7 @@ class Engine:
         return copies_as_leaves() if self.static else nullcontext()
 
     def backward(self, loss: Tensor, first: bool) -> None:
-        """Add the gradient of a loss; ``first``: of a mini-batch. What is captured leaves gradients where they are in memory."""
+        """Accumulate the gradient of a loss; ``first``: the first of a mini-batch. Captured passes keep gradients in place."""
         if not self.static:
             if first:
                 self.optimizer.zero_grad()
@@ -86,10 +86,10 @@ class Engine:
             group["lr"] = base * factor
 
     def step(self, max_norm: float, first: bool) -> Tensor:
-        """Scale the gradient down to ``max_norm`` and take an optimiser step, unless this gradient or an earlier one of the
-        update has a norm that is not finite; returns the norm.
+        """Clip the gradient to ``max_norm`` and take an optimiser step, unless this or an earlier gradient of the update is not
+        finite; returns the norm.
 
-        The optimiser decides that on the device, as it does for a gradient scaler, so that nothing waits for the number.
+        The optimiser decides that on the device, as with a gradient scaler, without synchronisation.
         ``first``: of the update.
         """
         adam: Any = self.optimizer.optimizer
@@ -111,17 +111,20 @@ class Engine:
         return nullcontext() if last or self.shards else self.accelerator.no_sync(self.wrapped)
 
     def gather(self) -> None:
-        """Give the policy what was trained, where it is not the policy itself; all processes call it."""
+        """Copy the trained shards into the policy, if it is sharded; all processes call it."""
         if self.shards:
             self.shards.gather()
 
     def unsharded(self, state: bool = False, changes: bool = False) -> AbstractContextManager[Any]:
-        """Within, the policy has its exact weights; the optimiser of its parameters, with ``state`` in the main process all that
-        it keeps. ``changes``: both may be changed, in all processes alike. All processes call it."""
+        """Within this context the policy has its exact weights; yields the optimiser of its parameters.
+
+        ``state``: in the main process with its whole state. ``changes``: the block changes both, alike in all processes. All
+        processes call it.
+        """
         return self.shards.unsharded(state, changes) if self.shards else nullcontext(self.optimizer)
 
     def hold(self, lm: PreTrainedModel) -> PreTrainedModel:
-        """A model that does not train, as it is kept beside a divided one: on the device, no wider than it computes."""
+        """Move a model that is not trained to the device; beside a sharded policy in the precision it computes in."""
         if self.shards and self.precision == "bf16":
             check_decoding(lm)  # without autocast, which its passes need from now on
             products_to_bf16(lm)

@@ -1,4 +1,4 @@
-"""What the responses of an update teach: for each kind of `[algorithm]` a function that makes advantages of scores.
+"""From scores to advantages: a function for each kind of `[algorithm]`.
 
 The rest is the same for all: generation, scoring, the KL and its coefficient, clipped steps, guards, checkpoints.
 
@@ -92,7 +92,7 @@ def check_policy(algorithm: AlgorithmConfig, ppo: PPOConfig, policy: Policy) -> 
 
 
 def make_targets(algorithm: AlgorithmConfig, batch: Batch, ppo: PPOConfig) -> Targets:
-    """What an algorithm makes of a batch."""
+    """Compute the targets of a batch with the chosen algorithm."""
     if isinstance(algorithm, ActorCriticConfig):
         return actor_critic(batch, ppo)
     if isinstance(algorithm, RLOOConfig):

@@ -1,4 +1,4 @@
-"""Batches of transformers' Trainer in several processes: a step learns from the rows that it has in one process.
+"""Batches of transformers' Trainer in several processes: a step has the same rows as in one process.
 
 Accelerate's own samplers fill up the last step of an epoch with rows from its beginning.
 """
@@ -36,7 +36,7 @@ def micro_batch_size(config: SFTConfig | RewardTraining | DPOConfig, section: st
 class OwnBatches(Sampler[list[int]]):
     """This process's micro-batches of an epoch: of the rows of each step as many as the others have, or one more.
 
-    A step with fewer rows than processes has fillers in those that are left without: row ``i`` as a filler is ``rows + i``.
+    In a step with fewer rows than processes, the processes without a row get fillers: row ``i`` as a filler is ``rows + i``.
 
     Args:
         rows: how many there are.

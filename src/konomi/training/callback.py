@@ -1,4 +1,4 @@
-"""What a training on transformers' Trainer records, when it is saved and when it ends: the callback of all of them."""
+"""The callback of every training on transformers' Trainer: it records metrics, keeps the best model, saves and stops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from konomi.runs.signals import Stop
 Record = Callable[[int, Mapping[str, float]], None]
 """Takes the number of optimiser steps done and their metrics; see docs/metrics.md."""
 Progress = Callable[[str, int, int, Mapping[str, float] | None], None]
-"""Takes what is being done, how much of how much is done, and figures that are worth a line."""
+"""Takes the phase, the steps done, their total, and figures to show."""
 
 
 @dataclass

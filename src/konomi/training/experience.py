@@ -1,4 +1,4 @@
-"""What one update learns from: queries, the scores of the responses, and the tensors that the losses need.
+"""The data of one update: queries, scores of the responses, and the tensors that the losses need.
 
 Shape suffixes: B sequences, R response tokens.
 """
@@ -238,7 +238,7 @@ def ratio_gap(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
 
 
 def check_ratio(gap: float, precision: str, update: int) -> None:
-    """Make sure that nothing but the optimiser moves the policy: before an update's first step the ratio is 1.
+    """Check that only the optimiser moves the policy: before the first step of an update the ratio must be 1.
 
     ``gap``: its largest distance from 1. Raises RunError if that is more than `RATIO_TOLERANCE` allows.
     """

@@ -28,7 +28,7 @@ KL_LOSS = "ppo/loss/kl"
 
 
 class Part(NamedTuple):
-    """What a micro-batch has added to a mini-batch."""
+    """The contribution of a micro-batch to a mini-batch."""
 
     tokens: int
     figures: Tensor
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 class Gradient:
-    """Makes the gradient of a mini-batch.
+    """Computes the gradient of a mini-batch.
 
     Args:
         models: the policy, and the hardware that it is on.
@@ -51,7 +51,7 @@ class Gradient:
         self.whole_ratio = algorithm.whole_ratio
 
     def __call__(self, e: Experience, old_CBR: Tensor, passes: list[Pass], first: bool) -> list[Part]:
-        """Make the gradient of a mini-batch; its micro-batches.
+        """Accumulate the gradient of a mini-batch; returns its micro-batches.
 
         ``old_CBR``: the columns of ``e``. ``first``: no step has been taken since the responses were drawn, so that these
         passes are those of the old policy.

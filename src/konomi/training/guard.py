@@ -1,4 +1,4 @@
-"""Guards: functions over the metrics of a PPO run, which see that it goes wrong.
+"""Guards: functions over the metrics of a PPO run that detect when it goes wrong.
 
 A mark (`konomi.report.advice.HEALTHY`) is about one figure of one update, by a rule of thumb that holds for every run, and does
 nothing. A guard is about the way of a run: nearly all of them compare the last updates with the first one, whose texts the
@@ -59,7 +59,7 @@ Finding = tuple[float, float, str] | None
 
 @dataclass(frozen=True)
 class Course:
-    """What guards see of a run."""
+    """The metrics that guards look at."""
 
     first: Mapping[str, float]
     """The metrics of its first update."""
@@ -196,7 +196,7 @@ class Watch:
         self.again([])
 
     def again(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Begin anew with the lines of metrics.jsonl."""
+        """Start over from the lines of metrics.jsonl."""
         self._first: Mapping[str, float] | None = None
         self._lines: deque[Mapping[str, float]] = deque(maxlen=OF_CRITIC)
         self._healthy: dict[str, int] = {}

@@ -96,14 +96,14 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     def lap(self, phase: str) -> None:
-        """This phase ends now."""
+        """End a phase."""
         now = time.perf_counter()
         self.seconds |= {phase: now - self.last, "total": now - self.start}
         self.last = now
 
 
 def describe(e: Experience, scored: ScoredRollout, clipped_B: Tensor, kl_coef: float) -> Sums:
-    """The metrics that are known before training. ``clipped_B``: the scores that ``ppo.score_clip`` cut."""
+    """The metrics that are known before training. ``clipped_B``: which scores ``ppo.score_clip`` clipped."""
     sums, scores_B, responses, valid = Sums(), scored.scores, len(scored.scores), e.mask.sum()
     for name, total in {
         "objective/kl": e.kl, "square/kl": e.kl.double().sum(1) ** 2, "objective/entropy": e.entropy,
@@ -200,7 +200,7 @@ what the run began with, and far less lets go of it at once."""
 
 @dataclass
 class KlControl:
-    """The KL coefficient, and what its controller knows of the updates before."""
+    """The KL coefficient and the state of its controller."""
 
     coef: float
     reached: bool = False

@@ -46,19 +46,19 @@ def check_optimizer(kind: str, trained: Iterable[nn.Parameter] = ()) -> None:
 
 
 def state_of(optimizer: Any, parameter: nn.Parameter) -> State:
-    """What the optimiser keeps of a parameter, without the tables that are the same for all; empty before its first step."""
+    """The optimiser state of a parameter, without the tables shared by all; empty before its first step."""
     return {name: value for name, value in optimizer.state.get(parameter, {}).items() if name not in TABLES}
 
 
 def set_state(optimizer: Any, parameter: nn.Parameter, state: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`state_of` gave."""
+    """Restore what :func:`state_of` returned."""
     fresh = _fresh_state(optimizer, parameter)
     read = {name: int(x) if isinstance(fresh[name], int) else x.to(parameter.device) for name, x in state.items()}
     optimizer.state[parameter] = {name: value for name, value in fresh.items() if name in TABLES} | read
 
 
 def expected_state(optimizer: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
-    """Names, shapes and types of what :func:`state_of` gives after a step."""
+    """Names, shapes and types of :func:`state_of` after a step."""
     return {name: torch.as_tensor(x) for name, x in _fresh_state(optimizer, parameter).items() if name not in TABLES}
 
 
@@ -76,7 +76,7 @@ def _fresh_state(optimizer: Any, parameter: nn.Parameter) -> State:
 
 
 def round_at_random(wide: Tensor, seed: int) -> Tensor:
-    """float32 as bfloat16: up or down so that the mean of many roundings is the number itself."""
+    """Round float32 to bfloat16 stochastically: the mean of many roundings is the number itself."""
     generator = torch.Generator(wide.device).manual_seed(seed)
     noise = torch.randint(0, 1 << 16, wide.shape, dtype=torch.int32, device=wide.device, generator=generator)
     return ((wide.view(torch.int32) + noise) & -(1 << 16)).view(torch.float32).bfloat16()

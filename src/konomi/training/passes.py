@@ -49,7 +49,7 @@ class Models:
         self.trunk_layer = policy.trunk_layer if same_weights(policy.lm, reference, frozen=True) else None
         self.inexact = engine.precision == "bf16" or rounds_coarsely(policy.lm)
         self.recomputes = self.inexact and not is_processor(engine.accelerator.device)
-        """Whether nothing but the log-probabilities of the sampler is used."""
+        """Whether only the log-probabilities of the sampler are used."""
         self.micro_batch_tokens = min(processes.gather(ppo.micro_batch_tokens or micro_batch_tokens(policy.lm, reference)))
 
     def plan(self, rollout: Rollout, rows: Tensor) -> Pass:
@@ -69,10 +69,10 @@ class Models:
         return self.engine.run(name, lambda index, *rest: call(p.on(index), None, *rest), p.index, *inputs)
 
     def attempt(self, work: Callable[[list[Pass]], T], rollout: Rollout, passes: list[Pass]) -> T:
-        """``work(passes)``. Where memory does not suffice it begins again, over the same rows in passes half as large, and later
-        ones are as small; not in several processes, which would wait for each other.
+        """``work(passes)``. Out of memory, it starts over with the same rows in passes half as large, and later passes stay that
+        small; not in several processes, which would wait for each other.
 
-        Raises RunError: memory does not suffice for a single row.
+        Raises RunError: a single row does not fit.
         """
         while True:
             passes = self._fitting(rollout, passes)
@@ -84,7 +84,7 @@ class Models:
             self._halve(rollout, passes)  # not above, where the error still holds what was made
 
     def _fitting(self, rollout: Rollout, passes: list[Pass]) -> list[Pass]:
-        """These passes, or smaller ones over the same rows since one is larger than `micro_batch_tokens`, which has fallen."""
+        """These passes, or smaller ones over the same rows if one exceeds `micro_batch_tokens`, which has fallen."""
         if all(_tokens(rollout, p) <= self.micro_batch_tokens for p in passes if len(p.rows) > 1):
             return passes
         parts = micro_batches(rollout.lengths, torch.cat([p.rows for p in passes]), self.micro_batch_tokens)

@@ -1,5 +1,5 @@
-"""Responses of training from an inference server: the policy's weights handed over before each update, and what its
-log-probabilities have to do with the trainer's.
+"""Responses from an inference server during training: the policy's weights are handed over before each update, and its
+log-probabilities are compared with the trainer's.
 
 Shape suffixes: B sequences, R response tokens.
 """
@@ -160,14 +160,14 @@ class Served:
         return self._name if adapted_layers(self.policy.lm) else None
 
     def _forget(self, name: str) -> None:
-        """Remove weights that the server no longer needs."""
+        """Remove weights that the server has replaced."""
         if name:
             if self._adapter:
                 self.server.unload_adapter(name)
             shutil.rmtree(self.directory / name, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove what was written for the server."""
+        """Remove the files written for the server."""
         if self._directory is not None and self._name and processes.is_main():
             self._forget(self._name)
             shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What each of several processes does of an update, and what they give one another of it, so that all hold the whole.
+"""How several processes divide an update among them, and exchange the parts so that each holds all of it.
 
 Shape suffixes: B sequences of the whole batch, b of a process, L query + response tokens, R response tokens.
 """
@@ -75,7 +75,7 @@ def own_rows(count: int, together: int) -> range:
 
 
 def whole_rollout(draw: Callable[[], Rollout], drawn: range, pad: int) -> Rollout:
-    """The responses that all processes draw, in their order, in all of them. ``drawn``: those of this one, which may be none.
+    """The responses drawn by all processes, in order, in each of them. ``drawn``: those of this process, possibly none.
 
     Raises:
         RunError: one of them could not.
@@ -110,7 +110,7 @@ def whole_generation(draw: Callable[[], Generation], drawn: range, pad: int, eng
 
 
 def _spread(x_CbR: Tensor, mine: range, shape: Sequence[int], engine: Engine) -> Tensor:
-    """[C, *shape] of all processes, of what each has of its rows."""
+    """[C, *shape] of all rows, from the rows that each process has."""
     x_CBR = x_CbR.new_zeros(len(x_CbR), *shape)
     x_CBR[:, mine.start : mine.stop, : x_CbR.shape[2]] = x_CbR
     return engine.total(x_CBR)
