@@ -465,7 +465,7 @@ TRAINING = {
         ('"preserve_rng_state": _is_random(model)', '"preserve_rng_state": False', "another dropout", RECOMPUTE + "of_a_model"),
     ],
     "training/experience.py": [
-        ("std if std > 0 else 1.0", "std", "equal scores: 0 / 0", "training/test_ppo.py::test_equal_scores"),
+        ("std or 1.0, len(scores_B)", "std, len(scores_B)", "equal scores: 0 / 0", "training/test_ppo.py::test_equal_scores"),
         ("if not gap <= allowed:", "if gap > allowed:",
          "a ratio that is no number passes", "training/test_experience.py::test_a_ratio_off_1"),
         ("config.missing_eos != \"replace\"", "config.missing_eos == \"replace\"",
