@@ -44,7 +44,7 @@ def tasks_of(truth: Truth) -> list[Task]:
 def answered(task: Task, truth: Truth, scale: float, seed: int) -> Ranking:
     """What the simulated rater says of a task."""
     noisy = [truth[task.prompt, text] + scale * gumbel(seed, "labels", task.key, text) for text in task.responses]
-    return Ranking(task.prompt, task.responses, ranks(noisy), "stand-in")
+    return Ranking(task.prompt, task.responses, ranks(noisy), "simulated")
 
 
 def accuracy(train: Sequence[Group], held_out: Sequence[Task], truth: Truth) -> float:

@@ -553,7 +553,7 @@ TRAINING = {
          "sign of the moment", "engine/test_packed.py::test_sampler_and_policy"),
     ],
     "data/chat.py": [
-        ("found[0][0] + MARK + found[0][1:]", "found[0]", "control tokens of a message count", CHAT + "what_somebody_wrote"),
+        ("match[0][0] + MARK + match[0][1:]", "match[0]", "control tokens of a message count", CHAT + "what_somebody_wrote"),
         (" if token.content in template", " if False", "tokens that only the template has count", CHAT + "what_somebody_wrote"),
         ("special if own and number < len(messages) else controls", "controls", "old thoughts stay", CHAT + "a_template_finds"),
         ("_parted(k, controls): _parted", "k: _parted", "control tokens of a name count", CHAT + "names_of_arguments"),
@@ -610,7 +610,7 @@ LABELLING = {
     ],
     "labelling/decisions.py": [
         ("sum(len(way) == 2 for", "sum(len(way) >= 1 for", "whoever agrees differs", DECISIONS + "pairs_that_are"),
-        ("in sorted(zip(found.order, KEYS", "in list(zip(found.order, KEYS", "a decision of other texts",
+        ("in sorted(zip(disputed_task.order, KEYS", "in list(zip(disputed_task.order, KEYS", "a decision of other texts",
          DECISIONS + "the_owner_decides"),
     ],
     "labelling/export.py": [

@@ -183,7 +183,7 @@ def test_every_metric_is_documented_and_nothing_else() -> None:
 
 
 def test_healthy_ranges_are_those_of_the_code() -> None:
-    from konomi.report.advice import HEALTHY
+    from konomi.report.ranges import HEALTHY
 
     text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     said = {name: cell for name, cell in re.findall(r"^\| `([^`]+)` \|.*\| ([^|]*) \|$", text, re.M) if name in HEALTHY}

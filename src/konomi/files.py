@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import datetime
 import errno
@@ -12,7 +11,6 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -20,24 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from konomi.errors import DataError, KonomiError, RunError
-from konomi.reading import check_regular, parse_json
-
-_SIGNATURES = {
-    rb"\xff\xfe": "UTF-16 text (Excel's \"Unicode Text\", PowerShell's >)",
-    rb"\xfe\xff": "UTF-16 text",
-    rb"\x1f\x8b": "gzip data: unpack it first (gunzip)",
-    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": "bzip2 data: unpack it first (bunzip2)",
-    rb"\xfd7zXZ": "xz data: unpack it first (unxz)",
-    rb"\x28\xb5\x2f\xfd": "Zstandard data: unpack it first (unzstd)",
-    rb"PK\x03\x04": 'an Excel workbook or another zip archive: unpack it, or save the sheet as "CSV UTF-8"',
-    rb"\xd0\xcf\x11\xe0": 'an old Excel workbook: save the sheet as "CSV UTF-8"',
-    rb"PAR1": "a Parquet file: give it the ending .parquet",
-}
-"""First bytes of files that are often taken for text."""
-HEAD = 64
-"""How many first bytes :func:`file_type` needs."""
-_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
-"""Bytes that no text has."""
+from konomi.reading import check_regular, not_utf8, parse_json
 
 
 def local_path(name: str | Path, error: type[KonomiError] = DataError) -> Path:
@@ -81,54 +62,6 @@ def read_utf8(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: {not_utf8(path, error.reason, error.start)}") from None
-
-
-def file_type(head: bytes) -> str | None:
-    """The format of a file with these first HEAD bytes, if it is no UTF-8 text, or None.
-
-    >>> file_type(b"\\x1f\\x8b\\x08\\x00"), file_type(b"PAR1,q"), file_type(b'{\\x00"\\x00')
-    ('gzip data: unpack it first (gunzip)', None, 'UTF-16LE text')
-    """
-    if not _CONTROL.search(head):
-        with contextlib.suppress(UnicodeDecodeError):
-            codecs.getincrementaldecoder("utf-8")().decode(head)  # its last character may be cut
-            return None
-    for start, name in _SIGNATURES.items():
-        if re.match(start, head):
-            return name
-    zeros = "".join("0" if byte == 0 else "x" for byte in head[:4])
-    return {"x0x0": "UTF-16LE text", "0x0x": "UTF-16BE text"}.get(zeros)  # ASCII without a byte order mark
-
-
-def not_utf8(path: Path, reason: str, at: int) -> str:
-    """What is wrong with a file that is not UTF-8, and how to convert it, with the encoding of its first MB if that is clear."""
-    with path.open("rb") as file:
-        data = file.read(1_000_000)
-    kind = file_type(data[:HEAD])
-    if kind and not kind.startswith("UTF-16"):
-        return kind
-    encoding = kind.split()[0] if kind else _encoding(data)
-    new = shlex.quote(str(path.with_name(f"{path.stem}-utf8{path.suffix}")))
-    command = f": iconv -f {encoding} -t UTF-8 {shlex.quote(str(path))} > {new}" if encoding else ""
-    what = kind or f"not UTF-8 text ({reason} at byte {at})" + (f", but probably {encoding}" if encoding else "")
-    return f"{what}. Save it as UTF-8{command}"
-
-
-def _encoding(data: bytes) -> str | None:
-    """The Japanese encoding of some bytes. EUC-JP is nearly always valid CP932 too, but of half-width kana; Chinese in GBK is
-    often valid EUC-JP, but has no kana."""
-    for name in ("CP932", "EUC-JP"):
-        try:
-            text = codecs.getincrementaldecoder(name)().decode(data)
-        except UnicodeDecodeError:
-            continue
-        half = sum("\uff61" <= c <= "\uff9f" for c in text)
-        kana = sum("\u3041" <= c <= "\u30ff" for c in text)
-        if name == "EUC-JP" and not kana:
-            continue
-        if 2 * half < sum(c > "\x7f" for c in text):
-            return name
-    return None
 
 
 @contextlib.contextmanager
@@ -285,8 +218,8 @@ def remove_drafts(directory: Path) -> None:
     """Remove what a killed process had half-written there. One that came between the two names of :func:`new_directory` left the
     old directory under another name: it gets its own back."""
     for old in filter(Path.is_dir, directory.glob(".*.old")):
-        whole = directory / old.name[1:-4]
-        shutil.rmtree(old) if whole.exists() else old.rename(whole)
+        replaced = directory / old.name[1:-4]
+        shutil.rmtree(old) if replaced.exists() else old.rename(replaced)
     for path in directory.glob(".*"):
         if re.fullmatch(r"\..+\.[0-9]+(\.tmp)?", path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

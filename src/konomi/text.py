@@ -58,7 +58,7 @@ def shortened(text: str) -> str:
 
 
 def interval_words(
-    found: Mapping[str, Any],
+    interval: Mapping[str, Any],
     end: Callable[[Any], str] = "{:+.2f}".format,
     known: str = "95 % interval {low} to {high}",
     unknown: str = "no interval",
@@ -68,9 +68,9 @@ def interval_words(
     >>> interval_words({"low": -0.5, "high": 1.25}), interval_words({"low": None, "high": None})
     ('95 % interval -0.50 to +1.25', 'no interval')
     """
-    if found.get("low") is None or found.get("high") is None:
+    if interval.get("low") is None or interval.get("high") is None:
         return unknown
-    return known.format(low=end(found["low"]), high=end(found["high"]))
+    return known.format(low=end(interval["low"]), high=end(interval["high"]))
 
 
 def flat(text: Any) -> str:
@@ -129,7 +129,7 @@ def duration(seconds: float) -> str:
     >>> duration(3661.4), duration(59.6)
     ('1:01:01', '1:00')
     """
-    whole = round(seconds)
-    hours = f"{whole // 3600}:" if whole >= 3600 else ""
-    minutes = whole % 3600 // 60
-    return f"{hours}{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    total = round(seconds)
+    hours = f"{total // 3600}:" if total >= 3600 else ""
+    minutes = total % 3600 // 60
+    return f"{hours}{minutes:02d}:{total % 60:02d}" if hours else f"{minutes}:{total % 60:02d}"

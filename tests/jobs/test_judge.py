@@ -26,11 +26,11 @@ def judged(name: str, *settings: str) -> tuple[list[Ranking], dict[str, Any]]:
     return rankings, json.loads((run / "manifest.json").read_text(encoding="utf-8"))
 
 
-def test_rankings_of_a_stand_in_and_the_truth(world: Path) -> None:
+def test_rankings_of_a_simulated_rater_and_the_truth(world: Path) -> None:
     rankings, manifest = judged("one")
     tasks = read_tasks("candidates.jsonl")
-    first = [each for each in rankings if each.rater == "stand-in"]
-    second = {each.prompt: each for each in rankings if each.rater == "stand-in-2"}
+    first = [each for each in rankings if each.rater == "simulated"]
+    second = {each.prompt: each for each in rankings if each.rater == "simulated-2"}
     assert [each.prompt for each in first] == [task.prompt for task in tasks]
     assert [each.responses for each in first] == [tuple(c.text for c in task.candidates) for task in tasks]
     assert {each.source for each in rankings} == {"a, b"}
@@ -38,7 +38,7 @@ def test_rankings_of_a_stand_in_and_the_truth(world: Path) -> None:
     assert any(each.ranks != second[each.prompt].ranks for each in first if each.prompt in second)
     truth = {(each.prompt, each.response): each for each in read_scores("runs/one/truth.jsonl")}
     assert len(truth) == 480
-    assert all(each.score == len(text) and each.rater == "stand-in-without-noise" for (_, text), each in truth.items())
+    assert all(each.score == len(text) and each.rater == "simulated-without-noise" for (_, text), each in truth.items())
     alike = [pairs_alike(each.ranks, ranks([len(text) for text in each.responses])) for each in first]
     agreed = sum(same for same, _ in alike) / sum(pairs for _, pairs in alike)
     assert agreed == pytest.approx(manifest["agreement_with_truth_expected"], abs=0.05)
@@ -48,7 +48,7 @@ def test_rankings_of_a_stand_in_and_the_truth(world: Path) -> None:
     assert manifest["noise_scale"] > 0
 
 
-def test_it_is_called_a_stand_in_everywhere(world: Path) -> None:
+def test_it_is_called_simulated_everywhere(world: Path) -> None:
     result = konomi("judge", "judge.toml")
     assert "simulated rater (no person is asked)" in result.stderr
     assert "A simulated rater ranked" in result.stdout and "No person was asked" in result.stdout
@@ -73,10 +73,10 @@ def test_order_of_tasks_and_candidates_changes_nothing(world: Path) -> None:
 
 
 def test_overlap_is_by_prompt(world: Path) -> None:
-    few = {each.prompt for each in judged("few", "judge.overlap=0.1")[0] if each.rater == "stand-in-2"}
-    many = {each.prompt for each in judged("many", "judge.overlap=0.5")[0] if each.rater == "stand-in-2"}
+    few = {each.prompt for each in judged("few", "judge.overlap=0.1")[0] if each.rater == "simulated-2"}
+    many = {each.prompt for each in judged("many", "judge.overlap=0.5")[0] if each.rater == "simulated-2"}
     assert few < many < {task.prompt for task in read_tasks("candidates.jsonl")}
-    assert not [each for each in judged("none", "judge.overlap=0")[0] if each.rater == "stand-in-2"]
+    assert not [each for each in judged("none", "judge.overlap=0")[0] if each.rater == "simulated-2"]
     assert len({Prompt(text).key for text in many}) == len(many)
 
 

@@ -9,7 +9,8 @@ from some_runs import landed
 
 from konomi.data.records import Comparison, Group
 from konomi.report import advice
-from konomi.report.advice import HEALTHY, kl_missed, out_of_range, over_the_run
+from konomi.report.advice import kl_missed
+from konomi.report.ranges import HEALTHY, out_of_range, over_the_run
 from konomi.statistics import evaluate_preferences
 from some_comparisons import many, two_raters
 

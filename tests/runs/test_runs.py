@@ -50,7 +50,7 @@ def test_create_writes_what_the_run_is(run: RunDir) -> None:
 def test_a_gpu_is_named_and_its_memory_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from konomi.report.page import machine_line
+    from konomi.report.names import machine_line
 
     assert "gpu" not in environment.machine(device.gpu_name()) and device.peak_memory_gb() > 0.01
     gpu = {"is_available": True, "is_initialized": False, "get_device_name": "NVIDIA H100", "max_memory_allocated": 3_000_000}

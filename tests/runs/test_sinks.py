@@ -24,7 +24,8 @@ from konomi.config import StageConfig
 from konomi.errors import ConfigError
 from konomi.runs.directory import RunDir
 from konomi.runs.environment import without_password, without_secrets
-from konomi.runs.mlflow import ENVIRONMENT, PATIENCE, MlflowSink, flatten, opening, quiet, sqlite_uri
+from konomi.runs.mlflow import ENVIRONMENT, PATIENCE, MlflowSink, flatten
+from konomi.runs.mlflow_store import opening, quiet, sqlite_uri
 from konomi.runs.sinks import open_sinks, sink_names
 
 PARAMS = {"ppo": {"lam": 0.95, "range": (10, 24)}, "name": None, "long": "あ" * 7000, "many": {f"k{i}": i for i in range(230)}}

@@ -133,7 +133,7 @@ def judge(result: dict[str, Any]) -> None:
     """Let a SIMULATED RATER rank candidates: a reward with noise. No person is asked.
 
     It is for trying everything before people take part, and for tests: it agrees with itself as often as you say, and its
-    true scores are known. Its rankings carry the name "stand-in"; do not pass them off as people's.
+    true scores are known. Its rankings carry the name "simulated"; do not pass them off as people's.
     """
     echo(
         f"A simulated rater ranked {plural(result['tasks'], 'task')}, {result['tasks_ranked_twice']:,} of them twice. No "

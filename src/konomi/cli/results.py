@@ -109,8 +109,8 @@ def show_pipeline(result: dict[str, Any]) -> None:
     if rounds := result.get("rounds"):
         from konomi.jobs.rounds import in_words
 
-        for found in rounds:
-            console.print(Text(in_words(found)), soft_wrap=True)
+        for each in rounds:
+            console.print(Text(in_words(each)), soft_wrap=True)
         console.print(Text(f"model   {result['model']}\nreport  {result['report']}"), soft_wrap=True)
     if result["mlflow"]:
         console.print(Text(f"MLflow  {result['mlflow']}"), soft_wrap=True)

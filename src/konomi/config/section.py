@@ -57,12 +57,12 @@ class SavedConfig(StageConfig):
     too. One takes three times the room of the weights that are trained; a finished run has none."""
 
 
-def check_multiple(section: Section, whole: str, part: str) -> None:
-    """Raise ValueError if the setting ``whole`` is not a multiple of ``part``."""
-    a, b = getattr(section, whole), getattr(section, part)
+def check_multiple(section: Section, multiple: str, part: str) -> None:
+    """Raise ValueError if the setting ``multiple`` is not a multiple of ``part``."""
+    a, b = getattr(section, multiple), getattr(section, part)
     if a % b:
         near = f"{a // b * b or b}, {(a // b + 1) * b}"
-        raise ValueError(f"{whole} = {a} is not a multiple of {part} = {b}; the nearest that are: {near}")
+        raise ValueError(f"{multiple} = {a} is not a multiple of {part} = {b}; the nearest that are: {near}")
 
 
 def check_held_out(share: float, why: str) -> None:

@@ -107,7 +107,7 @@ def _any_of(names: Iterable[str]) -> re.Pattern[str]:
 def _parted(value: Any, controls: re.Pattern[str], texts: re.Pattern[str] | None = None) -> Any:
     """A message with a mark in each control token that somebody wrote into it; in its own texts, in each of ``texts``."""
     if isinstance(value, str):
-        return controls.sub(lambda found: found[0][0] + MARK + found[0][1:], value.replace(MARK, ""))
+        return controls.sub(lambda match: match[0][0] + MARK + match[0][1:], value.replace(MARK, ""))
     if isinstance(value, dict):
         own = texts or controls
         return {_parted(k, controls): _parted(v, own if isinstance(v, str) else controls) for k, v in value.items()}

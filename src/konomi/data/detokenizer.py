@@ -6,11 +6,20 @@ import codecs
 import itertools
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from konomi.data.chat import MARK, Rendered
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")  # the token of a byte, where a vocabulary falls back to bytes
+
+
+class DecodedAfter(NamedTuple):
+    """A response that was decoded after the ids ``before``: their text alone, both together, and where the response begins."""
+
+    before: list[int]
+    asked: str
+    text: str
+    start: int
 
 
 class Detokenizer:
@@ -40,6 +49,20 @@ class Detokenizer:
             complete.pop()
             left -= size
         return complete, left > 0
+
+    def behind(self, queries: Sequence[list[int]], responses: Sequence[Sequence[int]]) -> list[DecodedAfter]:
+        """Responses decoded after their queries."""
+        asked = self(queries)
+        texts = self([[*query, *row] for query, row in zip(queries, responses, strict=True)])
+        decoded = []
+        for query, row, prompt, text in zip(queries, responses, asked, texts, strict=True):
+            if text.startswith(prompt):
+                decoded.append(DecodedAfter(query, prompt, text, len(prompt)))
+            else:
+                # with byte fallback a wrong byte spoils all characters around it that are spelt in bytes, the query's too
+                half = query[len(self.complete(query)[0]) :]
+                decoded.append(DecodedAfter(half, prompt, self([[*half, *row]])[0], 0))
+        return decoded
 
     def _bytes(self, i: int) -> bytes:
         """The bytes of a token's text, where they may be parts of characters."""

@@ -10,8 +10,8 @@ from typing import Literal
 
 from konomi.config import RewardData, SFTData
 from konomi.data.messages import Message, messages_of
-from konomi.data.records import LabelledText, repeating_rows, split_by_key, text_key
-from konomi.data.rows import Row, alike, near, unused
+from konomi.data.records import LabelledText, split_by_key, text_key
+from konomi.data.rows import Row, alike, near, repeating_rows, unused
 from konomi.data.sources import EMBEDDED, Hub, open_rows, sources_of
 from konomi.errors import ConfigError, DataError
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from konomi.data.layouts import LAYOUTS, RATINGS
 from konomi.data.parse import COLUMNS, OPTIONAL, VERSION, csv_values, detect, parse, parse_all
-from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task, groups, repeating_rows
+from konomi.data.records import Candidate, Pair, Ranking, Record, Score, Task, groups
 from konomi.data.row_files import LINE_LIMIT
-from konomi.data.rows import Row, UnusableRow, near, unused
+from konomi.data.rows import Row, UnusableRow, near, repeating_rows, unused
 from konomi.data.sources import Hub, open_rows
 from konomi.errors import DataError
 from konomi.files import file_sha256, json_line, plain, utf8, write_atomic

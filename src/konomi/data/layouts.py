@@ -67,7 +67,7 @@ def _summaries(row: Row) -> Iterator[Values]:
 def _argilla(row: Row) -> Iterator[Values]:
     fields = row.inner("fields")
     submitted = [each for each in row.objects("responses", "values") if each.get("status", "submitted") == "submitted"]
-    found = False
+    ranked = False
     for answer in submitted:
         for question in Row(row.where, answer).inner("values").values.values():
             given = question.get("value") if isinstance(question, dict) else None
@@ -79,8 +79,8 @@ def _argilla(row: Row) -> Iterator[Values]:
             prompt = fields.value(next(usual, prompts[0] if prompts else "prompt"))
             texts = [fields.text(each, blank=True) for each in ranks]
             yield _ranking(prompt, texts, list(ranks.values()), answer.get("user_id"))
-            found = True
-    if not found:
+            ranked = True
+    if not ranked:
         raise UnusableRow(row.where, "no submitted ranking", "remove the row, or let somebody rank it")
 
 
@@ -107,8 +107,8 @@ def _arena(row: Row) -> Iterator[Values]:
 def _arena_turns(row: Row) -> Iterator[Values]:
     asked, *answers = (_turns(row, name) for name in ("prompt", "response_a", "response_b"))
     talks = []
-    for said in answers:
-        both = zip(asked, said, strict=False)
+    for texts in answers:
+        both = zip(asked, texts, strict=False)
         talks.append([m for q, a in both for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})])
     lead = row.number("winner_model_a", as_text=True) - row.number("winner_model_b", as_text=True)
     yield _pair(None, talks[0], talks[1], lead)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from konomi.data.messages import Conversation, identity
-from konomi.text import plural
 
 
 def text_key(text: str) -> str:
@@ -28,8 +27,8 @@ class _WithColumns:
     @property
     def messages(self) -> Conversation | None:
         """The conversation that the text stands for; None: it is a text to be continued."""
-        found = self.columns.get("messages")
-        return found if isinstance(found, Conversation) else None
+        messages = self.columns.get("messages")
+        return messages if isinstance(messages, Conversation) else None
 
 
 @dataclass(frozen=True)
@@ -199,29 +198,6 @@ def split_by_key(
     held = [each for each in items if is_held_out(each.key, share)] if held_out is None else list(held_out)
     keys = {each.key for each in held}
     return [each for each in items if each.key not in keys], held
-
-
-def repeating_rows(rows: Sequence[tuple[str, Sequence[str]]], say: Callable[[str], None]) -> set[int]:
-    """The numbers of the rows (prompt, answers) whose answers all repeat the prompt and go on after it.
-
-    None unless nine rows in ten do: an answer may begin like a short prompt by chance. ``say`` gets the outcome.
-
-    >>> repeating_rows([("Hi", ["Hi there"]), ("Tea?", ["Yes"])], print)
-    1 of 2 rows have answers that begin with their prompt; too few for a rule, so they are left as they are
-    set()
-    """
-    repeating = {
-        number
-        for number, (prompt, answers) in enumerate(rows)
-        if all(text.startswith(prompt) and text[len(prompt) :].strip() for text in answers)
-    }
-    count = f"{len(repeating):,} of {plural(len(rows), 'row')}"
-    if repeating and 10 * len(repeating) < 9 * len(rows):
-        say(f"{count} have answers that begin with their prompt; too few for a rule, so they are left as they are")
-        return set()
-    if repeating:
-        say(f"in {count} the answers begin with the prompt; it is taken off")
-    return repeating
 
 
 @dataclass(frozen=True)

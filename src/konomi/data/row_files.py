@@ -17,8 +17,7 @@ from pathlib import Path
 
 from konomi.data.rows import Row, kind, need_column
 from konomi.errors import DataError
-from konomi.files import HEAD, file_type, not_utf8
-from konomi.reading import DEPTH, check_depth, check_regular
+from konomi.reading import DEPTH, HEAD, check_depth, check_regular, file_type, not_utf8
 
 FORMATS = ".jsonl, .csv, .tsv, .parquet or .txt"
 TABLES = (".csv", ".tsv")

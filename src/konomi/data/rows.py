@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from konomi.errors import DataError
+from konomi.text import plural
 
 
 class UnusableRow(DataError):
@@ -137,3 +138,26 @@ def kind(value: object) -> str:
     """The type of a JSON value, in words."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null", bytes: "binary data"}
     return names.get(type(value), "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}")
+
+
+def repeating_rows(rows: Sequence[tuple[str, Sequence[str]]], say: Callable[[str], None]) -> set[int]:
+    """The numbers of the rows (prompt, answers) whose answers all repeat the prompt and go on after it.
+
+    None unless nine rows in ten do: an answer may begin like a short prompt by chance. ``say`` gets the outcome.
+
+    >>> repeating_rows([("Hi", ["Hi there"]), ("Tea?", ["Yes"])], print)
+    1 of 2 rows have answers that begin with their prompt; too few for a rule, so they are left as they are
+    set()
+    """
+    repeating = {
+        number
+        for number, (prompt, answers) in enumerate(rows)
+        if all(text.startswith(prompt) and text[len(prompt) :].strip() for text in answers)
+    }
+    count = f"{len(repeating):,} of {plural(len(rows), 'row')}"
+    if repeating and 10 * len(repeating) < 9 * len(rows):
+        say(f"{count} have answers that begin with their prompt; too few for a rule, so they are left as they are")
+        return set()
+    if repeating:
+        say(f"in {count} the answers begin with the prompt; it is taken off")
+    return repeating

@@ -123,9 +123,11 @@ def _copied(name: str, hub: Hub, section: str) -> list[Path]:
     SPLIT-00000-of-00001.parquet, in the directory of the subset, or without one there, in data/ or in default/."""
     folders = [hub.subset] if hub.subset else [".", "data", "default"]
     for folder in folders:
-        whole = local_path(f"{name}/{folder}")
-        shards = [each for each in whole.glob("*") if re.fullmatch(rf"{re.escape(hub.split)}(-\d+-of-\d+.*)?\.\w+", each.name)]
-        files = [each for each in [*local_path(whole / hub.split).glob("*"), *shards] if each.suffix.lower() in SUFFIXES]
+        directory = local_path(f"{name}/{folder}")
+        shards = [
+            each for each in directory.glob("*") if re.fullmatch(rf"{re.escape(hub.split)}(-\d+-of-\d+.*)?\.\w+", each.name)
+        ]
+        files = [each for each in [*local_path(directory / hub.split).glob("*"), *shards] if each.suffix.lower() in SUFFIXES]
         if files:
             return sorted(files)
     raise DataError(

@@ -12,12 +12,12 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from konomi.data.chat import Render, Rendered, template_render, turn_end
-from konomi.data.detokenizer import Detokenizer, plain_ids
+from konomi.data.detokenizer import DecodedAfter, Detokenizer, plain_ids
 from konomi.data.records import Prompt
 from konomi.errors import DataError, ModelError
 from konomi.seeds import stream_seed
@@ -113,11 +113,11 @@ class Tokens:
     ) -> tuple[list[str], list[str]]:
         """As :meth:`split`, of many: the texts of their prompts, and those of their responses."""
         prompts, queries = list(prompts), list(map(list, queries))
-        whole = self._whole([prompt.text for prompt in prompts if prompt.messages is None])
+        prompt_ids = self._whole([prompt.text for prompt in prompts if prompt.messages is None])
         behind = self._behind(queries, list(responses))
         rows = zip(prompts, queries, behind, strict=True)
         asked = [
-            prompt.text if prompt.messages or query == [*self.leading, *whole[prompt.text]] else each.asked
+            prompt.text if prompt.messages or query == [*self.leading, *prompt_ids[prompt.text]] else each.asked
             for prompt, query, each in rows
         ]
         return asked, [each.text[each.start :] for each in behind]
@@ -131,21 +131,10 @@ class Tokens:
             ends.append([*itertools.islice(itertools.accumulate(same, max, initial=0), 1, None), len(each.text) - each.start])
         return ends
 
-    def _behind(self, queries: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[_Behind]:
+    def _behind(self, queries: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[DecodedAfter]:
         """Responses decoded after their queries."""
-        befores = list(map(self._without_leading, queries))
         written = [row[:-1] if row and row[-1] in self.eos_ids else row for row in responses]
-        asked = self._texts(befores)
-        texts = self._texts([[*before, *row] for before, row in zip(befores, written, strict=True)])
-        decoded = []
-        for before, row, prompt, text in zip(befores, written, asked, texts, strict=True):
-            if text.startswith(prompt):
-                decoded.append(_Behind(before, prompt, text, len(prompt)))
-            else:
-                # with byte fallback a wrong byte spoils all characters around it that are spelt in bytes, the query's too
-                half = before[len(self._texts.complete(before)[0]) :]
-                decoded.append(_Behind(half, prompt, self._texts([[*half, *row]])[0], 0))
-        return decoded
+        return self._texts.behind(list(map(self._without_leading, queries)), written)
 
     def _without_leading(self, ids: Sequence[int]) -> list[int]:
         front = len(self.leading)
@@ -165,9 +154,9 @@ class Tokens:
         rows: list[list[int]] = []
         leading = [] if rendered else self.leading
         ids, before = list(leading), ""
-        made = Rendered if rendered else str
-        for text in map(made, texts):
-            joined = leading + self._plain([made(before + text)])[0]
+        text_type = Rendered if rendered else str
+        for text in map(text_type, texts):
+            joined = leading + self._plain([text_type(before + text)])[0]
             more = joined[len(ids) :] if joined[: len(ids)] == ids else self._apart(ids, text, joined)
             rows.append(check_ids(more if rows else ids + more, text, self.tokenizer, self.vocabulary))
             ids, before = ids + more, before + text
@@ -204,8 +193,8 @@ class Tokens:
         if not prompts:
             return []
         written = list(map(self._written, prompts))
-        rows, whole = [], self._whole(written)
-        for prompt, plain in ((prompt, whole[text]) for prompt, text in zip(prompts, written, strict=True)):
+        rows, prompt_ids = [], self._whole(written)
+        for prompt, plain in ((prompt, prompt_ids[text]) for prompt, text in zip(prompts, written, strict=True)):
             if query_tokens is not None and prompt.messages is None:
                 low, high = query_tokens
                 plain = plain[: low + stream_seed(seed, "query", epoch, prompt.key) % (high - low + 1)]
@@ -234,15 +223,6 @@ class Tokens:
             except DataError as error:
                 raise DataError(f"the prompt {shortened(prompt.text)!r}: {error}") from error
         return self._rendered[known]
-
-
-class _Behind(NamedTuple):
-    """A response that was decoded after the ids ``before``: their text alone, both together, and where the response begins."""
-
-    before: list[int]
-    asked: str
-    text: str
-    start: int
 
 
 def _same_start(first: str, second: str) -> int:

@@ -37,9 +37,10 @@ from konomi.text import plural
 
 Array = npt.NDArray[np.float64]
 
-RATERS = ("stand-in", "stand-in-2")
-"""Names of the simulated rater: so that nobody takes its rankings for a person's."""
-TRUTH = "stand-in-without-noise"
+RATERS = {"simulated": "stand-in", "simulated-2": "stand-in-2"}
+"""Names of the simulated rater, which no person has, and of the random streams of its noise: other streams would change every
+ranking."""
+TRUTH = "simulated-without-noise"
 BATCH = 128
 """Texts that are scored at a time."""
 
@@ -89,7 +90,7 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
             write_records(files["rankings"], [*first, *again])
             write_records(files["truth"], [truth for task, each in _zip(tasks, scores) for truth in _truth(task, each)])
             described = run.write_json("manifest.json", {**manifest(files), **about})
-            work.sinks.log(0, {f"stand_in/{name}": value for name, value in figures.items()})
+            work.sinks.log(0, {f"simulated_rater/{name}": value for name, value in figures.items()})
             work.sinks.artifacts(described, run.path / "config.json")
         return result_of(work, started, rankings=str(files["rankings"]), truth=str(files["truth"]), **about)
 
@@ -137,7 +138,7 @@ def _scores(tasks: Sequence[Task], reward: Reward, observer: Observer, failed: P
 def _ranking(task: Task, scores: Sequence[float], rater: str, scale: float, seed: int) -> Ranking:
     key = task.key
     texts = tuple(each.text for each in task.candidates)
-    noisy = [value + scale * gumbel(seed, "judge", rater, key, text) for value, text in _zip(scores, texts)]
+    noisy = [value + scale * gumbel(seed, "judge", RATERS[rater], key, text) for value, text in _zip(scores, texts)]
     return Ranking(task.prompt, texts, ranks(noisy), rater, _source(task), task.messages)
 
 

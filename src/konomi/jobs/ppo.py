@@ -23,7 +23,8 @@ from konomi.jobs.land import Dial, landing_metrics
 from konomi.jobs.prepare import Prepared, keep_prompts, longest_asked, models_of, prepare
 from konomi.models.lora import adapted_layers, require_peft, reset_adapters
 from konomi.reading import written_by_konomi
-from konomi.report.advice import kl_missed, over_the_run, too_few
+from konomi.report.advice import kl_missed, too_few
+from konomi.report.ranges import over_the_run
 from konomi.rewards import reward_config
 from konomi.runs import processes
 from konomi.runs.directory import RunDir

@@ -242,8 +242,8 @@ def _exported(rows: tuple[dict[int, Any], list[tuple[Any, ...]], list[tuple[Any,
     decisions = [each for each in map(decision_of, sorted(rows[2], key=lambda row: row[1])) if each is not None]
     for task in ({each.task for each in judgements} | {each.task for each in decisions}) - items.keys():
         raise sqlite3.DatabaseError(f"row {task} of the table tasks is missing")
-    said = tuple(sorted(judgements, key=lambda each: (each.task, each.rater, each.repeat)))
-    return Exported(items, said, unchanged, tuple(decisions))
+    in_order = tuple(sorted(judgements, key=lambda each: (each.task, each.rater, each.repeat)))
+    return Exported(items, in_order, unchanged, tuple(decisions))
 
 
 def decision_of(row: tuple[Any, ...]) -> Decision | None:

@@ -45,17 +45,17 @@ class Disputed:
 def disputes(store: Store) -> list[Dispute]:
     """The tasks on which raters differ, and all that are decided: those without a decision first, then by how far they differ."""
     with store.snapshot() as db:
-        said: dict[int, list[list[int]]] = {}
+        ranked: dict[int, list[list[int]]] = {}
         for row in map(checked_answer, db.execute(_RANKED)):
-            said.setdefault(row[2], []).append(json.loads(row[8]))
+            ranked.setdefault(row[2], []).append(json.loads(row[8]))
         decided = {row[1] for row in db.execute(DECISIONS) if decision_of(row) is not None}
-        found = {task: said.get(task, []) for task in said.keys() | decided}
-        made = [
+        by_task = {task: ranked.get(task, []) for task in ranked.keys() | decided}
+        listed = [
             Dispute(task, task_of(db, task)[0][2], len(rankings), share, task in decided)
-            for task, rankings in found.items()
+            for task, rankings in by_task.items()
             if (share := differing(rankings)) or task in decided
         ]
-    return sorted(made, key=lambda each: (each.decided, -each.share, each.task))
+    return sorted(listed, key=lambda each: (each.decided, -each.share, each.task))
 
 
 def differing(rankings: Sequence[Sequence[int]]) -> float:
@@ -106,16 +106,18 @@ def decide(store: Store, owner: Person, task: int, ranks: Mapping[str, int], com
         Refused: there is no such task; ranks or comment are not what they should be; ``conflict_revision``: it was decided in
             another window meanwhile.
     """
-    found = disputed(store, owner, task)
-    texts = {each.key: each.text for each in found.shown.texts}
-    answer = Answer(id="", shown=found.shown.id, kind="ranked" if ranks else "all_bad", ranks=dict(ranks), comment=comment)
+    disputed_task = disputed(store, owner, task)
+    texts = {each.key: each.text for each in disputed_task.shown.texts}
+    answer = Answer(
+        id="", shown=disputed_task.shown.id, kind="ranked" if ranks else "all_bad", ranks=dict(ranks), comment=comment
+    )
     answer = validated(answer, texts, LabelOptions())
     with store.write() as db:
         row: Any = db.execute("SELECT revision FROM decisions WHERE task = ?", (task,)).fetchone()
         revision = int(row[0]) if row else 0
         if seen != revision:
             raise Refused("conflict_revision", f"task {task} was decided meanwhile: revision {revision}, not {seen}")
-        keys = [key for _, key in sorted(zip(found.order, KEYS, strict=False))]
+        keys = [key for _, key in sorted(zip(disputed_task.order, KEYS, strict=False))]
         stored = json.dumps([answer.ranks[key] for key in keys]) if ranks else None
         write_decision(db, task, owner.id, revision + 1, now, stored, answer.comment)
     return revision + 1

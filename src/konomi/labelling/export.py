@@ -72,23 +72,23 @@ def _ranking(item: Item, own: Judgement) -> Ranking:
 
 def decided(exported: Exported) -> dict[int, Ranking]:
     """The owner's decisions as rankings, by task."""
-    found = {}
+    rankings_by_task = {}
     for each in exported.decisions:
         item = exported.items[each.task]
         texts = tuple(candidate.text for candidate in item.candidates)
-        found[each.task] = Ranking(item.prompt, texts, each.ranks, each.person, DECISIONS, item.messages)
-    return found
+        rankings_by_task[each.task] = Ranking(item.prompt, texts, each.ranks, each.person, DECISIONS, item.messages)
+    return rankings_by_task
 
 
 def edits(exported: Exported) -> list[Ranking]:
     """Each text that a person made of a candidate, as better than that; of a repeated task the first answer's."""
-    found = []
+    improved = []
     for each in exported.judgements:
         item = exported.items[each.task]
         for candidate, edit in zip(item.candidates, each.edits, strict=False):
             if edit is not None and not each.repeat:
-                found.append(Ranking(item.prompt, (edit, candidate.text), (1, 2), each.rater, EDITS, item.messages))
-    return found
+                improved.append(Ranking(item.prompt, (edit, candidate.text), (1, 2), each.rater, EDITS, item.messages))
+    return improved
 
 
 def examples(edits: Sequence[Ranking]) -> list[dict[str, Any]]:

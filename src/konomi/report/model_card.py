@@ -9,7 +9,8 @@ from typing import Any
 
 from konomi import files
 from konomi.report.advice import change
-from konomi.report.page import algorithm_name, evaluations, model_name, reward_in_words
+from konomi.report.names import algorithm_name, model_name, reward_in_words
+from konomi.report.page import evaluations
 from konomi.runs.directory import RunDir
 from konomi.text import flat, number, percent, plural
 
@@ -65,15 +66,15 @@ def write_card(run: RunDir) -> Path | None:
     return path
 
 
-def blend_card(run: RunDir, found: Mapping[str, Any]) -> bytes:
-    """The card of a model that `konomi blend` made; ``run``: the first of the runs, ``found``: what its blend.json holds."""
+def blend_card(run: RunDir, blend: Mapping[str, Any]) -> bytes:
+    """The card of a model that `konomi blend` made; ``run``: the first of the runs, ``blend``: what its blend.json holds."""
     model = run.config.get("model", {})
-    names = [flat(Path(each).name) for each in found.get("runs", [run.path])]
-    title, mean = f"{names[0]}, {percent(found['share'])} of its way", ""
+    names = [flat(Path(each).name) for each in blend.get("runs", [run.path])]
+    title, mean = f"{names[0]}, {percent(blend['share'])} of its way", ""
     if len(names) > 1:
-        title = f"{', '.join(names)}: {percent(found['share'])} of the way to their mean"
+        title = f"{', '.join(names)}: {percent(blend['share'])} of the way to their mean"
         mean = f"\nThe trained weights are the mean of those of {plural(len(names), 'run')}.\n"
-    about = f"# {title}\n\n{found['verdict']['en']}\n{mean}"
+    about = f"# {title}\n\n{blend['verdict']['en']}\n{mean}"
     return files.utf8(f"{about}\n{_licence(run.info, _shared(str(model.get('name', ''))))}")
 
 

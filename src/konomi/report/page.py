@@ -20,7 +20,9 @@ from typing import Any
 from konomi import files
 from konomi.errors import DataError
 from konomi.reading import written_by_konomi
-from konomi.report.advice import change, excursions, locale
+from konomi.report.advice import change, locale
+from konomi.report.names import algorithm_name, machine_line, model_name, reward_in_words, reward_name
+from konomi.report.ranges import excursions
 from konomi.runs.directory import RunDir
 from konomi.text import flat, number
 
@@ -114,7 +116,7 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
         "verb": verb,
         "model": model_name(config),
         "algorithm": algorithm_name(config),
-        "goal": _goal(config.get("reward") or {}),
+        "goal": reward_name(config.get("reward") or {}),
         "texts": str(data.get("texts") or data.get("file") or ""),
         "planned": _planned(config.get("ppo", {})),
         "facts": _facts(verb, info, config, evaluation or {}),
@@ -183,55 +185,6 @@ def evaluations(metrics: Sequence[Row]) -> dict[str, Any] | None:
     better = best is not None and best["eval/loss"] < first["eval/loss"]
     model = sides[1] if better else sides[0]
     return {"before": sides[0], "after": sides[1], "update": best and best["update"], "better": better, "model": model}
-
-
-def model_name(config: Mapping[str, Any]) -> str:
-    """The model of a run and its revision."""
-    model = config.get("model", {})
-    return " ".join(str(model[key]) for key in ("name", "revision") if model.get(key))
-
-
-def algorithm_name(config: Mapping[str, Any]) -> str:
-    """What a run of `konomi ppo` learns by, as people write it."""
-    return str(config.get("algorithm", {}).get("kind", "ppo")).upper()
-
-
-def reward_in_words(reward: Mapping[str, Any]) -> str:
-    """What a reward is, in a few words."""
-    weights = reward.get("weights", {})
-    parts = [f"{weights.get(name, 1.0):g} × {name}: {reward_in_words(part)}" for name, part in reward.get("parts", {}).items()]
-    detail = parts or [str(reward[key]) for key in ("label", "use", "text") if reward.get(key) is not None]
-    detail += [f"pessimism {reward['pessimism']:g}"] if reward.get("pessimism") else []
-    return f"{reward.get('kind', '')} {_names(reward) or _address(reward)}".strip() + (
-        f" ({', '.join(detail)})" if detail else ""
-    )
-
-
-def machine_line(machine: Mapping[str, Any]) -> str:
-    """GPU, processor and system of a run, as its run.json has them.
-
-    >>> machine_line({"gpu": "NVIDIA H100", "cpu": "Xeon", "cpus": 2, "platform": "Linux"})
-    'NVIDIA H100, Xeon × 2, Linux'
-    """
-    processor = f"{machine['cpu']} × {machine.get('cpus', '')}" if "cpu" in machine else ""
-    return ", ".join(str(part) for part in (machine.get("gpu"), processor, machine.get("platform")) if part)
-
-
-def _goal(reward: Mapping[str, Any]) -> str:
-    """What a reward is, in a word or two."""
-    name = _names(reward) or _address(reward) or " + ".join(reward.get("parts", {})) or reward.get("kind", "")
-    label = reward.get("label")
-    return str(name) + ("" if label is None else f" ({label})")
-
-
-def _names(reward: Mapping[str, Any]) -> str:
-    """What a reward is called; of several reward models all names."""
-    name = reward.get("name", "")
-    return str(name) if isinstance(name, str) else ", ".join(map(str, name))
-
-
-def _address(reward: Mapping[str, Any]) -> str:
-    return str(reward.get("url", "")).partition("?")[0]  # what follows may be a key
 
 
 def _planned(ppo: Mapping[str, Any]) -> int | None:

@@ -48,10 +48,10 @@ def free_memory() -> int:
     for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
         try:
             most, held = (int((_GROUP / name).read_text("utf-8")) for name in (limit, used))
-            told = (_GROUP / limit).with_name("memory.stat").read_text("utf-8")
+            memory_stat = (_GROUP / limit).with_name("memory.stat").read_text("utf-8")
         except (OSError, ValueError):  # no such group, or "max": no limit
             continue
-        files = re.search(r"^(?:total_)?inactive_file (\d+)$", told, re.M)
+        files = re.search(r"^(?:total_)?inactive_file (\d+)$", memory_stat, re.M)
         free = min(free, most - held + (int(files[1]) if files else 0))  # what it keeps of files can be given back
     return max(0, free)
 

@@ -8,21 +8,17 @@ changes: environment and loggers are set around each call and put back.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
-import socket
-import sqlite3
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from konomi.runs.environment import without_password, without_secrets
+from konomi.runs.mlflow_store import failures, opening, quiet, sqlite_uri
 from konomi.version import __version__
 
 if TYPE_CHECKING:
@@ -43,7 +39,6 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
 }
 UPLOAD = ENVIRONMENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-_LOGGERS = ("mlflow", "alembic", "urllib3", "sqlalchemy")
 _METRICS_A_BATCH, _PARAMS_A_BATCH, _PARAM_LENGTH = 1000, 100, 6000
 
 
@@ -246,71 +241,3 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _key(name: str) -> str:
     return re.sub(r"[^\w/ .:-]", "_", name)[:250]  # what MLflow allows in names
-
-
-def sqlite_uri(path: Path) -> str:
-    """The address by which SQLAlchemy, and so MLflow, knows the SQLite file ``path``."""
-    text = path.as_posix()
-    if set("%?#").isdisjoint(text):  # MLflow makes the directory that an address spells: escape only where it must be
-        return f"sqlite:///{text}"
-    from sqlalchemy.engine import URL
-
-    return URL.create("sqlite", database=text).render_as_string()
-
-
-@contextmanager
-def opening(uri: str) -> Iterator[None]:
-    """Around the opening of a store: fail at once if a database cannot be reached; lock a SQLite file that has no tables yet.
-
-    MLflow by itself would try ten times, for 100 seconds, and runs that start together would spoil the tables.
-    """
-    from filelock import FileLock
-    from sqlalchemy.engine import make_url
-
-    if urlsplit(uri).scheme.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mssql"):
-        yield
-        return
-    url = make_url(uri)
-    if url.drivername != "sqlite" or not url.database:
-        if url.host and url.port:
-            socket.create_connection((url.host, url.port), timeout=3).close()
-        yield
-        return
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(url.database, timeout=3)) as database:
-        database.execute("PRAGMA schema_version")
-    with FileLock(f"{url.database}.lock", timeout=60):
-        yield
-
-
-def failures() -> tuple[type[BaseException], ...]:
-    """The exceptions of a store, or of its driver, that cannot be used. The first call imports mlflow (3 s)."""
-    from alembic.util import CommandError
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-    from urllib3.exceptions import HTTPError
-
-    network = (MlflowException, RequestException, HTTPError, OSError)
-    database = (SQLAlchemyError, CommandError, sqlite3.Error)
-    return (*network, *database, ImportError, ValueError)  # the database's driver is not installed; no address at all
-
-
-@contextmanager
-def quiet(environment: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that the user has not set, hold MLflow's own messages back, and put everything back after."""
-    added = {name: value for name, value in environment.items() if name not in os.environ}
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    os.environ.update(added)
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow's dependencies deprecate one another
-            yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
-        for name, level in levels.items():
-            if logging.getLogger(name).level == logging.CRITICAL:  # else the import of mlflow has set one of its own
-                logging.getLogger(name).setLevel(level)

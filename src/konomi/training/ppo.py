@@ -34,7 +34,7 @@ from konomi.engine.sampler import Generation, generate, make_draws, sample
 from konomi.errors import NotFiniteError
 from konomi.models.lora import adapter_weights
 from konomi.models.policy import Policy
-from konomi.report.advice import out_of_range
+from konomi.report.ranges import out_of_range
 from konomi.rewards import Reward, as_reward
 from konomi.runs import processes
 from konomi.runs.observer import StepResult

@@ -134,12 +134,12 @@ def state(request: Request) -> Json:
     site, store, person = context(request)
     now = _chat(request).state(person)
     turn = chats.last_turn(store, person) if now["state"] in ("idle", "failed") else None
-    said: dict[str, Any] = {"turn": None}
+    shown_turn: dict[str, Any] = {"turn": None}
     if turn is not None:
         waits = turn.after is None
         talk = turn.before if turn.after is None else turn.after
-        said["turn"] = {"id": turn.shown.id, "talk": _shown(talk), "task": task_json(turn.shown) if waits else None}
-    return Json({**now, **said, "progress": progress_of(site, store, person)})
+        shown_turn["turn"] = {"id": turn.shown.id, "talk": _shown(talk), "task": task_json(turn.shown) if waits else None}
+    return Json({**now, **shown_turn, "progress": progress_of(site, store, person)})
 
 
 @router.post("")

@@ -32,11 +32,11 @@ def listed(request: Request) -> Json:
     decision."""
     _, store, _ = context(request, admin_of)
     count = max(0, integer(request, "count", PAGE))
-    found = decisions.disputes(store)
+    listed_tasks = decisions.disputes(store)
     return Json({
-        "disputes": [dict(vars(each)) for each in found[:count]],
-        "all": len(found),
-        "open": sum(not each.decided for each in found),
+        "disputes": [dict(vars(each)) for each in listed_tasks[:count]],
+        "all": len(listed_tasks),
+        "open": sum(not each.decided for each in listed_tasks),
     })  # fmt: skip
 
 
@@ -44,9 +44,9 @@ def listed(request: Request) -> Json:
 def one(request: Request, task: str) -> Json:
     """A task, blind, with the raters' ranks and the decision."""
     _, store, owner = context(request, admin_of)
-    found = decisions.disputed(store, owner, _number(task))
-    answer = None if found.ranks is None else {"ranks": found.ranks, "comment": found.comment}
-    return Json({"task": task_json(found.shown), "rankings": list(found.rankings), "answer": answer})
+    dispute = decisions.disputed(store, owner, _number(task))
+    answer = None if dispute.ranks is None else {"ranks": dispute.ranks, "comment": dispute.comment}
+    return Json({"task": task_json(dispute.shown), "rankings": list(dispute.rankings), "answer": answer})
 
 
 @router.post("/{task}")

@@ -86,12 +86,12 @@ def find(project: Path, each_person: bool = False) -> Found:
     with open_project(project).store() as store:
         exported = collect(store)
     comparison = is_comparison(exported)
-    said = rankings(exported, "compare") if comparison else rankings(exported)
-    found, by_person = enough_comparisons(said), None
+    records = rankings(exported, "compare") if comparison else rankings(exported)
+    enough, by_person = enough_comparisons(records), None
     if each_person:
-        by_person = {own["rater"]: _of_one(own) for own in people(said, repeated(exported))}
-    count, needed = (decided_prompts(exported), NEEDED_VOTES) if comparison else (found["comparisons"], found["needed"])
-    agreed = found["agreement"]
+        by_person = {own["rater"]: _of_one(own) for own in people(records, repeated(exported))}
+    count, needed = (decided_prompts(exported), NEEDED_VOTES) if comparison else (enough["comparisons"], enough["needed"])
+    agreed = enough["agreement"]
     if agreed is None:
         return Found(comparison, count, needed, people=by_person)
     share = agreed["share"]

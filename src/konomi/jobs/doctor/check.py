@@ -47,11 +47,11 @@ def examine(given: Path, observer: Observer, overrides: Sequence[str] = ()) -> d
 
 def _of_stage(stage: Stage, stages: Sequence[Stage], observer: Observer) -> list[Line]:
     """Lines on a stage of a pipeline, where what it takes from earlier ones is there."""
-    made = {(each.name, output): path for each in stages for output, path in each.outputs.items()}
-    if waits := sorted({f"@{name}.{output}" for name, output in stage.references.values() if not made[name, output].exists()}):
+    outputs = {(each.name, output): path for each in stages for output, path in each.outputs.items()}
+    if waits := sorted({f"@{name}.{output}" for name, output in stage.references.values() if not outputs[name, output].exists()}):
         return [Line(f"stage {stage.name}", f"waits for {', '.join(waits)}: ask again when that is made")]
-    found, _ = _examined(stage.do, stage.job, observer)
-    return [replace(line, checked=f"stage {stage.name}: {line.checked}") for line in found]
+    lines, _ = _examined(stage.do, stage.job, observer)
+    return [replace(line, checked=f"stage {stage.name}: {line.checked}") for line in lines]
 
 
 def _examined(verb: str, job: Section, observer: Observer) -> tuple[list[Line], dict[str, Any]]:

@@ -37,7 +37,7 @@ def broken(checked: str, seen: str, do: str) -> Line:
     return Line(checked, seen, do, "broken")
 
 
-class Hearing(Observer):
+class WarningLines(Observer):
     """Passes on what a job says, and keeps what it warns of as lines on ``checked``, with what to ``do``."""
 
     def __init__(self, observer: Observer, checked: str, do: str) -> None:

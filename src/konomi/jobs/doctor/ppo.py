@@ -18,10 +18,10 @@ from konomi.engine.forward import reference_logprobs
 from konomi.engine.sampler import Generation, generate, make_draws
 from konomi.errors import RunError
 from konomi.jobs.doctor import machine
-from konomi.jobs.doctor.lines import Hearing, Line, broken, look
+from konomi.jobs.doctor.lines import Line, WarningLines, broken, look
 from konomi.jobs.doctor.prompts import check_prompts, check_queries
 from konomi.jobs.doctor.reward_models import check_reward_models, check_scale
-from konomi.jobs.doctor.rewards import Drawn, check_responses, check_scores
+from konomi.jobs.doctor.rewards import Drawn, check_responses, check_scores, failed_reward
 from konomi.jobs.doctor.settings import check_settings
 from konomi.jobs.doctor.tokens import check_tokens
 from konomi.jobs.prepare import Prepared, find_prompts, models_of, prepare
@@ -63,11 +63,11 @@ def examine_ppo(job: PPOJob, observer: Observer) -> tuple[list[Line], dict[str, 
     figures: dict[str, Any] = {"gigabytes": needs[machine.AS_IS], "free_gb": free / 1e9, "plan": needs}
     if memory.level == "broken":
         return [*lines, look("model and reward", "not looked at: there is no room for them", "see memory")], figures
-    hearing = Hearing(observer, "what the reward reads", "shorten prompts (data.query_tokens), or raise reward.max_length")
-    ready = prepare(job, hearing)
-    lines += hearing.lines
-    found, more = _try(job, ready, observer)
-    return [*lines, *found], figures | more
+    warnings = WarningLines(observer, "what the reward reads", "shorten prompts (data.query_tokens), or raise reward.max_length")
+    ready = prepare(job, warnings)
+    lines += warnings.lines
+    tried, more = _try(job, ready, observer)
+    return [*lines, *tried], figures | more
 
 
 def _query(job: PPOJob, prompts: list[Prompt]) -> int:
@@ -95,15 +95,13 @@ def _try(job: PPOJob, ready: Prepared, observer: Observer) -> tuple[list[Line], 
     try:
         scored = _score(ready, drawn)
     except RunError as error:
-        mend = "mend the reward: the run would stop at its first batch"
-        said = str(error).removesuffix(". The texts were not saved")
-        return [*lines, broken("reward", said, mend)], {}
+        return [*lines, failed_reward(error)], {}
     compared = job.ppo.responses_per_prompt > 1
     lines += [*check_responses(job, scored.texts, entropy), *check_scores(scored.texts, job.ppo.normalize_scores, compared)]
     lines += check_scale(job, scored.texts.scores)
     trainer.scale = ScoreScale.of(torch.from_numpy(scored.texts.scores))
-    found, figures = _steps(job, trainer, drawn, scored, len(ready.held_out))
-    return lines + found, figures
+    step_lines, figures = _steps(job, trainer, drawn, scored, len(ready.held_out))
+    return lines + step_lines, figures
 
 
 def _trainer(job: PPOJob, ready: Prepared, policy: Policy, reference: PreTrainedModel) -> PPOTrainer:

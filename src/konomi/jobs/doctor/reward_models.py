@@ -15,7 +15,7 @@ from konomi.reading import written_by_konomi
 from konomi.runs.directory import RunDir
 from konomi.text import number, percent, plural
 
-TOLD = {"worse": broken, "chance": broken, "none": look, "few": look, "length": look, "text": look}
+LEVEL_OF_VERDICT = {"worse": broken, "chance": broken, "none": look, "few": look, "length": look, "text": look}
 """Verdict of `konomi.report.advice` -> what it means for a run; with others the model can be used."""
 
 
@@ -63,7 +63,7 @@ def quality(name: str, evaluation: Mapping[str, Any], age: str) -> Line:
     low, high = accuracy.get("low"), accuracy.get("high")
     between = f" ({percent(low)} to {percent(high)})" if low is not None and high is not None else ""
     seen = f"accuracy {percent(accuracy['value'])}{between} on {plural(held_out['prompts'], 'held-out prompt')}{age}"
-    if (level := TOLD.get(verdict["grade"])) is None:
+    if (level := LEVEL_OF_VERDICT.get(verdict["grade"])) is None:
         return Line(checked, seen)
     return level(checked, seen, f"{verdict['en']} PPO finds whatever it overrates")
 
@@ -79,11 +79,11 @@ def _age(info: Mapping[str, Any]) -> str:
 def _other_writers(config: Mapping[str, Any], model: str) -> list[str]:
     """The models whose texts set a reward model's scale, if they are known and ``model`` is none of them."""
     samples = (config.get("normalize") or {}).get("samples")
-    made = samples and RunDir(Path(samples).parent).read_json("manifest.json")
-    if not isinstance(made, dict) or not isinstance(made.get("models"), dict):
+    manifest = samples and RunDir(Path(samples).parent).read_json("manifest.json")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("models"), dict):
         return []
     chosen = config["normalize"].get("model")
-    names = [each["name"] for name, each in made["models"].items() if chosen in (None, name)]
+    names = [each["name"] for name, each in manifest["models"].items() if chosen in (None, name)]
     return [] if _place(model) in map(_place, names) else names
 
 

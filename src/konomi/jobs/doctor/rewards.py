@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from konomi.config import PPOJob
+from konomi.errors import RunError
 from konomi.jobs.doctor.lines import Line, broken, look
 from konomi.text import number, percent, plural
 
@@ -33,6 +34,12 @@ class Drawn:
     """Share of the texts that the reward reads only in part."""
     behind: bool = False
     """What it cuts is the end, where the response is."""
+
+
+def failed_reward(error: RunError) -> Line:
+    """A line on a reward that raised or returned something that is no score."""
+    what = str(error).removesuffix(". The texts were not saved")
+    return broken("reward", what, "mend the reward: the run would stop at its first batch")
 
 
 def check_responses(job: PPOJob, drawn: Drawn, entropy: float) -> list[Line]:

@@ -13,8 +13,9 @@ from konomi.jobs.common import locked
 from konomi.jobs.doctor.lines import Line, broken, look
 from konomi.jobs.doctor.reward_models import quality
 from konomi.reading import written_by_konomi
-from konomi.report.advice import HEALTHY, change, excursions, kl_missed
+from konomi.report.advice import change, kl_missed
 from konomi.report.page import evaluations
+from konomi.report.ranges import HEALTHY, excursions
 from konomi.runs.directory import RunDir
 from konomi.runs.environment import typed
 from konomi.text import number, percent, plural, shortened, signed
@@ -46,8 +47,8 @@ def examine_run(path: Path) -> tuple[str, list[Line]]:
     run = RunDir.open(path)
     with written_by_konomi(run.path):
         verb = run.verb
-        told = {"ppo": _ppo, "sft": _sft, "reward": _reward, "dpo": _dpo}.get(verb)
-        return verb, [_status(run, verb), *(told(run) if told else [])]
+        examine = {"ppo": _ppo, "sft": _sft, "reward": _reward, "dpo": _dpo}.get(verb)
+        return verb, [_status(run, verb), *(examine(run) if examine else [])]
 
 
 def _status(run: RunDir, verb: str) -> Line:
@@ -115,10 +116,10 @@ def _outcome(comparison: Mapping[str, Any]) -> list[Line]:
     if price and gap["mean"] > 0:
         do = "read the texts in report.html: the reward may like what people do not. Lower ppo.kl_target, or mend the reward"
         lines.append(look("price of the score", "; ".join(price), do))
-    for judge, told in comparison["judges"].items():
-        high = told["difference"].get("high")
+    for judge, scores in comparison["judges"].items():
+        high = scores["difference"].get("high")
         if gap["mean"] > 0 and high is not None and high < 0:
-            seen = f"fell by {number(-told['difference']['mean'])} while the score changed by {signed(gap['mean'])}"
+            seen = f"fell by {number(-scores['difference']['mean'])} while the score changed by {signed(gap['mean'])}"
             lines.append(broken(f"judge {judge}", seen, "the reward is over-optimised: lower ppo.kl_target, or mend the reward"))
     return lines
 
@@ -180,16 +181,16 @@ def _course(job: PPOJob, metrics: Sequence[Mapping[str, Any]], comparison: Mappi
     return lines
 
 
-def _landing(found: Mapping[str, Any] | None) -> list[Line]:
+def _landing(land: Mapping[str, Any] | None) -> list[Line]:
     """A line on where a run has landed, if it was to."""
-    if not found:
+    if not land:
         return []
-    seen = found["verdict"]["en"]
-    missed = found["verdict"]["grade"] == "missed"
+    seen = land["verdict"]["en"]
+    missed = land["verdict"]["grade"] == "missed"
     do = "raise land.prompts, or land.samples" if missed else "raise ppo.episodes, or land.most"
-    if found["end_kl"] > 0:
-        do += f"; another KL: {typed('konomi')} blend RUN --kl {number(found['end_kl'])}"
-    return [Line("landing", seen) if found["landed"] else look("landing", seen, do)]
+    if land["end_kl"] > 0:
+        do += f"; another KL: {typed('konomi')} blend RUN --kl {number(land['end_kl'])}"
+    return [Line("landing", seen) if land["landed"] else look("landing", seen, do)]
 
 
 def _out_of_range(metrics: Sequence[Mapping[str, Any]], went_well: bool) -> list[Line]:
@@ -233,14 +234,14 @@ def _dpo(run: RunDir) -> list[Line]:
     evaluation, comparison = run.read_json("eval.json"), run.read_json("compare.json")
     if not isinstance(evaluation, dict) or "held_out" not in evaluation:
         return [look("evaluation", "there is none", "see the run's status")]
-    found = evaluation["held_out"]
-    accuracy, margin = found["accuracy"], found["margin"]["value"]
+    held_out = evaluation["held_out"]
+    accuracy, margin = held_out["accuracy"], held_out["margin"]["value"]
     seen = f"the preferred response is raised more in {percent(accuracy['value'])}, by {number(margin)} on average"
     low = accuracy.get("low")
     weak = low is None or low <= 0.5
     lines = [look("held out", seen, "not shown to beat a coin: collect more comparisons") if weak else Line("held out", seen)]
-    if found["preferred"] < 0 and found["other"] < 0:
-        seen = f"both kinds became less likely: by {number(-found['preferred'])} and {number(-found['other'])} nats"
+    if held_out["preferred"] < 0 and held_out["other"] < 0:
+        seen = f"both kinds became less likely: by {number(-held_out['preferred'])} and {number(-held_out['other'])} nats"
         do = "usual where responses are alike or from another model; raise dpo.beta or lower dpo.learning_rate if texts get worse"
         lines.append(look("likelihood", seen, do))
     return lines + (_outcome(comparison) if comparison else [])

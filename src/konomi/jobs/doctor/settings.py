@@ -14,12 +14,12 @@ RATES = {"full": (1e-7, 1e-4, 1e-3), "adapters": (1e-6, 1e-3, 1e-2)}
 
 def check_settings(job: PPOJob) -> list[Line]:
     """A line for each setting that is out of the usual range; one line if none is."""
-    found = [*_steps(job), *_kl(job), *_rest(job)]
+    unusual = [*_steps(job), *_kl(job), *_rest(job)]
     ppo = job.ppo
     steps = ppo.batch_size // ppo.mini_batch_size * ppo.epochs
     seen = f"learning rate {ppo.learning_rate:g}, {plural(ppo.updates, 'update')} of {plural(steps, 'step')}, "
     held = f"KL target {ppo.kl_target:g}" if ppo.kl_controller != "fixed" else f"KL coefficient {ppo.kl_coef:g}, fixed"
-    return found or [Line("settings", f"{seen}{held}")]
+    return unusual or [Line("settings", f"{seen}{held}")]
 
 
 def check_rate(name: str, rate: float, adapters: bool, times: int = 1) -> Line:

@@ -8,10 +8,10 @@ from konomi.config import CompareJob, DPOJob, JudgeJob, PickJob, RewardJob, Samp
 from konomi.data.records import Task
 from konomi.data.tokens import Tokens
 from konomi.errors import RunError
-from konomi.jobs.doctor.lines import Hearing, Line, broken, look
+from konomi.jobs.doctor.lines import Line, WarningLines, look
 from konomi.jobs.doctor.machine import check_versions
 from konomi.jobs.doctor.prompts import check_queries
-from konomi.jobs.doctor.rewards import Drawn, check_scores
+from konomi.jobs.doctor.rewards import Drawn, check_scores, failed_reward
 from konomi.jobs.doctor.settings import check_rate
 from konomi.jobs.dpo_data import prepare_dpo
 from konomi.jobs.judge import prepare_judge
@@ -69,14 +69,14 @@ def _stops(tokens: Tokens) -> Line:
 
 
 def _sft(job: SFTJob, observer: Observer) -> list[Line]:
-    hearing = Hearing(observer, "texts", "shorten them, or raise sft.max_length")
-    ready = prepare_sft(job, hearing)
+    warnings = WarningLines(observer, "texts", "shorten them, or raise sft.max_length")
+    ready = prepare_sft(job, warnings)
     learned, held_out = ready.texts
     same = {tuple(row.ids) for row in ready.rows} & {tuple(row.ids) for row in ready.held_out}
     steps = -(-len(ready.rows) // job.sft.batch_size) * job.sft.epochs
     rate = check_rate("sft.learning_rate", job.sft.learning_rate, job.lora.rank is not None, times=5)
     enough = held_out >= 10  # a loss is a mean over all their tokens
-    lines = [*hearing.lines, Line("held out", plural(held_out, "text")) if enough else _held_out(held_out), rate]
+    lines = [*warnings.lines, Line("held out", plural(held_out, "text")) if enough else _held_out(held_out), rate]
     if same:
         lines.append(look("leaks", f"{plural(len(same), 'text')} learned and held out", "remove them from the texts"))
     seen = f"{plural(learned, 'text')} ({ready.kind}), {plural(steps, 'step')}"
@@ -85,10 +85,10 @@ def _sft(job: SFTJob, observer: Observer) -> list[Line]:
 
 
 def _reward(job: RewardJob, observer: Observer) -> list[Line]:
-    hearing = Hearing(observer, "texts", "shorten them, or raise train.max_length")
-    learned, samples, _ = prepare_reward(job, hearing)
+    warnings = WarningLines(observer, "texts", "shorten them, or raise train.max_length")
+    learned, samples, _ = prepare_reward(job, warnings)
     rate = check_rate("train.learning_rate", job.train.learning_rate, job.lora.rank is not None, times=5)
-    lines = [*hearing.lines, _held_out(learned.prompts()), rate, _comparisons(learned.comparisons, learned.described)]
+    lines = [*warnings.lines, _held_out(learned.prompts()), rate, _comparisons(learned.comparisons, learned.described)]
     if job.train.task != "classification" and samples is None:
         do = "set normalize.samples to candidates of the model that PPO begins with (konomi sample)"
         lines.append(look("scale of the scores", "none will be saved, and PPO asks for one", do))
@@ -102,11 +102,11 @@ def _comparisons(count: int, seen: str) -> Line:
 
 
 def _dpo(job: DPOJob, observer: Observer) -> list[Line]:
-    hearing = Hearing(observer, "texts", "shorten them, or raise dpo.max_length")
-    ready = prepare_dpo(job, hearing)
+    warnings = WarningLines(observer, "texts", "shorten them, or raise dpo.max_length")
+    ready = prepare_dpo(job, warnings)
     rate = check_rate("dpo.learning_rate", job.dpo.learning_rate, job.lora.rank is not None)
     seen = f"{plural(ready.comparisons, 'comparison')} of {plural(len(ready.train), 'prompt')} to learn from"
-    lines = [*hearing.lines, _held_out(len(ready.held_out)), rate, _comparisons(ready.comparisons, seen)]
+    lines = [*warnings.lines, _held_out(len(ready.held_out)), rate, _comparisons(ready.comparisons, seen)]
     if ready.questions is None:
         do = "name a reward, or a classifier as one: how often the model ranks texts rightly does not say what it writes"
         lines.append(look("before/after", "there will be none: the job has no [reward]", do))
@@ -114,19 +114,19 @@ def _dpo(job: DPOJob, observer: Observer) -> list[Line]:
 
 
 def _sample(job: SampleJob, observer: Observer) -> list[Line]:
-    hearing = Hearing(observer, "models", "see docs/config.md")
-    prompts = prompts_of(job, hearing)
-    writer, asked, about = check_models(job, prompts, hearing)
+    warnings = WarningLines(observer, "models", "see docs/config.md")
+    prompts = prompts_of(job, warnings)
+    writer, asked, about = check_models(job, prompts, warnings)
     queries = writer.loaded.tokens.queries(asked, None, job.run.seed, 0, job.data.max_query_tokens)
     written = [f"{each['name']}, {each['precision']}, ends at {each['ends_at']}" for each in about.values()]
     lines = [Line(f"model {name}", words) for name, words in zip(about, written, strict=True)]
-    return [*hearing.lines, *lines, Line("prompts", f"{len(prompts):,}"), check_queries([len(row) for row in queries])]
+    return [*warnings.lines, *lines, Line("prompts", f"{len(prompts):,}"), check_queries([len(row) for row in queries])]
 
 
 def _judge(job: JudgeJob, observer: Observer) -> list[Line]:
-    hearing = Hearing(observer, "what the reward reads", "use a reward that reads more")
-    tasks, reward = prepare_judge(job, hearing)
-    return [*hearing.lines, Line("candidates", plural(len(tasks), "task")), *_scored(tasks, reward)]
+    warnings = WarningLines(observer, "what the reward reads", "use a reward that reads more")
+    tasks, reward = prepare_judge(job, warnings)
+    return [*warnings.lines, Line("candidates", plural(len(tasks), "task")), *_scored(tasks, reward)]
 
 
 def _scored(tasks: list[Task], reward: Reward) -> list[Line]:
@@ -139,7 +139,6 @@ def _scored(tasks: list[Task], reward: Reward) -> list[Line]:
     try:
         scores = evaluate(reward, prompts, texts, columns, save_to=None).totals
     except RunError as error:
-        said = str(error).removesuffix(". The texts were not saved")
-        return [broken("reward", said, "mend the reward: the run would stop at its first batch")]
+        return [failed_reward(error)]
     drawn = Drawn(each, texts, [0] * len(texts), [True] * len(texts), np.asarray(scores, dtype=np.float64))
     return check_scores(drawn)
