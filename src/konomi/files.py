@@ -1,4 +1,4 @@
-"""Paths that users give, text that is not UTF-8, files and directories that are replaced in one step."""
+"""Paths from users, JSON lines, and files and directories that are replaced in one step."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_utf8(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn errors of the file system into a RunError that names ``path``.
+    """Convert file system errors to a RunError that names ``path``.
 
     Where Python raises OSError, safetensors raises SafetensorError and tokenizers a bare Exception, with the error's number in
     the message.
@@ -83,7 +83,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file in one step. Raises RunError if it cannot be written; the old content is then still there."""
+    """Replace a file in one step. Raises RunError if it cannot be written; the old content is then unchanged."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
@@ -128,7 +128,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int | None]:
             record = None
         if isinstance(record, dict):
             records.append(record)
-        elif number == len(lines):  # torn by a kill in the middle of a write
+        elif number == len(lines):  # cut by a kill during a write
             return records, sum(map(len, lines[:-1]))
         else:
             raise DataError(f"{path}, line {number}: not a JSON object; delete the line")
@@ -215,8 +215,8 @@ def sync_names(directory: Path) -> None:
 
 
 def remove_drafts(directory: Path) -> None:
-    """Remove what a killed process had half-written there. One that came between the two names of :func:`new_directory` left the
-    old directory under another name: it gets its own back."""
+    """Remove half-written files of a killed process. If it was killed between the two renames of :func:`new_directory`, the old
+    directory gets its name back."""
     for old in filter(Path.is_dir, directory.glob(".*.old")):
         replaced = directory / old.name[1:-4]
         shutil.rmtree(old) if replaced.exists() else old.rename(replaced)
@@ -240,12 +240,12 @@ def new_directory(path: Path) -> Iterator[Path]:
             yield draft
             sync_directory(draft)
             shutil.rmtree(old, ignore_errors=True)
-            if path.exists():  # never half-removed under its own name
+            if path.exists():  # never half-removed under its final name
                 path.rename(old)
             draft.rename(path)
             sync_names(path.parent)
     finally:
-        if old.exists() and not path.exists():  # stopped between the two names
+        if old.exists() and not path.exists():  # stopped between the two renames
             old.rename(path)
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

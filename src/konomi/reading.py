@@ -1,4 +1,4 @@
-"""Checks of what is read from files, whoever wrote them."""
+"""Checks of files that are read, whoever wrote them: kind, encoding, JSON."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def written_by_konomi(what: object) -> Iterator[None]:
-    """Turn errors from files that konomi wrote, and somebody changed, into a DataError."""
+    """Convert errors caused by a changed file of konomi to a DataError."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:

@@ -23,7 +23,7 @@ from konomi.models.load import load_causal_lm
 from konomi.models.reader import Reader
 from konomi.models.reward_files import open_reward_model
 from konomi.rewards import build_reward
-from konomi.runs.console import flat
+from konomi.runs.console import one_line
 from konomi.runs.observer import Observer
 from people_at_work import work
 
@@ -233,7 +233,7 @@ def test_a_base_model_gets_a_template(here: Path) -> None:
     told = konomi(*asked, code=0, stdin="a\n\nb\n").stdout.splitlines()
     first, second = map(json.loads, konomi(*asked, "--json", code=0, stdin="a\n\nb\n").stdout.splitlines())
     assert first["prompt"] == "a" and second["prompt"] == f"User: a\n\nAssistant: {first['response']}\n\nUser: b"
-    assert told == [flat(each["response"]) for each in (first, second)]
+    assert told == [one_line(each["response"]) for each in (first, second)]
     writer = Writer(ModelConfig(name="base", chat_template="mine.jinja"), 3, 1.0, 0, Observer())
     one, other = writer.talk(["a", "", "b"], "S")
     assert other.messages == talk("a", one.response, "b", system="S")

@@ -1,4 +1,4 @@
-"""What all verbs share: the app, common options, errors as one message and an exit code."""
+"""Shared by all verbs: the app, common options, errors as one message and an exit code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class _Verbs(typer.core.TyperGroup):
-    """The verbs in the order in which people meet them."""
+    """Lists the verbs in the order of a workflow."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         known = super().list_commands(ctx)
@@ -103,7 +103,7 @@ def verb(command: Callable[P, T]) -> Callable[P, T]:
 
 def _print_error(error: KonomiError) -> None:
     if isinstance(error, RunError) and error.__cause__ is not None and _raised_in_a_reward(error.__cause__):
-        echo("".join(traceback.format_exception(error.__cause__)), err=True)  # its author wants it
+        echo("".join(traceback.format_exception(error.__cause__)), err=True)  # for the author of the reward
     sentence = japanese.sentence_of(error) if japanese.is_wanted(os.environ) else None
     echo(f"konomi: {sentence}\n{error}" if sentence else f"konomi: {error}", err=True)
 
@@ -145,7 +145,7 @@ def make_observer() -> Observer:
 
 
 def echo(text: object = "", *, err: bool = False) -> None:
-    """Print a text for people: nothing in it steers their terminal."""
+    """Print a text for people, without characters that control the terminal."""
     if err or processes.is_main():
         typer.echo(visible(text), err=err)
 

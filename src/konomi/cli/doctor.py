@@ -1,4 +1,4 @@
-"""doctor: what is wrong with a job before it runs, and with a run that has been."""
+"""doctor: examine a job before it runs, or a run afterwards."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from konomi.runs.console import Terminal, flat
+    from konomi.runs.console import Terminal, one_line
 
     table = Table(title=Text(f"{result['subject']}: {result['verb']}"), title_justify="left", show_lines=False)
     for label in ("", "checked", "seen, and what to do"):
         table.add_column(label, overflow="fold", no_wrap=label == "")
     for line in result["lines"]:
-        seen = Text(flat(line["seen"]))
+        seen = Text(one_line(line["seen"]))
         if line["do"]:
-            seen.append(f"\n-> {flat(line['do'])}", style="bold")
-        table.add_row(Text(line["level"], style=STYLES[line["level"]]), Text(flat(line["checked"])), seen)
+            seen.append(f"\n-> {one_line(line['do'])}", style="bold")
+        table.add_row(Text(line["level"], style=STYLES[line["level"]]), Text(one_line(line["checked"])), seen)
     console = Terminal()
     console.print(table)
     counts = f"{result['broken']} broken, {result['look']} to look at, {result['fine']} fine"

@@ -1,4 +1,4 @@
-"""label, watch, export, forget: the pages, people's answers as files, and a person's removed."""
+"""label, watch, export, forget: the pages, exports, and the removal of a person."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from konomi.web.chat import Policy
 
 SOON = 2_000
-"""Answers whose figures are computed at once; with more, a line says that it takes a while."""
+"""With more answers than this, a line says that the figures take a while."""
 
 Project = Annotated[Path, typer.Argument(metavar="PROJECT", help="The directory of a labelling project.")]
 

@@ -47,21 +47,21 @@ def generate(
     from konomi.config import ModelConfig
     from konomi.files import json_line
     from konomi.jobs.revisit import Writer, prompts_of
-    from konomi.runs.console import flat
+    from konomi.runs.console import one_line
 
     asked = prompts_of(prompt, chat, system) if prompt else []
     config = ModelConfig(name=model, trust_remote_code=trust_remote_code, chat_template=chat_template)
     writer = Writer(config, tokens, temperature, seed, make_observer())
     if not asked:
         for answer in writer.talk(stdin_lines(), system):
-            echo(json_line(answer.shown).decode().strip() if as_json else flat(answer.response))
+            echo(json_line(answer.shown).decode().strip() if as_json else one_line(answer.response))
         return
     answers = writer.answers(asked, samples)
     if as_json:
         show_json([each.shown for each in answers])
     else:
         for each in answers:
-            echo(flat(str(each)))
+            echo(one_line(str(each)))
 
 
 @verb

@@ -1,4 +1,4 @@
-"""What the command line prints of a before/after and of a pipeline."""
+"""Print a before/after and the result of a pipeline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from konomi.runs.console import Terminal, flat
+from konomi.runs.console import Terminal, one_line
 from konomi.runs.environment import typed
 from konomi.text import duration, interval_words, plural
 
@@ -47,18 +47,18 @@ def show_figures(comparison: dict[str, Any], land: dict[str, Any] | None = None)
         console.print(f"Landing: {land['verdict']['en']}", soft_wrap=True)
     for name, judge in comparison["judges"].items():
         gap = judge["difference"]
-        console.print(Text(f"Judge {flat(name)}: difference {gap['mean']:+.2f}, {interval_words(gap)}"), soft_wrap=True)
+        console.print(Text(f"Judge {one_line(name)}: difference {gap['mean']:+.2f}, {interval_words(gap)}"), soft_wrap=True)
     if comparison["best_of_n"]:
         best = comparison["best_of_n"][-1]
-        judged = "".join(f", {flat(name)} {value:.2f}" for name, value in best["judges"].items())
+        judged = "".join(f", {one_line(name)} {value:.2f}" for name, value in best["judges"].items())
         words = f"score {best['score']:.2f}{judged}, KL {best['kl']:.2f} nats"
         console.print(Text(f"The initial model, best of {best['n']} by the reward: {words}"), soft_wrap=True)
     console.print()
     extra = [t for t in comparison["texts"] if not t["held_out"]]
     for text in (extra + [t for t in comparison["texts"] if t["held_out"]])[: len(extra) + 4]:
-        console.print(Text(flat(text["prompt"]), style="bold"))
-        console.print(Text(f"  before {text['score_before']:+6.2f}  {flat(text['before'])}"), soft_wrap=True)
-        console.print(Text(f"  after  {text['score_after']:+6.2f}  {flat(text['after'])}"), soft_wrap=True)
+        console.print(Text(one_line(text["prompt"]), style="bold"))
+        console.print(Text(f"  before {text['score_before']:+6.2f}  {one_line(text['before'])}"), soft_wrap=True)
+        console.print(Text(f"  after  {text['score_after']:+6.2f}  {one_line(text['after'])}"), soft_wrap=True)
     console.print()
 
 
@@ -71,7 +71,7 @@ def _figures(comparison: dict[str, Any]) -> Table:
     for label, key in FIGURES:
         table.add_row(label, f"{before[key]:.3g}", f"{after[key]:.3g}")
         for name, judge in comparison["judges"].items() if key == "score_mean" else ():
-            table.add_row(Text(f"judge {flat(name)}"), f"{judge['before']:.3g}", f"{judge['after']:.3g}")
+            table.add_row(Text(f"judge {one_line(name)}"), f"{judge['before']:.3g}", f"{judge['after']:.3g}")
     return table
 
 
@@ -79,7 +79,7 @@ def _next(console: Terminal, result: dict[str, Any]) -> None:
     konomi = typed("konomi")
     last = result["compare"]["texts"][-1]
     how, why = (
-        (f"-p {shlex.quote(flat(last['prompt']))} -n 5", "let it write") if "chat" not in last else ("--chat", "talk to it")
+        (f"-p {shlex.quote(one_line(last['prompt']))} -n 5", "let it write") if "chat" not in last else ("--chat", "talk to it")
     )
     commands = {
         f"{konomi} generate {shlex.quote(result['model'])} {how}": why,
@@ -94,7 +94,7 @@ def _next(console: Terminal, result: dict[str, Any]) -> None:
 
 
 def show_pipeline(result: dict[str, Any]) -> None:
-    """What was done, how long it took, where the outputs are."""
+    """The stages of a pipeline, their durations and outputs."""
     console = Terminal()
     table = Table(title=f"Pipeline {result['name']}", title_justify="left")
     for label in ("stage", "does", "", "time"):

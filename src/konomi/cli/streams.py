@@ -15,8 +15,8 @@ from konomi.runs.signals import ending_signals
 
 
 class _Output(io.RawIOBase):
-    """A standard stream whose reader may leave, or whose disk may fill: stderr then drops what it gets, and a command whose
-    result is for stdout fails."""
+    """A standard stream whose reader may go away or whose disk may fill: stderr then drops its output, and a command that writes
+    its result to stdout fails."""
 
     def __init__(self, fd: int, dropped: bool) -> None:
         self._fd, self._dropped = fd, dropped
@@ -35,7 +35,7 @@ class _Output(io.RawIOBase):
             return os.write(self._fd, data)
         except OSError as error:
             if not isinstance(error, BlockingIOError):
-                _to_nowhere(self._fd)  # what others still write there, and the flush at the end, fails no more
+                _to_nowhere(self._fd)  # later writes and the final flush no longer fail
             if self._dropped:
                 return len(data)
             if isinstance(error, (BlockingIOError, BrokenPipeError)):
@@ -49,7 +49,7 @@ def set_streams() -> None:
 
 
 def _robust(stream: TextIO, dropped: bool) -> TextIO:
-    if not isinstance(stream, io.TextIOWrapper):  # it is closed, or somebody else's
+    if not isinstance(stream, io.TextIOWrapper):  # closed, or replaced
         return stream
     stream.flush()
     if sys.platform != "win32":  # its consoles take no bytes
@@ -74,7 +74,7 @@ def _to_nowhere(fd: int) -> None:
 
 
 def end_on_signals() -> None:
-    """Let signals from outside end a command as Ctrl-C does, which removes what is half written."""
+    """Let other signals end a command as Ctrl-C does, which removes half-written files."""
     for number in ending_signals():
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _end)

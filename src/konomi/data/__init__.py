@@ -1,1 +1,1 @@
-"""Prompts: records, where they are read from, and their way into token ids."""
+"""Data: records, readers of files and data sets, tokenization."""

@@ -1,6 +1,6 @@
-"""Chat templates: how a model's tokenizer writes a conversation. Imports nothing heavy.
+"""Chat templates: render conversations for a model. Imports nothing heavy.
 
-What people and models wrote stays text: where it reads like a control token (``<|im_end|>``), a mark inside keeps the tokenizer
+Text by people and models stays text: where it looks like a control token (``<|im_end|>``), a mark inside keeps the tokenizer
 from taking it for one (:func:`konomi.data.detokenizer.plain_ids`). Only the template writes control tokens. In earlier answers
 those that are not special (``</think>``) stay as they are: templates look for them, to leave old thoughts out.
 """

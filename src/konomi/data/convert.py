@@ -1,6 +1,6 @@
 """Convert between rankings, pairs, scores and tasks. Standard library only.
 
-What the other form cannot hold (a soft label in a ranking, a tie in a pair) is refused or counted.
+Information that the target form cannot represent (a soft label in a ranking, a tie in a pair) is refused or counted.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _check_out(out: Path, beside: Path) -> None:
 
 
 def convert(records: Sequence[Record], to: str, dropped: Counter[str]) -> list[Record]:
-    """The records in another form. What has no meaning there (a tie among pairs) is counted in ``dropped``.
+    """Convert records to another form. What it cannot represent (a tie among pairs) is counted in ``dropped``.
 
     Raises:
         DataError: unranked candidates are to become something else; a ranking cannot hold a pair's label or margin.

@@ -1,4 +1,4 @@
-"""Texts to learn from: plain texts, prompts with completions, conversations; labelled texts for classifiers."""
+"""Training texts: plain texts, prompts with completions, conversations; labelled texts for classifiers."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ _ANSWERS = {
 
 
 def _check_answers(row: Row, config: SFTData) -> None:
-    """Refuse to learn the questions alone of a table of questions and answers."""
+    """Refuse a table of questions and answers of which only the questions would be learned."""
     for name, value in row.values.items():
         words = re.findall(r"[^\W_\d]+", name.casefold())
         if name != config.text_column and _ANSWERS & set(words[-1:]) and isinstance(value, str) and not _says_nothing(value):
@@ -129,7 +129,7 @@ def _check_answers(row: Row, config: SFTData) -> None:
 
 
 def _says_nothing(value: str) -> bool:
-    """Whether a text is blank or a number: a time, a count, an identity."""
+    """Whether a text is blank or a number, such as a time, a count or an ID."""
     try:
         float(value.strip() or "0")
     except ValueError:
@@ -228,7 +228,7 @@ def _label(row: Row, column: str) -> int | str:
     if isinstance(value, str) and value.strip():
         number = re.fullmatch(r"(\d+)(\.0)?", value.strip())
         return int(number[1]) if number else value.strip()
-    if isinstance(value, float) and value.is_integer():  # of a table with a gap
+    if isinstance(value, float) and value.is_integer():  # of a table with missing values
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise DataError(f"{row.where}: {column!r} is {value!r}; a name or a whole number is needed")

@@ -124,7 +124,7 @@ def read_records(
     if not records:
         left = f"; {sum(dropped.values())} were left out: {', '.join(dropped)}" if dropped else ""
         raise DataError(f"{path}: no rows in it; at least one is needed{left}")
-    if not versioned:  # what konomi wrote holds responses without their prompts
+    if not versioned:  # files written by konomi hold responses without their prompts
         pairs = [(record.prompt, record.responses) for record in records]
         for number in repeating_rows(pairs, lambda text: say and say(f"{path}: {text}")):
             records[number] = _without_prompt(records[number])
@@ -137,7 +137,7 @@ def _columns_of(format: str) -> tuple[str, ...]:
 
 
 def _check_new(where: str, records: Sequence[Record], tasks: dict[tuple[str, frozenset[str]], str]) -> None:
-    """Refuse a task that is among ``tasks`` already, with where it was read, and note it there."""
+    """Refuse a task that is already in ``tasks`` (task -> where it was read), else add it."""
     for record in records:
         if isinstance(record, Task):
             first = tasks.setdefault((record.key, frozenset(record.responses)), where)
@@ -224,5 +224,5 @@ def description(name: str, sha256: str | None, format: str, records: Sequence[Re
 
 
 def manifest_bytes(content: Mapping[str, Any]) -> bytes:
-    """A manifest as it is written."""
+    """The bytes of a manifest."""
     return utf8(json.dumps(plain(content), ensure_ascii=False, allow_nan=False, indent=2) + "\n")

@@ -1,7 +1,7 @@
-"""Chat messages, ``{"role", "content"}``: conversations to be answered, and their plain text. Standard library only.
+"""Chat messages, ``{"role", "content"}``: conversations and their plain text. Standard library only.
 
-People, text classifiers and pages see a conversation as :func:`readable` has it. Models get the messages, which their own chat
-template writes (`konomi.data.chat`).
+People, text classifiers and pages see the output of :func:`readable`. Models get the messages, rendered by their own chat
+template (`konomi.data.chat`).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Message = dict[str, Any]
 
 
 class Conversation(list[Message]):
-    """Messages that a response answers. The type tells them from a data column that is called ``messages``."""
+    """The messages that a response answers. The type distinguishes them from a data column named ``messages``."""
 
 
 def asked(messages: Sequence[Message], system: str | None = None) -> Conversation:
-    """The messages as a model gets them: with ``system`` in front, unless they begin with a system message of their own."""
+    """The messages with ``system`` prepended, unless they begin with a system message."""
     own = messages[0]["role"] in ("system", "developer")
     return Conversation(messages if own or system is None else [{"role": "system", "content": system}, *messages])
 
 
 def readable(messages: Sequence[Message]) -> str:
-    """The messages as people read them: of a single user's message its text, else a dialogue.
+    """The messages as plain text: the text of a single user message, else a dialogue.
 
     >>> readable([{"role": "user", "content": "Hi"}])
     'Hi'
@@ -45,18 +45,18 @@ def readable(messages: Sequence[Message]) -> str:
 
 
 def identity(messages: Sequence[Message] | None) -> str:
-    """The messages as one key, "" for none: those of two conversations may read alike and differ in their system message."""
+    """A key of the messages, "" for none: two conversations may read alike and differ in their roles."""
     return json.dumps(messages, sort_keys=True, default=str) if messages else ""
 
 
 def dialogue(messages: Sequence[Message]) -> str:
-    """The messages, each with the name of who speaks."""
+    """The messages, each prefixed with its role."""
     return "\n\n".join(f"{m['role'][:1].upper()}{m['role'][1:]}: {m['content']}" for m in messages)
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A prompt and a response to it: what rewards read.
+    """A prompt and a response, as rewards read them.
 
     prompt: the text, of a conversation the readable one. messages: the conversation; None: the response continues the text.
     """
@@ -92,7 +92,7 @@ class Answered:
 
 
 Text = str | Answered
-"""What a model that scores texts reads."""
+"""Input of a model that scores texts."""
 
 
 def preference(row: Row) -> tuple[Conversation, str, str]:
@@ -151,7 +151,7 @@ def messages_of(
             raise DataError(f'{where}: {name} is {has}; {{"role": "user", "content": "..."}} is needed')
         checked_text(where, f"the role of {name}", message["role"])
         checked_text(where, f"the content of {name}", message["content"], blank=blank)
-        messages.append({key: item for key, item in message.items() if item is not None})  # tables fill up with None
+        messages.append({key: item for key, item in message.items() if item is not None})  # tables fill missing keys with None
     return messages
 
 

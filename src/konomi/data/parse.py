@@ -104,7 +104,7 @@ def _prompt(row: Row) -> tuple[str, Conversation | None]:
         if not any(message["content"].strip() for message in own):
             raise UnusableRow(row.where, "'prompt' is blank", "remove the row or write a text")
         return readable(own), own
-    ours = row.values.get("version") is not None  # in another's file they may be anything
+    ours = row.values.get("version") is not None  # in files of other programs it may be anything
     return row.text("prompt"), Conversation(messages_of(row, "messages")) if ours and row.values.get("messages") else None
 
 
@@ -117,7 +117,7 @@ def _task(row: Row) -> Task:
         candidates.append(Candidate(text, {name: value for name, value in each.items() if name != "text"}))
     _different(row.where, "candidate", [each.text for each in candidates])
     columns = {} if row.values.get("columns") is None else row.inner("columns").values
-    try:  # a table may hold dates
+    try:  # a table may contain dates
         columns = {**plain(columns), **({"messages": messages} if messages else {})}
         return Task(prompt, tuple(Candidate(each.text, plain(each.source)) for each in candidates), columns)
     except (TypeError, ValueError, OverflowError) as error:
@@ -128,7 +128,7 @@ def _ranking(row: Row) -> Ranking:
     where, (prompt, messages) = row.where, _prompt(row)
     texts = enumerate(row.items("responses"), start=1)
     responses = [checked_text(where, f"response {number}", each, blank=True) for number, each in texts]
-    # a table that had a gap somewhere holds whole numbers as 1.0
+    # a table with missing values stores whole numbers as 1.0
     ranks = [int(n) if isinstance(n, float) and n.is_integer() else n for n in row.items("ranks")]
     for each in ranks:
         if isinstance(each, bool) or not isinstance(each, int) or each < 1:
@@ -204,7 +204,7 @@ def csv_values(row: Row) -> Row:
     """A row of a CSV file, which holds only text, with its numbers parsed and optional blank columns removed."""
     optional = {name for names in OPTIONAL.values() for name in names}
     values: dict[str, Any] = {name: value for name, value in row.values.items() if value or name not in optional}
-    numbers = ("label", "margin", "strength") if "chosen" in values else ()  # a thumb's label may be a word
+    numbers = ("label", "margin", "strength") if "chosen" in values else ()  # the label of a thumb may be a word
     for name in ("version", "score", *numbers):
         if name in values:
             values[name] = row.number(name, as_text=True)

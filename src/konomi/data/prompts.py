@@ -1,4 +1,4 @@
-"""Prompts, texts to be continued or conversations to be answered: of files, data sets and Python. Imports nothing heavy."""
+"""Load prompts (texts to continue, conversations to answer) from files, data sets and Python. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def as_prompts(
         raise DataError("prompts: one string; give a list of them")
     given, config = list(given), config or DataConfig()
     column = config.column
-    if all(isinstance(each, Prompt) for each in given):  # their text needs a column that none of them has
+    if all(isinstance(each, Prompt) for each in given):  # their text needs an unused column name
         while any(column in each.columns for each in given if isinstance(each, Prompt)):
             column += "_"
 
@@ -68,7 +68,7 @@ def as_prompts(
 def _prompt_of(row: Row, config: DataConfig, columns: dict[str, Any]) -> Prompt:
     """The prompt in a row: a text, or a conversation up to what is to be answered."""
     hint = ". Set data.column"
-    if isinstance(columns.get("messages"), Conversation):  # it was a prompt already
+    if isinstance(columns.get("messages"), Conversation):  # already a prompt
         return Prompt(row.text(config.column), columns)
     if not isinstance(row.value(config.column, hint), list):
         text = row.text(config.column, hint=hint)
@@ -123,7 +123,7 @@ def _prompts(rows: Iterable[Row], config: DataConfig, source: str, say: Callable
     if unsupported:
         say(f"{source}: columns left out, because JSON cannot hold their values: {', '.join(map(repr, unsupported))}")
     _check_kinds(prompts, config, source)
-    # JSON rows may differ in their keys; a reward function that names one must find it in every batch
+    # JSON rows may differ in their keys; a column that a reward function names must be in every batch
     kept = dict.fromkeys(name for prompt in prompts for name in prompt.columns if name not in unsupported)
     return [Prompt(prompt.text, {name: prompt.columns.get(name) for name in kept}) for prompt in prompts]
 

@@ -13,7 +13,7 @@ from konomi.data.messages import Conversation, identity
 
 
 def text_key(text: str) -> str:
-    """32 hex digits of a text, whichever way its accents are encoded and whatever white space is around it.
+    """A hash of 32 hex digits, independent of Unicode composition and of white space around the text.
 
     >>> text_key("caf\\u00e9") == text_key(" cafe\\u0301 ")
     True
@@ -73,8 +73,8 @@ class _OfPrompt:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A response that may be ranked, without its prompt. ``source``: ``model``, ``seed``, ``temperature`` and what else is
-    needed to draw it again."""
+    """A response to be ranked, without its prompt. ``source``: ``model``, ``seed``, ``temperature`` and what else is needed to
+    reproduce it."""
 
     text: str
     source: dict[str, Any] = field(default_factory=dict)
@@ -183,7 +183,7 @@ Keyed = TypeVar("Keyed", bound=_HasKey)
 
 
 def is_held_out(key: str, share: float) -> bool:
-    """Whether a prompt is held out. Depends on its key alone; what a smaller share holds out, a larger one does too.
+    """Whether a prompt is held out. Depends only on its key; a larger share holds out a superset.
 
     >>> is_held_out("8" + 31 * "0", 0.5), is_held_out("7" + 31 * "f", 0.5)
     (False, True)
@@ -260,7 +260,7 @@ def _group(records: Sequence[Ranking | Pair], strength_margin: float) -> Group:
         at = [index.setdefault(text, len(index)) for text in record.responses]
         more = strength_margin * (record.strength or 0) / MUCH_BETTER
         if isinstance(record, Pair):
-            towards = more if record.label >= 0.5 else -more  # the better one may stand in either place
+            towards = more if record.label >= 0.5 else -more  # the better one may be in either place
             comparisons.append(Comparison(at[0], at[1], record.label, record.margin + towards, record.rater))
             continue
         for better, worse, tied in ranked_pairs(record.ranks):

@@ -1,7 +1,7 @@
 """Read the rows of a file: JSONL, CSV, TSV, Parquet, plain text.
 
 Files of text are read by the standard library, line by line, and not through ``datasets``: a mistake is reported as ``file:line:
-what is wrong``, nothing is copied into a cache, and a line longer than any reasonable text is refused before it fills the memory.
+what is wrong``, nothing is copied into a cache, and an overlong line is refused before it fills the memory.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def file_rows(path: Path, column: str | None = None, key: str = "data.column") -
     """The rows of a file that exists, read as its ending says.
 
     Args:
-        column: required in CSV and Parquet files, and what the lines of a text file are called. None: the caller checks the
-            columns, and a text file, which has none, is refused.
+        column: required in CSV and Parquet files; the column name for lines of a text file. None: the caller checks the columns,
+            and a text file, which has none, is refused.
         key: the setting that names the column, for messages.
 
     Raises:
@@ -52,7 +52,7 @@ def file_rows(path: Path, column: str | None = None, key: str = "data.column") -
 
 
 def _check_content(path: Path, text: bool) -> None:
-    """Refuse a pipe or device and, for a ``text``, a file whose first bytes are another format."""
+    """Refuse a pipe or device and, for a ``text``, a file whose first bytes are those of another format."""
     try:
         check_regular(path)
         if not text:
@@ -112,7 +112,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
-    # StringIO, because a carriage return by itself ends a line too
+    # StringIO, because a lone carriage return ends a line too
     parts = chain.from_iterable(io.StringIO(line, newline="") for line in _lines(path))
     numbered = dropwhile(lambda part: not part[1].strip(), enumerate(parts))
     skipped, first = next(numbered, (0, ""))
@@ -132,7 +132,7 @@ def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
             raise DataError(f"{where}: not CSV: {error}") from error
         if fields is None:
             return
-        if not any(fields) and len(fields) != 1:  # a spreadsheet writes lines of separators alone
+        if not any(fields) and len(fields) != 1:  # spreadsheets write lines of nothing but separators
             continue
         if header:
             yield _named(where, header, fields, separator)
@@ -144,7 +144,7 @@ def _csv_rows(path: Path, column: str | None, key: str) -> Iterator[Row]:
             raise DataError(f"{where}: two columns are named {twice[0]!r}; rename one")
 
 
-_SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?\s*', re.I)  # a first line that Excel writes and reads
+_SEPARATOR = re.compile(r'"?sep=([^"\w\s]|\t)"?\s*', re.I)  # a first line written and read by Excel
 
 
 def _separator(header: str) -> str:

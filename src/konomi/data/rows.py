@@ -1,4 +1,4 @@
-"""A row of a file, and the checks of its values that all readers share."""
+"""A row of a file, and the checks that all readers share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from konomi.text import plural
 
 
 class UnusableRow(DataError):
-    """A well-formed row that nothing can be learnt from; a reader may leave it out, and count it by its ``reason``."""
+    """A well-formed row without information; a reader may skip it and count it by its ``reason``."""
 
     def __init__(self, where: str, reason: str, mend: str) -> None:
         super().__init__(f"{where}: {reason}; {mend}")
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     as_text: bool = False
 
     def value(self, column: str, hint: str = "") -> Any:
-        """Whatever is there."""
+        """The value, of any type."""
         need_column(self.where, list(self.values), column, hint)
         return self.values[column]
 

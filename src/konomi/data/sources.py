@@ -42,7 +42,7 @@ class Hub:
 
 
 def sources_of(data: RewardData | DPOData) -> list[tuple[str, Hub]]:
-    """What a model is trained on, and what it is evaluated on if that is not a part of it."""
+    """The training source, and the evaluation source if it is a separate one."""
     train = (data.file, Hub.of(data))
     if data.evaluation:
         return [train, (data.evaluation, Hub())]
@@ -73,18 +73,18 @@ def embedded_file(name: str) -> Path:
 
 
 def hub_problem(timeout: float = 5.0) -> str | None:
-    """Why the hub cannot be reached, or None: one small request, where its own client would try for 23 seconds a file."""
+    """The reason why the hub is unreachable, or None. One small request; the hub's client would retry for 23 seconds per file."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout).close()
-    except urllib.error.HTTPError as error:  # it answered, if only to refuse
+    except urllib.error.HTTPError as error:  # it responded, if only with an error
         error.close()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        # an unknown certificate authority: the hub's client has its own list of them
+        # an unknown certificate authority: the hub's client has its own list
         if not isinstance(reason, ssl.SSLError):
             return f"{without_password(constants.ENDPOINT)}: {reason or type(error).__name__}"
     return None
@@ -142,7 +142,7 @@ def _hub_rows(name: str, column: str | None, hub: Hub, section: str) -> Iterator
     problem = hub_problem()
     try:
         with _hub_offline(problem is not None):
-            # on that branch, which has no description of its subsets, a subset is a directory
+            # that branch does not describe its subsets: a subset is a directory
             subset = {"data_dir" if hub.revision == CONVERTED else "name": hub.subset}
             data = datasets.load_dataset(name, split=hub.split, revision=hub.revision, **subset)
     except RuntimeError as error:
@@ -168,7 +168,7 @@ def _hub_rows(name: str, column: str | None, hub: Hub, section: str) -> Iterator
 
 @contextmanager
 def _hub_offline(offline: bool) -> Iterator[None]:
-    """Make the hub's libraries use their cache only: the switch is read at import, no argument sets it."""
+    """Restrict the hub's libraries to their cache. The setting is read at import and has no argument."""
     import datasets
     from huggingface_hub import constants
 

@@ -24,12 +24,12 @@ from konomi.seeds import stream_seed
 from konomi.text import shortened
 
 KEPT = 20_000
-"""Prompts whose ids are kept, so that they are not read anew in each epoch."""
-_PROBES = ("a", "1", "あ")  # any tokenizer has a token for one of them
+"""Prompts whose ids are cached across epochs."""
+_PROBES = ("a", "1", "あ")  # every tokenizer has a token for one of them
 
 
 class Tokens:
-    """A transformers tokenizer, as a language model needs it.
+    """A transformers tokenizer with what a language model needs.
 
     The special tokens that a tokenizer puts in front of a text are kept (Gemma was trained with ``<bos>``), those that
     it puts behind never (T5's ``</s>`` would ask the model to go on after the end of the text). A conversation has those that its
@@ -83,7 +83,7 @@ class Tokens:
         return template_render(self.tokenizer)
 
     def _whole(self, texts: Sequence[str]) -> dict[str, array[int]]:
-        """The ids of texts at least, kept for later: a prompt is read to be cut to a query, then to be told from it."""
+        """The cached ids of at least these texts."""
         if len(self._read) > KEPT:
             self._read = {}
         new = [text for text in dict.fromkeys(texts) if text not in self._read]
@@ -174,7 +174,7 @@ class Tokens:
         return ids if self.end_id is None or self.eos_ids.intersection(ids[-2:]) else [*ids, self.end_id]
 
     def stops(self) -> str:
-        """What ends a text, in words."""
+        """The tokens that end a text, as a message."""
         names = [f"{self.tokenizer.convert_ids_to_tokens(i)} ({i})" for i in sorted(self.eos_ids)]
         return ", ".join(names) or "nothing: neither the tokenizer nor the model's settings name an end of text"
 
@@ -212,7 +212,7 @@ class Tokens:
         return rows
 
     def _written(self, prompt: Prompt) -> str:
-        """What its ids are made of; a conversation is rendered once."""
+        """The text of a prompt for the tokenizer; a conversation is rendered once."""
         if prompt.messages is None:
             return prompt.text
         if (known := repr(prompt.messages)) not in self._rendered:

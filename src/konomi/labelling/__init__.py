@@ -1,1 +1,1 @@
-"""People rank texts: the store, who gets which task, and the files that are made of their answers."""
+"""Rankings by people: the store, the assignment of tasks, and exports."""

@@ -1,4 +1,4 @@
-"""Answers: validated, saved, read back, and collected for an export."""
+"""Save raters' answers, read them back, and collect them for an export."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def save(
     Raises:
         Refused: the same id came with another content (``conflict``); the store is ``frozen``; no such task was shown to
             the person (``unknown_task``); the latest revision is not ``seen`` (``conflict_revision``); or a value is not
-            as :class:`Answer` says.
+            as :class:`Answer` requires.
     """
     if not _UUID.fullmatch(answer.id):
         raise Refused("bad_id", f"answer id {answer.id[:40]!r}: a UUID is needed")
@@ -120,7 +120,7 @@ def _insert(db: sqlite3.Connection, person: Person, answer: Answer, showing: tup
 
 
 def answer_of(store: Store, person: Person, shown_id: str) -> Answer | None:
-    """The person's latest answer to what they were shown, to be edited; None if there is none."""
+    """The person's latest answer to a showing; None if there is none."""
     query = f"{ROWS} AND answers.revision = shown.revision WHERE shown.id = ? AND person = ?"
     with store.read() as db:
         row = db.execute(query, (without_surrogates(shown_id), person.id)).fetchone()
@@ -128,7 +128,7 @@ def answer_of(store: Store, person: Person, shown_id: str) -> Answer | None:
 
 
 def _answer(row: tuple[Any, ...]) -> tuple[Answer, int]:
-    """An answer as it was stored, and its revision."""
+    """A stored answer and its revision."""
     (id, showing, _, _, _, places, revision, kind, ranks, flags, *rest, strength, edits) = checked_answer(row)
     reason, comment, confidence, seconds, _ = rest
     keys = [(key, int(place)) for key, place in zip(KEYS, places, strict=False)]
@@ -166,16 +166,16 @@ def own_answers(store: Store, person: Person, limit: int = 50, before: str | Non
 
 
 def changes(store: Store) -> int:
-    """A number that changes with each answer, first or revised, and with each person who is forgotten."""
-    with store.read() as db:  # SQLite gives the row numbers of removed answers again
+    """A number that changes whenever an answer is saved or a person is removed."""
+    with store.read() as db:  # SQLite reuses the row numbers of deleted answers
         newest = db.execute("SELECT coalesce(max(rowid), 0) FROM answers").fetchone()[0]
         return (int(store.meta("forgotten") or 0) << 40) + int(newest)
 
 
 def comparisons(store: Store) -> int | None:
-    """How many comparisons there are (two texts, one person, no tie); None where before and after are compared.
+    """Count the comparisons (two texts, one person, no tie); None in a before/after project.
 
-    Only answers that came since the last call are read.
+    Only answers saved since the last call are read.
     """
     with store.read() as db:
         if db.execute("SELECT 1 FROM tasks WHERE kind IN ('compare', 'same') LIMIT 1").fetchone():
@@ -184,7 +184,7 @@ def comparisons(store: Store) -> int | None:
         new = db.execute(_SINCE, (newest,)).fetchall()
         count = db.execute("SELECT count(*) FROM answers").fetchone()[0]
         if rows + len(new) != count or last != db.execute("SELECT id FROM answers WHERE rowid = ?", (newest,)).fetchone():
-            # somebody was forgotten, and row numbers are given again: count anew
+            # a person was removed and SQLite reuses row numbers: recount
             newest, last, total, new = 0, None, 0, db.execute(_SINCE, (0,)).fetchall()
         for newest, id, repeat, kind, ranks, kind_before, ranks_before in new:
             last = (id,)
@@ -201,7 +201,7 @@ _SINCE = """SELECT answers.rowid, answers.id, repeat, answers.kind, answers.rank
 
 
 def _decided(row: int, kind: str | None, ranks: str | None) -> int:
-    """Comparisons in one answer: each rank less 1 is how many texts are better."""
+    """Comparisons in one answer: a rank minus 1 is the number of better texts."""
     if kind != "ranked":
         return 0
     values = checked_json(f"row {row} of the table answers", ranks or "[]")
@@ -211,9 +211,9 @@ def _decided(row: int, kind: str | None, ranks: str | None) -> int:
 
 
 def collect(store: Store, *, freeze: bool = False) -> Exported:
-    """All tasks and latest answers at one moment, while others may go on writing.
+    """Read all tasks and latest answers in one snapshot; other writers are not blocked.
 
-    With ``freeze`` the collection is closed from that moment on.
+    ``freeze`` closes the collection in the same transaction.
 
     Raises:
         DataError: nobody has answered yet (with ``freeze``), or something is damaged. Nothing is then frozen.

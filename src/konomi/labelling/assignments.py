@@ -1,4 +1,4 @@
-"""Handing out work: what the queue asks of the tables, a task as it is shown, and how far the work is."""
+"""Assign tasks to raters, show them, and measure progress."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from konomi.labelling.tables import Row, checked_places, task_of
 RECENT = 30
 """The last answers, from which a person's speed is estimated."""
 PAUSE = 600.0
-"""Most seconds that one answer counts for: a page that is left open is no work."""
+"""Maximum seconds that count for one answer: an idle page is not work."""
 
-# a lease that ends much later than one from now was given before the clock was set back: it holds nothing up
+# a lease that ends far in the future was granted before the clock was set back: ignore it
 _LEASED = """(SELECT count(*) FROM shown AS other WHERE other.task = tasks.id AND other.number IS NULL AND other.until > :now
     AND other.until <= :now + 2 * :lease AND other.repeat = 0)"""
-# a task that the person gave up and never answered may come back to them while there is room
+# a task that the person gave up without an answer may be assigned to them again
 _SEEN = """EXISTS (SELECT 1 FROM shown WHERE shown.person = :person AND shown.task = tasks.id
     AND (shown.number IS NOT NULL OR shown.until > 0))"""
 _UNSEEN = f"""SELECT id, place, {_LEASED}, {_SEEN} FROM tasks WHERE covered = :covered AND place >= :begin AND place < :end"""
@@ -35,9 +35,9 @@ _OPEN = """SELECT id, task, repeat, until FROM shown
 
 
 def next_task(store: Store, person: Person, now: float) -> Shown | None:
-    """The person's next task: what they have open, else a new one; None: nothing is left, or the store is frozen.
+    """The person's open task, else a new one; None: nothing is left, or the collection is closed.
 
-    It is kept for the person until its lease ends.
+    It stays reserved for the person until its lease ends.
 
     Args:
         now: seconds since 1970, here and below.
@@ -46,7 +46,7 @@ def next_task(store: Store, person: Person, now: float) -> Shown | None:
         Refused: the person was forgotten.
     """
     half = store.settings.lease_minutes * 30
-    with store.read() as db:  # mostly it was chosen with the last answer, and nothing has to be written
+    with store.read() as db:  # usually it was assigned with the last answer, and nothing needs to be written
         row = _open_showing(db, person.id)
         if row is not None and now + half < row[3] <= now + 4 * half and not store.frozen:
             return _shown(db, row[0])
@@ -65,20 +65,20 @@ def find_shown(store: Store, person: Person, shown_id: str) -> Shown | None:
 
 
 def give_up(store: Store, person: Person) -> None:
-    """Release the person's open task to others. A late answer is still saved."""
+    """Release the person's open task. A late answer is still accepted."""
     with store.write() as db:
         db.execute("UPDATE shown SET until = 0 WHERE person = ? AND number IS NULL", (person.id,))
 
 
 def busy(store: Store, now: float, seconds: float = 600.0) -> bool:
-    """Whether somebody has begun a task within the last ``seconds`` and has not answered it."""
+    """Whether a task that was assigned within the last ``seconds`` is still unanswered."""
     query = "SELECT 1 FROM shown WHERE number IS NULL AND until > 0 AND at > ? LIMIT 1"
     with store.read() as db:
         return db.execute(query, (now - seconds,)).fetchone() is not None
 
 
 def coverage(store: Store) -> tuple[int, int]:
-    """How many answers count toward the target, and the target: tasks times people a task."""
+    """Answers that count toward the target, and the target: tasks times people per task."""
     with store.read() as db:
         team, target = db.execute(
             "SELECT coalesce(sum(min(covered, wanted)), 0), coalesce(sum(wanted), 0) FROM"
@@ -89,7 +89,7 @@ def coverage(store: Store) -> tuple[int, int]:
 
 
 def complete(store: Store) -> bool:
-    """Whether no more answers are expected: all are given, or nobody is left who has not skipped what is missing."""
+    """Whether no more answers are expected: the target is met, or everyone skipped what is missing."""
     with store.read() as db:
         team, target = coverage(store)
         if team >= target:
@@ -105,7 +105,7 @@ def complete(store: Store) -> bool:
 
 
 def progress_of(store: Store, person: Person, now: float) -> Progress:
-    """How far a person and the team are."""
+    """The progress of a person and of the team."""
     with store.read() as db:
         history = TasksFor(db, person.id, now, store.settings.lease_minutes * 60).history()
         team, target = coverage(store)
@@ -132,7 +132,7 @@ def progress_of(store: Store, person: Person, now: float) -> Progress:
 
 @dataclass(frozen=True)
 class TasksFor:
-    """The tables as :class:`queue.Tasks`: for one person, at one moment."""
+    """Implements :class:`queue.Tasks` on the tables, for one person at one moment."""
 
     db: sqlite3.Connection
     person: str
@@ -141,7 +141,7 @@ class TasksFor:
     """Seconds that a task is kept for a person."""
 
     def history(self) -> History:
-        """How much the person has done."""
+        """How many new tasks and repeats the person has answered or skipped."""
         last = "SELECT max(number) FROM shown WHERE person = ? AND repeat = ?"
         new, repeats = (self.db.execute(last, (self.person, repeat)).fetchone()[0] or 0 for repeat in (0, 1))
         return History(self.person, new, repeats)
@@ -174,7 +174,7 @@ class TasksFor:
         return queue.has_room(place, covered, leased, overlap)
 
     def order_before(self, task: int) -> tuple[int, ...] | None:
-        """In which order the person has seen the task's candidates; None if they have not."""
+        """The order in which the person saw the task's candidates; None if they did not."""
         query = "SELECT places FROM shown WHERE person = ? AND task = ? AND repeat = 0"
         row = self.db.execute(query, (self.person, task)).fetchone()
         return None if row is None else tuple(map(int, row[0]))
@@ -195,7 +195,7 @@ def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float
         if repeat or ended > now or tasks.has_room(task, settings.overlap):
             db.execute("UPDATE shown SET until = ? WHERE id = ?", (until, showing))
             return showing
-        # others have taken it since; a late answer is still saved
+        # reassigned since; a late answer is still accepted
         db.execute("UPDATE shown SET until = 0 WHERE id = ?", (showing,))
     choice = queue.choose(tasks.history(), tasks, settings)
     if choice is None:
@@ -205,7 +205,7 @@ def hand_out(db: sqlite3.Connection, person: str, settings: Settings, now: float
     order = queue.order(count, digest, person, settings, tasks.order_before(choice.task))
     given_up = "SELECT id FROM shown WHERE person = ? AND task = ? AND repeat = ? AND number IS NULL"
     known = db.execute(given_up, (person, choice.task, choice.repeat)).fetchone()
-    if known is not None:  # the page may still hold it
+    if known is not None:  # a page may still show it
         db.execute("UPDATE shown SET until = ? WHERE id = ?", (until, known[0]))
         return str(known[0])
     return insert_showing(db, choice.task, person, order, now, until, choice.repeat)
@@ -236,7 +236,7 @@ def _shown(db: sqlite3.Connection, showing: str) -> Shown:
 
 
 def _left(db: sqlite3.Connection, person: str, settings: Settings) -> int:
-    """How many tasks a person may still get: answers to them are wanted, and none is theirs."""
+    """How many tasks still need answers and have none of this person's."""
     given = {"person": person, **_wanted(settings)}
     never = db.execute(
         f"SELECT count(*) FROM tasks INDEXED BY tasks_in_turn WHERE covered < {_WANTED} AND NOT EXISTS"

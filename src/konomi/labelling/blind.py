@@ -24,8 +24,8 @@ SIDES = ("before", "after")
 def tasks_of_comparison(comparison: Mapping[str, Any], run: str) -> list[NewTask]:
     """The held-out prompts of a ``compare.json`` as tasks.
 
-    Where a prompt was answered several times, two different texts of the same model become a further task (A/A), which shows
-    what people say when there is no difference. At most one such task for each ten others.
+    Where a prompt was answered several times, two different texts of the same model become a further task (A/A), which measures
+    how raters vote when there is no difference. At most one such task for every ten others.
 
     ``run`` is the name of the run in the sources of the texts.
 
@@ -127,7 +127,7 @@ def with_unchanged(votes: Sequence[Vote], unchanged: int) -> list[Vote]:
 
 
 def verdict(exported: Exported, seed: int = 0) -> dict[str, Any]:
-    """The result of a blind comparison.
+    """Evaluate a blind comparison.
 
     Returns:
         All of :func:`konomi.statistics.win_rate.evaluate_votes`. ``unchanged``: ``texts`` that training did not change, which
@@ -162,7 +162,7 @@ def line(result: Mapping[str, Any]) -> str:
 
 
 def _missing(result: Mapping[str, Any]) -> str:
-    """Why there is no interval for people in general."""
+    """The reason why there is no interval over raters."""
     if result["people"] < 2:
         return "it takes two raters, better ten"
     return "all votes are on one prompt" if result["prompts"] < 2 else "no difference between the raters shows in so few votes"

@@ -1,4 +1,4 @@
-"""Conversations of raters with a model: each turn is a task of two answers, for the person who wrote alone."""
+"""Conversations of raters with a model. Each turn is a task with two answers, shown only to its author."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from konomi.labelling.tables import checked_json, meta_list, task_of
 from konomi.labelling.validation import as_seen
 
 _NOWHERE = 2.0
-"""A place beside the queue's circle: nobody else is handed the task."""
+"""A place outside the queue's circle, so that the task is assigned to nobody else."""
 _LAST = """SELECT shown.id FROM shown JOIN tasks ON tasks.id = task WHERE person = ? AND tasks.kind = 'chat' AND repeat = 0
     AND number IS {} ORDER BY shown.at DESC, shown.id DESC LIMIT 1"""
 
@@ -86,7 +86,7 @@ def next_messages(store: Store, person: Person, after: str | None, text: str, sy
 
 
 def add_turn(store: Store, person: Person, messages: Conversation, answers: Sequence[Candidate], now: float) -> str:
-    """Keep two answers of a model to messages of a person, and show them to that person; return the id of the showing.
+    """Save two answers of the model to a person's messages as a showing for that person; return its id.
 
     Raises:
         Refused: they look the same (``chat_same``); meanwhile the collection was closed (``frozen``), or another turn came
@@ -98,7 +98,7 @@ def add_turn(store: Store, person: Person, messages: Conversation, answers: Sequ
     with store.write() as db:
         _check_open(store, person)
         (row,) = prepare([task], len(answers), meta_list(db, "models")).rows
-        id = insert_task(db, replace(row, digest=secrets.token_hex(16)), _NOWHERE)  # the same talk again is another
+        id = insert_task(db, replace(row, digest=secrets.token_hex(16)), _NOWHERE)  # the same conversation again is a new task
         order = list(range(len(answers)))
         secrets.SystemRandom().shuffle(order)
         return insert_showing(db, int(id or 0), person.id, order, now, now)

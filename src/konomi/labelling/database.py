@@ -3,8 +3,8 @@
 - A commit is on the disk before it returns. In WAL mode SQLite before 3.51.3 can, very rarely, damage the file; older versions
   use the rollback journal, with one more flush, so that a removed journal is not back after a power failure. Writers queue
   either way.
-- Tables change by migrations alone: a new file goes through all of them, an old one through those it lacks.
-- What is deleted is overwritten (``secure_delete``).
+- Tables change only by migrations: a new file runs all of them, an old one those it lacks.
+- Deleted data is overwritten (``secure_delete``).
 
 This process must open the file only through SQLite: closing any other handle would drop all its locks.
 """
@@ -54,11 +54,11 @@ class Store:
     Attributes:
         settings: the project's; they are not in the file.
         wait: seconds that a transaction may wait for its turn, and again at its end; ``BUSY_SECONDS`` by default.
-        cache: what functions remember between calls.
+        cache: values that functions keep between calls.
     """
 
     def __init__(self, path: Path, settings: Settings, *, new: bool = False, wait: float | None = None) -> None:
-        """Open the file, check all of it, and bring its tables up to date. With ``new`` make it, for its owner alone.
+        """Open the file, check it, and migrate its tables. With ``new`` create it, readable by its owner only.
 
         Raises:
             DataError: there is no such file (or, if ``new``, there is one); it is damaged, another program's, or of a
@@ -96,16 +96,16 @@ class Store:
         self.close()
 
     def write(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """A transaction that may write: all of it is on the disk when the block ends, none of it when the block raises."""
+        """A write transaction: committed to the disk when the block ends, rolled back when it raises."""
         return self._transaction("BEGIN IMMEDIATE")
 
     def read(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
-        """A transaction that sees one moment."""
+        """A read transaction: one consistent snapshot."""
         return self._transaction("BEGIN")
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """As :meth:`read`, on a connection of its own: other threads need not wait."""
+        """As :meth:`read`, on a separate connection that blocks no other thread."""
         with explained(self.path, self.wait), contextlib.closing(_connect(self.path, self.wait)) as db:
             db.execute("BEGIN")
             yield db
@@ -127,14 +127,14 @@ class Store:
         return bool(self.meta("frozen"))
 
     def freeze(self, frozen: bool = True) -> None:
-        """Stop taking answers, or take them again."""
+        """Close or reopen the collection."""
         self.set_meta("frozen", "1" if frozen else "")
 
     def compact(self) -> None:
-        """Rewrite the file, so that no trace of deleted rows is left: SQLite moves rows and leaves copies.
+        """Rewrite the file to remove every trace of deleted rows: SQLite leaves copies when it moves rows.
 
         Raises:
-            RunError: others have the file open all the time. It is then compacted when it is next opened.
+            RunError: another process keeps the file locked. It is compacted when it is next opened.
         """
         with self._lock, explained(self.path, self.wait):
             self.connection.execute("VACUUM")
@@ -153,7 +153,7 @@ class Store:
 
     def _prepare(self, new: bool) -> None:
         db = self.connection
-        db.execute("BEGIN")  # one lock for all that is read: others may be writing all the time
+        db.execute("BEGIN")  # one lock for all reads: others may be writing
         application, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
         if not new and application != APPLICATION:
             raise DataError(f"{self.path}: not a store of labels; it is empty or another program's: give the right file")
@@ -191,7 +191,7 @@ class Store:
 
     def _migrate(self) -> None:
         with self.write() as db:
-            # asked again under the lock: two processes may have opened an old file at once
+            # read again under the lock: two processes may have opened an old file at once
             version = db.execute("PRAGMA user_version").fetchone()[0]
             tables.change(db, version)
             db.execute(f"PRAGMA user_version = {tables.VERSION}")
@@ -227,12 +227,12 @@ class Store:
             self._lock.release()
 
     def _wait_for(self, seconds: float) -> None:
-        """Let SQLite wait so long for other processes."""
+        """Set how long SQLite waits for other processes."""
         self.connection.execute(f"PRAGMA busy_timeout = {max(0, math.ceil(1000 * seconds))}")
 
 
 def look_up(path: Path, question: Callable[[Path], bool]) -> bool:
-    """Ask a question about a path. Raises RunError: the path cannot be looked up."""
+    """The answer to ``question`` about a path. Raises RunError: the path cannot be looked up."""
     try:
         return question(path)
     except OSError as error:
@@ -266,7 +266,7 @@ def _connect(path: Path, wait: float) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def explained(path: Path, wait: float = BUSY_SECONDS) -> Iterator[None]:
-    """Turn errors of SQLite about the file or the disk into ours."""
+    """Convert SQLite errors about the file or the disk to DataError and RunError."""
     try:
         yield
     except sqlite3.OperationalError as error:

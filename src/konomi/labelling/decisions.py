@@ -1,4 +1,4 @@
-"""Tasks on which raters differ, and what the owner decides on them. Agreement and all other figures are the raters' own."""
+"""Disputed tasks and the owner's decisions on them. Decisions never enter agreement or any other figure of the raters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RANKED = f"""{ANSWERS} AND answers.revision = shown.revision JOIN tasks ON task
 
 @dataclass(frozen=True)
 class Dispute:
-    """A task of which raters order two texts in opposite ways, or did so when it was decided."""
+    """A task in which raters ordered two texts in opposite ways, now or when it was decided."""
 
     task: int
     prompt: str
@@ -33,7 +33,7 @@ class Dispute:
 
 @dataclass(frozen=True)
 class Disputed:
-    """A task as its owner decides it: blind, with what each rater said; ``ranks`` by key, None: there is no decision."""
+    """A disputed task as the owner sees it: blind, with each rater's ranks. ``ranks``: the decision by key, or None."""
 
     shown: Shown  # its id is the task's number
     order: tuple[int, ...]  # numbers of the texts, in the order shown
@@ -43,7 +43,7 @@ class Disputed:
 
 
 def disputes(store: Store) -> list[Dispute]:
-    """The tasks on which raters differ, and all that are decided: those without a decision first, then by how far they differ."""
+    """All disputed or decided tasks, undecided ones first, then by how much the raters differ."""
     with store.snapshot() as db:
         ranked: dict[int, list[list[int]]] = {}
         for row in map(checked_answer, db.execute(_RANKED)):
@@ -59,7 +59,7 @@ def disputes(store: Store) -> list[Dispute]:
 
 
 def differing(rankings: Sequence[Sequence[int]]) -> float:
-    """The share of the pairs that some order one way and some the other; a tie is neither.
+    """The share of pairs that are ordered both ways; a tie counts as neither.
 
     >>> differing([[1, 2, 3], [2, 1, 3]]), differing([[1, 2], [1, 1]])
     (0.3333333333333333, 0.0)
@@ -72,7 +72,7 @@ def differing(rankings: Sequence[Sequence[int]]) -> float:
 
 
 def disputed(store: Store, owner: Person, task: int) -> Disputed:
-    """A task that people have ranked, its texts in an order that says nothing.
+    """A ranked task with its texts in a random order.
 
     Raises:
         Refused: there is no such task.
@@ -95,7 +95,7 @@ def disputed(store: Store, owner: Person, task: int) -> Disputed:
 
 
 def decide(store: Store, owner: Person, task: int, ranks: Mapping[str, int], comment: str, seen: int, now: float) -> int:
-    """Save the owner's decision on a task, or with no ranks take it back; return its revision.
+    """Save the owner's decision on a task, or withdraw it if ``ranks`` is empty; return its revision.
 
     Args:
         ranks: by the keys of :func:`disputed`.

@@ -1,4 +1,4 @@
-"""Answers as files that ``konomi reward`` reads, and as one that keeps everything.
+"""Export answers: files for ``konomi reward``, and one file with everything.
 
 - rankings.jsonl: each person's ranking of each task; and each edit, as better than the text that it was made of.
 - scores.jsonl: each response once: the mean over people of its normalised rank.
@@ -11,7 +11,7 @@
 - other.jsonl: of these, what is in no ranking: ``all_bad``, ``skipped``, and repeats.
 - manifest.json: names, hashes and counts.
 
-Raters are pseudonyms. No answer is weighted or dropped because of its rater.
+Raters appear under pseudonyms. No answer is weighted or dropped because of its rater.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SOURCE = "people"
 EDITS = "edits"
 """That of edits."""
 DECISIONS = "decisions"
-"""That of what the owner decided."""
+"""That of the owner's decisions."""
 
 
 def rankings(exported: Exported, kind: str | None = None) -> list[Ranking]:
@@ -81,7 +81,7 @@ def decided(exported: Exported) -> dict[int, Ranking]:
 
 
 def edits(exported: Exported) -> list[Ranking]:
-    """Each text that a person made of a candidate, as better than that; of a repeated task the first answer's."""
+    """Each edited text as better than its original; of a repeated task only the first answer's."""
     improved = []
     for each in exported.judgements:
         item = exported.items[each.task]
@@ -99,7 +99,7 @@ def examples(edits: Sequence[Ranking]) -> list[dict[str, Any]]:
 
 
 def counts_as_ranking(judgement: Judgement) -> bool:
-    """Whether it is a person's first answer to a task, and a ranking."""
+    """Whether it is a ranking and the person's first answer to the task."""
     return judgement.kind == "ranked" and not judgement.repeat
 
 

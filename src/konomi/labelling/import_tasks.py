@@ -1,4 +1,4 @@
-"""Importing tasks: equal texts are merged, languages guessed, and texts that name a model flagged."""
+"""Import tasks: merge equal texts, guess languages, and flag texts that name a model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ MODELS = (
     *("SmolLM", "Phi-3", "Phi-4", "ELYZA", "rinna", "Swallow-LM", "PLaMo", "calm2", "calm3", "CyberAgentLM", "StableLM"),
     *("Command R", "Falcon LLM", "Alpaca-LoRA"),
 )
-"""Names of model families that mean nothing else."""
+"""Model families whose names have no other meaning."""
 _WORDS = "|".join(("Claude", "Llama", "Gemini", "Gemma", "Grok", "Falcon", "Mistral", "Swallow", "Copilot", "Vicuna"))
-"""Names of families that are also words or names of people: the context decides."""
+"""Families whose names are also words or first names: the context decides."""
 _VERSION = re.compile(rf"(?<![A-Za-z0-9])({_WORDS})( ?v?\d|-[A-Za-z0-9])|\bby ({_WORDS})(?![A-Za-z]|(?-i: [A-Z]))", re.I)
 _ALONE = re.compile(rf"(?<![A-Za-z0-9])({_WORDS})(?![A-Za-z])", re.I)
 _OF_MODELS = re.compile(
@@ -155,7 +155,7 @@ def names_a_model(text: str, names: Iterable[str] = ()) -> bool:
     >>> names_a_model("私は ＧＰＴ-4 です。"), names_a_model("I am Claude."), names_a_model("Claude Monet was a painter.")
     (True, True, False)
     """
-    # full-width letters and invisible characters hide a name from a program but not from people
+    # full-width letters and invisible characters hide a name from a program but not from a reader
     normal = unicodedata.normalize("NFKC", text)
     visible = "".join(each for each in normal if unicodedata.category(each) != "Cf" and not _INVISIBLE.match(each))
     if _CONFESSIONS.search(visible) or _VERSION.search(visible):
@@ -168,7 +168,7 @@ def names_a_model(text: str, names: Iterable[str] = ()) -> bool:
 
 
 def model_names(models: Iterable[object]) -> tuple[str, ...]:
-    """Names of models as a text could state them: ``google/gemma-3`` is also ``gemma-3``."""
+    """The forms in which a text could name models: ``google/gemma-3`` also as ``gemma-3``."""
     names: dict[str, None] = {}
     for model in dict.fromkeys(str(each) for each in models if each):
         for name in (model, re.split(r"[/\\:]", model.rstrip("/\\"))[-1]):

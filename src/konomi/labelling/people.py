@@ -1,7 +1,7 @@
-"""People under pseudonyms, and their tokens.
+"""People under pseudonyms, and their access tokens.
 
-A token is 256 random bits; only its SHA-256 is kept, so that a copy of the file lets nobody in. A fast hash is enough, as
-nobody can guess 256 bits. The token of an invite works until it is revoked; it is swapped for one of a session, which a browser
+A token is 256 random bits; only its SHA-256 is stored, so that a copy of the file grants no access. A fast hash is enough, as
+256 bits cannot be guessed. An invite token is valid until it is revoked; it is exchanged for a session token, which a browser
 keeps for a month. Session tokens have a prefix, and their hashes a byte before them, so that expired ones can be found.
 """
 
@@ -74,8 +74,8 @@ def all_people(store: Store) -> list[Person]:
 
 
 def bring(store: Store, other: Store) -> None:
-    """Let the people of another store in, by the invites that they have there. Whoever is here already stays as they are. It is
-    done once: who is forgotten or uninvited here later stays so."""
+    """Copy the people and invites of another store. Existing people are unchanged. Done once per store: a person
+    who is removed or revoked here later stays so."""
     if store.meta("people_brought"):
         return
     columns = "id, name, admin, created, guidelines_seen, shortcuts"
@@ -90,7 +90,7 @@ def bring(store: Store, other: Store) -> None:
 
 
 def remember(store: Store, person: Person, *, guidelines_seen: str | None = None, shortcuts: bool | None = None) -> Person:
-    """Save what a person has read or set (None: unchanged), and return them as they are now."""
+    """Update a person's settings (None: unchanged), and return the person."""
     with store.write() as db:
         db.execute(
             "UPDATE people SET guidelines_seen = coalesce(?, guidelines_seen), shortcuts = coalesce(?, shortcuts) WHERE id = ?",
@@ -100,13 +100,13 @@ def remember(store: Store, person: Person, *, guidelines_seen: str | None = None
 
 
 def forget(store: Store, who: str) -> int:
-    """Remove a person (by pseudonym or name), their tokens and answers; return how many tasks they had answered.
+    """Delete a person (by pseudonym or name) with tokens and answers; return how many tasks they had answered.
 
-    These tasks are open again for others; their conversations with a model go too. Earlier exports still hold the answers.
+    These tasks need answers again; conversations with a model are deleted too. Earlier exports still hold the answers.
 
     Raises:
         Refused: there is no such person.
-        RunError: all is removed, but others keep the file open, so that traces may be in it until the store is next opened.
+        RunError: everything is deleted, but another process keeps the file open: traces may remain until the store is reopened.
     """
     with store.write() as db:
         person = (find_person(store, who).id,)

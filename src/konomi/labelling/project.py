@@ -3,8 +3,8 @@
 ::
 
     PROJECT/
-    ├── project.json      title, languages, settings of the queue, what raters may say; may be edited while no server runs
-    ├── guidelines.md     what raters read first; may be edited at any time
+    ├── project.json      title, languages, settings of the queue and of answers; may be edited while no server runs
+    ├── guidelines.md     shown to raters first; may be edited at any time
     └── labels.sqlite3    tasks, people, answers
 """
 
@@ -201,6 +201,6 @@ def open_project(path: Path) -> Project:
 
 
 def _most(languages: Iterable[str]) -> str:
-    """The most frequent language of the page's."""
+    """The most frequent language among those of the page."""
     known = Counter(each for each in languages if each in LANGUAGES).most_common(1)
     return known[0][0] if known else LANGUAGES[0]

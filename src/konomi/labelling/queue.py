@@ -1,11 +1,11 @@
-"""Which task a person gets next, and in which order its texts are shown. Pure functions.
+"""Choose a person's next task and the order of its texts. Pure functions.
 
 - A task goes to ``overlap`` people, and to each of them once, repeats aside. An open task counts as done until its lease ends,
   so that two people do not both become the last one.
-- The tasks stand in one random order on a circle, and each person starts at another place. Tasks with few answers come first,
-  so that all are covered early; but about every fourth is one that somebody else has answered, so that agreement is known early.
+- The tasks lie on a circle in one random order, and each person starts at a different place. Tasks with few answers come first,
+  so that all are covered early; but about every fourth has been answered by somebody else, so that agreement is known early.
 - Once in every ``1 / repeats`` tasks, at a random one of them, an earlier task is repeated with its texts in another order, to
-  measure intra-rater agreement. The last few are not repeated, as people remember them.
+  measure intra-rater agreement. The most recent tasks are not repeated, as people remember them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOOK = 100
 
 
 class Settings(Section):
-    """How the work is handed out."""
+    """Settings of the queue."""
 
     model_config = ConfigDict(strict=True)
 
@@ -60,7 +60,7 @@ class History:
 
 
 class Tasks(Protocol):
-    """What the queue asks of the tasks, for one person at one moment."""
+    """Queries of the queue, for one person at one moment."""
 
     def unseen(self, covered: int, begin: float, end: float, look: int | None) -> Iterator[UnseenTask]:
         """Tasks with ``begin <= place < end``, by place, that ``covered`` people have answered and the person was not shown.

@@ -1,7 +1,7 @@
-"""Tasks, people and answers as the store takes them and gives them.
+"""The types of tasks, people and answers.
 
-What a person may see and what must stay hidden are different types: a :class:`Shown` has no place for a model's name, a
-candidate's number or another person's answer; :class:`Item` and :class:`Judgement` have them, and only an export makes these.
+Visible and hidden data have different types: a :class:`Shown` has no field for a model's name, a candidate's number or another
+person's answer; :class:`Item` and :class:`Judgement` have them, and only an export creates these.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Answer(Body):
 
 
 class LabelOptions(Section):
-    """What raters may say besides ranks, flags, confidence and a comment."""
+    """Optional parts of an answer, besides ranks, flags, confidence and a comment."""
 
     model_config = ConfigDict(strict=True)
 
@@ -90,7 +90,7 @@ class LabelOptions(Section):
 
 
 class ChatOptions(Section):
-    """The model that raters talk with, where a project is of this kind: they write, and choose one of two answers."""
+    """The model of a project in which raters write messages and choose one of two answers."""
 
     model_config = ConfigDict(strict=True)
 
@@ -197,7 +197,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Item:
-    """A task with everything that is known of it, never shown to raters."""
+    """A task with all its data, never shown to raters."""
 
     prompt: str
     lang: str
@@ -236,7 +236,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the owner decided on a task on which raters differ: its final ranking. No figure of the raters counts it."""
+    """The owner's final ranking of a disputed task. No figure of the raters includes it."""
 
     task: int  # the id of its Item
     person: str  # the owner's pseudonym

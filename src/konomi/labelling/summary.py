@@ -1,4 +1,4 @@
-"""The figures of a project in which people rank: how far they agree, and which model they prefer."""
+"""Statistics of a ranking project: agreement of the raters, and the model they prefer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def models(exported: Exported, counts: Sequence[PairVotes], seed: int = 0) -> di
             model = each.source.get("model")
             key = Prompt(item.prompt).key, each.text
             named = None if model is None else str(model)
-            # what two models wrote belongs to neither
+            # a text that two models wrote counts for neither
             wrote[key] = named if wrote.get(key, named) == named else None
     played = contests(counts, lambda prompt, text: wrote.get((Prompt(prompt).key, text)))
     if not played:
@@ -60,7 +60,7 @@ def models(exported: Exported, counts: Sequence[PairVotes], seed: int = 0) -> di
 
 
 FEWEST_COMPARISONS = 20
-"""Below these the strengths of models are not printed."""
+"""Below this count the strengths of models are not printed."""
 
 
 def lines(figures: dict[str, Any]) -> list[str]:

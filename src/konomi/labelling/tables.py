@@ -1,4 +1,4 @@
-"""The tables of the store and their checksums: SQLite notices a torn page, but not a value that was changed.
+"""The tables of the store and their checksums: SQLite detects a torn page, but not a changed value.
 
 A wrong checksum raises :class:`sqlite3.DatabaseError`, which the store reports as a damaged file. Functions over an open
 transaction.
@@ -21,7 +21,7 @@ _BEFORE_4 = f"SELECT {_FIRST} FROM answers JOIN shown ON shown.id = answers.show
 ANSWERS = f"SELECT {_FIRST}, strength, edits FROM answers JOIN shown ON shown.id = answers.shown"
 """Rows of answers: row number, checksum, and the values under it."""
 _ALWAYS = 15
-"""So many values are always under the checksum; of later ones those up to the last that is given, so that older ones hold."""
+"""Values that are always in the checksum; later columns up to the last that is not NULL, so that old checksums stay valid."""
 _LOST = """SELECT shown.id FROM shown LEFT JOIN answers ON answers.shown = shown.id GROUP BY shown.id
     HAVING count(answers.id) <> shown.revision OR coalesce(max(answers.revision), 0) <> shown.revision LIMIT 1"""
 
@@ -82,7 +82,7 @@ def _tasks(db: sqlite3.Connection, task: int | None = None) -> dict[int, tuple[R
 
 
 def everything(db: sqlite3.Connection) -> tuple[dict[int, tuple[Row, list[Row]]], list[Row], list[Row]]:
-    """Tasks, latest answers and decisions, unchecked, so that the transaction is short: nobody can save an answer meanwhile.
+    """Tasks, latest answers and decisions, unchecked: a short transaction, as it blocks writers.
 
     Raises DatabaseError: an answer is missing.
     """
@@ -195,7 +195,7 @@ VERSION = len(MIGRATIONS)
 
 
 def change(db: sqlite3.Connection, version: int) -> None:
-    """Bring the tables of a version up to date."""
+    """Migrate the tables from a version to the current one."""
     for statement in (each for step in MIGRATIONS[version:] for each in step):
         db.execute(statement) if isinstance(statement, str) else statement(db)
 

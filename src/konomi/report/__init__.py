@@ -1,1 +1,1 @@
-"""The page of a run, and what its figures say in words."""
+"""The report page of a run, and its figures in words."""

@@ -11,7 +11,7 @@ from typing import Any
 from konomi.text import interval_words, number, percent, plural, signed
 
 FEW_PROMPTS = 30
-"""With fewer prompts an interval is too wide to decide anything, and the prompts themselves may be odd ones."""
+"""With fewer prompts an interval is too wide to decide anything, and the prompts may be unusual."""
 WIDE = 0.10
 """An interval of the accuracy that is wider than this (5 points to each side) says little of how good a model is."""
 FEW_COMPARISONS = 2_000
@@ -125,7 +125,7 @@ def _grade(result: Mapping[str, Any]) -> str:
 
 
 def _of_ceiling(result: Mapping[str, Any]) -> str:
-    """Where the model stands against the raters: a key of the texts."""
+    """The model against the raters' ceiling, as a key of the texts."""
     agreement = result["agreement"]
     if agreement is None:
         return "no_overlap"
@@ -139,7 +139,7 @@ def _of_ceiling(result: Mapping[str, Any]) -> str:
 
 
 def guard_words(event: Mapping[str, Any]) -> dict[str, str]:
-    """What a guard of `konomi.training.guard` has seen, the likely cause and the cure, and what the run does: ``en``, ``ja``.
+    """What a guard of `konomi.training.guard` detected, the likely cause, the remedy, and what the run does: ``en``, ``ja``.
 
     ``event``: one of ``guards`` in run.json, without its words.
     """

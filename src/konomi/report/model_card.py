@@ -1,4 +1,4 @@
-"""The model card of a run: README.md beside its model, for whoever is given the model without the run."""
+"""The model card of a run: README.md beside the model, for users of the model without the run."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _shared(name: str) -> str:
 
 
 def _shared_reward(reward: Mapping[str, Any]) -> dict[str, Any]:
-    """A reward, and all that it is made of, without them."""
+    """A reward and its parts, with such names only."""
     parts = {name: _shared_reward(part) for name, part in reward.get("parts", {}).items()}
     name = reward.get("name", "")
     shared = [_shared(str(each)) for each in name] if isinstance(name, list) else _shared(str(name))
@@ -117,7 +117,7 @@ def _at(config: Mapping[str, Any], path: str) -> Any:
 
 
 def _figures(run: RunDir, verb: str) -> str:
-    """What came of the run, on what was held out."""
+    """The results of the run on held-out data."""
     if verb == "sft":
         evaluated = evaluations(run.read_metrics())
         before, after = (evaluated["before"], evaluated["model"]) if evaluated else ({}, {})

@@ -1,4 +1,4 @@
-"""The page of a run, live or finished, or of a pipeline's rounds: its data as JSON, and one HTML file that draws it by itself.
+"""The page of a run, live or finished, or of a pipeline's rounds: its data as JSON, and a self-contained HTML file.
 
 The script and style in static/ also draw the page of `konomi watch`. Texts by models or from data files are never trusted: they
 reach the page as JSON and are inserted as text, and a content security policy allows only this script and style.
@@ -27,8 +27,8 @@ from konomi.runs.directory import RunDir
 from konomi.text import flat, number
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("words.js", "text.js", "format.js", "chart.js", "parts.js", "evaluation.js", "curves.js", "rounds.js", "page.js",
-           "report.js")  # fmt: skip
+SCRIPTS = ("words.js", "text.js", "format.js", "chart.js", "parts.js", "evaluation.js", "curves.js", "rounds.js", "tiles.js",
+           "page.js", "report.js")  # fmt: skip
 """In the order of their imports."""
 SAMPLE_UPDATES = 12
 """Updates whose texts are in a report, spread over the run."""
@@ -108,7 +108,7 @@ def data_of(run: RunDir, metrics: Sequence[Row]) -> dict[str, Any]:
         raise DataError(f"{run.path}: a run of `konomi {verb}` has no page; what it made is in that directory")
     results = {key: _read_result(run, name, again) for key, name, again in RESULTS[verb]}
     compare, evaluation = results.get("compare"), results.get("evaluation")
-    if compare is not None and not compare.get("verdict"):  # of a version without verdicts
+    if compare is not None and not compare.get("verdict"):  # written by a version without verdicts
         compare = {**compare, "verdict": change(compare.get("difference", {}), compare.get("prompts") or 0)}
     data = config.get("data", {})
     return {
@@ -188,12 +188,12 @@ def evaluations(metrics: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def _planned(ppo: Mapping[str, Any]) -> int | None:
-    """Updates that the run is to make."""
+    """Planned updates of the run."""
     return ppo["episodes"] // ppo["batch_size"] if ppo.get("episodes") and ppo.get("batch_size") else None
 
 
 def _facts(verb: str, info: Row, config: Row, result: Row) -> list[tuple[str, str]]:
-    """Words and value of what the run worked with."""
+    """Label keys and values of what the run used."""
     data, scale = config.get("data", {}), result.get("normalisation") or {}
     mean, std, count = (number(scale.get(key)) for key in ("mean", "std", "count"))
     scored = [
@@ -252,7 +252,7 @@ def _samples(run: RunDir) -> list[dict[str, Any]]:
 
 @cache
 def _script() -> str:
-    """The modules of the page as one: each of their names is there once."""
+    """The modules of the page as one script; their names are unique."""
     modules = "".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS)
     return re.sub(r"^import .*;\n|^export ", "", modules, flags=re.MULTILINE)
 
@@ -265,6 +265,6 @@ def _policy(style: str, script: str) -> str:
 
 
 def _inert(data: Any) -> str:
-    """JSON that ends no element and holds no character that a reader of the file could be misled by."""
+    """JSON without characters that could end an element or mislead a reader of the file."""
     text = json.dumps(files.plain(data), allow_nan=False, separators=(",", ":"))
     return re.sub("[<>&\x7f]", lambda odd: f"\\u{ord(odd[0]):04x}", text)

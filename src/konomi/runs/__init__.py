@@ -1,1 +1,1 @@
-"""A run: its directory, what follows it (console, MLflow), and the machine that it is on."""
+"""Runs: the run directory, console and metric sinks, the environment."""

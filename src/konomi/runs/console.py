@@ -1,4 +1,4 @@
-"""What the command line shows of a job: a live table on a terminal, plain lines elsewhere; always on stderr."""
+"""Progress of a job on stderr: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 """Between two lines on the progress of one thing."""
 ROWS = 12
-"""Updates in the live table."""
+"""Updates shown in the live table."""
 COLUMNS = (
     ("update", "update"), ("episodes", "episodes"), ("eps/s", "episodes/per_second"), ("score", "ppo/mean_scores"),
     ("± std", "ppo/std_scores"), ("KL nats", "objective/kl"), ("coef", "objective/kl_coef"), ("entropy", "objective/entropy"),
     ("clip%", "ppo/policy/clipfrac"), ("expl.v", "ppo/val/var_explained"), ("left", "left"),
 )  # fmt: skip
 FIRST = ("update", "ppo/mean_scores", "objective/kl", "left", "ppo/std_scores", "episodes/per_second", "objective/kl_coef")
-"""The columns that a narrow terminal keeps longest, the most important first; then judges, then the rest."""
+"""Columns in the order in which a narrow terminal keeps them; then judges, then the rest."""
 TWO_DECIMALS = ("ppo/mean_scores", "ppo/std_scores", "objective/kl", "ppo/val/var_explained", "episodes/per_second")
 GAP = 1
 """Spaces between two columns."""
@@ -52,7 +52,7 @@ class Terminal(Console):
 
 
 def make_observer() -> Observer:
-    """The observer that suits where stderr goes; of several processes one is heard."""
+    """The observer for stderr: live on a terminal, else plain; silent in all processes but the main one."""
     if not is_main():
         return Observer()
     console = Terminal(stderr=True)
@@ -85,7 +85,7 @@ class _Timed(Observer):
         for key in set(TWO_DECIMALS) & set(numbers):
             numbers[key] = f"{result.metrics[key]:.2f}"
         for key in set(result.out_of_range) & set(numbers):
-            numbers[key] += "!"  # out of its healthy range
+            numbers[key] += "!"  # outside its healthy range
         return {
             **numbers,
             "update": f"{result.update}/{self.updates}",
@@ -117,7 +117,7 @@ class PlainObserver(_Timed):
 
     def before(self, samples: list[dict[str, Any]]) -> None:
         for sample in samples[:4]:
-            self._line(f"before: {_one_line(sample)}")
+            self._line(f"before: {_sample_line(sample)}")
 
     def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
         now = time.monotonic()
@@ -223,15 +223,15 @@ def _progress(what: str, done: int, total: int, figures: Mapping[str, float] | N
 def _texts(title: str, samples: list[dict[str, Any]]) -> Group:
     lines = [Text(title, style="bold")]
     for sample in samples:
-        line = Text(f"{sample['score']:+6.2f}  {flat(sample['prompt'])}", style="dim")
-        lines.append(line.append(flat(sample["response"]), style="default"))
+        line = Text(f"{sample['score']:+6.2f}  {one_line(sample['prompt'])}", style="dim")
+        lines.append(line.append(one_line(sample["response"]), style="default"))
     return Group(*lines)
 
 
-def _one_line(sample: dict[str, Any]) -> str:
-    return f"{sample['score']:+.2f}  {flat(sample['prompt'])}|{flat(sample['response'])}"
+def _sample_line(sample: dict[str, Any]) -> str:
+    return f"{sample['score']:+.2f}  {one_line(sample['prompt'])}|{one_line(sample['response'])}"
 
 
-def flat(text: str) -> str:
-    """On one line, and with nothing in it that steers the terminal."""
+def one_line(text: str) -> str:
+    """The text on one line, without characters that control the terminal."""
     return visible(text.replace("\n", "␤").replace("\t", " "))

@@ -1,26 +1,26 @@
-"""The run directory: everything that a run leaves behind, in files that survive a kill.
+"""The run directory: all output of a run, in files that survive a kill.
 
 ::
 
     config.json     the resolved configuration
     run.json        status, reason, seed, versions, machine, git, times (see :meth:`RunDir.create`)
-    metrics.jsonl   one line an update; units in docs/metrics.md; NaN and infinity are null
-    samples.jsonl   one line a sample text
-    evaluations.jsonl   one line an evaluation on held-out prompts during training: scores and texts; update 0: the initial model
+    metrics.jsonl   one line per update; units in docs/metrics.md; NaN and infinity are null
+    samples.jsonl   one line per sample text
+    evaluations.jsonl   one line per evaluation on held-out prompts during training: scores and texts; update 0: the initial model
     inputs/         a copy of each reward function's file, by the setting that names it
     checkpoints/    made by the trainer
-    drawn.jsonl     candidates of a run of sample that goes on, batch by batch
+    drawn.jsonl     candidates of an unfinished run of sample, batch by batch
     model/          the model that the run ends with
-    adapter/        where adapters were trained: they alone, for peft; their sum with the weights is in model/
+    adapter/        trained adapters alone, for peft; model/ has them merged into the weights
     end/            where the model has landed: the trained model, or its adapters, before that
-    land.json       the line through initial and trained weights: reward and KL at some places, and where the model landed
+    land.json       reward and KL at some points of the line through initial and trained weights, and where the model landed
     compare.json    the before/after
     eval.json       how far a reward model can be trusted
     report.html
     trace.json.gz   with --profile: one update, for ui.perfetto.dev; profile.txt is a table of it
 
-Lines are appended and synced one by one and whole files are replaced in one step: a kill costs the line being written at
-most.
+Lines are appended and synced one by one, and other files are replaced in one step: a kill loses at most the line being
+written.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _VERBS = {
 class RunDir:
     """One run's directory. Make it with :meth:`create` or :meth:`open`. The paths are those of the list above.
 
-    ``followed``: the content of run.json, in a process whose main one writes the directory; nothing is written then.
+    ``followed``: the content of run.json, in a process that is not the main one; nothing is written then.
     """
 
     def __init__(self, path: Path, followed: Mapping[str, Any] | None = None) -> None:
@@ -71,7 +71,7 @@ class RunDir:
         self.metrics, self.samples = path / "metrics.jsonl", path / "samples.jsonl"
         self.evaluations = path / "evaluations.jsonl"
         self.drawn = path / "drawn.jsonl"
-        self._checked: set[Path] = set()  # files whose last line is known to be complete
+        self._checked: set[Path] = set()  # files whose last line is complete
 
     @classmethod
     def create(
@@ -139,7 +139,7 @@ class RunDir:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What run.json says now. Raises DataError if it is missing or damaged."""
+        """The current content of run.json. Raises DataError if it is missing or damaged."""
         return self._object("run.json") if self._followed is None else dict(self._followed)
 
     @property
@@ -202,12 +202,12 @@ class RunDir:
         return files.read_lines(self.drawn)[0]
 
     def remove_drafts(self) -> None:
-        """Remove what a killed process had half-written. Only for whoever holds the run's lock."""
+        """Remove half-written files of a killed process. The caller must hold the run's lock."""
         if self._followed is None:
             files.remove_drafts(self.path)
 
     def truncate_after(self, update: int) -> None:
-        """Drop the metrics, samples and evaluations of updates after ``update``: the run goes on from an older checkpoint."""
+        """Drop metrics, samples and evaluations after ``update``, to continue from an older checkpoint."""
         if self._followed is not None:
             return
         for path in (self.metrics, self.samples, self.evaluations):
@@ -249,12 +249,12 @@ class RunDir:
             return
         try:
             with open(path, "ab") as file:
-                if path not in self._checked:  # only a writer mends: a reader may be looking at a run that goes on
+                if path not in self._checked:  # only a writer repairs the file: a reader may look at a run in progress
                     size = files.read_lines(path)[1]
                     if size is not None:
                         file.truncate(size)
                     elif file.tell() and not path.read_bytes().endswith(b"\n"):
-                        data = b"\n" + data  # the last line is whole but for its end
+                        data = b"\n" + data  # the last line lacks only its newline
                     self._checked.add(path)
                 file.write(data)
                 file.flush()

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, processor, git commit. Imports nothing heavy; takes no name of a person or host."""
+"""The environment of a run: versions, processor, git commit. Imports nothing heavy; records no name of a person or host."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def machine(gpu: str | None = None) -> dict[str, Any]:
 
 
 def free_memory() -> int:
-    """Bytes that this machine has left, within the limit of a container; 0 where the system does not tell."""
+    """Free memory in bytes, within the limit of a container; 0 if unknown."""
     try:
         with open("/proc/meminfo", encoding="utf-8") as file:
             free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
@@ -52,7 +52,7 @@ def free_memory() -> int:
         except (OSError, ValueError):  # no such group, or "max": no limit
             continue
         files = re.search(r"^(?:total_)?inactive_file (\d+)$", memory_stat, re.M)
-        free = min(free, most - held + (int(files[1]) if files else 0))  # what it keeps of files can be given back
+        free = min(free, most - held + (int(files[1]) if files else 0))  # the page cache can be reclaimed
     return max(0, free)
 
 
@@ -82,7 +82,7 @@ def _cpu() -> str:
 
 
 def typed(program: str) -> str:
-    """How to type a program installed beside this one: its name, or its path if the shell would not find it."""
+    """The command for a program installed beside this one: its name, or its path if it is not on PATH."""
     beside = Path(sys.argv[0]).with_name(program)
     on_path = shutil.which(program)
     if not beside.exists() or (on_path and Path(on_path).resolve() == beside.resolve()):
@@ -92,7 +92,7 @@ def typed(program: str) -> str:
 
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _OWN = r"ACCELERATE_(MIXED_PRECISION|GRADIENT_ACCUMULATION_STEPS|DYNAMO_.*)"
-"""What konomi decides by its own settings, though `accelerate launch` sets it too."""
+"""Set by `accelerate launch`, but decided by konomi's own settings."""
 _LAUNCHER = re.compile(
     "|".join(_SIZES) + "|RANK|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_ADDR|MASTER_PORT|TORCHELASTIC_.*|PMI_RANK|MPI_LOCAL.*"
     "|OMPI_COMM_WORLD_.*|MV2_COMM_WORLD_.*|FSDP_.*|(PARALLELISM_CONFIG|CONTEXT_PARALLEL)_.*|ACCELERATE_(?!TORCH_DEVICE$).*"
@@ -101,12 +101,12 @@ _LAUNCHER = re.compile(
 
 
 def launched_processes() -> int:
-    """How many processes the variables of a launcher speak of; 1 without them."""
+    """The number of processes according to a launcher's variables; 1 without them."""
     return max([1, *(int(os.environ[name]) for name in _SIZES if os.environ.get(name, "").isdecimal())])
 
 
 def settle_processes(command: str, several: bool) -> None:
-    """Make the environment that of the processes which a launcher has started; of one that is alone, remove its variables.
+    """Check and clean the launcher's environment variables; remove them all if there is only one process.
 
     Args:
         command: for the message.
@@ -131,7 +131,7 @@ def settle_processes(command: str, several: bool) -> None:
         for name in filter(re.compile(_OWN).fullmatch, names):
             del os.environ[name]
         return
-    wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")  # a user's own wish
+    wanted = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")  # set by the user
     for name in names:
         del os.environ[name]
     if wanted:
@@ -139,7 +139,7 @@ def settle_processes(command: str, several: bool) -> None:
 
 
 def is_sharded() -> bool:
-    """Whether a launcher asks for FSDP: a model that trains is divided among the processes."""
+    """Whether a launcher requests FSDP, which divides a trained model among the processes."""
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true") and launched_processes() > 1
 
 
@@ -154,7 +154,7 @@ _WITHOUT = ("konomi sft", "konomi reward", "konomi run")
 
 
 def check_sharding(command: str) -> None:
-    """Make sure that what a launcher of several processes asks for is what konomi does.
+    """Check that konomi supports what a launcher of several processes requests.
 
     Raises:
         ConfigError: it is not: DeepSpeed, FSDP1, a setting of FSDP, or FSDP for a command that trains without it.

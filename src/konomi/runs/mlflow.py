@@ -1,8 +1,8 @@
 """MLflow as a sink: settings, metrics and files of a run, in a store that may be unreachable.
 
-A store that does not answer costs one warning; what could not be sent is sent later, and metrics.jsonl has it anyway. The
-time spent on failures is bounded (with MLflow's own settings a dead server holds each call for minutes). Nothing global
-changes: environment and loggers are set around each call and put back.
+An unreachable store causes one warning; unsent metrics are sent later, and metrics.jsonl has them in any case. The time spent
+on failures is bounded (with MLflow's own settings a dead server blocks each call for minutes). No global state changes:
+environment and loggers are set for each call and restored.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from konomi.runs.directory import EndStatus
 
 PATIENCE = 8.0
-"""Seconds that failing calls may take in a whole run; the one that exceeds them is the last."""
+"""Seconds that failing calls may take in one run; after that no more are made."""
 PAUSE = 30.0
-"""Seconds between a failure and the next try."""
+"""Seconds between a failure and the next attempt."""
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -43,7 +43,7 @@ _METRICS_A_BATCH, _PARAMS_A_BATCH, _PARAM_LENGTH = 1000, 100, 6000
 
 
 class MlflowSink:
-    """One MLflow run. No method fails when the store does not answer."""
+    """One MLflow run. No method fails when the store is unreachable."""
 
     def __init__(
         self, experiment: str, run_name: str, params: Mapping[str, Any], default_root: Path, on_warning: Callable[[str], None],
@@ -53,17 +53,17 @@ class MlflowSink:
         """Describe the run; :meth:`start` begins it.
 
         Args:
-            experiment: made if there is none of this name.
+            experiment: created if it does not exist.
             run_name: in MLflow.
             params: nested settings: {"ppo": {"lam": .95}} becomes ``ppo.lam``.
             default_root: where mlflow.db and mlartifacts/ go without MLFLOW_TRACKING_URI.
-            on_warning: called at most once, with why the store does not answer.
-            run_id: the MLflow run to continue. Its params stay, missing ones are added. Of steps that it has, it gets no
-                further points: a run that was killed does again what it had done since its last checkpoint.
+            on_warning: called at most once, with the reason why the store cannot be used.
+            run_id: the MLflow run to continue. Its params stay, missing ones are added. Steps that it already has get no
+                further points: a killed run repeats the updates since its last checkpoint.
             data: ``name``, ``digest`` (up to 36 characters) and ``source`` of the prompts.
             git: ``commit`` and ``dirty`` of the work tree.
             parent: the MLflow run that this one belongs to.
-            again: steps get further points all the same.
+            again: such steps get further points.
         """
         self.run_id: str | None = run_id
         self._experiment, self._run_name, self._root = experiment, run_name, default_root
@@ -85,11 +85,11 @@ class MlflowSink:
 
     @property
     def complete(self) -> bool:
-        """Whether the store has everything that was logged so far."""
+        """Whether the store has received everything logged so far."""
         return self._begun and not self._waiting
 
     def start(self) -> None:
-        """Open the store, and begin or continue the run in it."""
+        """Open the store, and create or continue the run."""
         self._send()
 
     def log(self, update: int, metrics: Mapping[str, float | None]) -> None:
@@ -117,7 +117,7 @@ class MlflowSink:
                     self._client.log_artifact(self.run_id, str(path))
 
     def end(self, status: EndStatus) -> None:
-        """Send what waits and close the run in MLflow."""
+        """Send pending metrics and close the run in MLflow."""
         self._next_try = 0.0
         self._send()
         if self._begun and self._may_try():
@@ -129,7 +129,7 @@ class MlflowSink:
         return self._lost < PATIENCE and time.monotonic() >= self._next_try
 
     def _send(self) -> None:
-        """Begin the run if that is still to be done, then send the metrics that wait."""
+        """Create the run if necessary, then send pending metrics."""
         if not self._may_try():
             return
         with self._guarded(ENVIRONMENT):
@@ -172,7 +172,7 @@ class MlflowSink:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            return False  # deleted, or the address is another one than before: the run gets a new one
+            return False  # deleted, or another store than before: create a new run
         return True
 
     def _experiment_id(self, client: MlflowClient) -> str:
@@ -186,7 +186,7 @@ class MlflowSink:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                experiment = client.get_experiment_by_name(self._experiment)  # another run was faster
+                experiment = client.get_experiment_by_name(self._experiment)  # created by another run meanwhile
         assert experiment is not None
         return str(experiment.experiment_id)
 
@@ -198,7 +198,7 @@ class MlflowSink:
 
     @contextmanager
     def _guarded(self, environment: Mapping[str, str]) -> Iterator[None]:
-        """Run one attempt quietly; a failure of the store is counted, and the first one warned of."""
+        """Run one attempt quietly: count the time of a failure, and warn of the first."""
         with quiet(environment):
             expected = failures()
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Opening an MLflow store: its address, the errors of one that cannot be used, and MLflow's own noise kept quiet."""
+"""Open an MLflow store: its address, its errors, and MLflow's own messages silenced."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LOGGERS = ("mlflow", "alembic", "urllib3", "sqlalchemy")
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address by which SQLAlchemy, and so MLflow, knows the SQLite file ``path``."""
+    """The SQLAlchemy URL, as MLflow takes it, of the SQLite file ``path``."""
     text = path.as_posix()
-    if set("%?#").isdisjoint(text):  # MLflow makes the directory that an address spells: escape only where it must be
+    if set("%?#").isdisjoint(text):  # MLflow creates the directory as the URL spells it: escape only if necessary
         return f"sqlite:///{text}"
     from sqlalchemy.engine import URL
 
@@ -27,9 +27,9 @@ def sqlite_uri(path: Path) -> str:
 
 @contextmanager
 def opening(uri: str) -> Iterator[None]:
-    """Around the opening of a store: fail at once if a database cannot be reached; lock a SQLite file that has no tables yet.
+    """Wrap the opening of a store: fail at once if a database is unreachable; lock a SQLite file while its tables are created.
 
-    MLflow by itself would try ten times, for 100 seconds, and runs that start together would spoil the tables.
+    MLflow itself would try ten times, for 100 seconds, and runs that start together would corrupt the tables.
     """
     from filelock import FileLock
     from sqlalchemy.engine import make_url
@@ -51,7 +51,7 @@ def opening(uri: str) -> Iterator[None]:
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """The exceptions of a store, or of its driver, that cannot be used. The first call imports mlflow (3 s)."""
+    """The exceptions of an unusable store or its driver. The first call imports mlflow (3 s)."""
     from alembic.util import CommandError
     from mlflow.exceptions import MlflowException
     from requests import RequestException
@@ -65,7 +65,7 @@ def failures() -> tuple[type[BaseException], ...]:
 
 @contextmanager
 def quiet(environment: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that the user has not set, hold MLflow's own messages back, and put everything back after."""
+    """Set environment variables that the user has not set and silence MLflow, then restore both."""
     added = {name: value for name, value in environment.items() if name not in os.environ}
     levels = {name: logging.getLogger(name).level for name in _LOGGERS}
     os.environ.update(added)

@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Callbacks of a job. This one ignores them."""
+    """Callbacks of a job; this base class ignores them."""
 
     def say(self, text: str) -> None:
-        """A step began, or something is worth knowing."""
+        """A step began, or an informative message."""
 
     def warn(self, text: str) -> None:
-        """Something went wrong that does not stop the run."""
+        """A problem that does not stop the run."""
 
     def start(self, run: RunDir, facts: dict[str, str], updates: int) -> None:
-        """The run is set up: label -> what it will work with."""
+        """The run is set up. ``facts``: label -> value."""
 
     def before(self, samples: list[dict[str, Any]]) -> None:
         """Texts of the initial model."""
 
     def progress(self, what: str, done: int, total: int, figures: Mapping[str, float] | None = None) -> None:
-        """So much of a long step is done; ``figures`` are worth a line of their own."""
+        """Progress of a long step; ``figures`` get a line of their own."""
 
     def step(self, result: StepResult) -> None:
         """One update is done."""
@@ -39,12 +39,12 @@ class Observer:
         self.warn("stopping: this update is finished and saved first; Ctrl-C again stops at once")
 
     def end(self) -> None:
-        """The job is over, well or not."""
+        """The job has ended, successfully or not."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one update did."""
+    """The result of one update."""
 
     update: int
     """1 is the first."""

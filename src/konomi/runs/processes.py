@@ -1,7 +1,7 @@
-"""The processes of one job, as a launcher (accelerate launch, torchrun) starts them: who is the main one, and what they exchange.
+"""The processes of one job, as a launcher (accelerate launch, torchrun) starts them: the main process, and communication.
 
-Every process does the same in the same order. The main one alone writes, prints and calls what must be called once; where there
-is one process, that is it, and nothing heavy is imported. All that is known of the others comes through Accelerate.
+All processes run the same steps in the same order. Only the main one writes, prints and calls what must be called once; a single
+process is the main one, and nothing heavy is imported. Communication goes through Accelerate.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 PATIENCE = timedelta(hours=12)
-"""How long a process waits for the others. One that has ended is noticed at once; a reward may take its time."""
+"""How long a process waits for the others. A process that ended is noticed at once; a reward may be slow."""
 LATER = 1.0
-"""Seconds by which the main process, which knows more, is the first to print what all have."""
+"""Seconds by which the other processes delay an error, so that the main one prints it first."""
 
 
 def _state() -> Any:
@@ -51,18 +51,18 @@ def index() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Whether this is the main process, which writes and prints."""
     return index() == 0
 
 
 def wait() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes."""
     if several():
         _state().wait_for_everyone()
 
 
 def gather(x: T) -> list[T]:
-    """The object of every process, in their order, in all of them."""
+    """The objects of all processes, in their order, in every process."""
     if not several():
         return [x]
     from accelerate.utils import gather_object
@@ -73,7 +73,7 @@ def gather(x: T) -> list[T]:
 
 
 def shared(x: T) -> T:
-    """The main process's object in all of them."""
+    """The main process's object, in every process."""
     if not several():
         return x
     from accelerate.utils import broadcast_object_list

@@ -1,4 +1,4 @@
-"""Stopping by signal: at once, or at the next good place."""
+"""Stop by signal: at once, or at the next safe point."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from konomi.runs import processes
 
 
 class Stop:
-    """Whether a signal asked the job to stop. In :meth:`patience` the first one waits until it is looked at."""
+    """Whether a signal asked the job to stop. Within :meth:`patience` the first one is only recorded."""
 
     def __init__(self, on_signal: Callable[[], None]) -> None:
         self.signal: str | None = None
         self.agreed = False
-        """All processes of the job know of it."""
+        """All processes of the job know of the signal."""
         self._patient, self._on_signal = False, on_signal
 
     @contextmanager

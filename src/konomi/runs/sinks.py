@@ -1,6 +1,6 @@
-"""Sinks: places beside the run directory that get a run's metrics and files. ``run.sinks`` names them.
+"""Sinks: services beside the run directory that receive a run's metrics and files. ``run.sinks`` names them.
 
-A sink copies; the run's own files hold everything. Its package is imported when it starts: MLflow comes with konomi,
+A sink holds copies; the run's own files hold everything. Its package is imported when it starts: MLflow comes with konomi,
 TensorBoard and Weights & Biases are extras, reached through Accelerate's trackers.
 """
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """A place that gets a run's metrics and files."""
+    """A service that receives a run's metrics and files."""
 
     def start(self) -> None:
-        """Begin the run there, or continue it."""
+        """Create or continue the run there."""
 
     def log(self, update: int, metrics: Mapping[str, float | None]) -> None:
         """Log the metrics of one update. None, NaN and infinity are left out."""
 
     def artifact(self, path: Path) -> None:
-        """Copy a file or directory of the run, if it is there."""
+        """Copy a file or directory of the run, if it exists."""
 
     def end(self, status: EndStatus) -> None:
-        """Send what waits and close the run there."""
+        """Send pending metrics and close the run there."""
 
 
 class TrackerSink:
@@ -96,7 +96,7 @@ class TrackerSink:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Let a failure end the sink, with a warning, and not the run."""
+        """On a failure disable the sink with a warning; the run continues."""
         try:
             yield
         except self._failures as error:
@@ -106,7 +106,7 @@ class TrackerSink:
 
 
 class Sinks:
-    """All sinks of a run, as one."""
+    """All sinks of a run, used as one."""
 
     def __init__(self, *sinks: Sink) -> None:
         self._sinks = sinks

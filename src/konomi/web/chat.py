@@ -1,6 +1,6 @@
-"""Conversations with a model on the page, and their JSON. The model answers in a thread, one rater after the other.
+"""Conversations with a model on the page, and their JSON. The model answers in a thread, one rater at a time.
 
-No request waits for it: a page asks now and then how far it is.
+No request waits for it: the page polls its state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from konomi.web.errors import Json, Refusal, described
 router = APIRouter(prefix="/api/chat")
 _LOG = logging.getLogger("konomi.web")
 TRIES = 4
-"""Times that two answers are drawn until they are not the same."""
+"""Attempts to draw two different answers."""
 
 
 class Policy(Protocol):
@@ -57,7 +57,7 @@ class _Job:
 
 @dataclass
 class Chat:
-    """The model and those who wait for it."""
+    """The model and its queue of raters."""
 
     policy: Policy
     options: ChatOptions
@@ -71,7 +71,7 @@ class Chat:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="konomi-chat")
 
     def ask(self, person: Person, text: str, after: str | None) -> None:
-        """Let the model answer a message. Raises Refused: it cannot be asked; ``chat_busy``: it is answering this person."""
+        """Queue a message for the model. Raises Refused: it is not accepted, or the model still answers this person."""
         messages = chats.next_messages(self.store, person, after, text, self.options.system)
         with self._lock:
             if (job := self._jobs.get(person.id)) is not None and not job.future.done():
@@ -80,7 +80,7 @@ class Chat:
             self._jobs[person.id] = _Job(self._pool.submit(self._answer, person, messages))
 
     def state(self, person: Person) -> dict[str, Any]:
-        """How far the answers to a person are: ``state`` and what belongs to it. What has failed is said once."""
+        """The state of a person's answers. A failure is reported once."""
         with self._lock:
             job = self._jobs.get(person.id)
             if job is None:
@@ -94,7 +94,7 @@ class Chat:
         return {"state": "idle"} if error is None else {"state": "failed", "error": described(_code(error))}
 
     def close(self) -> None:
-        """Let nobody wait: what the model still writes is not kept."""
+        """Stop: answers in progress are discarded."""
         with self._lock:
             self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -121,7 +121,7 @@ class Chat:
 
 
 def _code(error: BaseException) -> str:
-    """The code of what went wrong in the thread; a surprise goes to the owner's terminal too."""
+    """The error code of a failure in the thread; unexpected ones are also logged."""
     if isinstance(error, Refused):
         return error.code
     _LOG.error("%s", visible("".join(traceback.format_exception(error))))  # it may quote a message
@@ -130,7 +130,7 @@ def _code(error: BaseException) -> str:
 
 @router.get("")
 def state(request: Request) -> Json:
-    """What the model is doing for this person, the turn that waits for a choice, or the one from which they may go on."""
+    """The model's state, and the person's turn: the one that waits for a choice, else the last one."""
     site, store, person = context(request)
     now = _chat(request).state(person)
     turn = chats.last_turn(store, person) if now["state"] in ("idle", "failed") else None
@@ -154,7 +154,7 @@ def ask(request: Request) -> Json:
 
 
 def _shown(talk: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Messages as a page shows them: without those that only the model reads."""
+    """The messages that the page shows: those of user and assistant."""
     return [{"role": m["role"], "text": str(m["content"])} for m in talk if m["role"] in ("user", "assistant")]
 
 

@@ -1,4 +1,4 @@
-"""The JSON behind the page of tasks on which raters differ; for owners. It names neither models nor raters."""
+"""JSON of disputed tasks, for owners. It names neither models nor raters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = 100
 
 
 class DecisionBody(Body):
-    """A decision, or with no ranks that it is taken back, and the revision that it replaces."""
+    """A decision (no ranks: withdraw it), and the revision that it replaces."""
 
     ranks: dict[Text, int]
     comment: Text = ""
@@ -51,7 +51,7 @@ def one(request: Request, task: str) -> Json:
 
 @router.post("/{task}")
 def decide(request: Request, task: str) -> Json:
-    """Save a decision, or take it back; also while the collection is closed."""
+    """Save or withdraw a decision; also while the collection is closed."""
     _, store, owner = context(request, admin_of)
     body = body_of(request, DecisionBody)
     revision = decisions.decide(store, owner, _number(task), body.ranks, body.comment, body.revision, time.time())

@@ -1,6 +1,6 @@
-"""Agreement between people and whether there is enough data: figures that take seconds with many answers.
+"""Agreement and data sufficiency: figures that take seconds with many answers.
 
-They are computed in a child process now and then, so that no request waits. It is started by the path of this file, which keeps
+A child process computes them from time to time, so that no request waits. It is started by the path of this file, which keeps
 the working directory off its import path: a ``random.py`` there must not shadow the standard library's.
 """
 
@@ -61,7 +61,7 @@ class Found:
     def shown(self) -> dict[str, Any]:
         """For the pages: ``agreement``, and ``enough`` with the key of its words.
 
-        The agreement of few answers would reveal another person's answer; so it comes late, and rounded.
+        The agreement of few answers would reveal another person's answer, so it is withheld at first, and rounded.
         """
         shares = {name: getattr(self, name) for name in ("share", "low", "high")}
         known = {name: None if value is None else round(value, 2) for name, value in shares.items()}
@@ -146,7 +146,7 @@ class Figures:
             if process.returncode == 0:
                 self.latest = Found(**json.loads(text))
             else:
-                self._answers = -1  # the file was busy, or is being mended: later again
+                self._answers = -1  # the file was busy or is being repaired: retry later
             self._process = None
             self._at = time.monotonic() + max(self.every, 20 * (time.monotonic() - began))
 

@@ -1,4 +1,4 @@
-"""Runs in progress: their files are read as they grow, and never written."""
+"""Follow runs in progress: read their files as they grow, never write them."""
 
 from __future__ import annotations
 

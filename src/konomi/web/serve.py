@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from konomi.web.chat import Policy
 
 EVERY, LINGER, PATIENCE = 1.0, 5.0, 90.0
-"""Seconds between checks of ``until``; from then to the end; and at most while somebody has a task open."""
+"""Seconds between checks of ``until``, from then to the stop, and the longest wait for open tasks."""
 PORT_FILE = "port"
-"""In a project: port and address of its last server, reused so that open pages reconnect."""
+"""File in a project: port and address of its last server, reused so that open pages reconnect."""
 CLAIM_FILE = "port.lock"
-"""In a project: locked by the server that owns the port."""
+"""File in a project: locked by the server that owns the port."""
 
 
 def serve(
@@ -114,9 +114,9 @@ def _server(app: FastAPI) -> Server:
         ws="none",
         loop="asyncio",
         log_level="warning",
-        access_log=False,  # addresses hold tokens
+        access_log=False,  # addresses contain tokens
         server_header=False,
-        proxy_headers=False,  # whoever asks could say who they are
+        proxy_headers=False,  # clients could forge these headers
         timeout_graceful_shutdown=3,
         limit_concurrency=2 * MAX_CONNECTIONS,  # those that have just made room are counted until they notice
     )
@@ -125,7 +125,7 @@ def _server(app: FastAPI) -> Server:
 
 @contextlib.contextmanager
 def _ended_by_signals(app: FastAPI) -> Iterator[tuple[Server, list[int]]]:
-    """The server of an app, and the signals that came: each stops it, one that comes while it is set up as soon as it runs.
+    """The server of an app, and the signals received: each stops the server, also one received before it runs.
 
     uvicorn handles only SIGINT and SIGTERM, only while it runs, and sends them again afterwards.
     """

@@ -39,7 +39,7 @@ class Site:
     Attributes:
         project, store, figures: of the labelling project; None if only runs are followed.
         runs: the runs that are followed.
-        start: the secret in the start address; kept nowhere else.
+        start: the secret in the start address; stored nowhere else.
         address: of the server, for invite links; None: the address of the request.
         people: rate limit per person.
         chat: the model that raters talk with, in a project of this kind.

@@ -1,4 +1,4 @@
-"""What `konomi doctor` is given: a job file of any verb, a pipeline, or the directory of a run."""
+"""Examine a job file of any verb, a pipeline, or the directory of a run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def examine(given: Path, observer: Observer, overrides: Sequence[str] = ()) -> d
 
 
 def _of_stage(stage: Stage, stages: Sequence[Stage], observer: Observer) -> list[Line]:
-    """Lines on a stage of a pipeline, where what it takes from earlier ones is there."""
+    """Lines on a stage of a pipeline, if the outputs that it needs exist."""
     outputs = {(each.name, output): path for each in stages for output, path in each.outputs.items()}
     if waits := sorted({f"@{name}.{output}" for name, output in stage.references.values() if not outputs[name, output].exists()}):
         return [Line(f"stage {stage.name}", f"waits for {', '.join(waits)}: ask again when that is made")]

@@ -1,4 +1,4 @@
-"""What the doctor says: lines of what was checked, what was seen, and what to do about it."""
+"""Findings of the doctor: what was checked, what was seen, and what to do about it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Line:
 
 
 def look(checked: str, seen: str, do: str) -> Line:
-    """A line of what is worth a thought."""
+    """A line that is worth a look."""
     return Line(checked, seen, do, "look")
 
 
 def broken(checked: str, seen: str, do: str) -> Line:
-    """A line of what has to be mended."""
+    """A line that must be fixed."""
     return Line(checked, seen, do, "broken")
 
 
 class WarningLines(Observer):
-    """Passes on what a job says, and keeps what it warns of as lines on ``checked``, with what to ``do``."""
+    """Forwards the messages of a job, and collects its warnings as lines on ``checked`` with the advice ``do``."""
 
     def __init__(self, observer: Observer, checked: str, do: str) -> None:
         self.observer, self.checked, self.do = observer, checked, do

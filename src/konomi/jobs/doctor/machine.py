@@ -29,7 +29,7 @@ from konomi.text import percent, plural
 LIBRARIES = 1.0
 """GB of a process beside its tensors."""
 KEPT, KEPT_ON_GPU = 1.5, 1.2
-"""A process may hold so many times its tensors: its allocator keeps freed blocks (docs/results.md#memory)."""
+"""Factor on the memory of a process's tensors, as its allocator keeps freed blocks (docs/results.md#memory)."""
 AS_IS = "as it is"
 CHANGES: dict[str, dict[str, Any]] = {
     "model.gradient_checkpointing = true": {"recompute": True},
@@ -42,7 +42,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "rank": 16, "top_layers": None, "frozen_embeddings": False, "half": True, "four_bits": True,
     },
 }  # fmt: skip
-"""What makes a job smaller, from the smallest change to the largest."""
+"""Settings that reduce the memory of a job, from the smallest change to the largest."""
 DAY = 86_400
 
 

@@ -1,4 +1,4 @@
-"""The doctor before a PPO run: it loads what the run would load, lets a few texts be written, and takes two steps in memory."""
+"""The doctor before a PPO run: load what the run would load, write a few texts, and take two steps in memory."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def examine_ppo(job: PPOJob, observer: Observer) -> tuple[list[Line], dict[str, 
 
 
 def _query(job: PPOJob, prompts: list[Prompt]) -> int:
-    """Tokens of the longest query, as far as they are known before there is a tokenizer."""
+    """An estimate of the tokens of the longest query, before the tokenizer is loaded: its characters."""
     longest = max(len(prompt.text) for prompt in prompts)
     return min(job.data.max_query_tokens, job.data.query_tokens[1] if job.data.query_tokens else longest)
 

@@ -61,8 +61,8 @@ def leaked(train: Sequence[str], held_out: Sequence[str]) -> tuple[dict[str, str
     >>> leaked(["Hello, world"], ["hello world!", "good bye"])
     ({'hello world!': 'Hello, world'}, {})
     """
-    learned = {plain(text): text for text in train}
-    same = {text: learned[plain(text)] for text in held_out if plain(text) in learned}
+    learned = {letters(text): text for text in train}
+    same = {text: learned[letters(text)] for text in held_out if letters(text) in learned}
     pieces = {text: _pieces(text) for text in held_out if text not in same}
     places: dict[str, list[str]] = {}
     for text, own in pieces.items():
@@ -80,10 +80,10 @@ def _near(own: set[str], pieces: Mapping[str, set[str]], places: Mapping[str, Se
     return [text for text, _ in shared.most_common(3) if len(own & pieces[text]) >= NEAR * len(own | pieces[text])]
 
 
-def plain(text: str) -> str:
+def letters(text: str) -> str:
     """The letters and digits of a text, without case and width; the text itself if it has none.
 
-    >>> plain("Ｈello, World!")
+    >>> letters("Ｈello, World!")
     'helloworld'
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
@@ -91,13 +91,13 @@ def plain(text: str) -> str:
 
 
 def _pieces(text: str) -> set[str]:
-    letters = plain(text)
-    return {letters[i : i + GRAM] for i in range(len(letters) - GRAM + 1)} if len(letters) >= LONG else set()
+    own = letters(text)
+    return {own[i : i + GRAM] for i in range(len(own) - GRAM + 1)} if len(own) >= LONG else set()
 
 
 def _again(train: Sequence[Prompt]) -> Line:
     texts = [prompt.text for prompt in train if prompt.copy == 0]  # others differ in a column that a reward reads
-    again = len(texts) - len(set(map(plain, texts)))
+    again = len(texts) - len(set(map(letters, texts)))
     if again > 0.05 * len(texts):
         seen = f"{again} of {plural(len(texts), 'prompt')} repeat another but for case, spaces and punctuation"
         return look("prompts to train on", seen, "remove them: what is asked more often counts more")

@@ -1,4 +1,4 @@
-"""A reward on texts of the initial model: its scale, what it tells apart, what it may be measuring instead."""
+"""A reward on texts of the initial model: its scale, what it distinguishes, what it may measure instead."""
 
 from __future__ import annotations
 

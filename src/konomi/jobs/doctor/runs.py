@@ -1,4 +1,4 @@
-"""The doctor after a run: what went wrong, when it began, what to change, and how far its result can be believed."""
+"""The doctor after a run: what went wrong, since when, what to change, and how far to trust the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHANGES = {
 }
 """A figure out of its range -> what to change."""
 DISTRUSTED = ("negative_kl", "judge")
-"""Guards after which a run's score means nothing."""
+"""Guards that make a run's score meaningless."""
 
 
 def examine_run(path: Path) -> tuple[str, list[Line]]:

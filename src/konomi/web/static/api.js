@@ -19,18 +19,18 @@ export class Failure extends Error {
 export async function call(method, path, body) {
   const headers = { accept: "application/json", "accept-language": language() };
   if (body !== undefined) headers["content-type"] = "application/json";
-  let response, said;
+  let response, json;
   try {
     const signal = AbortSignal.timeout(15000);
     const content = body === undefined ? undefined : JSON.stringify(body);
     response = await fetch(path, { method, headers, body: content, cache: "no-store", credentials: "same-origin", signal });
-    said = await response.json();
+    json = await response.json();
   } catch {
     if (!response || response.ok) throw new Failure(0, "", () => t("no_answer")); // or it was cut short
-    said = null; // a proxy's page
+    json = null; // a proxy's page
   }
-  if (response.ok) return said;
-  const { code = "", message, messages } = said?.error ?? {};
+  if (response.ok) return json;
+  const { code = "", message, messages } = json?.error ?? {};
   const say = () => messages?.[language()] ?? message ?? t("failed", { status: response.status });
   throw new Failure(response.status, code, say, Number(response.headers.get("retry-after")) || 0);
 }

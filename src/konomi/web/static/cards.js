@@ -19,9 +19,9 @@ export class Cards {
 
   build({ key, text, lang }, name, flags) {
     const button = (action, sign) => {
-      const made = make("button", "step", { type: "button", "data-action": action }, make("span", "", { "aria-hidden": "true" }, sign));
-      made.addEventListener("click", () => (action === "clear" ? this.on.clear(key) : this.on.move(key, action)));
-      return made;
+      const element = make("button", "step", { type: "button", "data-action": action }, make("span", "", { "aria-hidden": "true" }, sign));
+      element.addEventListener("click", () => (action === "clear" ? this.on.clear(key) : this.on.move(key, action)));
+      return element;
     };
     const words = make("div", "text", { id: `text-${key}` });
     write(words, text, lang, t("empty_text"));
@@ -61,12 +61,12 @@ export class Cards {
   edits() {
     // a text area makes every end of a line "\n"
     const seen = (text) => text.replace(/\r\n?/g, "\n").normalize("NFC").trim();
-    const found = {};
+    const edited = {};
     for (const { key, text } of this.task.texts) {
       const area = this.cards.get(key).querySelector(".own:not([hidden])");
-      if (area && ![seen(text), ""].includes(seen(area.value))) found[key] = area.value;
+      if (area && ![seen(text), ""].includes(seen(area.value))) edited[key] = area.value;
     }
-    return found;
+    return edited;
   }
 
   setEdits(edits) {
@@ -123,12 +123,12 @@ export class Cards {
   }
 
   flags() {
-    const found = {};
+    const chosen = {};
     for (const [key, card] of this.cards) {
       const set = [...card.querySelectorAll(".flags input:checked")].map((box) => box.value);
-      if (set.length) found[key] = set;
+      if (set.length) chosen[key] = set;
     }
-    return found;
+    return chosen;
   }
 }
 

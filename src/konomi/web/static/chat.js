@@ -21,21 +21,21 @@ const going = () => (turn && begun() !== turn.id ? turn : null);
 /** Where the model is, and what waits for this person. */
 async function look() {
   stop?.();
-  let said;
+  let latest;
   try {
-    said = await call("GET", "/api/chat");
+    latest = await call("GET", "/api/chat");
   } catch (failure) {
     trouble(failure);
     return later(failure);
   }
   tries = 0;
-  const failed = said.state === "failed" ? said.error : null;
+  const failed = latest.state === "failed" ? latest.error : null;
   const before = turn?.id;
   if (failed) alarm(() => failed.messages[language()]);
-  else if (said.state === "idle" && lastState?.state !== "refused" && !lastState?.failure) alarm();
-  doing = said.state === "waiting" || said.state === "writing" ? said : null;
-  progress = said.progress;
-  if (!doing) turn = said.turn;
+  else if (latest.state === "idle" && lastState?.state !== "refused" && !lastState?.failure) alarm();
+  doing = latest.state === "waiting" || latest.state === "writing" ? latest : null;
+  progress = latest.progress;
+  if (!doing) turn = latest.turn;
   const fresh = !doing && turn?.task && before !== turn.id;
   if (fresh) {
     if (turn.talk.at(-1).text === find("message").value) {
@@ -124,7 +124,7 @@ async function ask() {
   }
 }
 
-function heard({ detail }) {
+function onOutbox({ detail }) {
   const { state: now, failure } = detail;
   lastState = detail;
   if (now === "refused") alarm(() => `${failure.say()} ${t("refused")}`);
@@ -164,7 +164,7 @@ find("message").addEventListener("input", () => {
 document.addEventListener("words", () => outbox && draw());
 
 async function start() {
-  ({ me, outbox } = await enter(heard));
+  ({ me, outbox } = await enter(onOutbox));
   find("message").value = kept.get(place()) ?? "";
   if (outbox.waiting().length) outbox.flush();
   else look();

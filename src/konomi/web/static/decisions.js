@@ -15,9 +15,9 @@ let listed, task, rankings, past;
 let saving = false;
 
 async function load() {
-  const [me, found] = await Promise.all([call("GET", "/api/me"), call("GET", `/api/disputes?count=${most}`)]);
+  const [me, page] = await Promise.all([call("GET", "/api/me"), call("GET", `/api/disputes?count=${most}`)]);
   allow(me.shortcuts !== false);
-  listed = found;
+  listed = page;
   task = null;
   find("form").hidden = true;
   find("listed").hidden = false;
@@ -32,17 +32,17 @@ function row({ task: number, prompt, raters, share, decided }) {
 }
 
 async function open(number) {
-  const found = await call("GET", `/api/disputes/${number}`);
-  ({ task, rankings } = found);
+  const dispute = await call("GET", `/api/disputes/${number}`);
+  ({ task, rankings } = dispute);
   board.lay(task, null);
-  board.ranking.ranks = found.answer?.ranks ?? {};
+  board.ranking.ranks = dispute.answer?.ranks ?? {};
   past = new Past(board.ranking.ranks);
   for (const [key, card] of board.cards.cards) {
     card.append(make("p", "soft votes", { id: `votes-${key}` }));
     card.setAttribute("aria-describedby", `text-${key} votes-${key}`);
   }
-  find("comment").value = found.answer?.comment ?? "";
-  find("decided").hidden = find("withdraw").hidden = !found.answer;
+  find("comment").value = dispute.answer?.comment ?? "";
+  find("decided").hidden = find("withdraw").hidden = !dispute.answer;
   find("listed").hidden = true;
   find("form").hidden = false;
   board.begin("announce_task");

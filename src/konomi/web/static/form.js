@@ -9,9 +9,9 @@ const check = (name, value) => {
 };
 
 /** What can be undone step by step: not what is typed, where the browser does that. */
-export const said = () => ({ all_bad: find("all-bad").checked, confidence: number("confidence"), strength: number("strength") });
+export const readForm = () => ({ all_bad: find("all-bad").checked, confidence: number("confidence"), strength: number("strength") });
 
-export function say({ all_bad = false, confidence = null, strength = null }) {
+export function fillForm({ all_bad = false, confidence = null, strength = null }) {
   find("all-bad").checked = all_bad;
   check("confidence", confidence);
   check("strength", strength);

@@ -12,10 +12,10 @@ let tries = 0;
 async function load() {
   const asked = language();
   try {
-    const said = await call("GET", "/api/guidelines");
+    const guide = await call("GET", "/api/guidelines");
     if (asked !== language()) return; // it was switched meanwhile, and asked again
-    version = said.version;
-    const text = plainHtml(said.html);
+    version = guide.version;
+    const text = plainHtml(guide.html);
     if (!text.textContent.trim()) text.replaceChildren(make("span", "", { "data-t": "guidelines_empty" }, t("guidelines_empty")));
     document.getElementById("text").replaceChildren(text);
     seen.disabled = false;

@@ -5,15 +5,15 @@ import { allow } from "./keys.js";
 import { trouble } from "./status.js";
 import { t } from "./words.js";
 
-/** The person, who has read the guidelines, and their outbox, once the server says who it is. @param heard is told its states */
-export async function enter(heard) {
+/** The person, who has read the guidelines, and their outbox, once the server says who it is. @param listener gets the outbox's state events */
+export async function enter(listener) {
   for (let tries = 0; ; tries++) {
     try {
       const [me, guide] = await Promise.all([call("GET", "/api/me"), call("GET", "/api/guidelines")]);
       if (me.guidelines_seen !== guide.version) return await new Promise(() => location.assign("/guidelines"));
       allow(me.shortcuts !== false);
       const outbox = new Outbox(me.person);
-      outbox.addEventListener("state", heard);
+      outbox.addEventListener("state", listener);
       return { me, outbox };
     } catch (failure) {
       trouble(failure);
@@ -97,8 +97,8 @@ export class Outbox extends EventTarget {
   async send(answer) {
     const remove = () => this.keep((waiting) => waiting.filter((other) => other.id !== answer.id));
     try {
-      const said = await call("POST", "/api/answers", { ...answer, person: this.person }); // somebody else may have come in meanwhile
-      if (said?.saved !== true) throw new Failure(0, "", () => t("no_answer")); // it was not konomi that answered
+      const result = await call("POST", "/api/answers", { ...answer, person: this.person }); // somebody else may have come in meanwhile
+      if (result?.saved !== true) throw new Failure(0, "", () => t("no_answer")); // it was not konomi that answered
     } catch (failure) {
       if (!failure.final) {
         this.stop = again(() => this.flush(), delay(failure, this.tries++));

@@ -3,7 +3,7 @@ import { again, call, delay } from "./api.js";
 import { Board } from "./board.js";
 import { earlier, guidelines, newest, skipping } from "./dialogs.js";
 import { Clock, Past, kept, uuid } from "./draft.js";
-import { drawStrength, said as formSaid, say, strength, stronger } from "./form.js";
+import { drawStrength, fillForm, readForm, strength, stronger } from "./form.js";
 import { obey } from "./keys.js";
 import { enter } from "./outbox.js";
 import { alarm, announce, find, progress, state, trouble } from "./status.js";
@@ -16,28 +16,28 @@ let me, outbox, task, ranking, cards, clock, past, pristine, editing, lastProgre
 let tries = 0;
 let asking = false;
 let outdated = false; // an answer was saved while it was asked what is next
-let told = "";
+let notice = "";
 
 document.addEventListener("visibilitychange", () => clock?.turn());
 
 const place = (shown) => `draft.${me.person}.${shown}`;
 
 /** What can be undone step by step. */
-const chosen = () => ({ ranks: ranking.ranks, flags: cards.flags(), ...formSaid() });
+const chosen = () => ({ ranks: ranking.ranks, flags: cards.flags(), ...readForm() });
 
-const said = () => ({ ...chosen(), comment: find("comment").value, edits: cards.edits() });
+const entered = () => ({ ...chosen(), comment: find("comment").value, edits: cards.edits() });
 
 function choose({ ranks = {}, flags, ...more }) {
   ranking.ranks = ranks;
   if (flags) cards.setFlags(flags);
-  say(more);
+  fillForm(more);
 }
 
 /** Something was chosen or written: it can be undone, and outlives a reload. */
 function changed() {
   past.add(chosen());
   draw();
-  kept.set(place(task.id), { ...said(), revision: task.revision });
+  kept.set(place(task.id), { ...entered(), revision: task.revision });
 }
 
 /** Show a task, with what was begun (`mine`), or else answered, before. */
@@ -48,7 +48,7 @@ function show(next, answer = null, mine = null) {
   const flags = Object.fromEntries(task.texts.map(({ key, flags }) => [key, flags ?? []]));
   board.lay(task, flags, me.asked.edit ? changed : null);
   ({ ranking, cards } = board);
-  pristine = JSON.stringify(said());
+  pristine = JSON.stringify(entered());
   const begun = kept.get(place(task.id));
   const restored = mine ?? (begun?.revision === task.revision ? begun : null) ?? (answer && { ...answer, all_bad: answer.kind === "all_bad" });
   if (restored) choose(restored);
@@ -77,15 +77,15 @@ function draw() {
   const missing = ranking.missing.length;
   find("submit").disabled = !(ranking.complete || allBad);
   find("submit").textContent = t(editing ? "save_change" : "submit");
-  find("missing").textContent = told || (allBad ? t("all_bad_chosen") : missing ? t("missing", { count: missing }) : t("ready"));
-  told = "";
+  find("missing").textContent = notice || (allBad ? t("all_bad_chosen") : missing ? t("missing", { count: missing }) : t("ready"));
+  notice = "";
   find("editing").hidden = !editing;
   find("hint").hidden = kept.get("hinted") !== null;
 }
 
 /** Say something once, to eyes and ears. */
 function tell(text) {
-  told = text;
+  notice = text;
   draw();
   announce(text);
 }
@@ -98,7 +98,7 @@ async function undo() {
     changed();
     return tell(t("undone"));
   }
-  if (task && (editing || JSON.stringify(said()) !== pristine)) return tell(t("nothing_to_undo"));
+  if (task && (editing || JSON.stringify(entered()) !== pristine)) return tell(t("nothing_to_undo"));
   try {
     const shown = await newest();
     if (shown) open(shown);
@@ -109,7 +109,7 @@ async function undo() {
 }
 
 function send(kind, reason = null) {
-  const { comment, confidence, flags } = said();
+  const { comment, confidence, flags } = entered();
   const more = kind === "skipped" ? {} : { strength: kind === "ranked" ? strength(ranking) : null, edits: cards.edits() };
   const ranks = kind === "skipped" || (kind === "all_bad" && !ranking.complete) ? {} : ranking.canonical();
   const { id: shown, revision } = task;
@@ -173,11 +173,11 @@ function later(failure, act) {
 /** Open what was shown before, to change the answer; `mine`: with this content, which was refused. */
 async function open(shown, mine = null) {
   try {
-    const found = await call("GET", `/api/shown/${encodeURIComponent(shown)}`);
+    const opened = await call("GET", `/api/shown/${encodeURIComponent(shown)}`);
     stop?.();
-    editing = found.answer !== null;
+    editing = opened.answer !== null;
     if (!mine) alarm();
-    show(found.task, found.answer, mine);
+    show(opened.task, opened.answer, mine);
     if (mine) changed();
   } catch (failure) {
     if (mine) later(failure, () => open(shown, mine));
@@ -185,7 +185,7 @@ async function open(shown, mine = null) {
   }
 }
 
-function heard({ detail }) {
+function onOutbox({ detail }) {
   const { state: now, failure, answer } = detail;
   lastState = detail;
   if (now === "refused") refused(answer, failure);
@@ -223,7 +223,7 @@ const acts = {
   strength: () => {
     if (!stronger()) return;
     changed();
-    announce(t("strength_now", { strength: t(`strength_${formSaid().strength ?? "none"}`) }));
+    announce(t("strength_now", { strength: t(`strength_${readForm().strength ?? "none"}`) }));
   },
   rewrite: () => cards.rewrite(board.selected),
   skip: () => find("skip").showModal(),
@@ -244,7 +244,7 @@ skipping((reason) => send("skipped", reason));
 document.addEventListener("words", draw);
 
 async function start() {
-  ({ me, outbox } = await enter(heard));
+  ({ me, outbox } = await enter(onOutbox));
   if (outbox.waiting().length) await outbox.flush();
   if (!outbox.waiting().length) next();
 }

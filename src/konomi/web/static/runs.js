@@ -88,27 +88,27 @@ const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
 /** Alerts about a run, in words. `now` in seconds. */
 function alertsOf({ info, rows }, now) {
-  const found = [];
+  const messages = [];
   const of = (key) => rows.map((row) => finite(row[key])).filter((value) => value !== null);
   const kl = of("objective/kl").at(-1);
   const { name } = info;
-  if (info.status === "running" && finite(info.kl_cap) && kl > 0.8 * info.kl_cap) found.push(t("alert_cap", { name, kl: figure(kl), cap: figure(info.kl_cap) }));
+  if (info.status === "running" && finite(info.kl_cap) && kl > 0.8 * info.kl_cap) messages.push(t("alert_cap", { name, kl: figure(kl), cap: figure(info.kl_cap) }));
   const scores = of("ppo/mean_scores");
   if (info.status === "running" && scores.length >= 10) {
     const means = scores.slice(4).map((_, i) => mean(scores.slice(i, i + 5)));
     const best = means.reduce((most, mean) => Math.max(most, mean));
     const last = means.at(-1);
     const noise = Math.sqrt(mean(scores.map((score) => (score - mean(scores)) ** 2)));
-    if (best - last > Math.max(noise, 0.1 * Math.abs(best))) found.push(t("alert_falls", { name, best: figure(best), now: figure(last) }));
+    if (best - last > Math.max(noise, 0.1 * Math.abs(best))) messages.push(t("alert_falls", { name, best: figure(best), now: figure(last) }));
   }
-  if (info.status === "failed" || info.status === "stopped") found.push(t("alert_stopped", { name, status: t(`status_${info.status}`), reason: info.reason ?? "" }));
+  if (info.status === "failed" || info.status === "stopped") messages.push(t("alert_stopped", { name, status: t(`status_${info.status}`), reason: info.reason ?? "" }));
   const times = of("time");
   if (info.status === "running" && times.length >= 2) {
     const steps = times.slice(1).map((time, i) => time - times[i]).sort((a, b) => a - b);
     const silent = now - times.at(-1);
-    if (silent > Math.max(120, 10 * steps[steps.length >> 1])) found.push(t("alert_silent", { name, minutes: Math.round(silent / 60) }));
+    if (silent > Math.max(120, 10 * steps[steps.length >> 1])) messages.push(t("alert_silent", { name, minutes: Math.round(silent / 60) }));
   }
-  return found;
+  return messages;
 }
 
 function alerts() {

@@ -67,20 +67,20 @@ function enough(data) {
 }
 
 /** The progress of the person and of the team, in words and as a bar. */
-export function progress(said) {
-  if (!said) return;
-  const left = said.minutes_left;
+export function progress(counts) {
+  if (!counts) return;
+  const left = counts.minutes_left;
   const rows = {
-    mine: t(said.skipped ? "progress_mine_skipped" : "progress_mine_value", { count: said.mine, skipped: said.skipped }),
-    team: said.target ? t("progress_team_value", { team: said.team, target: said.target }) : String(said.team),
-    per_hour: said.per_hour == null ? t("not_yet") : t("per_hour_value", { count: round(said.per_hour) }),
+    mine: t(counts.skipped ? "progress_mine_skipped" : "progress_mine_value", { count: counts.mine, skipped: counts.skipped }),
+    team: counts.target ? t("progress_team_value", { team: counts.team, target: counts.target }) : String(counts.team),
+    per_hour: counts.per_hour == null ? t("not_yet") : t("per_hour_value", { count: round(counts.per_hour) }),
     left: left == null ? t("not_yet") : left >= 90 ? t("hours", { count: round(left / 60) }) : t("minutes", { count: Math.ceil(left) }),
-    agreement: said.agreement ? agreement(said.agreement) : t("agreement_none"),
-    enough: enough(said.enough),
+    agreement: counts.agreement ? agreement(counts.agreement) : t("agreement_none"),
+    enough: enough(counts.enough),
   };
   for (const [name, text] of Object.entries(rows)) find(`progress-${name}`).textContent = text;
   const bar = find("progress-bar");
-  bar.max = said.target || 1;
-  bar.value = Math.min(said.team, bar.max);
+  bar.max = counts.target || 1;
+  bar.value = Math.min(counts.team, bar.max);
   find("progress-short").textContent = `${t("progress_mine")} ${rows.mine} · ${t("progress_team")} ${rows.team}`;
 }
