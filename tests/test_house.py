@@ -17,7 +17,7 @@ SOURCES = Path(__file__).resolve().parents[1] / "src" / "konomi"
 FILES = sorted(SOURCES.rglob("*.py"))
 GROUND = {"__init__", "__main__", "version", "errors", "seeds", "text", "reading", "files", "service"}
 """The only modules that are in no folder."""
-MOST_FILES = 217
+MOST_FILES = 220
 LONGEST_FILE, LONGEST_FUNCTION = 330, 60
 """Lines; 95 % of the functions have at most 40."""
 
