@@ -1,6 +1,7 @@
 """RLOO and DPO of TRL 1.16 on the demo's model, prompts and reward; leaves a model that benchmarks/path.py measures.
 
-RLOO: four answers a prompt, two iterations, as benchmarks/peers/trl_rloo.py. DPO: on pairs by the same reward, the best response
+RLOO: batches of 128 responses, 8 a prompt, in mini-batches of 32, each trained on once, as in the demo; --iterations 2 --batch 16
+--generations 4 is the setting of benchmarks/peers/trl_rloo.py. DPO: on pairs by the same reward, the best response
 to a prompt with the worst, the second best with the second worst, a pair for every four responses. Every response is cut to a
 drawn length, as the demo's are.
 
@@ -72,8 +73,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=896)
     parser.add_argument("--learning-rate", type=float, default=1e-5)
     parser.add_argument("--beta", type=float, default=0.05)
+    parser.add_argument("--iterations", type=int, default=1, help="rloo: passes over each batch")
+    parser.add_argument("--generations", type=int, default=8, help="rloo: responses a prompt")
+    parser.add_argument(
+        "--batch", type=int, default=32, help="rloo: responses an optimiser step, a quarter of what is drawn at once"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=1e9, help="of training at most")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=1e9,
+        help="of processor time, in training, at most: with OMP_NUM_THREADS=1 those of one core",
+    )
     return parser.parse_args()
 
 
@@ -93,10 +104,10 @@ def clock(seconds: float) -> Any:
 
     class Clock(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.start = time.monotonic()
+            self.start = time.process_time()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop = time.monotonic() - self.start > seconds
+            control.should_training_stop = time.process_time() - self.start > seconds
 
     return Clock()
 
@@ -121,13 +132,14 @@ def rloo(given: argparse.Namespace, model: Any, tokenizer: Any) -> Any:
         print(f"score {sum(scores) / len(scores):.2f}", flush=True)
         return scores
 
-    steps = given.episodes // 64 * 4 * shapes.EPOCHS
+    steps = given.episodes // given.batch * given.iterations
     config = RLOOConfig(
-        **common(given, steps, 16), num_generations=4, num_iterations=shapes.EPOCHS, steps_per_generation=4,
+        **common(given, steps, given.batch), num_generations=given.generations, num_iterations=given.iterations,
+        steps_per_generation=4,
         max_completion_length=LENGTHS[1], temperature=1.0, top_k=0, top_p=1.0, pad_to_multiple_of=None, shuffle_dataset=False,
         model_init_kwargs=None,
     )  # fmt: skip
-    data = Dataset.from_dict({"prompt": prompts[: given.episodes // 4]})
+    data = Dataset.from_dict({"prompt": prompts[: given.episodes // given.generations]})
     return Trainer(model, reward, config, data, callbacks=[clock(given.seconds)], processing_class=tokenizer)
 
 
@@ -164,11 +176,10 @@ def main() -> None:
     model.get_input_embeddings().weight.requires_grad_(False)
     model.config._name_or_path = given.model
     trainer = {"rloo": rloo, "dpo": dpo}[given.kind](given, model, tokenizer)
-    start = time.monotonic()
+    start, used = time.monotonic(), time.process_time()
     trainer.train()
-    print(
-        f"{trainer.state.global_step} steps in {time.monotonic() - start:.0f} s, peak {shapes.peak_rss_gb():.1f} GB", flush=True
-    )
+    spent = f"{time.monotonic() - start:.0f} s, {time.process_time() - used:.0f} s of processor time"
+    print(f"{trainer.state.global_step} steps in {spent}, peak {shapes.peak_rss_gb():.1f} GB", flush=True)
     trainer.model.save_pretrained(given.out / "model")
     tokenizer.save_pretrained(given.out / "model")
 
