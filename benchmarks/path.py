@@ -42,10 +42,13 @@ from konomi.models.lora import ADAPTER_FILE
 from konomi.rewards import as_reward, score
 from konomi.rewards.base import columns_of
 from konomi.runs.observer import Observer
+from konomi.statistics.bootstrap import mean_interval
 from konomi.statistics.variety import distinct
 
 FRESH = (300, 1000)
 """Rows of the file with openings that chose no setting; the first 300 did."""
+Point = dict[str, Any]
+"""A place on a path: share, KL (nats/response), gain with its interval, the gain of each opening, the share of distinct-2."""
 MOST = 1.3
 """How far beyond the trained weights a KL is looked for."""
 
@@ -93,23 +96,25 @@ class Asked:
         grid = {"judge": np.asarray(drawn["scores"]).reshape(-1, count)}
         return best_of_n(np.asarray(chosen).reshape(-1, count), grid)
 
-    def path(self, model: Path, targets: Sequence[float]) -> list[dict[str, float]]:
+    def path(self, model: Path, targets: Sequence[float]) -> list[Point]:
         """Share, KL, difference with its interval, and the share of before's distinct-2, at share 1 and near each KL."""
         trained = self.job.model.model_copy(update={"name": str(model), "revision": None})
         own = {name: each.detach().clone() for name, each in self.policy.lm.state_dict().items()}
         self.policy.lm.load_state_dict(load_causal_lm(trained).model.state_dict())
         line, points = Line(self.policy, self.initial), []
 
-        def measured(share: float) -> dict[str, float]:
+        def measured(share: float) -> Point:
             line.move(share)
             here = self._answers(self.samples)
             gap = paired_difference(self.first["scores"], here["scores"], self.samples)
             pairs = list(zip(here["ids"], self.first["ids"], strict=True))
             variety = [distinct([a[: len(b)] for a, b in side], 2) for side in (pairs, [(b, a) for a, b in pairs])]
             found = {"share": share, "kl": float(np.mean(here["kl"])), "variety": variety[0] / variety[1]}
-            return found | {key: gap[key] for key in ("mean", "low", "high")}
+            each = np.subtract(here["scores"], self.first["scores"]).reshape(-1, self.samples).mean(1)
+            return found | {key: gap[key] for key in ("mean", "low", "high")} | {"each": each.tolist()}
 
-        points = [{"share": 0.0, "kl": 0.0, "variety": 1.0, "mean": 0.0, "low": 0.0, "high": 0.0}, measured(1.0)]
+        start = {"share": 0.0, "kl": 0.0, "variety": 1.0, "mean": 0.0, "low": 0.0, "high": 0.0}
+        points = [{**start, "each": [0.0] * len(self.prompts)}, measured(1.0)]
         for target in targets:
             share = next_share([(each["share"], each["kl"]) for each in points], target, MOST)
             if share is not None and min(abs(each["kl"] / target - 1) for each in points) > 0.05:
@@ -136,17 +141,26 @@ def key_of(job: PPOJob, model: Path, rows: Sequence[int], samples: int, targets:
     return f"{model} {hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def at(points: Sequence[dict[str, float]], target: float) -> dict[str, float] | None:
+def at(points: Sequence[Point], target: float) -> Point | None:
     """What a path has at a KL: between the two places around it, by the root of the KL; None: it does not reach so far, within
     5 % beyond its last place."""
     for low, high in itertools.pairwise(points):
         if low["kl"] <= target <= high["kl"] * (1.05 if high is points[-1] else 1.0):
             part = (math.sqrt(target) - math.sqrt(low["kl"])) / (math.sqrt(high["kl"]) - math.sqrt(low["kl"]))
-            return {key: low[key] + part * (high[key] - low[key]) for key in low}
+            return {key: low[key] + part * np.subtract(high[key], low[key]) for key in low}
     return None
 
 
-def kl_of(points: Sequence[dict[str, float]], gain: float) -> float | None:
+def beside(one: Sequence[Point], other: Sequence[Point], target: float) -> str:
+    """How much more the first path has gained at a KL than the second, with its interval over openings."""
+    both = [at(points, target) for points in (one, other)]
+    if both[0] is None or both[1] is None:
+        return "not reached"
+    gap = mean_interval(both[0]["each"] - both[1]["each"])
+    return f"{gap['value']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})"
+
+
+def kl_of(points: Sequence[Point], gain: float) -> float | None:
     """The smallest KL at which a path has gained so much, nats/response."""
     for low, high in itertools.pairwise(points):
         if low["mean"] <= gain <= high["mean"]:
@@ -155,7 +169,7 @@ def kl_of(points: Sequence[dict[str, float]], gain: float) -> float | None:
     return None
 
 
-def cell(found: Sequence[dict[str, float] | None]) -> str:
+def cell(found: Sequence[Point | None]) -> str:
     """One seed: the gain and its interval; several: the mean and its standard error."""
     reached = [each for each in found if each is not None]
     if len(reached) < len(found) or not reached:
@@ -166,7 +180,7 @@ def cell(found: Sequence[dict[str, float] | None]) -> str:
     return f"{mean(gains):+.2f} ± {stdev(gains) / len(gains) ** 0.5:.2f}, {variety:.0%}"
 
 
-def table(paths: dict[str, list[list[dict[str, float]]]], targets: Sequence[float], gain: float) -> str:
+def table(paths: dict[str, list[list[Point]]], targets: Sequence[float], gain: float) -> str:
     """Markdown: a line for each way of training."""
     heads = [f"{target:g} nats" for target in targets]
     lines = [
@@ -194,6 +208,9 @@ def main() -> None:
     parser.add_argument("--chooser", type=Path, help="... chosen by this reward model")
     parser.add_argument("--rows", type=int, nargs=2, default=FRESH, help="openings of the file: from which, to which (exclusive)")
     parser.add_argument("--samples", type=int, default=2, help="responses to each opening")
+    parser.add_argument(
+        "--beside", nargs=2, metavar="NAME", action="append", default=[], help="also the first one's gain less the second one's"
+    )
     parser.add_argument("--keep", type=Path, help="a file: what was measured is not measured again")
     parser.add_argument("--write", metavar="MARK", help="put the table between these marks of docs/results.md")
     given = parser.parse_args()
@@ -201,7 +218,7 @@ def main() -> None:
         around(given.write)  # rather than at the end
     kept: dict[str, Any] = json.loads(given.keep.read_text()) if given.keep and given.keep.exists() else {}
     asked = Asked(given.config, *given.rows, given.samples)
-    paths: dict[str, list[list[dict[str, float]]]] = {}
+    paths: dict[str, list[list[Point]]] = {}
     for each in given.models:
         name, _, directory = each.partition("=")
         model = model_of(Path(directory))
@@ -216,6 +233,9 @@ def main() -> None:
         "",
         table(paths, given.kl, given.gain),
     ]
+    for one, other in given.beside:
+        gaps = [f"{beside(paths[one][0], paths[other][0], target)} at {target:g} nats" for target in given.kl]
+        text += ["", f"{one} less {other}, the same openings: {'; '.join(gaps)}."]
     if given.best_of:
         text += ["", "| best of n of the initial model, chosen by the reward model | KL, nats | gain |", "|---|---|---|"]
         start = float(np.mean(asked.first["scores"]))
