@@ -145,7 +145,7 @@ def at(points: Sequence[Point], target: float) -> Point | None:
     """What a path has at a KL: between the two places around it, by the root of the KL; None: it does not reach so far, within
     5 % beyond its last place."""
     for low, high in itertools.pairwise(points):
-        if low["kl"] <= target <= high["kl"] * (1.05 if high is points[-1] else 1.0):
+        if low["kl"] <= target and target * (0.95 if high is points[-1] else 1.0) <= high["kl"]:
             part = (math.sqrt(target) - math.sqrt(low["kl"])) / (math.sqrt(high["kl"]) - math.sqrt(low["kl"]))
             return {key: low[key] + part * np.subtract(high[key], low[key]) for key in low}
     return None
