@@ -44,6 +44,7 @@ from konomi.rewards.base import columns_of
 from konomi.runs.observer import Observer
 from konomi.statistics.bootstrap import mean_interval
 from konomi.statistics.variety import distinct
+from konomi.text import interval_words
 
 FRESH = (300, 1000)
 """Rows of the file with openings that chose no setting; the first 300 did."""
@@ -151,13 +152,14 @@ def at(points: Sequence[Point], target: float) -> Point | None:
     return None
 
 
-def beside(one: Sequence[Point], other: Sequence[Point], target: float) -> str:
-    """How much more the first path has gained at a KL than the second, with its interval over openings."""
-    both = [at(points, target) for points in (one, other)]
-    if both[0] is None or both[1] is None:
+def beside(one: Sequence[Sequence[Point]], other: Sequence[Sequence[Point]], target: float) -> str:
+    """How much more the paths of one name have gained at a KL than those of another, with the interval over openings."""
+    both = [[at(points, target) for points in seeds] for seeds in (one, other)]
+    gains = [np.mean([each["each"] for each in places if each is not None], axis=0) for places in both if None not in places]
+    if len(gains) < 2:
         return "not reached"
-    gap = mean_interval(both[0]["each"] - both[1]["each"])
-    return f"{gap['value']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f})"
+    gap = mean_interval(gains[0] - gains[1])
+    return f"{gap['value']:+.2f} ({interval_words(gap)})"
 
 
 def kl_of(points: Sequence[Point], gain: float) -> float | None:
@@ -216,6 +218,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.write:
         around(given.write)  # rather than at the end
+    if unknown := {name for pair in given.beside for name in pair} - {each.partition("=")[0] for each in given.models}:
+        parser.error(f"--beside: no model has the name {', '.join(sorted(unknown))}")
     kept: dict[str, Any] = json.loads(given.keep.read_text()) if given.keep and given.keep.exists() else {}
     asked = Asked(given.config, *given.rows, given.samples)
     paths: dict[str, list[list[Point]]] = {}
@@ -234,7 +238,7 @@ def main() -> None:
         table(paths, given.kl, given.gain),
     ]
     for one, other in given.beside:
-        gaps = [f"{beside(paths[one][0], paths[other][0], target)} at {target:g} nats" for target in given.kl]
+        gaps = [f"{beside(paths[one], paths[other], target)} at {target:g} nats" for target in given.kl]
         text += ["", f"{one} less {other}, the same openings: {'; '.join(gaps)}."]
     if given.best_of:
         text += ["", "| best of n of the initial model, chosen by the reward model | KL, nats | gain |", "|---|---|---|"]

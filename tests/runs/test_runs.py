@@ -84,10 +84,11 @@ def test_names_and_places(tmp_path: Path) -> None:
     from_the_time = {RunDir.create(tmp_path, None, {}, seed=0).path.name for _ in range(4)}
     assert len(from_the_time) == 4 and all(name[8] == "-" for name in from_the_time)
     (tmp_path / "empty").mkdir()
+    before = (tmp_path / "empty").stat().st_ino
     RunDir.create(tmp_path, "empty", {}, seed=0)
-    known = (
-        r"exists and is not empty; choose another run\.name, or move .* It is a run; how that goes on: konomi doctor \S+/empty$"
-    )
+    assert (tmp_path / "empty").stat().st_ino == before  # a volume may be mounted there, or its rights be set
+    RunDir.create(tmp_path, "好" * 80, {}, seed=0)
+    known = r"is not empty; choose another run\.name, .* It holds a run; to see how to resume it: konomi doctor \S+/empty$"
     with pytest.raises(ConfigError, match=known):
         RunDir.create(tmp_path, "empty", {}, seed=0)
     (tmp_path / "elsewhere").mkdir()
@@ -96,6 +97,8 @@ def test_names_and_places(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match="cannot be made"):
         RunDir.create(tmp_path / "file", "run", {}, seed=0)
+    with pytest.raises(ConfigError, match=r"file: exists and is not a directory; choose another run\.name"):
+        RunDir.create(tmp_path, "file", {}, seed=0)
 
 
 def test_of_a_run_that_ends_while_it_is_made_nothing_is_left(tmp_path: Path) -> None:

@@ -149,6 +149,9 @@ def test_equal_scores_have_no_deviation_but_that_of_rounding() -> None:
         scores = torch.full((count,), 0.1, dtype=torch.float64)
         scores[-1] = 0.3 - 0.2
         assert ScoreScale.of(scores).std == 1.0, count
+    of_a_model = torch.full((8,), 0.7)  # float32: batches of another shape round another way
+    of_a_model[-1] = torch.nextafter(of_a_model[-1], torch.tensor(1.0))
+    assert ScoreScale.of(of_a_model.double()).std == 1.0
 
 
 def test_parts_of_a_clipped_score_shrink_with_it() -> None:

@@ -354,6 +354,12 @@ def test_learning_rates_rise_from_step_to_step() -> None:
     assert reported == pytest.approx([4 / 6, 1, 1, 1])
 
 
+def test_the_reported_learning_rate_is_that_of_the_last_step_taken() -> None:
+    trainer = tiny_trainer(schedule="linear", learning_rate=2e-3, epochs=2, warmup=0.5, epoch_kl_stop=1e-12)
+    reported = [step.metrics["ppo/learning_rate"] / 2e-3 for step in trainer]
+    assert reported == pytest.approx([2 / 8, 3 / 4 * 6 / 8, 1 / 2, 1 / 4])  # one epoch of two steps each
+
+
 # -- what changes nothing ----------------------------------------------------------------------------------------------
 
 

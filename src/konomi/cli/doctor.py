@@ -10,6 +10,7 @@ import typer
 
 from konomi.cli.common import Json, Seed, Set, make_observer, settings, show_json, verb
 from konomi.errors import ConfigError
+from konomi.files import local_path
 from konomi.text import plural
 
 STYLES = {"broken": "bold red", "look": "yellow", "fine": "green"}
@@ -47,6 +48,7 @@ def doctor(
     broken; 1: something is; 2: the file cannot be used at all, with the
     message that the run would give.
     """
+    out = None if out is None else local_path(out, ConfigError)
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         wrong = "is a directory" if out.is_dir() else f"there is no directory {out.absolute().parent}; make it first"
         raise ConfigError(f"--out {out}: {wrong}")

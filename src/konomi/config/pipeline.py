@@ -200,7 +200,7 @@ class _Maker:
         found = _Found({}, {})
 
         def resolved(value: Any, path: str = "") -> Any:
-            """``value`` with each reference in it replaced by its path, and noted in ``found``; without those to nothing."""
+            """``value``, each reference replaced by its path and recorded in ``found``; settings without a value are dropped."""
             if isinstance(value, dict):
                 each = {key: resolved(item, f"{path}.{key}" if path else key) for key, item in value.items()}
                 return {key: item for key, item in each.items() if item is not None}
@@ -221,7 +221,7 @@ class _Maker:
         return self.directory / f"round-{number}" if self.pipeline.rounds > 1 else self.directory
 
     def _referred(self, reference: _Reference, found: _Found) -> str | None:
-        """What a reference stands for; None: of earlier rounds, in the first one, in a setting that may be left out."""
+        """The path that a reference stands for; None: in round 1, in an optional setting, what earlier rounds made."""
         name, output, of_all_rounds = reference.parts
         if name in ("initial", "newest") and name not in self.pipeline.stages:
             return self._model(reference, found)

@@ -144,8 +144,8 @@ class PPOConfig(Section):
     schedule: Literal["linear", "constant"] = "linear"
     """linear: the learning rates fall to 0 over the run."""
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of the run's optimiser steps in which the learning rates rise from 0. The first steps of Adam, which
-    knows no deviation of the gradients yet, are larger than all later ones. Usual 0 to 0.1."""
+    """Share of the run's optimiser steps in which the learning rates rise from 0. Adam's first steps are
+    its largest, because its estimate of the gradients' variance is still poor. Usual 0 to 0.1."""
     adam_eps: Annotated[float, Field(gt=0)] = 1e-5
     """Larger than the usual 1e-8: small gradients of the first steps are not blown up."""
     optimizer: Literal["adam", "adam8"] = "adam"

@@ -45,7 +45,7 @@ def readable(messages: Sequence[Message]) -> str:
 
 
 def identity(messages: Sequence[Message] | None) -> str:
-    """A key of the messages, "" for none: two conversations may read alike and differ in their roles."""
+    """A key of the messages, "" for none: two conversations may read alike and differ in their system message."""
     return json.dumps(messages, sort_keys=True, default=str) if messages else ""
 
 

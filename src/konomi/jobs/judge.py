@@ -54,7 +54,7 @@ def run_judge(job: JudgeJob, root: str | Path, observer: Observer | None = None,
 
     Raises:
         ConfigError, DataError, ModelError: an input is not usable; nothing was written.
-        DataError: the agreement cannot be reached, which the scores show; the run is there, and says so.
+        DataError: the agreement cannot be reached (known only after scoring); the run exists and has failed.
         RunError: the reward failed; its texts are in failed_texts.jsonl.
         KeyboardInterrupt: stopped by a signal.
     """

@@ -31,7 +31,7 @@ from konomi.runs.directory import RunDir
 from konomi.runs.observer import Observer
 from konomi.runs.processes import is_main
 from konomi.seeds import stream_seed
-from konomi.statistics.regression import beyond_rounding
+from konomi.statistics.regression import OF_FLOAT32, beyond_rounding
 from konomi.text import plural
 from konomi.training.batches import micro_batch_size
 from konomi.training.callback import Outcome
@@ -223,7 +223,7 @@ def _normalise(model: RewardModel, samples: Samples) -> list[dict[str, Any]]:
     """Score the initial model's samples, set the scale, and return the texts with their normalised scores."""
     numbers = model.predict(samples.texts)
     raw: list[float] = torch.cat(numbers)[:, 0].double().tolist()
-    std = beyond_rounding(statistics.stdev(raw), max(map(abs, raw)))
+    std = beyond_rounding(statistics.stdev(raw), max(map(abs, raw)), OF_FLOAT32)
     if not std:
         raise RunError("the model gives all samples the same score, so that there is no scale; it has learned nothing")
     model.normalisation = Normalisation(statistics.fmean(raw), std, len(raw), samples.sha256)

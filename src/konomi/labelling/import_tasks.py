@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shlex
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -115,7 +116,7 @@ def _insert(store: Store, prepared: Prepared) -> Imported:
             new, project = plural(added, "new task"), store.path.parent
             raise DataError(
                 f"{project}: the collection is closed, so nobody could answer {new}; reopen it on the page "
-                f'"People" (konomi label {project}), then add them'
+                f'"People" (konomi label {shlex.quote(str(project))}), then add them'
             )
         for key, more in (("models", prepared.names), ("unchanged", prepared.unchanged)):
             store.set_meta(key, json.dumps(list(dict.fromkeys([*meta_list(db, key), *more]))))

@@ -28,7 +28,7 @@ from konomi.data.records import Group
 from konomi.errors import DataError
 from konomi.reading import check_regular, parse_json
 from konomi.seeds import stream_seed
-from konomi.statistics.regression import beyond_rounding
+from konomi.statistics.regression import OF_FLOAT32, beyond_rounding
 
 Array = npt.NDArray[np.float64]
 
@@ -96,7 +96,9 @@ def make_ensemble(text_baseline: TextBaseline, weight: float, network_M: Array, 
     ``network_M``, ``text_M``: both scores of some responses, of which the deviations are taken. The sum is in units of the mean
     deviation (weighted alike), so that its differences are still about log-odds.
     """
-    deviations = [beyond_rounding(float(each.std()), float(np.abs(each).max())) or 1.0 for each in (network_M, text_M)]
+    deviations = [
+        beyond_rounding(float(each.std()), float(np.abs(each).max()), OF_FLOAT32) or 1.0 for each in (network_M, text_M)
+    ]
     unit = (1 - weight) * deviations[0] + weight * deviations[1]
     return Ensemble(text_baseline, (1 - weight) * unit / deviations[0], weight * unit / deviations[1])
 

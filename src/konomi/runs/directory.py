@@ -77,7 +77,8 @@ class RunDir:
     def create(
         cls, root: str | Path, name: str | None, config: Mapping[str, Any], *, seed: int, extra: Mapping[str, Any] | None = None
     ) -> RunDir:
-        """Make ``root/name`` with config.json and run.json in it, status "running", in one step: a kill leaves no part of it.
+        """Make ``root/name`` with config.json and run.json in it, status "running", in one step: a kill leaves no part of it
+        under that name. An empty directory that is there already is used as it is.
 
         Args:
             root: directory of all runs; made if needed.
@@ -97,20 +98,28 @@ class RunDir:
         }  # fmt: skip
         path = Path(root, name or "run")
         try:
+            if name and path.is_dir() and not any(path.iterdir()):  # it stays: its rights, or the volume that is mounted there
+                return cls(path)._begin(config, info)
             with _draft(path) as draft:
-                cls(draft).write_json("config.json", config)
                 for place in [path] if name else (path.with_name(each) for each in _times()):
-                    cls(draft).write_json("run.json", info | {"name": place.name})
+                    cls(draft)._begin(config, info | {"name": place.name})
                     if _put(draft, place):
                         return cls(place)
         except OSError as error:
             where = Path(root, name or "")
             raise ConfigError(f"{where}: the run's directory cannot be made: {error.strerror or error}") from None
-        known = f". It is a run; how that goes on: {environment.typed('konomi')} doctor {shlex.quote(str(path))}"
+        if not path.is_dir():
+            raise ConfigError(f"{path}: exists and is not a directory; choose another run.name, or move that file away")
+        known = f". It holds a run; to see how to resume it: {environment.typed('konomi')} doctor {shlex.quote(str(path))}"
         raise ConfigError(
             f"{path}: exists and is not empty; choose another run.name, or move that directory away"
             f"{known if (path / 'run.json').is_file() else ''}"
         )
+
+    def _begin(self, config: Mapping[str, Any], info: Mapping[str, Any]) -> RunDir:
+        self.write_json("config.json", config)
+        self.write_json("run.json", info)  # last: a directory with run.json in it is complete
+        return self
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
@@ -277,8 +286,8 @@ def _times() -> Iterator[str]:
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    """A new directory where that of ``path`` is to be, removed at the end unless it has got its name."""
-    draft = Path(os.path.realpath(path)).with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}")
+    """A temporary directory beside ``path``, removed at the end unless it was renamed."""
+    draft = Path(os.path.realpath(path)).with_name(f".{secrets.token_hex(8)}.{os.getpid()}")
     try:
         draft.mkdir(parents=True)
         yield draft
@@ -287,7 +296,7 @@ def _draft(path: Path) -> Iterator[Path]:
 
 
 def _put(draft: Path, path: Path) -> bool:
-    """Give a draft its name; False if there is something else than an empty directory."""
+    """Rename a draft to ``path``; False if something is there already."""
     try:
         draft.rename(os.path.realpath(path))
     except OSError as error:

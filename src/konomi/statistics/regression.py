@@ -34,16 +34,20 @@ LARGEST = 1e30
 """Larger scores are taken as damaged: their squares would overflow."""
 FIGURES = ("pearson", "spearman", "mse", "r2")
 ORDER_FIGURES = ("tau", "top_1", "top_1_chance", "orders")
+OF_FLOAT32 = 3e-7
+"""A few units in the last place of a float32, as a share of the number."""
 _WORK = 30_000_000
 
 
-def beyond_rounding(deviation: float, size: float) -> float:
-    """The standard deviation of float64 numbers as large as ``size``, or 0 where it is what rounding leaves of equal ones.
+def beyond_rounding(deviation: float, size: float, relative: float = 1e-12) -> float:
+    """The standard deviation of numbers as large as ``size``, or 0 where it is what rounding leaves of equal ones.
+
+    relative: of float64 numbers; `OF_FLOAT32` for scores that a model computed.
 
     >>> beyond_rounding(float(np.std([0.1] * 50)), 0.1), beyond_rounding(0.5, 3.0)
     (0.0, 0.5)
     """
-    return deviation if deviation > 1e-12 * size else 0.0
+    return deviation if deviation > relative * size else 0.0
 
 
 def evaluate_scores(truth: Sequence[float], predicted: Sequence[float], keys: Sequence[str], seed: int = 0) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from konomi.errors import RunError
 from konomi.rewards.base import Reward, TokenRewards, columns_of, evaluate, readers, score
 from konomi.runs import processes
 from konomi.seeds import stream_seed
-from konomi.statistics.regression import beyond_rounding
+from konomi.statistics.regression import OF_FLOAT32, beyond_rounding
 from konomi.training.accelerator import Engine
 
 RATIO_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.02, "sampler": 1e-3}
@@ -176,7 +176,7 @@ class ScoreScale:
     @classmethod
     def of(cls, scores_B: Tensor) -> ScoreScale:
         """The scale of these scores; of equal ones the deviation counts as 1."""
-        std = beyond_rounding(float(scores_B.std()), float(scores_B.abs().max()))
+        std = beyond_rounding(float(scores_B.std()), float(scores_B.abs().max()), OF_FLOAT32)
         return cls(float(scores_B.mean()), std or 1.0, len(scores_B))
 
     def normalised(self, scores_B: Tensor) -> Tensor:

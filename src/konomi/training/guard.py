@@ -1,6 +1,6 @@
 """Guards: functions over the metrics of a PPO run that detect when it goes wrong.
 
-A mark (`konomi.report.advice.HEALTHY`) is about one figure of one update, by a rule of thumb that holds for every run, and does
+A mark (`konomi.report.ranges.HEALTHY`) is about one figure of one update, by a rule of thumb that holds for every run, and does
 nothing. A guard is about the way of a run: nearly all of them compare the last updates with the first one, whose texts the
 initial model wrote, and beyond what chance does in batches of this size. A guard that fires warns, with a cause and a cure, once
 until its figure is healthy again; `ROLLING_BACK` names those after which the run goes back to its last good checkpoint.

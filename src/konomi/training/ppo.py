@@ -152,8 +152,7 @@ class PPOTrainer:
         clock.lap("reward")
 
         # 4. Train
-        if kl <= ppo.kl_cap:
-            self._train(experience, passes, sums)
+        rate = self._train(experience, passes, sums) if kl <= ppo.kl_cap else self._rate()
         means = sums.means()
         clock.lap("train")
 
@@ -161,7 +160,7 @@ class PPOTrainer:
         check_ratio(means.pop("ratio_gap", 0.0), self.engine.precision, self.update + 1)
         metrics = finish(means, ppo.vf_coef)
         check_gradient(metrics.get("ppo/policy/grad_norm", 0.0), self.update + 1)
-        metrics |= {"objective/kl_coef": self.kl.coef, "ppo/learning_rate": ppo.learning_rate * self._rate()}
+        metrics |= {"objective/kl_coef": self.kl.coef, "ppo/learning_rate": ppo.learning_rate * rate}
         metrics |= {f"time/ppo/{phase}": seconds for phase, seconds in clock.seconds.items()}
         metrics["episodes/per_second"] = ppo.batch_size / clock.seconds["total"]
         metrics["tokens/per_second"] = float(generation.rollout.lengths.sum()) / clock.seconds["total"]
@@ -280,7 +279,8 @@ class PPOTrainer:
         )  # fmt: skip
 
     @record_function("train")
-    def _train(self, experience: Experience, first_plan: list[list[Pass]], sums: Sums) -> None:
+    def _train(self, experience: Experience, first_plan: list[list[Pass]], sums: Sums) -> float:
+        """Take the steps of an update; the factor on the learning rates in the last one."""
         old_CBR, device = torch.stack(list(experience.columns.values())), self.engine.accelerator.device
         for epoch in range(self.ppo.epochs):
             plan = first_plan if epoch == 0 else self._passes(experience.rollout, epoch)
@@ -291,7 +291,8 @@ class PPOTrainer:
                         sums.add(name, total, count, partial=True)
                     if first:
                         self._check_first(part.figures[-1], experience, sums)
-                self.engine.set_rate(self._rate(epoch, number))
+                rate = self._rate(epoch, number)
+                self.engine.set_rate(rate)
                 norm = self.engine.step(self.ppo.max_grad_norm, first=first)
                 sums.add("ppo/policy/grad_norm", norm, 1)
             if ends_here(self.ppo, epoch, sums):
@@ -299,9 +300,10 @@ class PPOTrainer:
         self.engine.gather()
         if not is_processor(device) and self.update + 1 < self.ppo.updates:
             self._prepared = self._prepare(self.update + 1)  # while the device trains
+        return rate
 
     def _rate(self, epoch: int = -1, mini_batch: int = -1) -> float:
-        """The share of the learning rates that a step of this update is taken with; of its last step without arguments."""
+        """Factor on the learning rates in a step of this update; by default in its last one."""
         ppo, steps = self.ppo, self.ppo.batch_size // self.ppo.mini_batch_size
         step = (self.update * ppo.epochs + epoch % ppo.epochs) * steps + mini_batch % steps
         rising = ppo.warmup * ppo.updates * ppo.epochs * steps
