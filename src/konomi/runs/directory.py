@@ -102,7 +102,7 @@ class RunDir:
                 return cls(path)._begin(config, info)
             with _draft(path) as draft:
                 for place in [path] if name else (path.with_name(each) for each in _times()):
-                    cls(draft)._begin(config, info | {"name": place.name})
+                    cls(draft)._begin(config, {**info, "name": info["name"] or place.name})
                     if _put(draft, place):
                         return cls(place)
         except OSError as error:
